@@ -1,0 +1,271 @@
+"""Energy from hardware counters: NVML for NVIDIA GPUs, RAPL through the kernel's powercap files for CPUs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from halfstep.meters.clock import now
+from halfstep.meters.reading import Absent, Kind, Reading
+
+_POWERCAP = Path("/sys/class/powercap")
+
+#: A counter that moves every u seconds is read over windows of 50 u or more: at most 2 % off at each end.
+_FEWEST_UPDATES = 50
+
+
+class EnergyMeter(ABC):
+    """Joules used by one kind of device. ``start()`` opens the window, ``read()`` may be called repeatedly.
+
+    The whole device is counted, not this process's share: other programs on it count too.
+    """
+
+    name: str
+
+    @abstractmethod
+    def start(self) -> None:
+        """Open the window."""
+
+    @abstractmethod
+    def read(self) -> Reading | Absent:
+        """Joules since ``start()``, or why they are not known."""
+
+    @abstractmethod
+    def kind(self) -> Kind | Absent:
+        """What this meter reads, or why it reads nothing."""
+
+
+class NoEnergyMeter(EnergyMeter):
+    """The meter of a device without a counter: always absent, with the same reason."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        self._absent = Absent(reason)
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    def read(self) -> Absent:
+        return self._absent
+
+    def kind(self) -> Absent:
+        return self._absent
+
+
+class CounterMeter(EnergyMeter):
+    """Sums counters that only rise.
+
+    Args:
+        name: what is metered, for people.
+        how: the counters' origin, for people.
+        counters: each returns its present value in joules, or raises OSError.
+        update_seconds: how often the counters move.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        how: str,
+        counters: Sequence[Callable[[], float]],
+        update_seconds: float,
+        clock: Callable[[], float] = now,
+    ) -> None:
+        self.name = name
+        self._how = how
+        self._counters = counters
+        self._shortest = _FEWEST_UPDATES * update_seconds
+        self._clock = clock
+        self._began = 0.0
+        self._at_start = 0.0
+        self._fault: Absent | None = Absent(f"the {name} meter was not started")
+
+    def _joules(self) -> float:
+        """The counters' sum; a fault lasts until the next start, because energy may have been missed."""
+        try:
+            return sum(counter() for counter in self._counters)
+        except OSError as error:
+            self._fault = self._fault or Absent(f"the {self.name} counter cannot be read: {error}")
+            return 0.0
+
+    def start(self) -> None:
+        self._fault = None
+        self._at_start = self._joules()
+        self._began = self._clock()
+
+    def read(self) -> Reading | Absent:
+        joules = self._joules()
+        if self._fault:
+            return self._fault
+        seconds = self._clock() - self._began
+        if seconds < self._shortest:
+            return Absent(
+                f"the window of {seconds:.2g} s is too short for the {self.name} counter; "
+                f"run for {self._shortest:g} s or more"
+            )
+        return Reading(joules - self._at_start, "J", self._how)
+
+    def kind(self) -> Kind:
+        return Kind("J", self._how)
+
+
+def open_meters(powercap_root: Path = _POWERCAP, nvml: Any = None) -> list[EnergyMeter]:
+    """One meter for the GPUs and one for the CPUs; a device without a counter gets one that says so.
+
+    Args:
+        powercap_root: the kernel's powercap class directory.
+        nvml: a module with NVML's functions; None imports nvidia-ml-py's.
+    """
+    return [_open_gpus(nvml), _open_rapl(powercap_root)]
+
+
+# --- NVIDIA GPUs -------------------------------------------------------------------------------------------
+
+_GPU = "GPU energy"
+_NVML_UPDATE_SECONDS = 0.1
+
+
+def _open_gpus(nvml: Any) -> EnergyMeter:
+    try:
+        nvml = nvml or importlib.import_module("pynvml")
+    except ImportError:
+        return NoEnergyMeter(_GPU, "nvidia-ml-py is not installed; pip install 'halfstep[nvidia]'")
+    try:
+        nvml.nvmlInit()
+        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+        visible = _visible(nvml, handles)
+        if isinstance(visible, Absent):
+            return NoEnergyMeter(_GPU, visible.reason)
+        counters = [_NvmlCounter(nvml, handle) for handle in visible]
+        for counter in counters:
+            counter.joules()
+    except (nvml.NVMLError, OSError) as error:
+        return NoEnergyMeter(_GPU, f"no NVML energy counter (Volta GPUs and later have one): {error}")
+    if not counters:
+        return NoEnergyMeter(_GPU, "no NVIDIA GPU is visible to this process")
+    how = f"NVML total-energy counter, {len(counters)} GPU{'s' * (len(counters) > 1)}"
+    return CounterMeter(_GPU, how, [counter.joules for counter in counters], _NVML_UPDATE_SECONDS)
+
+
+class _NvmlCounter:
+    """nvmlDeviceGetTotalEnergyConsumption: millijoules since the driver was loaded."""
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self._nvml = nvml
+        self._handle = handle
+
+    def joules(self) -> float:
+        try:
+            return int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
+        except self._nvml.NVMLError as error:
+            raise OSError(str(error)) from error
+
+
+def _visible(nvml: Any, handles: list[Any]) -> list[Any] | Absent:
+    """The GPUs of CUDA_VISIBLE_DEVICES, which NVML itself does not heed."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is None:
+        return handles
+    entries = [entry.strip() for entry in listed.split(",") if entry.strip()]
+    if any(entry.startswith("MIG") for entry in entries):
+        return Absent("a MIG slice has no energy counter of its own, only the whole GPU has")
+    numbered = any(not entry.startswith("GPU-") for entry in entries)
+    models = {_text(nvml.nvmlDeviceGetName(handle)) for handle in handles}
+    if numbered and len(models) > 1 and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+        return Absent(
+            "CUDA and NVML number GPUs of different models differently; set CUDA_DEVICE_ORDER=PCI_BUS_ID"
+        )
+    uuids = [_text(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]
+    return _take_until_invalid(entries, handles, uuids)
+
+
+def _take_until_invalid(entries: list[str], handles: list[Any], uuids: list[str]) -> list[Any]:
+    """CUDA's rule: devices after the first invalid entry are invisible; a UUID may be shortened."""
+    chosen: list[Any] = []
+    for entry in entries:
+        if entry.startswith("GPU-"):
+            index = next((i for i, uuid in enumerate(uuids) if uuid.startswith(entry)), -1)
+        else:
+            index = int(entry) if entry.isdigit() else -1
+        if not 0 <= index < len(handles):
+            break
+        chosen.append(handles[index])
+    return chosen
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else name
+
+
+# --- CPUs --------------------------------------------------------------------------------------------------
+
+_CPU = "CPU energy"
+_RAPL_UPDATE_SECONDS = 1e-3
+
+#: No package draws more, so a counter cannot wrap twice within range / 1 kW (262 s for the usual 262 kJ).
+_MOST_WATTS = 1000.0
+
+
+def _open_rapl(root: Path) -> EnergyMeter:
+    domains = [domain for domain in sorted(root.glob("intel-rapl:*")) if _counted(domain)]
+    if not domains:
+        return NoEnergyMeter(
+            _CPU, f"no RAPL counter: {root} has no intel-rapl package (virtual machines seldom do)"
+        )
+    try:
+        counters = [_RaplCounter(domain) for domain in domains]
+    except PermissionError as error:
+        return NoEnergyMeter(
+            _CPU, f"{error.filename} is not readable by this user; ask an administrator for read permission"
+        )
+    except (OSError, ValueError) as error:
+        return NoEnergyMeter(_CPU, f"the RAPL counter cannot be read: {error}")
+    how = "RAPL, " + " + ".join(_name(domain) for domain in domains)
+    return CounterMeter(_CPU, how, [counter.joules for counter in counters], _RAPL_UPDATE_SECONDS)
+
+
+def _name(domain: Path) -> str:
+    try:
+        return (domain / "name").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _counted(domain: Path) -> bool:
+    """Packages and memory: core and uncore are parts of a package, psys contains the packages."""
+    name = _name(domain)
+    return name.startswith("package") or name == "dram"
+
+
+class _RaplCounter:
+    """energy_uj made monotonic: it starts again from 0 after max_energy_range_uj."""
+
+    def __init__(self, domain: Path, clock: Callable[[], float] = now) -> None:
+        self._file = domain / "energy_uj"
+        self._range = int((domain / "max_energy_range_uj").read_text()) / 1e6
+        self._clock = clock
+        self._wrapped = 0.0
+        self._last = self._read()
+        self._last_at = clock()
+
+    def _read(self) -> float:
+        return int(self._file.read_text()) / 1e6
+
+    def joules(self) -> float:
+        """Joules since some fixed point.
+
+        Raises:
+            OSError: the file cannot be read, or was not read for so long that it may have wrapped twice.
+        """
+        value, at = self._read(), self._clock()
+        gap = at - self._last_at
+        if value < self._last:
+            self._wrapped += self._range
+        self._last, self._last_at = value, at
+        if gap > self._range / _MOST_WATTS:
+            raise OSError(f"it may have wrapped more than once in the {gap:.0f} s since it was last read")
+        return self._wrapped + value

@@ -1,0 +1,154 @@
+"""Peak memory of this process: the resident set's high-water mark, or the CUDA allocator's."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from halfstep.meters.reading import Absent, Kind, Reading
+
+_PROC = Path("/proc/self")
+
+
+def resident_bytes() -> int:
+    """Bytes of this process in physical memory now."""
+    return _status_bytes(_PROC, "VmRSS") or _psutil_bytes("rss")
+
+
+class PeakMemory:
+    """The most memory used since a point in time.
+
+    On a CUDA device: bytes in tensors at the allocator's peak, summed over the devices used.
+    Otherwise: the resident set's peak over the baseline, the resident set at ``start()``.
+    """
+
+    def __init__(self, proc: Path = _PROC) -> None:
+        self._resident = _Procfs(proc) if _status_bytes(proc, "VmHWM") else _Rusage()
+        self._baseline = 0
+
+    def start(self) -> None:
+        """Take the baseline and open the window."""
+        self._baseline = self._resident.now()
+        self.mark()
+
+    def mark(self) -> None:
+        """Open the window anew; the baseline stays."""
+        self._resident.reset()
+        _reset_cuda()
+
+    def read(self) -> Reading | Absent:
+        """The window's peak, in bytes."""
+        return _cuda_peak() or self._resident_peak()
+
+    def kind(self) -> Kind:
+        """Where a reading would come from, for a program on the CPU."""
+        return Kind("bytes", self._resident.how)
+
+    def _resident_peak(self) -> Reading | Absent:
+        peak = self._resident.peak()
+        if isinstance(peak, Absent):
+            return peak
+        return Reading(float(max(peak - self._baseline, 0)), "bytes", f"{self._resident.how} over the start")
+
+
+class _Rusage:
+    """getrusage's ru_maxrss: a mark that can never be lowered, so only a new maximum tells of the window."""
+
+    how = "ru_maxrss, the process's largest resident set"
+
+    def __init__(self) -> None:
+        self._at_reset = 0
+
+    def now(self) -> int:
+        return _psutil_bytes("rss")
+
+    def reset(self) -> None:
+        self._at_reset = _max_resident()
+
+    def peak(self) -> int | Absent:
+        peak = _max_resident()
+        if peak > self._at_reset:
+            return peak
+        return Absent(
+            "this system cannot reset a process's memory high-water mark, and an earlier peak "
+            f"of {self._at_reset / 2**20:.0f} MiB was not exceeded"
+        )
+
+
+class _Procfs(_Rusage):
+    """Linux: VmHWM, lowered to the present resident set by writing 5 to clear_refs (Linux 4.0 and later)."""
+
+    def __init__(self, proc: Path) -> None:
+        super().__init__()
+        self._proc = proc
+        self._resettable = True
+
+    @property
+    def how(self) -> str:  # type: ignore[override]  # read-only: it depends on what the kernel allowed
+        return "VmHWM of /proc/self/status" if self._resettable else _Rusage.how
+
+    def now(self) -> int:
+        return _status_bytes(self._proc, "VmRSS") or _psutil_bytes("rss")
+
+    def reset(self) -> None:
+        super().reset()
+        try:
+            (self._proc / "clear_refs").write_text("5")
+            self._resettable = True
+        except OSError:
+            self._resettable = False
+
+    def peak(self) -> int | Absent:
+        peak = _status_bytes(self._proc, "VmHWM") if self._resettable else None
+        return super().peak() if peak is None else peak
+
+
+def _status_bytes(proc: Path, field: str) -> int | None:
+    """A field of ``status`` in bytes (the kernel writes KiB), or None where there is none."""
+    try:
+        lines = (proc / "status").read_text().splitlines()
+    except OSError:
+        return None
+    found = (line.split()[1] for line in lines if line.startswith(f"{field}:"))
+    kib = next(found, None)
+    return None if kib is None else int(kib) * 1024
+
+
+def _psutil_bytes(field: str) -> int:
+    import psutil  # here, because it costs start-up time and Linux seldom needs it
+
+    return int(getattr(psutil.Process().memory_info(), field))
+
+
+def _max_resident() -> int:
+    """The largest resident set since the process began, in bytes."""
+    if sys.platform == "win32":
+        return _psutil_bytes("peak_wset")
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
+
+
+def _cuda() -> Any:
+    """torch.cuda if the program has loaded torch and used a device, else None."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    initialized = getattr(cuda, "is_initialized", None)
+    return cuda if initialized is not None and initialized() else None
+
+
+def _reset_cuda() -> None:
+    cuda = _cuda()
+    for device in range(cuda.device_count() if cuda else 0):
+        cuda.reset_peak_memory_stats(device)
+
+
+def _cuda_peak() -> Reading | None:
+    cuda = _cuda()
+    peaks = [cuda.max_memory_allocated(device) for device in range(cuda.device_count() if cuda else 0)]
+    used = [peak for peak in peaks if peak]
+    if not used:
+        return None
+    how = f"torch.cuda.max_memory_allocated, {len(used)} device{'s' * (len(used) > 1)}"
+    return Reading(float(sum(used)), "bytes", how)

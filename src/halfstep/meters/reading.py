@@ -1,0 +1,35 @@
+"""What a meter gives back: a figure with its unit and origin, or the reason why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A measured figure.
+
+    Attributes:
+        value: the figure, in ``unit``.
+        unit: ``s``, ``bytes`` or ``J``.
+        how: where it came from, as a phrase, e.g. ``VmHWM of /proc/self/status``.
+    """
+
+    value: float
+    unit: str
+    how: str
+
+
+@dataclass(frozen=True)
+class Absent:
+    """What could not be measured, and why; never a zero and never a guess."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a meter can read on this machine: the unit, and where the figure would come from."""
+
+    unit: str
+    how: str

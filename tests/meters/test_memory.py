@@ -1,0 +1,130 @@
+"""Peak memory: the real one of this process, recorded status files, and an allocator's figures."""
+
+from __future__ import annotations
+
+import mmap
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from halfstep import meters
+from halfstep.meters import memory
+from halfstep.meters.memory import PeakMemory, resident_bytes
+from halfstep.meters.reading import Absent, Kind, Reading
+
+MIB = 2**20
+
+
+@pytest.fixture
+def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_cuda", lambda: None)
+
+
+def touch(mebibytes: int) -> None:
+    """Make so much memory resident, and give it back."""
+    with mmap.mmap(-1, mebibytes * MIB) as block:
+        block[::4096] = b"x" * (mebibytes * MIB // 4096)
+
+
+def test_resident_bytes_is_what_psutil_says() -> None:
+    assert resident_bytes() == pytest.approx(psutil.Process().memory_info().rss, rel=0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+@pytest.mark.usefixtures("no_torch")
+def test_a_peak_is_seen_and_forgotten_by_mark() -> None:
+    meter = PeakMemory()
+    meter.start()
+    touch(200)
+    peak = meter.read()
+    assert isinstance(peak, Reading)
+    assert peak.how == "VmHWM of /proc/self/status over the start"
+    assert 195 * MIB <= peak.value <= 260 * MIB
+    meter.mark()
+    touch(50)
+    peak = meter.read()
+    assert isinstance(peak, Reading)
+    assert 45 * MIB <= peak.value <= 110 * MIB
+
+
+def recorded(proc: Path, resident_kib: int, mark_kib: int) -> Path:
+    (proc / "status").write_text(f"Name:\tpython\nVmHWM:\t{mark_kib:8} kB\nVmRSS:\t{resident_kib:8} kB\n")
+    return proc
+
+
+@pytest.mark.usefixtures("no_torch")
+def test_recorded_status(tmp_path: Path) -> None:
+    meter = PeakMemory(recorded(tmp_path, 1000, 5000))
+    meter.start()
+    assert (tmp_path / "clear_refs").read_text() == "5"
+    recorded(tmp_path, 1500, 4000)
+    assert meter.read() == Reading(3000 * 1024.0, "bytes", "VmHWM of /proc/self/status over the start")
+
+
+@pytest.mark.usefixtures("no_torch")
+def test_mark_that_cannot_be_reset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "clear_refs").mkdir()  # writing to it fails for the superuser too
+    largest = 5 * MIB
+    monkeypatch.setattr(memory, "_max_resident", lambda: largest)
+    meter = PeakMemory(recorded(tmp_path, 1024, 5 * 1024))
+    meter.start()
+    assert meter.read() == Absent(
+        "this system cannot reset a process's memory high-water mark, "
+        "and an earlier peak of 5 MiB was not exceeded"
+    )
+    largest = 6 * MIB
+    assert meter.read() == Reading(
+        5.0 * MIB, "bytes", "ru_maxrss, the process's largest resident set over the start"
+    )
+
+
+@pytest.mark.usefixtures("no_torch")
+def test_system_without_procfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meter = PeakMemory(tmp_path)
+    assert meter.kind() == Kind("bytes", "ru_maxrss, the process's largest resident set")
+    meter.start()
+    began = psutil.Process().memory_info().rss
+    monkeypatch.setattr(memory, "_max_resident", lambda: 10**12)
+    peak = meter.read()
+    assert isinstance(peak, Reading)
+    assert peak.value == pytest.approx(10**12 - began, rel=0.01)
+
+
+def test_cuda_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = [3 * MIB, 0, 5 * MIB]
+
+    def reset(device: int) -> None:
+        peaks[device] = 0
+
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        device_count=lambda: len(peaks),
+        max_memory_allocated=lambda device: peaks[device],
+        reset_peak_memory_stats=reset,
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    meter = PeakMemory()
+    assert meter.read() == Reading(8.0 * MIB, "bytes", "torch.cuda.max_memory_allocated, 2 devices")
+    meter.start()
+    peaks[2] = MIB
+    assert meter.read() == Reading(1.0 * MIB, "bytes", "torch.cuda.max_memory_allocated, 1 device")
+
+
+def test_no_framework_is_imported() -> None:
+    code = (
+        "import sys, halfstep.meters as m; m.available(); p = m.PeakMemory(); p.start(); p.read();"
+        "print(sorted({'torch', 'keras', 'numpy', 'tensorflow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_available_names_every_meter() -> None:
+    found = meters.available()
+    assert [name for name, _ in found] == ["step time", "peak memory", "GPU energy", "CPU energy"]
+    assert found[0][1] == Kind("s", "time.perf_counter")
+    assert all(isinstance(kind, Kind) or kind.reason for _, kind in found)
