@@ -1,3 +1,40 @@
-"""halfstep: run any training script in any numerical precision, unmodified; compare the precisions on it."""
+"""halfstep: run any training script in any numerical precision, unmodified; compare the precisions on it.
+
+    import halfstep; halfstep.enable("bf16")    # the first line of a script; or: halfstep run --precision bf16 script.py
+    halfstep.log(accuracy=0.98)                 # a figure of your own, for the comparison
+    halfstep.skipped_steps()                    # steps left out because gradients were not finite
+    halfstep.load("halfstep-out")               # a comparison that was written to a folder
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from halfstep.compare import load as load
+    from halfstep.session import enable as enable
+    from halfstep.session import log as log
+    from halfstep.session import skipped_steps as skipped_steps
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "enable", "load", "log", "skipped_steps"]
+
+_HOMES = {
+    "enable": "halfstep.session",
+    "log": "halfstep.session",
+    "skipped_steps": "halfstep.session",
+    "load": "halfstep.compare",
+}
+
+
+def __getattr__(name: str) -> object:
+    # Loaded when first used: `import halfstep` costs next to nothing.
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'halfstep' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

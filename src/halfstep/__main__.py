@@ -1,0 +1,5 @@
+"""``python -m halfstep``: the same as the command ``halfstep``."""
+
+from halfstep.cli import main
+
+main()

@@ -1,0 +1,67 @@
+"""The command line: one file a command, each loaded only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import click
+
+from halfstep.errors import HalfstepError
+
+_COMMANDS = {
+    "run": "halfstep.cli.run",
+    "compare": "halfstep.cli.compare",
+    "report": "halfstep.cli.report",
+    "formats": "halfstep.cli.formats",
+    "info": "halfstep.cli.info",
+}
+
+
+class _Commands(click.Group):
+    """Finds a command by its name, without importing the others."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(_COMMANDS[name]), name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="halfstep", prog_name="halfstep")
+def halfstep() -> None:
+    """Run any training script in any numerical precision, unmodified; compare the precisions on it."""
+
+
+def main() -> None:
+    """The entry point. Mistakes of the user get one sentence on stderr and exit code 2."""
+    begin = _parse()
+    if callable(begin):
+        # `run` hands back what is left to do: the program runs outside of click, which would change its exceptions.
+        begin()
+
+
+def _parse() -> Callable[[], None] | int | None:
+    try:
+        result: Callable[[], None] | int | None = halfstep.main(standalone_mode=False, prog_name="halfstep")
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except HalfstepError as error:
+        _exit(error)
+    if isinstance(result, int) and not isinstance(result, bool):
+        sys.exit(result)
+    return result
+
+
+def _exit(error: HalfstepError) -> NoReturn:
+    print(f"halfstep: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)

@@ -1,0 +1,69 @@
+"""``halfstep run``: one program, one precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from halfstep.program import Target
+from halfstep.program import run as run_program
+from halfstep.session import AUTO, Session, Settings
+
+
+def program_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The arguments that name a program: ours end at it, so that its own ``--precision`` reaches it."""
+    command = click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")(command)
+    command = click.argument("program", type=click.UNPROCESSED)(command)
+    return click.option("-m", "module", is_flag=True, help="PROGRAM is a module's name, as for `python -m`.")(command)
+
+
+SETTINGS = {"ignore_unknown_options": False, "allow_interspersed_args": False}
+
+products_option = click.option(
+    "--products",
+    type=click.Choice(["auto", "native", "fp32"]),
+    default="auto",
+    show_default=True,
+    help="Where 16-bit matrix products are computed on a CPU: in fp32 units where it has none of its own (auto), "
+    "by PyTorch (native), or always in fp32 units (fp32).",
+)
+
+
+@click.command(context_settings=SETTINGS)
+@click.option("--precision", default=AUTO, show_default=True, metavar="P", help="fp32, tf32, bf16, fp16, bf16-true, "
+    "fp16-true or as-is, with options (fp16:loss_scale=1024, bf16:keep=*.norm); auto: bf16 where it is native, else "
+    "fp16 where that is, else fp32.")  # fmt: skip
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="End the program after N optimizer steps.")
+@click.option("--seed", type=int, metavar="K", help="Shift every seed that the program sets by K.")
+@click.option("--record", metavar="FILE", help="Write what happens to FILE, one JSON object a line.")
+@products_option
+@click.option("--repeat", type=int, default=0, hidden=True)
+@program_options
+def run(
+    precision: str,
+    steps: int | None,
+    seed: int | None,
+    record: str | None,
+    products: Any,
+    repeat: int,
+    module: bool,
+    program: str,
+    arguments: tuple[str, ...],
+) -> Callable[[], None]:
+    """Run PROGRAM exactly as `python PROGRAM ARGS...`, in another precision.
+
+    PROGRAM is a script, a directory or zip with a __main__.py, or with -m a module. Options of halfstep come before
+    it; everything after it is the program's own. Its output and exit code are its own, too; halfstep's words go to
+    stderr.
+    """
+    target = Target.parse(program, arguments, module=module)
+    command = (*(("-m",) if module else ()), program, *arguments)
+    session = Session(Settings(precision, products, steps, seed, record, command, repeat), end_program=True)
+
+    def begin() -> None:
+        session.begin()
+        run_program(target)
+
+    return begin

@@ -1,0 +1,136 @@
+"""Loss scales: frozen values with one verb set, so that a training loop need not know which one it has.
+
+The loss is multiplied by the scale before the backward pass and the gradients divided by it afterwards, so
+that small gradients stay above fp16's smallest subnormal, 2^-24 (Micikevicius et al., Mixed Precision
+Training, ICLR 2018). Every scale is a power of two, so scaling and unscaling are exact in a binary format.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+from halfstep.errors import UsageError
+
+
+def power_of_two(value: float, what: str) -> float:
+    """Return ``value`` if it is a positive power of two.
+
+    Raises:
+        UsageError: ``value`` is something else; the message names the nearest powers of two.
+    """
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(f"{what} is {value:g}; it must be a positive power of two, for example 1024.")
+    mantissa, exponent = math.frexp(value)
+    if mantissa != 0.5:
+        below, above = 2.0 ** (exponent - 1), 2.0**exponent
+        raise UsageError(
+            f"{what} is {value:g}; it must be a power of two, for example {below:g} or {above:g}."
+        )
+    return float(value)
+
+
+class LossScale(ABC):
+    """What a loss is multiplied by before the backward pass. Instances are immutable."""
+
+    value: float
+
+    @abstractmethod
+    def next(self, finite: bool) -> LossScale:
+        """The scale for the next step, given whether this step's gradients were finite."""
+
+    @property
+    @abstractmethod
+    def guards(self) -> bool:
+        """Whether a step with gradients that are not finite is to be skipped."""
+
+    @property
+    def inverse(self) -> float:
+        """1 / value; exact, because the value is a power of two."""
+        return 1.0 / self.value
+
+    def scale(self, x: float) -> float:
+        """``x * value``."""
+        return x * self.value
+
+    def unscale(self, x: float) -> float:
+        """``x / value``."""
+        return x * self.inverse
+
+
+@dataclass(frozen=True)
+class NoScale(LossScale):
+    """The loss as it is; a step is never skipped on account of its gradients."""
+
+    value: float = 1.0
+
+    guards = False
+
+    def next(self, finite: bool) -> NoScale:
+        return self
+
+
+@dataclass(frozen=True)
+class StaticScale(LossScale):
+    """One fixed power of two; steps whose gradients are not finite are skipped, the scale stays."""
+
+    value: float
+
+    guards = True
+
+    def __post_init__(self) -> None:
+        power_of_two(self.value, "loss_scale")
+
+    def next(self, finite: bool) -> StaticScale:
+        return self
+
+
+@dataclass(frozen=True)
+class DynamicScale(LossScale):
+    """The largest power of two that the gradients bear, found by trial.
+
+    After a step whose gradients are not finite the scale is halved (``backoff``), never below ``floor``;
+    after ``interval`` finite steps in a row it is doubled (``growth``), never above ``ceiling``.
+
+    Example: from 65536, one overflow gives 32768; 2000 finite steps later 65536 again.
+
+    Source: Micikevicius et al. 2018, section 3.2; the defaults are those of torch.amp.GradScaler, with a floor.
+    """
+
+    value: float = 2.0**16
+    growth: float = 2.0
+    backoff: float = 0.5
+    interval: int = 2000
+    floor: float = 1.0
+    ceiling: float = 2.0**24
+    finite_steps: int = 0
+
+    guards = True
+
+    def __post_init__(self) -> None:
+        for name in ("value", "growth", "backoff", "floor", "ceiling"):
+            power_of_two(getattr(self, name), "init_scale" if name == "value" else name)
+        if self.interval < 1:
+            raise UsageError(f"growth_interval is {self.interval}; it must be 1 step or more.")
+        if not self.floor <= self.value <= self.ceiling:
+            raise UsageError(
+                f"init_scale is {self.value:g}; it must lie between the floor {self.floor:g} "
+                f"and the ceiling {self.ceiling:g}."
+            )
+        if self.growth <= 1 or self.backoff >= 1:
+            raise UsageError(
+                f"growth is {self.growth:g} and backoff {self.backoff:g}; growth must be above 1, backoff below 1."
+            )
+
+    @property
+    def at_floor(self) -> bool:
+        """Whether the scale cannot fall any further."""
+        return self.value <= self.floor
+
+    def next(self, finite: bool) -> DynamicScale:
+        if not finite:
+            return replace(self, value=max(self.value * self.backoff, self.floor), finite_steps=0)
+        if self.finite_steps + 1 < self.interval:
+            return replace(self, finite_steps=self.finite_steps + 1)
+        return replace(self, value=min(self.value * self.growth, self.ceiling), finite_steps=0)

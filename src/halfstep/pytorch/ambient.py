@@ -1,0 +1,159 @@
+"""One autocast around the whole program, without its traps.
+
+PyTorch's own autocast is meant to be a short region. One that never ends needs care, and has it here:
+
+- The cache of cast weights is dropped after every backward pass, optimizer step and ``no_grad`` region: a weight
+  may have changed there. Left alone it serves stale weights, and training stops learning, silently.
+- Nothing is cached under ``no_grad`` or in a custom function's forward: a cast made there has no gradient, and
+  would be served to a pass that needs one (pytorch#65766, #112583).
+- The backward pass and the optimizer's arithmetic run outside autocast, as they do around a hand-written region.
+- Threads that the program starts get it as well: autocast is thread-local.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from halfstep.pytorch.dtypes import devices_here
+from halfstep.pytorch.patches import Patches
+
+
+class NoAmbient:
+    """The recipe has no 16-bit products: no autocast."""
+
+    dtype: torch.dtype | None = None
+
+    def enter(self) -> None:
+        """Nothing."""
+
+    def leave(self) -> None:
+        """Nothing."""
+
+    def forget_casts(self) -> None:
+        """Nothing."""
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing to pause."""
+        yield
+
+    @contextmanager
+    def resumed(self) -> Iterator[None]:
+        """Nothing to resume."""
+        yield
+
+
+class Ambient(NoAmbient):
+    """Autocast to ``dtype`` on every device, from :meth:`enter` on, in every thread started since."""
+
+    def __init__(self, dtype: torch.dtype, patches: Patches) -> None:
+        self.dtype: torch.dtype = dtype
+        self._devices = devices_here()
+        self._patches = patches
+        self._before = [(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in self._devices]
+
+    def enter(self) -> None:
+        self._enter_thread()
+        patches = self._patches
+        for grad_mode in (torch.no_grad, torch.inference_mode, torch.set_grad_enabled):
+            patches.wrap(grad_mode, "__exit__", self._then_forget)
+        patches.wrap(torch.no_grad, "__enter__", _then_stop_caching)
+        patches.wrap(torch.inference_mode, "__enter__", _then_stop_caching)
+        patches.wrap(torch.set_grad_enabled, "__init__", _then_cache_if_grad)
+        patches.set(torch.autograd.Function, "apply", classmethod(_uncached_apply(torch.autograd.Function.apply)))
+        patches.wrap(threading.Thread, "_bootstrap_inner", self._in_thread)
+
+    def leave(self) -> None:
+        for device, enabled, dtype in self._before:
+            torch.set_autocast_enabled(device, enabled)
+            torch.set_autocast_dtype(device, dtype)
+        torch.set_autocast_cache_enabled(True)
+        self.forget_casts()
+
+    def forget_casts(self) -> None:
+        """Drop the cached 16-bit copies of weights; no pass over memory, no sync."""
+        torch.clear_autocast_cache()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Autocast off: the backward pass and the optimizer's arithmetic keep the dtypes they are given."""
+        were = [torch.is_autocast_enabled(device) for device in self._devices]
+        self._set(False)
+        try:
+            yield
+        finally:
+            for device, enabled in zip(self._devices, were, strict=True):
+                torch.set_autocast_enabled(device, enabled)
+
+    @contextmanager
+    def resumed(self) -> Iterator[None]:
+        """Autocast on again inside :meth:`paused`: an optimizer's closure runs a forward pass."""
+        self._set(True)
+        try:
+            yield
+        finally:
+            self._set(False)
+
+    def _set(self, enabled: bool) -> None:
+        for device in self._devices:
+            torch.set_autocast_enabled(device, enabled)
+
+    def _enter_thread(self) -> None:
+        for device in self._devices:
+            torch.set_autocast_dtype(device, self.dtype)
+        self._set(True)
+
+    def _in_thread(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def _bootstrap_inner(thread: threading.Thread) -> None:
+            self._enter_thread()
+            original(thread)
+
+        return _bootstrap_inner
+
+    def _then_forget(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def __exit__(context: Any, *exc: Any) -> Any:
+            result = original(context, *exc)
+            torch.clear_autocast_cache()
+            torch.set_autocast_cache_enabled(torch.is_grad_enabled())
+            return result
+
+        return __exit__
+
+
+def _then_stop_caching(original: Callable[..., Any]) -> Callable[..., Any]:
+    def __enter__(context: Any) -> Any:
+        result = original(context)
+        torch.set_autocast_cache_enabled(torch.is_grad_enabled())
+        return result
+
+    return __enter__
+
+
+def _then_cache_if_grad(original: Callable[..., Any]) -> Callable[..., Any]:
+    def __init__(context: Any, mode: bool) -> None:
+        original(context, mode)
+        torch.clear_autocast_cache()
+        torch.set_autocast_cache_enabled(torch.is_grad_enabled())
+
+    return __init__
+
+
+def _uncached_apply(original: Callable[..., Any]) -> Callable[..., Any]:
+    function: Callable[..., Any] = original.__func__  # type: ignore[attr-defined]
+
+    @functools.wraps(function)
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        cached = torch.is_autocast_cache_enabled()
+        torch.set_autocast_cache_enabled(False)
+        try:
+            return function(cls, *args, **kwargs)
+        finally:
+            torch.set_autocast_cache_enabled(cached)
+
+    return apply

@@ -1,0 +1,81 @@
+"""Passes over many gradients at once: multiply them, and tell whether all of them are finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+Groups = dict[tuple[torch.device, torch.dtype], list[Tensor]]
+
+# One tensor per (device, dtype, value): the kernels take their factor from the device.
+_CONSTANTS: dict[tuple[torch.device, float], Tensor] = {}
+
+
+def values_of(gradient: Tensor) -> Tensor:
+    """The numbers of a gradient as a dense real tensor that shares its memory.
+
+    Sparse gradients (embeddings) must be coalesced; complex ones are seen as pairs; of a DTensor, this rank's part.
+    """
+    if gradient.layout is torch.sparse_coo:
+        gradient = gradient._values()
+    local = getattr(gradient, "_local_tensor", None)
+    if local is not None:
+        gradient = local
+    return torch.view_as_real(gradient) if gradient.is_complex() else gradient
+
+
+def grouped(gradients: Iterable[Tensor]) -> Groups:
+    """The gradients' values by device and dtype, as the fused kernels want them."""
+    groups: Groups = {}
+    for gradient in gradients:
+        values = values_of(gradient)
+        groups.setdefault((values.device, values.dtype), []).append(values)
+    return groups
+
+
+def constant(value: float, device: torch.device) -> Tensor:
+    """A float32 scalar on ``device``, made once."""
+    key = (device, value)
+    if key not in _CONSTANTS:
+        _CONSTANTS[key] = torch.full((), value, dtype=torch.float32, device=device)
+    return _CONSTANTS[key]
+
+
+@torch.no_grad()
+def multiply_(gradients: Iterable[Tensor], factor: float) -> list[Tensor]:
+    """Multiply gradients in place by a power of two and test the results: one read and write pass.
+
+    Returns:
+        One float32 flag of shape [1] a device, 1.0 where any result is not finite. Reading one synchronises.
+    """
+    groups = grouped(gradients)
+    flags = {device: torch.zeros(1, device=device) for device, _ in groups}
+    for (device, dtype), values in groups.items():
+        if dtype is torch.float64 or not dtype.is_floating_point:
+            # The fused kernel multiplies in float32 at most.
+            torch._foreach_mul_(values, factor)
+            flags[device] += float(not all_finite(values))
+        else:
+            torch._amp_foreach_non_finite_check_and_unscale_(values, flags[device], constant(factor, device))
+    return list(flags.values())
+
+
+@torch.no_grad()
+def all_finite(gradients: Iterable[Tensor]) -> bool:
+    """Whether every value is finite: one read pass, one synchronisation a device."""
+    worst = [
+        torch.stack(torch._foreach_norm(values, float("inf"))).max()
+        for (_, dtype), tensors in grouped(gradients).items()
+        if (dtype.is_floating_point or dtype.is_complex) and (values := [t for t in tensors if t.numel()])
+    ]
+    return all(bool(torch.isfinite(largest)) for largest in worst)
+
+
+def coalesce_(parameters: Sequence[Tensor]) -> None:
+    """Sum the duplicate rows of sparse gradients, so that each value is the value an optimizer will use."""
+    for parameter in parameters:
+        gradient = parameter.grad
+        if gradient is not None and gradient.layout is torch.sparse_coo and not gradient.is_coalesced():
+            parameter.grad = gradient.coalesce()

@@ -1,0 +1,114 @@
+"""``keep=``: modules, by name pattern, that compute in fp32 while the rest uses 16 bits.
+
+Names are the paths inside the outermost module that is called, as ``named_modules`` gives them; the outermost
+itself is the empty name. Patterns are those of ``fnmatch``: ``*.norm``, ``blocks.0.*``, ``lm_head``.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+
+from halfstep.errors import UsageError
+from halfstep.pytorch.dtypes import KEPT, SIXTEEN_BIT, devices_here
+from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.sixteen import cast
+
+
+
+class Keep:
+    """Marks the modules that match and runs their ``forward`` outside autocast, on fp32 inputs.
+
+    Args:
+        patterns: name patterns of modules.
+        patches: where the wrapped ``forward`` of their classes are remembered.
+        back_to: dtype that their results are cast to, where weights are 16-bit and no autocast does it.
+    """
+
+    def __init__(self, patterns: tuple[str, ...], patches: Patches, back_to: torch.dtype | None = None) -> None:
+        self._patterns = patterns
+        self._patches = patches
+        self._back_to = back_to
+        self._seen: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._wrapped: set[type] = set()
+        self._missing = set(patterns)
+        self._names: list[str] = []
+        self._hook: Any = None
+
+    def install(self) -> None:
+        """Look in before modules are called, until the first step."""
+        if self._patterns:
+            hook = nn.modules.module.register_module_forward_pre_hook
+            self._hook = hook(lambda module, args: self.look(module))
+
+    def look(self, module: nn.Module) -> None:
+        """Mark the parts of ``module`` that match, the first time that it is called from outside."""
+        if module in self._seen or not self._patterns:
+            return
+        self._seen.update(module.modules())
+        for name, part in module.named_modules():
+            self._names.append(name)
+            matching = {p for p in self._patterns if name and fnmatchcase(name, p)}
+            self._missing -= matching
+            if matching:
+                self._keep(part)
+
+    def stepped(self) -> None:
+        """After the first step every model has been called: a pattern that matched nothing is a mistake.
+
+        Raises:
+            UsageError: naming the pattern and some of the modules that there are.
+        """
+        if self._hook is None:
+            return
+        self._hook.remove()
+        self._hook = None
+        if self._missing:
+            names = [name for name in self._names if name]
+            raise UsageError(
+                f"keep={','.join(sorted(self._missing))} matches no module of this program; "
+                f"its modules are {', '.join(names[:12])}{', …' if len(names) > 12 else ''}."
+            )
+
+    def _keep(self, module: nn.Module) -> None:
+        # A mark, not a wrapped instance attribute: the module stays picklable and can be copied.
+        for part in module.modules():
+            part.__dict__[KEPT] = True
+            self._seen.add(part)
+        cls = type(module)
+        if cls not in self._wrapped:
+            self._wrapped.add(cls)
+            self._patches.wrap(cls, "forward", self._in_fp32)
+
+    def _in_fp32(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        back_to = self._back_to
+
+        def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if not module.__dict__.get(KEPT):
+                return original(module, *args, **kwargs)
+            args, kwargs = cast(args, torch.float32, SIXTEEN_BIT), cast(kwargs, torch.float32, SIXTEEN_BIT)
+            with _no_autocast():
+                result = original(module, *args, **kwargs)
+            return result if back_to is None else cast(result, back_to)
+
+        return forward
+
+
+class _no_autocast:  # noqa: N801 (used as a context manager)
+    """Autocast off on every device."""
+
+    def __init__(self) -> None:
+        self._regions = [torch.amp.autocast(device, enabled=False) for device in devices_here()]
+
+    def __enter__(self) -> None:
+        for region in self._regions:
+            region.__enter__()
+
+    def __exit__(self, *exc: object) -> None:
+        for region in reversed(self._regions):
+            region.__exit__(*exc)

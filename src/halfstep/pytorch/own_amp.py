@@ -1,0 +1,95 @@
+"""The script's own mixed precision yields to the recipe: ``autocast`` and ``GradScaler``, old spellings too.
+
+``torch.cuda.amp.autocast`` and ``torch.cpu.amp.autocast`` are subclasses of ``torch.amp.autocast``, and
+``torch.cuda.amp.GradScaler`` of ``torch.amp.GradScaler``: patching the two base constructors reaches them all.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from halfstep.pytorch.patches import Patches
+
+Note = Callable[[str], None]
+
+
+def yield_to(dtype: torch.dtype | None, note: Note, patches: Patches) -> None:
+    """Make the script's own autocast regions use ``dtype``, or do nothing if it is None, and its scalers rest.
+
+    Regions with ``enabled=False`` stay as they are: there the script asks for full precision.
+
+    Args:
+        dtype: the recipe's 16-bit dtype, or None for recipes without.
+        note: called with ``"autocast"`` or ``"GradScaler"`` when the script uses one.
+        patches: where the replaced constructors are remembered.
+    """
+    patches.wrap(torch.amp.autocast, "__init__", lambda original: _autocast_init(original, dtype, note))
+    patches.wrap(torch.amp.GradScaler, "__init__", lambda original: _scaler_init(original, note))
+
+
+def watch_only(note: Note, patches: Patches) -> None:
+    """Leave the script's AMP in force (``as-is``) and only note that it has some."""
+
+    def watching(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+        def wrap(original: Callable[..., None]) -> Callable[..., None]:
+            def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+                original(self, *args, **kwargs)
+                if getattr(self, "_enabled", False) and _called_by_script():
+                    note(what)
+
+            return __init__
+
+        return wrap
+
+    patches.wrap(torch.amp.autocast, "__init__", watching("autocast"))
+    patches.wrap(torch.amp.GradScaler, "__init__", watching("GradScaler"))
+
+
+def _autocast_init(original: Callable[..., None], dtype: torch.dtype | None, note: Note) -> Callable[..., None]:
+    def __init__(
+        self: Any,
+        device_type: str,
+        dtype_: torch.dtype | None = None,
+        enabled: bool = True,
+        cache_enabled: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        wanted = kwargs.pop("dtype", dtype_)
+        if enabled and _called_by_script():
+            note("autocast")
+        if enabled and isinstance(device_type, str):
+            wanted, enabled = (wanted, False) if dtype is None else (dtype, True)
+        original(self, device_type, wanted, enabled, cache_enabled, **kwargs)
+
+    return __init__
+
+
+def _scaler_init(original: Callable[..., None], note: Note) -> Callable[..., None]:
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        if self._enabled:
+            note("GradScaler")
+            # A disabled scaler returns losses untouched, steps the optimizer and reports a scale of 1.
+            self._enabled = False
+
+    return __init__
+
+
+def _called_by_script() -> bool:
+    """Whether the first caller outside of PyTorch's amp modules and this file is not PyTorch itself.
+
+    Activation checkpointing, for one, opens autocast regions of its own.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name != __name__ and not name.startswith(("torch.amp", "torch.cuda.amp", "torch.cpu.amp")):
+            return not name.startswith(("torch.", "halfstep."))
+        if frame.f_back is None:
+            return False
+        frame = frame.f_back
+    return False

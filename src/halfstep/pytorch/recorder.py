@@ -1,0 +1,184 @@
+"""One line a step: loss, seconds, skipped, loss scale. Reads nothing off a device that is not ready.
+
+On a GPU a loss is copied to pinned memory in the stream's own order and written when the copy has arrived, and
+steps are timed by CUDA events: no synchronisation that the script did not ask for.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from halfstep.record import NullWriter, Writer
+
+
+class NullRecorder:
+    """Nobody asked for a record: only the steps are counted."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._primary: weakref.ref[Optimizer] | None = None
+
+    def is_primary(self, optimizer: Optimizer) -> bool:
+        """Whether ``optimizer`` is the one whose steps are counted: the first that ever stepped."""
+        if self._primary is None or self._primary() is None:
+            self._primary = weakref.ref(optimizer)
+        return self._primary() is optimizer
+
+    def backward(self, outputs: Sequence[Tensor]) -> None:
+        """A backward pass is about to start from ``outputs``."""
+
+    def closure_done(self) -> None:
+        """An optimizer's closure has returned: its first loss is the step's."""
+
+    def step(self, skipped: bool, loss_scale: float) -> None:
+        """The primary optimizer has stepped, or skipped."""
+        self.steps += 1
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Write an event of another kind."""
+
+    def close(self) -> None:
+        """Write what is still on its way from a device."""
+
+
+class Recorder(NullRecorder):
+    """Writes each step to a record."""
+
+    def __init__(self, writer: Writer | NullWriter, on_step: Callable[[int], bool]) -> None:
+        super().__init__()
+        self._writer = writer
+        self._on_step = on_step
+        self._losses: list[Tensor] = []
+        self._closed = False
+        self._clock = HostClock()
+        self._waiting: deque[Callable[[bool], bool]] = deque()
+        self._nonfinite = False
+
+    def backward(self, outputs: Sequence[Tensor]) -> None:
+        if not self._closed:
+            # The gradients of several passes add up to the gradient of the sum, so that is the step's loss.
+            self._losses += [output.detach() for output in outputs if output.numel() == 1]
+
+    def closure_done(self) -> None:
+        self._closed = True
+
+    def step(self, skipped: bool, loss_scale: float) -> None:
+        index = self.steps
+        self.steps += 1
+        losses, self._losses, self._closed = self._losses, [], False
+        if losses and losses[0].is_cuda and not isinstance(self._clock, CudaClock):
+            self._clock = CudaClock()
+        seconds = self._clock.lap()
+        value = _read(losses)
+        sampled = self._on_step(index)
+
+        def emit(wait: bool) -> bool:
+            loss, took = value(wait), seconds(wait)
+            if isinstance(loss, _Pending) or isinstance(took, _Pending):
+                return False
+            self._step_line(index, loss, took, skipped, loss_scale, sampled)
+            return True
+
+        self._waiting.append(emit)
+        self._flush(wait=False)
+        self._clock.resume()
+
+    def _flush(self, wait: bool) -> None:
+        while self._waiting and self._waiting[0](wait):
+            self._waiting.popleft()
+
+    def _step_line(
+        self, index: int, loss: float | None, seconds: float | None, skipped: bool, scale: float, sampled: bool
+    ) -> None:
+        fields: dict[str, Any] = {"step": index, "loss": loss, "seconds": seconds, "skipped": skipped}
+        if scale != 1.0:
+            fields["loss_scale"] = scale
+        if sampled:
+            fields["sampled"] = True
+        self._writer.write("step", **fields)
+        if loss is not None and not math.isfinite(loss) and not self._nonfinite:
+            self._nonfinite = True
+            self._writer.write("nonfinite", step=index, what="loss", value=loss)
+
+    def write(self, event: str, **fields: Any) -> None:
+        self._writer.write(event, **fields)
+
+    def close(self) -> None:
+        self._flush(wait=True)
+
+
+class _Pending:
+    """A value that has not arrived from the device yet."""
+
+
+_PENDING = _Pending()
+
+
+def _read(losses: list[Tensor]) -> Callable[[bool], float | None | _Pending]:
+    """The sum of the losses; on a GPU, ask again later."""
+    if not losses:
+        return lambda wait: None
+    with torch.no_grad():
+        total = losses[0].double() if len(losses) == 1 else torch.stack([x.double().reshape(()) for x in losses]).sum()
+        if not total.is_cuda:
+            value = float(total)
+            return lambda wait: value
+        host = torch.empty((), dtype=torch.float64, pin_memory=True)
+        host.copy_(total.reshape(()), non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+
+    def arrived(wait: bool) -> float | None | _Pending:
+        if wait:
+            event.synchronize()
+        return float(host) if event.query() else _PENDING
+
+    return arrived
+
+
+class HostClock:
+    """Seconds between steps on the host's clock; what halfstep does between ``lap`` and ``resume`` is left out."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+
+    def lap(self) -> Callable[[bool], float | None | _Pending]:
+        now = time.perf_counter()
+        seconds = None if self._last is None else now - self._last
+        return lambda wait: seconds
+
+    def resume(self) -> None:
+        self._last = time.perf_counter()
+
+
+class CudaClock(HostClock):
+    """Seconds between steps on the device's clock, by events in its stream: a recorded event costs no sync."""
+
+    def __init__(self) -> None:
+        self._previous: torch.cuda.Event | None = None
+
+    def lap(self) -> Callable[[bool], float | None | _Pending]:
+        before, now = self._previous, torch.cuda.Event(enable_timing=True)
+        now.record()
+        self._previous = now
+        if before is None:
+            return lambda wait: None
+
+        def elapsed(wait: bool) -> float | None | _Pending:
+            if wait:
+                now.synchronize()
+            return before.elapsed_time(now) / 1000 if now.query() else _PENDING
+
+        return elapsed
+
+    def resume(self) -> None:
+        """The device's clock goes on by itself."""

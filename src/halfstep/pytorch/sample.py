@@ -1,0 +1,175 @@
+"""One step looked at closely: which dtypes its matrix products ran in, and where its memory went.
+
+The step is slower for it, so it is one of the warm-up steps, and marked. Products are counted by a
+TorchDispatchMode with the FLOP formulas of ``torch.utils.flop_counter``, below autocast: the dtype is that of
+the operands that the kernel was really given.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from halfstep.pytorch.dtypes import format_name
+
+aten = torch.ops.aten
+
+
+def _cpu_attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
+    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
+
+
+def _cpu_attention_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kw: Any) -> int:
+    return int(sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape))
+
+
+_FORMULAS: dict[Any, Callable[..., int]] = {
+    aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_attention_backward,
+}
+
+
+class ProductCounter(TorchDispatchMode):
+    """Counts the FLOPs of matrix products by the format of their operands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops: dict[str, int] = defaultdict(int)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        packet = func._overloadpacket
+        if packet in _FORMULAS:
+            self._add(args, _FORMULAS[packet](*args, **kwargs))
+        elif packet in flop_registry:
+            self._add(args, flop_registry[packet](*args, **kwargs, out_val=out))
+        return out
+
+    def _add(self, args: Any, flops: int) -> None:
+        # addmm and baddbmm are given the bias first; the last tensor is a factor in every one of these.
+        operand = [arg for arg in args if isinstance(arg, Tensor)][1]
+        self.flops[_unit_of(operand)] += flops
+
+
+def _unit_of(operand: Tensor) -> str:
+    """The format that a product's operands have inside the matrix unit."""
+    if operand.dtype is torch.float32 and operand.is_cuda and torch.backends.cuda.matmul.allow_tf32:
+        return "tf32"
+    return format_name(operand.dtype)
+
+
+class Activations:
+    """Bytes that the graph keeps for the backward pass: the largest sum over the step's forward passes."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._total = 0
+        self._live: dict[int, int] = {}
+        self._weights: set[int] = set()
+
+    def exclude(self, tensors: Iterable[Tensor]) -> None:
+        """Do not count these (the weights themselves are kept anyway)."""
+        self._weights.update(t.untyped_storage().data_ptr() for t in tensors)
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        """Note a tensor that is kept; each storage counts once."""
+        try:
+            storage = tensor.untyped_storage()
+            address, size = storage.data_ptr(), storage.nbytes()
+        except (NotImplementedError, RuntimeError):
+            return tensor
+        if address not in self._weights:
+            self._total += size - self._live.get(address, 0)
+            self._live[address] = size
+            self.peak = max(self.peak, self._total)
+        return tensor
+
+    def passed(self) -> None:
+        """A backward pass is over: its graph has been freed."""
+        self._live.clear()
+        self._total = 0
+
+
+class Sample:
+    """Looks at the step between :meth:`begin` and :meth:`end`, which are called at the ends of steps."""
+
+    def __init__(self) -> None:
+        self._counter = ProductCounter()
+        self._activations = Activations()
+        self._thread = 0
+        self._fresh = True
+        self._samples = 0
+        self._hook: Any = None
+
+    def begin(self, parameters: list[Tensor]) -> None:
+        """Start to look, in this thread; ``parameters`` are the weights."""
+        self._thread = threading.get_ident()
+        self._activations.exclude(parameters)
+        torch._C._autograd._push_saved_tensors_default_hooks(self._activations.pack, lambda tensor: tensor)
+        self._counter.__enter__()
+        self._hook = nn.modules.module.register_module_forward_pre_hook(self._before_module)
+
+    def backward_done(self) -> None:
+        """A backward pass is over."""
+        self._activations.passed()
+        self._fresh = True
+
+    def _before_module(self, module: nn.Module, args: Any) -> None:
+        if self._fresh and torch.is_grad_enabled() and next(module.parameters(), None) is not None:
+            self._fresh = False
+            first = next((a for a in args if isinstance(a, Tensor) and a.dim() > 0), None)
+            self._samples += 0 if first is None else first.shape[0]
+
+    def end(self, optimizers: Iterable[Optimizer]) -> dict[str, Any]:
+        """Stop looking; what was seen, as the fields of a record's ``sample`` event. Bytes and FLOPs."""
+        if self._hook is not None:
+            self._hook.remove()
+        if threading.get_ident() != self._thread:
+            return {"absent": "the training loop moved to another thread during the sampled step"}
+        self._counter.__exit__(None, None, None)
+        torch._C._autograd._pop_saved_tensors_default_hooks()
+        return {
+            "matmul_flops": dict(self._counter.flops),
+            "memory": memory_of(optimizers, self._activations.peak),
+            "samples": self._samples or None,
+        }
+
+
+def memory_of(optimizers: Iterable[Optimizer], activations: int) -> dict[str, int]:
+    """Bytes of weights, gradients and optimizer state that ``optimizers`` hold, beside ``activations``."""
+    optimizers = list(optimizers)
+    parameters = parameters_of(optimizers)
+    state = [t for o in optimizers for s in o.state.values() if isinstance(s, dict) for t in _tensors(s.values())]
+    return {
+        "weights": _bytes(parameters),
+        "gradients": _bytes(p.grad for p in parameters if p.grad is not None),
+        "optimizer": _bytes(state),
+        "activations": activations,
+    }
+
+
+def parameters_of(optimizers: Iterable[Optimizer]) -> list[Tensor]:
+    """Every parameter that ``optimizers`` train, once."""
+    every = {id(p): p for o in optimizers for group in o.param_groups for p in group["params"]}
+    return list(every.values())
+
+
+def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)

@@ -1,0 +1,135 @@
+"""The loss scale in force, what was skipped, and whether the gradients that an optimizer will use are finite."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfstep.loss_scale import DynamicScale, LossScale
+from halfstep.pytorch.gradients import all_finite
+
+#: A dynamic scale that overflows this many steps in a row at its floor will not recover.
+HOPELESS = 20
+
+
+class Scaling:
+    """Mutable companion of a frozen :class:`~halfstep.loss_scale.LossScale`.
+
+    Attributes:
+        loss_scale: the scale for the next backward pass.
+        active: whether a scaled backward pass is under way (hooks then see scaled numbers).
+        skipped: optimizer steps skipped so far.
+    """
+
+    def __init__(self, loss_scale: LossScale) -> None:
+        self.loss_scale = loss_scale
+        self.active = False
+        self.skipped = 0
+        self.skipped_in_a_row = 0
+        self._backed_off = False
+        self._counted = False
+        self._versions: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self._flags: list[Tensor] = []
+        self._retained: weakref.WeakSet[Tensor] = weakref.WeakSet()
+
+    @property
+    def value(self) -> float:
+        """The factor that losses are multiplied by."""
+        return self.loss_scale.value
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """A scaled backward pass is under way."""
+        self.active = True
+        try:
+            yield
+        finally:
+            self.active = False
+            self._backed_off = self._counted = False
+
+    def checked(self, gradients: Sequence[Tensor], flags: list[Tensor]) -> None:
+        """Remember that ``gradients``, as they are now, were tested; ``flags`` tell the outcome."""
+        self._versions.update((id(g), (weakref.ref(g), g._version)) for g in gradients)
+        self._flags += flags
+
+    def finite(self, gradients: Sequence[Tensor]) -> bool:
+        """Whether all gradients are finite, as the optimizer will use them. One synchronisation.
+
+        What the unscaling pass has tested and nobody changed since (PyTorch counts a tensor's versions) is not
+        read again; anything else is.
+        """
+        if all(map(self._unchanged, gradients)):
+            if not any(bool(flag) for flag in self._flags):
+                return True
+            # Some gradient of some pass was not finite; whether it is one of these takes a look.
+        return all_finite(gradients)
+
+    def _unchanged(self, gradient: Tensor) -> bool:
+        entry = self._versions.get(id(gradient))
+        return entry is not None and entry[0]() is gradient and entry[1] == gradient._version
+
+    def stepped(self, finite: bool) -> None:
+        """Move the scale on after a step was made or skipped.
+
+        Several optimizers that step after one backward pass move it once; so do skips without a pass between.
+        """
+        self._versions.clear()
+        self._flags.clear()
+        if finite:
+            self.skipped_in_a_row = 0
+            if not self._counted:
+                self._counted = True
+                self.loss_scale = self.loss_scale.next(True)
+            return
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        if not self._backed_off:
+            self._backed_off = True
+            self.loss_scale = self.loss_scale.next(False)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether gradients keep overflowing although the scale can fall no further."""
+        scale = self.loss_scale
+        stuck = not isinstance(scale, DynamicScale) or scale.at_floor
+        return stuck and self.skipped_in_a_row >= HOPELESS
+
+    def state(self) -> dict[str, float | int]:
+        """What a checkpoint has to carry: plain numbers, so that ``weights_only=True`` loads them."""
+        finite_steps = self.loss_scale.finite_steps if isinstance(self.loss_scale, DynamicScale) else 0
+        return {"loss_scale": self.value, "finite_steps": finite_steps, "skipped_steps": self.skipped}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up where a checkpoint left off; a scale that is not dynamic keeps its own value."""
+        self.skipped = int(state["skipped_steps"])
+        scale = self.loss_scale
+        if isinstance(scale, DynamicScale):
+            value = min(max(float(state["loss_scale"]), scale.floor), scale.ceiling)
+            self.loss_scale = DynamicScale(
+                value, scale.growth, scale.backoff, scale.interval, scale.floor, scale.ceiling,
+                int(state["finite_steps"]),
+            )  # fmt: skip
+
+    def retained(self) -> Iterable[Tensor]:
+        """Tensors inside the graph whose ``.grad`` the script asked to keep."""
+        return tuple(self._retained)
+
+    def retaining(self, original: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+        """Wrap ``Tensor.retain_grad``: these gradients have to be unscaled, too."""
+
+        def retain_grad(tensor: Tensor) -> None:
+            original(tensor)
+            if not tensor.is_leaf:
+                self._retained.add(tensor)
+
+        return retain_grad
+
+
+def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Every gradient that ``optimizer`` is about to use."""
+    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

@@ -1,0 +1,69 @@
+"""16-bit weights (``bf16-true``, ``fp16-true``), as ``model.to(dtype)`` and inputs cast to it would do by hand.
+
+At the first call of a model its float32 parameters and buffers are converted in place (``Module.to`` keeps the
+parameter objects, so optimizers made before hold the converted ones). Each outermost call casts its float32
+tensor arguments and makes the dtype torch's default meanwhile, so that tensors made inside are 16-bit, too.
+float64 stays float64.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from halfstep.pytorch.dtypes import KEPT
+from halfstep.pytorch.patches import Patches
+
+
+class SixteenBitWeights:
+    """Converts each model that is called to ``dtype``; modules that ``keep`` has marked stay as they are."""
+
+    def __init__(self, dtype: torch.dtype, look: Callable[[nn.Module], None]) -> None:
+        self._dtype = dtype
+        self._look = look
+        self._converted: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._inside = False
+
+    def install(self, patches: Patches) -> None:
+        """Look in at every module call; only the outermost does anything."""
+        patches.wrap(nn.Module, "__call__", self._call)
+
+    def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if self._inside or torch.compiler.is_compiling() or next(module.parameters(), None) is None:
+                return original(module, *args, **kwargs)
+            return self._outermost(original, module, args, kwargs)
+
+        return __call__
+
+    def _outermost(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if module not in self._converted:
+            self._look(module)
+            for part in module.modules():
+                if KEPT not in part.__dict__:
+                    part._apply(functools.partial(cast, dtype=self._dtype), recurse=False)
+            self._converted.add(module)
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(self._dtype if default is torch.float32 else default)
+        self._inside = True
+        try:
+            return original(module, *cast(args, self._dtype), **cast(kwargs, self._dtype))
+        finally:
+            self._inside = False
+            torch.set_default_dtype(default)
+
+
+def cast(value: Any, dtype: torch.dtype, source: tuple[torch.dtype, ...] = (torch.float32,)) -> Any:
+    """Tensors of a ``source`` dtype in ``value`` cast to ``dtype``, inside tuples, lists and dicts as well."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.dtype in source else value
+    if isinstance(value, dict) and type(value) is dict:
+        return {key: cast(item, dtype, source) for key, item in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(cast(item, dtype, source) for item in value)
+    return value

@@ -1,0 +1,163 @@
+"""Optimizer steps: outside autocast, skipped where the gradients are not finite, counted and recorded.
+
+``Optimizer.profile_hook_step`` is where PyTorch wraps the ``step`` of every optimizer class when its first
+instance is made. Global step hooks would see the same steps, but cannot keep one from being made.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from halfstep.pytorch.gradients import coalesce_
+from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.scaling import gradients_of
+
+if TYPE_CHECKING:
+    from halfstep.pytorch.takeover import Takeover
+
+_STATE_KEY = "halfstep"
+
+
+class _Skipped(Exception):
+    """Ends an optimizer's step from inside its closure."""
+
+    def __init__(self, loss: Any) -> None:
+        self.loss = loss
+
+
+class Steps:
+    """What happens around every ``optimizer.step()``."""
+
+    def __init__(self, takeover: Takeover) -> None:
+        self._takeover = takeover
+        self._guards = takeover.recipe.guards
+        self._local = threading.local()
+
+    def install(self, patches: Patches) -> None:
+        """Wrap the step of every optimizer class made from now on, and ``state_dict`` where a scale rides in it."""
+        patches.set(Optimizer, "profile_hook_step", staticmethod(self._wrapping(Optimizer.profile_hook_step)))
+        if self._takeover.recipe.loss_scale.guards:
+            patches.wrap(Optimizer, "state_dict", self._state_dict)
+            patches.wrap(Optimizer, "load_state_dict", self._load_state_dict)
+
+    def _wrapping(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+            stepping = original(func)
+
+            @functools.wraps(func)
+            def step(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+                if torch.compiler.is_compiling() or getattr(self._local, "inside", False):
+                    return stepping(optimizer, *args, **kwargs)
+                return self._step(stepping, optimizer, args, kwargs)
+
+            return step
+
+        return profile_hook_step
+
+    def _step(self, step: Callable[..., Any], optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        self._local.inside = True
+        try:
+            with self._takeover.ambient.paused():
+                finite, result = self._guarded(step, optimizer, args, kwargs)
+        finally:
+            self._local.inside = False
+        self._takeover.after_step(optimizer, finite)
+        return result
+
+    def _guarded(
+        self, step: Callable[..., Any], optimizer: Optimizer, args: Any, kwargs: Any
+    ) -> tuple[bool, Any]:
+        closure = kwargs["closure"] if "closure" in kwargs else args[0] if args else None
+        if callable(closure):
+            return self._with_closure(step, optimizer, closure, args, kwargs)
+        if not self._guards or self._finite(optimizer):
+            return True, step(optimizer, *args, **kwargs)
+        return False, None
+
+    def _finite(self, optimizer: Optimizer) -> bool:
+        coalesce_([p for group in optimizer.param_groups for p in group["params"]])
+        return self._takeover.all_ranks(self._takeover.scaling.finite(gradients_of(optimizer)), optimizer)
+
+    def _with_closure(
+        self, step: Callable[..., Any], optimizer: Optimizer, closure: Callable[[], Any], args: Any, kwargs: Any
+    ) -> tuple[bool, Any]:
+        """The gradients are made inside the step, by the closure; LBFGS calls it many times."""
+        takeover = self._takeover
+        before: list[Callable[[], None]] = []
+
+        @functools.wraps(closure)
+        def guarded() -> Any:
+            self._local.inside = False
+            try:
+                with takeover.ambient.resumed():
+                    loss = closure()
+            finally:
+                self._local.inside = True
+            takeover.recorder.closure_done()
+            if self._guards and not self._finite(optimizer):
+                raise _Skipped(loss)
+            if self._guards and not before and _may_evaluate_again(optimizer):
+                before.append(_snapshot(optimizer))
+            return loss
+
+        if "closure" in kwargs:
+            kwargs = kwargs | {"closure": guarded}
+        else:
+            args = (guarded, *args[1:])
+        try:
+            return True, step(optimizer, *args, **kwargs)
+        except _Skipped as skipped:
+            for restore in before:
+                restore()
+            return False, skipped.loss
+
+    def _state_dict(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def state_dict(optimizer: Optimizer) -> dict[str, Any]:
+            state: dict[str, Any] = original(optimizer)
+            state[_STATE_KEY] = self._takeover.scaling.state()
+            return state
+
+        return state_dict
+
+    def _load_state_dict(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def load_state_dict(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+            original(optimizer, state_dict)
+            if _STATE_KEY in state_dict:
+                self._takeover.scaling.restore(state_dict[_STATE_KEY])
+
+        return load_state_dict
+
+
+def _may_evaluate_again(optimizer: Optimizer) -> bool:
+    """Whether the optimizer may have moved the weights before a later closure call. Torch's own, LBFGS apart, do not."""
+    cls = type(optimizer)
+    return isinstance(optimizer, torch.optim.LBFGS) or not cls.__module__.startswith("torch.optim")
+
+
+def _snapshot(optimizer: Optimizer) -> Callable[[], None]:
+    """Copies of weights and state, taken before the optimizer moves anything; costs their memory for one step."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    weights = [p.detach().clone() for p in parameters]
+    state = {key: _copied(value) for key, value in optimizer.state.items()}
+
+    @torch.no_grad()
+    def restore() -> None:
+        for parameter, saved in zip(parameters, weights, strict=True):
+            parameter.copy_(saved)
+        optimizer.state.clear()
+        optimizer.state.update(state)
+
+    return restore
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)

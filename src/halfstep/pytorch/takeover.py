@@ -1,0 +1,223 @@
+"""Puts a recipe into force in PyTorch. Every place that is touched is named in :meth:`Takeover.install`."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from halfstep.errors import HalfstepError, Unsupported
+from halfstep.pytorch import backward, own_amp
+from halfstep.pytorch.ambient import Ambient, NoAmbient
+from halfstep.pytorch.capabilities import Support, support
+from halfstep.pytorch.dtypes import DTYPES
+from halfstep.pytorch.keep import Keep
+from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.products import ProductsMode, choose, install
+from halfstep.pytorch.recorder import NullRecorder, Recorder
+from halfstep.pytorch.sample import Sample, parameters_of
+from halfstep.pytorch.scaling import HOPELESS, Scaling
+from halfstep.pytorch.sixteen import SixteenBitWeights
+from halfstep.pytorch.statistics import Statistics
+from halfstep.pytorch.step import Steps
+from halfstep.pytorch.tf32 import set_tf32
+from halfstep.recipes import Recipe
+from halfstep.record import NullWriter, Writer
+
+#: the step, counted from 0, that is looked at closely: the optimizer's state exists by then
+SAMPLED_STEP = 1
+
+
+class EnoughSteps(SystemExit):
+    """Ends the program after ``--steps`` steps: exit code 0, ``finally`` and ``atexit`` run."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+
+class GradientsOverflow(HalfstepError):
+    """Gradients are not finite although the loss scale can fall no further."""
+
+    exit_code = 1
+
+
+@dataclass
+class Options:
+    """How a recipe is put into force.
+
+    Attributes:
+        recipe: the precision.
+        products: where 16-bit matrix products are computed on a CPU: ``auto``, ``native`` or ``fp32``.
+        steps: end the program after this many optimizer steps; None for as many as it makes.
+        writer: the record, or a :class:`~halfstep.record.NullWriter`.
+        warm: called once, when the sampled step is over and meters should start.
+        halt: called with an error that ends the program, before it is raised; may end it in its own way.
+    """
+
+    recipe: Recipe
+    products: ProductsMode = "auto"
+    steps: int | None = None
+    writer: Writer | NullWriter = field(default_factory=NullWriter)
+    warm: Callable[[], None] = field(default=lambda: None)
+    halt: Callable[[HalfstepError], None] = field(default=lambda error: None)
+
+
+class Takeover:
+    """A recipe in force in this process.
+
+    Attributes:
+        ran_as: in words, what the recipe runs as here, e.g. ``fp16, products in fp32 units``.
+        recorder: counts the steps and records them.
+        scaling: the loss scale in force.
+    """
+
+    def __init__(self, options: Options) -> None:
+        started = time.perf_counter()
+        self.options = options
+        self.recipe = options.recipe
+        self.device = _device()
+        self.support = self._supported()
+        self._patches = Patches()
+        self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._own_amp: set[str] = set()
+        self._sample: Sample | None = None
+        self._undo: list[Callable[[], None]] = []
+        recording = isinstance(options.writer, Writer)
+        self.recorder = Recorder(options.writer, self._look_closely) if recording else NullRecorder()
+        dtype = DTYPES[self.recipe.compute] if self.recipe.compute in ("bf16", "fp16") else None
+        mixed = dtype if self.recipe.mixed else None
+        self.ambient = NoAmbient() if mixed is None else Ambient(mixed, self._patches)
+        self.scaling = Scaling(self.recipe.loss_scale)
+        self._statistics = Statistics()
+        self._keep = Keep(self.recipe.keep, self._patches, None if self.recipe.mixed else dtype)
+        self.ran_as = self.recipe.name
+        self.install(dtype)
+        self.recorder.write(
+            "takeover",
+            framework="pytorch",
+            version=torch.__version__,
+            ran_as=self.ran_as,
+            device=self.device,
+            threads=torch.get_num_threads(),
+            seconds=time.perf_counter() - started,
+        )
+
+    def _supported(self) -> Support | None:
+        """What this machine's units do for the recipe.
+
+        Raises:
+            Unsupported: it cannot be done here; the message has the reason.
+        """
+        if self.recipe.as_is:
+            return None
+        found = support(self.recipe.compute, self.device)
+        if found.kind == "impossible":
+            raise Unsupported(f"Precision {self.recipe.name} cannot run here: {found.reason}.")
+        return found
+
+    def install(self, dtype: torch.dtype | None) -> None:
+        """Replace what has to be replaced, and nothing that the recipe does not need."""
+        recipe, patches = self.recipe, self._patches
+        if recipe.as_is:
+            own_amp.watch_only(self._note_own_amp, patches)
+        else:
+            own_amp.yield_to(self.ambient.dtype, self._note_own_amp, patches)
+            set_tf32(recipe.compute == "tf32", patches)
+        if dtype is not None and self.support is not None and choose(self.options.products, self.support):
+            self._undo.append(install([dtype]).remove)
+            self.ran_as = f"{recipe.name}, products in fp32 units"
+        if dtype is not None and not recipe.mixed:
+            SixteenBitWeights(dtype, self._keep.look).install(patches)
+        else:
+            self._keep.install()
+        if recipe.guards:
+            self._statistics.install(patches)
+        self.ambient.enter()
+        backward.install(self, patches)
+        Steps(self).install(patches)
+
+    def remove(self) -> None:
+        """Put PyTorch back as it was (tests do this; a program ends with its recipe in force)."""
+        self.ambient.leave()
+        self._patches.undo()
+        for undo in self._undo:
+            undo()
+
+    def before_backward(self, outputs: Sequence[Tensor]) -> None:
+        """A backward pass of the script's is about to start."""
+        self.recorder.backward(outputs)
+
+    def after_backward(self) -> None:
+        """It is over: cast weights were part of its graph."""
+        self.ambient.forget_casts()
+        if self._sample is not None:
+            self._sample.backward_done()
+
+    def all_ranks(self, finite: bool, optimizer: Optimizer) -> bool:
+        """Agree over all ranks where each holds only a part of the gradients (sharded parameters)."""
+        sharded = any(hasattr(p, "_local_tensor") for group in optimizer.param_groups for p in group["params"])
+        if not sharded or not torch.distributed.is_initialized():
+            return finite
+        flag = torch.tensor([float(finite)], device=self.device)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
+        return bool(flag)
+
+    def after_step(self, optimizer: Optimizer, finite: bool) -> None:
+        """An optimizer has stepped, or was kept from it."""
+        self.ambient.forget_casts()
+        self._optimizers.add(optimizer)
+        try:
+            self._keep.stepped()
+        except HalfstepError as error:
+            self._stop(error)
+        scale = self.scaling.value
+        if self.recipe.guards:
+            self._statistics.stepped(finite)
+            self.scaling.stepped(finite)
+        if self.recorder.is_primary(optimizer):
+            self.recorder.step(not finite, scale)
+            if self.options.steps is not None and self.recorder.steps >= self.options.steps:
+                raise EnoughSteps
+        if self.scaling.hopeless:
+            self._stop(GradientsOverflow(self._overflow_sentence()))
+
+    def _stop(self, error: HalfstepError) -> NoReturn:
+        self.options.halt(error)
+        raise error
+
+    def _overflow_sentence(self) -> str:
+        scale = self.scaling.value
+        smallest = "the smallest scale" if self.recipe.loss_scale.value != scale else "the loss scale"
+        return (
+            f"Gradients were not finite in {HOPELESS} steps in a row at {smallest} {scale:g}: "
+            f"{self.recipe.compute} cannot hold this training's numbers; try bf16, or fp32 to see whether it is "
+            "the precision's fault."
+        )
+
+    def _note_own_amp(self, what: str) -> None:
+        if what not in self._own_amp:
+            self._own_amp.add(what)
+            self.recorder.write("own_amp", what=what)
+
+    def _look_closely(self, index: int) -> bool:
+        """Begin or end the sampled step, at the end of step ``index``; tells whether that step was it."""
+        if index == SAMPLED_STEP - 1:
+            self._sample = Sample()
+            self._sample.begin(parameters_of(self._optimizers))
+        if index != SAMPLED_STEP or self._sample is None:
+            return False
+        sample, self._sample = self._sample, None
+        self.recorder.write("sample", step=index, **sample.end(self._optimizers))
+        self.options.warm()
+        return True
+
+
+def _device() -> str:
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator.type if accelerator is not None else "cpu"

@@ -1,0 +1,147 @@
+"""What a trial leaves behind: JSON Lines, one event a line, flushed, so that a killed run is still readable.
+
+Events, in the order in which they appear (every one has ``event`` and ``at``, seconds since the start):
+
+- ``start``: schema, halfstep's version, precision, seed, repeat, rank, world size, command, environment
+- ``takeover``: framework, version, ``ran_as``, device, seconds it took
+- ``own_amp``: the script has mixed precision of its own (``autocast`` or ``GradScaler``)
+- ``step``: index from 0, loss, seconds since the step before, skipped, loss_scale, sampled
+- ``sample``: memory breakdown, FLOPs of matrix products by dtype, samples a step
+- ``logged``: a figure of the script's own, by ``halfstep.log``
+- ``nonfinite``: the first value that is not finite: step and what
+- ``warning``: something the user should know, in words
+- ``end``: status, exit code, reason, peak memory, energy
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from halfstep.errors import UsageError
+
+SCHEMA = "halfstep/record/1"
+
+
+def plain(value: Any) -> Any:
+    """``value`` with numbers that JSON cannot hold written as ``"nan"``, ``"inf"`` or ``"-inf"``."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def number(value: Any) -> float | None:
+    """The inverse of :func:`plain` for one number; None stays None."""
+    return None if value is None else float(value)
+
+
+class Writer:
+    """Appends events to a file, one line each, flushed to the kernel: a SIGKILL loses nothing written.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).absolute()
+        self._zero = time.perf_counter()
+        self._pid = os.getpid()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: IO[str] = open(self.path, "w", encoding="utf-8")  # noqa: SIM115 (lives as long as the run)
+        except OSError as error:
+            raise UsageError(
+                f"Cannot write the record {str(self.path)!r} ({error.strerror}); give a file in a folder you may write."
+            ) from None
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Write one event; in a forked child, nothing: the record is the parent's."""
+        if os.getpid() != self._pid:
+            return
+        line = {"event": event, "at": round(time.perf_counter() - self._zero, 6)}
+        line.update((key, plain(value)) for key, value in fields.items())
+        # A full disk must not end somebody's training.
+        with contextlib.suppress(OSError, ValueError):
+            self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+            self._file.flush()
+
+
+class NullWriter:
+    """The record that nobody asked for."""
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Nothing."""
+
+
+@dataclass
+class Record:
+    """A record read back. ``events`` by kind; steps in order; ``end`` is empty if the process was killed."""
+
+    path: Path
+    start: dict[str, Any] = field(default_factory=dict)
+    takeover: dict[str, Any] = field(default_factory=dict)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    sample: dict[str, Any] = field(default_factory=dict)
+    logged: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    nonfinite: dict[str, Any] = field(default_factory=dict)
+    own_amp: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    end: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def losses(self) -> list[float | None]:
+        """The loss at each step; NaN and infinities as they are, None where no loss was seen."""
+        return [number(step.get("loss")) for step in self.steps]
+
+    @property
+    def step_seconds(self) -> list[float]:
+        """Seconds of each step, in order, warm-up included."""
+        return [step["seconds"] for step in self.steps if step.get("seconds") is not None]
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Take one event in."""
+        kind = line.get("event")
+        if kind in ("start", "takeover", "sample", "nonfinite", "end"):
+            if kind == "nonfinite" and self.nonfinite:
+                return
+            getattr(self, kind).update(line)
+        elif kind == "step":
+            self.steps.append(line)
+        elif kind == "logged":
+            self.logged.setdefault(line["name"], []).append((line["step"], float(line["value"])))
+        elif kind == "own_amp":
+            self.own_amp.append(line["what"])
+        elif kind == "warning":
+            self.warnings.append(line["text"])
+
+
+def read(path: str | os.PathLike[str]) -> Record:
+    """Read a record, complete or cut short; a last line that was cut off is passed over.
+
+    Raises:
+        UsageError: no such file, or a schema that this version does not know.
+    """
+    record = Record(Path(path))
+    try:
+        lines = record.path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise UsageError(
+            f"Cannot read the record {str(path)!r} ({error.strerror}); give a record file."
+        ) from None
+    for text in lines:
+        with contextlib.suppress(json.JSONDecodeError):
+            line = json.loads(text)
+            if isinstance(line, dict):
+                record.add(line)
+    schema = record.start.get("schema")
+    if schema not in (None, SCHEMA):
+        raise UsageError(
+            f"Record {str(path)!r} has schema {schema!r}; this version of halfstep reads {SCHEMA!r}."
+        )
+    return record
