@@ -1,0 +1,41 @@
+# Everything is installed into .venv; nothing else on the machine is touched. `make` alone lists what there is.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types format clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: $(INSTALLED) ## train a small GPT in every precision of this machine, and compare
+	$(BIN)/halfstep compare --steps 60 --repeats 2 --out halfstep-out/demo examples/char_gpt.py
+
+test: lint types ## what CI runs: lint, types and every test
+	$(BIN)/pytest -n 2
+
+lint: $(INSTALLED) ## ruff: rules and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(INSTALLED) ## mypy, strict
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## let ruff rewrite the files
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## remove all that make has made, the environment too
+	rm -rf $(VENV) halfstep-out/demo build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt tools/install.py
+	@command -v $(PYTHON) > /dev/null || { \
+	  echo "halfstep: there is no '$(PYTHON)': install Python 3.10 or newer, or name it as in 'make PYTHON=/path/to/python3'." >&2; \
+	  exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("halfstep: $(PYTHON) is Python %d.%d: Python 3.10 or newer is needed; name one as in make PYTHON=python3.12." % sys.version_info[:2])'
+	@$(PYTHON) tools/install.py $(VENV)
+	@touch $@
