@@ -5,6 +5,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,17 @@ def test_a_gpu_is_one_that_nvidia_smi_lists(script: str | None, expected: bool, 
         (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert INSTALL["has_nvidia_gpu"]() is expected
+
+
+@pytest.mark.parametrize("version", ["(3, 9)", "", None])
+def test_an_environment_of_another_python_is_made_anew(version: str | None, tmp_path: Path):
+    python = tmp_path / "python"
+    assert INSTALL["is_this_version"](python) is False
+    if version is not None:
+        python.write_text(f"#!/bin/sh\necho '{version}'\n")
+        python.chmod(0o755)
+    assert INSTALL["is_this_version"](python) is False
+    assert INSTALL["is_this_version"](Path(sys.executable)) is (find_spec("pip") is not None)
 
 
 def test_ci_runs_make_test():
