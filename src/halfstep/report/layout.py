@@ -1,0 +1,95 @@
+"""Lines of a given width: columns while they fit, whole pieces flowing beneath where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.text import Text
+
+_GUTTER = 2
+#: what an ASCII terminal is shown instead
+_ASCII = str.maketrans(
+    {"×": "x", "±": "+-", "–": "-", "—": "-", "−": "-", "µ": "u", "→": "->", "·": "|", "…": "..."}
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A labelled part of a row: `words` are prose and may wrap, a figure never does."""
+
+    label: str
+    text: str
+    style: str = ""
+    words: bool = False
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Something to set lines on: its width in columns, and whether it knows more than ASCII."""
+
+    width: int
+    ascii_only: bool = False
+
+    def spell(self, text: str) -> str:
+        """The text in characters that the sheet has."""
+        return text.translate(_ASCII).encode("ascii", "replace").decode() if self.ascii_only else text
+
+    def spelled(self, cell: Cell) -> Cell:
+        """The cell in characters that the sheet has."""
+        return Cell(self.spell(cell.label), self.spell(cell.text), cell.style, cell.words)
+
+    def fitting(self, widths: Sequence[int]) -> int:
+        """How many columns of these widths fit side by side; at least one."""
+        used = -_GUTTER
+        for n, column in enumerate(widths):
+            used += column + _GUTTER
+            if used > self.width:
+                return max(n, 1)
+        return len(widths)
+
+    def row(self, cells: Sequence[Cell], widths: Sequence[int]) -> Iterator[Text]:
+        """The cells in columns; a first cell wider than the sheet is folded."""
+        line = Text(no_wrap=True)
+        for cell, width in zip(cells, widths, strict=True):
+            line.append(cell.text, cell.style)
+            line.append(" " * (width - cell_len(cell.text) + _GUTTER))
+        line.rstrip()
+        yield from folded(line, self.width)
+
+    def flow(self, pieces: Iterable[Text], indent: int = 0, first: int = 0) -> Iterator[Text]:
+        """Lines of whole pieces, the first line indented by `first`; a piece wider than a line is folded."""
+        line = Text(" " * first, no_wrap=True)
+        room = max(self.width - max(indent, first), 2)
+        for piece in (part for whole in pieces for part in folded(whole, room)):
+            blank = not line.plain.strip()
+            if not blank and cell_len(line.plain) + 1 + cell_len(piece.plain) > self.width:
+                yield line
+                line, blank = Text(" " * indent, no_wrap=True), True
+            line.append_text(piece if blank else Text(" ") + piece)
+        if line.plain.strip():
+            yield line
+
+    def words(self, text: str, style: str = "") -> list[Text]:
+        """Prose as pieces, one a word."""
+        return [Text(word, style) for word in self.spell(text).split()]
+
+    def pieces(self, cells: Sequence[Cell]) -> Iterator[Text]:
+        """Cells as pieces of one flowing line, a label whole with its figure, a dot between cells."""
+        for n, cell in enumerate(map(self.spelled, cells), start=1):
+            *rest, last = (cell.text.split() or [""]) if cell.words else [cell.text]
+            dot = self.spell(" ·") if n < len(cells) else ""
+            label = f"{cell.label} " if cell.label else ""
+            for word in rest:
+                yield Text.assemble((label, "dim"), (word, cell.style))
+                label = ""
+            yield Text.assemble((label, "dim"), (last, cell.style), (dot, "dim"))
+
+
+def folded(piece: Text, width: int) -> list[Text]:
+    """The piece cut into parts of at most `width` columns: one part where it fits."""
+    if cell_len(piece.plain) <= width:
+        return [piece]
+    step = max(width // 2, 1)  # a character is at most two columns wide
+    return list(piece.divide(range(step, len(piece), step)))

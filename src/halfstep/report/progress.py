@@ -1,0 +1,168 @@
+"""Trials as they run: live bars on a terminal, one plain line a beginning and an end elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+from halfstep.report import units
+from halfstep.report.plain import clean
+from halfstep.report.reading import STATUS_WORDS
+
+
+class Display(Protocol):
+    """Where the progress of trials is shown."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def plan(self, trials: int) -> None: ...
+    def begin(self, label: str, steps: int | None) -> None: ...
+    def advance(self, label: str, step: int, said: str) -> None: ...
+    def finish(self, label: str, status: str, words: str) -> None: ...
+
+
+class Progress:
+    """Shows trials as they run; a context manager.
+
+    On a console that is not a terminal it prints a line when a trial begins and one when it ends, and no bars.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._display: Display = Live(console) if console.is_terminal else Lines(console)
+
+    def __enter__(self) -> Progress:
+        self._display.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._display.stop()
+
+    def plan(self, trials: int | Sized) -> None:
+        """Say how many trials are to come: their number, or a list of them."""
+        self._display.plan(trials if isinstance(trials, int) else len(trials))
+
+    def begin(self, trial_label: str, steps: int | None) -> None:
+        """A trial begins; `steps` is how many it will take, None where nobody knows."""
+        self._display.begin(clean(trial_label), steps)
+
+    def advance(self, label: str, step: int, loss: float | None, seconds: float | None) -> None:
+        """A trial has done `step` steps; the last had this loss and took this many seconds."""
+        said = "" if loss is None else f"loss {units.number(loss)}"
+        if seconds is not None:
+            said += f"{'  ' if said else ''}{units.seconds(seconds)} a step"
+        self._display.advance(clean(label), step, said)
+
+    def finish(self, label: str, status: str, words: str) -> None:
+        """A trial has ended with a status of the comparison and a few words on it."""
+        self._display.finish(clean(label), clean(status), clean(words))
+
+
+def _ending(label: str, status: str, words: str) -> Text:
+    style = "green" if status == "ok" else "yellow" if status == "unsupported" else "red"
+    said = Text.assemble(
+        (STATUS_WORDS.get(status, status), style), f"  {label}", no_wrap=True, overflow="fold"
+    )
+    return said.append(f": {words}", "dim") if words else said
+
+
+class Lines:
+    """Progress for a pipe or a file: whole lines, in order, nothing redrawn."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._trials = 0
+        self._begun = 0
+
+    def start(self) -> None:
+        """Nothing to set up."""
+
+    def stop(self) -> None:
+        """Nothing to take down."""
+
+    def plan(self, trials: int) -> None:
+        """Remember how many trials are to come."""
+        self._trials = trials
+
+    def begin(self, label: str, steps: int | None) -> None:
+        """Print that a trial begins."""
+        self._begun += 1
+        number = f"{self._begun} of {self._trials}" if self._trials else f"{self._begun}"
+        self._say(f"trial {number}: {label}" + ("" if steps is None else f", {units.count(steps, 'step')}"))
+
+    def advance(self, label: str, step: int, said: str) -> None:
+        """Print nothing: a log wants no line a step."""
+
+    def finish(self, label: str, status: str, words: str) -> None:
+        """Print how a trial ended."""
+        self._say(_ending(label, status, words).plain)
+
+    def _say(self, line: str) -> None:
+        encoding = self._console.encoding
+        shown = line.encode(encoding, "replace").decode(encoding)
+        self._console.print(Text(shown), soft_wrap=True)
+
+
+class Live:
+    """Progress for a terminal: a bar for all trials and one for the trial that runs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Bars(
+            SpinnerColumn("line" if console.options.ascii_only else "dots"),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[said]}", markup=False, style="dim"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._all: TaskID | None = None
+        self._running: dict[str, tuple[TaskID, int | None]] = {}
+        self._finished = 0
+        self._trials = 0
+
+    def start(self) -> None:
+        """Begin drawing."""
+        self._bars.start()
+
+    def stop(self) -> None:
+        """End drawing; the bars leave the screen, the lines of finished trials stay."""
+        self._bars.stop()
+
+    def plan(self, trials: int) -> None:
+        """Draw the bar for all trials."""
+        self._trials = trials
+        self._all = self._bars.add_task("trials", total=trials, said=f"0 of {trials}")
+
+    def begin(self, label: str, steps: int | None) -> None:
+        """Draw the bar of a trial; it pulses where the number of steps is not known."""
+        self._running[label] = (self._bars.add_task(label, total=steps, said="starting"), steps)
+
+    def advance(self, label: str, step: int, said: str) -> None:
+        """Move a trial's bar, and the bar for all by the same part of a trial."""
+        if label not in self._running:
+            return
+        task, steps = self._running[label]
+        total = "" if steps is None else f"/{steps}"
+        self._bars.update(task, completed=step, said=f"{step}{total}  {said}")
+        if self._all is not None and steps:
+            self._bars.update(self._all, completed=self._finished + min(step / steps, 1.0))
+
+    def finish(self, label: str, status: str, words: str) -> None:
+        """Take a trial's bar away and leave a line in its place."""
+        if label in self._running:
+            self._bars.remove_task(self._running.pop(label)[0])
+        self._finished += 1
+        if self._all is not None:
+            said = f"{self._finished} of {self._trials}"
+            self._bars.update(self._all, completed=self._finished, said=said)
+        self._console.print(_ending(label, status, words))
