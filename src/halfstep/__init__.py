@@ -1,9 +1,9 @@
 """halfstep: run any training script in any numerical precision, unmodified; compare the precisions on it.
 
-    import halfstep; halfstep.enable("bf16")    # the first line of a script; or: halfstep run --precision bf16 script.py
-    halfstep.log(accuracy=0.98)                 # a figure of your own, for the comparison
-    halfstep.skipped_steps()                    # steps left out because gradients were not finite
-    halfstep.load("halfstep-out")               # a comparison that was written to a folder
+import halfstep; halfstep.enable("bf16")    # the first line of a script; or: halfstep run --precision bf16 script.py
+halfstep.log(accuracy=0.98)                 # a figure of your own, for the comparison
+halfstep.skipped_steps()                    # steps left out because gradients were not finite
+halfstep.load("halfstep-out")               # a comparison that was written to a folder
 """
 
 from __future__ import annotations

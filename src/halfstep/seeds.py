@@ -1,8 +1,8 @@
 """``--seed K``: the same program with other random numbers, reproducibly.
 
 Every seed that the script sets is shifted by K: ``random.seed``, ``numpy.random.seed``, ``default_rng``,
-``RandomState``, ``torch.manual_seed``, its device spellings and ``torch.Generator``. What the script leaves unseeded is seeded with K,
-so that two precisions can be compared on the same initial weights and batches.
+``RandomState``, ``torch.manual_seed``, its device spellings and ``torch.Generator``. What the script leaves
+unseeded is seeded with K, so that two precisions can be compared on the same initial weights and batches.
 """
 
 from __future__ import annotations

@@ -125,7 +125,12 @@ class Session:
             recipe = self._chosen()
             self._meters = _Meters()
             options = Options(
-                recipe, self.settings.products, self.settings.steps, self._writer, self._meters.warm, self._halt
+                recipe,
+                self.settings.products,
+                self.settings.steps,
+                self._writer,
+                self._meters.warm,
+                self._halt,
             )
             self.takeover = Takeover(options)
         except HalfstepError as error:
@@ -224,7 +229,9 @@ class _Meters:
             how = "; ".join(reading.how for reading in readings if not isinstance(reading, Absent))
             return fields | {"energy_joules": sum(joules), "energy_how": how}
         reasons = [reading.reason for reading in readings if isinstance(reading, Absent)]
-        return fields | {"energy_absent": "; ".join(reasons) or "the program ended before the meters were started"}
+        return fields | {
+            "energy_absent": "; ".join(reasons) or "the program ended before the meters were started"
+        }
 
 
 def enable(precision: str = AUTO, **options: Any) -> None:
@@ -275,5 +282,3 @@ def skipped_steps() -> int:
     """How many optimizer steps halfstep has skipped so far because gradients were not finite."""
     session = Session.current
     return 0 if session is None or session.takeover is None else session.takeover.scaling.skipped
-
-

@@ -16,7 +16,9 @@ def program_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The arguments that name a program: ours end at it, so that its own ``--precision`` reaches it."""
     command = click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")(command)
     command = click.argument("program", type=click.UNPROCESSED)(command)
-    return click.option("-m", "module", is_flag=True, help="PROGRAM is a module's name, as for `python -m`.")(command)
+    return click.option("-m", "module", is_flag=True, help="PROGRAM is a module's name, as for `python -m`.")(
+        command
+    )
 
 
 SETTINGS = {"ignore_unknown_options": False, "allow_interspersed_args": False}
@@ -35,7 +37,9 @@ products_option = click.option(
 @click.option("--precision", default=AUTO, show_default=True, metavar="P", help="fp32, tf32, bf16, fp16, bf16-true, "
     "fp16-true or as-is, with options (fp16:loss_scale=1024, bf16:keep=*.norm); auto: bf16 where it is native, else "
     "fp16 where that is, else fp32.")  # fmt: skip
-@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="End the program after N optimizer steps.")
+@click.option(
+    "--steps", type=click.IntRange(min=1), metavar="N", help="End the program after N optimizer steps."
+)
 @click.option("--seed", type=int, metavar="K", help="Shift every seed that the program sets by K.")
 @click.option("--record", metavar="FILE", help="Write what happens to FILE, one JSON object a line.")
 @products_option

@@ -66,7 +66,9 @@ class Ambient(NoAmbient):
         patches.wrap(torch.no_grad, "__enter__", _then_stop_caching)
         patches.wrap(torch.inference_mode, "__enter__", _then_stop_caching)
         patches.wrap(torch.set_grad_enabled, "__init__", _then_cache_if_grad)
-        patches.set(torch.autograd.Function, "apply", classmethod(_uncached_apply(torch.autograd.Function.apply)))
+        patches.set(
+            torch.autograd.Function, "apply", classmethod(_uncached_apply(torch.autograd.Function.apply))
+        )
         patches.wrap(threading.Thread, "_bootstrap_inner", self._in_thread)
 
     def leave(self) -> None:

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from halfstep.pytorch.gradients import coalesce_, multiply_
+from halfstep.pytorch.gradients import multiply_
 from halfstep.pytorch.leaves import leaves_of
 from halfstep.pytorch.patches import Patches
 
 if TYPE_CHECKING:
+    from halfstep.pytorch.scaling import Scaling
     from halfstep.pytorch.takeover import Takeover
 
 
@@ -48,10 +49,13 @@ def _backward(takeover: Takeover, original: Callable[..., None]) -> Callable[...
         grad_variables: Any = None,
         inputs: Any = None,
     ) -> None:
+        outputs = _as_tuple(tensors)
         if inside_backward():
+            # Checkpointing recomputes, and goes back through what it recomputed: part of the pass under way.
+            if takeover.scaling.active:
+                takeover.scaling.reach(_as_tuple(inputs) if inputs is not None else leaves_of(outputs))
             original(tensors, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
             return
-        outputs = _as_tuple(tensors)
         takeover.before_backward(outputs)
         seeds = grad_variables if grad_tensors is None else grad_tensors
         scale = takeover.scaling.value
@@ -59,7 +63,9 @@ def _backward(takeover: Takeover, original: Callable[..., None]) -> Callable[...
             if scale == 1.0:
                 original(tensors, seeds, retain_graph, create_graph, None, inputs)
             else:
-                run = functools.partial(original, outputs, retain_graph=retain_graph, create_graph=create_graph)
+                run = functools.partial(
+                    original, outputs, retain_graph=retain_graph, create_graph=create_graph
+                )
                 _scaled(takeover, run, outputs, seeds, inputs, create_graph)
         takeover.after_backward()
 
@@ -67,25 +73,32 @@ def _backward(takeover: Takeover, original: Callable[..., None]) -> Callable[...
 
 
 def _scaled(
-    takeover: Takeover, run: Callable[..., None], outputs: tuple[Tensor, ...], seeds: Any, inputs: Any, create: bool
+    takeover: Takeover,
+    run: Callable[..., None],
+    outputs: tuple[Tensor, ...],
+    seeds: Any,
+    inputs: Any,
+    create: bool,
 ) -> None:
     scaling = takeover.scaling
     scale = scaling.value
     scaled_seeds = [_times(seed, scale) for seed in _seeds(outputs, seeds)]
-    reached = _as_tuple(inputs) if inputs is not None else (*leaves_of(outputs), *scaling.retained())
-    multiply_((p.grad for p in reached if p.grad is not None), scale)
-    try:
-        with scaling.running():
+    with scaling.running():
+        scaling.reach(_as_tuple(inputs) if inputs is not None else (*leaves_of(outputs), *scaling.retained()))
+        try:
             run(grad_tensors=scaled_seeds, inputs=inputs)
-    finally:
-        if create:
-            for tensor in reached:
-                if tensor.grad is not None:
-                    tensor.grad = tensor.grad * (1.0 / scale)
-        else:
-            coalesce_(reached)
-            gradients = [p.grad for p in reached if p.grad is not None]
-            scaling.checked(gradients, multiply_(gradients, 1.0 / scale))
+        finally:
+            _unscale(scaling, create)
+
+
+def _unscale(scaling: Scaling, create: bool) -> None:
+    reached = [tensor for tensor in scaling.reached.values() if tensor.grad is not None]
+    if create:
+        for tensor in reached:  # not in place: these gradients are part of a graph
+            tensor.grad = tensor.grad * scaling.loss_scale.inverse  # type: ignore[operator]
+        return
+    gradients = [tensor.grad for tensor in reached if tensor.grad is not None]
+    scaling.checked(gradients, multiply_(gradients, scaling.loss_scale.inverse))
 
 
 def _grad(takeover: Takeover, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -174,7 +187,7 @@ def _install_hooks(takeover: Takeover, patches: Patches) -> None:
         patches.wrap(module, name, registering_global)
 
 
-def _accumulated(scaling: Any, hook: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+def _accumulated(scaling: Scaling, hook: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
     """A hook that runs after accumulation reads ``.grad`` itself (and may step an optimizer there)."""
 
     @functools.wraps(hook)
@@ -198,4 +211,3 @@ def _map(value: Any, factor: float) -> Any:
     if isinstance(value, tuple | list) and not isinstance(value, torch.Size):
         return tuple(_map(item, factor) for item in value)
     return value
-

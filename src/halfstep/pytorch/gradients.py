@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ _CONSTANTS: dict[tuple[torch.device, float], Tensor] = {}
 def values_of(gradient: Tensor) -> Tensor:
     """The numbers of a gradient as a dense real tensor that shares its memory.
 
-    Sparse gradients (embeddings) must be coalesced; complex ones are seen as pairs; of a DTensor, this rank's part.
+    Of sparse gradients (embeddings) the stored values, complex ones as pairs, of a DTensor this rank's part.
     """
     if gradient.layout is torch.sparse_coo:
         gradient = gradient._values()
@@ -64,18 +64,14 @@ def multiply_(gradients: Iterable[Tensor], factor: float) -> list[Tensor]:
 
 @torch.no_grad()
 def all_finite(gradients: Iterable[Tensor]) -> bool:
-    """Whether every value is finite: one read pass, one synchronisation a device."""
+    """Whether every value is finite: one read pass, one synchronisation a device.
+
+    Of a sparse gradient the sums of duplicate rows are tested: they are what an optimizer adds.
+    """
+    summed = (g.coalesce() if g.layout is torch.sparse_coo else g for g in gradients)
     worst = [
         torch.stack(torch._foreach_norm(values, float("inf"))).max()
-        for (_, dtype), tensors in grouped(gradients).items()
+        for (_, dtype), tensors in grouped(summed).items()
         if (dtype.is_floating_point or dtype.is_complex) and (values := [t for t in tensors if t.numel()])
     ]
     return all(bool(torch.isfinite(largest)) for largest in worst)
-
-
-def coalesce_(parameters: Sequence[Tensor]) -> None:
-    """Sum the duplicate rows of sparse gradients, so that each value is the value an optimizer will use."""
-    for parameter in parameters:
-        gradient = parameter.grad
-        if gradient is not None and gradient.layout is torch.sparse_coo and not gradient.is_coalesced():
-            parameter.grad = gradient.coalesce()

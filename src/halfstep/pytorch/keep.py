@@ -20,7 +20,6 @@ from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.sixteen import cast
 
 
-
 class Keep:
     """Marks the modules that match and runs their ``forward`` outside autocast, on fp32 inputs.
 
@@ -30,7 +29,9 @@ class Keep:
         back_to: dtype that their results are cast to, where weights are 16-bit and no autocast does it.
     """
 
-    def __init__(self, patterns: tuple[str, ...], patches: Patches, back_to: torch.dtype | None = None) -> None:
+    def __init__(
+        self, patterns: tuple[str, ...], patches: Patches, back_to: torch.dtype | None = None
+    ) -> None:
         self._patterns = patterns
         self._patches = patches
         self._back_to = back_to
@@ -99,7 +100,7 @@ class Keep:
         return forward
 
 
-class _no_autocast:  # noqa: N801 (used as a context manager)
+class _no_autocast:
     """Autocast off on every device."""
 
     def __init__(self) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch.optim import Optimizer
 
 from halfstep.errors import UsageError
+from halfstep.pytorch.step import classes_with_a_wrapped_step
 
 
 def refuse_if_late() -> None:
@@ -14,20 +14,15 @@ def refuse_if_late() -> None:
     Raises:
         UsageError: an optimizer was made, or a backward pass was run, before.
     """
-    late = "a backward pass" if _backward_has_run() else "an optimizer" if _optimizer_exists() else None
+    late = (
+        "a backward pass"
+        if _backward_has_run()
+        else "an optimizer"
+        if classes_with_a_wrapped_step()
+        else None
+    )
     if late is not None:
         raise UsageError(f"halfstep.enable() came after {late}; make it the first line of the program.")
-
-
-def _optimizer_exists() -> bool:
-    """PyTorch marks an optimizer class when its first instance is made."""
-    classes = [Optimizer]
-    while classes:
-        cls = classes.pop()
-        if getattr(vars(cls).get("step"), "hooked", False):
-            return True
-        classes += cls.__subclasses__()
-    return False
 
 
 def _backward_has_run() -> bool:

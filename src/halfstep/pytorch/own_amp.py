@@ -49,7 +49,9 @@ def watch_only(note: Note, patches: Patches) -> None:
     patches.wrap(torch.amp.GradScaler, "__init__", watching("GradScaler"))
 
 
-def _autocast_init(original: Callable[..., None], dtype: torch.dtype | None, note: Note) -> Callable[..., None]:
+def _autocast_init(
+    original: Callable[..., None], dtype: torch.dtype | None, note: Note
+) -> Callable[..., None]:
     def __init__(
         self: Any,
         device_type: str,

@@ -97,7 +97,13 @@ class Recorder(NullRecorder):
             self._waiting.popleft()
 
     def _step_line(
-        self, index: int, loss: float | None, seconds: float | None, skipped: bool, scale: float, sampled: bool
+        self,
+        index: int,
+        loss: float | None,
+        seconds: float | None,
+        skipped: bool,
+        scale: float,
+        sampled: bool,
     ) -> None:
         fields: dict[str, Any] = {"step": index, "loss": loss, "seconds": seconds, "skipped": skipped}
         if scale != 1.0:
@@ -123,12 +129,16 @@ class _Pending:
 _PENDING = _Pending()
 
 
-def _read(losses: list[Tensor]) -> Callable[[bool], float | None | _Pending]:
+def _read(losses: list[Tensor]) -> Callable[[bool], float | _Pending | None]:
     """The sum of the losses; on a GPU, ask again later."""
     if not losses:
         return lambda wait: None
     with torch.no_grad():
-        total = losses[0].double() if len(losses) == 1 else torch.stack([x.double().reshape(()) for x in losses]).sum()
+        total = (
+            losses[0].double()
+            if len(losses) == 1
+            else torch.stack([x.double().reshape(()) for x in losses]).sum()
+        )
         if not total.is_cuda:
             value = float(total)
             return lambda wait: value
@@ -137,7 +147,7 @@ def _read(losses: list[Tensor]) -> Callable[[bool], float | None | _Pending]:
     event = torch.cuda.Event()
     event.record()
 
-    def arrived(wait: bool) -> float | None | _Pending:
+    def arrived(wait: bool) -> float | _Pending | None:
         if wait:
             event.synchronize()
         return float(host) if event.query() else _PENDING
@@ -151,7 +161,7 @@ class HostClock:
     def __init__(self) -> None:
         self._last: float | None = None
 
-    def lap(self) -> Callable[[bool], float | None | _Pending]:
+    def lap(self) -> Callable[[bool], float | _Pending | None]:
         now = time.perf_counter()
         seconds = None if self._last is None else now - self._last
         return lambda wait: seconds
@@ -166,14 +176,14 @@ class CudaClock(HostClock):
     def __init__(self) -> None:
         self._previous: torch.cuda.Event | None = None
 
-    def lap(self) -> Callable[[bool], float | None | _Pending]:
+    def lap(self) -> Callable[[bool], float | _Pending | None]:
         before, now = self._previous, torch.cuda.Event(enable_timing=True)
         now.record()
         self._previous = now
         if before is None:
             return lambda wait: None
 
-        def elapsed(wait: bool) -> float | None | _Pending:
+        def elapsed(wait: bool) -> float | _Pending | None:
             if wait:
                 now.synchronize()
             return before.elapsed_time(now) / 1000 if now.query() else _PENDING

@@ -27,7 +27,9 @@ def _cpu_attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwar
     return int(sdpa_flop_count(query.shape, key.shape, value.shape))
 
 
-def _cpu_attention_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kw: Any) -> int:
+def _cpu_attention_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kw: Any
+) -> int:
     return int(sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape))
 
 
@@ -148,7 +150,9 @@ def memory_of(optimizers: Iterable[Optimizer], activations: int) -> dict[str, in
     """Bytes of weights, gradients and optimizer state that ``optimizers`` hold, beside ``activations``."""
     optimizers = list(optimizers)
     parameters = parameters_of(optimizers)
-    state = [t for o in optimizers for s in o.state.values() if isinstance(s, dict) for t in _tensors(s.values())]
+    state = [
+        t for o in optimizers for s in o.state.values() if isinstance(s, dict) for t in _tensors(s.values())
+    ]
     return {
         "weights": _bytes(parameters),
         "gradients": _bytes(p.grad for p in parameters if p.grad is not None),

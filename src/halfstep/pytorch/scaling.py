@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from halfstep.loss_scale import DynamicScale, LossScale
-from halfstep.pytorch.gradients import all_finite
+from halfstep.pytorch.gradients import all_finite, multiply_
 
 #: A dynamic scale that overflows this many steps in a row at its floor will not recover.
 HOPELESS = 20
@@ -23,6 +23,7 @@ class Scaling:
     Attributes:
         loss_scale: the scale for the next backward pass.
         active: whether a scaled backward pass is under way (hooks then see scaled numbers).
+        reached: the tensors that the pass under way accumulates gradients into, by id.
         skipped: optimizer steps skipped so far.
     """
 
@@ -31,6 +32,7 @@ class Scaling:
         self.active = False
         self.skipped = 0
         self.skipped_in_a_row = 0
+        self.reached: dict[int, Tensor] = {}
         self._backed_off = False
         self._counted = False
         self._versions: dict[int, tuple[weakref.ref[Tensor], int]] = {}
@@ -42,6 +44,12 @@ class Scaling:
         """The factor that losses are multiplied by."""
         return self.loss_scale.value
 
+    def reach(self, tensors: Iterable[Tensor]) -> None:
+        """The pass will accumulate into ``tensors``: bring the gradients that they have already to its unit."""
+        new = {id(t): t for t in tensors if id(t) not in self.reached}
+        multiply_((t.grad for t in new.values() if t.grad is not None), self.value)
+        self.reached |= new
+
     @contextmanager
     def running(self) -> Iterator[None]:
         """A scaled backward pass is under way."""
@@ -50,11 +58,13 @@ class Scaling:
             yield
         finally:
             self.active = False
+            self.reached = {}
             self._backed_off = self._counted = False
 
     def checked(self, gradients: Sequence[Tensor], flags: list[Tensor]) -> None:
         """Remember that ``gradients``, as they are now, were tested; ``flags`` tell the outcome."""
-        self._versions.update((id(g), (weakref.ref(g), g._version)) for g in gradients)
+        dense = (g for g in gradients if g.layout is torch.strided)
+        self._versions.update((id(g), (weakref.ref(g), g._version)) for g in dense)
         self._flags += flags
 
     def finite(self, gradients: Sequence[Tensor]) -> bool:
@@ -63,10 +73,9 @@ class Scaling:
         What the unscaling pass has tested and nobody changed since (PyTorch counts a tensor's versions) is not
         read again; anything else is.
         """
-        if all(map(self._unchanged, gradients)):
-            if not any(bool(flag) for flag in self._flags):
-                return True
-            # Some gradient of some pass was not finite; whether it is one of these takes a look.
+        if all(map(self._unchanged, gradients)) and not any(bool(flag) for flag in self._flags):
+            return True
+        # Not tested yet, or some gradient of some pass was not finite: whether it is one of these takes a look.
         return all_finite(gradients)
 
     def _unchanged(self, gradient: Tensor) -> bool:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from halfstep.pytorch.gradients import coalesce_
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.scaling import gradients_of
 
@@ -40,10 +39,14 @@ class Steps:
         self._takeover = takeover
         self._guards = takeover.recipe.guards
         self._local = threading.local()
+        #: set when the takeover is undone: classes that were wrapped meanwhile stay so
+        self.removed = False
 
     def install(self, patches: Patches) -> None:
         """Wrap the step of every optimizer class made from now on, and ``state_dict`` where a scale rides in it."""
         patches.set(Optimizer, "profile_hook_step", staticmethod(self._wrapping(Optimizer.profile_hook_step)))
+        for cls in classes_with_a_wrapped_step():
+            patches.set(cls, "step", self._around(cls.step))
         if self._takeover.recipe.loss_scale.guards:
             patches.wrap(Optimizer, "state_dict", self._state_dict)
             patches.wrap(Optimizer, "load_state_dict", self._load_state_dict)
@@ -51,17 +54,18 @@ class Steps:
     def _wrapping(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
-            stepping = original(func)
-
-            @functools.wraps(func)
-            def step(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
-                if torch.compiler.is_compiling() or getattr(self._local, "inside", False):
-                    return stepping(optimizer, *args, **kwargs)
-                return self._step(stepping, optimizer, args, kwargs)
-
-            return step
+            return self._around(original(func))
 
         return profile_hook_step
+
+    def _around(self, stepping: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(stepping)
+        def step(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling() or getattr(self._local, "inside", False) or self.removed:
+                return stepping(optimizer, *args, **kwargs)
+            return self._step(stepping, optimizer, args, kwargs)
+
+        return step
 
     def _step(self, step: Callable[..., Any], optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         self._local.inside = True
@@ -84,11 +88,15 @@ class Steps:
         return False, None
 
     def _finite(self, optimizer: Optimizer) -> bool:
-        coalesce_([p for group in optimizer.param_groups for p in group["params"]])
         return self._takeover.all_ranks(self._takeover.scaling.finite(gradients_of(optimizer)), optimizer)
 
     def _with_closure(
-        self, step: Callable[..., Any], optimizer: Optimizer, closure: Callable[[], Any], args: Any, kwargs: Any
+        self,
+        step: Callable[..., Any],
+        optimizer: Optimizer,
+        closure: Callable[[], Any],
+        args: Any,
+        kwargs: Any,
     ) -> tuple[bool, Any]:
         """The gradients are made inside the step, by the closure; LBFGS calls it many times."""
         takeover = self._takeover
@@ -137,8 +145,19 @@ class Steps:
         return load_state_dict
 
 
+def classes_with_a_wrapped_step() -> list[type[Optimizer]]:
+    """Optimizer classes of which an instance exists: PyTorch will not wrap their step again."""
+    found, classes = [], [Optimizer]
+    while classes:
+        cls = classes.pop()
+        classes += cls.__subclasses__()
+        if getattr(vars(cls).get("step"), "hooked", False):
+            found.append(cls)
+    return found
+
+
 def _may_evaluate_again(optimizer: Optimizer) -> bool:
-    """Whether the optimizer may have moved the weights before a later closure call. Torch's own, LBFGS apart, do not."""
+    """Whether weights may have moved before a later closure call; only LBFGS of torch's own does that."""
     cls = type(optimizer)
     return isinstance(optimizer, torch.optim.LBFGS) or not cls.__module__.startswith("torch.optim")
 

@@ -19,7 +19,7 @@ from halfstep.pytorch.capabilities import Support, support
 from halfstep.pytorch.dtypes import DTYPES
 from halfstep.pytorch.keep import Keep
 from halfstep.pytorch.patches import Patches
-from halfstep.pytorch.products import ProductsMode, choose, install
+from halfstep.pytorch.products import ProductsMode, choose, install, plan
 from halfstep.pytorch.recorder import NullRecorder, Recorder
 from halfstep.pytorch.sample import Sample, parameters_of
 from halfstep.pytorch.scaling import HOPELESS, Scaling
@@ -129,9 +129,8 @@ class Takeover:
         else:
             own_amp.yield_to(self.ambient.dtype, self._note_own_amp, patches)
             set_tf32(recipe.compute == "tf32", patches)
-        if dtype is not None and self.support is not None and choose(self.options.products, self.support):
-            self._undo.append(install([dtype]).remove)
-            self.ran_as = f"{recipe.name}, products in fp32 units"
+        if dtype is not None and self.support is not None and self.device == "cpu":
+            self._install_products(dtype, self.support)
         if dtype is not None and not recipe.mixed:
             SixteenBitWeights(dtype, self._keep.look).install(patches)
         else:
@@ -140,11 +139,27 @@ class Takeover:
             self._statistics.install(patches)
         self.ambient.enter()
         backward.install(self, patches)
-        Steps(self).install(patches)
+        self._steps = Steps(self)
+        self._steps.install(patches)
+
+    def _install_products(self, dtype: torch.dtype, found: Support) -> None:
+        """Products in fp32 units, all of them or the kinds that this CPU's 16-bit units are slow at."""
+        mode = self.options.products
+        kinds = plan([dtype], mode)
+        if not kinds:
+            return
+        self._undo.append(install([dtype], mode).remove)
+        what = (
+            "products"
+            if choose(mode, found)
+            else " and ".join(kind.replace("_", " ") for kind in sorted(kinds))
+        )
+        self.ran_as = f"{self.recipe.name}, {what} in fp32 units"
 
     def remove(self) -> None:
         """Put PyTorch back as it was (tests do this; a program ends with its recipe in force)."""
         self.ambient.leave()
+        self._steps.removed = True
         self._patches.undo()
         for undo in self._undo:
             undo()
@@ -161,7 +176,9 @@ class Takeover:
 
     def all_ranks(self, finite: bool, optimizer: Optimizer) -> bool:
         """Agree over all ranks where each holds only a part of the gradients (sharded parameters)."""
-        sharded = any(hasattr(p, "_local_tensor") for group in optimizer.param_groups for p in group["params"])
+        sharded = any(
+            hasattr(p, "_local_tensor") for group in optimizer.param_groups for p in group["params"]
+        )
         if not sharded or not torch.distributed.is_initialized():
             return finite
         flag = torch.tensor([float(finite)], device=self.device)

@@ -1,0 +1,151 @@
+"""``halfstep compare``: the program in several precisions, side by side."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from halfstep.cli.run import SETTINGS, products_option, program_options
+from halfstep.comparison import Request, run_comparison
+from halfstep.errors import UsageError
+from halfstep.program import Target
+from halfstep.recipes import parse_list
+
+
+@click.command(context_settings=SETTINGS)
+@click.option("--precisions", metavar="LIST", help="Separated by commas, e.g. fp32,bf16,fp16:loss_scale=1024. Default: "
+    "what this hardware can do, and as-is if the program has mixed precision of its own.")  # fmt: skip
+@click.option(
+    "--steps", type=click.IntRange(min=1), metavar="N", help="End each trial after N optimizer steps."
+)
+@click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, metavar="R",
+    help="Run each precision R times, interleaved, to see the noise.")  # fmt: skip
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, metavar="S",
+    help="Run each precision with S seeds; every seed that the program sets is shifted by 0, 1, ...")  # fmt: skip
+@click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="T",
+    help="End a trial that runs longer than T seconds.")  # fmt: skip
+@click.option(
+    "--out", metavar="DIR", help="Folder for records, logs and the page. Default: a new one in halfstep-out."
+)
+@click.option(
+    "--json", "json_file", metavar="FILE", help="Also write the comparison as JSON to FILE; - for stdout."
+)
+@click.option(
+    "--launch", default="", metavar="CMD", help='Launcher for each trial, e.g. "torchrun --nproc-per-node 2".'
+)
+@products_option
+@program_options
+def compare(
+    precisions: str | None,
+    steps: int | None,
+    repeats: int,
+    seeds: int,
+    time_limit: float | None,
+    out: str | None,
+    json_file: str | None,
+    launch: str,
+    products: str,
+    module: bool,
+    program: str,
+    arguments: tuple[str, ...],
+) -> int:
+    """Run PROGRAM in several precisions, one process each, and compare speed, memory and loss.
+
+    The program runs several times, in the folder you are in: files that it writes are written several times. Each run
+    finds HALFSTEP_TRIAL (precision, seed and repeat, as JSON) in its environment.
+    """
+    from rich.console import Console
+
+    from halfstep.report import terminal
+    from halfstep.report.page import write as write_page
+
+    Target.parse(program, arguments, module=module)  # a missing file is said before anything is run
+    request = Request(
+        program=program,
+        arguments=arguments,
+        module=module,
+        recipes=None if precisions is None else tuple(map(str, parse_list(precisions))),
+        steps=steps,
+        repeats=repeats,
+        seeds=seeds,
+        time_limit=time_limit,
+        launch=launch,
+        products=products,
+        folder=_folder(out, program),
+    )
+    json_path = _json_path(json_file)
+    err, console = Console(stderr=True), Console(stderr=json_file == "-")
+    with terminal.Progress(err) as progress:
+        comparison = run_comparison(request, progress)
+    page = request.folder / "report.html"
+    write_page(comparison, page)
+    _write_json(comparison, json_path)
+    console.print(terminal.table(comparison, page=_short(page), next_command=_next(request, page)))
+    return 0 if any(trial["status"] == "ok" for trial in comparison["trials"]) else 1
+
+
+def _folder(out: str | None, program: str) -> Path:
+    """The folder of the comparison, made and found to be writable before any training.
+
+    Raises:
+        UsageError: it cannot be written, or holds a comparison already.
+    """
+    name = f"{Path(program).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = (Path("halfstep-out") / name if out is None else Path(out)).absolute()
+    if (folder / "comparison.json").exists():
+        raise UsageError(f"{out!r} already holds a comparison; give --out a new folder, or delete that one.")
+    try:
+        (folder / "trials").mkdir(parents=True, exist_ok=True)
+        probe = folder / "trials" / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"Cannot write to the folder {str(folder)!r} ({error.strerror}); give --out a folder you may write."
+        ) from None
+    return folder
+
+
+def _json_path(json_file: str | None) -> Path | None:
+    """Where ``--json`` goes, found to be writable before any training.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    if json_file is None or json_file == "-":
+        return None if json_file is None else Path("-")
+    path = Path(json_file).absolute()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a"):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"Cannot write {json_file!r} ({error.strerror}); give --json a file you may write."
+        ) from None
+    return path
+
+
+def _write_json(comparison: dict[str, Any], path: Path | None) -> None:
+    if path is None:
+        return
+    text = json.dumps(comparison, indent=1, allow_nan=False)
+    if str(path) == "-":
+        print(text)
+    else:
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+def _short(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _next(request: Request, page: Path) -> str:
+    opener = {"darwin": "open", "win32": "start"}.get(sys.platform, "xdg-open")
+    return f"{opener} {_short(page)}"

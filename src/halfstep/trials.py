@@ -1,0 +1,276 @@
+"""Runs a trial: one child process, one precision, watched until it ends, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from halfstep.record import Record, read
+
+Status = Literal["ok", "diverged", "out_of_memory", "failed", "timed_out", "unsupported", "interrupted"]
+
+#: seconds that a program is given to end by itself after SIGINT or SIGTERM, before SIGKILL
+GRACE = 8.0
+_POLL = 0.1
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of the program: a precision, a seed and a repeat."""
+
+    precision: str
+    seed: int = 0
+    repeat: int = 0
+
+    @property
+    def label(self) -> str:
+        """A name for people and files, e.g. ``bf16-seed0-repeat1``."""
+        safe = "".join(c if c.isalnum() or c in "-=." else "_" for c in self.precision)
+        return f"{safe}-seed{self.seed}-repeat{self.repeat}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every trial of a comparison has in common.
+
+    Attributes:
+        program: the program, as given.
+        arguments: its own arguments.
+        module: whether ``program`` is a module's name.
+        folder: where records and logs go (absolute).
+        steps: end each trial after this many steps; None to let it run to its end.
+        time_limit: seconds that a trial may take; None for no limit.
+        launch: a launcher such as ``torchrun --nproc-per-node 2``; empty for none.
+        products: where 16-bit products are computed on a CPU.
+    """
+
+    program: str
+    arguments: tuple[str, ...]
+    module: bool
+    folder: Path
+    steps: int | None = None
+    time_limit: float | None = None
+    launch: str = ""
+    products: str = "auto"
+
+    def command(self, trial: Trial) -> list[str]:
+        """The command line of a trial."""
+        launcher = [*shlex.split(self.launch), "-m"] if self.launch else [sys.executable, "-m"]
+        ours = ["halfstep", "run", "--precision", trial.precision, "--seed", str(trial.seed)]
+        ours += [
+            "--repeat",
+            str(trial.repeat),
+            "--products",
+            self.products,
+            "--record",
+            str(self.record(trial)),
+        ]
+        if self.steps is not None:
+            ours += ["--steps", str(self.steps)]
+        return [*launcher, *ours, *(["-m"] if self.module else []), self.program, *self.arguments]
+
+    def record(self, trial: Trial) -> Path:
+        """Where the trial's record goes; other ranks' go beside it."""
+        return self.folder / "trials" / f"{trial.label}.jsonl"
+
+    def log(self, trial: Trial) -> Path:
+        """Where the trial's stdout and stderr go."""
+        return self.folder / "trials" / f"{trial.label}.log"
+
+    def environment(self, trial: Trial) -> dict[str, str]:
+        """The trial's environment: ours, and which trial it is, for scripts that want folders of their own."""
+        told = {"precision": trial.precision, "seed": trial.seed, "repeat": trial.repeat}
+        environment = dict(os.environ)
+        environment.setdefault("PYTHONHASHSEED", "0")
+        environment["PYTHONUNBUFFERED"] = "1"
+        environment["HALFSTEP_TRIAL"] = json.dumps(told)
+        return environment
+
+
+@dataclass
+class Outcome:
+    """A trial that has ended: its status in one word and the reason in a sentence, and what it left behind."""
+
+    trial: Trial
+    status: Status
+    reason: str
+    exit_code: int | None
+    record: Record
+    ranks: list[Record] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+OnStep = Callable[[int, "float | None", "float | None"], None]
+
+
+def run_trial(job: Job, trial: Trial, on_step: OnStep) -> Outcome:
+    """Run a trial to its end. Never raises on account of the program.
+
+    Args:
+        job: what to run.
+        trial: in which precision, seed and repeat.
+        on_step: called with (steps so far, last loss, seconds of the last step) now and then.
+    """
+    job.record(trial).parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    stopped: Status | None = None
+    with open(job.log(trial), "wb") as log:
+        child = subprocess.Popen(
+            job.command(trial),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=job.environment(trial),
+            start_new_session=True,
+        )
+        try:
+            stopped = _watch(child, job, _Tail(job.record(trial), on_step), started)
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+            _end(child, signal.SIGINT)
+        finally:
+            if child.poll() is None:
+                _end(child, signal.SIGKILL)
+    outcome = _outcome(job, trial, child.returncode, stopped)
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def _watch(child: subprocess.Popen[bytes], job: Job, tail: _Tail, started: float) -> Status | None:
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_POLL)
+            tail.read()
+            return None
+        tail.read()
+        if job.time_limit is not None and time.monotonic() - started > job.time_limit:
+            _end(child, signal.SIGTERM)
+            return "timed_out"
+
+
+def _end(child: subprocess.Popen[bytes], first: signal.Signals) -> None:
+    """Ask the whole process group to end; insist after a while."""
+    for sign in (first, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE)
+            break
+    # Children of the program (data loaders) may have outlived it.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+class _Tail:
+    """Reads a growing record for the progress display."""
+
+    def __init__(self, path: Path, on_step: OnStep) -> None:
+        self._path = path
+        self._on_step = on_step
+        self._offset = 0
+        self._steps = 0
+
+    def read(self) -> None:
+        with contextlib.suppress(OSError):
+            with open(self._path, "rb") as file:
+                file.seek(self._offset)
+                new = file.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            self._offset += len(whole)
+            for line in self._steps_in(whole):
+                self._steps += 1
+                self._on_step(self._steps, _number(line.get("loss")), line.get("seconds"))
+
+    @staticmethod
+    def _steps_in(text: bytes) -> Iterator[dict[str, Any]]:
+        for line in text.splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                event = json.loads(line)
+                if isinstance(event, dict) and event.get("event") == "step":
+                    yield event
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _outcome(job: Job, trial: Trial, exit_code: int | None, stopped: Status | None) -> Outcome:
+    path = job.record(trial)
+    record = read(path) if path.exists() else Record(path)
+    ranks = [read(p) for p in sorted(path.parent.glob(path.name + ".rank*"))]
+    status, reason = _judge(job, record, ranks, exit_code, stopped)
+    if status == "failed" and not record.start:
+        reason = _last_line(job.log(trial)) or reason
+    return Outcome(trial, status, reason, exit_code, record, ranks)
+
+
+def _judge(
+    job: Job, record: Record, ranks: list[Record], exit_code: int | None, stopped: Status | None
+) -> tuple[Status, str]:
+    """The trial's status and the reason in words, from its record and the way its process ended."""
+    steps = len(record.steps)
+    if stopped == "timed_out":
+        return "timed_out", f"ran longer than the time limit of {job.time_limit:g} s; {steps} steps were made"
+    if stopped == "interrupted":
+        return "interrupted", f"interrupted by Ctrl-C after {steps} steps"
+    for one in ranks:
+        if one.end.get("status") not in (None, "ok") or (not one.end and record.end.get("status") != "ok"):
+            return _of_rank(one, exit_code)
+    status, reason = record.end.get("status"), record.end.get("reason", "")
+    since = diverged_from(record)
+    if status in (None, "ok") and since is not None:
+        return "diverged", f"the loss was {record.losses[since]} from step {since + 1} on"
+    if status is None:
+        return _without_an_end(exit_code, steps)
+    if status == "ok" and exit_code not in (0, None):
+        return "failed", f"exit code {exit_code}"
+    return status, reason
+
+
+def _of_rank(record: Record, exit_code: int | None) -> tuple[Status, str]:
+    rank = record.start.get("rank", "?")
+    if record.end:
+        return record.end["status"], f"rank {rank}: {record.end.get('reason', '')}"
+    status, reason = _without_an_end(exit_code, len(record.steps))
+    return status, f"rank {rank}: {reason}"
+
+
+def _without_an_end(exit_code: int | None, steps: int) -> tuple[Status, str]:
+    """The record has no last line: the process was killed, or left by ``os._exit``."""
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        hint = "; the kernel does that when memory runs out" if name == "SIGKILL" else ""
+        return "failed", f"killed by {name} after {steps} steps{hint}"
+    if exit_code == 0 and steps:
+        return "ok", ""
+    if exit_code == 0:
+        return "failed", "ended without an optimizer step"
+    return "failed", f"ended at once with exit code {exit_code} after {steps} steps (os._exit or a crash)"
+
+
+def diverged_from(record: Record) -> int | None:
+    """The step (from 0) from which on every loss is NaN or infinite; None if the last one is finite."""
+    losses = [(i, x) for i, x in enumerate(record.losses) if x is not None]
+    since = None
+    for index, loss in reversed(losses):
+        if loss - loss == 0:  # finite
+            break
+        since = index
+    return since
+
+
+def _last_line(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+        return lines[-1] if lines else ""
+    return ""

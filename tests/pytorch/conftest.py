@@ -1,0 +1,35 @@
+"""A recipe in force for the length of one test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from halfstep.pytorch.takeover import Options, Takeover
+from halfstep.recipes import parse
+from halfstep.record import NullWriter, Writer
+
+Begin = Callable[..., Takeover]
+
+
+@pytest.fixture
+def begin() -> Iterator[Begin]:
+    """``begin("fp16")`` puts a recipe into force; the test's end takes it away."""
+    begun: list[Takeover] = []
+
+    def start(recipe: str, writer: Writer | None = None, **options: object) -> Takeover:
+        takeover = Takeover(Options(parse(recipe), writer=writer or NullWriter(), **options))  # type: ignore[arg-type]
+        begun.append(takeover)
+        return takeover
+
+    yield start
+    for takeover in reversed(begun):
+        takeover.recorder.close()
+        takeover.remove()
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,215 @@
+"""The never-ending autocast and its traps. Where PyTorch's own falls into one, a control test shows that it does."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+BF16 = torch.bfloat16
+
+
+def endless_autocast() -> torch.autocast:
+    region = torch.autocast("cpu", dtype=BF16)
+    region.__enter__()
+    return region
+
+
+def losses_of_training(steps: int = 10) -> list[float]:
+    """Plain SGD on one linear layer by an in-place update that no optimizer makes."""
+    torch.manual_seed(1)
+    model, x, y = nn.Linear(8, 1), torch.randn(32, 8), torch.randn(32, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+    for _ in range(steps):
+        loss = (model(x) - y).float().pow(2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_an_endless_autocast_of_pytorchs_stops_learning() -> None:
+    """The control: cached casts of the first step's weights are served for ever."""
+    region = endless_autocast()
+    try:
+        losses = losses_of_training()
+    finally:
+        region.__exit__(None, None, None)
+    assert losses == [losses[0]] * 10
+
+
+def test_training_goes_on_under_the_ambient_autocast(begin) -> None:
+    plain = losses_of_training()
+    begin("bf16")
+    losses = losses_of_training()
+    assert losses[-1] < 0.8 * losses[0]
+    # One rounding to bf16 of inputs and weights each: 2 * 2^-9 relative of outputs of order 1, squared.
+    assert losses == pytest.approx(plain, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "region", [torch.no_grad, torch.inference_mode, lambda: torch.set_grad_enabled(False)]
+)
+def test_a_pass_without_gradients_leaves_the_next_one_whole(begin, region) -> None:
+    begin("bf16")
+    model, x = nn.Linear(4, 4), torch.randn(2, 4)
+    with region():
+        model(x)
+    model(x).float().sum().backward()
+    assert model.weight.grad is not None
+
+
+def test_set_grad_enabled_as_a_function(begin) -> None:
+    begin("bf16")
+    model, x = nn.Linear(4, 4), torch.randn(2, 4)
+    torch.set_grad_enabled(False)
+    model(x)
+    torch.set_grad_enabled(True)
+    model(x).float().sum().backward()
+    assert model.weight.grad is not None
+
+
+def doubles_when_its_weight_does() -> bool:
+    model, x = nn.Linear(4, 1, bias=False), torch.ones(1, 4)
+    before = model(x)
+    with torch.no_grad():
+        model.weight.mul_(2)
+    return torch.equal(model(x), 2 * before)
+
+
+def test_weights_changed_under_no_grad_are_seen(begin) -> None:
+    region = endless_autocast()
+    assert not doubles_when_its_weight_does(), "the control: PyTorch's cache serves the old weight"
+    region.__exit__(None, None, None)
+    begin("bf16")
+    assert doubles_when_its_weight_does()
+
+
+class Multiply(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return nn.functional.linear(x, weight)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        return gradient.to(weight.dtype) @ weight, None
+
+
+def test_a_custom_function_does_not_poison_the_cache(begin) -> None:
+    """Its forward runs without gradients: a weight cast there must not be served to the layer after it."""
+    begin("bf16")
+    layer, x = nn.Linear(4, 4, bias=False), torch.randn(2, 4, requires_grad=True)
+    Multiply.apply(x, layer.weight)
+    layer(x).float().sum().backward()
+    assert layer.weight.grad is not None
+
+
+def test_a_region_with_autocast_disabled_is_respected(begin) -> None:
+    begin("bf16")
+    x = torch.randn(4, 4, requires_grad=True)
+    with torch.autocast("cpu", enabled=False):
+        y = x @ x
+        assert y.dtype is torch.float32
+    assert (x @ x).dtype is BF16
+    y.sum().backward()
+    plain = x.detach().clone().requires_grad_()
+    with torch.autocast("cpu", enabled=False):
+        (plain @ plain).sum().backward()
+    assert torch.equal(x.grad, plain.grad)
+
+
+def test_the_backward_pass_of_an_fp32_region_is_fp32(begin) -> None:
+    """Its matrix products have fp32 operands; an autocast still in force would round them to bf16."""
+    x = torch.randn(64, 64, requires_grad=True)
+    (x @ x).square().sum().backward()
+    reference, x.grad = x.grad, None
+    begin("bf16")
+    with torch.autocast("cpu", enabled=False):
+        loss = (x @ x).square().sum()
+    loss.backward()
+    assert torch.equal(x.grad, reference)
+
+
+def test_float64_integer_and_complex_inputs_keep_their_dtype(begin) -> None:
+    begin("bf16")
+    for dtype in (torch.float64, torch.complex64, torch.int64):
+        x = torch.ones(3, 3, dtype=dtype)
+        assert (x @ x).dtype is dtype
+    model = nn.Linear(3, 3).double()
+    model(torch.randn(2, 3, dtype=torch.float64)).sum().backward()
+    assert model.weight.dtype is torch.float64
+    assert model.weight.grad.dtype is torch.float64
+
+
+def test_an_optimizers_own_products_stay_in_fp32(begin) -> None:
+    """Shampoo, Muon and their like multiply matrices in their step; updates are fp32."""
+
+    class Whitening(torch.optim.Optimizer):
+        seen: list[torch.dtype] = []
+
+        @torch.no_grad()
+        def step(self, closure=None):
+            for p in self.param_groups[0]["params"]:
+                product = p.grad @ p.grad.T
+                self.seen.append(product.dtype)
+                p.sub_(1e-3 * product @ p.grad)
+
+    begin("bf16")
+    layer = nn.Linear(4, 4, bias=False)
+    optimizer = Whitening(layer.parameters(), {})
+    layer(torch.randn(2, 4)).float().sum().backward()
+    optimizer.step()
+    assert Whitening.seen == [torch.float32]
+
+
+def test_threads_started_by_the_program_run_in_the_recipe_too(begin) -> None:
+    begin("bf16")
+    seen: list[torch.dtype] = []
+    thread = threading.Thread(target=lambda: seen.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype))
+    thread.start()
+    thread.join()
+    assert seen == [BF16]
+
+
+def test_checkpointing_recomputes_in_the_recipe(begin) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    begin("bf16")
+    model, x = (
+        nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8)),
+        torch.randn(4, 8, requires_grad=True),
+    )
+    gradients = []
+    for use in (
+        lambda: model(x),
+        *(lambda r=r: checkpoint(model, x, use_reentrant=r) for r in (True, False)),
+    ):
+        model.zero_grad()
+        use().float().sum().backward()
+        gradients.append(model[0].weight.grad.clone())
+    assert torch.equal(gradients[0], gradients[1])
+    assert torch.equal(gradients[0], gradients[2])
+
+
+def test_pytorch_is_put_back_as_it_was(begin) -> None:
+    before = (
+        torch.no_grad.__exit__,
+        torch.autograd.backward,
+        torch.Tensor.register_hook,
+        torch.optim.Optimizer.state_dict,
+    )
+    begin("fp16").remove()
+    after = (
+        torch.no_grad.__exit__,
+        torch.autograd.backward,
+        torch.Tensor.register_hook,
+        torch.optim.Optimizer.state_dict,
+    )
+    assert before == after
+    assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.float32

@@ -1,0 +1,305 @@
+"""True gradients: what a script sees under a loss scale is what it would see without one.
+
+In fp32 a scale that is a power of two costs nothing, so every pattern must be bit-identical to plain PyTorch; in fp16
+the gradients are held against float64 within a derived bound.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+SCALED = "fp32:loss_scale=1024"
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
+
+
+def data() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(12, 8, generator=generator), torch.randn(12, 4, generator=generator)
+
+
+def gradients(net: nn.Module) -> list[Tensor]:
+    return [p.grad.clone() for p in net.parameters()]
+
+
+def once() -> list[Tensor]:
+    net, (x, y) = model(), data()
+    (net(x) - y).square().mean().backward()
+    return gradients(net)
+
+
+def accumulated() -> list[Tensor]:
+    net, (x, y) = model(), data()
+    for part in range(3):
+        (net(x[part::3]) - y[part::3]).square().mean().backward()
+    return gradients(net)
+
+
+def clipped() -> list[Tensor]:
+    net, (x, y) = model(), data()
+    (net(x) - y).square().mean().backward()
+    norm = nn.utils.clip_grad_norm_(net.parameters(), 0.05)
+    nn.utils.clip_grad_value_(net.parameters(), 0.01)
+    return [norm, *gradients(net)]
+
+
+def retained() -> list[Tensor]:
+    net, (x, y) = model(), data()
+    loss = (net(x) - y).square().mean()
+    loss.backward(retain_graph=True)
+    loss.backward()
+    return gradients(net)
+
+
+def several_losses() -> list[Tensor]:
+    net, (x, y) = model(), data()
+    out = net(x)
+    torch.autograd.backward([(out - y).square().mean(), out.abs().mean()])
+    return gradients(net)
+
+
+def given_gradient() -> list[Tensor]:
+    net, (x, _) = model(), data()
+    out = net(x)
+    out.backward(torch.linspace(-1, 1, out.numel()).reshape(out.shape))
+    return gradients(net)
+
+
+def named_inputs() -> list[Tensor]:
+    net, (x, y) = model(), data()
+    x.requires_grad_()
+    (net(x) - y).square().mean().backward(inputs=[x, net[0].weight])
+    assert net[2].weight.grad is None
+    return [x.grad, net[0].weight.grad]
+
+
+def input_gradient() -> list[Tensor]:
+    """A leaf that no optimizer knows, as in adversarial training."""
+    net, (x, y) = model(), data()
+    x = x.clone().requires_grad_()
+    (net(x) - y).square().mean().backward()
+    return [x.grad, *gradients(net)]
+
+
+def autograd_grad() -> list[Tensor]:
+    net, (x, y) = model(), data()
+    return list(torch.autograd.grad((net(x) - y).square().mean(), list(net.parameters())))
+
+
+def gradient_penalty() -> list[Tensor]:
+    net, (x, y) = model(), data()
+    x = x.clone().requires_grad_()
+    out = net(x)
+    (slope,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+    ((out - y).square().mean() + (slope.norm(dim=1) - 1).square().mean()).backward()
+    return [slope.detach(), *gradients(net)]
+
+
+def backward_of_backward() -> list[Tensor]:
+    net, (x, y) = model(), data()
+    with warnings.catch_warnings():  # PyTorch warns of the reference cycle, once a process
+        warnings.filterwarnings("ignore", message="Using backward\\(\\) with create_graph=True")
+        (net(x) - y).square().mean().backward(create_graph=True)
+    penalty = sum(p.grad.square().sum() for p in net.parameters())
+    first = gradients(net)
+    return [*first, *torch.autograd.grad(penalty, list(net.parameters()))]
+
+
+def parameter_hooks() -> list[Tensor]:
+    net, (x, y) = model(), data()
+    seen: list[Tensor] = []
+    net[0].weight.register_hook(lambda g: seen.append(g.clone()))
+    net[2].weight.register_hook(lambda g: g.clamp(-0.01, 0.01))
+    (net(x) - y).square().mean().backward()
+    return [*seen, *gradients(net)]
+
+
+def accumulated_grad_hooks() -> list[Tensor]:
+    net, (x, y) = model(), data()
+    seen: list[Tensor] = []
+    for p in net.parameters():
+        p.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.clone()))
+    (net(x) - y).square().mean().backward()
+    return [*seen, *gradients(net)]
+
+
+def module_hooks() -> list[Tensor]:
+    net, (x, y) = model(), data()
+    seen: list[Tensor] = []
+    net[1].register_full_backward_hook(lambda m, gi, go: seen.extend(g.clone() for g in (*gi, *go)))
+    net[0].register_full_backward_pre_hook(lambda m, go: (go[0] * 0.5,))
+    x = x.clone().requires_grad_()
+    (net(x) - y).square().mean().backward()
+    return [*seen, *gradients(net)]
+
+
+def retain_grad() -> list[Tensor]:
+    net, (x, y) = model(), data()
+    hidden = net[0](x)
+    hidden.retain_grad()
+    (net[2](net[1](hidden)) - y).square().mean().backward()
+    return [hidden.grad, *gradients(net)]
+
+
+def checkpointed() -> list[Tensor]:
+    from torch.utils.checkpoint import checkpoint
+
+    net, (x, y) = model(), data()
+    x.requires_grad_()
+    for reentrant in (True, False):
+        (checkpoint(net, x, use_reentrant=reentrant) - y).square().mean().backward()
+    return [x.grad, *gradients(net)]
+
+
+def functional() -> list[Tensor]:
+    net, (x, y) = model(), data()
+    parameters = {name: p.detach() for name, p in net.named_parameters()}
+
+    def loss(p: dict[str, Tensor]) -> Tensor:
+        return (torch.func.functional_call(net, p, (x,)) - y).square().mean()
+
+    return list(torch.func.grad(loss)(parameters).values())
+
+
+def zeroed_in_place() -> list[Tensor]:
+    net, (x, y) = model(), data()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad(set_to_none=False)
+        (net(x) - y).square().mean().backward()
+        optimizer.step()
+    return [*gradients(net), *(p.detach() for p in net.parameters())]
+
+
+def tied_and_frozen() -> list[Tensor]:
+    torch.manual_seed(0)
+    embedding, head = nn.Embedding(10, 8), nn.Linear(8, 10, bias=False)
+    head.weight = embedding.weight
+    frozen = nn.Linear(8, 8).requires_grad_(False)
+    tokens = torch.arange(12) % 10
+    nn.functional.cross_entropy(head(frozen(embedding(tokens))), tokens).backward()
+    assert frozen.weight.grad is None
+    return [embedding.weight.grad]
+
+
+def sparse() -> list[Tensor]:
+    torch.manual_seed(0)
+    embedding = nn.Embedding(10, 4, sparse=True)
+    optimizer = torch.optim.SGD(embedding.parameters(), lr=0.1)
+    embedding(torch.tensor([1, 1, 3])).square().sum().backward()
+    gradient = embedding.weight.grad.to_dense()
+    optimizer.step()
+    return [gradient, embedding.weight.detach()]
+
+
+def float64_and_complex() -> list[Tensor]:
+    torch.manual_seed(0)
+    a = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+    c = torch.randn(3, 3, dtype=torch.complex64, requires_grad=True)
+    ((a @ a).square().sum() + (c @ c).abs().sum()).backward()
+    return [a.grad, torch.view_as_real(c.grad)]
+
+
+PATTERNS = [
+    once, accumulated, clipped, retained, several_losses, given_gradient, named_inputs, input_gradient, autograd_grad,
+    gradient_penalty, backward_of_backward, parameter_hooks, accumulated_grad_hooks, module_hooks, retain_grad,
+    checkpointed, functional, zeroed_in_place, tied_and_frozen, sparse, float64_and_complex,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.__name__)
+@pytest.mark.parametrize("recipe", ["fp32", SCALED])
+def test_bit_identical_in_fp32(begin, pattern: Callable[[], list[Tensor]], recipe: str) -> None:
+    plain = pattern()
+    begin(recipe)
+    for ours, theirs in zip(pattern(), plain, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "pattern", [once, accumulated, retained, input_gradient, checkpointed, autograd_grad]
+)
+@pytest.mark.parametrize(("recipe", "roundoff"), [("bf16", 2.0**-9), ("fp16", 2.0**-12)])
+def test_close_to_fp32_in_16_bits(
+    begin, pattern: Callable[[], list[Tensor]], recipe: str, roundoff: float
+) -> None:
+    """Two layers: at most 8 roundings to 16 bits on any path, each a relative unit roundoff of the largest value; sums
+    over 12 samples and 16 units add in fp32. Bound: 8 u * 12 of the gradient's largest element."""
+    reference = pattern()
+    begin(recipe)
+    for ours, exact in zip(pattern(), reference, strict=True):
+        assert (ours - exact).abs().max() <= 8 * 12 * roundoff * exact.abs().max()
+
+
+def test_small_gradients_survive_fp16_only_with_the_scale(begin) -> None:
+    """A gradient of 2^-26 is zero in fp16, and is exact under a scale of 2^16."""
+
+    def gradient() -> Tensor:
+        weight = torch.ones(4, 4, requires_grad=True)
+        ((torch.eye(4) @ weight).float() * 2.0**-26).sum().backward()
+        return weight.grad
+
+    begin("fp16").remove()
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert gradient().count_nonzero() == 0, "the control: without a scale it is flushed to zero"
+    begin("fp16")
+    assert torch.equal(gradient(), torch.full((4, 4), 2.0**-26))
+
+
+def test_an_error_inside_backward_leaves_accumulated_gradients_alone(begin) -> None:
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise RuntimeError("boom")
+
+    begin(SCALED)
+    weight = torch.ones(3, requires_grad=True)
+    weight.sum().backward()
+    with pytest.raises(RuntimeError, match="boom"):
+        (Fails.apply(weight.exp()).sum() + weight.sum()).backward()
+    assert torch.isfinite(weight.grad).all()
+    assert weight.grad.max() <= 2.0
+
+
+def test_pytorchs_own_complaints_are_unchanged(begin) -> None:
+    begin(SCALED)
+    with pytest.raises(RuntimeError, match="grad can be implicitly created only for scalar outputs"):
+        (torch.ones(3, requires_grad=True) * 2).backward()
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        torch.ones(()).backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        loss = torch.ones(3, requires_grad=True).exp().sum()
+        loss.backward()
+        loss.backward()
+
+
+def test_the_loss_a_script_prints_is_not_scaled(begin) -> None:
+    net, (x, y) = model(), data()
+    expected = (net(x) - y).square().mean().item()
+    begin("fp32:loss_scale=65536")
+    loss = (net(x) - y).square().mean()
+    loss.backward()
+    assert loss.item() == expected
+
+
+def test_deepcopied_models_train_alike(begin) -> None:
+    begin(SCALED)
+    net, (x, y) = model(), data()
+    twin = copy.deepcopy(net)
+    for one in (net, twin):
+        (one(x) - y).square().mean().backward()
+    for a, b in zip(gradients(net), gradients(twin), strict=True):
+        assert torch.equal(a, b)
