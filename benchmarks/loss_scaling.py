@@ -1,0 +1,181 @@
+"""What loss scaling adds to a step: halfstep's scaler, PyTorch's, the bare optimizer, one pass over memory.
+
+Run ``python benchmarks/loss_scaling.py``; it takes some minutes and 3 GB. In each round every contender runs once, in
+turning order, right after the gradients were written (as a backward pass leaves them). A ratio is taken within
+each round; its median and the median's 95 % interval (order statistics) go into the JSON file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from halfstep.meters import Absent, now, summary
+from halfstep.pytorch.grad_scaler import GradScaler
+
+Contender = Callable[[], object]
+
+GPT2 = [50257 * 768, 1024 * 768, *([768, 768, 2304 * 768, 2304, 768 * 768, 768, 768, 768] * 12)]
+GPT2 += [3072 * 768, 3072, 768 * 3072, 768] * 12 + [768, 768]  # 124M in 148 tensors
+
+CASES = {
+    "10M in 10": [1_000_000] * 10,
+    "10M in 1k": [10_000] * 1_000,
+    "10M in 10k": [1_000] * 10_000,
+    "GPT-2, 124M in 148": GPT2,
+    "100M in 10": [10_000_000] * 10,
+    "100M in 1k": [100_000] * 1_000,
+    "100M in 10k": [10_000] * 10_000,
+}
+
+OPTIMIZERS: dict[str, Callable[[list[torch.Tensor]], torch.optim.Optimizer]] = {
+    "fused AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=1e-6, fused=True),
+    "fused SGD, momentum": lambda parameters: torch.optim.SGD(parameters, lr=1e-6, momentum=0.9, fused=True),
+}
+
+
+class NoOptimizer(torch.optim.Optimizer):
+    """Does nothing, so that only the scaler is timed."""
+
+    def __init__(self, parameters: list[torch.Tensor]) -> None:
+        super().__init__(parameters, {})
+
+    def step(self, closure: Any = None) -> None:
+        """Leave the weights alone."""
+
+
+def make_parameters(sizes: list[int]) -> list[torch.Tensor]:
+    parameters: list[torch.Tensor] = [torch.zeros(size, requires_grad=True) for size in sizes]
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.numel()) * 1e-2
+    return parameters
+
+
+def scaling_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> Contender:
+    scaler.scale(torch.ones(()))
+
+    def run() -> None:
+        scaler.step(optimizer)
+        scaler.update()
+
+    return run
+
+
+def scalers(optimizer: torch.optim.Optimizer) -> dict[str, Contender]:
+    settings: dict[str, Any] = {"device": "cpu", "init_scale": 2.0, "growth_interval": 10**9}
+    return {
+        "halfstep": scaling_step(GradScaler(**settings), optimizer),
+        "torch": scaling_step(torch.amp.GradScaler(**settings), optimizer),
+    }
+
+
+def rounds(contenders: dict[str, tuple[Contender, Contender]], count: int) -> list[dict[str, float]]:
+    """Seconds of each contender in each round, its preparation not counted; two rounds more warm up."""
+    names = list(contenders)
+    done = []
+    for i in range(count + 2):
+        seconds = {}
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            prepare, run = contenders[name]
+            prepare()
+            began = now()
+            run()
+            seconds[name] = now() - began
+        done.append(seconds)
+    return done[2:]
+
+
+def report(done: list[dict[str, float]], base: str) -> dict[str, Any]:
+    """Milliseconds of each contender and its ratio to ``base``, with 95 % intervals."""
+    rows: dict[str, Any] = {}
+    for name in done[0]:
+        rows[name] = {"ms": spread([1e3 * seconds[name] for seconds in done])}
+        if name != base:
+            rows[name][f"over {base}"] = spread([seconds[name] / seconds[base] for seconds in done])
+    return rows
+
+
+def spread(values: list[float]) -> dict[str, float | None]:
+    found = summary(values)
+    assert not isinstance(found, Absent)
+    return {"median": found.median, "low": found.low, "high": found.high, "least": min(values)}
+
+
+def measure(sizes: list[int], count: int) -> dict[str, Any]:
+    parameters = make_parameters(sizes)
+    gradients = [parameter.grad for parameter in parameters]
+    source = torch.randn(sum(sizes)) * 1e-2
+    flat, slices = torch.empty_like(source), source.split(sizes)
+
+    def backward() -> None:
+        torch._foreach_copy_(gradients, slices)
+
+    with_gradients = {name: (backward, run) for name, run in scalers(NoOptimizer(parameters)).items()}
+    memory_pass = {"pass": (lambda: flat.copy_(source), lambda: flat.mul_(0.5))}
+    found = {"step and update": report(rounds({**memory_pass, **with_gradients}, count), "pass")}
+    for name, make in OPTIMIZERS.items():
+        optimizer = make(parameters)
+        contenders = {"optimizer": optimizer.step, **scalers(optimizer)}
+        done = rounds({key: (backward, run) for key, run in contenders.items()}, count)
+        found[name] = report(done, "optimizer")
+    return found
+
+
+def cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--only", help="cases whose name contains this")
+    parser.add_argument("--json", type=Path, help="default: benchmarks/results/loss_scaling-<cpu>.json")
+    options = parser.parse_args()
+    results = {}
+    for case, sizes in CASES.items():
+        if options.only is None or options.only in case:
+            results[case] = measure(sizes, options.rounds)
+            for what, rows in results[case].items():
+                print(
+                    f"{case}, {what}: " + ", ".join(line(name, row) for name, row in rows.items()), flush=True
+                )
+    cpu = cpu_name()
+    path = options.json or Path(__file__).parent / "results" / f"loss_scaling-{slug(cpu)}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {
+        "benchmark": "loss_scaling",
+        "cpu": cpu,
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "rounds": options.rounds,
+        "unit": "ms and ratios: median, its 95 % interval, and the least of all rounds",
+        "results": results,
+    }
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def line(name: str, row: dict[str, Any]) -> str:
+    ratios = [value for key, value in row.items() if key != "ms"]
+    tail = "".join(f" = {r['median']:.2f}x ({r['low']:.2f} to {r['high']:.2f})" for r in ratios)
+    return f"{name} {row['ms']['median']:.2f} ms{tail}"
+
+
+def slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+if __name__ == "__main__":
+    main()
