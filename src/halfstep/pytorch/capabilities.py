@@ -1,0 +1,252 @@
+"""What this machine's PyTorch can do in each precision, and by what evidence.
+
+python -m halfstep.pytorch.capabilities      # the same, as JSON: for a program that must not import torch itself
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+
+from halfstep.errors import UsageError
+
+Kind = Literal["native", "fp32_units", "emulated", "impossible"]
+
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+
+#: CPU flags that tell of arithmetic on 16-bit numbers, or of its absence.
+_FLAGS = (
+    "avx2",
+    "avx_ne_convert",
+    "avx512_f",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_bf16",
+    "amx_fp16",
+    "amx_tile",
+)
+_ARM_FLAGS = ("neon", "bf16", "fp16_arith", "sve", "sve2", "sve_bf16", "sme", "sme2")
+
+#: What computes products of 16-bit numbers faster than fp32. AVX-512 alone does not: there oneDNN's bf16 took 1.2
+#: to 2.4 times as long as fp32; nor does avx_ne_convert, which only converts.
+_UNITS = {"bf16": ("amx_bf16", "avx512_bf16"), "fp16": ("amx_fp16", "avx512_fp16")}
+
+#: Kinds of products that are slower than fp32 on avx512_bf16 without AMX: short attention's backward pass took up to
+#: 3.4 times as long, transposed convolution 1.0 to 3.5 times; other matrix products took 0.2 to 1.3 times as long.
+_SLOWER = frozenset({"short_attention_backward", "transposed_convolution"})
+
+
+@dataclass(frozen=True)
+class Support:
+    """How a precision's products are computed on a device.
+
+    Attributes:
+        kind: ``native``, units of its own, faster than fp32; ``fp32_units``, 16-bit tensors whose products are
+            computed in fp32 and rounded; ``emulated``, in software, slower; ``impossible``.
+        reason: why, in words that can follow a colon.
+        slower: kinds of products that the native units do more slowly than fp32.
+    """
+
+    kind: Kind
+    reason: str
+    slower: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The evidence about a CPU.
+
+    Attributes:
+        architecture: ``x86_64``, ``aarch64``, ``arm64``, as the system names it.
+        flags: the instruction sets that PyTorch sees, by cpuinfo's names.
+        onednn: the 16-bit precisions that PyTorch would give to oneDNN here.
+        model: the maker's name for it.
+    """
+
+    architecture: str
+    flags: frozenset[str]
+    onednn: frozenset[str]
+    model: str = ""
+
+
+@functools.cache
+def cpu() -> Cpu:
+    """This machine's CPU, as PyTorch sees it."""
+    return Cpu(platform.machine().lower(), _flags(), _onednn(), _model())
+
+
+def _flags() -> frozenset[str]:
+    if hasattr(torch.cpu, "get_capabilities"):
+        return frozenset(name for name, there in torch.cpu.get_capabilities().items() if there is True)
+    checks = {  # PyTorch up to 2.11
+        "avx2": "_is_avx2_supported",
+        "avx512_f": "_is_avx512_supported",
+        "avx512_bf16": "_is_avx512_bf16_supported",
+        "amx_tile": "_is_amx_tile_supported",
+        "amx_fp16": "_is_amx_fp16_supported",
+    }
+    return frozenset(flag for flag, name in checks.items() if getattr(torch.cpu, name, bool)())
+
+
+def _onednn() -> frozenset[str]:
+    """The answers of PyTorch's own checks; builds without oneDNN (macOS) lack them."""
+    checks = {p: getattr(torch.ops.mkldnn, f"_is_mkldnn_{p}_supported", None) for p in _UNITS}
+    if not torch.backends.mkldnn.is_available():
+        return frozenset()
+    return frozenset(precision for precision, check in checks.items() if check is not None and check())
+
+
+def _model() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def support(precision_compute: str, device: str = "cpu") -> Support:
+    """How products in ``precision_compute`` (``fp32``, ``tf32``, ``bf16`` or ``fp16``) are computed on ``device``.
+
+    Args:
+        precision_compute: the format of the products' operands.
+        device: ``cpu``, ``cuda``, or another accelerator by PyTorch's name for it.
+
+    Raises:
+        UsageError: another precision; the message lists what is allowed.
+    """
+    if precision_compute not in PRECISIONS:
+        allowed = ", ".join(PRECISIONS)
+        raise UsageError(f"Products were asked for in {precision_compute!r}; allowed are {allowed}.")
+    if precision_compute == "fp32":
+        return Support("native", "every device computes in fp32")
+    if device == "cpu":
+        return cpu_support(precision_compute, cpu())
+    if device != "cuda":
+        return _other_support(precision_compute, device)
+    if not torch.cuda.is_available():
+        return Support("impossible", "PyTorch finds no CUDA device")
+    if torch.version.hip is not None:
+        return _other_support(precision_compute, "ROCm")
+    return cuda_support(precision_compute, torch.cuda.get_device_capability())
+
+
+def cpu_support(precision: str, machine: Cpu) -> Support:
+    """The rule for ``tf32``, ``bf16`` and ``fp16`` on a CPU. Pure: the evidence is ``machine``."""
+    if precision == "tf32":
+        return Support("impossible", "a CPU has no TF32 units")
+    wanted = _UNITS[precision]
+    if machine.architecture in ("aarch64", "arm64"):
+        return Support(
+            "fp32_units",
+            f"whether PyTorch's own {precision} trains as fast as fp32 on an ARM CPU has not been measured; "
+            "`--products native` uses it",
+        )
+    units = [flag for flag in wanted if flag in machine.flags]
+    if not units:
+        return Support("fp32_units", f"this CPU has no {precision} units ({' or '.join(wanted)})")
+    if precision not in machine.onednn:
+        return Support(
+            "fp32_units", f"this PyTorch does not use the CPU's {precision} units (no oneDNN for them)"
+        )
+    has_amx = "amx_tile" in machine.flags or "amx_bf16" in machine.flags
+    slower = _SLOWER if precision == "bf16" and not has_amx else frozenset[str]()
+    return Support(
+        "native", f"the CPU has {precision} units ({', '.join(units)}) and oneDNN uses them", slower
+    )
+
+
+def cuda_support(precision: str, capability: tuple[int, int]) -> Support:
+    """The rule for ``tf32``, ``bf16`` and ``fp16`` on an NVIDIA GPU, by its compute capability. Pure."""
+    needed = (7, 0) if precision == "fp16" else (8, 0)
+    here = "compute capability {}.{}".format(*capability)
+    need = f"{precision} matrix units need {needed[0]}.{needed[1]}"
+    if capability >= needed:
+        return Support("native", f"{here}: {precision} matrix units")
+    if precision == "tf32":
+        return Support("impossible", f"{here}; {need}")
+    if precision == "fp16":
+        return Support("fp32_units", f"{here}: fp16 products in fp32 units; {need}")
+    return Support("emulated", f"{here}: PyTorch computes bf16 in software; {need}")
+
+
+def _other_support(precision: str, device: str) -> Support:
+    if precision == "tf32":
+        return Support("impossible", f"TF32 units are NVIDIA's; this device is {device}")
+    return Support(
+        "native", f"PyTorch computes {precision} on {device}; its speed there has not been measured"
+    )
+
+
+def best() -> tuple[str, str]:
+    """The precision to begin with on this machine, and why: the first of bf16 and fp16 that has units of its own."""
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    name = device.type if device is not None else "cpu"
+    for precision in ("bf16", "fp16"):
+        found = support(precision, name)
+        if found.kind == "native":
+            return precision, found.reason
+    return "fp32", f"no faster units here: {support('bf16', name).reason}"
+
+
+def describe() -> dict[str, Any]:
+    """All of this as one JSON-able object: ``torch``, ``threads``, ``cpu``, ``devices``."""
+    machine = cpu()
+    known = _ARM_FLAGS if machine.architecture in ("aarch64", "arm64") else _FLAGS
+    devices = [{"device": "cpu", "name": machine.model, "capability": None, "precisions": _precisions("cpu")}]
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cpu": {
+            "model": machine.model,
+            "architecture": machine.architecture,
+            "cores": os.cpu_count(),
+            "flags": [flag for flag in known if flag in machine.flags],
+            "onednn": sorted(machine.onednn),
+        },
+        "devices": devices + _accelerators(),
+    }
+
+
+def _accelerators() -> list[dict[str, Any]]:
+    if torch.cuda.is_available():
+        return [_cuda_device(index) for index in range(torch.cuda.device_count())]
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if device is None:
+        return []
+    return [
+        {
+            "device": device.type,
+            "name": device.type,
+            "capability": None,
+            "precisions": _precisions(device.type),
+        }
+    ]
+
+
+def _cuda_device(index: int) -> dict[str, Any]:
+    with torch.cuda.device(index):
+        precisions = _precisions("cuda")
+    return {
+        "device": f"cuda:{index}",
+        "name": torch.cuda.get_device_name(index),
+        "capability": "{}.{}".format(*torch.cuda.get_device_capability(index)),
+        "precisions": precisions,
+    }
+
+
+def _precisions(device: str) -> dict[str, dict[str, Any]]:
+    rows = {precision: asdict(support(precision, device)) for precision in PRECISIONS}
+    return {name: {**row, "slower": sorted(row["slower"])} for name, row in rows.items()}
+
+
+if __name__ == "__main__":
+    print(json.dumps(describe(), indent=2))
