@@ -150,9 +150,9 @@ def _not_faster(evidence: Evidence) -> dict[str, Any] | None:
         for i, v in evidence.ran
     ]
     reasons += [
-        _reason(f"{v['precision']} ran without 16-bit units: {v['ran_as']}", i, "ran_as")
+        _reason(f"{v['precision']}: this device has no units for it ({v['ran_as']})", i, "ran_as")
         for i, v in evidence.ran
-        if "fp32 units" in (v["ran_as"] or "")
+        if "products in fp32 units" in (v["ran_as"] or "")
     ]
     text = f"Stay with {base['precision']}: no other precision was faster here."
     smaller = [(i, v) for i, v in evidence.smaller if is_close(v)]

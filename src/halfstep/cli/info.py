@@ -1,0 +1,108 @@
+"""``halfstep info``: what this machine can do, and what it cannot measure."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from typing import Any
+
+import click
+
+_FRAMEWORKS = ("torch", "lightning", "keras", "tensorflow", "jax", "transformers", "accelerate")
+_TAKEN_OVER = ("torch",)
+
+_KINDS = {
+    "native": "native",
+    "fp32_units": "products in fp32 units",
+    "emulated": "emulated",
+    "impossible": "impossible here",
+}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(as_json: bool) -> None:
+    """Say which frameworks, devices and precisions this machine has, and which meters."""
+    found = _collect()
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    _print(found)
+
+
+def _collect() -> dict[str, Any]:
+    from halfstep.comparison import describe_machine
+    from halfstep.errors import UsageError
+    from halfstep.meters import Absent, available
+
+    try:
+        machine: dict[str, Any] = describe_machine()
+    except UsageError as error:
+        machine = {"absent": str(error)}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "frameworks": {name: _version(name) for name in _FRAMEWORKS},
+        "taken_over": list(_TAKEN_OVER),
+        "machine": machine,
+        "meters": {
+            name: {"absent": meter.reason} if isinstance(meter, Absent) else {"unit": meter.unit, "how": meter.how}
+            for name, meter in available()
+        },
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _print(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+
+    def section(title: str, rows: list[tuple[str, str]]) -> None:
+        console.print(Text(title, "bold"))
+        grid = Table.grid(padding=(0, 2))
+        for name, words in rows:
+            grid.add_row("", Text(name), Text(words))
+        console.print(grid)
+        console.print()
+
+    section("Frameworks", _frameworks(found))
+    machine = found["machine"]
+    if "absent" in machine:
+        section("Devices", [("none", machine["absent"])])
+    else:
+        for device in machine["devices"]:
+            name = f"{device['device']}: {device['name']}"
+            capability = f", compute capability {device['capability']}" if device["capability"] else ""
+            section(f"Precisions on {name}{capability}", _precisions(device["precisions"]))
+    section("Meters", [(name, _meter(meter)) for name, meter in found["meters"].items()])
+
+
+def _frameworks(found: dict[str, Any]) -> list[tuple[str, str]]:
+    words = []
+    for name, version in found["frameworks"].items():
+        taken = "" if name in found["taken_over"] else ", not taken over by this version"
+        words.append((name, "not installed" if version is None else version + taken))
+    return words
+
+
+def _precisions(precisions: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    rows = []
+    for name, row in precisions.items():
+        slower = ", ".join(kind.replace("_", " ") for kind in row.get("slower", []))
+        extra = f"; {slower} in fp32 units" if slower else ""
+        rows.append((name, f"{_KINDS[row['kind']]}: {row['reason']}{extra}"))
+    return rows
+
+
+def _meter(meter: dict[str, str]) -> str:
+    return f"absent: {meter['absent']}" if "absent" in meter else f"{meter['unit']}, {meter['how']}"

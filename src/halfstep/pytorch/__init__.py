@@ -1,0 +1,21 @@
+"""halfstep in PyTorch: the takeover, and two things for those who write the loop themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from halfstep.pytorch.grad_scaler import GradScaler as GradScaler
+    from halfstep.pytorch.rounding import round_to as round_to
+
+__all__ = ["GradScaler", "round_to"]
+
+_HOMES = {"GradScaler": "halfstep.pytorch.grad_scaler", "round_to": "halfstep.pytorch.rounding"}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'halfstep.pytorch' has no attribute {name!r}")
