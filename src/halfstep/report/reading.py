@@ -6,6 +6,7 @@ taken on trust. Text loses its control characters, figures that are not finite n
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,11 @@ class Row:
         """Whether the other precisions are measured against this one."""
         return self.precision == self.baseline
 
+    @property
+    def measured(self) -> bool:
+        """Whether the row has any figure at all."""
+        return any(isinstance(part, Figure) for part in (self.step_time, self.peak_memory, self.final_loss))
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -128,6 +134,22 @@ class Comparison:
     framework: str
     code: str
     method: tuple[tuple[str, str], ...]
+
+    @property
+    def command_line(self) -> str:
+        """The program as it was given, after python's own name."""
+        return shlex.join(["python", *self._program])
+
+    @property
+    def run_command(self) -> str:
+        """The command that runs the program in the advised precision; empty without advice."""
+        if not self.advised or not self.command:
+            return ""
+        return shlex.join(["halfstep", "run", "--precision", self.advised, *self._program])
+
+    @property
+    def _program(self) -> list[str]:
+        return [*(["-m"] if self.module else []), *self.command]
 
     def of(self, precision: str) -> list[Trial]:
         """The trials of one precision."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +41,7 @@ class Summary:
         yield from self._farewell(sheet)
 
     def _farewell(self, sheet: Sheet) -> Iterator[Text]:
-        command = _next(self.comparison) if self.next_command is None else self.next_command
+        command = self.comparison.run_command if self.next_command is None else self.next_command
         page = "" if self.page is None else str(self.page)
         told = [(name, said) for name, said in (("page", page), ("next", command)) if said]
         yield from [Text()] * bool(told)
@@ -150,11 +149,3 @@ def _advice(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
     yield from sheet.flow(sheet.words(comparison.advice, "bold"))
     for reason, _ in comparison.reasons:
         yield from sheet.flow([Text("-"), *sheet.words(reason)], _INDENT, 2)
-
-
-def _next(comparison: Comparison) -> str:
-    """The command that runs the program in the advised precision; empty without advice."""
-    if not comparison.advised or not comparison.command:
-        return ""
-    module = ["-m"] if comparison.module else []
-    return shlex.join(["halfstep", "run", "--precision", comparison.advised, *module, *comparison.command])

@@ -69,7 +69,7 @@ def quantity(x: float, unit: str) -> str:
     """Write x, given in the base unit ("s", "B", "J", "×" or ""), to three significant digits."""
     if not math.isfinite(x):
         return NOT_FINITE
-    size, name = _scale(x, unit)
+    size, name = scale(x, unit)
     return _join(_digits(x / size, _decimals(x / size, name)), name)
 
 
@@ -81,7 +81,7 @@ def pm(value: float, low: float | None, high: float | None, unit: str) -> str:
     """
     if low is None or high is None or not all(map(math.isfinite, (value, low, high))):
         return quantity(value, unit)
-    size, name = _scale(value, unit)
+    size, name = scale(value, unit)
     places = _places(value / size, low / size, high / size, name)
     middle = _join(_digits(value / size, places), name)
     below, above = (_arm(abs(end - value) / size, places) for end in (low, high))
@@ -94,7 +94,7 @@ def span(value: float, low: float, high: float, unit: str) -> str:
     """Write the interval alone, in the unit that its value is written in: `139–150 ms`."""
     if not all(map(math.isfinite, (value, low, high))):
         return NOT_FINITE
-    size, name = _scale(value, unit)
+    size, name = scale(value, unit)
     return _ends(low / size, high / size, _places(value / size, low / size, high / size, name), name)
 
 
@@ -104,7 +104,7 @@ def _ends(low: float, high: float, places: int, name: str) -> str:
     return _join(f"{first}{dash}{last}", name)
 
 
-def _scale(x: float, unit: str) -> tuple[float, str]:
+def scale(x: float, unit: str) -> tuple[float, str]:
     """The largest unit in which x still rounds to one or more: 1023.9 MiB is 1.00 GiB."""
     scales = _SCALES[unit]
     if x == 0:

@@ -1,0 +1,219 @@
+"""The comparison as one HTML file: everything inside, nothing fetched, nothing of the program's text run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from halfstep.errors import UsageError
+from halfstep.report import bars, plots, units
+from halfstep.report.plain import clean, finite
+from halfstep.report.reading import STATUS_WORDS, Absent, Comparison, Figure, Row, Trial, read
+
+_EVIDENCE = re.compile(r"(verdicts|trials)\[(\d+)\]")
+#: what a script element must not hold as it is
+_UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_EMPTY_STYLE = ""  # plotly adds an empty style element and fills it by the CSSOM
+#: what the environment's parts are called; those that are numbers with how they are written
+_ENVIRONMENT = {
+    "started": "Started",
+    "seconds": "Took",
+    "cpu": "Processor",
+    "cpu_flags": "Its number formats",
+    "cores": "Cores",
+    "threads": "Threads",
+    "memory_bytes": "Memory",
+    "devices": "Accelerators",
+    "frameworks": "Frameworks",
+    "python": "Python",
+    "platform": "System",
+    "halfstep": "halfstep",
+}
+_WRITTEN: dict[str, Callable[[float], str]] = {"seconds": units.duration, "memory_bytes": units.bytes_}
+
+
+def write(comparison: Mapping[str, Any], path: str | Path) -> Path:
+    """Draw the comparison, the object of `halfstep compare --json`, into one HTML file; returns its path.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    path = Path(path)
+    page = render(comparison)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UsageError(
+            f"Cannot write the page {str(path)!r} ({error.strerror}); give a file in a folder you may write."
+        ) from None
+    return path
+
+
+def render(comparison: Mapping[str, Any]) -> str:
+    """The page as text."""
+    from plotly.offline import (
+        get_plotlyjs,
+    )  # 4.6 MiB of script and slow to import: only where a page is drawn
+
+    read_ = read(comparison)
+    colours = plots.slots([*read_.precisions, *_formats(read_)])
+    scripts = [get_plotlyjs(), _asset("page.js")]
+    style = _asset("page.css")
+    return (
+        _templates()
+        .get_template("page.html.j2")
+        .render(
+            c=read_,
+            colours=colours,
+            figures=plots.figures(read_, colours),
+            logged=plots.logged_names(read_),
+            memory=bars.memory(read_),
+            shares=bars.shares(read_, colours),
+            scale=ratio_scale(read_.rows),
+            absent=absences(read_),
+            environment=list(environment(read_.environment)),
+            options=list(options(read_.options)),
+            evidence=evidence(read_),
+            raw=comparison,
+            policy=policy(scripts, [style, _EMPTY_STYLE]),
+            style=Markup(style),
+            scripts=[Markup(script) for script in scripts],
+        )
+    )
+
+
+def policy(scripts: list[str], styles: list[str]) -> str:
+    """The content security policy: nothing but these very scripts and styles, and pictures made on the page."""
+    allowed = [" ".join(f"'sha256-{_digest(text)}'" for text in texts) for texts in (scripts, styles)]
+    return (
+        f"default-src 'none'; script-src {allowed[0]}; style-src {allowed[1]}; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def embedded(value: object) -> Markup:
+    """JSON that may stand in a script element: no character in it can end the element; nan and inf are null."""
+    written = json.dumps(_finite(value), separators=(",", ":"))
+    return Markup("".join(_UNSAFE.get(c, c) for c in written))
+
+
+def ratio_scale(rows: tuple[Row, ...]) -> Callable[[float], float]:
+    """Where a speed ratio stands on the table's axis, in percent: logarithmic, one always in view."""
+    speeds = [row.speed for row in rows if isinstance(row.speed, Figure)]
+    ends = [x for speed in speeds for x in (speed.value, speed.low, speed.high) if x is not None and x > 0]
+    low, high = math.log(min([1.0, *ends])), math.log(max([1.0, *ends]))
+    reach = max(high - low, 0.1)
+    return lambda x: 4 + 92 * min(max((math.log(x) - low) / reach, 0.0), 1.0) if x > 0 else 4.0
+
+
+def absences(comparison: Comparison) -> list[tuple[str, str, str]]:
+    """(figure, which trials, reason) of what was not measured, trials with one reason together."""
+    kinds: dict[str, Callable[[Trial], object]] = {
+        "Step time": lambda trial: trial.step_time,
+        "Peak memory": lambda trial: trial.peak_memory,
+        "Memory by part": lambda trial: trial.memory,
+        "Energy": lambda trial: trial.energy,
+        "Matrix products by format": lambda trial: trial.shares,
+    }
+    told: dict[tuple[str, str], list[str]] = {}
+    for kind, part in kinds.items():
+        for trial in comparison.trials:
+            figure = part(trial)
+            if isinstance(figure, Absent):
+                told.setdefault((kind, figure.reason), []).append(trial.label)
+    everyone = len(comparison.trials)
+    return [
+        (kind, "every trial" if len(labels) == everyone else "; ".join(labels), reason)
+        for (kind, reason), labels in told.items()
+    ]
+
+
+def environment(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(name, value) of the machine in words, the known ones first and in order."""
+    first = [key for key in _ENVIRONMENT if key in raw]
+    for key in [*first, *(key for key in raw if key not in _ENVIRONMENT)]:
+        name = _ENVIRONMENT.get(key, clean(key).replace("_", " ").capitalize())
+        yield name, _words(raw[key], key) or ("none" if raw[key] == [] else "not recorded")
+
+
+def options(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(name, value) of the comparison's options in words."""
+    for key, value in raw.items():
+        yield clean(key).replace("_", " "), _words(value) or "none"
+
+
+def evidence(comparison: Comparison) -> Callable[[str], str]:
+    """The part of the page that a reason's evidence, `verdicts[1].speed_ratio`, is shown in; empty: none."""
+    known = {"verdicts": len(comparison.rows), "trials": len(comparison.trials)}
+
+    def anchor(where: str) -> str:
+        found = _EVIDENCE.match(where)
+        return f"{found[1]}-{int(found[2])}" if found and int(found[2]) < known[found[1]] else ""
+
+    return anchor
+
+
+def _formats(comparison: Comparison) -> Iterator[str]:
+    for trial in comparison.trials:
+        if not isinstance(trial.shares, Absent):
+            yield from trial.shares
+
+
+def _templates() -> Environment:
+    made = Environment(
+        loader=PackageLoader("halfstep.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"embedded": embedded, "count": units.count, "quantity": units.quantity}
+    made.filters |= {"duration": units.duration, "status": _status}
+    made.globals |= {"span": units.span, "join": shlex.join, "legend": bars.legend}
+    made.tests |= {"absent": lambda figure: isinstance(figure, Absent)}
+    return made
+
+
+def _status(status: str) -> str:
+    return STATUS_WORDS.get(status, status)
+
+
+def _asset(name: str) -> str:
+    file = resources.files("halfstep.report") / "templates" / name
+    return file.read_text("utf-8").replace("\r\n", "\n")
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _finite(value: object) -> object:
+    """The value with null for every number that JSON has no word for."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _words(value: object, key: str = "") -> str:
+    number = finite(value)
+    if number is not None and key in _WRITTEN:
+        return _WRITTEN[key](number)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{clean(name)} {_words(item, name)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_words, value))
+    return ("yes" if value else "no") if isinstance(value, bool) else clean(value)

@@ -1,0 +1,91 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const byId = (id) => document.getElementById(id);
+  const figures = JSON.parse(byId("figures").textContent);
+  const plots = [...document.querySelectorAll("[data-figure]")];
+  const touch = matchMedia("(pointer: coarse)").matches;
+  const config = {
+    responsive: true, displaylogo: false, scrollZoom: false,
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
+  };
+
+  // Colours are names, "@p2": look them up in the theme that the page has now.
+  const painted = (part, style) => {
+    if (Array.isArray(part)) return part.map((item) => painted(item, style));
+    if (part === null || typeof part !== "object") return part;
+    return Object.fromEntries(Object.entries(part).map(([key, value]) => [
+      key,
+      /color$/.test(key) && typeof value === "string" && value.startsWith("@")
+        ? style.getPropertyValue("--" + value.slice(1)).trim()
+        : painted(value, style),
+    ]));
+  };
+
+  const draw = () => {
+    const style = getComputedStyle(root);
+    const family = getComputedStyle(document.body).fontFamily;
+    for (const plot of plots) {
+      const figure = painted(figures[plot.dataset.figure], style);
+      figure.layout.font.family = family;
+      figure.layout.dragmode = touch ? false : "zoom";
+      const now = plot.layout;
+      if (now && now.yaxis) figure.layout.yaxis.type = now.yaxis.type;
+      else if (figure.layout.yaxis.type === undefined) figure.layout.yaxis.type = "linear";
+      try { Plotly.react(plot, figure.data, figure.layout, config); }
+      catch (error) { plot.textContent = "This plot could not be drawn: " + error.message; }
+    }
+  };
+
+  // Theme: the reader's system, unless #light, #dark or the button says otherwise.
+  const asked = /^#(light|dark)$/.exec(location.hash);
+  const remember = (theme) => { try { localStorage.setItem("halfstep-theme", theme); } catch { /* private mode */ } };
+  const recall = () => { try { return localStorage.getItem("halfstep-theme"); } catch { return null; } };
+  const themed = (theme) => {
+    if (theme === "light" || theme === "dark") root.dataset.theme = theme;
+    else delete root.dataset.theme;
+    byId("theme").textContent = "Theme: " + (root.dataset.theme || "auto");
+    draw();
+  };
+  byId("theme").hidden = false;
+  byId("theme").addEventListener("click", () => {
+    const next = { auto: "light", light: "dark", dark: "auto" }[root.dataset.theme || "auto"];
+    remember(next);
+    themed(next);
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  let before = null;
+  addEventListener("beforeprint", () => { before = root.dataset.theme || "auto"; themed("light"); });
+  addEventListener("afterprint", () => themed(before));
+  themed(asked ? asked[1] : recall());
+
+  for (const group of document.querySelectorAll(".switch")) {
+    const plot = document.querySelector(`[data-figure="${group.dataset.for}"]`);
+    group.hidden = false;
+    group.addEventListener("click", (event) => {
+      const type = event.target.dataset.type;
+      if (!type) return;
+      for (const button of group.children) button.setAttribute("aria-pressed", String(button === event.target));
+      Plotly.relayout(plot, { "yaxis.type": type, "yaxis.autorange": true });
+    });
+  }
+
+  byId("download").hidden = false;
+  byId("download").addEventListener("click", () => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([byId("comparison").textContent], { type: "application/json" }));
+    link.download = "comparison.json";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  });
+
+  for (const button of document.querySelectorAll(".copy")) {
+    const code = button.parentElement.querySelector("code");
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      try { await navigator.clipboard.writeText(code.textContent); button.textContent = "Copied"; }
+      catch { getSelection().selectAllChildren(code); button.textContent = "Selected"; }
+      setTimeout(() => { button.textContent = "Copy"; }, 1600);
+    });
+  }
+})();
