@@ -146,7 +146,7 @@ def canonical_name(head: str) -> str:
     if name not in _PRECISIONS:
         raise UsageError(
             f"Unknown precision {head!r}; choose one of {', '.join(PRECISIONS)} "
-            f"(synonyms: {', '.join(SYNONYMS)}), with options such as {_EXAMPLES}."
+            f"(synonyms: {', '.join(SYNONYMS)}), with options, {_EXAMPLES}."
         )
     return name
 

@@ -47,7 +47,9 @@ def _collect() -> dict[str, Any]:
         "taken_over": list(_TAKEN_OVER),
         "machine": machine,
         "meters": {
-            name: {"absent": meter.reason} if isinstance(meter, Absent) else {"unit": meter.unit, "how": meter.how}
+            name: {"absent": meter.reason}
+            if isinstance(meter, Absent)
+            else {"unit": meter.unit, "how": meter.how}
             for name, meter in available()
         },
     }

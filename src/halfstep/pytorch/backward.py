@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from halfstep.pytorch.gradients import multiply_
+from halfstep.pytorch.gradients import multiply_, multiply_and_test_
 from halfstep.pytorch.leaves import leaves_of
 from halfstep.pytorch.patches import Patches
 
@@ -98,7 +98,7 @@ def _unscale(scaling: Scaling, create: bool) -> None:
             tensor.grad = tensor.grad * scaling.loss_scale.inverse  # type: ignore[operator]
         return
     gradients = [tensor.grad for tensor in reached if tensor.grad is not None]
-    scaling.checked(gradients, multiply_(gradients, scaling.loss_scale.inverse))
+    scaling.checked(gradients, multiply_and_test_(gradients, scaling.loss_scale.inverse))
 
 
 def _grad(takeover: Takeover, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -44,8 +44,15 @@ def constant(value: float, device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def multiply_(gradients: Iterable[Tensor], factor: float) -> list[Tensor]:
-    """Multiply gradients in place by a power of two and test the results: one read and write pass.
+def multiply_(gradients: Iterable[Tensor], factor: float) -> None:
+    """Multiply gradients in place by a power of two: one read and write pass."""
+    for values in grouped(gradients).values():
+        torch._foreach_mul_(values, factor)
+
+
+@torch.no_grad()
+def multiply_and_test_(gradients: Iterable[Tensor], factor: float) -> list[Tensor]:
+    """Multiply gradients in place by a power of two and test the results, in one read and write pass.
 
     Returns:
         One float32 flag of shape [1] a device, 1.0 where any result is not finite. Reading one synchronises.
@@ -53,8 +60,9 @@ def multiply_(gradients: Iterable[Tensor], factor: float) -> list[Tensor]:
     groups = grouped(gradients)
     flags = {device: torch.zeros(1, device=device) for device, _ in groups}
     for (device, dtype), values in groups.items():
-        if dtype is torch.float64 or not dtype.is_floating_point:
-            # The fused kernel multiplies in float32 at most.
+        if factor > 1.0 or dtype is torch.float64:
+            # The fused kernel tests what goes in, which says nothing of what comes out of a factor above 1, and
+            # multiplies in float32 at most.
             torch._foreach_mul_(values, factor)
             flags[device] += float(not all_finite(values))
         else:

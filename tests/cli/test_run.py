@@ -1,0 +1,203 @@
+"""``halfstep run`` as a user sees it: the program's own output and exit code, halfstep's words on stderr."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from running import PROGRAMS, halfstep, python
+
+from halfstep.record import read
+
+FAULTY = str(PROGRAMS / "faulty.py")
+AMP = str(PROGRAMS / "with_amp.py")
+
+
+@pytest.fixture(scope="module")
+def plain() -> str:
+    return python(FAULTY).stdout
+
+
+@pytest.mark.parametrize("precision", ["as-is", "fp32"])
+def test_output_is_bit_identical(plain: str, precision: str) -> None:
+    done = halfstep("run", "--precision", precision, FAULTY)
+    assert (done.stdout, done.stderr, done.returncode) == (plain, "", 0)
+
+
+def test_a_record_changes_nothing_that_is_printed(plain: str, tmp_path: Path) -> None:
+    done = halfstep("run", "--precision", "fp32", "--record", "r.jsonl", FAULTY, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == (plain, "")
+    record = read(tmp_path / "r.jsonl")
+    assert len(record.steps) == 12
+    assert record.end["status"] == "ok"
+    assert record.losses[-1] == float(plain.split()[1])
+
+
+def test_the_programs_own_options_and_amp(tmp_path: Path) -> None:
+    done = halfstep(
+        "run",
+        "--precision",
+        "fp32",
+        "--steps",
+        "5",
+        "--record",
+        "r",
+        AMP,
+        "--precision",
+        "mine",
+        cwd=tmp_path,
+    )
+    record = read(tmp_path / "r")
+    assert done.returncode == 0
+    assert len(record.steps) == 5
+    assert record.own_amp == ["GradScaler", "autocast"]
+    assert record.sample["matmul_flops"].keys() == {"fp32"}
+    as_is = halfstep("run", "--precision", "as-is", AMP, "--precision", "mine")
+    assert as_is.stdout == python(AMP, "--precision", "mine").stdout
+
+
+def test_auto_says_what_it_chose_and_why() -> None:
+    done = halfstep("run", FAULTY)
+    assert re.match(r"halfstep: precision (bf16|fp16|fp32) \(.+\)\n", done.stderr)
+
+
+def test_steps_are_counted_and_memory_is_told(tmp_path: Path) -> None:
+    """12 steps of Linear(8, 1) on 32 samples: forward 2*32*8 FLOPs, the weight's gradient as many; 9 fp32 weights."""
+    halfstep("run", "--precision", "bf16", "--record", "r", FAULTY, cwd=tmp_path)
+    sample = read(tmp_path / "r").sample
+    assert sample["matmul_flops"] == {"bf16": 2 * 2 * 32 * 8}
+    assert sample["memory"]["weights"] == sample["memory"]["gradients"] == 36
+    assert sample["memory"]["optimizer"] == 0
+    assert sample["samples"] == 32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["--precision", "fp17", FAULTY],
+            "Unknown precision 'fp17'; choose one of as-is, fp32, tf32, bf16, fp16",
+        ),
+        (["none.py"], "none.py"),
+        (
+            ["--precision", "fp16:loss_scale=3", FAULTY],
+            "loss_scale is 3; it must be a power of two, for example 2 or 4.",
+        ),
+        (["--record", "/proc/none/r", FAULTY], "Cannot write the record '/proc/none/r'"),
+        (["--steps", "0", FAULTY], "0 is not in the range x>=1"),
+        ([], "Missing argument 'PROGRAM'"),
+    ],
+)
+def test_mistakes_end_with_a_sentence_and_code_2(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+    done = halfstep("run", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_a_precision_that_the_hardware_lacks_is_refused(tmp_path: Path) -> None:
+    done = halfstep(
+        "run", "--precision", "tf32", "--record", "r", FAULTY, cwd=tmp_path, env={"CUDA_VISIBLE_DEVICES": ""}
+    )
+    assert done.returncode == 2
+    assert done.stderr == "halfstep: Precision tf32 cannot run here: a CPU has no TF32 units.\n"
+    assert read(tmp_path / "r").end["status"] == "unsupported"
+
+
+def test_a_pattern_that_matches_nothing_ends_the_run(tmp_path: Path) -> None:
+    done = halfstep("run", "--precision", "bf16:keep=lm_head", AMP)
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "halfstep: keep=lm_head matches no module of this program; its modules are 0, 1, 2.\n"
+    )
+
+
+def test_seeds_are_shifted(plain: str) -> None:
+    shifted = {
+        seed: halfstep("run", "--precision", "fp32", "--seed", seed, FAULTY).stdout for seed in ("0", "1")
+    }
+    assert shifted["0"] == plain
+    assert shifted["1"] != plain
+
+
+def test_what_was_recorded_survives_sigkill(tmp_path: Path) -> None:
+    done = halfstep("run", "--precision", "fp32", "--record", "r", FAULTY, "sigkill", cwd=tmp_path)
+    record = read(tmp_path / "r")
+    assert done.returncode == -signal.SIGKILL
+    assert len(record.steps) == 7
+    assert record.end == {}
+
+
+def test_sigterm_ends_the_program_as_it_would_python(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "halfstep", "run", "--precision", "fp32", "--record", "r", FAULTY, "hang"],
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+    ) as child:
+        while not (tmp_path / "r").exists() or len(read(tmp_path / "r").steps) < 7:
+            time.sleep(0.05)
+            assert child.poll() is None
+        child.terminate()
+        assert child.wait(30) == -signal.SIGTERM
+    assert read(tmp_path / "r").end["status"] == "interrupted"
+
+
+ENABLED = "import halfstep; halfstep.enable({arguments})\n"
+
+
+def test_enable_does_what_run_does(tmp_path: Path) -> None:
+    script = tmp_path / "s.py"
+    script.write_text(ENABLED.format(arguments='"bf16", record="r"') + Path(FAULTY).read_text())
+    done = python(str(script), cwd=tmp_path)
+    assert done.stdout == halfstep("run", "--precision", "bf16", FAULTY).stdout
+    assert read(tmp_path / "r").takeover["ran_as"].startswith("bf16")
+
+
+@pytest.mark.parametrize(
+    ("before", "sentence"),
+    [
+        ("import halfstep; halfstep.enable('fp32')", "halfstep is already in force here with precision fp32"),
+        ("import torch; torch.ones(1, requires_grad=True).backward()", "came after a backward pass"),
+        (
+            "import torch; torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=1)",
+            "came after an optimizer",
+        ),
+    ],
+)
+def test_enable_too_late_is_refused(before: str, sentence: str, tmp_path: Path) -> None:
+    script = tmp_path / "s.py"
+    script.write_text(f"{before}\nimport halfstep\nhalfstep.enable('bf16')\n")
+    done = python(str(script), cwd=tmp_path)
+    assert done.returncode == 1
+    assert (
+        f"halfstep.errors.UsageError: {'halfstep.enable() ' if 'came' in sentence else ''}{sentence}"
+        in done.stderr
+    )
+
+
+def test_log_and_skipped_steps(tmp_path: Path) -> None:
+    script = tmp_path / "s.py"
+    more = "import halfstep\nhalfstep.log(accuracy=0.5)\nprint(halfstep.skipped_steps())\n"
+    script.write_text(Path(FAULTY).read_text() + more)
+    done = halfstep(
+        "run", "--precision", "fp16:init_scale=16777216", "--record", "r", str(script), cwd=tmp_path
+    )
+    skipped = int(done.stdout.splitlines()[-1])
+    record = read(tmp_path / "r")
+    assert skipped == record.end["skipped_steps"] == sum(step["skipped"] for step in record.steps)
+    assert record.logged == {"accuracy": [(12, 0.5)]}
+    assert python(str(script)).stdout.splitlines()[-1] == "0", (
+        "without halfstep in force the lines do nothing"
+    )
+
+
+def test_the_core_imports_no_framework() -> None:
+    code = "import sys, halfstep, halfstep.cli, halfstep.cli.compare, halfstep.session; print(sorted(m for m in ('torch', 'numpy', 'plotly', 'keras', 'rich') if m in sys.modules))"  # noqa: E501
+    assert json.loads(python("-c", code).stdout.replace("'", '"')) == []

@@ -1,0 +1,248 @@
+"""Steps: a bad one changes nothing, in any optimizer; the value tested is the value used; the scale is kept."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from halfstep.loss_scale import DynamicScale
+from halfstep.pytorch.scaling import HOPELESS
+from halfstep.pytorch.takeover import EnoughSteps, GradientsOverflow
+
+SCALED = "fp32:loss_scale=dynamic:init_scale=1024"
+OPTIMIZERS = [
+    cls
+    for name, cls in sorted(vars(torch.optim).items())
+    if inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer) and name != "Optimizer"
+]
+
+
+def net_for(cls: type) -> nn.Module:
+    torch.manual_seed(0)
+    if cls is torch.optim.SparseAdam:
+        return nn.Embedding(6, 4, sparse=True)
+    if cls is torch.optim.Muon:
+        return nn.Linear(4, 4, bias=False)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+
+
+def loss_of(net: nn.Module, factor: float = 1.0) -> Tensor:
+    x = torch.arange(6) if isinstance(net, nn.Embedding) else torch.linspace(-1, 1, 24).reshape(6, 4)
+    return net(x).square().mean() * factor
+
+
+def state_of(net: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
+    state = copy.deepcopy(optimizer.state_dict()["state"])
+    return [{k: v.clone() for k, v in net.state_dict().items()}, state]
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def train(optimizer: torch.optim.Optimizer, net: nn.Module, factor: float = 1.0) -> None:
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(net, factor)
+        loss.backward()
+        return loss
+
+    if isinstance(optimizer, torch.optim.LBFGS):
+        optimizer.step(closure)
+    else:
+        closure()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS, ids=lambda cls: cls.__name__)
+def test_a_skipped_step_changes_nothing_in_any_optimizer(begin, cls: type) -> None:
+    takeover = begin(SCALED)
+    net = net_for(cls)
+    optimizer = cls(net.parameters(), lr=0.01)
+    train(optimizer, net)
+    before = state_of(net, optimizer)
+    train(optimizer, net, float("inf"))
+    assert takeover.scaling.skipped == 1
+    assert takeover.scaling.value == 512
+    assert same(state_of(net, optimizer), before)
+    train(optimizer, net)
+    assert not same(state_of(net, optimizer), before), "the next good step is made"
+
+
+def test_lbfgs_that_overflows_in_a_later_evaluation_is_put_back(begin) -> None:
+    takeover = begin(SCALED)
+    net = net_for(torch.optim.LBFGS)
+    optimizer = torch.optim.LBFGS(net.parameters(), lr=0.1)
+    train(optimizer, net)
+    before = state_of(net, optimizer)
+    calls = 0
+
+    def closure() -> Tensor:
+        nonlocal calls
+        calls += 1
+        optimizer.zero_grad()
+        loss = loss_of(net, float("inf") if calls == 3 else 1.0)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert calls == 3
+    assert takeover.scaling.skipped == 1
+    assert same(state_of(net, optimizer), before)
+
+
+def test_running_statistics_survive_an_overflow_in_the_forward_pass(begin) -> None:
+    begin(SCALED)
+    net = net_for(torch.optim.SGD)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    train(optimizer, net)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    optimizer.zero_grad()
+    net(torch.full((6, 4), 3e38)).sum().backward()
+    assert not torch.isfinite(net[1].running_var).all(), "the control: the forward pass has poisoned them"
+    optimizer.step()
+    assert same(dict(net.state_dict()), before)
+
+
+def test_the_value_tested_is_the_value_used(begin) -> None:
+    """Finite after the backward pass, infinite after what the script does to it; and the other way round."""
+    takeover = begin(SCALED)
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    weight.sum().backward()
+    weight.grad.mul_(float("inf"))
+    optimizer.step()
+    assert torch.equal(weight.detach(), torch.ones(3))
+    assert takeover.scaling.skipped == 1
+    optimizer.zero_grad()
+    (weight * float("inf")).sum().backward()
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    assert torch.equal(weight.detach(), torch.full((3,), 0.9))
+    assert takeover.scaling.skipped == 1
+
+
+def test_large_gradients_under_a_small_scale(begin) -> None:
+    """torch.amp.GradScaler tests the scaled gradient: 3e38 times 2^-10 passes, and infinity is written."""
+    begin("fp32:loss_scale=0.0009765625")
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    (weight * 3e38 * 4).sum().backward()
+    optimizer.step()
+    assert torch.equal(weight.detach(), torch.ones(1))
+
+
+def test_several_optimizers_move_the_scale_once_a_pass(begin) -> None:
+    takeover = begin("fp32:loss_scale=dynamic:growth_interval=2")
+    a, b = (nn.Parameter(torch.ones(1)) for _ in range(2))
+    first, second = torch.optim.SGD([a], lr=0.1), torch.optim.SGD([b], lr=0.1)
+    for _ in range(2):
+        (a + b).sum().backward()
+        first.step()
+        second.step()
+    assert takeover.scaling.value == 2.0**17
+    (a + b * float("inf")).sum().backward()
+    first.step()
+    second.step()
+    assert takeover.scaling.value == 2.0**16, "one overflow halves it once"
+    assert takeover.scaling.skipped == 1, "the optimizer whose gradients were finite has stepped"
+
+
+def test_bf16_and_fp32_step_as_plain_pytorch_does_unless_asked(begin) -> None:
+    for recipe, kept in (("fp32", False), ("bf16", False), ("bf16:skip_nonfinite", True)):
+        takeover = begin(recipe)
+        weight = nn.Parameter(torch.ones(2))
+        optimizer = torch.optim.SGD([weight], lr=0.1)
+        (weight * float("inf")).sum().backward()
+        optimizer.step()
+        assert bool(torch.isfinite(weight).all()) is kept
+        takeover.remove()
+
+
+def test_persistent_overflow_ends_in_a_diagnosis_and_finite_weights(begin) -> None:
+    begin("fp16:init_scale=4")
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+
+    def one_step() -> None:
+        optimizer.zero_grad()
+        (weight * float("inf")).sum().backward()
+        optimizer.step()
+
+    with pytest.raises(GradientsOverflow) as caught:
+        for _ in range(HOPELESS + 10):
+            one_step()
+    assert str(caught.value) == (
+        f"Gradients were not finite in {HOPELESS} steps in a row at the smallest scale 1: fp16 cannot hold this "
+        "training's numbers; try bf16, or fp32 to see whether it is the precision's fault."
+    )
+    assert torch.equal(weight.detach(), torch.ones(2))
+
+
+def test_the_scale_rides_in_the_optimizers_state(begin, tmp_path) -> None:
+    takeover = begin(SCALED)
+    net = net_for(torch.optim.AdamW)
+    optimizer = torch.optim.AdamW(net.parameters())
+    train(optimizer, net)
+    train(optimizer, net, float("inf"))
+    train(optimizer, net)
+    torch.save(optimizer.state_dict(), tmp_path / "o.pt")
+    takeover.remove()
+    state = torch.load(tmp_path / "o.pt", weights_only=True)
+    plain = torch.optim.AdamW(net.parameters())
+    plain.load_state_dict(state)  # without halfstep
+    assert "halfstep" not in plain.state_dict()
+    resumed = begin(SCALED)
+    torch.optim.AdamW(net.parameters()).load_state_dict(state)
+    assert resumed.scaling.loss_scale == DynamicScale(512.0, finite_steps=1)
+    assert resumed.scaling.skipped == 1
+    torch.optim.AdamW(net.parameters()).load_state_dict(plain.state_dict())  # written without halfstep
+
+
+def test_no_spurious_warning_of_a_scheduler(begin) -> None:
+    begin(SCALED)
+    net = net_for(torch.optim.SGD)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(optimizer, net, float("inf"))
+        scheduler.step()
+
+
+def test_steps_end_the_program_and_count_one_optimizer(begin) -> None:
+    begin("fp32", steps=2)
+    a, b = (nn.Parameter(torch.ones(1)) for _ in range(2))
+    first, second = torch.optim.SGD([a], lr=0.1), torch.optim.SGD([b], lr=0.1)
+
+    def one_step() -> None:
+        (a + b).sum().backward()
+        first.step()
+        second.step()
+
+    one_step()
+    with pytest.raises(EnoughSteps) as caught:
+        one_step()
+    assert caught.value.code == 0
+
+
+def test_optimizers_made_before_the_takeover_are_seen(begin) -> None:
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    takeover = begin(SCALED)
+    (weight * float("nan")).sum().backward()
+    optimizer.step()
+    assert takeover.scaling.skipped == 1
+    assert torch.equal(weight.detach(), torch.ones(2))

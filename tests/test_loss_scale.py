@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halfstep.errors import UsageError
+from halfstep.loss_scale import DynamicScale, LossScale, NoScale, StaticScale
+
+D = DynamicScale
+
+
+@pytest.mark.parametrize(
+    ("scale", "finite", "after"),
+    [
+        (NoScale(), True, NoScale()),
+        (NoScale(), False, NoScale()),
+        (StaticScale(8.0), True, StaticScale(8.0)),
+        (StaticScale(8.0), False, StaticScale(8.0)),
+        (D(8.0, interval=3), True, D(8.0, interval=3, finite_steps=1)),
+        (D(8.0, interval=3, finite_steps=2), True, D(16.0, interval=3)),
+        (D(8.0, interval=3, finite_steps=2), False, D(4.0, interval=3)),
+        (D(2.0, floor=2.0), False, D(2.0, floor=2.0)),
+        (D(2.0, floor=2.0, backoff=0.25), False, D(2.0, floor=2.0, backoff=0.25)),
+        (D(16.0, ceiling=16.0, interval=1), True, D(16.0, ceiling=16.0, interval=1)),
+        (D(8.0, growth=4.0, ceiling=16.0, interval=1), True, D(16.0, growth=4.0, ceiling=16.0, interval=1)),
+    ],
+)
+def test_transitions(scale: LossScale, finite: bool, after: LossScale) -> None:
+    assert scale.next(finite) == after
+
+
+@given(st.lists(st.booleans(), max_size=200), st.integers(1, 5))
+def test_a_dynamic_scale_stays_a_power_of_two_between_its_bounds(steps: list[bool], interval: int) -> None:
+    scale = DynamicScale(2.0**4, interval=interval, floor=2.0**-2, ceiling=2.0**8)
+    for finite in steps:
+        scale = scale.next(finite)
+        assert scale.floor <= scale.value <= scale.ceiling
+        assert scale.value.hex().startswith("0x1.0000000000000p")
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False, width=32), st.integers(-20, 24))
+def test_scaling_and_unscaling_is_exact(x: float, k: int) -> None:
+    scale = StaticScale(2.0**k)
+    assert scale.unscale(scale.scale(x)) == x
+
+
+@pytest.mark.parametrize("value", [0.0, -2.0, 3.0, float("inf"), float("nan")])
+def test_only_powers_of_two(value: float) -> None:
+    with pytest.raises(UsageError, match="it must be a (positive )?power of two"):
+        StaticScale(value)
+
+
+def test_scales_outside_their_bounds_are_refused() -> None:
+    with pytest.raises(UsageError, match="must lie between the floor 4 and the ceiling"):
+        DynamicScale(2.0, floor=4.0)
+    with pytest.raises(UsageError, match="growth must be above 1, backoff below 1"):
+        DynamicScale(growth=1.0)
