@@ -11,7 +11,8 @@ from halfstep.report.reading import MEMORY_PARTS, Absent, Comparison, Trial
 
 OTHER = "other"
 _NAMES = {"optimizer": "optimizer state", OTHER: "the rest of the peak"}
-_ROOM = 0.14  # a part narrower than this share of the bar has no room for its figure
+_ROOM = 0.085  # a part narrower than this share of the bar has no room for its figure
+_TIGHT = 0.22  # nor has one narrower than this on a phone
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Part:
     colour: str
     words: str
     label: str
+    tight: bool
 
     @property
     def middle(self) -> float:
@@ -110,7 +112,7 @@ def _stacked(
         width = value / widest if widest > 0 else 0.0
         words = f"{_NAMES.get(name, name)}: {write(value)}"
         label = write(value) if width >= _ROOM else ""
-        parts.append(Part(100 * start, 100 * width, colours[name], words, label))
+        parts.append(Part(100 * start, 100 * width, colours[name], words, label, width < _TIGHT))
         start += width
     return tuple(parts)
 

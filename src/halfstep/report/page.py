@@ -119,7 +119,10 @@ def ratio_scale(rows: tuple[Row, ...]) -> Callable[[float], float]:
 
 
 def absences(comparison: Comparison) -> list[tuple[str, str, str]]:
-    """(figure, which trials, reason) of what was not measured, trials with one reason together."""
+    """(figure, which trials, reason) of what was not measured, trials with one reason together.
+
+    Left out is what a trial has no figure for because it did not end well: its own row says so.
+    """
     kinds: dict[str, Callable[[Trial], object]] = {
         "Step time": lambda trial: trial.step_time,
         "Peak memory": lambda trial: trial.peak_memory,
@@ -131,7 +134,7 @@ def absences(comparison: Comparison) -> list[tuple[str, str, str]]:
     for kind, part in kinds.items():
         for trial in comparison.trials:
             figure = part(trial)
-            if isinstance(figure, Absent):
+            if isinstance(figure, Absent) and figure.reason != trial.reason:
                 told.setdefault((kind, figure.reason), []).append(trial.label)
     everyone = len(comparison.trials)
     return [

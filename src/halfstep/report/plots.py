@@ -7,6 +7,7 @@ the comparison are escaped, for plotly reads a little HTML in them.
 from __future__ import annotations
 
 import html
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
@@ -74,6 +75,8 @@ def loss(comparison: Comparison, colours: dict[str, int]) -> Figure:
     layout = _layout(height=520 if two else 380)
     layout["yaxis"] |= {"domain": [0.4, 1] if two else [0, 1]}
     layout["xaxis"] |= _title("step") | {"anchor": "y2" if two else "y"}
+    longest = max((len(trial.losses) for trial in comparison.trials), default=0)
+    layout["xaxis"] |= {"range": [0, max(longest - 1, 1)]}
     layout["annotations"] = [_caption("loss", 1.0)]
     if two:
         layout["yaxis2"] = layout["yaxis"] | {"domain": [0, 0.3], "zeroline": True, "zerolinecolor": "@soft"}
@@ -93,11 +96,7 @@ def step_times(comparison: Comparison, colours: dict[str, int]) -> Figure:
         data += _spread(name, [x / size for x in values], -place, f"@p{colours[name]}", unit)
     layout = _layout(height=90 + 74 * len(times)) | {"hovermode": "closest", "showlegend": False}
     edge = max((_quantile(values, 0.99) for values in times.values()), default=1.0) / size
-    layout["xaxis"] |= {
-        "title": {"text": f"time of one step, {unit}"},
-        "range": [0, 1.12 * edge],
-        "showgrid": True,
-    }
+    layout["xaxis"] |= _title(f"time of one step, {unit}") | {"range": [0, 1.12 * edge], "showgrid": True}
     places = [-place for place in range(len(times))]
     layout["yaxis"] |= {"tickvals": places, "ticktext": [_plain(name) for name in times], "showgrid": False}
     layout["yaxis"] |= {
@@ -120,7 +119,15 @@ def loss_scale(comparison: Comparison, colours: dict[str, int]) -> Figure:
             )
     layout = _layout(height=260) | {"hovermode": "closest"}
     layout["xaxis"] |= _title("step")
-    layout["yaxis"] |= {"type": "log", "dtick": 0.30102999566, "tickformat": ",", "nticks": 8}
+    powers = sorted({2.0 ** round(math.log2(y)) for trace in data for y in trace["y"]})
+    ends = [math.log10(end) for end in (powers[0] / 1.5, powers[-1] * 1.5)] if powers else [0.0, 1.0]
+    ticks = powers[:: -(-len(powers) // 8)] if powers else []
+    layout["yaxis"] |= {
+        "type": "log",
+        "range": ends,
+        "tickvals": ticks,
+        "ticktext": [f"{tick:,.6g}" for tick in ticks],
+    }
     layout["annotations"] = [_caption("loss scale", 1.0)]
     return {"data": data, "layout": layout}
 

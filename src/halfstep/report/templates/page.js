@@ -5,10 +5,7 @@
   const figures = JSON.parse(byId("figures").textContent);
   const plots = [...document.querySelectorAll("[data-figure]")];
   const touch = matchMedia("(pointer: coarse)").matches;
-  const config = {
-    responsive: true, displaylogo: false, scrollZoom: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
-  };
+  const config = { responsive: true, displayModeBar: false, scrollZoom: false };
 
   // Colours are names, "@p2": look them up in the theme that the page has now.
   const painted = (part, style) => {
@@ -29,6 +26,8 @@
       const figure = painted(figures[plot.dataset.figure], style);
       figure.layout.font.family = family;
       figure.layout.dragmode = touch ? false : "zoom";
+      // On a narrow page the names stand above the caption of the axis, not beside it.
+      if (plot.clientWidth < 560) Object.assign(figure.layout.legend, { x: 0, xanchor: "left", y: 1.0 + 26 / figure.layout.height });
       const now = plot.layout;
       if (now && now.yaxis) figure.layout.yaxis.type = now.yaxis.type;
       else if (figure.layout.yaxis.type === undefined) figure.layout.yaxis.type = "linear";
