@@ -1,0 +1,7 @@
+"""Runs somebody else's program exactly as `python` would, and sees what happens to it."""
+
+from halfstep.program.ending import Ending as Ending
+from halfstep.program.ending import at_end as at_end
+from halfstep.program.imports import on_import as on_import
+from halfstep.program.run import run as run
+from halfstep.program.target import Target as Target

@@ -1,0 +1,169 @@
+"""How a program ended, told to whoever asked, as the last thing that the process does."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
+
+from halfstep.errors import HalfstepError
+from halfstep.program.sigterm import before_sigterm
+
+ALLOCATOR_RAN_OUT = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "cublas_status_alloc_failed",
+)
+OUT_OF_MEMORY_TYPES = {"MemoryError", "OutOfMemoryError", "ResourceExhaustedError"}
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the program ended.
+
+    Attributes:
+        status: `"ok"` (it ran to its end, or `sys.exit(0)`), `"failed"` (an exception, or another exit code),
+            `"interrupted"` (an uncaught KeyboardInterrupt), `"terminated"` (SIGTERM).
+        exit_code: as `subprocess` gives it: minus the signal's number where one ended the program. None if the
+            program was not run by `halfstep.program.run`, where a `sys.exit` cannot be seen.
+        reason: one line, such as `RuntimeError: boom`; empty for `"ok"`.
+        exception: the qualified name of the uncaught exception's type.
+        out_of_memory: an allocator ran out, the host's or the device's.
+    """
+
+    status: Literal["ok", "failed", "interrupted", "terminated"]
+    exit_code: int | None
+    reason: str = ""
+    exception: str | None = None
+    out_of_memory: bool = False
+
+    @classmethod
+    def of(cls, error: BaseException) -> Ending:
+        """The ending to which an uncaught exception leads."""
+        if isinstance(error, SystemExit):
+            return cls._of_exit(error.code)
+        interrupted = type(error) is KeyboardInterrupt  # a subclass of it ends with exit code 1
+        return cls(
+            status="interrupted" if interrupted else "failed",
+            exit_code=_exit_code(error),
+            reason=_one_line(error),
+            exception=_name(type(error)),
+            out_of_memory=_ran_out_of_memory(error),
+        )
+
+    @classmethod
+    def _of_exit(cls, code: object) -> Ending:
+        if code is None or code == 0:
+            return cls("ok", 0)
+        if isinstance(code, int):
+            return cls("failed", code & 0xFF if os.name == "posix" else code, f"exit code {code}")
+        return cls("failed", 1, _first_line(str(code)))
+
+
+OK = Ending("ok", 0)
+TERMINATED = Ending("terminated", -signal.SIGTERM, "terminated by SIGTERM")
+
+
+def at_end(callback: Callable[[Ending], None]) -> None:
+    """Call `callback(ending)` once, when this process ends by itself, by an exception, Ctrl-C or SIGTERM.
+
+    Call this before the program is run, in the main thread: exit handlers run last in, first out, so the
+    program's own have run by then. Forked children do not call it. `os._exit`, `abort` and SIGKILL cannot be
+    seen: a record must not need its last line. After SIGTERM the callback runs between any two instructions of
+    the program, whose exit handlers do not run. A program that installs its own SIGTERM handler keeps it.
+
+    What the callback raises is one line on stderr; it changes no exit code.
+    """
+    end = _AtEnd(callback)
+    atexit.register(end.at_exit)
+    before_sigterm(end.at_sigterm)
+
+
+def note(ending: Ending) -> None:
+    """Remember how the program ended; the last word counts."""
+    global _noted
+    _noted = ending
+
+
+_noted: Ending | None = None
+
+
+def _ending_of_this_process() -> Ending:
+    """What `run` noted; in a program that it did not run, the uncaught exception that python remembers."""
+    if _noted is not None:
+        return _noted
+    error = getattr(sys, "last_value", None)
+    return Ending.of(error) if error is not None else Ending("ok", None)
+
+
+class _AtEnd:
+    """One callback, and the process that it belongs to."""
+
+    def __init__(self, callback: Callable[[Ending], None]) -> None:
+        self._callback: Callable[[Ending], None] | None = callback
+        self._pid = os.getpid()
+
+    def at_exit(self) -> None:
+        self._call(_ending_of_this_process())
+
+    def at_sigterm(self) -> None:
+        self._call(TERMINATED)
+
+    def _call(self, ending: Ending) -> None:
+        callback, self._callback = self._callback, None
+        if callback is None or os.getpid() != self._pid:
+            return
+        try:
+            callback(ending)
+        except BaseException as error:
+            with suppress(Exception):
+                print(f"halfstep: the end of the run was not recorded: {_one_line(error)}", file=sys.stderr)
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, HalfstepError):  # ours: the command line ends with its code
+        return error.exit_code
+    return -signal.SIGINT if type(error) is KeyboardInterrupt else 1
+
+
+def _ran_out_of_memory(error: BaseException | None) -> bool:
+    """Whether this exception, or one that it was raised from, says that an allocator ran out."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        names = {cls.__name__ for cls in type(error).__mro__}
+        if names & OUT_OF_MEMORY_TYPES:
+            return True
+        if "RuntimeError" in names and any(text in _text(error).lower() for text in ALLOCATOR_RAN_OUT):
+            return True
+        seen.add(id(error))
+        error = error.__cause__
+    return False
+
+
+def _one_line(error: BaseException) -> str:
+    """`RuntimeError: boom`, as the last line of a traceback; of a long message its first line."""
+    text = _first_line(_text(error))
+    return f"{_name(type(error))}: {text}" if text else _name(type(error))
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # the program's own class may fail at this
+        return "<exception str() failed>"
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def _name(kind: type) -> str:
+    plain = kind.__module__ in ("builtins", "__main__")
+    return kind.__qualname__ if plain else f"{kind.__module__}.{kind.__qualname__}"

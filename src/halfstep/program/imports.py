@@ -1,0 +1,98 @@
+"""Acts right after the program's own import of a framework, and never imports one itself.
+
+A framework read too early ignores what the script sets up first (`OMP_NUM_THREADS`, `CUDA_VISIBLE_DEVICES`),
+so halfstep waits until the program imports it.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+Callback = Callable[[ModuleType], None]
+
+
+def on_import(name: str, callback: Callback) -> None:
+    """Call `callback(module)` once, when the import of the module `name` has been executed to its end.
+
+    Whoever imports it, in whichever thread. An import that fails is left alone, and a later one that works
+    is the one that counts. What the callback raises comes out of the program's `import` statement.
+    If the module is there already, the callback is called at once.
+
+    Modules that live in a file are seen; built-in and frozen ones are not.
+
+    Raises:
+        RuntimeError: the module is being imported at this moment, by the caller or by another thread.
+    """
+    module = sys.modules.get(name)
+    if module is None:
+        _WATCH.add(name, callback)
+    elif getattr(getattr(module, "__spec__", None), "_initializing", False):
+        raise RuntimeError(f"{name} is half imported: call on_import before its import, or after it.")
+    else:
+        callback(module)
+
+
+class _Watch:
+    """A finder that finds nothing by itself: it asks the others, and marks the loader that they found."""
+
+    def __init__(self) -> None:
+        self._callbacks: dict[str, list[Callback]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, name: str, callback: Callback) -> None:
+        with self._lock:
+            self._callbacks.setdefault(name, []).append(callback)
+            if self not in sys.meta_path:
+                sys.meta_path.insert(0, self)
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name not in self._callbacks:
+            return None
+        spec = self._ask_the_others(name, path, target)
+        # Set on the instance, so that the loader is the real one in every other respect: its type, get_data,
+        # get_resource_reader. Whoever only looks (importlib.util.find_spec) sees nothing else.
+        if spec is not None and hasattr(spec.loader, "__dict__") and not isinstance(spec.loader, type):
+            vars(spec.loader)["exec_module"] = partial(_exec_module, self, spec.loader, name)
+        return spec
+
+    def _ask_the_others(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None
+    ) -> ModuleSpec | None:
+        finders = list(sys.meta_path)
+        for finder in finders[finders.index(self) + 1 :] if self in finders else finders:
+            spec = finder.find_spec(name, path, target) if hasattr(finder, "find_spec") else None
+            if spec is not None:
+                return spec
+        return None
+
+    def seen(self, name: str) -> None:
+        """Call what was asked for, once; leave `sys.meta_path` when nothing more is watched."""
+        with self._lock:
+            callbacks = self._callbacks.pop(name, [])
+            if not self._callbacks:
+                # A new list: another thread may be walking the old one, and would skip a finder.
+                sys.meta_path = [finder for finder in sys.meta_path if finder is not self]
+        for callback in callbacks:
+            callback(sys.modules[name])
+
+
+def _exec_module(watch: _Watch, loader: Any, name: str, module: ModuleType) -> None:
+    vars(loader).pop("exec_module", None)
+    loader.exec_module(module)
+    if module.__name__ == name:
+        watch.seen(name)
+
+
+# The interpreter leaves frames of its import machinery out of tracebacks, and `warnings` passes over them when
+# it counts `stacklevel`. This one stands among them, so it bears their file's name and is left out likewise.
+_exec_module.__code__ = _exec_module.__code__.replace(co_filename="<frozen importlib._bootstrap>")
+
+_WATCH = _Watch()

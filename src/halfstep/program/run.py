@@ -1,0 +1,101 @@
+"""Runs a program in this process, exactly as `python` would.
+
+Known differences, all that were found: `sys.orig_argv`; frames of halfstep lie below the program's
+first, seen by whoever walks the stack (`inspect.stack()`, `warnings.warn(stacklevel=2)` at the top of a script)
+and counted in the recursion limit (some 7 of 1000); `sys.modules` also has what halfstep imported; a
+script that cannot be decoded fails in the words of `compile`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import sys
+from contextlib import suppress
+from importlib.machinery import SourceFileLoader, SourcelessFileLoader
+from types import CodeType, ModuleType
+
+from halfstep.errors import HalfstepError
+from halfstep.program.ending import OK, Ending, note
+from halfstep.program.startup import set_up
+from halfstep.program.target import Target
+from halfstep.program.uncaught import show_without_our_frames
+
+
+def run(target: Target) -> None:
+    """Run the program to its end, as `python` or `python -m` does: same `__main__`, path, argv and exit code.
+
+    Call it once, as the last thing that the process does, in the main thread, and let what it raises reach the
+    interpreter: no `except` around it (click's standalone mode is one), and not from within one, or exceptions
+    of the program would show the other as their context. Only a HalfstepError may be caught.
+
+    `__main__` stays the program's, so that exit handlers still find it. Uncaught exceptions are shown without
+    halfstep's frames.
+
+    Raises:
+        SystemExit, or whatever else the program does not catch.
+    """
+    main = set_up(target)
+    try:
+        if target.kind == "file":
+            _run_file(target.path or "", main)
+        else:
+            _run_module(target)
+    except (SystemExit, HalfstepError) as error:
+        note(Ending.of(error))
+        raise
+    except BaseException as error:
+        note(Ending.of(error))
+        show_without_our_frames(__file__, afterwards=lambda: _forget_file(target, main))
+        raise
+    note(OK)
+    _forget_file(target, main)
+
+
+def _run_file(path: str, main: ModuleType) -> None:
+    compiled = path.endswith(".pyc")
+    main.__loader__ = (SourcelessFileLoader if compiled else SourceFileLoader)("__main__", path)
+    main.__file__ = path
+    vars(main)["__cached__"] = None
+    try:
+        exec(_read_compiled(path) if compiled else _compile(path), vars(main))
+    finally:
+        _flush()
+
+
+def _run_module(target: Target) -> None:
+    # The very function that the interpreter calls for -m, directories and zips, in all its versions. It fills
+    # the `__main__` that is there; unlike runpy.run_module it restores nothing. Its frames are part of the
+    # traceback under python too, and its messages ("No module named x") are the interpreter's.
+    runpy = importlib.import_module("runpy")
+    if target.kind == "module":
+        runpy._run_module_as_main(target.given)
+    else:
+        runpy._run_module_as_main("__main__", alter_argv=False)
+
+
+def _compile(path: str) -> CodeType:
+    with io.open_code(path) as file:
+        source = file.read()
+    code: CodeType = compile(source, path, "exec", dont_inherit=True)
+    return code
+
+
+def _read_compiled(path: str) -> CodeType:
+    code = SourcelessFileLoader("__main__", path).get_code("__main__")
+    assert code is not None
+    return code
+
+
+def _flush() -> None:
+    """The interpreter does this between a script's last line and the traceback or the exit handlers."""
+    for stream in (sys.stderr, sys.stdout):
+        with suppress(Exception):
+            stream.flush()
+
+
+def _forget_file(target: Target, main: ModuleType) -> None:
+    """The interpreter takes these from a script's `__main__` before exit handlers run, unless it called sys.exit."""
+    if target.kind == "file":
+        vars(main).pop("__file__", None)
+        vars(main).pop("__cached__", None)

@@ -1,0 +1,72 @@
+"""SIGTERM: told to whoever asked, and then as deadly as before."""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+
+def before_sigterm(callback: Callable[[], None]) -> None:
+    """Call `callback()` before SIGTERM ends this process, with exit code -15 as ever; the last given goes first.
+
+    Only in the main thread, and only while nobody else handles SIGTERM; otherwise this does nothing. The program
+    sees the default handler, and may put its own in its place. Forked children have the real default.
+
+    While Python waits inside a long call of a C library, SIGTERM takes effect when that call returns.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    current = _signal.getsignal(signal.SIGTERM)
+    if not isinstance(current, _Default):
+        if current != signal.SIG_DFL:
+            return
+        _watch()
+    _callbacks.append(callback)
+
+
+class _Default(int):
+    """The number that SIG_DFL is, but one that can be called.
+
+    So `signal.getsignal` and `signal.signal` show the program `Handlers.SIG_DFL`: libraries that install their
+    own handler only over the default one (Lightning, Ray) still do. `signal.signal` would turn it into a plain
+    number, hence `_signal`.
+    """
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        for callback in reversed(_callbacks):
+            callback()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+
+def _before_fork() -> None:
+    # A signal that reaches a child before its handler is the default one would be lost: let it wait.
+    _blocked.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _after_fork_in_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _blocked.before)
+
+
+def _after_fork_in_child() -> None:
+    if isinstance(_signal.getsignal(signal.SIGTERM), _Default):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, _blocked.before)
+
+
+def _watch() -> None:
+    _signal.signal(signal.SIGTERM, _Default(signal.SIG_DFL))
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            before=_before_fork,
+            after_in_parent=_after_fork_in_parent,
+            after_in_child=_after_fork_in_child,
+        )
+
+
+_callbacks: list[Callable[[], None]] = []
+_blocked = threading.local()
