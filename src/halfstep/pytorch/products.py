@@ -4,12 +4,13 @@ Where a CPU has no 16-bit units, PyTorch's bf16 and fp16 products are 4 to 300 t
 keep every tensor 16-bit and compute only the products in fp32 (:mod:`halfstep.pytorch.products_kernels`). They are
 process-wide: they hold in every thread, in backward, in a checkpoint's recompute and in compiled code.
 
-Two ways past them: code that inductor generates instead of calling a kernel (``max_autotune``'s C++ products,
-flex attention), which widens to fp32 itself, and ``cpp_wrapper=True``, which links to PyTorch's kernels directly.
+Two ways lead past them: products that inductor writes itself in C++ (``max_autotune``, flex attention) and its
+``cpp_wrapper=True``, which links to PyTorch's kernels directly.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -163,7 +164,7 @@ def products_mode(dtypes: Collection[torch.dtype], mode: ProductsMode = "fp32") 
 
 class _Mode(TorchDispatchMode):
     def __init__(self, planned: Plan) -> None:
-        super().__init__()
+        TorchDispatchMode.__init__(self)
         self._plan = planned
         self._table = {_overload(op.name): (op, _overload(op.base)) for op in _operations(planned)}
 
@@ -183,9 +184,9 @@ def _overload(name: str) -> Any:
 
 
 def _enter(planned: Plan) -> Callable[[], None]:
-    mode = _Mode(planned)
-    mode.__enter__()
-    return lambda: mode.__exit__(None, None, None)
+    stack = contextlib.ExitStack()
+    stack.enter_context(_Mode(planned))
+    return stack.close
 
 
 def _nothing() -> None:

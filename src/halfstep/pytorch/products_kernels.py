@@ -138,25 +138,25 @@ def in_fp32(
     low = args[0].dtype
     out = args[0] if operation.writes == "self" else kwargs.get("out")
     wide = [None if x is None else x.float() for x in args[: operation.tensors]]
-    named = (
-        {name: _widened(value, low) for name, value in kwargs.items() if name != "out"} if kwargs else kwargs
-    )
+    named = {name: _widened(value, low) for name, value in kwargs.items() if name != "out"}
     result = call(*wide, *args[operation.tensors :], **named)
     if out is not None:
         return _written(out, result)
+    layout = _layout(operation, args)
     if isinstance(result, torch.Tensor):
-        return result.to(low)
-    return tuple(_rounded(x, low) if i < operation.rounded else x for i, x in enumerate(result))
+        return result.to(low, memory_format=layout)
+    return tuple(_rounded(x, low, layout) if i < operation.rounded else x for i, x in enumerate(result))
 
 
 def _widened(value: Any, low: torch.dtype) -> Any:
     return value.float() if isinstance(value, torch.Tensor) and value.dtype is low else value
 
 
-def _rounded(value: Any, low: torch.dtype) -> Any:
+def _rounded(value: Any, low: torch.dtype, layout: torch.memory_format) -> Any:
     """Round one of several results: a gradient not asked for is None, a workspace keeps its bytes."""
-    is_sum = isinstance(value, torch.Tensor) and value.dtype is torch.float32
-    return value.to(low) if is_sum else value
+    if not isinstance(value, torch.Tensor) or value.dtype is not torch.float32:
+        return value
+    return value.to(low, memory_format=layout if value.ndim == 5 else torch.preserve_format)
 
 
 def _written(out: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
@@ -164,3 +164,18 @@ def _written(out: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
     if out.shape != result.shape:
         out.resize_(result.shape)
     return out.copy_(result)
+
+
+def _layout(operation: Operation, args: Sequence[Any]) -> torch.memory_format:
+    """The strides that PyTorch's own kernel would give: compiled code has been told to expect them.
+
+    They differ from fp32's only in convolutions of volumes with channels last.
+    """
+    if operation.kind != "convolution" or args[1].ndim != 5:
+        return torch.preserve_format
+    if operation.name == "convolution":
+        (x, weight, bias, *geometry), bias_sizes = args[:9], None
+    else:
+        (_, x, weight, bias_sizes, *geometry), bias = args[:10], None
+    backend = torch._C._select_conv_backend(x, weight, bias, *geometry, bias_sizes)
+    return torch._C._conv_determine_backend_memory_format(x, weight, backend)
