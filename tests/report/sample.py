@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import operator
 import random
 import statistics
 from typing import Any
@@ -265,3 +268,53 @@ def _method() -> list[dict[str, str]]:
         },
         {"figure": "Matrix products", "how": "FLOPs counted in one step, by the dtype of the operands."},
     ]
+
+
+def hostile(payload: str) -> dict[str, Any]:
+    """The sample with `payload` for every text in it, and as a name wherever names are free."""
+    made = _replaced(comparison(steps=8), payload)
+    for trial in made["trials"]:
+        trial["logged"] = {payload: [[1, 0.5], [2, 0.6]]}
+        trial["matmul_share"] = {payload: 1.0}
+        trial["memory"] = {payload: 1.0}
+    made["environment"][payload] = made["environment"]["frameworks"][payload] = payload
+    made["options"][payload] = payload
+    made["recommendation"]["reasons"].append({"text": payload, "evidence": f"verdicts[0].{payload}"})
+    return made
+
+
+def _replaced(value: Any, payload: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _replaced(item, payload) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_replaced(item, payload) for item in value]
+    return payload if isinstance(value, str) else value
+
+
+def paths(value: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The way to every part of an object, the longest lists only at their ends."""
+    items = (
+        list(value.items())
+        if isinstance(value, dict)
+        else list(enumerate(value))
+        if isinstance(value, list)
+        else []
+    )
+    kept = items if len(items) < 6 or isinstance(value, dict) else [items[0], items[-1]]
+    return [way for key, item in kept for way in [(*prefix, key), *paths(item, (*prefix, key))]]
+
+
+DROPPED = object()
+
+
+def damaged(value: Any, way: tuple[Any, ...], part: Any) -> Any:
+    """The object with the part at the end of `way` replaced or, with DROPPED, taken away; without such a way as is."""
+    try:
+        at = functools.reduce(operator.getitem, way[:-1], value)
+        if part is DROPPED:
+            del at[way[-1]]
+        else:
+            at[way[-1]] = copy.deepcopy(part)
+    except (KeyError, IndexError, TypeError):
+        return value
+    return value

@@ -1,0 +1,229 @@
+"""The page: self-contained, nothing of the program's text run, every figure there."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from halfstep.errors import UsageError
+from halfstep.report import page, units
+
+from .sample import DROPPED, comparison, damaged, hostile, paths
+
+PWN = "document.documentElement.dataset.pwned=1"
+PAYLOADS = [
+    f"<script>{PWN}</script>",
+    f"</script><script>{PWN}</script><!--",
+    f'"><img src=x onerror="{PWN}">',
+    f"'><svg onload='{PWN}'>",
+    f"</style></title></textarea><img src=x onerror={PWN}>",
+    f'<a href="javascript:{PWN}">n</a> {{{{ 7*7 }}}} {{% raw %}} %{{x}} \u2028\u2029 日本語 \x1b[31m \ud800',
+]
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class Seen(HTMLParser):
+    """Every tag with its attributes, and the text of every script."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.words: list[str] = []
+        self._inside: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = ["script"] if tag == "script" else ["style"] if tag == "style" else []
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = []
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == ["script"]:
+            self.scripts[-1] += data
+        elif not self._inside:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+@pytest.fixture(scope="module")
+def sample() -> Seen:
+    return Seen(page.render(comparison()))
+
+
+def test_every_figure_is_there_with_its_interval(sample: Seen) -> None:
+    for row in comparison()["verdicts"]:
+        for key, unit in (
+            ("step_time", "s"),
+            ("speed_ratio", "×"),
+            ("peak_memory", "B"),
+            ("memory_ratio", "×"),
+        ):
+            if row[key]:
+                value = row[key].get("value", row[key].get("median"))
+                assert units.quantity(value, unit) in sample.text
+                assert units.span(value, row[key]["low"], row[key]["high"], unit) in sample.text
+        assert row["reason"] in sample.text
+    assert comparison()["recommendation"]["adopt"]["code"].split("\n")[0] in sample.text
+    assert all(entry["how"] in sample.text for entry in comparison()["method"])
+    assert (
+        "no energy counter: /sys/class/powercap holds no readable package domain every trial" in sample.text
+    )
+
+
+def test_the_verdict_comes_first(sample: Seen) -> None:
+    assert (
+        sample.text.index("Use bf16")
+        < sample.text.index("Side by side")
+        < sample.text.index("no energy counter")
+    )
+
+
+def test_evidence_leads_to_its_row(sample: Seen) -> None:
+    links = {attrs["href"] for tag, attrs in sample.tags if tag == "a"}
+    assert links == {"#verdicts-2", "#verdicts-4"}
+    assert {link.removeprefix("#") for link in links if link} <= {attrs.get("id") for _, attrs in sample.tags}
+
+
+def test_nothing_is_fetched(sample: Seen) -> None:
+    own = "".join(
+        value or ""
+        for tag, attrs in sample.tags
+        for name, value in attrs.items()
+        if name in ("src", "href", "srcset", "action")
+    )
+    assert not re.search(r"//|:", own)
+    for name in ("page.css", "page.js", "page.html.j2"):
+        asset = page._asset(name)
+        assert not re.search(r"url\(|@import|https?:|\bfetch\(|XMLHttpRequest|import\(", asset), name
+    assert not {tag for tag, _ in sample.tags} & {"link", "iframe", "object", "embed", "base", "form", "img"}
+
+
+def test_the_policy_allows_exactly_the_scripts_of_the_page(sample: Seen) -> None:
+    policy = next(
+        attrs["content"] for _, attrs in sample.tags if attrs.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy
+    assert "unsafe" not in policy
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    kinds = [attrs.get("type") for tag, attrs in sample.tags if tag == "script"]
+    run = [text for text, kind in zip(sample.scripts, kinds, strict=True) if kind is None]
+    hashes = {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in run}
+    assert hashes == set(re.findall(r"sha256-([\w+/=]+)", policy.split("style-src")[0]))
+    assert not [
+        name for _, attrs in sample.tags for name in attrs if name.startswith("on") or name == "style"
+    ]
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_hostile_text_adds_no_element(payload: str, sample: Seen) -> None:
+    seen = Seen(page.render(hostile(payload)))
+    assert {tag for tag, _ in seen.tags} <= {tag for tag, _ in sample.tags}
+    assert sum(tag == "script" for tag, _ in seen.tags) == 4
+    assert {name for _, attrs in seen.tags for name in attrs} <= {
+        name for _, attrs in sample.tags for name in attrs
+    }
+    assert not re.search("[\x1b\ud800]", "".join(seen.words))
+    assert json.loads(seen.scripts[0]) == hostile(payload)
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
+        lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(), part, max_size=3),
+    )
+)
+def test_embedded_json_reads_back_and_cannot_end_its_element(value: Any) -> None:
+    written = str(page.embedded(value))
+    assert json.loads(written) == value
+    assert not set("<>&\u2028\u2029") & set(written)
+
+
+def test_figures_that_json_cannot_say_are_null() -> None:
+    assert page.embedded({"a": [math.nan, math.inf, 1.0]}) == '{"a":[null,null,1.0]}'
+
+
+WAYS = paths(comparison(steps=8))
+PARTS = [DROPPED, None, "x", -1, 0, math.nan, 10**400, True, [], {}, [None], [["a", 1]], {"a": None}]
+
+
+@settings(max_examples=40, deadline=None)
+@given(hits=st.lists(st.tuples(st.sampled_from(WAYS), st.sampled_from(PARTS)), max_size=12))
+def test_missing_and_wrong_parts_never_raise(hits: list[tuple[tuple[Any, ...], Any]]) -> None:
+    compared = comparison(steps=8)
+    for way, part in hits:
+        compared = damaged(compared, way, part)
+    assert "</html>" in page.render(compared)
+
+
+def test_an_empty_object_makes_a_page() -> None:
+    text = Seen(page.render({})).text
+    assert "No precision is recommended" in text
+    assert "The comparison holds no verdicts." in text
+
+
+def test_a_path_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        UsageError,
+        match=r"^Cannot write the page '.*page\.html' \(.*\); give a file in a folder you may write\.$",
+    ):
+        page.write(comparison(), tmp_path / "file" / "page.html")
+
+
+def dom(file: Path, profile: Path) -> str:
+    """The document as a browser has it once its scripts have run."""
+    assert BROWSER
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    )
+    flags += " --disable-component-update --disable-sync --virtual-time-budget=5000 --window-size=1280,3000"
+    command = [BROWSER, *flags.split(), "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}"]
+    done = subprocess.run(
+        [*command, "--dump-dom", file.as_uri()], capture_output=True, timeout=120, check=True
+    )
+    return done.stdout.decode()
+
+
+def pwned(document: str) -> bool:
+    return re.search(r"<html[^>]*data-pwned", document) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the path to open the page in")
+def test_in_a_browser_plots_are_drawn_and_hostile_text_does_not_run(tmp_path: Path) -> None:
+    bare = tmp_path / "bare.html"
+    bare.write_text(f"<!doctype html><html><body>{PAYLOADS[2]}</body></html>")
+    assert pwned(dom(bare, tmp_path / "profile"))  # the check sees what does run
+    compared = hostile(" ".join(PAYLOADS))
+    document = dom(page.write(compared, tmp_path / "page.html"), tmp_path / "profile")
+    assert not pwned(document)
+    figures = set(re.findall(r'data-figure="([\w-]+)"', document))
+    assert figures == {"loss", "steps", "scale", "logged-0"}
+    assert document.count('class="main-svg"') >= len(figures)
+    assert ">This plot could not be drawn" not in document
+    assert html.escape("<script>", quote=False) in document
