@@ -119,8 +119,11 @@ def measure(sizes: list[int], count: int) -> dict[str, Any]:
         torch._foreach_copy_(gradients, slices)
 
     with_gradients = {name: (backward, run) for name, run in scalers(NoOptimizer(parameters)).items()}
-    memory_pass = {"pass": (lambda: flat.copy_(source), lambda: flat.mul_(0.5))}
-    found = {"step and update": report(rounds({**memory_pass, **with_gradients}, count), "pass")}
+    passes: dict[str, tuple[Contender, Contender]] = {
+        "pass": (lambda: flat.copy_(source), lambda: flat.mul_(0.5)),
+        "pass over the tensors": (backward, lambda: torch._foreach_mul_(gradients, 0.5)),
+    }
+    found = {"step and update": report(rounds({**passes, **with_gradients}, count), "pass")}
     for name, make in OPTIMIZERS.items():
         optimizer = make(parameters)
         contenders = {"optimizer": optimizer.step, **scalers(optimizer)}
@@ -143,10 +146,12 @@ def main() -> None:
     parser.add_argument("--only", help="cases whose name contains this")
     parser.add_argument("--json", type=Path, help="default: benchmarks/results/loss_scaling-<cpu>.json")
     options = parser.parse_args()
-    results = {}
+    results: dict[str, Any] = {}
+    loads: dict[str, float] = {}
     for case, sizes in CASES.items():
         if options.only is None or options.only in case:
             results[case] = measure(sizes, options.rounds)
+            loads[case] = os.getloadavg()[0]  # above the number of CPUs, others disturbed the figures
             for what, rows in results[case].items():
                 print(
                     f"{case}, {what}: " + ", ".join(line(name, row) for name, row in rows.items()), flush=True
@@ -162,6 +167,7 @@ def main() -> None:
         "torch": torch.__version__,
         "rounds": options.rounds,
         "unit": "ms and ratios: median, its 95 % interval, and the least of all rounds",
+        "load_average": loads,
         "results": results,
     }
     path.write_text(json.dumps(record, indent=1) + "\n")
