@@ -37,9 +37,10 @@ def round_blocks(
     """
     fmt = get_block(format)
     working = working_dtype(x)
-    if not -x.dim() <= axis < max(x.dim(), 1):
+    dimensions = max(x.dim(), 1)  # a single number is a block of one
+    if not -dimensions <= axis < dimensions:
         raise UsageError(
-            f"axis is {axis}; a tensor of {x.dim()} dimensions has axes {-x.dim()} to {x.dim() - 1}."
+            f"axis is {axis}; a tensor of shape {tuple(x.shape)} has axes {-dimensions} to {dimensions - 1}."
         )
     with torch.no_grad():
         rows = (x if x.dim() else x.reshape(1)).to(working).movedim(axis, -1)
