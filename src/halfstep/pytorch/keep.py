@@ -6,6 +6,7 @@ itself is the empty name. Patterns are those of ``fnmatch``: ``*.norm``, ``block
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Callable
 from fnmatch import fnmatchcase
@@ -18,6 +19,9 @@ from halfstep.errors import UsageError
 from halfstep.pytorch.dtypes import KEPT, SIXTEEN_BIT, devices_here
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.sixteen import cast
+
+#: what torch.compile, DataParallel and DistributedDataParallel put before the names of a model's parts
+_WRAPPERS = re.compile(r"^((_orig_mod|module)(\.|$))+")
 
 
 class Keep:
@@ -39,20 +43,29 @@ class Keep:
         self._wrapped: set[type] = set()
         self._missing = set(patterns)
         self._names: list[str] = []
-        self._hook: Any = None
+        self._looking = Patches()
 
     def install(self) -> None:
         """Look in before modules are called, until the first step."""
         if self._patterns:
-            hook = nn.modules.module.register_module_forward_pre_hook
-            self._hook = hook(lambda module, args: self.look(module))
+            # Not a global module hook: torch.compile warns of those, and traces them.
+            self._looking.wrap(nn.Module, "__call__", self._call)
+
+    def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if not torch.compiler.is_compiling():
+                self.look(module)
+            return original(module, *args, **kwargs)
+
+        return __call__
 
     def look(self, module: nn.Module) -> None:
         """Mark the parts of ``module`` that match, the first time that it is called from outside."""
         if module in self._seen or not self._patterns:
             return
         self._seen.update(module.modules())
-        for name, part in module.named_modules():
+        for path, part in module.named_modules():
+            name = _WRAPPERS.sub("", path)
             self._names.append(name)
             matching = {p for p in self._patterns if name and fnmatchcase(name, p)}
             self._missing -= matching
@@ -65,10 +78,7 @@ class Keep:
         Raises:
             UsageError: naming the pattern and some of the modules that there are.
         """
-        if self._hook is None:
-            return
-        self._hook.remove()
-        self._hook = None
+        self._looking.undo()
         if self._missing:
             names = [name for name in self._names if name]
             raise UsageError(

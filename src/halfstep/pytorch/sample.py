@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from halfstep.pytorch.dtypes import format_name
+from halfstep.pytorch.patches import Patches
 
 aten = torch.ops.aten
 
@@ -110,7 +111,7 @@ class Sample:
         self._thread = 0
         self._fresh = True
         self._samples = 0
-        self._hook: Any = None
+        self._patches = Patches()
 
     def begin(self, parameters: list[Tensor]) -> None:
         """Start to look, in this thread; ``parameters`` are the weights."""
@@ -118,23 +119,31 @@ class Sample:
         self._activations.exclude(parameters)
         torch._C._autograd._push_saved_tensors_default_hooks(self._activations.pack, lambda tensor: tensor)
         self._counter.__enter__()
-        self._hook = nn.modules.module.register_module_forward_pre_hook(self._before_module)
+        # Not a global module hook: torch.compile warns of those.
+        self._patches.wrap(nn.Module, "__call__", self._call)
 
     def backward_done(self) -> None:
         """A backward pass is over."""
         self._activations.passed()
         self._fresh = True
 
-    def _before_module(self, module: nn.Module, args: Any) -> None:
-        if self._fresh and torch.is_grad_enabled() and next(module.parameters(), None) is not None:
+    def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if self._fresh and not torch.compiler.is_compiling():
+                self._count_samples(module, (*args, *kwargs.values()))
+            return original(module, *args, **kwargs)
+
+        return __call__
+
+    def _count_samples(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if torch.is_grad_enabled() and next(module.parameters(), None) is not None:
             self._fresh = False
             first = next((a for a in args if isinstance(a, Tensor) and a.dim() > 0), None)
             self._samples += 0 if first is None else first.shape[0]
 
     def end(self, optimizers: Iterable[Optimizer]) -> dict[str, Any]:
         """Stop looking; what was seen, as the fields of a record's ``sample`` event. Bytes and FLOPs."""
-        if self._hook is not None:
-            self._hook.remove()
+        self._patches.undo()
         if threading.get_ident() != self._thread:
             return {"absent": "the training loop moved to another thread during the sampled step"}
         self._counter.__exit__(None, None, None)
