@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-SCRIPT = '''
+SCRIPT = """
 import sys, time, torch
 kind, amp, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
 torch.manual_seed(0)
@@ -53,7 +53,7 @@ for step in range(steps):
     scaler.update()
     times.append(time.perf_counter() - begin)
 print("\\n", sorted(times[5:])[len(times[5:]) // 2], loss.item())
-'''
+"""
 
 #: name: (precision of halfstep or None for plain python, amp in the script, record)
 VARIANTS = {
@@ -132,14 +132,17 @@ def main() -> None:
         steps = measure_steps(script, options.rounds, options.steps)
         ours = [sys.executable, "-m", "halfstep", "run", "--precision", "fp32"]
         starts = [
-            (startup_seconds([sys.executable], nothing), startup_seconds(ours, nothing)) for _ in range(4 * options.rounds)
+            (startup_seconds([sys.executable], nothing), startup_seconds(ours, nothing))
+            for _ in range(4 * options.rounds)
         ]
     result = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "rounds": options.rounds,
         "step_seconds": steps,
-        "ratios": {kind: {f"{a} / {b}": ratios(rows, a, b) for a, b in PAIRS} for kind, rows in steps.items()},
+        "ratios": {
+            kind: {f"{a} / {b}": ratios(rows, a, b) for a, b in PAIRS} for kind, rows in steps.items()
+        },
         "startup_extra_seconds": {
             "median": median(b - a for a, b in starts),
             "low": min(b - a for a, b in starts),
@@ -149,11 +152,15 @@ def main() -> None:
     for kind, rows in steps.items():
         print(f"\n{kind}: median step, ms")
         for name, seconds in rows.items():
-            print(f"  {name:26} {1e3 * median(seconds):8.2f}  ({1e3 * min(seconds):.2f} to {1e3 * max(seconds):.2f})")
+            print(
+                f"  {name:26} {1e3 * median(seconds):8.2f}  ({1e3 * min(seconds):.2f} to {1e3 * max(seconds):.2f})"
+            )
         for pair, ratio in result["ratios"][kind].items():
             print(f"  {pair:50} {ratio['median']:.3f}  ({ratio['low']:.3f} to {ratio['high']:.3f})")
     extra = result["startup_extra_seconds"]
-    print(f"\nstart-up, ms more than python: {1e3 * extra['median']:.0f} ({1e3 * extra['low']:.0f} to {1e3 * extra['high']:.0f})")
+    print(
+        f"\nstart-up, ms more than python: {1e3 * extra['median']:.0f} ({1e3 * extra['low']:.0f} to {1e3 * extra['high']:.0f})"
+    )
     if options.json:
         Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
 

@@ -32,6 +32,14 @@ def inside_backward() -> bool:
     return bool(torch._C._current_graph_task_id() != -1)
 
 
+def tracing() -> bool:
+    """Whether a compiler is tracing: its joint graph must not have a scale baked into it."""
+    keys = torch._C._TorchDispatchModeKey
+    return any(
+        torch._C._get_dispatch_mode(key) is not None for key in (keys.FAKE, keys.PROXY, keys.FUNCTIONAL)
+    )
+
+
 def install(takeover: Takeover, patches: Patches) -> None:
     """Put the recipe's backward pass in force."""
     patches.wrap(torch.autograd, "backward", lambda original: _backward(takeover, original))
@@ -50,6 +58,9 @@ def _backward(takeover: Takeover, original: Callable[..., None]) -> Callable[...
         inputs: Any = None,
     ) -> None:
         outputs = _as_tuple(tensors)
+        if tracing():
+            original(tensors, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
+            return
         if inside_backward():
             # Checkpointing recomputes, and goes back through what it recomputed: part of the pass under way.
             if takeover.scaling.active:
@@ -111,7 +122,7 @@ def _grad(takeover: Takeover, original: Callable[..., Any]) -> Callable[..., Any
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        if inside_backward():
+        if inside_backward() or tracing():
             return original(outputs, inputs, grad_outputs, retain_graph, create_graph, *args, **kwargs)
         scale = takeover.scaling.value
         with takeover.ambient.paused():
