@@ -10,6 +10,7 @@ import json
 import os
 import platform
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -78,20 +79,16 @@ class Cpu:
 @functools.cache
 def cpu() -> Cpu:
     """This machine's CPU, as PyTorch sees it."""
-    return Cpu(platform.machine().lower(), _flags(), _onednn(), _model())
+    return Cpu(
+        platform.machine().lower(), _flags(), _onednn(), _cpuinfo("model name") or platform.processor()
+    )
 
 
 def _flags() -> frozenset[str]:
+    """PyTorch's own list, or, where it has none yet, the kernel's, in which only ``avx512f`` is spelt otherwise."""
     if hasattr(torch.cpu, "get_capabilities"):
         return frozenset(name for name, there in torch.cpu.get_capabilities().items() if there is True)
-    checks = {  # PyTorch up to 2.11
-        "avx2": "_is_avx2_supported",
-        "avx512_f": "_is_avx512_supported",
-        "avx512_bf16": "_is_avx512_bf16_supported",
-        "amx_tile": "_is_amx_tile_supported",
-        "amx_fp16": "_is_amx_fp16_supported",
-    }
-    return frozenset(flag for flag, name in checks.items() if getattr(torch.cpu, name, bool)())
+    return frozenset(_cpuinfo("flags").replace("avx512f", "avx512_f").split())
 
 
 def _onednn() -> frozenset[str]:
@@ -102,15 +99,13 @@ def _onednn() -> frozenset[str]:
     return frozenset(precision for precision, check in checks.items() if check is not None and check())
 
 
-def _model() -> str:
+def _cpuinfo(field: str) -> str:
+    """A field of Linux's ``/proc/cpuinfo``; empty where there is no such file or field."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        pass
-    return platform.processor()
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
 
 
 def support(precision_compute: str, device: str = "cpu") -> Support:
@@ -145,11 +140,10 @@ def cpu_support(precision: str, machine: Cpu) -> Support:
         return Support("impossible", "a CPU has no TF32 units")
     wanted = _UNITS[precision]
     if machine.architecture in ("aarch64", "arm64"):
-        return Support(
-            "fp32_units",
-            f"whether PyTorch's own {precision} trains as fast as fp32 on an ARM CPU has not been measured; "
-            "`--products native` uses it",
+        unknown = (
+            f"whether PyTorch's own {precision} trains as fast as fp32 on an ARM CPU has not been measured"
         )
+        return Support("fp32_units", f"{unknown}; `--products native` uses it")
     units = [flag for flag in wanted if flag in machine.flags]
     if not units:
         return Support("fp32_units", f"this CPU has no {precision} units ({' or '.join(wanted)})")

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
+from torch._C._dynamo import eval_frame
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from halfstep.errors import UsageError
@@ -143,6 +144,10 @@ def _kernel(operation: Operation, planned: Plan, own: Callable[..., Any], base: 
             return in_fp32(operation, functools.partial(base, keyset), args, kwargs)
         return own(keyset, *args, **kwargs)
 
+    # After a graph break dynamo would compile this very frame and what it calls. `torch.compiler.disable` says the
+    # same, at the cost of importing the compiler.
+    skip = eval_frame._FrameAction.SKIP
+    eval_frame.set_code_exec_strategy(kernel.__code__, eval_frame._FrameExecStrategy(skip, skip))
     return kernel
 
 
