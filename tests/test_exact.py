@@ -171,6 +171,17 @@ def test_explain(x: float, name: str, outcome: str, value: float) -> None:
         assert told.relative_error == (value - x) / x
 
 
+def test_explain_numbers_beyond_fp64() -> None:
+    for row in FORMATS.values():
+        for x in (Fraction(10) ** 400, Fraction(-10) ** 401):
+            negative_scale = isinstance(row, Format) and row.scale and x < 0
+            assert explain(x, row).outcome == ("not representable" if negative_scale else "overflow")
+        told = explain(Fraction(1, 10**400), row)
+        is_scale = isinstance(row, Format) and row.scale
+        assert told.outcome == ("rounded" if is_scale else "flushed to zero")
+        assert told.relative_error == (math.inf if is_scale else -1)
+
+
 def test_mx_blocks_by_hand() -> None:
     told = round_tensor_exact([0.1, -0.2, 5.0, 0.0, -0.0], "mxfp4")
     # floor(log2 5) = 2 and the largest element exponent is 2: scale 1; 5 lies halfway between 4 and 6: even is 4

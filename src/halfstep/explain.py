@@ -60,9 +60,9 @@ def _code(value: float, format: Format) -> int | None:
 
 def _outcome(x: Fraction | float, value: float, format: Format) -> Outcome:
     if math.isnan(value):
-        if math.isnan(x):
+        if isinstance(x, float) and math.isnan(x):
             return "not representable" if format.nan == "none" else "exact"
-        return "overflow" if x > 0 else "not representable"
+        return "not representable" if format.scale and x < 0 else "overflow"
     if math.isinf(value):
         return "exact" if x == value else "overflow"
     magnitude = abs(value)
@@ -83,6 +83,7 @@ def _overflows(x: Fraction | float, format: Format) -> bool:
 
 
 def _relative_error(x: Fraction | float, value: float) -> float | None:
-    if not math.isfinite(x) or not math.isfinite(value) or x == 0:
+    # a Fraction may lie beyond fp64, so it must not become a float here
+    if (isinstance(x, float) and not math.isfinite(x)) or not math.isfinite(value) or x == 0:
         return None
-    return float((Fraction(value) - Fraction(x)) / Fraction(x))
+    return round_exact((Fraction(value) - Fraction(x)) / Fraction(x), "fp64")
