@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import re
 import warnings
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halfstep.report import bars, plots
+from halfstep.report import bars, page, plots, traces
 from halfstep.report.reading import read
 
 from .sample import comparison, hostile
@@ -21,7 +23,7 @@ maybe = st.one_of(st.none(), st.floats(-1e6, 1e6))
 curves = st.lists(st.lists(maybe, max_size=12), min_size=1, max_size=5)
 
 
-def drawn(compared: dict | None = None) -> dict[str, plots.Figure]:
+def drawn(compared: dict | None = None) -> dict[str, traces.Figure]:
     compared_ = read(compared or comparison())
     return plots.figures(compared_, plots.slots([*compared_.precisions, "fp32", "bf16", "fp16"]))
 
@@ -72,8 +74,8 @@ def test_median_curve_is_numpys_nanmedian(columns: list[list[float | None]]) -> 
 
 def test_a_long_line_keeps_its_highest_and_lowest_points_in_order() -> None:
     heights = np.random.default_rng(0).standard_normal(100_000).tolist()
-    kept = plots.thinned(list(enumerate(heights)))
-    assert len(kept) <= plots.POINTS
+    kept = traces.thinned(list(enumerate(heights)))
+    assert len(kept) <= traces.POINTS
     assert [x for x, _ in kept] == sorted({x for x, _ in kept})
     assert (max(y for _, y in kept), min(y for _, y in kept)) == (max(heights), min(heights))
 
@@ -135,3 +137,51 @@ def test_share_bars_say_the_range_where_trials_differ() -> None:
     assert made["bf16"].total == "bf16 90% to 98.4%, fp32 1.6% to 10%"
     assert made["fp16"].total == "fp16 98.4%, fp32 1.6%"
     assert [part.width for part in made["bf16"].parts] == pytest.approx([94.2, 5.8])
+
+
+def test_a_loss_scale_that_never_moved_is_drawn_to_the_last_step() -> None:
+    compared = comparison()
+    trial = next(t for t in compared["trials"] if t["precision"] == "fp16")
+    trial["loss_scale"] = [[0, 65536.0]]
+    line = drawn(compared)["scale"]["data"][0]
+    assert (line["x"], line["y"]) == ([0, trial["steps"] - 1], [65536.0, 65536.0])
+
+
+def test_one_trial_has_no_spread_of_memory() -> None:
+    made = {bar.precision: bar for bar in bars.memory(read(comparison(repeats=1)))}
+    assert "±" not in made["fp32"].total
+    assert "±" in {bar.precision: bar for bar in bars.memory(read(comparison()))}["fp32"].total
+
+
+#: linear RGB as seen with normal vision, protanopia, deuteranopia, tritanopia (Machado et al. 2009, severity 1)
+VISIONS = [
+    [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+]
+
+
+def lab(linear: np.ndarray) -> np.ndarray:
+    """CIE L*a*b* (white D65) of linear sRGB."""
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    t = to_xyz @ np.clip(linear, 0, 1) / np.array([0.9505, 1.0, 1.089])
+    f = np.where(t > 0.008856, np.cbrt(t), 7.787 * t + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("theme", [0, 1, 2])
+@pytest.mark.parametrize("vision", range(4))
+def test_colours_are_told_apart_by_every_eye(theme: int, vision: int) -> None:
+    block = page._asset("page.css").split("--paper:")[1 + theme]
+    written = re.findall(r"--p\d: #(\w{6})", block)
+    assert len(written) == plots.SLOTS
+    srgb = [np.array([int(c[i : i + 2], 16) / 255 for i in (0, 2, 4)]) for c in written]
+    linear = [np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) for c in srgb]
+    seen = [lab(np.array(VISIONS[vision]) @ c) for c in linear]
+    gaps = {
+        pair: float(np.linalg.norm(seen[pair[0]] - seen[pair[1]]))
+        for pair in itertools.combinations(range(10), 2)
+    }
+    assert min(gaps.values()) > 12  # 2.3 is the smallest difference that is seen side by side
+    assert min(gap for pair, gap in gaps.items() if max(pair) < 6) > 24

@@ -41,6 +41,17 @@ def test_a_terminal_gets_bars_and_keeps_the_endings(steps: int | None) -> None:
     assert "2 of 2" in stream.getvalue()
 
 
+def test_a_trial_added_later_lengthens_the_one_bar() -> None:
+    stream = io.StringIO()
+    with Progress(Console(file=stream, width=140, force_terminal=True, color_system=None)) as progress:
+        progress.plan(1)
+        progress.begin("bf16", 1)
+        progress.finish("bf16", "ok", "")
+        progress.plan(3)
+    assert "1 of 3" in stream.getvalue()
+    assert stream.getvalue().endswith("\r\x1b[1A\x1b[2K")  # one line is wiped at the end: one bar
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_hostile_labels_are_shown_not_obeyed(terminal: bool) -> None:
     stream = io.StringIO()

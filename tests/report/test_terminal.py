@@ -164,5 +164,11 @@ def test_missing_and_wrong_parts_never_raise(hits: list[tuple[tuple[Any, ...], A
     assert shown(compared, 80)
 
 
+@pytest.mark.parametrize("command", [["train.loop", "--lr", "1"], ["-m", "train.loop", "--lr", "1"]])
+def test_a_module_is_run_as_a_module(command: list[str]) -> None:
+    compared = comparison() | {"program": {"command": command, "module": True}}
+    assert "next halfstep run --precision bf16 -m train.loop --lr 1\n" in shown(compared, 120)
+
+
 def test_an_empty_object_says_that_there_is_nothing() -> None:
     assert "No verdicts" in shown({}, 80)

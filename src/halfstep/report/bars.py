@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from halfstep.report import units
-from halfstep.report.reading import MEMORY_PARTS, Absent, Comparison, Trial
+from halfstep.report.parts import MEMORY_PARTS, Absent, Comparison, Trial
 
 OTHER = "other"
 _NAMES = {"optimizer": "optimizer state", OTHER: "the rest of the peak"}
@@ -50,7 +51,7 @@ def memory(comparison: Comparison) -> list[Bar]:
     bars = []
     for name, stack in stacks.items():
         trials = [trial for trial in comparison.of(name) if not isinstance(trial.memory, Absent)]
-        total = _extent([_total(trial) for trial in trials], units.pm, "B")
+        total = _extent([_total(trial) for trial in trials])
         parts = _stacked(stack, widest, _memory_colours(stack), units.bytes_)
         bars.append(Bar(name, parts, total, len(trials), _reason(t.memory for t in comparison.of(name))))
     return bars
@@ -65,7 +66,9 @@ def shares(comparison: Comparison, colours: Mapping[str, int]) -> list[Bar]:
         stack = {format_: statistics.fmean(share.get(format_, 0.0) for share in found) for format_ in formats}
         stack = dict(sorted(stack.items(), key=lambda item: -item[1]))
         tints = {format_: f"p{colours[format_]}" for format_ in stack}
-        parts = _stacked(stack, sum(stack.values()), tints, units.percent)
+        parts = _stacked(
+            stack, sum(stack.values()), tints, units.percent, room=math.inf
+        )  # `total` has the figures
         words = ", ".join(f"{format_} {_range(found, format_)}" for format_ in stack)
         bars.append(Bar(name, parts, words, len(found), _reason(t.shares for t in comparison.of(name))))
     return bars
@@ -105,20 +108,27 @@ def _memory_colours(stack: Iterable[str]) -> dict[str, str]:
 
 
 def _stacked(
-    stack: Mapping[str, float], widest: float, colours: Mapping[str, str], write: Callable[[float], str]
+    stack: Mapping[str, float],
+    widest: float,
+    colours: Mapping[str, str],
+    write: Callable[[float], str],
+    room: float = _ROOM,
 ) -> tuple[Part, ...]:
     parts, start = [], 0.0
     for name, value in stack.items():
         width = value / widest if widest > 0 else 0.0
         words = f"{_NAMES.get(name, name)}: {write(value)}"
-        label = write(value) if width >= _ROOM else ""
+        label = write(value) if width >= room else ""
         parts.append(Part(100 * start, 100 * width, colours[name], words, label, width < _TIGHT))
         start += width
     return tuple(parts)
 
 
-def _extent(values: Sequence[float], write: Callable[[float, float, float, str], str], unit: str) -> str:
-    return write(statistics.median(values), min(values), max(values), unit) if values else ""
+def _extent(sizes: Sequence[float]) -> str:
+    """The median with the lowest and the highest; of one trial the size alone."""
+    if len(sizes) < 2:
+        return units.bytes_(sizes[0]) if sizes else ""
+    return units.pm(statistics.median(sizes), min(sizes), max(sizes), "B")
 
 
 def _range(found: Sequence[Mapping[str, float]], format_: str) -> str:

@@ -18,8 +18,9 @@ from markupsafe import Markup
 
 from halfstep.errors import UsageError
 from halfstep.report import bars, plots, units
+from halfstep.report.parts import STATUS_WORDS, Absent, Comparison, Figure, Row, Trial
 from halfstep.report.plain import clean, finite
-from halfstep.report.reading import STATUS_WORDS, Absent, Comparison, Figure, Row, Trial, read
+from halfstep.report.reading import read
 
 _EVIDENCE = re.compile(r"(verdicts|trials)\[(\d+)\]")
 #: what a script element must not hold as it is
@@ -34,7 +35,7 @@ _ENVIRONMENT = {
     "cores": "Cores",
     "threads": "Threads",
     "memory_bytes": "Memory",
-    "devices": "Accelerators",
+    "devices": "Devices",
     "frameworks": "Frameworks",
     "python": "Python",
     "platform": "System",
@@ -216,7 +217,14 @@ def _words(value: object, key: str = "") -> str:
     if number is not None and key in _WRITTEN:
         return _WRITTEN[key](number)
     if isinstance(value, Mapping):
-        return ", ".join(f"{clean(name)} {_words(item, name)}" for name, item in value.items())
+        if "kind" in value:  # what a device can do with a format; its reason is told where it matters
+            return clean(value["kind"]).replace("_", " ")
+        said = ((clean(name), _words(item, name)) for name, item in value.items())
+        return ", ".join(f"{name} {words}" for name, words in said if words)
     if isinstance(value, list | tuple):
-        return ", ".join(map(_words, value))
+        return (
+            "; ".join(map(_words, value))
+            if any(isinstance(v, Mapping) for v in value)
+            else ", ".join(map(_words, value))
+        )
     return ("yes" if value else "no") if isinstance(value, bool) else clean(value)

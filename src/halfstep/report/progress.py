@@ -12,8 +12,8 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from halfstep.report import units
+from halfstep.report.parts import STATUS_WORDS
 from halfstep.report.plain import clean
-from halfstep.report.reading import STATUS_WORDS
 
 
 class Display(Protocol):
@@ -46,7 +46,7 @@ class Progress:
         self._display.stop()
 
     def plan(self, trials: int | Sized) -> None:
-        """Say how many trials are to come: their number, or a list of them."""
+        """Say how many trials there are in all, their number or a list; again when one is added."""
         self._display.plan(trials if isinstance(trials, int) else len(trials))
 
     def begin(self, trial_label: str, steps: int | None) -> None:
@@ -88,7 +88,7 @@ class Lines:
         """Nothing to take down."""
 
     def plan(self, trials: int) -> None:
-        """Remember how many trials are to come."""
+        """Remember how many trials there are."""
         self._trials = trials
 
     def begin(self, label: str, steps: int | None) -> None:
@@ -139,9 +139,11 @@ class Live:
         self._bars.stop()
 
     def plan(self, trials: int) -> None:
-        """Draw the bar for all trials."""
+        """Draw the bar for all trials, or draw it longer."""
         self._trials = trials
-        self._all = self._bars.add_task("trials", total=trials, said=f"0 of {trials}")
+        if self._all is None:
+            self._all = self._bars.add_task("trials", total=trials, said="")
+        self._bars.update(self._all, total=trials, said=f"{self._finished} of {trials}")
 
     def begin(self, label: str, steps: int | None) -> None:
         """Draw the bar of a trial; it pulses where the number of steps is not known."""

@@ -13,9 +13,10 @@ from rich.text import Text
 
 from halfstep.report import units
 from halfstep.report.layout import Cell, Sheet
+from halfstep.report.parts import STATUS_WORDS, Absent, Comparison, Figure, Row
 from halfstep.report.plain import clean
 from halfstep.report.progress import Progress as Progress
-from halfstep.report.reading import STATUS_WORDS, Absent, Comparison, Figure, Row, read
+from halfstep.report.reading import read
 
 _INDENT = 4
 #: what needs its column to be read; beneath a row it is left out

@@ -91,7 +91,10 @@ def pm(value: float, low: float | None, high: float | None, unit: str) -> str:
 
 
 def span(value: float, low: float, high: float, unit: str) -> str:
-    """Write the interval alone, in the unit that its value is written in: `139–150 ms`."""
+    """Write the interval alone, in the unit that its value is written in: `139–150 ms`.
+
+    Ends that are the same to the digits shown are written as what they differ by, `± 0 ms` or `± <1 ms`.
+    """
     if not all(map(math.isfinite, (value, low, high))):
         return NOT_FINITE
     size, name = scale(value, unit)
@@ -100,6 +103,8 @@ def span(value: float, low: float, high: float, unit: str) -> str:
 
 def _ends(low: float, high: float, places: int, name: str) -> str:
     first, last = _digits(low, places), _digits(high, places)
+    if first == last:
+        return f"± {_join(_arm((high - low) / 2, places), name)}"
     dash = " to " if "-" in first + last else "–"  # a minus or an exponent beside a dash misleads
     return _join(f"{first}{dash}{last}", name)
 
@@ -133,7 +138,10 @@ def _places(value: float, low: float, high: float, name: str) -> int:
     if places < 0 or half <= 0 or name == "B":
         return places
     first = -math.floor(math.log10(half))
-    return max(0, min(max(places, first), places + 2, first + 1))
+    shown = max(0, min(max(places, first), places + 2, first + 1))
+    if 0 < low < 10.0**-shown / 2:  # a ratio of 0.04 is not one of 0.0
+        return min(-math.floor(math.log10(low)), places + 2)
+    return shown
 
 
 def _arm(x: float, places: int) -> str:

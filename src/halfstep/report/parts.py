@@ -1,0 +1,158 @@
+"""The parts of a comparison that a report draws: every one a value, or absent with its reason."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+STATUS_WORDS = {
+    "ok": "ok",
+    "diverged": "diverged",
+    "out_of_memory": "out of memory",
+    "failed": "failed",
+    "timed_out": "timed out",
+    "unsupported": "unsupported",
+    "interrupted": "interrupted",
+}
+MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations")
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A figure that could not be measured, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured value with the ends of its interval (None: no interval) and what the comparison says of it."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    significant: bool | None = None
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One precision of the comparison: times in s, sizes in bytes, ratios to the baseline."""
+
+    index: int
+    precision: str
+    baseline: str
+    status: str
+    reason: str
+    ran_as: str
+    trials: int
+    step_time: Figure | Absent
+    speed: Figure | Absent
+    peak_memory: Figure | Absent
+    memory_ratio: Figure | Absent
+    final_loss: Figure | Absent
+    loss_difference: Figure | Absent
+    loss_words: str
+    steps: int | None
+    skipped: int | None
+    warnings: tuple[str, ...]
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the other precisions are measured against this one."""
+        return self.precision == self.baseline
+
+    @property
+    def measured(self) -> bool:
+        """Whether the row has any figure at all."""
+        return any(isinstance(part, Figure) for part in (self.step_time, self.peak_memory, self.final_loss))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of the program: times in s, sizes in bytes, energy in J."""
+
+    index: int
+    precision: str
+    ran_as: str
+    emulated: bool
+    seed: int | None
+    repeat: int | None
+    status: str
+    reason: str
+    steps: int | None
+    skipped: int | None
+    losses: tuple[float | None, ...]
+    step_time: Figure | Absent
+    step_times: tuple[float, ...]
+    samples_per_second: float | None
+    peak_memory: float | Absent
+    memory: Mapping[str, float] | Absent
+    energy: float | Absent
+    shares: Mapping[str, float] | Absent
+    logged: Mapping[str, tuple[tuple[float, float], ...]]
+    loss_scale: tuple[tuple[float, float], ...]
+    first_nonfinite: str
+    warnings: tuple[str, ...]
+    log: str
+    exit_code: int | None
+    command: tuple[str, ...]
+    takeover: float | None
+
+    @property
+    def label(self) -> str:
+        """The trial's name: `bf16, seed 0, repeat 1`."""
+        parts = [
+            self.precision,
+            *(f"{name} {n}" for name, n in (("seed", self.seed), ("repeat", self.repeat)) if n is not None),
+        ]
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that a report draws."""
+
+    command: tuple[str, ...]
+    module: bool
+    directory: str
+    environment: Mapping[str, Any]
+    options: Mapping[str, Any]
+    rows: tuple[Row, ...]
+    trials: tuple[Trial, ...]
+    advised: str
+    advice: str
+    reasons: tuple[tuple[str, str], ...]
+    framework: str
+    code: str
+    method: tuple[tuple[str, str], ...]
+
+    @property
+    def command_line(self) -> str:
+        """The program as it was given, after python's own name."""
+        return shlex.join(["python", *self._program])
+
+    @property
+    def run_command(self) -> str:
+        """The command that runs the program in the advised precision; empty without advice."""
+        if not self.advised or not self.command:
+            return ""
+        return shlex.join(["halfstep", "run", "--precision", self.advised, *self._program])
+
+    @property
+    def _program(self) -> list[str]:
+        named = self.module and self.command[:1] != ("-m",)
+        return [*(["-m"] if named else []), *self.command]
+
+    def of(self, precision: str) -> list[Trial]:
+        """The trials of one precision."""
+        return [trial for trial in self.trials if trial.precision == precision]
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Every precision named by a verdict or a trial, in order, once."""
+        return tuple(
+            dict.fromkeys([row.precision for row in self.rows] + [trial.precision for trial in self.trials])
+        )

@@ -1,0 +1,147 @@
+"""The lines, dots and axes that the page's plots are made of, as plotly's plain dicts."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+POINTS = 1500  # a line longer than this is drawn from its lows and highs
+DOTS = 300
+_GOLDEN = 0.6180339887  # steps of this spread dots evenly over a band, the same way every time
+
+Figure = dict[str, Any]
+Curve = Sequence[float | None]
+
+
+def thinned(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float | None]]:
+    """At most POINTS of the points, in order: each stretch keeps its lowest and its highest."""
+    if len(points) <= POINTS:
+        return list(points)
+    stretch = -(-len(points) // (POINTS // 2))
+    kept: list[tuple[float, float | None]] = []
+    for start in range(0, len(points), stretch):
+        part = points[start : start + stretch]
+        rising = sorted(range(len(part)), key=[y or 0.0 for _, y in part].__getitem__)
+        kept += [part[i] for i in sorted({rising[0], rising[-1]})]
+    return kept
+
+
+def steps(curve: Curve) -> list[tuple[float, float | None]]:
+    """A curve's points: step and value."""
+    return [(float(step), value) for step, value in enumerate(curve)]
+
+
+def line(
+    points: Sequence[tuple[float, float | None]], name: str, colour: str, thin: bool = False, axis: str = "y"
+) -> Figure:
+    """A line through the points; a thin one is a single trial's and stays out of legend and hover."""
+    kept = thinned(points)
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [x for x, _ in kept],
+        "y": [y for _, y in kept],
+        "name": plain(name),
+        "legendgroup": plain(name),
+        "showlegend": not thin and axis == "y",
+        "yaxis": axis,
+        "line": {"color": colour, "width": 0.8 if thin else 2},
+        "opacity": 0.4 if thin else 1,
+        **({"hoverinfo": "skip"} if thin else {"hovertemplate": "%{y:.4g}"}),
+    }
+
+
+def holes(curve: Curve, name: str, colour: str) -> Figure:
+    """A cross where the loss was not finite, at the height of the last loss that was."""
+    at, last = [], 0.0
+    for step, value in enumerate(curve):
+        last = last if value is None else value
+        if value is None:
+            at.append((step, last))
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [x for x, _ in at],
+        "y": [y for _, y in at],
+        "name": plain(name),
+        "legendgroup": plain(name),
+        "showlegend": False,
+        "marker": {"symbol": "x-thin", "size": 9, "color": colour, "line": {"width": 2, "color": colour}},
+        "hovertemplate": "not finite",
+    }
+
+
+def spread(name: str, values: list[float], place: float, colour: str, unit: str) -> list[Figure]:
+    """Ordered values about one height: a dot each, a bar over the middle half, a mark at the median."""
+    shown = values[:: -(-len(values) // DOTS)]
+    lower, middle, upper = (quantile(values, q) for q in (0.25, 0.5, 0.75))
+    common: Figure = {"type": "scatter", "name": plain(name)}
+    jitter = [place + 0.5 * ((i * _GOLDEN) % 1 - 0.5) for i in range(len(shown))]
+    dots: Figure = {"mode": "markers", "x": shown, "y": jitter, "opacity": 0.35}
+    dots |= {"marker": {"color": colour, "size": 5}, "hovertemplate": f"%{{x:.4g}} {unit}"}
+    bar: Figure = {"mode": "lines", "x": [lower, upper], "y": [place, place], "hoverinfo": "skip"}
+    bar |= {"line": {"color": colour, "width": 5}}
+    mark: Figure = {
+        "mode": "markers",
+        "x": [middle],
+        "y": [place],
+        "hovertemplate": f"median %{{x:.4g}} {unit}",
+    }
+    mark |= {"marker": {"symbol": "line-ns", "size": 30, "line": {"width": 2.5, "color": "@ink"}}}
+    return [common | part for part in (dots, bar, mark)]
+
+
+def quantile(ordered: Sequence[float], q: float) -> float:
+    """The q-quantile of ordered values, between two neighbours on a straight line (numpy's default)."""
+    at = q * (len(ordered) - 1)
+    low = int(at)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (at - low) * (ordered[high] - ordered[low])
+
+
+def layout(height: int) -> Figure:
+    """What all plots look like, `height` pixels high."""
+    axis = {
+        "gridcolor": "@line",
+        "zeroline": False,
+        "linecolor": "@line",
+        "tickfont": {"size": 12, "color": "@soft"},
+    }
+    axis |= {"automargin": True}
+    return {
+        "height": height,
+        "margin": {"l": 8, "r": 8, "t": 44, "b": 8},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"size": 12, "color": "@soft"},
+        "hovermode": "x unified",
+        "hoverlabel": {"bgcolor": "@paper", "bordercolor": "@line", "font": {"size": 12, "color": "@ink"}},
+        "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.01, "yanchor": "bottom"},
+        "xaxis": dict(axis, showgrid=False, ticks="outside", tickcolor="@line"),
+        "yaxis": dict(axis),
+    }
+
+
+def caption(text: str, y: float) -> Figure:
+    """The name of a vertical axis, level above it."""
+    place = {
+        "xref": "paper",
+        "x": 0,
+        "xanchor": "left",
+        "yref": "paper",
+        "y": y,
+        "yanchor": "bottom",
+        "yshift": 6,
+    }
+    return place | {"text": text, "showarrow": False, "font": {"size": 12, "color": "@soft"}}
+
+
+def title(text: str) -> Figure:
+    """The name of a horizontal axis."""
+    return {"title": {"text": text, "font": {"size": 12, "color": "@soft"}}}
+
+
+def plain(text: str) -> str:
+    """The text as plotly shows it letter by letter."""
+    return html.escape(text)
