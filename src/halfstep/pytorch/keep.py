@@ -43,13 +43,13 @@ class Keep:
         self._wrapped: set[type] = set()
         self._missing = set(patterns)
         self._names: list[str] = []
-        self._looking = Patches()
+        self._checked = False
 
     def install(self) -> None:
-        """Look in before modules are called, until the first step."""
+        """Look in before modules are called; a model may be made at any time."""
         if self._patterns:
             # Not a global module hook: torch.compile warns of those, and traces them.
-            self._looking.wrap(nn.Module, "__call__", self._call)
+            self._patches.wrap(nn.Module, "__call__", self._call)
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -78,7 +78,9 @@ class Keep:
         Raises:
             UsageError: naming the pattern and some of the modules that there are.
         """
-        self._looking.undo()
+        if self._checked:
+            return
+        self._checked = True
         if self._missing:
             names = [name for name in self._names if name]
             raise UsageError(
