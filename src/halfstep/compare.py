@@ -154,7 +154,7 @@ def verdicts(outcomes: Sequence[Outcome], rows: Sequence[dict[str, Any]]) -> lis
     baseline = baseline_of(outcomes)
     order.sort(key=lambda precision: precision != baseline)
     groups = {p: [i for i, o in enumerate(outcomes) if o.trial.precision == p] for p in order}
-    base = [outcomes[i] for i in groups.get(baseline or "", [])]
+    base = [outcomes[i] for i in groups.get(baseline or "", []) if outcomes[i].status == "ok"]
     return [
         _verdict(p, baseline, [outcomes[i] for i in groups[p]], [rows[i] for i in groups[p]], base)
         for p in order
@@ -176,13 +176,18 @@ def _verdict(
 ) -> dict[str, Any]:
     bad = next((o for o in group if o.status != "ok"), None)
     compared = precision != baseline
+    trials = len(group)
+    if any(o.status == "ok" for o in group):
+        # A trial that ended early says something in its own row, and nothing of the precision's medians.
+        rows = [row for row, o in zip(rows, group, strict=True) if o.status == "ok"]
+        group = [o for o in group if o.status == "ok"]
     return {
         "precision": precision,
         "baseline": baseline,
         "status": "ok" if bad is None else bad.status,
         "reason": "" if bad is None else bad.reason,
         "ran_as": next((row["ran_as"] for row in rows if row["ran_as"]), None),
-        "trials": len(group),
+        "trials": trials,
         "step_time": _step_time(group),
         "speed_ratio": _speed_ratio(base, group) if compared else None,
         "peak_memory": _spread([row["peak_memory_bytes"] for row in rows]),

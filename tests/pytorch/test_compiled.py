@@ -12,8 +12,12 @@ pytestmark = [
     pytest.mark.skipif(
         not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler"
     ),
-    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),  # PyTorch's own, on import of inductor
-    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),  # while dynamo wraps tensors
+    pytest.mark.filterwarnings(
+        "ignore:.*torch.jit:DeprecationWarning"
+    ),  # PyTorch's own, on import of inductor
+    pytest.mark.filterwarnings(
+        "ignore:The .grad attribute of a Tensor:UserWarning"
+    ),  # while dynamo wraps tensors
 ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -85,7 +84,7 @@ def compare(
     page = request.folder / "report.html"
     write_page(comparison, page)
     _write_json(comparison, json_path)
-    console.print(terminal.table(comparison, page=_short(page), next_command=_next(request, page)))
+    console.print(terminal.table(comparison, page=page))
     return 0 if any(trial["status"] == "ok" for trial in comparison["trials"]) else 1
 
 
@@ -139,13 +138,3 @@ def _write_json(comparison: dict[str, Any], path: Path | None) -> None:
         print(text)
     else:
         path.write_text(text + "\n", encoding="utf-8")
-
-
-def _short(path: Path) -> str:
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-
-
-def _next(request: Request, page: Path) -> str:
-    opener = {"darwin": "open", "win32": "start"}.get(sys.platform, "xdg-open")
-    return f"{opener} {_short(page)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import torch
@@ -86,12 +87,10 @@ def _called_by_script() -> bool:
 
     Activation checkpointing, for one, opens autocast regions of its own.
     """
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
         if name != __name__ and not name.startswith(("torch.amp", "torch.cuda.amp", "torch.cpu.amp")):
             return not name.startswith(("torch.", "halfstep."))
-        if frame.f_back is None:
-            return False
         frame = frame.f_back
     return False

@@ -44,7 +44,7 @@ class ProductCounter(TorchDispatchMode):
     """Counts the FLOPs of matrix products by the format of their operands."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops: dict[str, int] = defaultdict(int)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -118,7 +118,7 @@ class Sample:
         self._thread = threading.get_ident()
         self._activations.exclude(parameters)
         torch._C._autograd._push_saved_tensors_default_hooks(self._activations.pack, lambda tensor: tensor)
-        self._counter.__enter__()
+        self._counter.__enter__()  # type: ignore[no-untyped-call]
         # Not a global module hook: torch.compile warns of those.
         self._patches.wrap(nn.Module, "__call__", self._call)
 
@@ -146,7 +146,7 @@ class Sample:
         self._patches.undo()
         if threading.get_ident() != self._thread:
             return {"absent": "the training loop moved to another thread during the sampled step"}
-        self._counter.__exit__(None, None, None)
+        self._counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         torch._C._autograd._pop_saved_tensors_default_hooks()
         return {
             "matmul_flops": dict(self._counter.flops),

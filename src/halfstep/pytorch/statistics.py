@@ -66,4 +66,5 @@ class Statistics:
 
 
 def _descendants(cls: type) -> list[type]:
-    return [d for child in cls.__subclasses__() for d in (child, *_descendants(child))]
+    children: list[type] = cls.__subclasses__()
+    return [found for child in children for found in (child, *_descendants(child))]
