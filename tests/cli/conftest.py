@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from running import halfstep
+
+from .running import halfstep
 
 
 @pytest.fixture(scope="session")

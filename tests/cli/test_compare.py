@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import PROGRAMS, halfstep
 
 import halfstep as package
+
+from .running import PROGRAMS, halfstep
 
 FAULTY = str(PROGRAMS / "faulty.py")
 

@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from running import PROGRAMS, halfstep, python
 
 from halfstep.record import read
+
+from .running import PROGRAMS, halfstep, python
 
 FAULTY = str(PROGRAMS / "faulty.py")
 AMP = str(PROGRAMS / "with_amp.py")
