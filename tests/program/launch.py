@@ -27,7 +27,9 @@ class Seen:
 
 
 def environment(home: Path) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+    """Little enough that both runs have the same; the second name is where some builds of python find themselves."""
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    return kept | {"HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def launch(

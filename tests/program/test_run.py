@@ -243,3 +243,53 @@ def test_a_script_in_another_encoding_runs_and_one_in_none_fails_as_under_python
     python, ours = both(["unsaid.py"], tmp_path)
     assert (ours.code, ours.out) == (python.code, python.out) == (1, "")
     assert "SyntaxError" in ours.err
+
+
+POOLS = """
+import concurrent.futures, multiprocessing, os, sys
+
+class Work:
+    def __call__(self, x):
+        return (x * x, __name__, sys.argv, 'halfstep' in sys.modules)
+
+def fail(x):
+    raise ValueError(x)
+
+if __name__ == '__main__':
+    with multiprocessing.get_context('forkserver').Pool(1) as pool:
+        print(pool.map(Work(), range(3)))
+        try:
+            pool.apply(fail, (3,))
+        except ValueError as e:
+            print(repr(e), e.__cause__)
+    spawn = multiprocessing.get_context('spawn')
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        print(list(pool.map(Work(), range(3))))
+    sleeper = spawn.Process(target=os._exit, args=(4,))
+    sleeper.start()
+    sleeper.join()
+    print(sleeper.exitcode)
+"""
+
+
+@pytest.mark.parametrize("words", [["pools.py", "--a"], ["-m", "pools", "--a"]], ids=" ".join)
+def test_pools_of_processes_work_as_under_python(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "pools.py").write_text(POOLS)
+    python, ours = both(words, tmp_path)
+    assert ours == python
+    assert "(4, '__mp_main__', " in ours.out
+    assert ours.code == 0
+
+
+def test_in_a_deleted_folder_as_under_python(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    ends = []
+    for by in ([], LAUNCH):
+        gone.mkdir()
+        delete_and_run = f'rmdir "$PWD" && "{sys.executable}" {" ".join(by)} -m json.tool --help'
+        done = subprocess.run(  # noqa: PLW1510
+            ["sh", "-c", delete_and_run], cwd=gone, env=environment(tmp_path), capture_output=True, timeout=60
+        )
+        ends.append((done.returncode, done.stdout, done.stderr))
+    assert ends[0] == ends[1]
+    assert ends[0][0] == 0

@@ -49,10 +49,17 @@ def _replace_first_path(target: Target) -> str | None:
     elif target.kind == "file":
         first = os.path.dirname(os.path.realpath(target.path or ""))
     else:
-        first = os.getcwd()
-    assert first is not None
-    sys.path[: 0 if safe else 1] = [first]
+        first = _working_directory()
+    sys.path[: 0 if safe else 1] = [first] if first is not None else []
     return first
+
+
+def _working_directory() -> str | None:
+    """None if it was deleted: the interpreter then puts nothing in the path."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
 
 
 def forget_what_lies_in(directory: str) -> None:
