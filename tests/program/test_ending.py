@@ -31,6 +31,8 @@ CASES = {
     "print('done')": Ending("ok", 0),
     "import sys; sys.exit()": Ending("ok", 0),
     "raise SystemExit(False)": Ending("ok", 0),
+    "raise SystemExit(256)": Ending("ok", 0),
+    "raise SystemExit(0.0)": Ending("failed", 1, "0.0"),
     "import sys; sys.exit(3)": Ending("failed", 3, "exit code 3"),
     "import sys; sys.exit(-1)": Ending("failed", 255, "exit code -1"),
     "import sys; sys.exit('no data\\nat all')": Ending("failed", 1, "no data"),

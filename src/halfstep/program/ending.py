@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from halfstep.errors import HalfstepError
 from halfstep.program.sigterm import before_sigterm
 
 ALLOCATOR_RAN_OUT = (
@@ -52,7 +51,7 @@ class Ending:
         interrupted = type(error) is KeyboardInterrupt  # a subclass of it ends with exit code 1
         return cls(
             status="interrupted" if interrupted else "failed",
-            exit_code=_exit_code(error),
+            exit_code=-signal.SIGINT if interrupted else 1,
             reason=_one_line(error),
             exception=_name(type(error)),
             out_of_memory=_ran_out_of_memory(error),
@@ -60,11 +59,12 @@ class Ending:
 
     @classmethod
     def _of_exit(cls, code: object) -> Ending:
-        if code is None or code == 0:
+        if code is None:
             return cls("ok", 0)
-        if isinstance(code, int):
-            return cls("failed", code & 0xFF if os.name == "posix" else code, f"exit code {code}")
-        return cls("failed", 1, _first_line(str(code)))
+        if not isinstance(code, int):
+            return cls("failed", 1, _first_line(str(code)))
+        returned = code & 0xFF if os.name == "posix" else int(code)
+        return cls("failed", returned, f"exit code {code}") if returned else cls("ok", 0)
 
 
 OK = Ending("ok", 0)
@@ -125,12 +125,6 @@ class _AtEnd:
         except BaseException as error:
             with suppress(Exception):
                 print(f"halfstep: the end of the run was not recorded: {_one_line(error)}", file=sys.stderr)
-
-
-def _exit_code(error: BaseException) -> int:
-    if isinstance(error, HalfstepError):  # ours: the command line ends with its code
-        return error.exit_code
-    return -signal.SIGINT if type(error) is KeyboardInterrupt else 1
 
 
 def _ran_out_of_memory(error: BaseException | None) -> bool:

@@ -15,7 +15,6 @@ from contextlib import suppress
 from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 from types import CodeType, ModuleType
 
-from halfstep.errors import HalfstepError
 from halfstep.program.ending import OK, Ending, note
 from halfstep.program.startup import set_up
 from halfstep.program.target import Target
@@ -27,7 +26,7 @@ def run(target: Target) -> None:
 
     Call it once, as the last thing that the process does, in the main thread, and let what it raises reach the
     interpreter: no `except` around it (click's standalone mode is one), and not from within one, or exceptions
-    of the program would show the other as their context. Only a HalfstepError may be caught.
+    of the program would show the other as their context.
 
     `__main__` stays the program's, so that exit handlers still find it. Uncaught exceptions are shown without
     halfstep's frames.
@@ -41,7 +40,7 @@ def run(target: Target) -> None:
             _run_file(target.path or "", main)
         else:
             _run_module(target)
-    except (SystemExit, HalfstepError) as error:
+    except SystemExit as error:
         note(Ending.of(error))
         raise
     except BaseException as error:
