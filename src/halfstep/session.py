@@ -187,12 +187,18 @@ class Session:
         return ending.status, ending.reason
 
     def _last_words(self, steps: int) -> None:
-        takeover = self.takeover
-        if takeover is None or self.recipe is None or self.recipe.name in ("as-is", "fp32"):
+        """Where something was changed, or was asked for and did not happen, say so."""
+        takeover, asked = self.takeover, self.name
+        if self._failure is not None or asked.split(":")[0] in ("as-is", "fp32"):
             return
-        skipped = takeover.scaling.skipped
-        skips = f", {skipped} of them skipped (gradients were not finite)" if skipped else ""
-        say(f"ran as {takeover.ran_as}: {steps} steps{skips}")
+        if takeover is None:
+            say(f"the program did not import PyTorch: precision {asked} was not put into force")
+        elif steps == 0:
+            say(f"the program ended without an optimizer step; it ran as {takeover.ran_as}")
+        else:
+            skipped = takeover.scaling.skipped
+            skips = f", {skipped} of them skipped (gradients were not finite)" if skipped else ""
+            say(f"ran as {takeover.ran_as}: {steps} steps{skips}")
 
 
 class _Meters:

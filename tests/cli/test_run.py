@@ -150,6 +150,17 @@ def test_sigterm_ends_the_program_as_it_would_python(tmp_path: Path) -> None:
     assert read(tmp_path / "r").end["status"] == "interrupted"
 
 
+def test_a_precision_that_could_not_be_put_into_force_is_said(tmp_path: Path) -> None:
+    (tmp_path / "s.py").write_text("print(1)\n")
+    done = halfstep("run", "--precision", "bf16", "s.py", cwd=tmp_path)
+    assert (done.stdout, done.returncode) == ("1\n", 0)
+    assert (
+        done.stderr == "halfstep: the program did not import PyTorch: precision bf16 was not put into force\n"
+    )
+    done = halfstep("run", "--precision", "bf16", FAULTY, "no_training")
+    assert done.stderr.startswith("halfstep: the program ended without an optimizer step; it ran as bf16")
+
+
 ENABLED = "import halfstep; halfstep.enable({arguments})\n"
 
 

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import json
+
+import torch
+
+from .running import halfstep
+
+
+def test_what_is_here_and_what_is_not() -> None:
+    found = json.loads(halfstep("info", "--json").stdout)
+    assert found["frameworks"]["torch"] == torch.__version__
+    (cpu, *_) = found["machine"]["devices"]
+    assert cpu["precisions"]["fp32"]["kind"] == "native"
+    assert cpu["precisions"]["tf32"] | {"slower": []} == {
+        "kind": "impossible",
+        "reason": "a CPU has no TF32 units",
+        "slower": [],
+    }
+    for meter in found["meters"].values():
+        assert meter.keys() in ({"absent"}, {"unit", "how"})
+    text = " ".join(halfstep("info").stdout.split())
+    for precision in ("fp32", "tf32", "bf16", "fp16"):
+        reason = cpu["precisions"][precision]["reason"]
+        assert f"{precision} " in text
+        assert reason.split(" (")[0] in text

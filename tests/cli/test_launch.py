@@ -1,0 +1,52 @@
+"""``--launch``: every trial through torchrun, two processes on this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halfstep.record import read
+
+from .running import PROGRAMS
+
+pytestmark = pytest.mark.slow
+
+DDP = str(PROGRAMS / "ddp.py")
+TORCHRUN = f"{Path(sys.executable).parent / 'torchrun'} --standalone --nproc-per-node 2"
+
+
+@pytest.fixture(scope="module")
+def launched(compared) -> dict[str, Any]:
+    return compared("--launch", TORCHRUN, "--precisions", "fp32,fp16:init_scale=1024", DDP, "overflow")
+
+
+def test_rank_0_reports_and_memory_is_the_sum(launched: dict[str, Any]) -> None:
+    fp32, _ = launched["trials"]
+    assert fp32["steps"] == 10
+    assert fp32["ranks"] == 2
+    assert fp32["peak_memory_largest_rank_bytes"] <= fp32["peak_memory_bytes"]
+
+
+def test_ranks_agree_on_a_skip_although_one_overflowed(launched: dict[str, Any]) -> None:
+    fp32, fp16 = launched["trials"]
+    assert (fp16["status"], fp16["skipped_steps"]) == ("ok", 1)
+    record = launched["folder"] / "trials" / "fp16_init_scale=1024-seed0-repeat0.jsonl"
+    skipped = [
+        [s["step"] for s in read(p).steps if s["skipped"]]
+        for p in sorted(record.parent.glob(record.name + "*"))
+    ]
+    assert skipped == [[5], [5]]
+    assert fp32["status"] == "failed", (
+        "fp32 steps as plain PyTorch does: the weights are not finite, ranks differ"
+    )
+
+
+def test_a_rank_that_dies_ends_the_trial_and_is_named(compared) -> None:
+    found = compared("--launch", TORCHRUN, "--precisions", "fp32", "--time-limit", "90", DDP, "die")
+    (trial,) = found["trials"]
+    assert trial["status"] == "failed"
+    assert "rank 1" in trial["reason"]
+    assert "5 steps" in trial["reason"]
