@@ -7,6 +7,8 @@ Everything else (torch.compile, other devices, subclasses of Tensor) is rounded 
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -58,20 +60,44 @@ def round_to(
 
     Example: ``round_to(torch.tensor(0.1), "fp16")`` is 0.0999755859375.
     """
-    check_mode(mode)
-    fmt = get_scalar(format)
-    _check(x, fmt, out)
-    rounding = Rounding(fmt, mode, fmt.overflow_policy(overflow), generator)
+    compiling = torch.compiler.is_compiling()
     working = working_dtype(x)
+    # dynamo traces into a cache with a warning
+    plan = _plan if compiling else _cached_plan
+    rounding, kernel, same = plan(format, mode, overflow, x.dtype, compiling)
+    _check_out(x, out)
     with torch.no_grad():
-        if contains(fmt, x.dtype) and rounding.overflow == "infinity":
+        if same:
             return x.clone() if out is None else out.copy_(x)
-        compiling = torch.compiler.is_compiling()
-        kernel = rounding.kernel(working, compiling)
+        if generator is not None:
+            rounding = replace(rounding, generator=generator)
         if not compiling and _plain(x):
             return _by_chunks(x, kernel, rounding, out)
         result = kernel(x.to(working), rounding, Work()).to(x.dtype)
         return result if out is None else out.copy_(result)
+
+
+def _plan(
+    format: str | Format, mode: str, overflow: str | None, dtype: torch.dtype, compiling: bool
+) -> tuple[Rounding, Kernel, bool]:
+    """What to do, with which kernel, and whether the result is x itself.
+
+    Raises:
+        UsageError: as :func:`round_to`.
+    """
+    check_mode(mode)
+    fmt = get_scalar(format)
+    if fmt.scale:
+        raise UsageError(
+            f"{fmt.name} is a format of scales, not of tensors; use a block format and round_blocks."
+        )
+    rounding = Rounding(fmt, mode, fmt.overflow_policy(overflow))
+    same = contains(fmt, dtype) and rounding.overflow == "infinity"
+    return rounding, rounding.kernel(_WORKING[dtype], compiling), same
+
+
+#: making a plan takes microseconds, which a small tensor would notice
+_cached_plan = lru_cache(maxsize=256)(_plan)
 
 
 class _RoundThrough(torch.autograd.Function):
@@ -120,11 +146,10 @@ def round_through(
 
     Example: ``round_through(x, "fp8_e4m3", "fp8_e5m2")`` is what an fp8 training does to an operand.
     """
+    working_dtype(x)
     for format in (forward, backward):
         if format is not None:
-            check_mode(mode)
-            _check(x, get_scalar(format), None)
-            get_scalar(format).overflow_policy(overflow)
+            _plan(format, mode, overflow, x.dtype, compiling=False)
     options = {"mode": mode, "overflow": overflow, "generator": generator}
     return _through(x, forward, backward, options)
 
@@ -141,12 +166,7 @@ def working_dtype(x: Tensor) -> torch.dtype:
     return _WORKING[x.dtype]
 
 
-def _check(x: Tensor, fmt: Format, out: Tensor | None) -> None:
-    working_dtype(x)
-    if fmt.scale:
-        raise UsageError(
-            f"{fmt.name} is a format of scales, not of tensors; use a block format and round_blocks."
-        )
+def _check_out(x: Tensor, out: Tensor | None) -> None:
     if out is not None and (out.shape, out.dtype, out.device) != (x.shape, x.dtype, x.device):
         given = f"{tuple(out.shape)} {out.dtype} on {out.device}"
         raise UsageError(
