@@ -159,9 +159,8 @@ def main() -> None:
         for pair, ratio in result["ratios"][kind].items():
             print(f"  {pair:50} {ratio['median']:.3f}  ({ratio['low']:.3f} to {ratio['high']:.3f})")
     extra = result["startup_extra_seconds"]
-    print(
-        f"\nstart-up, ms more than python: {1e3 * extra['median']:.0f} ({1e3 * extra['low']:.0f} to {1e3 * extra['high']:.0f})"
-    )
+    median_ms, low, high = (1e3 * extra[key] for key in ("median", "low", "high"))
+    print(f"\nstart-up, ms more than python: {median_ms:.0f} ({low:.0f} to {high:.0f})")
     if options.json:
         Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
 
