@@ -169,15 +169,10 @@ def spread(values: list[float]) -> dict[str, float | int | str]:
     """The median and its 95 % interval, or the lowest and highest where there are too few values for one."""
     found = summary(values)
     assert not isinstance(found, Absent)
-    ends = (found.low, found.high) if found.low is not None else (min(values), max(values))
-    interval = "95 %" if found.low is not None else "lowest and highest"
-    return {
-        "median": found.median,
-        "low": ends[0],
-        "high": ends[1],
-        "interval": interval,
-        "rounds": len(values),
-    }
+    low, high, interval = found.low, found.high, "95 %"
+    if low is None or high is None:
+        low, high, interval = min(values), max(values), "lowest and highest"
+    return {"median": found.median, "low": low, "high": high, "interval": interval, "rounds": len(values)}
 
 
 def figures(times: dict[str, list[float]]) -> dict[str, Any]:

@@ -102,7 +102,9 @@ def test_a_gpu_is_one_that_nvidia_smi_lists(script: str | None, expected: bool, 
     assert INSTALL["has_nvidia_gpu"]() is expected
 
 
-@pytest.mark.filterwarnings("ignore:Setuptools is replacing distutils")  # when PyTorch has imported distutils before
+@pytest.mark.filterwarnings(
+    "ignore:Setuptools is replacing distutils"
+)  # when PyTorch has imported distutils before
 @pytest.mark.parametrize("version", ["(3, 9)", "", None])
 def test_an_environment_of_another_python_is_made_anew(version: str | None, tmp_path: Path):
     python = tmp_path / "python"
