@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from halfstep.loss_scale import DynamicScale
+from halfstep.pytorch import scaling
 from halfstep.pytorch.scaling import HOPELESS
 from halfstep.pytorch.takeover import EnoughSteps, GradientsOverflow
 
@@ -132,6 +133,31 @@ def test_the_value_tested_is_the_value_used(begin) -> None:
     optimizer.step()
     assert torch.equal(weight.detach(), torch.full((3,), 0.9))
     assert takeover.scaling.skipped == 1
+
+
+def test_clipped_gradients_are_not_read_again_and_still_tested(
+    begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    takeover = begin(SCALED)
+    reads: list[int] = []
+    exact = scaling.all_finite
+    monkeypatch.setattr(scaling, "all_finite", lambda gradients: reads.append(1) or exact(gradients))
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    for factor, skipped, passes in ((2.0, 0, 0), (float("inf"), 1, 1), (1e34, 1, 2)):
+        optimizer.zero_grad()
+        (weight * factor).sum().backward()
+        nn.utils.clip_grad_norm_([weight], 1.0)
+        optimizer.step()
+        assert takeover.scaling.skipped == skipped
+        assert len(reads) == passes, "only what the flags doubt is read once more"
+        assert torch.isfinite(weight).all()
+    optimizer.zero_grad()
+    weight.sum().backward()
+    nn.utils.clip_grad_norm_([weight], 1.0)
+    weight.grad.mul_(float("nan"))
+    optimizer.step()
+    assert takeover.scaling.skipped == 2
 
 
 def test_large_gradients_under_a_small_scale(begin) -> None:

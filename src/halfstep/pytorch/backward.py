@@ -191,6 +191,8 @@ def _install_hooks(takeover: Takeover, patches: Patches) -> None:
     patches.wrap(torch.Tensor, "register_hook", registering)
     patches.wrap(torch.Tensor, "register_post_accumulate_grad_hook", registering_accumulated)
     patches.wrap(torch.Tensor, "retain_grad", scaling.retaining)
+    for home in (torch.nn.utils, torch.nn.utils.clip_grad):
+        patches.wrap(home, "clip_grad_norm_", scaling.clipping)
     for name in ("register_full_backward_hook", "register_full_backward_pre_hook"):
         patches.wrap(torch.nn.Module, name, registering)
     module = torch.nn.modules.module

@@ -78,6 +78,24 @@ class Scaling:
         # Not tested yet, or some gradient of some pass was not finite: whether it is one of these takes a look.
         return all_finite(gradients)
 
+    def clipping(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Wrap ``clip_grad_norm_``, so that what it has changed need not be read again.
+
+        Finite gradients times a coefficient between 0 and 1 are finite; the norm, which has been computed anyway,
+        tells whether the coefficient was one. No synchronisation.
+        """
+
+        def clip_grad_norm_(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Tensor:
+            tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+            gradients = [p.grad for p in tensors if p.grad is not None]
+            tested = max_norm >= 0 and all(map(self._unchanged, gradients))
+            norm = original(tensors, max_norm, *args, **kwargs)
+            if tested:
+                self.checked(gradients, [(~torch.isfinite(norm)).float().reshape(1)])
+            return norm
+
+        return clip_grad_norm_
+
     def _unchanged(self, gradient: Tensor) -> bool:
         entry = self._versions.get(id(gradient))
         return entry is not None and entry[0]() is gradient and entry[1] == gradient._version
