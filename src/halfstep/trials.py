@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from halfstep.record import Record, read
+from halfstep.record import Record, number, read
 
 Status = Literal["ok", "diverged", "out_of_memory", "failed", "timed_out", "unsupported", "interrupted"]
 
@@ -189,7 +189,7 @@ class _Tail:
             self._offset += len(whole)
             for line in self._steps_in(whole):
                 self._steps += 1
-                self._on_step(self._steps, _number(line.get("loss")), line.get("seconds"))
+                self._on_step(self._steps, number(line.get("loss")), line.get("seconds"))
 
     @staticmethod
     def _steps_in(text: bytes) -> Iterator[dict[str, Any]]:
@@ -198,10 +198,6 @@ class _Tail:
                 event = json.loads(line)
                 if isinstance(event, dict) and event.get("event") == "step":
                     yield event
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
 
 
 def _outcome(job: Job, trial: Trial, exit_code: int | None, stopped: Status | None) -> Outcome:

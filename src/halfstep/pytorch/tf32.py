@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -25,8 +24,3 @@ def set_tf32(allowed: bool, patches: Patches) -> None:
         return set_float32_matmul_precision
 
     patches.wrap(torch, "set_float32_matmul_precision", ours_wins)
-
-
-def tf32_in_force() -> dict[str, Any]:
-    """What float32 products may use at present, as PyTorch tells it."""
-    return {"matmul": torch.get_float32_matmul_precision(), "cudnn": torch.backends.cudnn.allow_tf32}
