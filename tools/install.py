@@ -116,7 +116,7 @@ def what_torch_brings(python: Path) -> dict[str, Any]:
 def install(folder: Path) -> None:
     """Make `folder` a complete development environment."""
     there = is_this_version(folder / "bin" / "python")
-    size = "only what has changed" if there else "about 310 MB to download, 1.4 GB on disk, 1 to 5 minutes"
+    size = "only what has changed" if there else "about 800 MB to download, 3.5 GB on disk, 2 to 8 minutes"
     print(f"halfstep: installing into {folder}: {size}.", flush=True)
     began = time.monotonic()
     python = make_venv(folder)
