@@ -4,10 +4,12 @@ Expected: fp32 at most 1.01 of plain python; bf16 and fp16 at most 1.01 of hand-
 see ``--products``), on a model of few large layers and one of 300 small tensors; recording at most 1 % of a 20 ms
 step; start-up without torch at most 60 ms more than python's.
 
-Each variant is a process of its own; rounds are interleaved (A B C A B C), a variant's figure is the median step of
-each round, and ratios are taken round by round: their median, with the lowest and highest.
+Every variant is a process of its own, and all of them live at once: they take turns of a few steps, one at a time, so
+that what disturbs the machine falls on all alike. A turn's figure is its fastest step; a ratio is taken turn by turn,
+and its median and 95 % interval (of the median, by order statistics) are over all turns of all rounds. Each round
+starts new processes, because a process keeps its luck with memory; the medians of the rounds are shown beside.
 
-    python benchmarks/overhead.py [--rounds 5] [--json FILE]
+    python benchmarks/overhead.py [--rounds 3] [--turns 60] [--json FILE]
 """
 
 from __future__ import annotations
@@ -20,13 +22,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
+from typing import Any
+
+from halfstep.meters import summary
 
 SCRIPT = """
 import contextlib, sys, time, torch
 kind, amp, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
 torch.manual_seed(0)
+torch.set_num_threads(1)
 if kind == "large":
     sizes, batch = [1024] * 4, 256
 else:
@@ -40,8 +47,8 @@ if amp in ("bf16", "fp16") and "products" in sys.argv:
     from halfstep.pytorch.products import install
     install([dtype], "auto")
 x, y = torch.randn(batch, sizes[0]), torch.randn(batch, sizes[-1])
-times = []
-for step in range(steps):
+
+def step():
     begin = time.perf_counter()
     # No region at all without AMP: halfstep respects one that is disabled.
     with torch.autocast("cpu", dtype=dtype) if amp in ("bf16", "fp16") else contextlib.nullcontext():
@@ -52,9 +59,15 @@ for step in range(steps):
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     scaler.step(optimizer)
     scaler.update()
-    times.append(time.perf_counter() - begin)
-print("\\n", sorted(times[5:])[len(times[5:]) // 2], loss.item())
+    return time.perf_counter() - begin, loss
+
+for turn in sys.stdin:
+    seconds, losses = zip(*(step() for _ in range(steps)))
+    print(min(seconds), losses[-1].item(), flush=True)
 """
+
+#: turns of each process that are not counted
+WARMUP = 5
 
 #: name: (precision of halfstep or None for plain python, amp in the script, record)
 VARIANTS = {
@@ -85,11 +98,30 @@ def command(script: Path, kind: str, variant: str, steps: int) -> list[str]:
     return [sys.executable, "-m", "halfstep", "run", "--precision", precision, *recording, *program]
 
 
-def step_seconds(script: Path, kind: str, variant: str, steps: int) -> tuple[float, float]:
-    """(median step in seconds, last loss) of one process."""
-    done = subprocess.run(command(script, kind, variant, steps), capture_output=True, text=True, check=True)
-    seconds, loss = done.stdout.split()
-    return float(seconds), float(loss)
+class Variant:
+    """A process that trains when it is told to."""
+
+    def __init__(self, script: Path, kind: str, name: str, steps: int) -> None:
+        self._child = subprocess.Popen(
+            command(script, kind, name, steps), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+
+    def turn(self) -> tuple[float, float]:
+        """(fastest step in seconds, last loss) of one turn."""
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        print("go", file=self._child.stdin, flush=True)
+        seconds, loss = self._child.stdout.readline().split()
+        return float(seconds), float(loss)
+
+    def close(self) -> None:
+        """Let the process end by itself."""
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._child.stdin.close()
+        self._child.wait()
+        self._child.stdout.close()
 
 
 def startup_seconds(launch: list[str], script: Path) -> float:
@@ -99,70 +131,92 @@ def startup_seconds(launch: list[str], script: Path) -> float:
     return time.perf_counter() - begin
 
 
-def ratios(rows: dict[str, list[float]], ours: str, theirs: str) -> dict[str, float]:
-    """Ratios taken round by round: median, lowest and highest."""
-    found = [a / b for a, b in zip(rows[ours], rows[theirs], strict=True)]
-    return {"median": median(found), "low": min(found), "high": max(found)}
+Seconds = dict[str, list[list[float]]]
 
 
-def measure_steps(script: Path, rounds: int, steps: int) -> dict[str, dict[str, list[float]]]:
-    """kind -> variant -> seconds, one a round; the fp32 losses must be bit-identical."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for kind in ("large", "small"):
-        rows: dict[str, list[float]] = {name: [] for name in VARIANTS}
-        for _ in range(rounds):
-            losses = {}
-            for name in VARIANTS:
-                seconds, losses[name] = step_seconds(script, kind, name, steps)
-                rows[name].append(seconds)
-            assert losses["python"] == losses["halfstep fp32"] == losses["halfstep fp32, recorded"]
-        found[kind] = rows
-    return found
+def measure_steps(script: Path, kind: str, rounds: int, turns: int, steps: int) -> Seconds:
+    """variant -> round -> seconds of the fastest step, one a turn; the fp32 losses must be bit-identical."""
+    rows: Seconds = {name: [] for name in VARIANTS}
+    for _ in range(rounds):
+        with ExitStack() as stack:
+            alive = {name: Variant(script, kind, name, steps) for name in VARIANTS}
+            for variant in alive.values():
+                stack.callback(variant.close)
+            for variant in alive.values():
+                for _ in range(WARMUP):
+                    variant.turn()
+            taken = [{name: variant.turn() for name, variant in alive.items()} for _ in range(turns)]
+        for turn in taken:
+            losses = {name: loss for name, (_, loss) in turn.items()}
+            assert losses["python"] == losses["halfstep fp32"] == losses["halfstep fp32, recorded"], losses
+        for name in VARIANTS:
+            rows[name].append([turn[name][0] for turn in taken])
+    return rows
+
+
+def ratio(rows: Seconds, ours: str, theirs: str) -> dict[str, object]:
+    """The ratio of two variants, turn by turn: its median, the median's 95 % interval, and each round's median."""
+    by_round = [
+        [a / b for a, b in zip(us, them, strict=True)]
+        for us, them in zip(rows[ours], rows[theirs], strict=True)
+    ]
+    center = summary([value for one in by_round for value in one])
+    return {
+        "median": center.median,
+        "low": center.low,
+        "high": center.high,
+        "rounds": [median(one) for one in by_round],
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=4, help="steps a turn")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         script, nothing = Path(folder) / "train.py", Path(folder) / "nothing.py"
         script.write_text(SCRIPT)
         nothing.write_text("")
-        steps = measure_steps(script, options.rounds, options.steps)
+        rows = {
+            kind: measure_steps(script, kind, options.rounds, options.turns, options.steps)
+            for kind in ("large", "small")
+        }
         ours = [sys.executable, "-m", "halfstep", "run", "--precision", "fp32"]
         starts = [
             (startup_seconds([sys.executable], nothing), startup_seconds(ours, nothing))
-            for _ in range(4 * options.rounds)
+            for _ in range(10 * options.rounds)
         ]
+    extra = summary([b - a for a, b in starts])
     result = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "rounds": options.rounds,
-        "step_seconds": steps,
-        "ratios": {
-            kind: {f"{a} / {b}": ratios(rows, a, b) for a, b in PAIRS} for kind, rows in steps.items()
-        },
-        "startup_extra_seconds": {
-            "median": median(b - a for a, b in starts),
-            "low": min(b - a for a, b in starts),
-            "high": max(b - a for a, b in starts),
-        },
+        "turns": options.turns,
+        "step_seconds": {k: {n: [median(r) for r in v] for n, v in of.items()} for k, of in rows.items()},
+        "ratios": {kind: {f"{a} / {b}": ratio(of, a, b) for a, b in PAIRS} for kind, of in rows.items()},
+        "startup_extra_seconds": {"median": extra.median, "low": extra.low, "high": extra.high},
     }
-    for kind, rows in steps.items():
-        print(f"\n{kind}: median step, ms")
-        for name, seconds in rows.items():
-            print(
-                f"  {name:26} {1e3 * median(seconds):8.2f}  ({1e3 * min(seconds):.2f} to {1e3 * max(seconds):.2f})"
-            )
-        for pair, ratio in result["ratios"][kind].items():
-            print(f"  {pair:50} {ratio['median']:.3f}  ({ratio['low']:.3f} to {ratio['high']:.3f})")
-    extra = result["startup_extra_seconds"]
-    median_ms, low, high = (1e3 * extra[key] for key in ("median", "low", "high"))
-    print(f"\nstart-up, ms more than python: {median_ms:.0f} ({low:.0f} to {high:.0f})")
+    show(result)
     if options.json:
         Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the figures."""
+    for kind, rows in result["step_seconds"].items():
+        print(f"\n{kind}: fastest step of a turn, ms: median (medians of the rounds)")
+        for name, rounds in rows.items():
+            each = ", ".join(f"{1e3 * seconds:.2f}" for seconds in rounds)
+            print(f"  {name:26} {1e3 * median(rounds):8.2f}  ({each})")
+        for pair, row in result["ratios"][kind].items():
+            each = ", ".join(f"{value:.3f}" for value in row["rounds"])
+            print(f"  {pair:50} {row['median']:.3f} ({row['low']:.3f} to {row['high']:.3f})  rounds {each}")
+    extra = result["startup_extra_seconds"]
+    ms = [1e3 * extra[key] for key in ("median", "low", "high")]
+    print("\nstart-up, ms more than python: {:.0f} ({:.0f} to {:.0f})".format(*ms))
 
 
 if __name__ == "__main__":
