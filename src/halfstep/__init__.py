@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from halfstep.compare import load as load
+    from halfstep.loading import load as load
     from halfstep.session import enable as enable
     from halfstep.session import log as log
     from halfstep.session import skipped_steps as skipped_steps
@@ -23,7 +23,7 @@ _HOMES = {
     "enable": "halfstep.session",
     "log": "halfstep.session",
     "skipped_steps": "halfstep.session",
-    "load": "halfstep.compare",
+    "load": "halfstep.loading",
 }
 
 

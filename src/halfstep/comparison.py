@@ -15,8 +15,9 @@ from typing import Any, Protocol
 
 from halfstep import __version__
 from halfstep.advice import recommend
-from halfstep.compare import METHOD, SCHEMA, WARMUP, trial_row, verdicts
+from halfstep.compare import METHOD, SCHEMA, verdicts
 from halfstep.errors import UsageError
+from halfstep.rows import WARMUP, trial_row
 from halfstep.trials import Job, Outcome, Trial, run_trial
 
 AS_IS = "as-is"

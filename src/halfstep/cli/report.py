@@ -13,7 +13,7 @@ def report(folder: str) -> None:
     """Draw the table and the page of the comparison in FOLDER again, finished or not."""
     from rich.console import Console
 
-    from halfstep.compare import load
+    from halfstep.loading import load
     from halfstep.report import terminal
     from halfstep.report.page import write
 

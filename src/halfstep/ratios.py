@@ -1,0 +1,72 @@
+"""Ratios to the baseline, with intervals: speed and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from halfstep.intervals import Interval, ratio_of_medians
+from halfstep.meters import Absent, summary
+from halfstep.rows import measured, peak
+from halfstep.trials import Outcome
+
+
+def step_time(group: list[Outcome]) -> dict[str, Any] | None:
+    """The median over all trials' steps with its interval, seconds."""
+    times = [t for outcome in group for t in measured(outcome)]
+    center = summary(times) if times else None
+    if center is None or isinstance(center, Absent):
+        return None
+    return {"median": center.median, "low": center.low, "high": center.high, "unit": "s"}
+
+
+def speed_ratio(base: list[Outcome], group: list[Outcome]) -> dict[str, Any] | None:
+    """How many times as fast as the baseline; None where either has no step to measure."""
+    slow, fast = ([measured(o) for o in side if measured(o)] for side in (base, group))
+    if not slow or not fast:
+        return None
+    ratio = ratio_of_medians(slow, fast)
+    return _ratio_row(ratio, faster_words(ratio))
+
+
+def faster_words(ratio: Interval) -> str:
+    """``1.90× faster``, ``1.20× slower`` or ``not significant``."""
+    if not ratio.excludes_one:
+        return "not significant"
+    return f"{ratio.value:.2f}× faster" if ratio.value > 1 else f"{1 / ratio.value:.2f}× slower"
+
+
+def _ratio_row(ratio: Interval, words: str) -> dict[str, Any]:
+    return {
+        "value": ratio.value,
+        "low": ratio.low,
+        "high": ratio.high,
+        "significant": ratio.excludes_one,
+        "words": words,
+    }
+
+
+def spread(values: Sequence[float | None]) -> dict[str, float] | None:
+    """Median and range of the values that are known."""
+    known = [value for value in values if value is not None]
+    return {"median": median(known), "low": min(known), "high": max(known)} if known else None
+
+
+def _peaks(group: list[Outcome]) -> list[float]:
+    rows = [peak([o.record, *o.ranks])["peak_memory_bytes"] for o in group]
+    return [peak for peak in rows if peak]
+
+
+def memory_ratio(base: list[Outcome], group: list[Outcome]) -> dict[str, Any] | None:
+    """This precision's peak over the baseline's; the interval is the range over all pairs of trials."""
+    ours, theirs = _peaks(group), _peaks(base)
+    if not ours or not theirs:
+        return None
+    ratios = [a / b for a in ours for b in theirs]
+    several = len(ours) > 1 and len(theirs) > 1
+    ratio = Interval(
+        median(ours) / median(theirs), min(ratios) if several else None, max(ratios) if several else None
+    )
+    words = f"{ratio.value:.2f}× memory" if ratio.excludes_one or not several else "not significant"
+    return _ratio_row(ratio, words)

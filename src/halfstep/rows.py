@@ -1,0 +1,139 @@
+"""One trial as a row of the comparison object: what was measured, or absent with the reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from halfstep.meters import Absent, summary
+from halfstep.trials import Outcome
+
+#: steps left out at the start of each trial: first allocations, compilation, the sampled step
+WARMUP = 5
+
+
+def trial_row(outcome: Outcome, command: Sequence[str], log: str) -> dict[str, Any]:
+    """One trial as a row of the comparison object."""
+    record, end, sample = outcome.record, outcome.record.end, outcome.record.sample
+    warmup = warmup_of(len(record.steps))
+    times = record.step_seconds
+    times_after = measured(outcome)
+    center = summary(times_after) if times_after else Absent("no step after the warm-up")
+    seconds = None if isinstance(center, Absent) else center.median
+    share = _matmul_share(sample.get("matmul_flops"))
+    samples = sample.get("samples")
+    ranks = [record, *outcome.ranks]
+    return {
+        "precision": outcome.trial.precision,
+        "recipe": outcome.trial.precision,
+        "ran_as": record.takeover.get("ran_as"),
+        "emulated": bool(record.takeover.get("emulated")),
+        "seed": outcome.trial.seed,
+        "repeat": outcome.trial.repeat,
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "steps": len(record.steps),
+        "skipped_steps": sum(bool(step.get("skipped")) for step in record.steps),
+        "warmup_steps": warmup,
+        "losses": [_finite(loss) for loss in record.losses],
+        "step_seconds": _step_seconds(center),
+        "step_times": times,
+        "steps_per_second": None if not seconds else 1 / seconds,
+        "samples_per_second": None if not seconds or not samples else samples / seconds,
+        **peak(ranks),
+        "memory": sample.get("memory"),
+        "memory_absent": None if sample.get("memory") else _no_sample(record.steps, sample),
+        "energy_joules": end.get("energy_joules"),
+        "energy_absent": None
+        if end.get("energy_joules") is not None
+        else end.get("energy_absent", "no end was recorded"),
+        "matmul_share": share,
+        "matmul_share_absent": None if share else _no_sample(record.steps, sample),
+        "logged": {name: [list(pair) for pair in pairs] for name, pairs in record.logged.items()},
+        "loss_scale": _loss_scales(record.steps),
+        "first_nonfinite": _first_nonfinite(record.nonfinite),
+        "warnings": [*record.warnings, *_ran_otherwise(outcome, share)],
+        "own_amp": record.own_amp,
+        "device": record.takeover.get("device"),
+        "framework": record.takeover.get("framework"),
+        "log": log,
+        "exit_code": outcome.exit_code,
+        "command": list(command),
+        "takeover_seconds": record.takeover.get("seconds"),
+        "seconds": outcome.seconds,
+    }
+
+
+def warmup_of(steps: int) -> int:
+    """How many steps at the start are left out: :data:`WARMUP`, or less where the run is short; 2 at least."""
+    return max(2, min(WARMUP, steps // 4))
+
+
+def measured(outcome: Outcome) -> list[float]:
+    """Seconds of the steps that count: after the warm-up, and not looked at closely."""
+    steps = outcome.record.steps[warmup_of(len(outcome.record.steps)) :]
+    return [s["seconds"] for s in steps if s.get("seconds") is not None and not s.get("sampled")]
+
+
+def _step_seconds(center: Any) -> dict[str, float | None] | None:
+    if isinstance(center, Absent):
+        return None
+    return {"median": center.median, "low": center.low, "high": center.high}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _matmul_share(flops: dict[str, int] | None) -> dict[str, float] | None:
+    total = sum((flops or {}).values())
+    return {name: count / total for name, count in (flops or {}).items()} if total else None
+
+
+def _no_sample(steps: list[Any], sample: dict[str, Any]) -> str:
+    if "absent" in sample:
+        return str(sample["absent"])
+    if sample:
+        return "the sampled step made no matrix product"
+    return "measured in the second step, which was not reached" if len(steps) < 2 else "no step was sampled"
+
+
+def peak(ranks: list[Any]) -> dict[str, Any]:
+    """Peak memory: of one process, or the sum over the ranks (and the largest beside it)."""
+    peaks = [record.end.get("peak_memory_bytes") for record in ranks]
+    if any(peak is None for peak in peaks):
+        reason = next((r.end["peak_memory_absent"] for r in ranks if "peak_memory_absent" in r.end), None)
+        return {
+            "peak_memory_bytes": None,
+            "peak_memory_absent": reason or "the process ended without telling",
+        }
+    how = ranks[0].end.get("peak_memory_how")
+    more = {} if len(peaks) == 1 else {"peak_memory_largest_rank_bytes": max(peaks), "ranks": len(peaks)}
+    return {"peak_memory_bytes": sum(peaks), "peak_memory_absent": None, "peak_memory_how": how, **more}
+
+
+def _loss_scales(steps: list[dict[str, Any]]) -> list[list[float]]:
+    """[step, scale] where the scale changed."""
+    changes: list[list[float]] = []
+    for index, step in enumerate(steps):
+        scale = step.get("loss_scale")
+        if scale is not None and (not changes or changes[-1][1] != scale):
+            changes.append([index, scale])
+    return changes
+
+
+def _first_nonfinite(event: dict[str, Any]) -> dict[str, Any] | None:
+    return {"step": event["step"], "what": event["what"]} if event else None
+
+
+def _ran_otherwise(outcome: Outcome, share: dict[str, float] | None) -> list[str]:
+    """A warning in words where products ran in something else than what was asked."""
+    compute = outcome.trial.precision.split(":")[0].removesuffix("-true")
+    if not share or compute == "as-is" or share.get(compute, 0.0) >= 0.5:
+        return []
+    most = max(share, key=lambda name: share[name])
+    return [
+        f"asked for {compute}, but only {share.get(compute, 0.0):.0%} of the matrix-product FLOPs ran in it "
+        f"({share[most]:.0%} in {most})"
+    ]
