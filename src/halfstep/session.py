@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from halfstep import __version__
-from halfstep.errors import HalfstepError, UsageError
+from halfstep.errors import HalfstepError, Unsupported, UsageError
+from halfstep.frameworks import FRAMEWORKS
 from halfstep.program import Ending, at_end, on_import
 from halfstep.recipes import Recipe, parse
 from halfstep.record import SCHEMA, NullWriter, Writer
-
-if TYPE_CHECKING:
-    from halfstep.pytorch.takeover import Takeover
+from halfstep.takeover import Options, Takeover
 
 AUTO = "auto"
 
@@ -64,7 +64,7 @@ class Session:
     def __init__(self, settings: Settings, end_program: bool) -> None:
         self.settings = settings
         self.recipe: Recipe | None = None if settings.precision == AUTO else parse(settings.precision)
-        self.takeover: Takeover | None = None
+        self._takeovers: list[Takeover] = []
         self._end_program = end_program
         self._failure: tuple[str, str] | None = None
         self._meters: _Meters | None = None
@@ -95,6 +95,13 @@ class Session:
             shift_seeds(self.settings.seed)
         at_end(self._end)
         on_import("torch", self._take_over_torch)
+        on_import("tf_keras", self._refuse_keras_2)
+
+    @property
+    def takeover(self) -> Takeover | None:
+        """The framework that trains: of several that were imported, the one that made the most steps so far."""
+        # The first of equals: one that was imported on the way to another (torch by keras) comes after it.
+        return max(reversed(self._takeovers), key=lambda takeover: takeover.steps, default=None)
 
     @property
     def name(self) -> str:
@@ -119,33 +126,52 @@ class Session:
 
     def _take_over_torch(self, torch: ModuleType) -> None:
         """The program has just imported PyTorch."""
-        try:
-            from halfstep.pytorch.takeover import Options, Takeover
 
-            recipe = self._chosen()
-            self._meters = _Meters()
-            options = Options(
-                recipe,
-                self.settings.products,
-                self.settings.steps,
-                self._writer,
-                self._meters.warm,
-                self._halt,
+        def take_over() -> Takeover:
+            from halfstep.pytorch import capabilities
+            from halfstep.pytorch.takeover import Takeover
+
+            return Takeover(self._options(capabilities.best))
+
+        self._take_over("torch", str(torch.__version__), take_over)
+
+    def _refuse_keras_2(self, keras: ModuleType) -> None:
+        """The program has just imported Keras 2 under the name that it bears today."""
+
+        def refuse() -> Takeover:
+            raise Unsupported(
+                f"tf_keras {keras.__version__} is Keras 2, which halfstep does not take over; unset "
+                "TF_USE_LEGACY_KERAS, or use keras 3."
             )
-            self.takeover = Takeover(options)
+
+        self._take_over("keras", FRAMEWORKS["keras"].oldest_version, refuse)
+
+    def _take_over(self, framework: str, version: str, take_over: Callable[[], Takeover]) -> None:
+        try:
+            FRAMEWORKS[framework].check(version)
+            if self._meters is None:
+                self._meters = _Meters()
+            self._takeovers.append(take_over())
         except HalfstepError as error:
             self._failure = ("unsupported", str(error))
             self._halt(error)
             raise
 
-    def _chosen(self) -> Recipe:
+    def _options(self, best: Callable[[], tuple[str, str]]) -> Options:
+        """How the recipe is to be put into force; ``best`` chooses one where the user left that open."""
         if self.recipe is None:
-            from halfstep.pytorch.capabilities import best
-
             precision, reason = best()
             self.recipe = parse(precision)
             say(f"precision {precision} ({reason})")
-        return self.recipe
+        settings = self.settings
+        return Options(self.recipe, settings.products, settings.steps, self._writer, self._warm, self._halt)
+
+    def _warm(self) -> None:
+        """A takeover's sampled step is over: meters start, and the record is told which framework it is that trains."""
+        if self._meters is not None:
+            self._meters.warm()
+        if self.takeover is not None and len(self._takeovers) > 1:
+            self.takeover.announce()
 
     def _halt(self, error: HalfstepError) -> None:
         """End the program with one sentence instead of a traceback, where halfstep runs it."""
@@ -157,10 +183,9 @@ class Session:
 
     def _end(self, ending: Ending) -> None:
         """The program is over: the record's last line, and a word on stderr where something was changed."""
-        steps = 0
-        if self.takeover is not None:
-            self.takeover.recorder.close()
-            steps = self.takeover.recorder.steps
+        for takeover in self._takeovers:
+            takeover.close()
+        steps = 0 if self.takeover is None else self.takeover.steps
         status, reason = self._outcome(ending, steps)
         meters = {} if self._meters is None else self._meters.read()
         self._writer.write(
@@ -170,7 +195,7 @@ class Session:
             exit_code=ending.exit_code,
             exception=ending.exception,
             steps=steps,
-            skipped_steps=0 if self.takeover is None else self.takeover.scaling.skipped,
+            skipped_steps=0 if self.takeover is None else self.takeover.skipped,
             **meters,
         )
         self._last_words(steps)
@@ -192,11 +217,13 @@ class Session:
         if self._failure is not None or asked.split(":")[0] in ("as-is", "fp32"):
             return
         if takeover is None:
-            say(f"the program did not import PyTorch: precision {asked} was not put into force")
+            tensorflow = "tensorflow" in sys.modules
+            which = "trained with TensorFlow alone, without Keras" if tensorflow else "did not import PyTorch"
+            say(f"the program {which}: precision {asked} was not put into force")
         elif steps == 0:
             say(f"the program ended without an optimizer step; it ran as {takeover.ran_as}")
         else:
-            skipped = takeover.scaling.skipped
+            skipped = takeover.skipped
             skips = f", {skipped} of them skipped (gradients were not finite)" if skipped else ""
             say(f"ran as {takeover.ran_as}: {steps} steps{skips}")
 
@@ -279,12 +306,12 @@ def log(**figures: float) -> None:
     session = Session.current
     if session is None or session.takeover is None:
         return
-    recorder = session.takeover.recorder
+    takeover = session.takeover
     for name, value in values.items():
-        recorder.write("logged", name=name, value=value, step=recorder.steps)
+        takeover.write("logged", name=name, value=value, step=takeover.steps)
 
 
 def skipped_steps() -> int:
     """How many optimizer steps halfstep has skipped so far because gradients were not finite."""
     session = Session.current
-    return 0 if session is None or session.takeover is None else session.takeover.scaling.skipped
+    return 0 if session is None or session.takeover is None else session.takeover.skipped

@@ -14,7 +14,7 @@ import contextlib
 import functools
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch._C._dynamo import eval_frame
@@ -24,8 +24,7 @@ from halfstep.errors import UsageError
 from halfstep.pytorch import capabilities
 from halfstep.pytorch.capabilities import Support
 from halfstep.pytorch.products_kernels import KINDS, OPERATIONS, Operation, applies, in_fp32
-
-ProductsMode = Literal["auto", "native", "fp32"]
+from halfstep.takeover import ProductsMode
 
 #: For every kind of product, the dtypes that are computed in fp32.
 Plan = Mapping[str, frozenset[torch.dtype]]

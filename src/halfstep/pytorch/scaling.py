@@ -12,9 +12,7 @@ from torch import Tensor
 
 from halfstep.loss_scale import DynamicScale, LossScale
 from halfstep.pytorch.gradients import all_finite, multiply_
-
-#: A dynamic scale that overflows this many steps in a row at its floor will not recover.
-HOPELESS = 20
+from halfstep.takeover import HOPELESS
 
 
 class Scaling:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -19,63 +18,28 @@ from halfstep.pytorch.capabilities import Support, support
 from halfstep.pytorch.dtypes import DTYPES
 from halfstep.pytorch.keep import Keep
 from halfstep.pytorch.patches import Patches
-from halfstep.pytorch.products import ProductsMode, choose, install, plan
+from halfstep.pytorch.products import choose, install, plan
 from halfstep.pytorch.recorder import NullRecorder, Recorder
 from halfstep.pytorch.sample import Sample, parameters_of
-from halfstep.pytorch.scaling import HOPELESS, Scaling
+from halfstep.pytorch.scaling import Scaling
 from halfstep.pytorch.sixteen import SixteenBitWeights
 from halfstep.pytorch.statistics import Statistics
 from halfstep.pytorch.step import Steps
 from halfstep.pytorch.tf32 import set_tf32
-from halfstep.recipes import Recipe
-from halfstep.record import NullWriter, Writer
-
-#: the step, counted from 0, that is looked at closely: the optimizer's state exists by then
-SAMPLED_STEP = 1
+from halfstep.record import Writer
+from halfstep.takeover import SAMPLED_STEP, EnoughSteps, GradientsOverflow, Options, overflow_sentence
+from halfstep.takeover import Takeover as Face
 
 
-class EnoughSteps(SystemExit):
-    """Ends the program after ``--steps`` steps: exit code 0, ``finally`` and ``atexit`` run."""
-
-    def __init__(self) -> None:
-        super().__init__(0)
-
-
-class GradientsOverflow(HalfstepError):
-    """Gradients are not finite although the loss scale can fall no further."""
-
-    exit_code = 1
-
-
-@dataclass
-class Options:
-    """How a recipe is put into force.
+class Takeover(Face):
+    """A recipe in force in PyTorch, in this process.
 
     Attributes:
-        recipe: the precision.
-        products: where 16-bit matrix products are computed on a CPU: ``auto``, ``native`` or ``fp32``.
-        steps: end the program after this many optimizer steps; None for as many as it makes.
-        writer: the record, or a :class:`~halfstep.record.NullWriter`.
-        warm: called once, when the sampled step is over and meters should start.
-        halt: called with an error that ends the program, before it is raised; may end it in its own way.
-    """
-
-    recipe: Recipe
-    products: ProductsMode = "auto"
-    steps: int | None = None
-    writer: Writer | NullWriter = field(default_factory=NullWriter)
-    warm: Callable[[], None] = field(default=lambda: None)
-    halt: Callable[[HalfstepError], None] = field(default=lambda error: None)
-
-
-class Takeover:
-    """A recipe in force in this process.
-
-    Attributes:
-        ran_as: in words, what the recipe runs as here, e.g. ``fp16, products in fp32 units``.
         recorder: counts the steps and records them.
         scaling: the loss scale in force.
     """
+
+    framework = "pytorch"
 
     def __init__(self, options: Options) -> None:
         started = time.perf_counter()
@@ -98,15 +62,33 @@ class Takeover:
         self._keep = Keep(self.recipe.keep, self._patches, None if self.recipe.mixed else dtype)
         self.ran_as = self.recipe.name
         self.install(dtype)
+        self._seconds = time.perf_counter() - started
+        self.announce()
+
+    @property
+    def steps(self) -> int:
+        return self.recorder.steps
+
+    @property
+    def skipped(self) -> int:
+        return self.scaling.skipped
+
+    def announce(self) -> None:
         self.recorder.write(
             "takeover",
-            framework="pytorch",
+            framework=self.framework,
             version=torch.__version__,
             ran_as=self.ran_as,
             device=self.device,
             threads=torch.get_num_threads(),
-            seconds=time.perf_counter() - started,
+            seconds=self._seconds,
         )
+
+    def write(self, event: str, **fields: Any) -> None:
+        self.recorder.write(event, **fields)
+
+    def close(self) -> None:
+        self.recorder.close()
 
     def _supported(self) -> Support | None:
         """What this machine's units do for the recipe.
@@ -202,20 +184,13 @@ class Takeover:
             if self.options.steps is not None and self.recorder.steps >= self.options.steps:
                 raise EnoughSteps
         if self.scaling.hopeless:
-            self._stop(GradientsOverflow(self._overflow_sentence()))
+            started = self.recipe.loss_scale.value
+            sentence = overflow_sentence(self.recipe.compute, self.scaling.value, started)
+            self._stop(GradientsOverflow(sentence))
 
     def _stop(self, error: HalfstepError) -> NoReturn:
         self.options.halt(error)
         raise error
-
-    def _overflow_sentence(self) -> str:
-        scale = self.scaling.value
-        smallest = "the smallest scale" if self.recipe.loss_scale.value != scale else "the loss scale"
-        return (
-            f"Gradients were not finite in {HOPELESS} steps in a row at {smallest} {scale:g}: "
-            f"{self.recipe.compute} cannot hold this training's numbers; try bf16, or fp32 to see whether it is "
-            "the precision's fault."
-        )
 
     def _note_own_amp(self, what: str) -> None:
         if what not in self._own_amp:

@@ -1,0 +1,98 @@
+"""What a session asks of a takeover, whichever framework it is for, and what a takeover asks of a session."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from halfstep.errors import HalfstepError
+from halfstep.recipes import Recipe
+from halfstep.record import NullWriter, Writer
+
+ProductsMode = Literal["auto", "native", "fp32"]
+
+#: the step, counted from 0, that is looked at closely: the optimizer's state exists by then
+SAMPLED_STEP = 1
+
+#: A dynamic scale that overflows this many steps in a row at its floor will not recover.
+HOPELESS = 20
+
+
+class EnoughSteps(SystemExit):
+    """Ends the program after ``--steps`` steps: exit code 0, ``finally`` and ``atexit`` run."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+
+class GradientsOverflow(HalfstepError):
+    """Gradients are not finite although the loss scale can fall no further."""
+
+    exit_code = 1
+
+
+@dataclass
+class Options:
+    """How a recipe is put into force.
+
+    Attributes:
+        recipe: the precision.
+        products: where 16-bit matrix products are computed on a CPU: ``auto``, ``native`` or ``fp32``.
+        steps: end the program after this many optimizer steps; None for as many as it makes.
+        writer: the record, or a :class:`~halfstep.record.NullWriter`.
+        warm: called once, when the sampled step is over and meters should start.
+        halt: called with an error that ends the program, before it is raised; may end it in its own way.
+    """
+
+    recipe: Recipe
+    products: ProductsMode = "auto"
+    steps: int | None = None
+    writer: Writer | NullWriter = field(default_factory=NullWriter)
+    warm: Callable[[], None] = field(default=lambda: None)
+    halt: Callable[[HalfstepError], None] = field(default=lambda error: None)
+
+
+class Takeover(ABC):
+    """A recipe in force in one framework of this process.
+
+    Attributes:
+        framework: the record's name for it: ``pytorch``, ``keras`` or ``tensorflow``.
+        ran_as: in words, what the recipe runs as here, e.g. ``fp16, products in fp32 units``.
+    """
+
+    framework: str
+    ran_as: str
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Optimizer steps so far, skipped ones included."""
+
+    @property
+    @abstractmethod
+    def skipped(self) -> int:
+        """How many of them were skipped because gradients were not finite."""
+
+    @abstractmethod
+    def announce(self) -> None:
+        """Write the record's ``takeover`` event: what was put into force, in which framework."""
+
+    @abstractmethod
+    def write(self, event: str, **fields: Any) -> None:
+        """Write an event to the record, after the steps that came before it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """The program is over: write what is still on its way from a device."""
+
+
+def overflow_sentence(compute: str, scale: float, started_at: float) -> str:
+    """Why training was ended: ``scale`` could fall no further from ``started_at``."""
+    smallest = "the smallest scale" if started_at != scale else "the loss scale"
+    return (
+        f"Gradients were not finite in {HOPELESS} steps in a row at {smallest} {scale:g}: "
+        f"{compute} cannot hold this training's numbers; try bf16, or fp32 to see whether it is "
+        "the precision's fault."
+    )
