@@ -6,7 +6,8 @@ the scale S and divide what comes out by it. S is a power of two, so in fp32 bot
 - gradients already in ``.grad`` (accumulation) are multiplied by S first, so that old and new add up in the same
   unit, also where DistributedDataParallel reduces their sum inside the pass; then one fused pass divides all;
 - hooks on tensors, parameters and modules are handed true gradients, and what they return is multiplied by S;
-- a backward pass inside a backward pass (checkpointing, custom functions) is part of the outer one.
+- a backward pass inside a backward pass (checkpointing, custom functions) is part of the outer one;
+- threads take turns, and are refused where they share gradients.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ def _scaled(
     scaling = takeover.scaling
     scale = scaling.value
     scaled_seeds = [_times(seed, scale) for seed in _seeds(outputs, seeds)]
-    with scaling.running():
-        scaling.reach(_as_tuple(inputs) if inputs is not None else (*leaves_of(outputs), *scaling.retained()))
+    targets = _as_tuple(inputs) if inputs is not None else (*leaves_of(outputs), *scaling.retained())
+    with scaling.running(targets):
         try:
             run(grad_tensors=scaled_seeds, inputs=inputs)
         finally:

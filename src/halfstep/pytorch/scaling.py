@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,9 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfstep.errors import HalfstepError
 from halfstep.loss_scale import DynamicScale, LossScale
 from halfstep.pytorch.gradients import all_finite, multiply_
 from halfstep.takeover import HOPELESS
+
+
+class SharedGradients(HalfstepError, RuntimeError):
+    """Threads work on the same gradients at once: while one of them is in a scaled pass, ``.grad`` is scaled."""
+
+    exit_code = 1
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Two threads use the gradients of the same parameters at once, which a loss scale cannot keep apart; "
+            "give each thread a copy of the model, let them take turns with a threading.Lock, or use bf16, "
+            "which needs no loss scale."
+        )
 
 
 class Scaling:
@@ -31,6 +46,7 @@ class Scaling:
         self.skipped = 0
         self.skipped_in_a_row = 0
         self.reached: dict[int, Tensor] = {}
+        self._turn = threading.Lock()
         self._backed_off = False
         self._counted = False
         self._versions: dict[int, tuple[weakref.ref[Tensor], int]] = {}
@@ -49,15 +65,29 @@ class Scaling:
         self.reached |= new
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """A scaled backward pass is under way."""
+    def running(self, tensors: Iterable[Tensor] = ()) -> Iterator[None]:
+        """A scaled backward pass into ``tensors`` is under way; threads take turns.
+
+        Raises:
+            SharedGradients: another thread is in a pass into one of them.
+        """
+        if not self._turn.acquire(blocking=False):
+            self.refuse_shared(tensors := list(tensors))
+            self._turn.acquire()
         self.active = True
         try:
+            self.reach(tensors)
             yield
         finally:
             self.active = False
             self.reached = {}
             self._backed_off = self._counted = False
+            self._turn.release()
+
+    def refuse_shared(self, tensors: Iterable[Tensor]) -> None:
+        """Raise if the pass under way, in another thread, accumulates gradients into one of ``tensors``."""
+        if any(id(tensor) in self.reached for tensor in tensors):
+            raise SharedGradients
 
     def checked(self, gradients: Sequence[Tensor], flags: list[Tensor]) -> None:
         """Remember that ``gradients``, as they are now, were tested; ``flags`` tell the outcome."""

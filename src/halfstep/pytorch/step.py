@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from halfstep.pytorch.backward import inside_backward
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.scaling import gradients_of
 
@@ -88,7 +89,10 @@ class Steps:
         return False, None
 
     def _finite(self, optimizer: Optimizer) -> bool:
-        return self._takeover.all_ranks(self._takeover.scaling.finite(gradients_of(optimizer)), optimizer)
+        scaling = self._takeover.scaling
+        if scaling.active and not inside_backward():  # inside, it is a hook of that very pass
+            scaling.refuse_shared(p for group in optimizer.param_groups for p in group["params"])
+        return self._takeover.all_ranks(scaling.finite(gradients_of(optimizer)), optimizer)
 
     def _with_closure(
         self,
