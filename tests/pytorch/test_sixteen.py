@@ -57,3 +57,22 @@ def test_the_same_numbers_as_converting_by_hand(begin) -> None:
     expected = losses(by_hand=True)
     begin("bf16-true", products="native")
     assert losses(by_hand=False) == expected
+
+
+def test_loaded_optimizer_state_follows_its_parameters(begin) -> None:
+    """A resumed program loads its checkpoint before the model is called, and so converted, for the first time."""
+    begin("bf16-true")
+    x = torch.randn(4, 4)
+    states = []
+    for resumed in (False, True):
+        net = nn.Linear(4, 4)
+        optimizer = torch.optim.AdamW(net.parameters())
+        if resumed:
+            optimizer.load_state_dict(states[0])
+        net(x).sum().backward()
+        optimizer.step()
+        states.append(optimizer.state_dict())
+    first, second = (states[i]["state"][0] for i in range(2))
+    assert first["exp_avg"].dtype is second["exp_avg"].dtype is torch.bfloat16
+    assert first["step"].dtype is second["step"].dtype
+    assert (first["step"], second["step"]) == (1, 2)

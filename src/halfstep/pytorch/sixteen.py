@@ -3,7 +3,7 @@
 At the first call of a model its float32 parameters and buffers are converted in place (``Module.to`` keeps the
 parameter objects, so optimizers made before hold the converted ones). Each outermost call casts its float32
 tensor arguments and makes the dtype torch's default meanwhile, so that tensors made inside are 16-bit, too.
-float64 stays float64.
+float64 stays float64. An optimizer's state that was loaded from a checkpoint before follows its parameters.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from halfstep.pytorch.dtypes import KEPT
 from halfstep.pytorch.patches import Patches
@@ -27,11 +28,13 @@ class SixteenBitWeights:
         self._dtype = dtype
         self._look = look
         self._converted: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._resumed: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._inside = False
 
     def install(self, patches: Patches) -> None:
         """Look in at every module call; only the outermost does anything."""
         patches.wrap(nn.Module, "__call__", self._call)
+        patches.wrap(Optimizer, "load_state_dict", self._load_state_dict)
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -43,11 +46,7 @@ class SixteenBitWeights:
 
     def _outermost(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         if module not in self._converted:
-            self._look(module)
-            for part in module.modules():
-                if KEPT not in part.__dict__:
-                    part._apply(functools.partial(cast, dtype=self._dtype), recurse=False)
-            self._converted.add(module)
+            self._convert(module)
         default = torch.get_default_dtype()
         torch.set_default_dtype(self._dtype if default is torch.float32 else default)
         self._inside = True
@@ -56,6 +55,30 @@ class SixteenBitWeights:
         finally:
             self._inside = False
             torch.set_default_dtype(default)
+
+    def _convert(self, module: nn.Module) -> None:
+        self._look(module)
+        for part in module.modules():
+            if KEPT not in part.__dict__:
+                part._apply(functools.partial(cast, dtype=self._dtype), recurse=False)
+        self._converted.add(module)
+        for optimizer in self._resumed:
+            _follow_parameters(optimizer)
+
+    def _load_state_dict(self, original: Callable[..., None]) -> Callable[..., None]:
+        def load_state_dict(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+            original(optimizer, state_dict)
+            self._resumed.add(optimizer)
+
+        return load_state_dict
+
+
+def _follow_parameters(optimizer: Optimizer) -> None:
+    """Give loaded state its parameter's dtype, as ``load_state_dict`` does for parameters that have it already."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if name != "step":
+                state[name] = cast(value, parameter.dtype)
 
 
 def cast(value: Any, dtype: torch.dtype, source: tuple[torch.dtype, ...] = (torch.float32,)) -> Any:
