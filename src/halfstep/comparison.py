@@ -18,6 +18,7 @@ from halfstep.advice import recommend
 from halfstep.compare import METHOD, SCHEMA, verdicts
 from halfstep.errors import UsageError
 from halfstep.rows import WARMUP, trial_row
+from halfstep.tolerance import Tolerance
 from halfstep.trials import Job, Outcome, Trial, run_trial
 
 AS_IS = "as-is"
@@ -38,6 +39,7 @@ class Request:
     launch: str
     products: str
     folder: Path
+    tolerance: Tolerance = Tolerance()
 
     @property
     def job(self) -> Job:
@@ -129,7 +131,7 @@ def assemble(request: Request, outcomes: Sequence[Outcome], environment: dict[st
         trial_row(o, job.command(o.trial), str(job.log(o.trial).relative_to(request.folder)))
         for o in outcomes
     ]
-    found = verdicts(outcomes, rows)
+    found = verdicts(outcomes, rows, request.tolerance)
     device = next((row["device"] for row in rows if row["device"]), "cpu")
     return {
         "schema": SCHEMA,
@@ -147,6 +149,7 @@ def assemble(request: Request, outcomes: Sequence[Outcome], environment: dict[st
             "warmup_steps": WARMUP,
             "time_limit": request.time_limit,
             "products": request.products,
+            "tolerance": str(request.tolerance) or None,
         },
         "trials": rows,
         "verdicts": found,

@@ -1,69 +1,224 @@
-"""Quality against noise: final losses, paired by seed."""
+"""Quality against noise: each precision against the baseline on the same seeds, in every figure there is."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from halfstep.intervals import Interval, mean_difference
+from halfstep import curves
+from halfstep.curves import LOSS, Curve
+from halfstep.paired import POWER, Band, Paired, band, holm, noise_margin, paired
 from halfstep.ratios import spread
-from halfstep.trials import Outcome
+from halfstep.tolerance import Tolerance
+from halfstep.trials import Outcome, diverged_from
+from halfstep.wording import figure_words, kind_of, summary_words
 
-#: the last part of a run whose mean loss is called the final loss
-FINAL_SHARE = 0.1
-
-
-def final_loss(losses: Sequence[float | None]) -> float | None:
-    """The mean loss of the last tenth of the steps, at least 5 of them; None if one is not finite."""
-    tail = list(losses)[-max(5, round(len(losses) * FINAL_SHARE)) :]
-    known = [loss for loss in tail if loss is not None]
-    return sum(known) / len(known) if known and all(map(math.isfinite, known)) else None
+Groups = Mapping[str, Sequence[Outcome]]
 
 
-def loss(base: list[Outcome], group: list[Outcome]) -> dict[str, Any] | None:
-    """The final losses, and their difference to the baseline's."""
-    finals = {(o.trial.seed, o.trial.repeat): final_loss(o.record.losses) for o in group}
-    final = spread(list(finals.values()))
+@dataclass(frozen=True)
+class Figure:
+    """One figure of one precision: what its final values and its whole curve say."""
+
+    name: str
+    final: Paired
+    run: Paired
+    band: Band | None
+    parts: list[tuple[int, int]]
+    margin_from: str | None
+    seeded: bool
+
+
+def qualities(baseline: str | None, groups: Groups, tolerance: Tolerance) -> dict[str, dict[str, Any]]:
+    """For each precision its ``loss``, ``logged`` and ``quality``, as fields of its verdict.
+
+    Args:
+        baseline: the precision that the others are compared with; None where no trial ran to its end.
+        groups: all trials of each precision; those that ended otherwise than ``ok`` count for divergence only.
+        tolerance: margins that the user gave.
+    """
+    ended = {p: [o for o in group if o.status == "ok"] for p, group in groups.items()}
+    names = curves.names(list(ended.values()))
+    by_seed = {name: {p: curves.by_seed(group, name) for p, group in ended.items()} for name in names}
+    found = {} if baseline is None else _figures(baseline, by_seed, tolerance)
+    diverged = {p: _diverged(group) for p, group in groups.items()}
+    return {
+        p: _fields(p, baseline, by_seed, found.get(p, {}), diverged, len({o.trial.seed for o in ended[p]}))
+        for p in groups
+    }
+
+
+def _figures(
+    baseline: str, by_seed: Mapping[str, Mapping[str, Mapping[int, Curve]]], tolerance: Tolerance
+) -> dict[str, dict[str, Figure]]:
+    """precision -> name -> figure, with Holm's p values."""
+    found: dict[str, dict[str, Figure]] = {}
+    for name, curves_of in by_seed.items():
+        base = curves_of[baseline]
+        others = {p: c for p, c in curves_of.items() if p != baseline and set(c) & set(base)}
+        for precision, ours in others.items():
+            found.setdefault(precision, {})[name] = _figure(name, base, ours, tolerance, len(others))
+    return _with_holm(found, next(iter(by_seed), LOSS))
+
+
+def _figure(
+    name: str, base: Mapping[int, Curve], ours: Mapping[int, Curve], tolerance: Tolerance, comparisons: int
+) -> Figure:
+    shared = sorted(set(base) & set(ours))
+    differences = [curves.difference(ours[seed], base[seed]) for seed in shared]
+    ends = [(curves.final(name, ours[seed]), curves.final(name, base[seed])) for seed in shared]
+    finals = [x for c in base.values() if (x := curves.final(name, c)) is not None]
+    means = [x for c in base.values() if (x := curves.area(c)) is not None]
+    gaps = [a - b for a, b in ends if a is not None and b is not None]
+    areas = [x for d in differences if (x := curves.area(d)) is not None]
+    # Where a seed changes nothing in the baseline, several of them are one training, run several times.
+    seeded = len(base) < 2 or len(set(finals)) > 1 or len(set(means)) > 1
+    cut, means_of = curves.parts(differences)
+    return Figure(
+        name,
+        _paired(gaps, _margin(name, finals, tolerance), comparisons, seeded),
+        _paired(areas, _margin(name, means, tolerance), comparisons, seeded),
+        band(means_of) if seeded and cut else None,
+        cut,
+        _margin_from(name, finals, tolerance),
+        seeded,
+    )
+
+
+def _paired(differences: list[float], margin: float | None, comparisons: int, seeded: bool) -> Paired:
+    if not differences:
+        return Paired(0, math.nan)
+    if not seeded:
+        differences = [math.fsum(differences) / len(differences)]
+    return paired(differences, margin, comparisons)
+
+
+def _margin(name: str, values: list[float], tolerance: Tolerance) -> float | None:
+    given = tolerance.margin(name, math.fsum(values) / len(values)) if values else None
+    return noise_margin(values) if given is None else given
+
+
+def _margin_from(name: str, values: list[float], tolerance: Tolerance) -> str | None:
+    if values and tolerance.margin(name, values[0]) is not None:
+        return "tolerance"
+    return "seeds" if len(values) > 1 else None
+
+
+def _with_holm(found: dict[str, dict[str, Figure]], first: str) -> dict[str, dict[str, Figure]]:
+    """Holm over the precisions for the first figure's final value, and over all else that is looked at."""
+    cells = [(p, name, part) for p, by_name in found.items() for name in by_name for part in ("final", "run")]
+    primary = [cell for cell in cells if cell[1:] == (first, "final")]
+    secondary = [cell for cell in cells if cell[1:] != (first, "final")]
+    for family in (primary, secondary):
+        ps = holm([getattr(found[p][name], part).p for p, name, part in family])
+        for (p, name, part), p_holm in zip(family, ps, strict=True):
+            figure = found[p][name]
+            change: Any = {part: replace(getattr(figure, part), p_holm=p_holm)}
+            found[p][name] = replace(figure, **change)
+    return found
+
+
+def _fields(
+    precision: str,
+    baseline: str | None,
+    by_seed: Mapping[str, Mapping[str, Mapping[int, Curve]]],
+    figures: Mapping[str, Figure],
+    diverged: Mapping[str, dict[str, Any] | None],
+    seeds: int,
+) -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    for name, curves_of in by_seed.items():
+        base = curves_of.get(baseline or "", {})
+        row = _row(name, curves_of[precision], figures.get(name), _fall(name, base))
+        if row is not None:
+            rows[name] = row
+    loss = rows.pop(LOSS, None)
+    of_all = ([(LOSS, loss)] if loss else []) + list(rows.items())
+    kind, words = summary_words(
+        of_all, precision == baseline, diverged[precision], diverged.get(baseline or ""), seeds
+    )
+    return {
+        "loss": loss,
+        "logged": rows,
+        "diverged": diverged[precision],
+        "quality": {"kind": kind, "words": words, "seeds": seeds},
+    }
+
+
+def _row(
+    name: str, ours: Mapping[int, Curve], figure: Figure | None, fall: float | None
+) -> dict[str, Any] | None:
+    final = spread([curves.final(name, curve) for curve in ours.values()])
     if final is None:
         return None
-    theirs = {(o.trial.seed, o.trial.repeat): final_loss(o.record.losses) for o in base}
-    # Repeats of a seed are the same training again: only seeds are independent.
-    seeds = {seed for seed, _ in finals}
-    pairs = [
-        (_mean(theirs, seed), _mean(finals, seed))
-        for seed in sorted(seeds)
-        if _mean(theirs, seed) is not None and _mean(finals, seed) is not None
-    ]
-    if not pairs:
-        return {"final": final, "difference": None, "words": ""}
-    difference = mean_difference(pairs)  # type: ignore[arg-type]
-    fall = _fall(base)
-    row = {"value": difference.value, "low": difference.low, "high": difference.high, "fall": fall}
-    return {"final": final, "difference": row, "words": difference_words(difference, fall, len(pairs))}
+    way = curves.direction(name) if name != LOSS else "lower"
+    row: dict[str, Any] = {"final": final, "direction": way, "difference": None, "words": "", "kind": None}
+    if figure is None or not figure.final.seeds:
+        return row | {"over_run": None}
+    kind = kind_of(figure.final, way)
+    return row | {
+        "difference": _numbers(figure.final, figure.margin_from) | {"fall": fall},
+        "kind": kind,
+        "words": figure_words(figure.final, kind, fall, figure.margin_from, figure.seeded),
+        "over_run": _over_run(figure, way),
+    }
 
 
-def _mean(finals: dict[tuple[int, int], float | None], seed: int) -> float | None:
-    values = [value for (s, _), value in finals.items() if s == seed and value is not None]
-    return sum(values) / len(values) if values else None
+def _over_run(figure: Figure, way: curves.Direction) -> dict[str, Any] | None:
+    run, over = figure.run, figure.band
+    if not run.seeds:
+        return None
+    kind = kind_of(run, way)
+    means = zip(figure.parts, over.mean, over.low, over.high, strict=True) if over else ()
+    return {
+        "difference": _numbers(run, figure.margin_from),
+        "kind": kind,
+        "words": figure_words(run, kind, None, figure.margin_from, figure.seeded),
+        "parts": [
+            {"first": first, "last": last, "value": value, "low": low, "high": high}
+            for (first, last), value, low, high in means
+        ],
+        "apart": [list(figure.parts[i]) for i in over.apart] if over else [],
+        "method": over.method if over else None,
+    }
 
 
-def _fall(base: list[Outcome]) -> float | None:
-    """How far the baseline's loss fell over the run: what a difference is to be measured by."""
-    for outcome in base:
-        first = next((x for x in outcome.record.losses if x is not None), None)
-        last = final_loss(outcome.record.losses)
-        if first is not None and last is not None:
-            return first - last
-    return None
+def _numbers(found: Paired, margin_from: str | None) -> dict[str, Any]:
+    return {
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+        "seeds": found.seeds,
+        "p": found.p,
+        "p_holm": found.p_holm,
+        "p_exact": found.p_exact,
+        "exact_low": found.exact_low,
+        "exact_high": found.exact_high,
+        "detectable": found.detectable,
+        "power": None if found.detectable is None else POWER,
+        "bound": found.bound,
+        "margin": found.margin,
+        "margin_from": margin_from,
+        "p_equivalence": found.p_equivalence,
+        "significant": found.different,
+    }
 
 
-def difference_words(difference: Interval, fall: float | None, seeds: int) -> str:
-    """What the difference of the final losses says, and what it cannot say."""
-    share = f" ({difference.value / fall:+.1%} of the fall)" if fall and fall > 0 else ""
-    if difference.low is None or difference.high is None:
-        return f"{difference.value:+.4g}{share}; one seed cannot tell it from noise"
-    if difference.low <= 0 <= difference.high:
-        return f"no difference seen ({seeds} seeds; ±{(difference.high - difference.low) / 2:.2g} could have been)"
-    word = "worse" if difference.value > 0 else "better"
-    return f"{word} by {abs(difference.value):.3g} ± {(difference.high - difference.low) / 2:.2g} ({seeds} seeds)"
+def _fall(name: str, base: Mapping[int, Curve]) -> float | None:
+    """How far the baseline's loss fell over the run, the mean over its seeds: what a difference is measured by."""
+    ends = (
+        [(next(iter(c.values())), curves.final(name, c)) for c in base.values() if c] if name == LOSS else []
+    )
+    falls = [first - last for first, last in ends if last is not None and math.isfinite(first)]
+    return math.fsum(falls) / len(falls) if falls else None
+
+
+def _diverged(group: Sequence[Outcome]) -> dict[str, Any] | None:
+    """In how many of its trials the loss was not finite from some step on, and from which (counted from 1)."""
+    since = [(o.trial.seed, diverged_from(o.record)) for o in group if o.status == "diverged"]
+    if not since:
+        return None
+    steps = [step + 1 for _, step in since if step is not None]
+    return {"trials": len(since), "of": len(group), "seeds": sorted({s for s, _ in since}), "steps": steps}

@@ -14,6 +14,7 @@ from halfstep.comparison import Request, run_comparison
 from halfstep.errors import UsageError
 from halfstep.program import Target
 from halfstep.recipes import parse_list
+from halfstep.tolerance import parse_tolerance
 
 
 @click.command(context_settings=SETTINGS)
@@ -28,6 +29,8 @@ from halfstep.recipes import parse_list
     help="Run each precision with S seeds; every seed that the program sets is shifted by 0, 1, ...")  # fmt: skip
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="T",
     help="End a trial that runs longer than T seconds.")  # fmt: skip
+@click.option("--tolerance", multiple=True, metavar="D", help="A difference that does not matter: 0.01 (of the loss), "
+    "1% (of every figure), accuracy=0.005. Default: the baseline's own deviation from seed to seed.")  # fmt: skip
 @click.option(
     "--out", metavar="DIR", help="Folder for records, logs and the page. Default: a new one in halfstep-out."
 )
@@ -45,6 +48,7 @@ def compare(
     repeats: int,
     seeds: int,
     time_limit: float | None,
+    tolerance: tuple[str, ...],
     out: str | None,
     json_file: str | None,
     launch: str,
@@ -64,6 +68,7 @@ def compare(
     from halfstep.report.page import write as write_page
 
     Target.parse(program, arguments, module=module)  # a missing file is said before anything is run
+    margins = parse_tolerance(tolerance)
     request = Request(
         program=program,
         arguments=arguments,
@@ -76,6 +81,7 @@ def compare(
         launch=launch,
         products=products,
         folder=_folder(out, program),
+        tolerance=margins,
     )
     json_path = _json_path(json_file)
     err, console = Console(stderr=True), Console(stderr=json_file == "-")

@@ -1,0 +1,120 @@
+"""Curves of a group of trials, one a seed: the loss, and whatever the script or its framework logged."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from halfstep.trials import Outcome
+
+Direction = Literal["lower", "higher", "unknown"]
+
+#: step -> value
+Curve = Mapping[int, float]
+
+LOSS = "loss"
+
+#: the last part of a run whose mean is called its final value, and how many steps of a loss that is at least
+FINAL_SHARE = 0.1
+FINAL_STEPS = 5
+
+#: how many parts of the run are compared one by one
+PARTS = 10
+
+_LOWER = re.compile(
+    "loss(es)?|errors?|err|perplexity|ppl|nll|bce|mse|mae|rmse|mape|wer|cer|fid|kl|ce|xent|crossentropy|entropy|"
+    "regret|eer|brier|deviance|objective|cost"
+)
+_HIGHER = re.compile(
+    "acc|accurac(y|ies)|top1|top5|f1|fbeta|auc|auroc|auprc|roc|ap|map|precision|recall|sensitivity|specificity|"
+    "bleu|rouge|meteor|m?iou|dice|jaccard|r2|psnr|ssim|mcc|kappa|ndcg|mrr|rewards?|returns?|score|winrate|elbo|"
+    "likelihood|correct|hits|exactmatch"
+)
+
+
+def direction(name: str) -> Direction:
+    """Which way a figure of this name is better, by the words in it; ``unknown`` without a telling one.
+
+    Example: ``val/top1_acc`` higher, ``validation_loss`` lower, ``lr`` unknown.
+    """
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    words = [word for word in re.split(r"[^a-z0-9]+", spaced.lower()) if word]
+    words += ["".join(pair) for pair in itertools.pairwise(words)]
+    lower = any(_LOWER.fullmatch(word) for word in words)
+    higher = any(_HIGHER.fullmatch(word) for word in words)
+    if lower == higher:
+        return "unknown"
+    return "lower" if lower else "higher"
+
+
+def final_loss(losses: Sequence[float | None]) -> float | None:
+    """The mean loss of the last tenth of the steps, at least 5 of them; None if one is not finite."""
+    tail = list(losses)[-max(FINAL_STEPS, round(len(losses) * FINAL_SHARE)) :]
+    known = [loss for loss in tail if loss is not None]
+    return sum(known) / len(known) if known and all(map(math.isfinite, known)) else None
+
+
+def final(name: str, curve: Curve) -> float | None:
+    """The final value: of a loss :func:`final_loss`, of a logged figure the mean of its last tenth, one at least."""
+    values = [curve[step] for step in sorted(curve)]
+    if name == LOSS:
+        return final_loss(values)
+    tail = values[-max(1, round(len(values) * FINAL_SHARE)) :]
+    return sum(tail) / len(tail) if tail and all(map(math.isfinite, tail)) else None
+
+
+def names(groups: Sequence[Sequence[Outcome]]) -> list[str]:
+    """The loss, if any trial has one, and what was logged, in order."""
+    outcomes = [outcome for group in groups for outcome in group]
+    loss = [LOSS] * any(x is not None for o in outcomes for x in o.record.losses)
+    logged = dict.fromkeys(name for o in outcomes for name in o.record.logged)
+    # A script that logs its loss under that very name means the same figure.
+    return [*loss, *(name for name in logged if name != LOSS or not loss)]
+
+
+def by_seed(group: Sequence[Outcome], name: str) -> dict[int, Curve]:
+    """The curve of each seed; repeats of a seed are the same training again, so they are averaged."""
+    seeds: dict[int, list[Curve]] = {}
+    for outcome in group:
+        if curve := _curve(outcome, name):
+            seeds.setdefault(outcome.trial.seed, []).append(curve)
+    return {seed: _mean(curves) for seed, curves in sorted(seeds.items())}
+
+
+def _curve(outcome: Outcome, name: str) -> Curve:
+    if name == LOSS and (known := {i: x for i, x in enumerate(outcome.record.losses) if x is not None}):
+        return known
+    return dict(outcome.record.logged.get(name, []))
+
+
+def _mean(curves: Sequence[Curve]) -> Curve:
+    common = set(curves[0]).intersection(*curves[1:])
+    return {step: math.fsum(curve[step] for curve in curves) / len(curves) for step in sorted(common)}
+
+
+def difference(ours: Curve, theirs: Curve) -> dict[int, float]:
+    """Ours minus theirs, at the steps where both are finite."""
+    steps = sorted(set(ours) & set(theirs))
+    gaps = {step: ours[step] - theirs[step] for step in steps}
+    return {step: gap for step, gap in gaps.items() if math.isfinite(gap)}
+
+
+def area(curve: Curve) -> float | None:
+    """The mean over the run: the area under the curve a step. None where nothing is finite."""
+    known = [value for value in curve.values() if math.isfinite(value)]
+    return math.fsum(known) / len(known) if known else None
+
+
+def parts(curves: Sequence[Curve]) -> tuple[list[tuple[int, int]], list[list[float]]]:
+    """The run cut into at most ten parts: (first, last step) of each, and each curve's means, [curves, parts].
+
+    Only steps that all the curves have are counted.
+    """
+    steps = sorted(set(curves[0]).intersection(*curves[1:])) if curves else []
+    count = min(PARTS, len(steps))
+    cuts = [steps[len(steps) * i // count : len(steps) * (i + 1) // count] for i in range(count)]
+    means = [[math.fsum(curve[s] for s in cut) / len(cut) for cut in cuts] for curve in curves]
+    return [(cut[0], cut[-1]) for cut in cuts], means

@@ -1,0 +1,111 @@
+"""What paired differences say, in a word (the kind) and in words; nothing is claimed that the data do not carry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from halfstep.curves import Direction
+from halfstep.paired import POWER, Paired
+
+Kind = Literal[
+    "baseline",
+    "one_seed",
+    "no_difference_seen",
+    "equivalent",
+    "worse",
+    "better",
+    "different",
+    "diverged",
+    "not_known",
+]
+
+_IN_FIVE = round(POWER * 5)
+
+
+def kind_of(found: Paired, way: Direction) -> Kind:
+    """The verdict on one figure, in a word."""
+    if found.seeds == 0:
+        return "not_known"
+    if found.seeds == 1:
+        return "one_seed"
+    if found.equivalent or found.value == found.low == found.high == 0:
+        return "equivalent"
+    if not found.different:
+        return "no_difference_seen"
+    if way == "unknown":
+        return "different"
+    return "worse" if (found.value > 0) == (way == "lower") else "better"
+
+
+def figure_words(found: Paired, kind: Kind, fall: float | None, margin_from: str | None, seeded: bool) -> str:
+    """The verdict on one figure, with the size of what was seen or could have been."""
+    share = f" ({found.value / fall:+.1%} of the fall)" if fall and fall > 0 else ""
+    seeds = f"{found.seeds} seeds"
+    size = f"{abs(found.value):.3g} ± {found.half_width:.2g}"
+    if kind == "one_seed":
+        why = (
+            "one seed cannot tell it from noise"
+            if seeded
+            else "the seeds changed nothing, so noise is not known"
+        )
+        return f"{found.value:+.4g}{share}; {why}"
+    if kind == "equivalent":
+        return _equivalent_words(found, margin_from, seeds)
+    if kind == "no_difference_seen":
+        could = f"{found.detectable:.2g} or more would have been, {_IN_FIVE} times in 5"
+        return f"no difference seen ({seeds}; {could})"
+    if kind == "different":
+        return f"differs by {found.value:+.3g} ± {found.half_width:.2g} ({seeds})"
+    return f"{kind} by {size}{share} ({seeds})" if kind in ("worse", "better") else ""
+
+
+def _equivalent_words(found: Paired, margin_from: str | None, seeds: str) -> str:
+    if found.value == found.low == found.high == 0:
+        return f"identical in all {seeds}"
+    margin = "the tolerance is" if margin_from == "tolerance" else "seeds alone differ by"
+    return f"equivalent: {found.bound:.2g} apart at most; {margin} {found.margin:.2g} ({seeds})"
+
+
+def diverged_words(diverged: dict[str, Any], baseline: dict[str, Any] | None) -> str:
+    """``diverged at step 12 in 2 of 5 trials``; and whether the baseline did, too."""
+    steps = sorted(diverged["steps"])
+    at = (
+        ""
+        if not steps
+        else f" at step {steps[0]}"
+        if steps[0] == steps[-1]
+        else f" at steps {steps[0]} to {steps[-1]}"
+    )
+    one = diverged["of"] == 1
+    share = "" if one else f" in {diverged['trials']} of {diverged['of']} trials"
+    too = f"; the baseline in {baseline['trials']} of {baseline['of']}" if baseline else ""
+    return f"diverged{at}{share}{too}"
+
+
+def summary_words(
+    figures: Sequence[tuple[str, dict[str, Any]]],
+    is_baseline: bool,
+    diverged: dict[str, Any] | None,
+    baseline_diverged: dict[str, Any] | None,
+    seeds: int,
+) -> tuple[Kind, str]:
+    """The verdict on a precision: the first figure's, unless it diverged or another figure is worse."""
+    if diverged is not None:
+        return "diverged", diverged_words(diverged, None if is_baseline else baseline_diverged)
+    if is_baseline:
+        return "baseline", f"the baseline ({seeds} seed{'s' * (seeds != 1)})"
+    judged = [(name, row) for name, row in figures if row["kind"] is not None]
+    if not judged:
+        return "not_known", "neither a loss nor a logged figure that the baseline has, too"
+    said = [(row["kind"], f"{name}: {row['words']}") for name, row in judged]
+    said += [
+        (over["kind"], f"{name} over the run: {over['words']}")
+        for name, row in judged
+        if (over := row["over_run"]) is not None and over["kind"] in ("worse", "better", "different")
+    ]
+    worse = [words for kind, words in said if kind == "worse"]
+    if worse:
+        return "worse", "; ".join(worse)
+    rest = [words for kind, words in said[1:] if kind in ("better", "different")]
+    return said[0][0], "; ".join([said[0][1], *rest])
