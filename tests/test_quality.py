@@ -71,7 +71,7 @@ def test_equivalent_within_the_seeds_or_the_tolerance() -> None:
     assert strict["kind"] == "no_difference_seen"
     assert "4 seeds; " in strict["words"]
     assert "or more would have been, 4 times in 5" in strict["words"]
-    loose = judged(near, parse_tolerance(["50%"]))["bf16"]["loss"]
+    loose = judged(near, parse_tolerance(["0.1"]))["bf16"]["loss"]
     assert loose["kind"] == "equivalent"
     assert "the tolerance is" in loose["words"]
     assert loose["difference"]["margin_from"] == "tolerance"
