@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -124,6 +125,7 @@ def run_trial(job: Job, trial: Trial, on_step: OnStep) -> Outcome:
     job.record(trial).parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     stopped: Status | None = None
+    by = "Ctrl-C"
     with open(job.log(trial), "wb") as log:
         child = subprocess.Popen(
             job.command(trial),
@@ -134,16 +136,36 @@ def run_trial(job: Job, trial: Trial, on_step: OnStep) -> Outcome:
             start_new_session=True,
         )
         try:
-            stopped = _watch(child, job, _Tail(job.record(trial), on_step), started)
-        except KeyboardInterrupt:
-            stopped = "interrupted"
+            with _told_to_end():
+                stopped = _watch(child, job, _Tail(job.record(trial), on_step), started)
+        except KeyboardInterrupt as told:
+            stopped, by = "interrupted", str(told) or by
             _end(child, signal.SIGINT)
         finally:
             if child.poll() is None:
                 _end(child, signal.SIGKILL)
-    outcome = _outcome(job, trial, child.returncode, stopped)
+    outcome = _outcome(job, trial, child.returncode, stopped, by)
     outcome.seconds = time.monotonic() - started
     return outcome
+
+
+@contextlib.contextmanager
+def _told_to_end() -> Iterator[None]:
+    """SIGTERM and SIGHUP (a batch system's, a closed terminal's) end a trial as Ctrl-C does: it has a session of its
+    own, and would live on alone. Only in the main thread, and only where nobody else handles them."""
+
+    def end(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
+        before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _watch(child: subprocess.Popen[bytes], job: Job, tail: _Tail, started: float) -> Status | None:
@@ -200,25 +222,25 @@ class _Tail:
                     yield event
 
 
-def _outcome(job: Job, trial: Trial, exit_code: int | None, stopped: Status | None) -> Outcome:
+def _outcome(job: Job, trial: Trial, exit_code: int | None, stopped: Status | None, by: str) -> Outcome:
     path = job.record(trial)
     record = read(path) if path.exists() else Record(path)
     ranks = [read(p) for p in sorted(path.parent.glob(path.name + ".rank*"))]
-    status, reason = _judge(job, record, ranks, exit_code, stopped)
+    status, reason = _judge(job, record, ranks, exit_code, stopped, by)
     if status == "failed" and not record.start:
         reason = _last_line(job.log(trial)) or reason
     return Outcome(trial, status, reason, exit_code, record, ranks)
 
 
 def _judge(
-    job: Job, record: Record, ranks: list[Record], exit_code: int | None, stopped: Status | None
+    job: Job, record: Record, ranks: list[Record], exit_code: int | None, stopped: Status | None, by: str
 ) -> tuple[Status, str]:
     """The trial's status and the reason in words, from its record and the way its process ended."""
     steps = len(record.steps)
     if stopped == "timed_out":
         return "timed_out", f"ran longer than the time limit of {job.time_limit:g} s; {steps} steps were made"
     if stopped == "interrupted":
-        return "interrupted", f"interrupted by Ctrl-C after {steps} steps"
+        return "interrupted", f"interrupted by {by} after {steps} steps"
     for one in ranks:
         if one.end.get("status") not in (None, "ok") or (not one.end and record.end.get("status") != "ok"):
             return _of_rank(one, exit_code)

@@ -133,7 +133,10 @@ def test_a_precision_that_the_hardware_lacks_is_a_row(compared, monkeypatch: pyt
     assert found["trials"][1]["reason"] == "Precision tf32 cannot run here: a CPU has no TF32 units."
 
 
-def test_ctrl_c_reports_what_there_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sign", "words"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+def test_a_comparison_that_is_told_to_end_reports_what_there_is(
+    tmp_path: Path, sign: signal.Signals, words: str
+) -> None:
     with subprocess.Popen(
         [
             sys.executable,
@@ -156,12 +159,16 @@ def test_ctrl_c_reports_what_there_is(tmp_path: Path) -> None:
         while not record.exists() or record.read_text().count('"step"') < 7:
             time.sleep(0.05)
             assert child.poll() is None
-        os.kill(child.pid, signal.SIGINT)
+        os.kill(child.pid, sign)
         out, _ = child.communicate(timeout=60)
     found = package.load(tmp_path / "o")
     assert [trial["status"] for trial in found.trials] == ["interrupted"]
     assert found.trials[0]["steps"] == 7
+    assert found.trials[0]["reason"] == f"interrupted by {words} after 7 steps"
     assert "interrupted" in out
+    trial = json.loads(record.read_text().splitlines()[0])["pid"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(trial, 0)
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_any_training(tmp_path: Path) -> None:
