@@ -28,6 +28,9 @@ from halfstep.errors import UsageError
 
 SCHEMA = "halfstep/record/1"
 
+#: made once: json.dumps would make an encoder for every line
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+
 
 def plain(value: Any) -> Any:
     """``value`` with numbers that JSON cannot hold written as ``"nan"``, ``"inf"`` or ``"-inf"``."""
@@ -65,11 +68,12 @@ class Writer:
         """Write one event; in a forked child, nothing: the record is the parent's."""
         if os.getpid() != self._pid:
             return
-        line = {"event": event, "at": round(time.perf_counter() - self._zero, 6)}
-        line.update((key, plain(value)) for key, value in fields.items())
+        line: dict[str, Any] = {"event": event, "at": round(time.perf_counter() - self._zero, 6)}
+        for key, value in fields.items():
+            line[key] = plain(value)
         # A full disk must not end somebody's training.
         with contextlib.suppress(OSError, ValueError):
-            os.write(self._descriptor, json.dumps(line, separators=(",", ":")).encode() + b"\n")
+            os.write(self._descriptor, _ENCODE(line).encode() + b"\n")
 
 
 class NullWriter:

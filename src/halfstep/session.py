@@ -14,6 +14,7 @@ from typing import Any, Literal
 from halfstep import __version__
 from halfstep.errors import HalfstepError, Unsupported, UsageError
 from halfstep.frameworks import FRAMEWORKS
+from halfstep.meters import RunMeters
 from halfstep.program import Ending, at_end, on_import
 from halfstep.recipes import Recipe, parse
 from halfstep.record import SCHEMA, NullWriter, Writer
@@ -67,7 +68,7 @@ class Session:
         self._takeovers: list[Takeover] = []
         self._end_program = end_program
         self._failure: tuple[str, str] | None = None
-        self._meters: _Meters | None = None
+        self._meters: RunMeters | None = None
         self._writer = self._open_record()
 
     def _open_record(self) -> Writer | NullWriter:
@@ -150,7 +151,7 @@ class Session:
         try:
             FRAMEWORKS[framework].check(version)
             if self._meters is None:
-                self._meters = _Meters()
+                self._meters = RunMeters()
             self._takeovers.append(take_over())
         except HalfstepError as error:
             self._failure = ("unsupported", str(error))
@@ -164,7 +165,10 @@ class Session:
             self.recipe = parse(precision)
             say(f"precision {precision} ({reason})")
         settings = self.settings
-        return Options(self.recipe, settings.products, settings.steps, self._writer, self._warm, self._halt)
+        tick = (lambda: None) if self._meters is None else self._meters.tick
+        return Options(
+            self.recipe, settings.products, settings.steps, self._writer, self._warm, tick, self._halt
+        )
 
     def _warm(self) -> None:
         """A takeover's sampled step is over: meters start, and the record is told which framework it is that trains."""
@@ -226,45 +230,6 @@ class Session:
             skipped = takeover.skipped
             skips = f", {skipped} of them skipped (gradients were not finite)" if skipped else ""
             say(f"ran as {takeover.ran_as}: {steps} steps{skips}")
-
-
-class _Meters:
-    """Memory and energy of this process, over the steps after the sampled one."""
-
-    def __init__(self) -> None:
-        from halfstep.meters import EnergyMeter, PeakMemory, open_meters
-
-        self._memory = PeakMemory()
-        self._memory.start()
-        self._energy: list[EnergyMeter] = open_meters()
-        self._warm = False
-
-    def warm(self) -> None:
-        """Training runs as it will from now on: restart the windows."""
-        self._memory.mark()
-        for meter in self._energy:
-            meter.start()
-        self._warm = True
-
-    def read(self) -> dict[str, Any]:
-        """The readings as fields of the record's ``end``; what is absent with its reason."""
-        from halfstep.meters import Absent
-
-        peak = self._memory.read()
-        fields: dict[str, Any] = (
-            {"peak_memory_absent": peak.reason}
-            if isinstance(peak, Absent)
-            else {"peak_memory_bytes": int(peak.value), "peak_memory_how": peak.how}
-        )
-        readings = [meter.read() for meter in self._energy] if self._warm else []
-        joules = [reading.value for reading in readings if not isinstance(reading, Absent)]
-        if joules:
-            how = "; ".join(reading.how for reading in readings if not isinstance(reading, Absent))
-            return fields | {"energy_joules": sum(joules), "energy_how": how}
-        reasons = [reading.reason for reading in readings if isinstance(reading, Absent)]
-        return fields | {
-            "energy_absent": "; ".join(reasons) or "the program ended before the meters were started"
-        }
 
 
 def enable(precision: str = AUTO, **options: Any) -> None:

@@ -42,7 +42,8 @@ class Options:
         products: where 16-bit matrix products are computed on a CPU: ``auto``, ``native`` or ``fp32``.
         steps: end the program after this many optimizer steps; None for as many as it makes.
         writer: the record, or a :class:`~halfstep.record.NullWriter`.
-        warm: called once, when the sampled step is over and meters should start.
+        warm: called once, when the steps that are looked at are over and meters should start.
+        tick: called at the end of every step after that.
         halt: called with an error that ends the program, before it is raised; may end it in its own way.
     """
 
@@ -51,6 +52,7 @@ class Options:
     steps: int | None = None
     writer: Writer | NullWriter = field(default_factory=NullWriter)
     warm: Callable[[], None] = field(default=lambda: None)
+    tick: Callable[[], None] = field(default=lambda: None)
     halt: Callable[[HalfstepError], None] = field(default=lambda error: None)
 
 

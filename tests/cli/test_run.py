@@ -213,3 +213,21 @@ def test_log_and_skipped_steps(tmp_path: Path) -> None:
 def test_the_core_imports_no_framework() -> None:
     code = "import sys, halfstep, halfstep.cli, halfstep.cli.compare, halfstep.session; print(sorted(m for m in ('torch', 'numpy', 'plotly', 'keras', 'rich') if m in sys.modules))"
     assert json.loads(python("-c", code).stdout.replace("'", '"')) == []
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_program_may_end_before_or_within_the_steps_that_are_looked_at(
+    run, tmp_path: Path, steps: int
+) -> None:
+    script = tmp_path / "short.py"
+    script.write_text(
+        "import torch\nm = torch.nn.Linear(4, 1)\no = torch.optim.SGD(m.parameters(), lr=0.1)\n"
+        f"for _ in range({steps}):\n    m(torch.ones(8, 4)).mean().backward(); o.step()\n"
+    )
+    done = halfstep("run", "--precision", "fp32", "--record", str(tmp_path / "r"), str(script))
+    assert (done.returncode, done.stderr) == (0, "")
+    record = read(tmp_path / "r")
+    assert len(record.steps) == steps
+    assert ("time_shares" in record.sample) == (steps == 3)
+    if steps == 3:
+        assert sum(record.sample["time_shares"].values()) == pytest.approx(1)

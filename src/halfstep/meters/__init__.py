@@ -12,6 +12,8 @@ from halfstep.meters.memory import resident_bytes as resident_bytes
 from halfstep.meters.reading import Absent as Absent
 from halfstep.meters.reading import Kind as Kind
 from halfstep.meters.reading import Reading as Reading
+from halfstep.meters.run import RunMeters as RunMeters
+from halfstep.meters.run import idle_watts as idle_watts
 
 
 def available() -> list[tuple[str, Kind | Absent]]:

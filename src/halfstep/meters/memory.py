@@ -41,6 +41,11 @@ class PeakMemory:
         """The window's peak, in bytes."""
         return _cuda_peak() or self._resident_peak()
 
+    def resident(self) -> Reading | Absent:
+        """The largest resident set of the window, in bytes, the start included."""
+        peak = self._resident.peak()
+        return peak if isinstance(peak, Absent) else Reading(float(peak), "bytes", self._resident.how)
+
     def kind(self) -> Kind:
         """Where a reading would come from, for a program on the CPU."""
         return Kind("bytes", self._resident.how)

@@ -11,7 +11,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ class Recorder(NullRecorder):
         self._losses: list[Tensor] = []
         self._closed = False
         self._clock = HostClock()
-        self._waiting: deque[Callable[[bool], bool]] = deque()
+        self._waiting: deque[Line] = deque()
         self._nonfinite = False
 
     def backward(self, outputs: Sequence[Tensor]) -> None:
@@ -78,23 +78,24 @@ class Recorder(NullRecorder):
         if losses and losses[0].is_cuda and not isinstance(self._clock, CudaClock):
             self._clock = CudaClock()
         seconds = self._clock.lap()
-        value = _read(losses)
+        loss = _read(losses)
         sampled = self._on_step(index)
-
-        def emit(wait: bool) -> bool:
-            loss, took = value(wait), seconds(wait)
-            if isinstance(loss, _Pending) or isinstance(took, _Pending):
-                return False
-            self._step_line(index, loss, took, skipped, loss_scale, sampled)
-            return True
-
-        self._waiting.append(emit)
-        self._flush(wait=False)
-        self._clock.resume()
+        if self._waiting or callable(loss) or callable(seconds):
+            self._waiting.append(Line(index, loss, seconds, skipped, loss_scale, sampled))
+            self._flush(wait=False)
+        else:
+            self._step_line(index, loss, seconds, skipped, loss_scale, sampled)
+        self._clock.resume(sampled)
 
     def _flush(self, wait: bool) -> None:
-        while self._waiting and self._waiting[0](wait):
+        """Write the steps whose loss and time have arrived, in order."""
+        while self._waiting:
+            line = self._waiting[0]
+            loss, seconds = _now(line.loss, wait), _now(line.seconds, wait)
+            if isinstance(loss, _Pending) or isinstance(seconds, _Pending):
+                return
             self._waiting.popleft()
+            self._step_line(line.step, loss, seconds, line.skipped, line.scale, line.sampled)
 
     def _step_line(
         self,
@@ -128,22 +129,35 @@ class _Pending:
 
 _PENDING = _Pending()
 
+#: a figure, or what asks the device for it; asked with True it waits
+Figure = float | None | Callable[[bool], float | _Pending | None]
 
-def _read(losses: list[Tensor]) -> Callable[[bool], float | _Pending | None]:
-    """The sum of the losses; on a GPU, ask again later."""
+
+class Line(NamedTuple):
+    """A step whose loss or time is still on its way from the device."""
+
+    step: int
+    loss: Figure
+    seconds: Figure
+    skipped: bool
+    scale: float
+    sampled: bool
+
+
+def _now(figure: Figure, wait: bool) -> float | _Pending | None:
+    return figure(wait) if callable(figure) else figure
+
+
+def _read(losses: list[Tensor]) -> Figure:
+    """The sum of the losses, in float64; on a GPU, ask again later."""
     if not losses:
-        return lambda wait: None
+        return None
+    if not any(loss.is_cuda for loss in losses):
+        return sum(loss.item() for loss in losses)
     with torch.no_grad():
-        total = (
-            losses[0].double()
-            if len(losses) == 1
-            else torch.stack([x.double().reshape(()) for x in losses]).sum()
-        )
-        if not total.is_cuda:
-            value = float(total)
-            return lambda wait: value
+        total = torch.stack([x.double().reshape(()) for x in losses]).sum()
         host = torch.empty((), dtype=torch.float64, pin_memory=True)
-        host.copy_(total.reshape(()), non_blocking=True)
+        host.copy_(total, non_blocking=True)
     event = torch.cuda.Event()
     event.record()
 
@@ -161,12 +175,13 @@ class HostClock:
     def __init__(self) -> None:
         self._last: float | None = None
 
-    def lap(self) -> Callable[[bool], float | _Pending | None]:
+    def lap(self) -> Figure:
+        """Seconds since ``resume``."""
         now = time.perf_counter()
-        seconds = None if self._last is None else now - self._last
-        return lambda wait: seconds
+        return None if self._last is None else now - self._last
 
-    def resume(self) -> None:
+    def resume(self, sampled: bool) -> None:
+        """The script goes on."""
         self._last = time.perf_counter()
 
 
@@ -176,12 +191,12 @@ class CudaClock(HostClock):
     def __init__(self) -> None:
         self._previous: torch.cuda.Event | None = None
 
-    def lap(self) -> Callable[[bool], float | _Pending | None]:
+    def lap(self) -> Figure:
         before, now = self._previous, torch.cuda.Event(enable_timing=True)
         now.record()
         self._previous = now
         if before is None:
-            return lambda wait: None
+            return None
 
         def elapsed(wait: bool) -> float | _Pending | None:
             if wait:
@@ -190,5 +205,8 @@ class CudaClock(HostClock):
 
         return elapsed
 
-    def resume(self) -> None:
-        """The device's clock goes on by itself."""
+    def resume(self, sampled: bool) -> None:
+        """The device's clock goes on by itself; only what was done about a sampled step is left out."""
+        if sampled:
+            self._previous = torch.cuda.Event(enable_timing=True)
+            self._previous.record()

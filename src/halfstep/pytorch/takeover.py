@@ -17,17 +17,17 @@ from halfstep.pytorch.ambient import Ambient, NoAmbient
 from halfstep.pytorch.capabilities import Support, support
 from halfstep.pytorch.dtypes import DTYPES
 from halfstep.pytorch.keep import Keep
+from halfstep.pytorch.looking import Looking
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.products import choose, install, plan
 from halfstep.pytorch.recorder import NullRecorder, Recorder
-from halfstep.pytorch.sample import Sample, parameters_of
 from halfstep.pytorch.scaling import Scaling
 from halfstep.pytorch.sixteen import SixteenBitWeights
 from halfstep.pytorch.statistics import Statistics
 from halfstep.pytorch.step import Steps
 from halfstep.pytorch.tf32 import set_tf32
 from halfstep.record import Writer
-from halfstep.takeover import SAMPLED_STEP, EnoughSteps, GradientsOverflow, Options, overflow_sentence
+from halfstep.takeover import EnoughSteps, GradientsOverflow, Options, overflow_sentence
 from halfstep.takeover import Takeover as Face
 
 
@@ -50,10 +50,10 @@ class Takeover(Face):
         self._patches = Patches()
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._own_amp: set[str] = set()
-        self._sample: Sample | None = None
         self._undo: list[Callable[[], None]] = []
+        self._looking = Looking(self._optimizers, options)
         recording = isinstance(options.writer, Writer)
-        self.recorder = Recorder(options.writer, self._look_closely) if recording else NullRecorder()
+        self.recorder = Recorder(options.writer, self._looking) if recording else NullRecorder()
         dtype = DTYPES[self.recipe.compute] if self.recipe.compute in ("bf16", "fp16") else None
         mixed = dtype if self.recipe.mixed else None
         self.ambient = NoAmbient() if mixed is None else Ambient(mixed, self._patches)
@@ -88,6 +88,7 @@ class Takeover(Face):
         self.recorder.write(event, **fields)
 
     def close(self) -> None:
+        self._looking.close()
         self.recorder.close()
 
     def _supported(self) -> Support | None:
@@ -153,8 +154,7 @@ class Takeover(Face):
     def after_backward(self) -> None:
         """It is over: cast weights were part of its graph."""
         self.ambient.forget_casts()
-        if self._sample is not None:
-            self._sample.backward_done()
+        self._looking.backward_done()
 
     def all_ranks(self, finite: bool, optimizer: Optimizer) -> bool:
         """Agree over all ranks where each holds only a part of the gradients (sharded parameters)."""
@@ -196,18 +196,6 @@ class Takeover(Face):
         if what not in self._own_amp:
             self._own_amp.add(what)
             self.recorder.write("own_amp", what=what)
-
-    def _look_closely(self, index: int) -> bool:
-        """Begin or end the sampled step, at the end of step ``index``; tells whether that step was it."""
-        if index == SAMPLED_STEP - 1:
-            self._sample = Sample()
-            self._sample.begin(parameters_of(self._optimizers))
-        if index != SAMPLED_STEP or self._sample is None:
-            return False
-        sample, self._sample = self._sample, None
-        self.recorder.write("sample", step=index, **sample.end(self._optimizers))
-        self.options.warm()
-        return True
 
 
 def _device() -> str:

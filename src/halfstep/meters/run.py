@@ -1,0 +1,110 @@
+"""Memory and energy of one training run, from the end of its warm-up on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from halfstep.meters.clock import now
+from halfstep.meters.energy import EnergyMeter, open_meters
+from halfstep.meters.memory import PeakMemory
+from halfstep.meters.reading import Absent, Reading
+
+#: seconds between two readings of the counters while the program trains; well within the time in which one may wrap
+TICK_SECONDS = 1.0
+
+
+class RunMeters:
+    """Peak memory and joules of a run; joules a step between two ends of steps, the whole until the program's end.
+
+    Args:
+        energy: the energy meters; None opens this machine's.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, energy: Sequence[EnergyMeter] | None = None, clock: Callable[[], float] = now) -> None:
+        self._memory = PeakMemory()
+        self._memory.start()
+        self._energy = open_meters() if energy is None else list(energy)
+        self._counts = any(not isinstance(meter.kind(), Absent) for meter in self._energy)
+        self._clock = clock
+        self._warm = False
+        self._steps = 0
+        self._next = 0.0
+        self._at_tick: tuple[float, int] | None = None
+
+    def warm(self) -> None:
+        """Training runs as it will from now on: restart the windows."""
+        self._memory.mark()
+        for meter in self._energy:
+            meter.start()
+        self._warm = True
+        self._next = self._clock() + TICK_SECONDS
+
+    def tick(self) -> None:
+        """A step has ended; once in a while, read the counters."""
+        self._steps += 1
+        if self._counts and self._clock() >= self._next:
+            joules, _, _ = _sum([meter.read() for meter in self._energy])
+            if joules is not None:
+                self._at_tick = joules, self._steps
+            self._next = self._clock() + TICK_SECONDS
+
+    def read(self) -> dict[str, Any]:
+        """The readings as fields of the record's ``end``; what is absent with its reason."""
+        return self._peak() | self._joules()
+
+    def _peak(self) -> dict[str, Any]:
+        peak = self._memory.read()
+        if isinstance(peak, Absent):
+            return {"peak_memory_absent": peak.reason}
+        resident = self._memory.resident()
+        return {
+            "peak_memory_bytes": int(peak.value),
+            "peak_memory_how": peak.how,
+            "peak_resident_bytes": None if isinstance(resident, Absent) else int(resident.value),
+        }
+
+    def _joules(self) -> dict[str, Any]:
+        if not self._warm:
+            return {"energy_absent": "the program ended before the meters were started, in its third step"}
+        joules, how, reason = _sum([meter.read() for meter in self._energy])
+        if joules is None:
+            return {"energy_absent": reason}
+        fields: dict[str, Any] = {"energy_joules": joules, "energy_how": how}
+        if self._at_tick is None:
+            return fields | {"joules_per_step_absent": "no step ended while the counters were read"}
+        at_tick, steps = self._at_tick
+        return fields | {"joules_per_step": at_tick / steps, "energy_steps": steps}
+
+
+def _sum(readings: Sequence[Reading | Absent]) -> tuple[float | None, str, str]:
+    """(joules of all meters that have any, or None; where they came from; why others have none)."""
+    known = [reading for reading in readings if isinstance(reading, Reading)]
+    reasons = "; ".join(reading.reason for reading in readings if isinstance(reading, Absent))
+    how = "; ".join(reading.how for reading in known)
+    return (sum(reading.value for reading in known) if known else None), how, reasons
+
+
+def idle_watts(
+    seconds: float,
+    sleep: Callable[[float], None],
+    energy: Sequence[EnergyMeter] | None = None,
+    clock: Callable[[], float] = now,
+) -> dict[str, Any]:
+    """Watts of this machine with nothing trained, over at least ``seconds``; without a counter it does not wait.
+
+    Fields: ``idle_watts`` and ``idle_watts_how``, or ``idle_watts_absent``.
+    """
+    meters = open_meters() if energy is None else list(energy)
+    reasons = [kind.reason for meter in meters if isinstance(kind := meter.kind(), Absent)]
+    if len(reasons) == len(meters):
+        return {"idle_watts": None, "idle_watts_absent": "; ".join(reasons)}
+    began = clock()
+    for meter in meters:
+        meter.start()
+    sleep(seconds)
+    joules, how, reason = _sum([meter.read() for meter in meters])
+    if joules is None:
+        return {"idle_watts": None, "idle_watts_absent": reason}
+    return {"idle_watts": joules / (clock() - began), "idle_watts_absent": None, "idle_watts_how": how}

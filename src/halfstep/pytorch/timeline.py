@@ -1,0 +1,137 @@
+"""Where a step's time goes: every instant of a profiled step given to one kind of work, so that shares sum to one.
+
+On a CPU an instant belongs to the innermost operation that runs then, by the kind of it or of the nearest operation
+around it that has one. On a GPU it belongs to the kernel that runs then, by the kind of the operation that launched it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+#: the kinds of work, in the order in which one instant of several streams is given to them
+PRODUCTS, OTHER, CASTS, OPTIMIZER, DATA, HOST = "products", "other", "casts", "optimizer", "data", "host"
+KINDS = (PRODUCTS, OTHER, CASTS, OPTIMIZER, DATA, HOST)
+
+_PRODUCTS = re.compile(
+    r"aten::((add|addb|b|badd?b|_scaled_)?mm|(add)?mv|linear|matmul|mkldnn_linear|mkldnn_rnn_layer|_cudnn_rnn)"
+    r"(_backward)?$|.*(convolution|conv\dd|attention)"
+)
+#: what the profiler calls regions rather than operations: kinds that hold for all that runs inside
+_REGIONS = (("Optimizer.", OPTIMIZER), ("enumerate(DataLoader)", DATA))
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An operation of the profile, times in ns; ``thread`` is the profiler's number for it."""
+
+    name: str
+    start: int
+    end: int
+    thread: int = 0
+    #: operations have one, device work has that of the operation that launched it
+    correlation: int = 0
+
+
+def kind_of(event: Event) -> str:
+    """The kind of an operation by itself; empty for what only contains others."""
+    name = event.name
+    region = next((kind for start, kind in _REGIONS if name.startswith(start)), "")
+    if region:
+        return region
+    if _PRODUCTS.match(name):
+        return PRODUCTS
+    if name == "aten::_to_copy":
+        return CASTS
+    if name.startswith("Torch-Compiled Region"):
+        return OTHER
+    return ""
+
+
+def kinds(events: Sequence[Event]) -> list[tuple[Event, str]]:
+    """The events of one thread in order, each with its kind: its own, or that of the nearest around it.
+
+    Inside an optimizer's step or a data loader everything is theirs. An operation that nothing names is ``other``.
+    """
+    found: list[tuple[Event, str]] = []
+    around: list[tuple[int, str]] = []
+    for event in sorted(events, key=lambda e: (e.start, -e.end)):
+        while around and around[-1][0] <= event.start:
+            around.pop()
+        outer = around[-1][1] if around else ""
+        kind = outer if outer in (OPTIMIZER, DATA) else kind_of(event) or outer
+        if not kind and event.name.startswith("aten::"):
+            kind = OTHER
+        around.append((event.end, kind))
+        found.append((event, kind or HOST))
+    return found
+
+
+def host_time(found: Iterable[tuple[Event, str]], start: int, end: int) -> dict[str, int]:
+    """Nanoseconds between ``start`` and ``end`` by the kind of the innermost event; outside all events: ``host``."""
+    spent: dict[str, int] = defaultdict(int)
+    open_: list[tuple[int, str]] = []
+    at = start
+    for event, kind in found:
+        if event.end <= start or event.start >= end:
+            continue
+        while open_ and open_[-1][0] <= event.start:
+            at = _spend(spent, at, *open_.pop())
+        at = _spend(spent, at, event.start, open_[-1][1] if open_ else HOST)
+        open_.append((min(event.end, end), kind))
+    while open_:
+        at = _spend(spent, at, *open_.pop())
+    _spend(spent, at, end, HOST)
+    return dict(spent)
+
+
+def _spend(spent: dict[str, int], at: int, until: int, kind: str) -> int:
+    spent[kind] += max(until - at, 0)
+    return max(at, until)
+
+
+def device_time(
+    device: Iterable[tuple[Event, str]], host: Iterable[tuple[Event, str]], start: int, end: int
+) -> dict[str, int]:
+    """Nanoseconds of a GPU by kind; while it idles: ``data`` if the host loads data then, else ``host``.
+
+    Args:
+        device: what ran on it, in all streams, with its kind.
+        host: the operations of the thread that trains, with their kinds.
+        start, end: the step, in ns.
+    """
+    changes: list[tuple[int, int, str]] = []
+    loading = [(event, "loading") for event, kind in host if kind == DATA]
+    for event, kind in [*device, *loading]:
+        if event.end > start and event.start < end:
+            changes += [(max(event.start, start), 1, kind), (min(event.end, end), -1, kind)]
+    spent: dict[str, int] = defaultdict(int)
+    running: dict[str, int] = defaultdict(int)
+    at = start
+    for when, change, kind in sorted(changes):
+        at = _spend(spent, at, when, _first(running))
+        running[kind] += change
+    _spend(spent, at, end, HOST)
+    return dict(spent)
+
+
+def _first(running: Mapping[str, int]) -> str:
+    busy = next((kind for kind in KINDS if running.get(kind)), None)
+    return busy or (DATA if running.get("loading") else HOST)
+
+
+def launched(device: Iterable[Event], host: Iterable[tuple[Event, str]]) -> list[tuple[Event, str]]:
+    """Device work with the kind of the operation that launched it; a copy from the host is ``data``."""
+    by_operation = {event.correlation: kind for event, kind in host if event.correlation}
+    return [
+        (event, DATA if "HtoD" in event.name else by_operation.get(event.correlation, OTHER))
+        for event in device
+    ]
+
+
+def shares(spent: Mapping[str, int]) -> dict[str, float]:
+    """Each kind's share of the step; they sum to one. Kinds without any time are left out."""
+    total = sum(spent.values())
+    return {kind: spent[kind] / total for kind in KINDS if spent.get(kind)} if total else {}

@@ -1,0 +1,90 @@
+"""Shares of a step's time against timelines worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halfstep.pytorch import timeline
+from halfstep.pytorch.timeline import Event, device_time, host_time, kinds, launched, shares
+
+#: name, start, end in ns
+HOST = [
+    Event("enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__", 0, 100),
+    Event("aten::stack", 10, 90),
+    Event("aten::linear", 120, 220),
+    Event("aten::to", 125, 160),
+    Event("aten::_to_copy", 130, 160),
+    Event("aten::addmm", 170, 210, correlation=7),
+    Event("aten::layer_norm", 220, 300),
+    Event("AddmmBackward0", 310, 400),
+    Event("aten::mm", 320, 390),
+    Event("Optimizer.step#AdamW.step", 400, 500),
+    Event("aten::_to_copy", 410, 420),
+]
+
+
+def test_every_instant_goes_to_the_innermost_operation() -> None:
+    spent = host_time(kinds(HOST), 0, 600)
+    assert spent == {
+        "data": 100,
+        "host": 20 + (10 + 20) + 100,  # before linear, the node of the graph, after the optimizer
+        "products": 100 - 30 + 70,
+        "casts": 30,
+        "other": 80,
+        "optimizer": 100,
+    }
+
+
+def test_the_window_cuts_what_reaches_beyond_it() -> None:
+    assert host_time(kinds(HOST), 50, 180) == {"data": 50, "host": 20, "products": 30, "casts": 30}
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["aten::mm", "aten::_to_copy", "aten::add", "x"]), *[st.integers(0, 99)] * 2
+        )
+    )
+)
+def test_shares_sum_to_the_step_whatever_the_events(raw: list[tuple[str, int, int]]) -> None:
+    events = [Event(name, min(a, b), max(a, b)) for name, a, b in raw]
+    for spent in (host_time(kinds(events), 10, 90), device_time(kinds(events), [], 10, 90)):
+        assert sum(spent.values()) == 80
+        assert sum(shares(spent).values()) == pytest.approx(1, abs=1e-12)
+
+
+def test_a_gpu_is_given_to_what_runs_on_it_and_idles_for_the_host() -> None:
+    device = [
+        Event("gemm", 200, 300, correlation=7),
+        Event("Memcpy HtoD (Pageable -> Device)", 150, 170, correlation=3),
+        Event("elementwise", 280, 350, correlation=99),  # overlaps the product in a second stream
+    ]
+    ran = launched(device, kinds(HOST))
+    assert [kind for _, kind in ran] == ["products", "data", "other"]
+    assert device_time(ran, kinds(HOST), 0, 400) == {
+        "data": 100 + 20,  # the loader while the device idles, and the copy
+        "host": 50 + 30 + 50,
+        "products": 100,
+        "other": 50,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("aten::mm", "products"),
+        ("aten::baddbmm", "products"),
+        ("aten::_scaled_mm", "products"),
+        ("aten::mkldnn_convolution", "products"),
+        ("aten::convolution_backward", "products"),
+        ("aten::_scaled_dot_product_flash_attention_for_cpu_backward", "products"),
+        ("aten::_to_copy", "casts"),
+        ("aten::addcmul_", ""),
+        ("aten::comm", ""),
+        ("Optimizer.zero_grad#SGD.zero_grad", "optimizer"),
+    ],
+)
+def test_what_an_operation_is(name: str, kind: str) -> None:
+    assert timeline.kind_of(Event(name, 0, 1)) == kind
