@@ -216,9 +216,7 @@ def test_the_core_imports_no_framework() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
-def test_a_program_may_end_before_or_within_the_steps_that_are_looked_at(
-    run, tmp_path: Path, steps: int
-) -> None:
+def test_a_program_may_end_before_or_within_the_steps_that_are_looked_at(tmp_path: Path, steps: int) -> None:
     script = tmp_path / "short.py"
     script.write_text(
         "import torch\nm = torch.nn.Linear(4, 1)\no = torch.optim.SGD(m.parameters(), lr=0.1)\n"
