@@ -74,8 +74,11 @@ def _verdict(
 METHOD = [
     ("Step time", "time between the ends of two optimizer steps, on the host's clock (on a GPU: CUDA events); the "
      "median over all steps after the warm-up, with the 95 % interval of the median by order statistics"),
-    ("Ratio", "medians of this precision and the baseline, trials interleaved; 95 % interval by a bootstrap over "
-     "trials and blocks of consecutive steps; 'not significant' where it includes 1"),
+    ("Ratio", "medians of this precision and the baseline, trials interleaved; 95 % interval by Student's t of the "
+     "runs' medians, never narrower than a moving-block bootstrap of the steps within them; of one run on a side by "
+     "that bootstrap alone: how runs differ is not in it. 'not significant' where it includes 1"),
+    ("Drift", "the seasonal Kendall test (Hirsch, Slack & Smith 1982), exact: of the trials' medians in the order they "
+     "ran, precisions as strata, and of six parts of each trial; the rise is Theil and Sen's median slope"),
     ("Warm-up", f"the first {WARMUP} steps of a trial (fewer in a short run) are left out; the second is looked at "
      "closely and slower for it"),
     ("Peak memory", "on a GPU the allocator's peak; on a CPU the largest resident set after the warm-up over the one "

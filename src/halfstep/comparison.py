@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from halfstep import __version__
 from halfstep.advice import recommend
 from halfstep.compare import METHOD, SCHEMA, verdicts
+from halfstep.drift import speed_drift
 from halfstep.errors import UsageError
 from halfstep.rows import WARMUP, trial_row
 from halfstep.tolerance import Tolerance
@@ -132,6 +133,10 @@ def assemble(request: Request, outcomes: Sequence[Outcome], environment: dict[st
         for o in outcomes
     ]
     found = verdicts(outcomes, rows, request.tolerance)
+    drift = speed_drift(outcomes)
+    if drift["words"] and found:
+        # The first row is the baseline, which every ratio rests on.
+        found[0]["warnings"].append(drift["words"])
     device = next((row["device"] for row in rows if row["device"]), "cpu")
     return {
         "schema": SCHEMA,
@@ -153,6 +158,7 @@ def assemble(request: Request, outcomes: Sequence[Outcome], environment: dict[st
         },
         "trials": rows,
         "verdicts": found,
+        "speed_drift": drift,
         "recommendation": recommend(found, "pytorch", device),
         "method": [{"figure": figure, "how": how} for figure, how in METHOD],
     }

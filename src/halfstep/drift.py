@@ -1,0 +1,109 @@
+"""Did the machine change its pace while it was measured? From trial to trial, and within the trials.
+
+The seasonal Kendall test (Hirsch, Slack & Smith 1982): within each stratum the pairs that rose less those that fell,
+summed over strata; exact, as each stratum's null distribution is that of inversions of a random order.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from halfstep.paired import ALPHA
+from halfstep.rows import measured
+from halfstep.trials import Outcome
+
+#: a drift smaller than this is not worth a word
+WORTH_A_WORD = 0.02
+
+#: parts of a trial whose medians are looked at for a trend: their steps hang together less than neighbours do
+PARTS = 6
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How far step times rose over a stretch (0.1: by 10 %), and the two-sided p value of no trend."""
+
+    rise: float
+    p: float
+
+    @property
+    def seen(self) -> bool:
+        """Whether it is significant, and large enough to matter."""
+        return self.p <= ALPHA and abs(self.rise) >= WORTH_A_WORD
+
+
+def trend(strata: Sequence[Sequence[float]]) -> Trend | None:
+    """The common trend of positive values in order, several strata of them; None where none has two values.
+
+    The rise is that from the first to the last value, by the median slope of the logarithms (Theil & Sen).
+    """
+    strata = [[float(value) for value in values] for values in strata if len(values) > 1]
+    if not strata:
+        return None
+    slopes, score = [], 0
+    for values in strata:
+        for i, j in itertools.combinations(range(len(values)), 2):
+            slopes.append(math.log(values[j] / values[i]) / (j - i) * (len(values) - 1))
+            score += (values[j] > values[i]) - (values[j] < values[i])
+    return Trend(math.expm1(median(slopes)), _p_value(score, tuple(len(values) for values in strata)))
+
+
+@functools.lru_cache
+def _p_value(score: int, sizes: tuple[int, ...]) -> float:
+    """P(|S| >= |score|) with S the sum over strata of independent Kendall scores, no ties."""
+    import numpy as np
+
+    # counts[k]: how many orders have k pairs that rose; the generating function is prod (1 + x + ... + x^(i-1)).
+    counts = np.ones(1)
+    for size in sizes:
+        for i in range(2, size + 1):
+            counts = np.convolve(counts, np.full(i, 1.0 / i))
+    scores = 2 * np.arange(len(counts)) - (len(counts) - 1)
+    return float(counts[np.abs(scores) >= abs(score)].sum())
+
+
+def speed_drift(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The drift of a comparison: from trial to trial (precisions as strata) and within the trials (trials as strata).
+
+    ``words`` is empty where none was seen; a drift that interleaving cannot take out is a reason to measure again.
+    """
+    ended = [o for o in outcomes if o.status == "ok" and len(measured(o)) >= PARTS]
+    precisions = dict.fromkeys(o.trial.precision for o in ended)
+    across = trend([[median(measured(o)) for o in ended if o.trial.precision == p] for p in precisions])
+    within = trend([_part_medians(measured(o)) for o in ended])
+    return {
+        "across_trials": _numbers(across),
+        "within_trials": _numbers(within),
+        "words": "; ".join(_words(across, within)),
+    }
+
+
+def _part_medians(times: Sequence[float]) -> list[float]:
+    cuts = [times[len(times) * i // PARTS : len(times) * (i + 1) // PARTS] for i in range(PARTS)]
+    return [median(cut) for cut in cuts]
+
+
+def _numbers(found: Trend | None) -> dict[str, Any] | None:
+    return None if found is None else {"rise": found.rise, "p": found.p, "significant": found.seen}
+
+
+def _words(across: Trend | None, within: Trend | None) -> list[str]:
+    words = []
+    if across is not None and across.seen:
+        words.append(
+            f"steps became {_by(across.rise)} from the first trials to the last (p = {across.p:.2g}); trials are "
+            "interleaved, so that all precisions bear it alike"
+        )
+    if within is not None and within.seen:
+        words.append(f"steps became {_by(within.rise)} within the trials (p = {within.p:.2g})")
+    return words
+
+
+def _by(rise: float) -> str:
+    return f"{abs(rise):.0%} {'slower' if rise > 0 else 'faster'}"
