@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -71,7 +73,7 @@ def test_loaded_optimizer_state_follows_its_parameters(begin) -> None:
             optimizer.load_state_dict(states[0])
         net(x).sum().backward()
         optimizer.step()
-        states.append(optimizer.state_dict())
+        states.append(copy.deepcopy(optimizer.state_dict()))
     first, second = (states[i]["state"][0] for i in range(2))
     assert first["exp_avg"].dtype is second["exp_avg"].dtype is torch.bfloat16
     assert first["step"].dtype is second["step"].dtype
