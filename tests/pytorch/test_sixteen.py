@@ -70,7 +70,7 @@ def test_loaded_optimizer_state_follows_its_parameters(begin) -> None:
         net = nn.Linear(4, 4)
         optimizer = torch.optim.AdamW(net.parameters())
         if resumed:
-            optimizer.load_state_dict(states[0])
+            optimizer.load_state_dict(copy.deepcopy(states[0]))
         net(x).sum().backward()
         optimizer.step()
         states.append(copy.deepcopy(optimizer.state_dict()))

@@ -22,6 +22,7 @@ from torch import Tensor
 from halfstep.pytorch.gradients import multiply_, multiply_and_test_
 from halfstep.pytorch.leaves import leaves_of
 from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.sharded import Sharded
 
 if TYPE_CHECKING:
     from halfstep.pytorch.scaling import Scaling
@@ -43,13 +44,14 @@ def tracing() -> bool:
 
 def install(takeover: Takeover, patches: Patches) -> None:
     """Put the recipe's backward pass in force."""
-    patches.wrap(torch.autograd, "backward", lambda original: _backward(takeover, original))
+    sharded = Sharded(takeover.scaling, patches)
+    patches.wrap(torch.autograd, "backward", lambda original: _backward(takeover, sharded, original))
     patches.wrap(torch.autograd, "grad", lambda original: _grad(takeover, original))
     if takeover.recipe.loss_scale.guards:
         _install_hooks(takeover, patches)
 
 
-def _backward(takeover: Takeover, original: Callable[..., None]) -> Callable[..., None]:
+def _backward(takeover: Takeover, sharded: Sharded, original: Callable[..., None]) -> Callable[..., None]:
     def backward(
         tensors: Any,
         grad_tensors: Any = None,
@@ -75,6 +77,7 @@ def _backward(takeover: Takeover, original: Callable[..., None]) -> Callable[...
             if scale == 1.0:
                 original(tensors, seeds, retain_graph, create_graph, None, inputs)
             else:
+                sharded.follow()
                 run = functools.partial(
                     original, outputs, retain_graph=retain_graph, create_graph=create_graph
                 )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from halfstep.errors import HalfstepError
 from halfstep.loss_scale import DynamicScale, LossScale
-from halfstep.pytorch.gradients import all_finite, multiply_
+from halfstep.pytorch.gradients import all_finite, multiply_, values_of
 from halfstep.takeover import HOPELESS
 
 
@@ -92,7 +92,7 @@ class Scaling:
     def checked(self, gradients: Sequence[Tensor], flags: list[Tensor]) -> None:
         """Remember that ``gradients``, as they are now, were tested; ``flags`` tell the outcome."""
         dense = (g for g in gradients if g.layout is torch.strided)
-        self._versions.update((id(g), (weakref.ref(g), g._version)) for g in dense)
+        self._versions.update((id(g), (weakref.ref(g), _version(g))) for g in dense)
         self._flags += flags
 
     def finite(self, gradients: Sequence[Tensor]) -> bool:
@@ -126,7 +126,7 @@ class Scaling:
 
     def _unchanged(self, gradient: Tensor) -> bool:
         entry = self._versions.get(id(gradient))
-        return entry is not None and entry[0]() is gradient and entry[1] == gradient._version
+        return entry is not None and entry[0]() is gradient and entry[1] == _version(gradient)
 
     def stepped(self, finite: bool) -> None:
         """Move the scale on after a step was made or skipped.
@@ -183,6 +183,11 @@ class Scaling:
                 self._retained.add(tensor)
 
         return retain_grad
+
+
+def _version(gradient: Tensor) -> int:
+    """How often the gradient was written to; a DTensor does not count what is written to this rank's part."""
+    return gradient._version if type(gradient) is Tensor else values_of(gradient)._version
 
 
 def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from halfstep.pytorch.backward import inside_backward
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.scaling import gradients_of
+from halfstep.pytorch.sharded import agreed
 
 if TYPE_CHECKING:
     from halfstep.pytorch.takeover import Takeover
@@ -92,7 +93,7 @@ class Steps:
         scaling = self._takeover.scaling
         if scaling.active and not inside_backward():  # inside, it is a hook of that very pass
             scaling.refuse_shared(p for group in optimizer.param_groups for p in group["params"])
-        return self._takeover.all_ranks(scaling.finite(gradients_of(optimizer)), optimizer)
+        return agreed(scaling.finite(gradients_of(optimizer)), optimizer)
 
     def _with_closure(
         self,

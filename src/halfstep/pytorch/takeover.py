@@ -156,17 +156,6 @@ class Takeover(Face):
         self.ambient.forget_casts()
         self._looking.backward_done()
 
-    def all_ranks(self, finite: bool, optimizer: Optimizer) -> bool:
-        """Agree over all ranks where each holds only a part of the gradients (sharded parameters)."""
-        sharded = any(
-            hasattr(p, "_local_tensor") for group in optimizer.param_groups for p in group["params"]
-        )
-        if not sharded or not torch.distributed.is_initialized():
-            return finite
-        flag = torch.tensor([float(finite)], device=self.device)
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
-        return bool(flag)
-
     def after_step(self, optimizer: Optimizer, finite: bool) -> None:
         """An optimizer has stepped, or was kept from it."""
         self.ambient.forget_casts()
