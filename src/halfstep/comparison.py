@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,16 +15,12 @@ from halfstep import __version__
 from halfstep.advice import recommend
 from halfstep.compare import METHOD, SCHEMA, verdicts
 from halfstep.drift import speed_drift
-from halfstep.errors import UsageError
-from halfstep.meters import idle_watts
+from halfstep.machine import describe_machine, installed_versions
 from halfstep.rows import WARMUP, trial_row
 from halfstep.tolerance import Tolerance
 from halfstep.trials import Job, Outcome, Trial, run_trial
 
 AS_IS = "as-is"
-
-#: how long the idle machine is metered before the first trial, where it has energy counters
-IDLE_SECONDS = 6.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +82,7 @@ def run_comparison(request: Request, display: Display) -> dict[str, Any]:
     The object is written to ``comparison.json`` in the request's folder after every trial.
     """
     started = time.monotonic()
-    environment = _environment() | idle_watts(IDLE_SECONDS, time.sleep)
+    environment = _environment()
     recipes = list(request.recipes or default_recipes(environment))
     outcomes: list[Outcome] = []
     pending = plan(recipes, request.repeats, request.seeds)
@@ -189,28 +183,10 @@ def _environment() -> dict[str, Any]:
         "cores": machine["cpu"]["cores"],
         "memory_bytes": psutil.virtual_memory().total,
         "threads": machine["threads"],
-        "frameworks": {"torch": machine["torch"]},
+        "frameworks": installed_versions(),
         "devices": machine["devices"],
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-
-
-def describe_machine() -> dict[str, Any]:
-    """What PyTorch can do here, asked in a process of its own: this one imports no framework.
-
-    Raises:
-        UsageError: PyTorch is not there, or too old.
-    """
-    child = subprocess.run(
-        [sys.executable, "-m", "halfstep.pytorch.capabilities"], capture_output=True, text=True, check=False
-    )
-    if child.returncode != 0:
-        last = child.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise UsageError(
-            f"PyTorch cannot be used by {sys.executable} ({last[0]}); install torch 2.11 or later."
-        )
-    machine: dict[str, Any] = json.loads(child.stdout)
-    return machine
 
 
 def default_recipes(environment: dict[str, Any]) -> tuple[str, ...]:

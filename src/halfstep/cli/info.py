@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import platform
 from typing import Any
 
 import click
 
-_FRAMEWORKS = ("torch", "lightning", "keras", "tensorflow", "jax", "transformers", "accelerate")
-_TAKEN_OVER = ("torch",)
+from halfstep.frameworks import Framework
 
 _KINDS = {
     "native": "native",
@@ -32,8 +30,9 @@ def info(as_json: bool) -> None:
 
 
 def _collect() -> dict[str, Any]:
-    from halfstep.comparison import describe_machine
     from halfstep.errors import UsageError
+    from halfstep.frameworks import FRAMEWORKS
+    from halfstep.machine import describe_machine
     from halfstep.meters import Absent, available
 
     try:
@@ -43,8 +42,8 @@ def _collect() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
-        "frameworks": {name: _version(name) for name in _FRAMEWORKS},
-        "taken_over": list(_TAKEN_OVER),
+        "frameworks": {name: framework.version for name, framework in FRAMEWORKS.items()},
+        "taken_over": {name: _taken_over(framework) for name, framework in FRAMEWORKS.items()},
         "machine": machine,
         "meters": {
             name: {"absent": meter.reason}
@@ -55,11 +54,14 @@ def _collect() -> dict[str, Any]:
     }
 
 
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def _taken_over(framework: Framework) -> str:
+    """In words, what halfstep does in the installed version, or why it does nothing."""
+    version = framework.version
+    if version is None:
+        return "not installed"
+    if framework.too_old(version):
+        return f"too old: {framework.oldest_version} or later is taken over"
+    return framework.taken_over
 
 
 def _print(found: dict[str, Any]) -> None:
@@ -90,11 +92,10 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _frameworks(found: dict[str, Any]) -> list[tuple[str, str]]:
-    words = []
-    for name, version in found["frameworks"].items():
-        taken = "" if name in found["taken_over"] else ", not taken over by this version"
-        words.append((name, "not installed" if version is None else version + taken))
-    return words
+    return [
+        (name, found["taken_over"][name] if version is None else f"{version}, {found['taken_over'][name]}")
+        for name, version in found["frameworks"].items()
+    ]
 
 
 def _precisions(precisions: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:

@@ -1,0 +1,58 @@
+"""What this machine can do, asked of an installed framework in a process of its own: this one imports none."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from halfstep.errors import UsageError
+from halfstep.frameworks import FRAMEWORKS
+
+#: which module describes the machine, by the framework that it asks; the first that is installed and works is asked
+_ASKED = {
+    "torch": "halfstep.pytorch.capabilities",
+    "tensorflow": "halfstep.keras.capabilities",
+    "jax": "halfstep.keras.capabilities",
+}
+
+#: TensorFlow's C++ side writes to stderr before it can be asked not to
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def describe_machine() -> dict[str, Any]:
+    """Devices and what each can do in each precision.
+
+    Raises:
+        UsageError: no framework is installed that can be asked, or none that works; the message says why.
+    """
+    failures = []
+    for framework, module in _ASKED.items():
+        if FRAMEWORKS[framework].version is None:
+            continue
+        child = subprocess.run(
+            [sys.executable, "-m", module],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **_QUIET},
+        )
+        if child.returncode == 0:
+            machine: dict[str, Any] = json.loads(child.stdout)
+            return machine
+        last = child.stderr.strip().splitlines()[-1:] or ["no message"]
+        failures.append(f"{framework}: {last[0]}")
+    why = "; ".join(failures) or "none of torch, tensorflow and jax is installed"
+    oldest = FRAMEWORKS["torch"].oldest_version
+    raise UsageError(
+        f"No framework can be used by {sys.executable} ({why}); "
+        f"install torch {oldest} or later, or keras with a backend."
+    )
+
+
+def installed_versions() -> dict[str, str]:
+    """The frameworks that are installed here, by name, found without importing them."""
+    versions = {name: framework.version for name, framework in FRAMEWORKS.items()}
+    return {name: version for name, version in versions.items() if version is not None}
