@@ -155,7 +155,8 @@ def test_a_precision_that_could_not_be_put_into_force_is_said(tmp_path: Path) ->
     done = halfstep("run", "--precision", "bf16", "s.py", cwd=tmp_path)
     assert (done.stdout, done.returncode) == ("1\n", 0)
     assert (
-        done.stderr == "halfstep: the program did not import PyTorch: precision bf16 was not put into force\n"
+        done.stderr
+        == "halfstep: the program did not import PyTorch or Keras: precision bf16 was not put into force\n"
     )
     done = halfstep("run", "--precision", "bf16", FAULTY, "no_training")
     assert done.stderr.startswith("halfstep: the program ended without an optimizer step; it ran as bf16")

@@ -1,0 +1,62 @@
+"""The few things that differ between Keras's backends: device, version, TF32, and copies of values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+NAMES = {"tensorflow": "TensorFlow", "torch": "PyTorch", "jax": "JAX"}
+
+
+def name() -> str:
+    """The running backend: ``tensorflow``, ``torch`` or ``jax`` (others are not taken over)."""
+    return str(keras.backend.backend())
+
+
+def version() -> str:
+    """The running backend's own version."""
+    module: Any = __import__(name())
+    return str(module.__version__)
+
+
+def device() -> str:
+    """``cpu``, or the kind of accelerator that the backend uses. Asking initialises nothing in TensorFlow."""
+    if name() == "tensorflow":
+        import tensorflow as tf
+
+        return "cuda" if tf.config.list_physical_devices("GPU") else "cpu"
+    if name() == "jax":
+        import jax
+
+        platform = str(jax.default_backend())
+        return "cuda" if platform == "gpu" else platform
+    import torch
+
+    return torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"  # type: ignore[union-attr]
+
+
+def set_tf32(on: bool) -> None:
+    """Let fp32 products use TF32 units, or forbid it (both TensorFlow and JAX allow it where nothing is said)."""
+    if name() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(on)
+    elif name() == "jax":
+        import jax
+
+        jax.config.update("jax_default_matmul_precision", "tensorfloat32" if on else "float32")
+
+
+def copied(value: Any) -> Any:
+    """``value`` as it is now, whatever is assigned to its variable later; part of the graph where one is traced."""
+    if name() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.identity(value)
+    return value.detach().clone() if name() == "torch" else value
+
+
+def constant(value: float) -> Any:
+    """A float32 scalar of the backend."""
+    return keras.ops.convert_to_tensor(value, dtype="float32")

@@ -1,0 +1,205 @@
+"""FLOPs of matrix products by dtype: in a TensorFlow graph with the functions that it calls, or of eager operations."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.framework import op_callbacks
+
+Shape = tuple[int, ...]
+Attribute = Callable[[str], Any]
+
+_FORMATS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float64": "fp64"}
+
+
+class Unknown(Exception):
+    """A product whose size the graph does not tell; the message says which."""
+
+
+def _matmul(ins: Sequence[Shape], out: Shape, attribute: Attribute) -> int:
+    a = ins[0]
+    batch = attribute("transpose_a") is None
+    transposed = bool(attribute("adj_x")) if batch else bool(attribute("transpose_a"))
+    return 2 * math.prod(out) * a[-2 if transposed else -1]
+
+
+def _convolution(ins: Sequence[Shape], out: Shape, attribute: Attribute) -> int:
+    return 2 * math.prod(out) * math.prod(ins[1][:-1])
+
+
+def _to_input(ins: Sequence[Shape], out: Shape, attribute: Attribute) -> int:
+    return 2 * math.prod(ins[2]) * math.prod(ins[1][:-1])
+
+
+def _to_filter(ins: Sequence[Shape], out: Shape, attribute: Attribute) -> int:
+    return 2 * math.prod(ins[2]) * math.prod(out[:-1])
+
+
+def _depthwise(ins: Sequence[Shape], out: Shape, attribute: Attribute) -> int:
+    return 2 * math.prod(out) * math.prod(ins[1][:2])
+
+
+def _depthwise_to_input(ins: Sequence[Shape], out: Shape, attribute: Attribute) -> int:
+    return 2 * math.prod(ins[2]) * math.prod(ins[1][:2])
+
+
+def _depthwise_to_filter(ins: Sequence[Shape], out: Shape, attribute: Attribute) -> int:
+    return 2 * math.prod(ins[2]) * math.prod(out[:2])
+
+
+def _einsum(ins: Sequence[Shape], out: Shape, attribute: Attribute) -> int:
+    equation = attribute("equation")
+    text = equation.decode() if isinstance(equation, bytes) else str(equation)
+    sizes: dict[str, int] = {}
+    for labels, shape in zip(text.split("->")[0].split(","), ins, strict=False):
+        before, dots, behind = labels.partition("...")
+        spread = len(shape) - len(before) - len(behind) if dots else 0
+        names = [*before, *(f".{spread - i}" for i in range(spread)), *behind]
+        sizes.update(zip(names, shape, strict=True))
+    return 2 * math.prod(sizes.values()) if len(ins) == 2 else 0
+
+
+#: operation -> (formula, which input tells the dtype)
+_FORMULAS: dict[str, tuple[Callable[[Sequence[Shape], Shape, Attribute], int], int]] = {
+    "MatMul": (_matmul, 0),
+    "BatchMatMul": (_matmul, 0),
+    "BatchMatMulV2": (_matmul, 0),
+    "BatchMatMulV3": (_matmul, 0),
+    "Einsum": (_einsum, 0),
+    "Conv2D": (_convolution, 0),
+    "Conv3D": (_convolution, 0),
+    "Conv2DBackpropInput": (_to_input, 1),
+    "Conv3DBackpropInputV2": (_to_input, 1),
+    "Conv2DBackpropFilter": (_to_filter, 0),
+    "Conv3DBackpropFilterV2": (_to_filter, 0),
+    "DepthwiseConv2dNative": (_depthwise, 0),
+    "DepthwiseConv2dNativeBackpropInput": (_depthwise_to_input, 1),
+    "DepthwiseConv2dNativeBackpropFilter": (_depthwise_to_filter, 0),
+}
+
+
+def flops_of_graph(graph: Any, batch: int | None) -> dict[str, int]:
+    """FLOPs of the products in ``graph``, by format.
+
+    Args:
+        graph: a FuncGraph, forward and backward pass of one step.
+        batch: the size that stands for a leading dimension which the graph leaves open.
+
+    Raises:
+        Unknown: a product whose size cannot be told.
+    """
+    total: dict[str, int] = defaultdict(int)
+    _walk(graph, batch, total)
+    return dict(total)
+
+
+def _walk(graph: Any, batch: int | None, total: dict[str, int]) -> None:
+    for op in _needed(graph):
+        if op.type in _FORMULAS:
+            formula, typed = _FORMULAS[op.type]
+            shapes = [_shape(tensor, batch) for tensor in op.inputs]
+            flops = formula(shapes, _shape(op.outputs[0], batch), _attributes(op))
+            total[_format(op.inputs[typed].dtype)] += flops
+        for name in _functions(op):
+            inner: dict[str, int] = defaultdict(int)
+            _walk(_inner_graph(graph, name), batch, inner)
+            if inner and op.type in ("While", "StatelessWhile"):
+                raise Unknown(
+                    "there are products inside a loop, and the graph does not tell how often it turns"
+                )
+            for key, value in inner.items():
+                total[key] += value
+
+
+def _needed(graph: Any) -> list[Any]:
+    """The operations that ``graph``'s results depend on: the others, such as a batch's own gradient, never run."""
+    waiting = [tensor.op for tensor in graph.outputs] + list(graph.control_outputs)
+    needed: dict[int, Any] = {}
+    while waiting:
+        op = waiting.pop()
+        if id(op) not in needed:
+            needed[id(op)] = op
+            waiting += [tensor.op for tensor in op.inputs] + list(op.control_inputs)
+    return list(needed.values())
+
+
+def _functions(op: Any) -> list[str]:
+    """The functions that ``op`` calls; of a condition's branches the one that is taken in the ordinary step."""
+    names = {"If": "then_branch", "StatelessIf": "then_branch", "While": "body", "StatelessWhile": "body"}
+    name = names.get(op.type, "f" if op.type.endswith("PartitionedCall") else None)
+    return [] if name is None else [op.get_attr(name).name]
+
+
+def _inner_graph(graph: Any, name: str) -> Any:
+    found = None
+    while found is None and graph is not None:
+        found = graph._get_function(name)
+        graph = getattr(graph, "outer_graph", None)
+    if found is None or getattr(found, "graph", None) is None:
+        raise Unknown(
+            f"the function {re.sub(r'_[0-9]+$', '', name)} that the graph calls cannot be looked into"
+        )
+    return found.graph
+
+
+def _attributes(op: Any) -> Attribute:
+    def attribute(name: str) -> Any:
+        try:
+            return op.get_attr(name)
+        except ValueError:
+            return None
+
+    return attribute
+
+
+def _shape(tensor: Any, batch: int | None) -> Shape:
+    """The sizes of ``tensor``; an open leading one is the batch's, or what a reshape makes of it."""
+    if tensor.shape.rank is None:
+        raise Unknown(f"the graph does not tell the shape of {tensor.name}")
+    sizes = list(tensor.shape)
+    open_ones = [i for i, size in enumerate(sizes) if size is None]
+    if not open_ones:
+        return tuple(sizes)
+    if len(open_ones) > 1 or batch is None:
+        raise Unknown(f"the graph does not tell the shape {tensor.shape} of {tensor.name}")
+    sizes[open_ones[0]] = batch
+    if tensor.op.type == "Reshape":
+        elements = math.prod(_shape(tensor.op.inputs[0], batch))
+        sizes[open_ones[0]] = elements // max(1, math.prod(s for s in tensor.shape if s is not None))
+    return tuple(sizes)
+
+
+def _format(dtype: Any) -> str:
+    if dtype == tf.float32 and tf.config.list_physical_devices("GPU"):
+        return "tf32" if tf.config.experimental.tensor_float_32_execution_enabled() else "fp32"
+    return _FORMATS.get(dtype.name, str(dtype.name))
+
+
+class EagerCounter:
+    """Counts the products of eager operations while it is entered."""
+
+    def __init__(self) -> None:
+        self.flops: dict[str, int] = defaultdict(int)
+
+    def __enter__(self) -> EagerCounter:
+        op_callbacks.add_op_callback(self._see)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        op_callbacks.remove_op_callback(self._see)
+
+    def _see(
+        self, op_type: Any, inputs: Any, attrs: Any, outputs: Any, op_name: Any = None, graph: Any = None
+    ) -> None:
+        name = op_type.decode() if isinstance(op_type, bytes) else str(op_type)
+        if graph is not None or name not in _FORMULAS:
+            return
+        formula, typed = _FORMULAS[name]
+        table = {attrs[i]: attrs[i + 1] for i in range(0, len(attrs or ()) - 1, 2)}
+        flops = formula([tuple(t.shape) for t in inputs], tuple(outputs[0].shape), table.get)
+        self.flops[_format(inputs[typed].dtype)] += flops

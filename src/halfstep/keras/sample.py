@@ -1,0 +1,159 @@
+"""One step looked at closely: which dtypes its matrix products ran in, and where its memory went.
+
+In TensorFlow the graph of the step is read, in JAX its program, which costs the step nothing; eager steps (PyTorch's,
+and TensorFlow's without tf.function) are counted operation by operation, so that one is slower for it.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import keras
+
+from halfstep.keras import backend
+
+#: why a record of Keras has no bytes of activations
+NO_ACTIVATIONS = "Keras's backends do not tell which tensors they keep for the backward pass"
+
+
+class Sample:
+    """Looks at the products of a step; :attr:`flops` or :attr:`absent` afterwards."""
+
+    def __init__(self) -> None:
+        self.flops: dict[str, int] | None = None
+        self.absent: str | None = None
+        self._graph: weakref.ref[Any] | None = None
+        self._jitted: Any = None
+        self._counter: Any = None
+
+    def open_eager(self) -> None:
+        """The sampled step begins, in a TensorFlow loop without a graph: its operations are counted as they come."""
+        if self._graph is None:
+            from halfstep.keras.products_tf import EagerCounter
+
+            self._counter = EagerCounter().__enter__()
+
+    def close_eager(self) -> None:
+        """It is over."""
+        if self._counter is not None:
+            self._counter.__exit__()
+            self.flops, self._counter = dict(self._counter.flops), None
+
+    def trace_begins(self) -> None:
+        """A step is being traced, or run eagerly, from here on."""
+        if backend.name() == "tensorflow":
+            import tensorflow as tf
+
+            graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+            self._graph = None if graph is None else weakref.ref(graph)
+
+    def compiled(self, jitted: Any) -> Any:
+        """On JAX: Keras has compiled a function; the last one before a step is the step's."""
+        self._jitted = jitted
+        return jitted
+
+    def watch(self, call: Callable[..., Any], args: Any, kwargs: Any, on_batch: Callable[[Any], Any]) -> Any:
+        """Run ``call`` as the sampled step; ``on_batch`` gives the batch's size from its result.
+
+        Returns:
+            what ``call`` returned.
+        """
+        kind = backend.name()
+        if kind == "jax":
+            return self._watch_jax(call, args, kwargs)
+        counter: Any = nullcontext()
+        if kind == "torch":
+            from halfstep.pytorch.sample import ProductCounter
+
+            counter = ProductCounter()
+        elif self._graph is None:
+            from halfstep.keras.products_tf import EagerCounter
+
+            counter = EagerCounter()
+        with counter:
+            result = call(*args, **kwargs)
+        if not isinstance(counter, nullcontext):
+            self.flops = dict(counter.flops)
+        else:
+            self._read_graph(on_batch(result))
+        return result
+
+    def _read_graph(self, batch: Any) -> None:
+        from halfstep.keras.products_tf import Unknown, flops_of_graph
+
+        graph = None if self._graph is None else self._graph()
+        if graph is None:
+            self.absent = "the graph of the step was gone before it could be read"
+            return
+        try:
+            self.flops = flops_of_graph(graph, None if batch is None else int(batch))
+        except Unknown as unknown:
+            self.absent = str(unknown)
+
+    def _watch_jax(self, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        from halfstep.keras.products_jax import Unknown, flops_of_jaxpr
+
+        shapes: list[Any] = []
+        jitted = self._jitted
+        if jitted is None:
+            self.absent = "the step was not compiled, so there is no program to read"
+            return call(*args, **kwargs)
+        jitted.before = lambda *step: shapes.append(_shapes(step))
+        try:
+            result = call(*args, **kwargs)
+        finally:
+            jitted.before = None
+        try:
+            # Traced before with these shapes: the program comes from JAX's own cache, the script's code does not run.
+            self.flops = flops_of_jaxpr(jitted.original.trace(*shapes[0]).jaxpr.jaxpr)
+        except Unknown as unknown:
+            self.absent = str(unknown)
+        return result
+
+
+class Jitted:
+    """A compiled function of JAX's that can be looked at before a call: its arguments' buffers are given away."""
+
+    def __init__(self, original: Any) -> None:
+        self.original = original
+        self.before: Callable[..., None] | None = None
+
+    def __call__(self, *args: Any) -> Any:
+        if self.before is not None:
+            self.before(*args)
+        return self.original(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.original, name)
+
+
+def _shapes(values: Any) -> Any:
+    import jax
+
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype) if hasattr(x, "shape") else x, values
+    )
+
+
+def memory_of(weights: list[Any], trained: list[Any], optimizer: Any) -> dict[str, int]:
+    """Bytes of ``weights``, of the gradients of ``trained`` and of the optimizer's state."""
+    state = [] if optimizer is None else optimizer.variables
+    return {"weights": _bytes(weights), "gradients": _bytes(trained), "optimizer": _bytes(state)}
+
+
+def _bytes(variables: list[Any]) -> int:
+    return sum(_bytes_of(v) for v in variables)
+
+
+def _bytes_of(variable: Any) -> int:
+    elements = math.prod(int(size) for size in variable.shape)
+    return elements * _itemsize(keras.backend.standardize_dtype(variable.dtype))
+
+
+def _itemsize(dtype: str) -> int:
+    bits = "".join(c for c in dtype.split("_")[0] if c.isdigit())
+    return max(1, int(bits) // 8) if bits else 1

@@ -1,0 +1,179 @@
+"""Model.fit and train_on_batch: what is seen of a step travels out of the compiled step as one of its outputs.
+
+The numbers of a line (loss, scale, whether finite, batch size) are added to the logs that ``train_step`` returns and
+taken out of them again before Keras sees them: no callback into Python from inside a graph, no other numerics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import keras
+from keras.src.callbacks.callback_list import CallbackList
+from keras.src.models import model as models
+from keras.src.utils.python_utils import pythonify_logs
+
+from halfstep.keras import backend
+from halfstep.keras.recorder import Seen
+from halfstep.pytorch.patches import Patches
+
+if TYPE_CHECKING:
+    from halfstep.keras.takeover import Takeover
+
+Method = Callable[..., Any]
+
+_KEY = "halfstep"
+
+
+class Trainers:
+    """The train functions of all models.
+
+    Attributes:
+        active: whether one of them is running, or being traced.
+        seen: what has been seen of the train_step under way; None outside.
+    """
+
+    def __init__(self, takeover: Takeover) -> None:
+        self.active = False
+        self.seen: Seen | None = None
+        self._takeover = takeover
+        self._patches = Patches()
+        self._wrapped: set[type] = set()
+
+    def install(self, patches: Patches) -> None:
+        """Look on at every model's training."""
+        self._patches = patches
+        patches.wrap(models.Trainer, "make_train_function", self._make_train_function)
+        patches.wrap(models.Trainer, "train_on_batch", self._then_end)
+        patches.wrap(CallbackList, "on_train_batch_end", self._then_end)
+        patches.wrap(CallbackList, "on_epoch_end", self._on_epoch_end)
+        patches.wrap(keras.metrics.Mean, "update_state", self._update_state)
+
+    def _then_end(self, original: Method) -> Method:
+        """Where Keras's own state is in order, so that the program can be ended."""
+
+        def then_end(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            self._takeover.end_if_due()
+            return result
+
+        return then_end
+
+    def _on_epoch_end(self, original: Method) -> Method:
+        def on_epoch_end(callbacks: Any, epoch: int, logs: Any = None) -> None:
+            logs = pythonify_logs(logs)
+            for name, value in (logs or {}).items():
+                if isinstance(value, int | float):
+                    step = self._takeover.steps
+                    self._takeover.write("logged", name=name, value=float(value), step=step)
+            original(callbacks, epoch, logs)
+
+        return on_epoch_end
+
+    def _update_state(self, original: Method) -> Method:
+        def update_state(metric: Any, values: Any, *args: Any, **kwargs: Any) -> Any:
+            # On JAX the loss that scale_loss is given belongs to the gradient's own trace; this one does not.
+            if self.seen is not None and metric.name == "loss" and backend.name() == "jax":
+                self.seen.loss = values
+            return original(metric, values, *args, **kwargs)
+
+        return update_state
+
+    def _make_train_function(self, original: Method) -> Method:
+        def make_train_function(model: Any, force: bool = False) -> Any:
+            self._look_on(type(model))
+            original(model, force)
+            if not isinstance(model.train_function, _TrainFunction):
+                self._said(model)
+                model.train_function = _TrainFunction(model.train_function, self._takeover, self, model)
+            return model.train_function
+
+        return make_train_function
+
+    def _said(self, model: Any) -> None:
+        each = int(getattr(model, "steps_per_execution", 1))
+        if each > 1:
+            self._takeover.warn(
+                f"steps_per_execution is {each}: Keras hands over one result for {each} optimizer steps, so a step "
+                "of this record is an execution, and its loss is that of the execution's last step"
+            )
+
+    def _look_on(self, model: type) -> None:
+        """Wrap ``train_step`` where ``model``'s class or one of its bases defines it."""
+        owner = next(cls for cls in model.__mro__ if "train_step" in vars(cls))
+        if owner not in self._wrapped:
+            self._wrapped.add(owner)
+            self._patches.wrap(owner, "train_step", self._train_step)
+
+    def _train_step(self, original: Method) -> Method:
+        def train_step(model: Any, *args: Any, **kwargs: Any) -> Any:
+            if not self.active or self.seen is not None:
+                return original(model, *args, **kwargs)
+            self.seen = seen = Seen()
+            try:
+                return self._observed(model, seen, original, args, kwargs)
+            finally:
+                self.seen = None
+
+        return train_step
+
+    def _observed(self, model: Any, seen: Seen, original: Method, args: Any, kwargs: Any) -> Any:
+        takeover, on_jax = self._takeover, backend.name() == "jax"
+        scaler, state = takeover.scaler, args[0] if on_jax else None
+        scaler.pending, scaler.finite = False, None
+        scale = scaler.scale_of(model.optimizer, None if state is None else state[2])
+        seen.scale = None if scale is None else backend.copied(scale)
+        seen.samples = _first_dimension(args[-1])
+        takeover.trace_begins()
+        if not on_jax:
+            takeover.statistics.keep()
+        result = original(model, *args, **kwargs)
+        seen.finite = scaler.finite
+        logs, after = result if on_jax else (result, None)
+        if isinstance(logs, dict):
+            numbers = {name: value for name, value in vars(seen).items() if value is not None}
+            logs = {**logs, _KEY: numbers}
+        if after is None or state is None:
+            return logs
+        if seen.finite is not None:
+            kept = takeover.statistics.selected(model, seen.finite, after[1], state[1])
+            after = (after[0], kept, *after[2:])
+        return logs, after
+
+
+class _TrainFunction:
+    """A model's train function; counts as the function that it wraps."""
+
+    def __init__(self, original: Method, takeover: Takeover, trainers: Trainers, model: Any) -> None:
+        self._original = original
+        self._takeover = takeover
+        self._trainers = trainers
+        self._model = model
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        trainers = self._trainers
+        if trainers.active:
+            return self._original(*args, **kwargs)
+        trainers.active = True
+        try:
+            result = self._takeover.sampled_call(self._original, args, kwargs)
+        finally:
+            trainers.active = False
+        logs, rest = result if isinstance(result, tuple) else (result, None)
+        seen = Seen()
+        if isinstance(logs, dict):
+            seen = Seen(**logs.get(_KEY, {}))
+            logs = {name: value for name, value in logs.items() if name != _KEY}
+            if seen.loss is None:
+                seen.loss = logs.get("loss")
+        self._takeover.stepped(seen, self._model)
+        return logs if rest is None else (logs, rest)
+
+
+def _first_dimension(data: Any) -> Any:
+    """The batch's size, of the first array in ``data``; a tensor where TensorFlow does not know it while tracing."""
+    leaf = next((x for x in keras.tree.flatten(data) if x is not None and hasattr(x, "shape")), None)
+    if leaf is None or len(leaf.shape) == 0:
+        return None
+    return keras.ops.shape(leaf)[0]
