@@ -135,6 +135,28 @@ def test_the_value_tested_is_the_value_used(begin) -> None:
     assert takeover.scaling.skipped == 1
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda gradient: gradient.data.mul_(float("inf")),
+        lambda gradient: gradient.detach().mul_(float("inf")),
+        lambda gradient: gradient.view(-1)[:1].fill_(float("nan")),
+        lambda gradient: gradient.numpy().fill(float("inf")),
+        lambda gradient: setattr(gradient, "data", torch.full((3,), float("inf"))),
+    ],
+    ids=["data", "detach", "view", "numpy", "set_data"],
+)
+def test_gradients_changed_behind_pytorchs_back_are_tested_again(begin, write) -> None:
+    takeover = begin(SCALED)
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    weight.sum().backward()
+    write(weight.grad)
+    optimizer.step()
+    assert takeover.scaling.skipped == 1
+    assert torch.equal(weight.detach(), torch.ones(3))
+
+
 def test_clipped_gradients_are_not_read_again_and_still_tested(
     begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -195,6 +195,8 @@ def _install_hooks(takeover: Takeover, patches: Patches) -> None:
     patches.wrap(torch.Tensor, "register_hook", registering)
     patches.wrap(torch.Tensor, "register_post_accumulate_grad_hook", registering_accumulated)
     patches.wrap(torch.Tensor, "retain_grad", scaling.retaining)
+    patches.wrap(torch.Tensor, "numpy", scaling.exposing_array)
+    patches.set(torch.Tensor, "data", scaling.exposing(torch.Tensor.data))
     for home in (torch.nn.utils, torch.nn.utils.clip_grad):
         patches.wrap(home, "clip_grad_norm_", scaling.clipping)
     for name in ("register_full_backward_hook", "register_full_backward_pre_hook"):

@@ -19,8 +19,7 @@ from torch.optim import Optimizer
 
 from halfstep.errors import HalfstepError, UsageError
 from halfstep.loss_scale import power_of_two
-from halfstep.pytorch import finite
-from halfstep.pytorch.gradients import constant
+from halfstep.pytorch.gradients import Values, constant, gradients_of, unscale_
 
 
 class ScalerMisuse(UsageError, RuntimeError, ValueError, AssertionError):
@@ -284,17 +283,20 @@ class GradScaler(torch.amp.GradScaler):
         """Unscale and test; device -> 1 where a gradient there is not finite, else 0."""
         founds: dict[torch.device, Tensor] = {}
         with torch.no_grad():
-            grads = finite.gradients(optimizer)
-            if not allow_fp16 and torch.float16 in grads.dtypes:
-                raise ScalerMisuse(
-                    "Attempting to unscale FP16 gradients; keep the parameters in float32 (model.float()) "
-                    "and compute in float16 by torch.autocast."
-                )
-            for device, tensors in grads.by_device():
+            values = Values.of(gradients_of(optimizer), own_part=False)
+            if torch.float16 in values.dtypes:
+                if not allow_fp16:
+                    raise ScalerMisuse(
+                        "Attempting to unscale FP16 gradients; keep the parameters in float32 (model.float()) "
+                        "and compute in float16 by torch.autocast."
+                    )
+                _coalesce_half(optimizer)
+                values = Values.of(gradients_of(optimizer), own_part=False)
+            for device, tensors in values.by_device():
                 if device not in founds:
                     founds[device] = found_inf.to(device, copy=True, non_blocking=True)
                 inverse = inv_scale.to(device, non_blocking=True)
-                finite.unscale_(tensors, inverse, founds[device], test_result=self._min_scale < 1)
+                unscale_(tensors, inverse, founds[device], test_result=self._min_scale < 1)
         return founds
 
     def _check_scale_growth_tracker(self, funcname: str) -> tuple[Tensor, Tensor]:
@@ -393,6 +395,14 @@ class _Skips:
         for floored in _read(self._floored):
             self._in_a_row = self._in_a_row + 1 if floored else 0
         self._pending, self._floored = [], []
+
+
+def _coalesce_half(optimizer: Optimizer) -> None:
+    """Add up duplicate rows of sparse fp16 gradients: finite values may overflow when they are added."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.dtype is torch.float16 and p.grad is not None and p.grad.is_sparse:
+                p.grad = p.grad.coalesce()
 
 
 def _inverse(scale: Tensor) -> Tensor:

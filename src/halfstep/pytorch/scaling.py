@@ -124,6 +124,28 @@ class Scaling:
 
         return clip_grad_norm_
 
+    def exposing(self, original: Any) -> property:
+        """Wrap ``Tensor.data``: PyTorch does not count writes through it, so a gradient asked for it is read again."""
+
+        def get(tensor: Tensor) -> Tensor:
+            self._versions.pop(id(tensor), None)
+            return original.__get__(tensor)  # type: ignore[no-any-return]
+
+        def set_(tensor: Tensor, data: Tensor) -> None:
+            self._versions.pop(id(tensor), None)
+            original.__set__(tensor, data)
+
+        return property(get, set_)
+
+    def exposing_array(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap ``Tensor.numpy``, as :meth:`exposing`."""
+
+        def numpy(tensor: Tensor, **kwargs: bool) -> Any:
+            self._versions.pop(id(tensor), None)
+            return original(tensor, **kwargs)
+
+        return numpy
+
     def _unchanged(self, gradient: Tensor) -> bool:
         entry = self._versions.get(id(gradient))
         return entry is not None and entry[0]() is gradient and entry[1] == _version(gradient)
@@ -188,8 +210,3 @@ class Scaling:
 def _version(gradient: Tensor) -> int:
     """How often the gradient was written to; a DTensor does not count what is written to this rank's part."""
     return gradient._version if type(gradient) is Tensor else values_of(gradient)._version
-
-
-def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """Every gradient that ``optimizer`` is about to use."""
-    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

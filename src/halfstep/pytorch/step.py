@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from halfstep.pytorch.backward import inside_backward
+from halfstep.pytorch.gradients import gradients_of
 from halfstep.pytorch.patches import Patches
-from halfstep.pytorch.scaling import gradients_of
 from halfstep.pytorch.sharded import agreed
 
 if TYPE_CHECKING:
