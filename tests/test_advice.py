@@ -1,4 +1,4 @@
-"""One case a rule of the table, and what each reason rests on."""
+"""A case for each rule of the table, and what each reason rests on."""
 
 from __future__ import annotations
 
@@ -8,87 +8,150 @@ import pytest
 
 from halfstep.advice import RULES, recommend
 
+FALL = 1.0
 
-def verdict(precision: str, speed: float | None = None, **more: Any) -> dict[str, Any]:
-    """A row as compare.py writes it; ``speed`` is the ratio to fp32, significant if it is not 1."""
-    ratio = None
-    if speed is not None:
-        words = (
-            "not significant"
-            if speed == 1
-            else f"{speed:.2f}× faster"
-            if speed > 1
-            else f"{1 / speed:.2f}× slower"
-        )
-        ratio = {
-            "value": speed,
-            "low": speed - 0.02,
-            "high": speed + 0.02,
-            "significant": speed != 1,
-            "words": words,
-        }
+
+def ratio(value: float, more: str, less: str) -> dict[str, Any]:
+    """A ratio to fp32 as the comparison writes it: significant if it is not 1."""
+    words = (
+        "not significant"
+        if value == 1
+        else f"{value:.2f}× {more}"
+        if value > 1
+        else f"{1 / value:.2f}× {less}"
+    )
+    return {
+        "value": value,
+        "low": value - 0.02,
+        "high": value + 0.02,
+        "significant": value != 1,
+        "words": words,
+    }
+
+
+def verdict(
+    precision: str, speed: float | None = None, quality: str = "equivalent", **more: Any
+) -> dict[str, Any]:
+    """A row as compare.py writes it; without a speed it is the baseline or did not run."""
     row = {
         "precision": precision,
         "baseline": "fp32",
         "status": "ok",
         "reason": "",
         "ran_as": precision,
+        "emulated": False,
         "trials": 2,
-        "speed_ratio": ratio,
+        "steps": 60,
+        "fall": FALL,
+        "diverged": None,
+        "speed_ratio": None if speed is None else ratio(speed, "faster", "slower"),
         "memory_ratio": None,
-        "loss": None if ratio is None else loss(0.001),
+        "energy_ratio": None,
+        "loss": None if speed is None else loss(0.001),
+        "quality": {
+            "kind": quality if speed is not None else "baseline",
+            "words": f"loss: {quality}",
+            "seeds": 3,
+        },
         "skipped_steps": 0,
     }
     return row | more
 
 
-def loss(value: float, low: float | None = None, high: float | None = None) -> dict[str, Any]:
-    return {"difference": {"value": value, "low": low, "high": high, "fall": 1.0}, "words": f"{value:+.3f}"}
+def loss(value: float, detectable: float | None = None) -> dict[str, Any]:
+    return {"difference": {"value": value, "fall": FALL, "detectable": detectable}, "words": f"{value:+.3f}"}
 
 
+ONE_SEED = {"quality": "one_seed"}
+NO_UNITS = "bf16, products in fp32 units"
 FP32 = verdict("fp32")
-SMALL = {"value": 0.6, "low": 0.6, "high": 0.6, "significant": True, "words": "0.60× memory"}
+SMALL, SMALLER = ratio(0.8, "memory", "memory"), ratio(0.6, "memory", "memory")
 
-CASES = [
+CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
+    ("nothing_ran", "speed", [verdict("fp32", baseline=None, status="failed", reason="boom")], None, "No trial ran"),
     (
-        "_nothing_ran",
-        [verdict("fp32", baseline=None, status="failed", reason="boom")],
-        None,
-        "No trial ran to its end",
+        "unstable", "speed",
+        [verdict("fp32", diverged={"trials": 2}, quality="diverged"), verdict("bf16", 1.9)], "fp32",
+        "Stay with fp32 until the training is stable: fp32 itself",
     ),
     (
-        "_alone",
-        [FP32, verdict("bf16", status="diverged", reason="nan")],
-        "fp32",
-        "Stay with fp32: it alone ran",
+        "not_learning", "speed", [verdict("fp32", fall=-0.1), verdict("bf16", 1.9)], "fp32",
+        "Debug in fp32 first: the loss did not fall in 60 steps of fp32",
     ),
-    ("_fast_and_close", [FP32, verdict("bf16", 1.9), verdict("fp16", 1.5)], "bf16", "Use bf16: 1.90× faster"),
-    ("_fast_and_close", [FP32, verdict("bf16", 1.85), verdict("fp16", 1.9)], "bf16", "Use bf16"),
-    ("_fast_and_close", [FP32, verdict("bf16", 1.0), verdict("fp16", 1.9)], "fp16", "Use fp16"),
+    ("alone", "speed", [FP32, verdict("bf16", status="diverged", reason="nan")], "fp32", "it alone ran to its end"),
     (
-        "_fast_and_close",
-        [FP32, verdict("bf16", 1.9, loss=loss(0.2)), verdict("fp16", 1.5)],
-        "fp16",
-        "Use fp16",
+        "accuracy_first", "accuracy", [FP32, verdict("bf16", 1.9, "no_difference_seen")], "fp32",
+        "Stay with fp32: no other precision was shown to be as accurate; --seeds 5 tells more.",
     ),
-    ("_fast_but_apart", [FP32, verdict("bf16", 1.9, loss=loss(0.2))], None, "Undecided: bf16 is faster"),
+    ("accuracy_first", "accuracy", [FP32, verdict("bf16", 1.9), verdict("fp16", 1.5)], "bf16", "Use bf16"),
+    ("accuracy_first", "accuracy", [FP32, verdict("bf16", 1.9), verdict("fp16", 0.5, "better")], "fp16", "Use fp16"),
+    ("accuracy_first", "accuracy", [FP32, verdict("bf16", 0.9)], "fp32", "bf16 is as accurate, and no faster"),
+    ("only_emulated", "speed", [FP32, verdict("fp8", 3.0, emulated=True)], "fp32", "the others were emulated"),
     (
-        "_fast_but_apart",
-        [FP32, verdict("bf16", 1.9, loss=loss(0.01, 0.005, 0.015))],
-        None,
-        "run with --seeds 5",
+        "keep_own_amp", "speed", [FP32, verdict("bf16", 1.9), verdict("as-is", 1.85)], "as-is",
+        "Keep what the script does by itself: 1.85× faster, and no worse.",
     ),
-    ("_not_faster", [FP32, verdict("bf16", 1.0), verdict("fp16", 0.5)], "fp32", "Stay with fp32: no other"),
-    ("_not_faster", [FP32, verdict("bf16", 1.0, memory_ratio=SMALL)], "fp32", "bf16 needs 0.60× of it"),
-]
+    (
+        "keep_own_amp", "speed", [FP32, verdict("bf16", 1.9, **ONE_SEED), verdict("as-is", 1.95, **ONE_SEED)], "as-is",
+        "Keep what the script does by itself for now: 1.95× faster, and the loss is close",
+    ),
+    (
+        "bf16_for_its_range", "speed", [FP32, verdict("bf16", 1.85), verdict("fp16", 1.9, skipped_steps=3)], "bf16",
+        "Use bf16: 1.85× faster, and no worse.",
+    ),
+    (
+        "fp16_where_bf16_is_not_native", "speed", [FP32, verdict("bf16", 0.5, ran_as=NO_UNITS), verdict("fp16", 1.9)],
+        "fp16", "Use fp16: 1.90× faster",
+    ),
+    ("best", "speed", [FP32, verdict("bf16", 1.9), verdict("fp16", 1.5)], "bf16", "Use bf16: 1.90× faster, and no worse."),
+    ("best", "speed", [FP32, verdict("bf16", 1.9), verdict("as-is", 1.2)], "bf16", "Use bf16"),
+    ("best", "speed", [FP32, verdict("bf16", 1.9, "worse"), verdict("fp16", 1.5)], "fp16", "Use fp16"),
+    ("best", "speed", [FP32, verdict("bf16", 1.9, "no_difference_seen", loss=loss(0.0, 0.04))], "bf16", "no worse."),
+    (
+        "best", "speed", [FP32, verdict("bf16", 1.9, "no_difference_seen", loss=loss(0.0, 0.3))], "bf16",
+        "Use bf16 for now: 1.90× faster, and the loss is close; whether it is worse the data cannot tell: "
+        "run with --seeds 5.",
+    ),
+    ("best", "speed", [FP32, verdict("bf16", 1.9, **ONE_SEED), verdict("tf32", 1.4)], "tf32", "Use tf32: 1.40× faster"),
+    (
+        "best", "memory",
+        [FP32, verdict("bf16", 1.9, memory_ratio=SMALL), verdict("bf16-true", 1.5, memory_ratio=SMALLER)], "bf16-true",
+        "Use bf16-true: 1.67× memory",
+    ),
+    (
+        "best", "energy",
+        [FP32, verdict("bf16", 1.9, energy_ratio=ratio(0.9, "energy", "less")), verdict("tf32", 1.5, energy_ratio=SMALLER)],
+        "tf32", "Use tf32",
+    ),
+    (
+        "undecided", "speed", [FP32, verdict("bf16", 1.9, "one_seed", loss=loss(0.2))], None,
+        "Undecided: bf16 is 1.90× faster, but its quality is open; run with --seeds 5.",
+    ),
+    (
+        "undecided", "speed",
+        [FP32, verdict("bf16", 1.9, loss=None) | {"quality": {"kind": "not_known", "words": "", "seeds": 5}}], None,
+        "run with --seeds 10.",
+    ),
+    ("gains_but_worse", "speed", [FP32, verdict("bf16", 1.9, "worse")], "fp32", "bf16 is 1.90× faster, but worse."),
+    ("no_units", "speed", [FP32, verdict("bf16", 0.9, ran_as=NO_UNITS)], "fp32", "this device has no units for bf16."),
+    ("no_gain", "speed", [FP32, verdict("bf16", 1.0), verdict("fp16", 0.5)], "fp32", "no other precision was faster"),
+    (
+        "no_gain", "speed", [FP32, verdict("bf16", 1.0, memory_ratio=SMALLER)], "fp32",
+        "If memory is short, bf16 needs 0.60× of it.",
+    ),
+    ("no_gain", "energy", [FP32, verdict("bf16", 1.9)], "fp32", "no other precision was thriftier here."),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("rule", "verdicts", "precision", "text"), CASES)
-def test_a_case_a_rule(rule: str, verdicts: list[dict[str, Any]], precision: str | None, text: str) -> None:
-    found = recommend(verdicts)
-    assert found["precision"] == precision
+@pytest.mark.parametrize(("rule", "prefer", "verdicts", "precision", "text"), CASES)
+def test_a_case_a_rule(
+    rule: str, prefer: Any, verdicts: list[dict[str, Any]], precision: str | None, text: str
+) -> None:
+    found = recommend(verdicts, prefer=prefer)
+    assert (found["rule"], found["precision"], found["prefer"]) == (rule, precision, prefer)
     assert text in found["text"]
-    assert (found["adopt"] is None) is (precision is None)
+    assert (found["adopt"] is None) is (precision in (None, "as-is"))
+    assert found["reasons"] or verdicts == [FP32]
     for reason in found["reasons"]:
         index = int(reason["evidence"].split("[")[1].split("]")[0])
         row: Any = verdicts[index]
@@ -97,8 +160,17 @@ def test_a_case_a_rule(rule: str, verdicts: list[dict[str, Any]], precision: str
         assert row is not None, "every reason rests on a figure"
 
 
-def test_every_rule_has_a_case() -> None:
-    assert {rule.__name__ for rule in RULES} == {rule for rule, *_ in CASES}
+def test_every_rule_has_a_case_and_a_wisdom() -> None:
+    assert {rule.name for rule in RULES} == {rule for rule, *_ in CASES}
+    assert all(rule.wisdom.endswith(".") for rule in RULES)
+
+
+@pytest.mark.parametrize("kind", ["one_seed", "no_difference_seen", "not_known"])
+def test_what_the_data_do_not_carry_is_never_firm(kind: str) -> None:
+    row = verdict("bf16", 1.9, kind, loss=loss(0.2, 0.9))
+    found = recommend([FP32, row])
+    assert found["decided"] is False
+    assert "--seeds" in found["text"]
 
 
 def test_adopted_code_compiles_and_names_the_precision() -> None:

@@ -1,4 +1,4 @@
-"""From a comparison to a recommendation: a table of rules, the first that applies decides.
+"""From a comparison to a recommendation: a table of rules, the first that has an answer decides.
 
 Each reason names the figure of the comparison object that it rests on.
 """
@@ -10,178 +10,302 @@ from dataclasses import dataclass
 from typing import Any
 
 from halfstep.adopt import adopt
+from halfstep.evidence import RATIOS, Evidence, Prefer, Row, Verdict, not_learning
+from halfstep.evidence import gain as gain_of
 
-#: a final loss within this share of the loss's fall counts as close when a single seed cannot tell more
-CLOSE = 0.05
+#: a precision this much short of the best is still preferred where it is the safer one
+AS_GOOD = 0.95
 
-#: a precision this much slower than the fastest is still preferred where it is the safer one
-AS_FAST = 0.95
+Answer = dict[str, Any]
 
-Verdict = dict[str, Any]
+_COST = {"speed": "faster", "memory": "smaller", "energy": "thriftier", "accuracy": "better"}
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """The comparison's verdicts, sorted into what the rules ask about. Pairs of (index, verdict)."""
+class Rule:
+    """One row of the table: its name, what a seasoned engineer would say, and how it follows from the evidence."""
 
-    baseline: tuple[int, Verdict] | None
-    ran: list[tuple[int, Verdict]]
-    failed: list[tuple[int, Verdict]]
-
-    @classmethod
-    def of(cls, verdicts: list[Verdict]) -> Evidence:
-        """Sort the verdicts; ``as-is`` is shown but never recommended against the script's own choice."""
-        rows = list(enumerate(verdicts))
-        name = next((v["baseline"] for v in verdicts), None)
-        baseline = next(((i, v) for i, v in rows if v["precision"] == name), None)
-        others = [(i, v) for i, v in rows if v["precision"] != name]
-        return cls(
-            baseline,
-            [(i, v) for i, v in others if v["status"] == "ok" and v.get("speed_ratio")],
-            [(i, v) for i, v in others if v["status"] != "ok"],
-        )
-
-    @property
-    def faster(self) -> list[tuple[int, Verdict]]:
-        """Those significantly faster than the baseline, the fastest first."""
-        found = [
-            (i, v) for i, v in self.ran if v["speed_ratio"]["significant"] and v["speed_ratio"]["value"] > 1
-        ]
-        return sorted(found, key=lambda row: -row[1]["speed_ratio"]["value"])
-
-    @property
-    def smaller(self) -> list[tuple[int, Verdict]]:
-        """Those that need at least a tenth less memory than the baseline."""
-        return [(i, v) for i, v in self.ran if (v.get("memory_ratio") or {}).get("value", 1.0) <= 0.9]
+    name: str
+    wisdom: str
+    answer: Callable[[Evidence], Answer | None]
 
 
-def is_close(verdict: Verdict) -> bool | None:
-    """Whether the final loss is as good as the baseline's; None if it cannot be told."""
-    loss = verdict.get("loss") or {}
-    difference = loss.get("difference")
-    if not difference:
-        return None
-    if difference["low"] is not None and difference["low"] > 0:
-        return False
-    fall = difference.get("fall")
-    if not fall or fall <= 0:
-        return None
-    return bool(difference["value"] <= CLOSE * fall)
+def recommend(
+    verdicts: list[Verdict], framework: str = "pytorch", device: str = "cpu", prefer: Prefer = "speed"
+) -> dict[str, Any]:
+    """The recommendation for a comparison's verdicts, with its reasons and the lines to adopt it."""
+    evidence = Evidence.of(verdicts, prefer)
+    rule, found = next((r, answer) for r in RULES if (answer := r.answer(evidence)) is not None)
+    precision = found["precision"]
+    # What the script does by itself needs no lines.
+    code = adopt(precision, device) if precision and precision != "as-is" else None
+    return {
+        "decided": True,
+        **found,
+        "prefer": prefer,
+        "rule": rule.name,
+        "adopt": None if code is None else {"framework": framework, "code": code},
+    }
 
 
 def _reason(text: str, index: int, figure: str) -> dict[str, str]:
     return {"text": text, "evidence": f"verdicts[{index}].{figure}"}
 
 
-def _nothing_ran(evidence: Evidence) -> dict[str, Any] | None:
+def _nothing_ran(evidence: Evidence) -> Answer | None:
     if evidence.baseline is not None:
         return None
-    reasons = [
-        _reason(f"{v['precision']}: {v['status']}, {v['reason']}", i, "reason") for i, v in evidence.failed
-    ]
-    return {
-        "precision": None,
-        "text": "No trial ran to its end, so there is nothing to recommend.",
-        "reasons": reasons,
-    }
+    reasons = [_failure(row) for row in evidence.failed]
+    return {"precision": None, "text": "No trial ran to its end, so there is no advice.", "reasons": reasons}
 
 
-def _alone(evidence: Evidence) -> dict[str, Any] | None:
+def _failure(row: Row) -> dict[str, str]:
+    index, verdict = row
+    return _reason(f"{verdict['precision']}: {verdict['status']}, {verdict['reason']}", index, "reason")
+
+
+def _unstable(evidence: Evidence) -> Answer | None:
+    index, base = _base(evidence)
+    if not base.get("diverged"):
+        return None
+    words = f"{base['precision']} itself {base['quality']['words']}"
+    text = f"Stay with {base['precision']} until the training is stable: {words}."
+    return {"precision": base["precision"], "text": text, "reasons": [_reason(words, index, "diverged")]}
+
+
+def _not_learning(evidence: Evidence) -> Answer | None:
+    index, base = _base(evidence)
+    if not not_learning(base):
+        return None
+    words = f"the loss did not fall in {base['steps']} steps of {base['precision']}"
+    text = f"Debug in {base['precision']} first: {words}, and a precision cannot be judged by it."
+    return {"precision": base["precision"], "text": text, "reasons": [_reason(words, index, "fall")]}
+
+
+def _alone(evidence: Evidence) -> Answer | None:
     if evidence.ran:
         return None
-    index, base = evidence.baseline or (0, {})
-    reasons = [
-        _reason(f"{v['precision']}: {v['status']}, {v['reason']}", i, "reason") for i, v in evidence.failed
-    ]
-    reasons = reasons or [_reason("No other precision was tried.", index, "trials")]
+    _, base = _base(evidence)
+    text = f"Stay with {base['precision']}: it alone ran to its end."
+    return {"precision": base["precision"], "text": text, "reasons": [_failure(r) for r in evidence.failed]}
+
+
+def _accuracy_first(evidence: Evidence) -> Answer | None:
+    if evidence.prefer != "accuracy":
+        return None
+    _, base = _base(evidence)
+    shown = [(i, v) for i, v in evidence.real if v["quality"]["kind"] in ("equivalent", "better")]
+    better = [(i, v) for i, v in shown if v["quality"]["kind"] == "better"]
+    reasons = [_quality(row) for row in evidence.ran]
+    if not shown:
+        why = f"no other precision was shown to be as accurate; {evidence.more_seeds} tells more"
+        text = f"Stay with {base['precision']}: {why}."
+        return {"precision": base["precision"], "text": text, "reasons": reasons, "decided": False}
+    i, best = max(better or shown, key=lambda row: gain_of(row[1], "speed"))
+    if not better and gain_of(best, "speed") <= 1:
+        text = f"Stay with {base['precision']}: {best['precision']} is as accurate, and no faster."
+        return {"precision": base["precision"], "text": text, "reasons": [*reasons, *_ratios((i, best))]}
+    text = f"Use {best['precision']}: {best['quality']['words']}."
     return {
-        "precision": base["precision"],
-        "text": f"Stay with {base['precision']}: it alone ran to its end.",
-        "reasons": reasons,
+        "precision": best["precision"],
+        "text": text,
+        "reasons": [_quality((i, best)), *_ratios((i, best))],
     }
 
 
-def _fast_and_close(evidence: Evidence) -> dict[str, Any] | None:
-    good = [(i, v) for i, v in evidence.faster if is_close(v) and v["precision"] != "as-is"]
-    if not good:
+def _keep_own_amp(evidence: Evidence) -> Answer | None:
+    """The script's own mixed precision, if nothing gains more: no line has to change."""
+    own = [row for row in evidence.pool if row[1]["precision"] == "as-is"]
+    if not own or _falls_short(own[0], evidence):
         return None
-    best = good[0][1]["speed_ratio"]["value"]
-    # bf16 has fp32's range: no loss scale, nothing to overflow.
-    safer = [(i, v) for i, v in good if v["precision"].startswith("bf16")]
-    index, verdict = next(((i, v) for i, v in safer if v["speed_ratio"]["value"] >= AS_FAST * best), good[0])
-    ratio = verdict["speed_ratio"]
-    reasons = [
-        _reason(f"{ratio['words']} than {verdict['baseline']} ({_range(ratio)})", index, "speed_ratio"),
-        _reason(f"Final loss: {verdict['loss']['words']}", index, "loss.difference"),
-    ]
-    if (memory := verdict.get("memory_ratio")) is not None:
-        reasons.append(
-            _reason(f"Peak memory: {memory['words']} of {verdict['baseline']}'s", index, "memory_ratio")
-        )
-    if verdict["skipped_steps"]:
-        skipped = f"{verdict['skipped_steps']} steps were skipped while the loss scale settled"
-        reasons.append(_reason(skipped, index, "skipped_steps"))
-    text = f"Use {verdict['precision']}: {ratio['words']}, and the loss is close."
-    return {"precision": verdict["precision"], "text": text, "reasons": reasons}
+    return _use(own[0], evidence, text="Keep what the script does by itself")
 
 
-def _fast_but_apart(evidence: Evidence) -> dict[str, Any] | None:
-    if not evidence.faster:
+def _bf16_for_its_range(evidence: Evidence) -> Answer | None:
+    """bf16 has fp32's range: no loss scale, nothing to overflow."""
+    pool = [row for row in evidence.pool if row[1]["precision"] != "as-is"]
+    if not pool or not _is(pool[0], "fp16"):
         return None
-    index, verdict = evidence.faster[0]
-    loss = verdict.get("loss") or {}
-    reasons = [
-        _reason(f"{verdict['precision']} is {verdict['speed_ratio']['words']}", index, "speed_ratio"),
-        _reason(f"but its final loss: {loss.get('words') or 'not known'}", index, "loss.difference"),
-    ]
-    return {
-        "precision": None,
-        "text": f"Undecided: {verdict['precision']} is faster, but its loss may be worse; run with --seeds 5.",
-        "reasons": reasons,
-    }
+    safer = [row for row in pool if _is(row, "bf16") and not _falls_short(row, evidence)]
+    if not safer:
+        return None
+    index, fp16 = pool[0]
+    skipped = f", which skipped {fp16['skipped_steps']} steps" if fp16["skipped_steps"] else ""
+    more = _reason(
+        f"fp32's range, so no loss scale; nearly as good as {fp16['precision']}{skipped}",
+        index,
+        RATIOS.get(evidence.prefer, "speed_ratio"),
+    )
+    return _use(safer[0], evidence, more=[more])
 
 
-def _not_faster(evidence: Evidence) -> dict[str, Any] | None:
-    _, base = evidence.baseline or (0, {})
-    reasons = [
-        _reason(
-            f"{v['precision']}: {v['speed_ratio']['words']} ({_range(v['speed_ratio'])})", i, "speed_ratio"
-        )
-        for i, v in evidence.ran
-    ]
-    reasons += [
-        _reason(f"{v['precision']}: this device has no units for it ({v['ran_as']})", i, "ran_as")
-        for i, v in evidence.ran
-        if "products in fp32 units" in (v["ran_as"] or "")
-    ]
-    text = f"Stay with {base['precision']}: no other precision was faster here."
-    smaller = [(i, v) for i, v in evidence.smaller if is_close(v)]
-    if smaller:
-        i, v = min(smaller, key=lambda row: row[1]["memory_ratio"]["value"])
-        text += f" If memory is short, {v['precision']} needs {v['memory_ratio']['value']:.2f}× of it."
-        reasons.append(_reason(f"{v['precision']}: {v['memory_ratio']['words']}", i, "memory_ratio"))
+def _fp16_where_bf16_is_not_native(evidence: Evidence) -> Answer | None:
+    pool = [row for row in evidence.pool if row[1]["precision"] != "as-is"]
+    slow = [row for row in evidence.real if _is(row, "bf16") and row not in evidence.gaining]
+    if not pool or not _is(pool[0], "fp16") or not slow:
+        return None
+    return _use(pool[0], evidence, more=[r for row in slow for r in (_units(row) or _ratios(row))[:1]])
+
+
+def _best(evidence: Evidence) -> Answer | None:
+    return _use(evidence.pool[0], evidence) if evidence.pool else None
+
+
+def _undecided(evidence: Evidence) -> Answer | None:
+    open_ = evidence.judged("unknown")
+    if not open_:
+        return None
+    _, verdict = open_[0]
+    why = f"{verdict['precision']} is {_cost(verdict, evidence)}, but its quality is open"
+    text = f"Undecided: {why}; run with {evidence.more_seeds}."
+    reasons = [*_ratios(open_[0]), _quality(open_[0])]
+    return {"precision": None, "text": text, "reasons": reasons, "decided": False}
+
+
+def _gains_but_worse(evidence: Evidence) -> Answer | None:
+    bad = evidence.judged("bad")
+    if not bad:
+        return None
+    _, base = _base(evidence)
+    text = (
+        f"Stay with {base['precision']}: {bad[0][1]['precision']} is {_cost(bad[0][1], evidence)}, but worse."
+    )
+    reasons = [reason for row in bad for reason in (*_ratios(row)[:1], _quality(row))]
     return {"precision": base["precision"], "text": text, "reasons": reasons}
 
 
-def _range(ratio: dict[str, Any]) -> str:
+def _only_emulated(evidence: Evidence) -> Answer | None:
+    if evidence.real:
+        return None
+    _, base = _base(evidence)
+    why = "the others were emulated, which tells how well they train, not what they cost"
+    text = f"Stay with {base['precision']} here: {why}."
+    reasons = [_reason(f"{v['precision']}: emulated", i, "emulated") for i, v in evidence.ran]
+    return {"precision": base["precision"], "text": text, "reasons": [*reasons, *map(_quality, evidence.ran)]}
+
+
+def _no_units(evidence: Evidence) -> Answer | None:
+    lacking = [row for row in evidence.real if _units(row)]
+    if evidence.prefer != "speed" or not lacking or len(lacking) < len(evidence.real):
+        return None
+    _, base = _base(evidence)
+    names = " and ".join(v["precision"] for _, v in lacking)
+    text = f"Stay with {base['precision']}: this device has no units for {names}." + _smaller(evidence)
+    reasons = [reason for row in lacking for reason in (*_units(row), *_ratios(row))]
+    return {"precision": base["precision"], "text": text, "reasons": reasons}
+
+
+def _no_gain(evidence: Evidence) -> Answer | None:
+    _, base = _base(evidence)
+    text = f"Stay with {base['precision']}: no other precision was {_COST[evidence.prefer]} here." + _smaller(
+        evidence
+    )
+    reasons = [reason for row in evidence.real for reason in (*_ratios(row), *_units(row))]
+    return {"precision": base["precision"], "text": text, "reasons": reasons}
+
+
+def _base(evidence: Evidence) -> Row:
+    if evidence.baseline is None:
+        raise LookupError("the rule before has answered where there is no baseline")
+    return evidence.baseline
+
+
+def _is(row: Row, name: str) -> bool:
+    return bool(row[1]["precision"].split(":")[0].removesuffix("-true") == name)
+
+
+def _falls_short(row: Row, evidence: Evidence) -> bool:
+    return gain_of(row[1], evidence.prefer) < AS_GOOD * gain_of(evidence.pool[0][1], evidence.prefer)
+
+
+def _use(
+    row: Row, evidence: Evidence, text: str | None = None, more: list[dict[str, str]] | None = None
+) -> Answer:
+    """The recommendation of a row, firm or, where the data do not carry a verdict, for the time being."""
+    _, verdict = row
+    reasons = [*_ratios(row, evidence.prefer), _quality(row), *(more or [])]
+    if verdict["skipped_steps"]:
+        skipped = f"{verdict['skipped_steps']} steps were skipped while the loss scale settled"
+        reasons.append(_reason(skipped, row[0], "skipped_steps"))
+    head = text or f"Use {verdict['precision']}"
+    if evidence.decided:
+        said = f"{head}: {_cost(verdict, evidence)}, and no worse."
+    else:
+        said = (
+            f"{head} for now: {_cost(verdict, evidence)}, and the loss is close; "
+            f"whether it is worse the data cannot tell: run with {evidence.more_seeds}."
+        )
+    return {"precision": verdict["precision"], "text": said, "reasons": reasons, "decided": evidence.decided}
+
+
+def _cost(verdict: Verdict, evidence: Evidence) -> str:
+    ratio = verdict[RATIOS.get(evidence.prefer, "speed_ratio")]
+    return str(ratio["words"])
+
+
+def _quality(row: Row) -> dict[str, str]:
+    index, verdict = row
+    return _reason(f"{verdict['precision']}: {verdict['quality']['words']}", index, "quality.words")
+
+
+def _ratios(row: Row, first: Prefer = "speed") -> list[dict[str, str]]:
+    """The measured ratios of a row, that of the objective first."""
+    index, verdict = row
+    figures = sorted(RATIOS.values(), key=lambda figure: figure != RATIOS.get(first, "speed_ratio"))
+    return [
+        _reason(f"{verdict['precision']}: {_range(ratio, figure)}", index, figure)
+        for figure in figures
+        if (ratio := verdict.get(figure)) is not None
+    ]
+
+
+def _range(ratio: dict[str, Any], figure: str) -> str:
+    name = "" if figure == "speed_ratio" or ratio["significant"] else f"{figure.removesuffix('_ratio')} "
     if ratio["low"] is None:
-        return f"{ratio['value']:.2f}×, too few steps for an interval"
-    return f"{ratio['value']:.2f}×, 95 % interval {ratio['low']:.2f} to {ratio['high']:.2f}"
+        return f"{name}{ratio['words']} ({ratio['value']:.2f}×, no interval)"
+    return f"{name}{ratio['words']} ({ratio['value']:.2f}×, 95 % interval {ratio['low']:.2f} to {ratio['high']:.2f})"
 
 
-#: the first rule that has an answer decides
-RULES: tuple[Callable[[Evidence], dict[str, Any] | None], ...] = (
-    _nothing_ran,
-    _alone,
-    _fast_and_close,
-    _fast_but_apart,
-    _not_faster,
+def _units(row: Row) -> list[dict[str, str]]:
+    """Whether the hardware computes it in units of another format, from what ran."""
+    index, verdict = row
+    if "products in fp32 units" not in (verdict["ran_as"] or ""):
+        return []
+    text = f"{verdict['precision']}: this device has no units for it ({verdict['ran_as']})"
+    return [_reason(text, index, "ran_as")]
+
+
+def _smaller(evidence: Evidence) -> str:
+    """What to do if memory is short, although nothing is faster."""
+    if evidence.prefer != "speed":
+        return ""
+    smaller = Evidence("memory", evidence.baseline, evidence.ran, evidence.failed).judged("good", "close")
+    if not smaller:
+        return ""
+    verdict = smaller[0][1]
+    return f" If memory is short, {verdict['precision']} needs {verdict['memory_ratio']['value']:.2f}× of it."
+
+
+#: the first rule that has an answer decides; the test of each is in tests/test_advice.py
+RULES: tuple[Rule, ...] = (
+    Rule("nothing_ran", "Without a run there is nothing to say.", _nothing_ran),
+    Rule("unstable", "An unstable model belongs in fp32 until it is stable.", _unstable),
+    Rule("not_learning", "Debug a new architecture in fp32.", _not_learning),
+    Rule("alone", "What cannot run here cannot be used here.", _alone),
+    Rule(
+        "accuracy_first", "Where accuracy is all, only what was shown to be as good will do.", _accuracy_first
+    ),
+    Rule("only_emulated", "An emulated run tells how well it trains, not what it costs.", _only_emulated),
+    Rule("keep_own_amp", "A script that has good mixed precision of its own should keep it.", _keep_own_amp),
+    Rule(
+        "bf16_for_its_range",
+        "Where bf16 is nearly as good as fp16, its range is worth more.",
+        _bf16_for_its_range,
+    ),
+    Rule("fp16_where_bf16_is_not_native", "fp16 where bf16 has no units.", _fp16_where_bf16_is_not_native),
+    Rule("best", "Use the best that is not worse.", _best),
+    Rule("undecided", "Where the data do not carry a verdict, say so and ask for more seeds.", _undecided),
+    Rule("gains_but_worse", "A gain is worth nothing if the training is worse.", _gains_but_worse),
+    Rule("no_units", "Without units for it, mixed precision cannot be faster.", _no_units),
+    Rule("no_gain", "Without a gain, stay with what is exact.", _no_gain),
 )
-
-
-def recommend(verdicts: list[Verdict], framework: str = "pytorch", device: str = "cpu") -> dict[str, Any]:
-    """The recommendation for a comparison's verdicts, with its reasons and the lines to adopt it."""
-    evidence = Evidence.of(verdicts)
-    found = next(answer for rule in RULES if (answer := rule(evidence)) is not None)
-    code = adopt(found["precision"], device) if found["precision"] else None
-    return found | {"adopt": None if code is None else {"framework": framework, "code": code}}

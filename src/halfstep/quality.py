@@ -141,6 +141,7 @@ def _fields(
     )
     return {
         "loss": loss,
+        "fall": _fall(LOSS, by_seed.get(LOSS, {}).get(precision, {})),
         "logged": rows,
         "diverged": diverged[precision],
         "quality": {"kind": kind, "words": words, "seeds": seeds},

@@ -1,0 +1,126 @@
+"""A comparison's verdicts, sorted into what the rules of advice ask about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Prefer = Literal["speed", "memory", "energy", "accuracy"]
+PREFER: tuple[Prefer, ...] = ("speed", "memory", "energy", "accuracy")
+
+Verdict = dict[str, Any]
+
+#: a verdict and its place in the list, which evidence is named by
+Row = tuple[int, Verdict]
+
+#: a final loss within this share of the loss's fall counts as close
+CLOSE = 0.05
+
+#: a ratio without an interval counts as a gain from here on
+PLAIN_GAIN = 1 / 0.9
+
+#: in how many steps a loss should have begun to fall
+LEARNING_STEPS = 50
+
+#: the ratio to the baseline that each objective looks at
+RATIOS: dict[Prefer, str] = {"speed": "speed_ratio", "memory": "memory_ratio", "energy": "energy_ratio"}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the rules ask about; rows are pairs of index and verdict.
+
+    Attributes:
+        prefer: the objective.
+        baseline: the row that the others are compared with.
+        ran: the others that ran to their end in all trials.
+        failed: the others that did not.
+    """
+
+    prefer: Prefer
+    baseline: Row | None
+    ran: list[Row]
+    failed: list[Row]
+
+    @classmethod
+    def of(cls, verdicts: list[Verdict], prefer: Prefer = "speed") -> Evidence:
+        """Sort the verdicts."""
+        rows = list(enumerate(verdicts))
+        name = next((v["baseline"] for v in verdicts), None)
+        others = [(i, v) for i, v in rows if v["precision"] != name]
+        return cls(
+            prefer,
+            next((row for row in rows if row[1]["precision"] == name), None),
+            [(i, v) for i, v in others if v["status"] == "ok"],
+            [(i, v) for i, v in others if v["status"] != "ok"],
+        )
+
+    @property
+    def real(self) -> list[Row]:
+        """Those that were not emulated: an emulated run says how well it trains, not what it costs."""
+        return [(i, v) for i, v in self.ran if not v.get("emulated")]
+
+    @property
+    def gaining(self) -> list[Row]:
+        """Those that gain by the objective, the largest gain first."""
+        found = [row for row in self.real if is_gain(row[1], self.prefer)]
+        return sorted(found, key=lambda row: -gain(row[1], self.prefer))
+
+    def judged(self, *standings: str) -> list[Row]:
+        """Those that gain, and whose quality stands so."""
+        return [row for row in self.gaining if standing(row[1]) in standings]
+
+    @property
+    def pool(self) -> list[Row]:
+        """Those to choose among: shown to be no worse; without any such, those that look close."""
+        return self.judged("good") or self.judged("close")
+
+    @property
+    def decided(self) -> bool:
+        """Whether the data carry a verdict on those to choose among."""
+        return bool(self.judged("good"))
+
+    @property
+    def more_seeds(self) -> str:
+        """How many seeds would tell more."""
+        seeds = max((v.get("quality", {}).get("seeds") or 1 for _, v in self.ran), default=1)
+        return f"--seeds {5 if seeds < 5 else 2 * seeds}"
+
+
+def gain(verdict: Verdict, prefer: Prefer) -> float:
+    """How many times as good as the baseline by the objective; 1 where it is not known."""
+    ratio = (verdict.get(RATIOS.get(prefer, "speed_ratio")) or {}).get("value") or 1.0
+    return float(ratio) if prefer in ("speed", "accuracy") else 1.0 / float(ratio)
+
+
+def is_gain(verdict: Verdict, prefer: Prefer) -> bool:
+    """Whether the gain is more than noise; a ratio of memory without an interval must be large."""
+    ratio = verdict.get(RATIOS.get(prefer, "speed_ratio")) or {}
+    if prefer == "memory" and ratio.get("low") is None:
+        return gain(verdict, prefer) >= PLAIN_GAIN
+    return bool(ratio.get("significant")) and gain(verdict, prefer) > 1
+
+
+def standing(verdict: Verdict) -> Literal["good", "close", "bad", "unknown"]:
+    """How the quality stands: shown to be no worse, close though not shown, shown to be worse, or not known.
+
+    "No difference seen" is good where a difference of :data:`CLOSE` of the loss's fall would have been seen.
+    """
+    kind = (verdict.get("quality") or {}).get("kind")
+    if kind in ("worse", "diverged"):
+        return "bad"
+    if kind in ("equivalent", "better"):
+        return "good"
+    difference = (verdict.get("loss") or {}).get("difference") or {}
+    value, fall = difference.get("value"), difference.get("fall")
+    if kind not in ("one_seed", "no_difference_seen") or value is None or not fall or fall <= 0:
+        return "unknown"
+    if kind == "no_difference_seen" and difference["detectable"] <= CLOSE * fall:
+        return "good"
+    return "close" if value <= CLOSE * fall else "unknown"
+
+
+def not_learning(verdict: Verdict) -> bool:
+    """Whether the baseline's loss did not fall although it had time to."""
+    fall = verdict.get("fall")
+    return fall is not None and fall <= 0 and verdict["steps"] >= LEARNING_STEPS
