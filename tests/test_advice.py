@@ -65,7 +65,7 @@ def loss(value: float, detectable: float | None = None) -> dict[str, Any]:
 ONE_SEED = {"quality": "one_seed"}
 NO_UNITS = "bf16, products in fp32 units"
 FP32 = verdict("fp32")
-SMALL, SMALLER = ratio(0.8, "memory", "memory"), ratio(0.6, "memory", "memory")
+SMALL, SMALLER = (ratio(x, "", "") | {"words": f"{x:.2f}× memory"} for x in (0.8, 0.6))
 
 CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
     ("nothing_ran", "speed", [verdict("fp32", baseline=None, status="failed", reason="boom")], None, "No trial ran"),
@@ -116,7 +116,7 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
     (
         "best", "memory",
         [FP32, verdict("bf16", 1.9, memory_ratio=SMALL), verdict("bf16-true", 1.5, memory_ratio=SMALLER)], "bf16-true",
-        "Use bf16-true: 1.67× memory",
+        "Use bf16-true: 0.60× memory",
     ),
     (
         "best", "energy",

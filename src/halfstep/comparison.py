@@ -15,6 +15,7 @@ from halfstep import __version__
 from halfstep.advice import recommend
 from halfstep.compare import METHOD, SCHEMA, verdicts
 from halfstep.drift import speed_drift
+from halfstep.evidence import Prefer
 from halfstep.machine import describe_machine, installed_versions
 from halfstep.rows import WARMUP, trial_row
 from halfstep.tolerance import Tolerance
@@ -39,6 +40,7 @@ class Request:
     products: str
     folder: Path
     tolerance: Tolerance = field(default_factory=Tolerance)
+    prefer: Prefer = "speed"
 
     @property
     def job(self) -> Job:
@@ -153,11 +155,12 @@ def assemble(request: Request, outcomes: Sequence[Outcome], environment: dict[st
             "time_limit": request.time_limit,
             "products": request.products,
             "tolerance": str(request.tolerance) or None,
+            "prefer": request.prefer,
         },
         "trials": rows,
         "verdicts": found,
         "speed_drift": drift,
-        "recommendation": recommend(found, "pytorch", device),
+        "recommendation": recommend(found, "pytorch", device, request.prefer),
         "method": [{"figure": figure, "how": how} for figure, how in METHOD],
     }
 

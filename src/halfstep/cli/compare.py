@@ -12,6 +12,7 @@ import click
 from halfstep.cli.run import SETTINGS, products_option, program_options
 from halfstep.comparison import Request, run_comparison
 from halfstep.errors import UsageError
+from halfstep.evidence import PREFER
 from halfstep.program import Target
 from halfstep.recipes import parse_list
 from halfstep.tolerance import parse_tolerance
@@ -31,6 +32,8 @@ from halfstep.tolerance import parse_tolerance
     help="End a trial that runs longer than T seconds.")  # fmt: skip
 @click.option("--tolerance", multiple=True, metavar="D", help="A difference that does not matter: 0.01 (of the loss), "
     "1% (of every figure), accuracy=0.005. Default: the baseline's own deviation from seed to seed.")  # fmt: skip
+@click.option("--prefer", type=click.Choice(PREFER), default="speed", show_default=True, help="What the advice is to "
+    "gain, at no loss of quality; accuracy: only what was shown to be as good as the baseline.")  # fmt: skip
 @click.option(
     "--out", metavar="DIR", help="Folder for records, logs and the page. Default: a new one in halfstep-out."
 )
@@ -49,6 +52,7 @@ def compare(
     seeds: int,
     time_limit: float | None,
     tolerance: tuple[str, ...],
+    prefer: Any,
     out: str | None,
     json_file: str | None,
     launch: str,
@@ -82,6 +86,7 @@ def compare(
         products=products,
         folder=_folder(out, program),
         tolerance=margins,
+        prefer=prefer,
     )
     json_path = _json_path(json_file)
     err, console = Console(stderr=True), Console(stderr=json_file == "-")
