@@ -17,11 +17,15 @@ from halfstep.compare import METHOD, SCHEMA, verdicts
 from halfstep.drift import speed_drift
 from halfstep.evidence import Prefer
 from halfstep.machine import describe_machine, installed_versions
+from halfstep.meters import idle_watts
 from halfstep.rows import WARMUP, trial_row
 from halfstep.tolerance import Tolerance
 from halfstep.trials import Job, Outcome, Trial, run_trial
 
 AS_IS = "as-is"
+
+#: how long the idle machine is metered before the first trial, where it has energy counters
+IDLE_SECONDS = 6.0
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def run_comparison(request: Request, display: Display) -> dict[str, Any]:
     The object is written to ``comparison.json`` in the request's folder after every trial.
     """
     started = time.monotonic()
-    environment = _environment()
+    environment = _environment() | idle_watts(IDLE_SECONDS, time.sleep)
     recipes = list(request.recipes or default_recipes(environment))
     outcomes: list[Outcome] = []
     pending = plan(recipes, request.repeats, request.seeds)
