@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from halfstep.quality import qualities
-from halfstep.ratios import memory_ratio, speed_ratio, spread, step_time
+from halfstep.ratios import energy, energy_ratio, memory_ratio, speed_ratio, spread, step_time
 from halfstep.rows import WARMUP
 from halfstep.tolerance import Tolerance
 from halfstep.trials import Outcome
+from halfstep.why import why
 
 SCHEMA = "halfstep/comparison/1"
 
@@ -25,12 +26,17 @@ def verdicts(
     quality = qualities(
         baseline, {p: [outcomes[i] for i in group] for p, group in groups.items()}, tolerance or Tolerance()
     )
-    base = [outcomes[i] for i in groups.get(baseline or "", []) if outcomes[i].status == "ok"]
-    return [
-        _verdict(p, baseline, [outcomes[i] for i in groups[p]], [rows[i] for i in groups[p]], base)
-        | quality[p]
-        for p in order
-    ]
+    base = [i for i in groups.get(baseline or "", []) if outcomes[i].status == "ok"]
+    found = []
+    for p in order:
+        # A trial that ended early says something in its own row, and nothing of the precision's medians.
+        ended = [i for i in groups[p] if outcomes[i].status == "ok"] or groups[p]
+        row = _verdict(p, baseline, [outcomes[i] for i in groups[p]], [rows[i] for i in ended])
+        row |= _figures([outcomes[i] for i in ended], [rows[i] for i in ended])
+        if p != baseline:
+            row |= _ratios([outcomes[i] for i in ended], [rows[i] for i in ended], base, outcomes, rows)
+        found.append(row | why(row, [(i, rows[i]) for i in ended], [(i, rows[i]) for i in base]) | quality[p])
+    return found
 
 
 def baseline_of(outcomes: Sequence[Outcome]) -> str | None:
@@ -40,19 +46,10 @@ def baseline_of(outcomes: Sequence[Outcome]) -> str | None:
 
 
 def _verdict(
-    precision: str,
-    baseline: str | None,
-    group: list[Outcome],
-    rows: list[dict[str, Any]],
-    base: list[Outcome],
+    precision: str, baseline: str | None, group: list[Outcome], rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
+    """What is said of all its trials, and of the ``rows`` of those that ended well."""
     bad = next((o for o in group if o.status != "ok"), None)
-    compared = precision != baseline
-    trials = len(group)
-    if any(o.status == "ok" for o in group):
-        # A trial that ended early says something in its own row, and nothing of the precision's medians.
-        rows = [row for row, o in zip(rows, group, strict=True) if o.status == "ok"]
-        group = [o for o in group if o.status == "ok"]
     return {
         "precision": precision,
         "baseline": baseline,
@@ -60,14 +57,38 @@ def _verdict(
         "reason": "" if bad is None else bad.reason,
         "ran_as": next((row["ran_as"] for row in rows if row["ran_as"]), None),
         "emulated": any(row["emulated"] for row in rows),
-        "trials": trials,
-        "step_time": step_time(group),
-        "speed_ratio": speed_ratio(base, group) if compared else None,
-        "peak_memory": spread([row["peak_memory_bytes"] for row in rows]),
-        "memory_ratio": memory_ratio(base, group) if compared else None,
+        "trials": len(group),
         "steps": min(row["steps"] for row in rows),
         "skipped_steps": max(row["skipped_steps"] for row in rows),
         "warnings": list(dict.fromkeys(w for row in rows for w in row["warnings"])),
+    }
+
+
+def _figures(group: list[Outcome], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Its own figures; the ratios of a baseline are absent."""
+    return {
+        "step_time": step_time(group),
+        "peak_memory": spread([row["peak_memory_bytes"] for row in rows]),
+        "energy": energy(rows),
+        "speed_ratio": None,
+        "memory_ratio": None,
+        "energy_ratio": None,
+    }
+
+
+def _ratios(
+    group: list[Outcome],
+    own: list[dict[str, Any]],
+    base: list[int],
+    outcomes: Sequence[Outcome],
+    rows: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """Its figures by those of the baseline, whose trials have the indices ``base``."""
+    theirs = [outcomes[i] for i in base]
+    return {
+        "speed_ratio": speed_ratio(theirs, group),
+        "memory_ratio": memory_ratio(theirs, group),
+        "energy_ratio": energy_ratio([rows[i] for i in base], own),
     }
 
 
@@ -79,12 +100,12 @@ METHOD = [
      "that bootstrap alone: how runs differ is not in it. 'not significant' where it includes 1"),
     ("Drift", "the seasonal Kendall test (Hirsch, Slack & Smith 1982), exact: of the trials' medians in the order they "
      "ran, precisions as strata, and of six parts of each trial; the rise is Theil and Sen's median slope"),
-    ("Warm-up", f"the first {WARMUP} steps of a trial (fewer in a short run) are left out; the second is looked at "
-     "closely and slower for it"),
+    ("Warm-up", f"the first {WARMUP} steps of a trial (fewer in a short run) are left out; the second and the third "
+     "are looked at closely and slower for it"),
     ("Peak memory", "on a GPU the allocator's peak; on a CPU the largest resident set after the warm-up over the one "
      "just after PyTorch was imported; over several ranks the sum"),
     ("Where memory goes", "bytes of weights, gradients and optimizer state, and of the tensors that the graph keeps "
-     "for the backward pass, in one step"),
+     "for the backward pass, in one step; workspace is the allocator's peak less all these"),
     ("What ran", "FLOPs of the matrix products, convolutions and attention of one step, by the dtype of the operands "
      "that the kernel was given"),
     ("Loss", "the sum of what backward was called on between two steps; the final loss is the mean over the last tenth "
@@ -101,5 +122,11 @@ METHOD = [
     ("Logged figures", "as the loss; a final value is the mean of the last tenth of what was logged; lower is better "
      "for names of losses and errors, higher for accuracies and scores; other names differ, or do not"),
     ("Samples a second", "the first dimension of what the model was first called on after each backward pass"),
-    ("Energy", "counters of the hardware (NVML, RAPL) from the end of the warm-up to the end of the program"),
+    ("Energy", "counters of the hardware (NVML for all GPUs that the program sees; RAPL for packages and memory) from "
+     "the end of the warm-up to the end of the program; joules a step from there to the last reading at the end of a "
+     "step, one reading a second, over 5 s or more on a GPU. The whole device is counted, other programs on it too. "
+     "Idle watts: the same counters for 6 s before the first trial"),
+    ("Where time goes", "PyTorch's profiler in the third step, which is slower for it and left out of the step times: "
+     "on a CPU every instant belongs to the innermost operation, on a GPU to the kernel that runs; shares sum to one. "
+     "Seconds are these shares of the median step"),
 ]  # fmt: skip

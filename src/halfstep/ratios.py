@@ -1,4 +1,4 @@
-"""Ratios to the baseline, with intervals: speed and memory."""
+"""Ratios to the baseline, with intervals: speed, memory and energy."""
 
 from __future__ import annotations
 
@@ -58,9 +58,24 @@ def _peaks(group: list[Outcome]) -> list[float]:
     return [peak for peak in rows if peak]
 
 
+def energy(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Joules a step over the trials: median and range; None where none were measured."""
+    found = spread([row.get("joules_per_step") for row in rows])
+    return None if found is None else found | {"unit": "J"}
+
+
+def energy_ratio(base: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """This precision's joules a step over the baseline's; the interval is the range over all pairs of trials."""
+    theirs, ours = ([r["joules_per_step"] for r in side if r.get("joules_per_step")] for side in (base, rows))
+    return _range_ratio(ours, theirs, "energy")
+
+
 def memory_ratio(base: list[Outcome], group: list[Outcome]) -> dict[str, Any] | None:
     """This precision's peak over the baseline's; the interval is the range over all pairs of trials."""
-    ours, theirs = _peaks(group), _peaks(base)
+    return _range_ratio(_peaks(group), _peaks(base), "memory")
+
+
+def _range_ratio(ours: Sequence[float], theirs: Sequence[float], what: str) -> dict[str, Any] | None:
     if not ours or not theirs:
         return None
     ratios = [a / b for a in ours for b in theirs]
@@ -68,5 +83,5 @@ def memory_ratio(base: list[Outcome], group: list[Outcome]) -> dict[str, Any] | 
     ratio = Interval(
         median(ours) / median(theirs), min(ratios) if several else None, max(ratios) if several else None
     )
-    words = f"{ratio.value:.2f}× memory" if ratio.excludes_one or not several else "not significant"
+    words = f"{ratio.value:.2f}× {what}" if ratio.excludes_one or not several else "not significant"
     return _ratio_row(ratio, words)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from halfstep.effort import energy, parts_of_memory, time_shares
 from halfstep.meters import Absent, summary
 from halfstep.trials import Outcome
 
@@ -42,14 +43,12 @@ def trial_row(outcome: Outcome, command: Sequence[str], log: str) -> dict[str, A
         "steps_per_second": None if not seconds else 1 / seconds,
         "samples_per_second": None if not seconds or not samples else samples / seconds,
         **peak(ranks),
-        "memory": sample.get("memory"),
-        "memory_absent": None if sample.get("memory") else _no_sample(record.steps, sample),
-        "energy_joules": end.get("energy_joules"),
-        "energy_absent": None
-        if end.get("energy_joules") is not None
-        else end.get("energy_absent", "no end was recorded"),
+        **parts_of_memory(sample.get("memory"), ranks, _no_sample(record.steps, sample)),
+        **energy(end, (samples or 0) * len(ranks)),
         "matmul_share": share,
         "matmul_share_absent": None if share else _no_sample(record.steps, sample),
+        "odd_size_share": _odd_share(sample),
+        **time_shares(sample, len(record.steps)),
         "logged": {name: [list(pair) for pair in pairs] for name, pairs in record.logged.items()},
         "loss_scale": _loss_scales(record.steps),
         "first_nonfinite": _first_nonfinite(record.nonfinite),
@@ -89,6 +88,13 @@ def _finite(value: float | None) -> float | None:
 def _matmul_share(flops: dict[str, int] | None) -> dict[str, float] | None:
     total = sum((flops or {}).values())
     return {name: count / total for name, count in (flops or {}).items()} if total else None
+
+
+def _odd_share(sample: dict[str, Any]) -> float | None:
+    """Share of the products' FLOPs whose sizes do not suit matrix units."""
+    total = sum((sample.get("matmul_flops") or {}).values())
+    odd = sample.get("odd_flops")
+    return odd / total if total and odd is not None else None
 
 
 def _no_sample(steps: list[Any], sample: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 
 from halfstep.pytorch.dtypes import format_name
 from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.shapes import odd_sizes
 
 aten = torch.ops.aten
 
@@ -41,26 +42,35 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
 
 
 class ProductCounter(TorchDispatchMode):
-    """Counts the FLOPs of matrix products by the format of their operands."""
+    """Counts the FLOPs of matrix products by the format of their operands, and those of odd sizes; sees casts.
 
-    def __init__(self) -> None:
+    Args:
+        cast: called with the tensor and the copy for every change of dtype.
+    """
+
+    def __init__(self, cast: Callable[[Tensor, Tensor], None] = lambda tensor, copy: None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.flops: dict[str, int] = defaultdict(int)
+        self.odd = 0
+        self._cast = cast
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         packet = func._overloadpacket
         if packet in _FORMULAS:
-            self._add(args, _FORMULAS[packet](*args, **kwargs))
+            self._add(packet, args, _FORMULAS[packet](*args, **kwargs))
         elif packet in flop_registry:
-            self._add(args, flop_registry[packet](*args, **kwargs, out_val=out))
+            self._add(packet, args, flop_registry[packet](*args, **kwargs, out_val=out))
+        elif packet is aten._to_copy and out.dtype is not args[0].dtype:
+            self._cast(args[0], out)
         return out
 
-    def _add(self, args: Any, flops: int) -> None:
+    def _add(self, packet: Any, args: Any, flops: int) -> None:
         # addmm and baddbmm are given the bias first; the last tensor is a factor in every one of these.
-        operand = [arg for arg in args if isinstance(arg, Tensor)][1]
-        self.flops[_unit_of(operand)] += flops
+        operands = [arg for arg in args if isinstance(arg, Tensor)]
+        self.flops[_unit_of(operands[1])] += flops
+        self.odd += flops * odd_sizes(packet.__name__, [operand.shape for operand in operands])
 
 
 def _unit_of(operand: Tensor) -> str:
@@ -71,10 +81,15 @@ def _unit_of(operand: Tensor) -> str:
 
 
 class Activations:
-    """Bytes that the graph keeps for the backward pass: the largest sum over the step's forward passes."""
+    """Bytes that the graph keeps for the backward pass: the largest sum over the step's forward passes.
+
+    Autocast keeps 16-bit copies of weights for as long; they are counted apart.
+    """
 
     def __init__(self) -> None:
         self.peak = 0
+        self.casts = 0
+        self._cast: dict[int, int] = {}
         self._total = 0
         self._live: dict[int, int] = {}
         self._weights: set[int] = set()
@@ -90,15 +105,23 @@ class Activations:
             address, size = storage.data_ptr(), storage.nbytes()
         except (NotImplementedError, RuntimeError):
             return tensor
-        if address not in self._weights:
+        if address not in self._weights and address not in self._cast:
             self._total += size - self._live.get(address, 0)
             self._live[address] = size
             self.peak = max(self.peak, self._total)
         return tensor
 
+    def cast(self, tensor: Tensor, copy: Tensor) -> None:
+        """Note a cast: one of a weight stays in autocast's cache until the pass is over."""
+        if tensor.untyped_storage().data_ptr() in self._weights:
+            storage = copy.untyped_storage()
+            self._cast[storage.data_ptr()] = storage.nbytes()
+            self.casts = max(self.casts, sum(self._cast.values()))
+
     def passed(self) -> None:
         """A backward pass is over: its graph has been freed."""
         self._live.clear()
+        self._cast.clear()
         self._total = 0
 
 
@@ -106,8 +129,8 @@ class Sample:
     """Looks at the step between :meth:`begin` and :meth:`end`, which are called at the ends of steps."""
 
     def __init__(self) -> None:
-        self._counter = ProductCounter()
         self._activations = Activations()
+        self._counter = ProductCounter(self._activations.cast)
         self._thread = 0
         self._fresh = True
         self._samples = 0
@@ -150,13 +173,14 @@ class Sample:
         torch._C._autograd._pop_saved_tensors_default_hooks()
         return {
             "matmul_flops": dict(self._counter.flops),
-            "memory": memory_of(optimizers, self._activations.peak),
+            "odd_flops": self._counter.odd,
+            "memory": memory_of(optimizers, self._activations.peak, self._activations.casts),
             "samples": self._samples or None,
         }
 
 
-def memory_of(optimizers: Iterable[Optimizer], activations: int) -> dict[str, int]:
-    """Bytes of weights, gradients and optimizer state that ``optimizers`` hold, beside ``activations``."""
+def memory_of(optimizers: Iterable[Optimizer], activations: int, casts: int) -> dict[str, int]:
+    """Bytes of weights, gradients and optimizer state that ``optimizers`` hold, beside what a pass keeps."""
     optimizers = list(optimizers)
     parameters = parameters_of(optimizers)
     state = [
@@ -167,6 +191,7 @@ def memory_of(optimizers: Iterable[Optimizer], activations: int) -> dict[str, in
         "gradients": _bytes(p.grad for p in parameters if p.grad is not None),
         "optimizer": _bytes(state),
         "activations": activations,
+        "casts": casts,
     }
 
 
