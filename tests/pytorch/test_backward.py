@@ -145,7 +145,8 @@ def module_hooks() -> list[Tensor]:
 def retain_grad() -> list[Tensor]:
     net, (x, y) = model(), data()
     hidden = net[0](x)
-    hidden.retain_grad()
+    for _ in range(2):  # asking twice is no mistake
+        hidden.retain_grad()
     (net[2](net[1](hidden)) - y).square().mean().backward()
     return [hidden.grad, *gradients(net)]
 

@@ -391,6 +391,48 @@ def test_misuse(misuse: Any, kind: type[Exception], sentence: str) -> None:
     assert isinstance(caught.value, UsageError)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_clipping_of_scaled_gradients_draws_a_warning(fused: bool) -> None:
+    p = parameter(grad=3.0 * 2.0**16)
+    use, optimizer = started(p)
+    if fused:
+        optimizer = torch.optim.SGD([p], lr=1.0, fused=True)
+    torch.nn.utils.clip_grad_norm_([p], 1.0)
+    with pytest.warns(UserWarning, match="clip_grad_norm_") as caught:
+        use.step(optimizer)
+    assert [str(w.message) for w in caught] == [
+        "clip_grad_norm_() has clipped gradients that were still scaled by 65536; "
+        "call scaler.unscale_(optimizer) before clipping, unless max_norm was scaled as well."
+    ]
+    use.update()
+    p.grad = torch.ones(3)
+    torch.nn.utils.clip_grad_norm_([p], 1.0)  # before anything was scaled again
+    use.scale(torch.ones(()))
+    use.unscale_(optimizer)
+    torch.nn.utils.clip_grad_norm_([p], 1.0)
+    use.step(optimizer)
+
+
+def test_a_scheduler_after_a_skipped_first_step_is_not_too_early() -> None:
+    p = parameter(grad=INF)
+    use, optimizer = started(p)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    use.step(optimizer)
+    assert use.last_step_skipped
+    scheduler.step()
+
+
+def test_a_scheduler_before_the_first_step_is_told_so() -> None:
+    p = parameter(grad=1.0)
+    use, optimizer = started(p)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    with pytest.warns(
+        UserWarning, match=r"you should call them in the opposite order: `optimizer.step\(\)` before"
+    ):
+        scheduler.step()
+    use.step(optimizer)
+
+
 def test_fp16_parameters() -> None:
     use, optimizer = started(parameter(grad=1.0, dtype=torch.float16))
     sentence = (

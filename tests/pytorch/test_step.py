@@ -270,6 +270,16 @@ def test_no_spurious_warning_of_a_scheduler(begin) -> None:
         scheduler.step()
 
 
+def test_a_scheduler_before_the_first_step_is_told_so(begin) -> None:
+    begin(SCALED)
+    optimizer = torch.optim.SGD(net_for(torch.optim.SGD).parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    with pytest.warns(
+        UserWarning, match=r"you should call them in the opposite order: `optimizer.step\(\)` before"
+    ):
+        scheduler.step()
+
+
 def test_steps_end_the_program_and_count_one_optimizer(begin) -> None:
     begin("fp32", steps=2)
     a, b = (nn.Parameter(torch.ones(1)) for _ in range(2))

@@ -19,7 +19,9 @@ from torch.optim import Optimizer
 
 from halfstep.errors import HalfstepError, UsageError
 from halfstep.loss_scale import power_of_two
+from halfstep.pytorch import clipping
 from halfstep.pytorch.gradients import Values, constant, gradients_of, unscale_
+from halfstep.pytorch.skips import Skips, floored
 
 
 class ScalerMisuse(UsageError, RuntimeError, ValueError, AssertionError):
@@ -79,7 +81,7 @@ class GradScaler(torch.amp.GradScaler):
     ) -> None:
         self._min_scale = power_of_two(min_scale, "min_scale")
         self._floor_patience = floor_patience
-        self._skips = _Skips()
+        self._skips = Skips()
         self._last_optimizer: weakref.ref[Optimizer] | None = None
         if enabled:
             _check_factors(growth_factor, backoff_factor, growth_interval, floor_patience)
@@ -87,6 +89,7 @@ class GradScaler(torch.amp.GradScaler):
             for value, what in ((init_scale, "init_scale"), (growth_factor, "growth_factor")):
                 _warn_if_inexact(value, what)
             _warn_if_inexact(backoff_factor, "backoff_factor")
+            clipping.watch()
         super().__init__(device, init_scale, growth_factor, backoff_factor, growth_interval, enabled)
 
     @property
@@ -103,6 +106,11 @@ class GradScaler(torch.amp.GradScaler):
     def min_scale(self) -> float:
         """The floor of the scale."""
         return self._min_scale
+
+    def scale(self, outputs: Any) -> Any:
+        """The outputs, a tensor or an iterable of tensors, times the scale."""
+        clipping.forget()
+        return super().scale(outputs)
 
     def unscale_(self, optimizer: Optimizer) -> None:
         """Divide the optimizer's gradients by the scale in place, once between its step and the last ``update()``.
@@ -123,6 +131,7 @@ class GradScaler(torch.amp.GradScaler):
                 "unscale_() is being called after step(); call it before step(), and update() after both."
             )
         scale, _ = self._check_scale_growth_tracker("unscale_")
+        self._warn_if_clipped(optimizer)
         state = self._per_optimizer_states[id(optimizer)]
         state["found_inf_per_device"] = self._unscale_grads_(
             optimizer, _inverse(scale), constant(0.0, scale.device), False
@@ -157,6 +166,8 @@ class GradScaler(torch.amp.GradScaler):
         else:
             result = self._step_plain(optimizer, *args, **kwargs)
         self._per_optimizer_states[id(optimizer)]["stage"] = OptState.STEPPED
+        # A skipped step was the optimizer's turn as well: a scheduler that follows is not too early.
+        optimizer._opt_called = True  # type: ignore[attr-defined]
         return result
 
     def update(self, new_scale: float | Tensor | None = None) -> None:
@@ -174,13 +185,13 @@ class GradScaler(torch.amp.GradScaler):
             self._set_scale(new_scale, scale)
             return
         found = self._found_inf(*self._per_optimizer_states.values())
-        floored = _floored(found, scale, self._min_scale)
+        at_floor = floored(found, scale, self._min_scale)
         torch._amp_update_scale_(
             scale, tracker, found, self._growth_factor, self._backoff_factor, self._growth_interval
         )
         scale.clamp_(min=self._min_scale)
         self._per_optimizer_states = defaultdict(_refresh_per_optimizer_state)
-        if self._skips.updated(floored, self._floor_patience):
+        if self._skips.updated(at_floor, self._floor_patience):
             raise ScaleCollapse(self._diagnosis())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -222,6 +233,7 @@ class GradScaler(torch.amp.GradScaler):
         if state["stage"] is OptState.READY and self._unscale_first(optimizer, scale):
             self.unscale_(optimizer)
         if state["stage"] is OptState.READY:
+            self._warn_if_clipped(optimizer)
             self._check_inf_per_device(optimizer)
             optimizer.grad_scale = scale * getattr(optimizer, "grad_scale", 1)
         else:
@@ -319,6 +331,15 @@ class GradScaler(torch.amp.GradScaler):
             return founds[0].to(scale.device)  # type: ignore[no-any-return]
         return torch.stack([found.to(scale.device, non_blocking=True) for found in founds]).amax(0)
 
+    def _warn_if_clipped(self, optimizer: Optimizer) -> None:
+        if clipping.clipped(optimizer):
+            clipping.forget()
+            warnings.warn(
+                f"clip_grad_norm_() has clipped gradients that were still scaled by {self.get_scale():g}; "
+                "call scaler.unscale_(optimizer) before clipping, unless max_norm was scaled as well.",
+                stacklevel=3,
+            )
+
     def _set_scale(self, new_scale: float | Tensor, scale: Tensor) -> None:
         if not isinstance(new_scale, Tensor):
             new_scale = float(new_scale)
@@ -343,60 +364,6 @@ class _NotFinite(Exception):
     """Leaves the optimizer's step from within the closure."""
 
 
-class _Skips:
-    """Counts skipped steps; a verdict that lies on a GPU is fetched when asked for, or a batch at a time."""
-
-    def __init__(self) -> None:
-        self._total = 0
-        self._last = False
-        self._pending: list[Tensor] = []
-        self._floored: list[Tensor] = []
-        self._in_a_row = 0
-
-    @property
-    def last(self) -> bool:
-        self.flush()
-        return self._last
-
-    @property
-    def total(self) -> int:
-        self.flush()
-        return self._total
-
-    def stepped(self, skipped: bool | Tensor) -> bool:
-        """Note a step's verdict; True only if it is known here that the step is to be skipped."""
-        if isinstance(skipped, Tensor):
-            self._pending.append(skipped)
-            return False
-        self.flush()
-        self._total += skipped
-        self._last = skipped
-        return skipped
-
-    def updated(self, floored: bool | Tensor, patience: int) -> bool:
-        """Note whether this update was skipped at the floor; True at ``patience`` such updates in a row."""
-        if isinstance(floored, Tensor):
-            self._floored.append(floored)
-            if len(self._floored) < patience:
-                return False
-            self.flush()  # synchronizes, once in `patience` updates
-        else:
-            self._in_a_row = self._in_a_row + 1 if floored else 0
-        collapsed = self._in_a_row >= patience
-        if collapsed:
-            self._in_a_row = 0
-        return collapsed
-
-    def flush(self) -> None:
-        """Read the verdicts that lie on a GPU."""
-        for skipped in _read(self._pending):
-            self._total += skipped
-            self._last = skipped
-        for floored in _read(self._floored):
-            self._in_a_row = self._in_a_row + 1 if floored else 0
-        self._pending, self._floored = [], []
-
-
 def _coalesce_half(optimizer: Optimizer) -> None:
     """Add up duplicate rows of sparse fp16 gradients: finite values may overflow when they are added."""
     for group in optimizer.param_groups:
@@ -408,19 +375,6 @@ def _coalesce_half(optimizer: Optimizer) -> None:
 def _inverse(scale: Tensor) -> Tensor:
     """1 / scale; exact for a power of two. On a CPU made once a value: small operations cost more than passes."""
     return constant(1.0 / scale.item(), scale.device) if scale.is_cpu else scale.reciprocal()
-
-
-def _floored(found: Tensor, scale: Tensor, floor: float) -> bool | Tensor:
-    """Whether gradients were not finite although the scale was at its floor; on a GPU not read yet."""
-    if scale.is_cpu:
-        return bool(found.item()) and scale.item() <= floor
-    return found * (scale <= floor)
-
-
-def _read(flags: list[Tensor]) -> list[bool]:
-    if not flags:
-        return []
-    return [bool(flag) for flag in torch.stack([flag.reshape(()) for flag in flags]).tolist()]
 
 
 def _split_closure(

@@ -51,7 +51,7 @@ class Scaling:
         self._counted = False
         self._versions: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._flags: list[Tensor] = []
-        self._retained: weakref.WeakSet[Tensor] = weakref.WeakSet()
+        self._retained: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
 
     @property
     def value(self) -> float:
@@ -194,7 +194,7 @@ class Scaling:
 
     def retained(self) -> Iterable[Tensor]:
         """Tensors inside the graph whose ``.grad`` the script asked to keep."""
-        return tuple(self._retained)
+        return tuple(self._retained.values())
 
     def retaining(self, original: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
         """Wrap ``Tensor.retain_grad``: these gradients have to be unscaled, too."""
@@ -202,7 +202,7 @@ class Scaling:
         def retain_grad(tensor: Tensor) -> None:
             original(tensor)
             if not tensor.is_leaf:
-                self._retained.add(tensor)
+                self._retained[id(tensor)] = tensor
 
         return retain_grad
 
