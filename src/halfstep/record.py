@@ -3,11 +3,12 @@
 Events, in the order in which they appear (every one has ``event`` and ``at``, seconds since the start):
 
 - ``start``: schema, halfstep's version, precision, seed, repeat, rank, world size, command, environment
-- ``takeover``: framework, version, ``ran_as``, device, seconds it took
+- ``takeover``: framework, version, ``ran_as``, device, seconds it took; a later one tells the framework that drives
+  the training, where it is not PyTorch itself
 - ``own_amp``: the script has mixed precision of its own (``autocast`` or ``GradScaler``)
 - ``step``: index from 0, loss, seconds since the step before, skipped, loss_scale, sampled
 - ``sample``: memory breakdown, FLOPs of matrix products by dtype, samples a step
-- ``logged``: a figure of the script's own, by ``halfstep.log``
+- ``logged``: a figure of the script's own, by ``halfstep.log`` or the framework's logging
 - ``nonfinite``: the first value that is not finite: step and what
 - ``warning``: something the user should know, in words
 - ``end``: status, exit code, reason, peak memory, energy

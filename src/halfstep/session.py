@@ -14,6 +14,7 @@ from typing import Any, Literal
 from halfstep import __version__
 from halfstep.errors import HalfstepError, Unsupported, UsageError
 from halfstep.frameworks import FRAMEWORKS
+from halfstep.integrations import Attached, watch
 from halfstep.meters import RunMeters
 from halfstep.program import Ending, at_end, on_import
 from halfstep.recipes import Recipe, parse
@@ -53,8 +54,11 @@ def say(text: str) -> None:
 
 
 def rank() -> int:
-    """This process's rank among those that a launcher started; 0 without one."""
-    return int(os.environ.get("RANK", "0"))
+    """This process's rank among those that a launcher started; 0 without one.
+
+    torchrun sets ``RANK``; a program that starts its own copies, as Lightning does, sets ``LOCAL_RANK`` only.
+    """
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
 
 
 class Session:
@@ -66,6 +70,7 @@ class Session:
         self.settings = settings
         self.recipe: Recipe | None = None if settings.precision == AUTO else parse(settings.precision)
         self._takeovers: list[Takeover] = []
+        self._attached: Attached | None = None
         self._end_program = end_program
         self._failure: tuple[str, str] | None = None
         self._meters: RunMeters | None = None
@@ -98,12 +103,24 @@ class Session:
         on_import("torch", self._take_over_torch)
         on_import("keras", self._take_over_keras)
         on_import("tf_keras", self._refuse_keras_2)
+        watch(lambda: self._attached)
 
     @property
     def takeover(self) -> Takeover | None:
         """The framework that trains: of several that were imported, the one that made the most steps so far."""
         # The first of equals: one that was imported on the way to another (torch by keras) comes after it.
         return max(reversed(self._takeovers), key=lambda takeover: takeover.steps, default=None)
+
+    def _relaunch(self) -> list[str]:
+        """The start of a command that runs the program once more as it runs here: an interpreter and options."""
+        settings = self.settings
+        options = {"precision": self.name, "products": settings.products, "repeat": settings.repeat}
+        more = {"steps": settings.steps, "seed": settings.seed, "record": settings.record}
+        options |= {name: value for name, value in more.items() if value is not None}
+        return [
+            *(sys.executable, "-m", "halfstep", "run"),
+            *(f"--{name}={value}" for name, value in options.items()),
+        ]
 
     @property
     def name(self) -> str:
@@ -133,7 +150,9 @@ class Session:
             from halfstep.pytorch import capabilities
             from halfstep.pytorch.takeover import Takeover
 
-            return Takeover(self._options(capabilities.best))
+            takeover = Takeover(self._options(capabilities.best))
+            self._attached = Attached(takeover, self._relaunch() if self._end_program else None)
+            return takeover
 
         self._take_over("torch", str(torch.__version__), take_over)
 
@@ -192,7 +211,8 @@ class Session:
     def _halt(self, error: HalfstepError) -> None:
         """End the program with one sentence instead of a traceback, where halfstep runs it."""
         if self._failure is None:
-            self._failure = ("diverged" if error.exit_code == 1 else "failed", str(error))
+            kind = "unsupported" if isinstance(error, Unsupported) else "failed"
+            self._failure = ("diverged" if error.exit_code == 1 else kind, str(error))
         if self._end_program:
             say(str(error))
             raise SystemExit(error.exit_code)

@@ -11,7 +11,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import torch
 from torch import Tensor
@@ -46,6 +46,9 @@ class NullRecorder:
     def write(self, event: str, **fields: Any) -> None:
         """Write an event of another kind."""
 
+    def logged(self, name: str, value: Any) -> None:
+        """Write a figure of the script's own, a number or a tensor of one; anything else is passed over."""
+
     def close(self) -> None:
         """Write what is still on its way from a device."""
 
@@ -61,6 +64,7 @@ class Recorder(NullRecorder):
         self._closed = False
         self._clock = HostClock()
         self._waiting: deque[Line] = deque()
+        self._figures: deque[tuple[str, int, Figure]] = deque()
         self._nonfinite = False
 
     def backward(self, outputs: Sequence[Tensor]) -> None:
@@ -119,8 +123,26 @@ class Recorder(NullRecorder):
     def write(self, event: str, **fields: Any) -> None:
         self._writer.write(event, **fields)
 
+    def logged(self, name: str, value: Any) -> None:
+        if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+            self._figures.append((name, self.steps, _read([value.detach()])))
+        elif isinstance(value, SupportsFloat) and not isinstance(value, Tensor):
+            self._figures.append((name, self.steps, float(value)))
+        self._flush_figures(wait=False)
+
+    def _flush_figures(self, wait: bool) -> None:
+        """Write the logged figures that have arrived, in order."""
+        while self._figures:
+            name, step, figure = self._figures[0]
+            value = _now(figure, wait)
+            if isinstance(value, _Pending):
+                return
+            self._figures.popleft()
+            self.write("logged", name=name, value=value, step=step)
+
     def close(self) -> None:
         self._flush(wait=True)
+        self._flush_figures(wait=True)
 
 
 class _Pending:

@@ -37,6 +37,8 @@ class Takeover(Face):
     Attributes:
         recorder: counts the steps and records them.
         scaling: the loss scale in force.
+        patches: what is replaced in PyTorch, and by adapters in the frameworks on top of it.
+        last_skipped: whether the last optimizer step was skipped.
     """
 
     framework = "pytorch"
@@ -47,19 +49,20 @@ class Takeover(Face):
         self.recipe = options.recipe
         self.device = _device()
         self.support = self._supported()
-        self._patches = Patches()
+        self.patches = Patches()
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._own_amp: set[str] = set()
+        self.last_skipped = False
         self._undo: list[Callable[[], None]] = []
         self._looking = Looking(self._optimizers, options)
         recording = isinstance(options.writer, Writer)
         self.recorder = Recorder(options.writer, self._looking) if recording else NullRecorder()
         dtype = DTYPES[self.recipe.compute] if self.recipe.compute in ("bf16", "fp16") else None
         mixed = dtype if self.recipe.mixed else None
-        self.ambient = NoAmbient() if mixed is None else Ambient(mixed, self._patches)
+        self.ambient = NoAmbient() if mixed is None else Ambient(mixed, self.patches)
         self.scaling = Scaling(self.recipe.loss_scale)
         self._statistics = Statistics()
-        self._keep = Keep(self.recipe.keep, self._patches, None if self.recipe.mixed else dtype)
+        self._keep = Keep(self.recipe.keep, self.patches, None if self.recipe.mixed else dtype)
         self.ran_as = self.recipe.name
         self.install(dtype)
         self._seconds = time.perf_counter() - started
@@ -106,11 +109,11 @@ class Takeover(Face):
 
     def install(self, dtype: torch.dtype | None) -> None:
         """Replace what has to be replaced, and nothing that the recipe does not need."""
-        recipe, patches = self.recipe, self._patches
+        recipe, patches = self.recipe, self.patches
         if recipe.as_is:
-            own_amp.watch_only(self._note_own_amp, patches)
+            own_amp.watch_only(self.note_own_amp, patches)
         else:
-            own_amp.yield_to(self.ambient.dtype, self._note_own_amp, patches)
+            own_amp.yield_to(self.ambient.dtype, self.note_own_amp, patches)
             set_tf32(recipe.compute == "tf32", patches)
         if dtype is not None and self.support is not None and self.device == "cpu":
             self._install_products(dtype, self.support)
@@ -143,7 +146,7 @@ class Takeover(Face):
         """Put PyTorch back as it was (tests do this; a program ends with its recipe in force)."""
         self.ambient.leave()
         self._steps.removed = True
-        self._patches.undo()
+        self.patches.undo()
         for undo in self._undo:
             undo()
 
@@ -158,6 +161,7 @@ class Takeover(Face):
 
     def after_step(self, optimizer: Optimizer, finite: bool) -> None:
         """An optimizer has stepped, or was kept from it."""
+        self.last_skipped = not finite
         self.ambient.forget_casts()
         self._optimizers.add(optimizer)
         try:
@@ -181,7 +185,8 @@ class Takeover(Face):
         self.options.halt(error)
         raise error
 
-    def _note_own_amp(self, what: str) -> None:
+    def note_own_amp(self, what: str) -> None:
+        """The script has mixed precision of its own: ``as-is`` becomes a row of the comparison."""
         if what not in self._own_amp:
             self._own_amp.add(what)
             self.recorder.write("own_amp", what=what)

@@ -1,0 +1,72 @@
+"""What the adapters share: the takeover that they add to, and the ways to speak to the record."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from halfstep.errors import Unsupported
+from halfstep.frameworks import FRAMEWORKS
+
+if TYPE_CHECKING:
+    from halfstep.pytorch.takeover import Takeover
+
+
+@dataclass
+class Attached:
+    """A takeover of PyTorch, as the adapters of the frameworks on top of it see it.
+
+    Attributes:
+        takeover: the recipe in force.
+        relaunch: how to start the program again under halfstep (an interpreter and our options; the program
+            follows), or None where the script itself enables halfstep and a copy of it will do the same.
+    """
+
+    takeover: Takeover
+    relaunch: Sequence[str] | None = None
+
+    @property
+    def as_is(self) -> bool:
+        """Whether the script's own precision stays."""
+        return self.takeover.recipe.as_is
+
+    def driven_by(self, framework: str) -> None:
+        """``framework`` runs the training loop; the last to say so is the outermost. Told in the record."""
+        if framework != self.takeover.framework:
+            self.takeover.framework = framework
+            self.takeover.announce()
+
+    def logged(self, figures: Mapping[str, Any]) -> None:
+        """Put the framework's logged figures into the record, under its names; what is no number is left out."""
+        for name, value in figures.items():
+            if isinstance(name, str):
+                self.takeover.recorder.logged(name, value)
+
+    def refuse(self, sentence: str) -> None:
+        """End the program: what it asks of its framework and the recipe do not go together.
+
+        Raises:
+            Unsupported: or SystemExit, where halfstep runs the program.
+        """
+        error = Unsupported(sentence)
+        self.takeover.options.halt(error)
+        raise error
+
+    def require(self, name: str, version: str) -> None:
+        """Refuse a version that is too old.
+
+        Raises:
+            Unsupported: one sentence with the version that there is and the one that it takes.
+        """
+        try:
+            FRAMEWORKS[name].check(version)
+        except Unsupported as error:
+            self.refuse(str(error))
+
+    def under_halfstep(self, command: Sequence[str]) -> list[str]:
+        """``[python, script, …]`` as the command that runs the script in this recipe."""
+        if self.relaunch is None or command[:1] != [sys.executable]:
+            return list(command)
+        return [*self.relaunch, *command[1:]]

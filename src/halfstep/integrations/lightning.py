@@ -1,0 +1,90 @@
+"""Lightning: the Trainer's own precision yields to the recipe, and what is logged goes into the record.
+
+``self.log`` reaches the record where Lightning itself hands figures to its loggers: at each logging step in
+training, once an epoch in validation. A tensor is not read before it has arrived from the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from halfstep.integrations.attached import Attached
+
+#: precision plugins that choose dtypes and scale losses, and nothing else: the recipe does their work
+_YIELDING = {"Precision", "MixedPrecision", "HalfPrecision", "DoublePrecision", "FSDPPrecision"}
+
+#: strategies that train inside an engine of their own, of which PyTorch's autograd and optimizers see nothing
+_ENGINES = {"DeepSpeedStrategy": "DeepSpeed", "SingleDeviceXLAStrategy": "XLA", "XLAStrategy": "XLA"}
+
+_WEIGHTS = {"BitsandbytesPrecision", "TransformerEnginePrecision"}
+
+
+def install(lightning: ModuleType, attached: Attached) -> None:
+    """Take over ``lightning.pytorch`` or ``pytorch_lightning``, just imported."""
+    attached.require("lightning", lightning.__version__)
+    name = lightning.__name__
+    patches = attached.takeover.patches
+    connectors = f"{name}.trainer.connectors"
+    connector = import_module(f"{connectors}.accelerator_connector")._AcceleratorConnector
+    flags = ("_precision_flag", "_precision_plugin_flag")
+    patches.wrap(
+        connector,
+        "_check_and_init_precision",
+        lambda original: choosing(original, attached, "Trainer", *flags),
+    )
+    loggers = import_module(f"{connectors}.logger_connector.logger_connector")._LoggerConnector
+    patches.wrap(loggers, "log_metrics", lambda original: _logging(original, attached))
+
+
+def choosing(
+    original: Callable[..., Any], attached: Attached, what: str, flag: str, plugin: str
+) -> Callable[..., Any]:
+    """Wrap the choice of a precision plugin: under a recipe it is the plain one, which leaves all to PyTorch.
+
+    Args:
+        original: the connector's method.
+        attached: the recipe in force.
+        what: ``Trainer`` or ``Fabric``, for words.
+        flag: name of the connector's attribute with the precision's name.
+        plugin: name of its attribute with a plugin that the script made, or None.
+    """
+
+    def _check_and_init_precision(connector: Any) -> Any:
+        attached.driven_by("lightning" if what == "Trainer" else "fabric")
+        made = getattr(connector, plugin)
+        asked = getattr(connector, flag) if made is None else type(made).__name__
+        if asked not in ("32-true", "Precision"):
+            attached.takeover.note_own_amp(f"{what}(precision={asked!r})" if made is None else asked)
+        if attached.as_is:
+            return original(connector)
+        _refuse_what_cannot_yield(attached, asked, type(connector.strategy).__name__)
+        setattr(connector, flag, "32-true")
+        if made is not None and asked in _YIELDING:
+            setattr(connector, plugin, None)
+        return original(connector)
+
+    return _check_and_init_precision
+
+
+def _refuse_what_cannot_yield(attached: Attached, asked: str, strategy: str) -> None:
+    if strategy in _ENGINES:
+        attached.refuse(
+            f"Lightning's {strategy} trains inside {_ENGINES[strategy]}, which halfstep does not take over; "
+            "use another strategy, such as ddp or fsdp, or run with --precision as-is."
+        )
+    if asked in _WEIGHTS or asked.startswith("transformer-engine"):
+        attached.refuse(
+            f"Lightning's precision {asked} replaces the model's layers by its own, which yield to no recipe; "
+            "take it out of the Trainer, or run with --precision as-is."
+        )
+
+
+def _logging(original: Callable[..., None], attached: Attached) -> Callable[..., None]:
+    def log_metrics(connector: Any, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        attached.logged(metrics)
+        original(connector, metrics, step)
+
+    return log_metrics
