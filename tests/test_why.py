@@ -116,7 +116,7 @@ def test_why_memory_did_not_fall() -> None:
     assert [entry["text"] for entry in found] == [
         "Weights, gradients and optimizer state: 160 MiB, as in fp32: mixed precision keeps them in fp32",
         "Activations kept for the backward pass: 30 MiB (fp32: 60 MiB)",
-        "The rest of the resident set, which no format changes: data, code, libraries, the allocator's reserve: 30 MiB",
+        "The rest of the resident set: data, code, libraries, the allocator's reserve, workspace: 30 MiB",
         "16-bit copies of the weights, in autocast's cache: 20 MiB",
     ]
     assert sum(entry["share"] for entry in found) == pytest.approx(1)

@@ -6,7 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,9 @@ from halfstep import __version__
 from halfstep.advice import recommend
 from halfstep.compare import METHOD, SCHEMA, verdicts
 from halfstep.drift import speed_drift
+from halfstep.errors import UsageError
 from halfstep.evidence import Prefer
+from halfstep.fit import FitOption, fit_batch
 from halfstep.machine import describe_machine, installed_versions
 from halfstep.meters import idle_watts
 from halfstep.rows import WARMUP, trial_row
@@ -45,6 +47,8 @@ class Request:
     folder: Path
     tolerance: Tolerance = field(default_factory=Tolerance)
     prefer: Prefer = "speed"
+    fit: FitOption | None = None
+    memory_limit: int | None = None
 
     @property
     def job(self) -> Job:
@@ -88,7 +92,9 @@ def run_comparison(request: Request, display: Display) -> dict[str, Any]:
     The object is written to ``comparison.json`` in the request's folder after every trial.
     """
     started = time.monotonic()
-    environment = _environment() | idle_watts(IDLE_SECONDS, time.sleep)
+    environment = _environment()
+    _check_limit(request, environment)
+    environment |= idle_watts(IDLE_SECONDS, time.sleep)
     recipes = list(request.recipes or default_recipes(environment))
     outcomes: list[Outcome] = []
     pending = plan(recipes, request.repeats, request.seeds)
@@ -107,8 +113,32 @@ def run_comparison(request: Request, display: Display) -> dict[str, Any]:
         comparison = assemble(request, outcomes, environment)
         _write(request.folder, comparison)
         if outcome.status == "interrupted":
-            break
+            return comparison
+    if request.fit is not None:
+        job = replace(request.job, memory_limit=request.memory_limit)
+        comparison["fit_batch"] = fit_batch(job, request.fit, recipes, display)
+        _write(request.folder, comparison)
     return comparison
+
+
+def _check_limit(request: Request, environment: dict[str, Any]) -> None:
+    """A batch must have something to fit into.
+
+    Raises:
+        UsageError: a CPU without a limit, for it swaps where a GPU fails; a limit where a GPU has its own.
+    """
+    on_cpu = len(environment["devices"]) < 2
+    if request.memory_limit is not None and not on_cpu:
+        raise UsageError(
+            f"--memory-limit was given, but {environment['devices'][-1]['name']} has memory of its own that "
+            "--fit-batch fills; leave the limit out."
+        )
+    if request.fit is not None and request.memory_limit is None and on_cpu:
+        gib = environment["memory_bytes"] / 2**30
+        raise UsageError(
+            "--fit-batch on a CPU needs --memory-limit, because a CPU with too little memory swaps instead of "
+            f"failing; give a size, e.g. --memory-limit {max(1, int(gib / 2))}GiB (this machine has {gib:.1f} GiB)."
+        )
 
 
 def plan(recipes: Sequence[str], repeats: int, seeds: int) -> list[Trial]:

@@ -23,6 +23,7 @@ Status = Literal["ok", "diverged", "out_of_memory", "failed", "timed_out", "unsu
 #: seconds that a program is given to end by itself after SIGINT or SIGTERM, before SIGKILL
 GRACE = 8.0
 _POLL = 0.1
+_POLL_MEMORY = 0.02
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Job:
         time_limit: seconds that a trial may take; None for no limit.
         launch: a launcher such as ``torchrun --nproc-per-node 2``; empty for none.
         products: where 16-bit products are computed on a CPU.
+        memory_limit: end a trial whose processes hold more bytes than this in physical memory; None for no limit.
     """
 
     program: str
@@ -63,6 +65,7 @@ class Job:
     time_limit: float | None = None
     launch: str = ""
     products: str = "auto"
+    memory_limit: int | None = None
 
     def command(self, trial: Trial) -> list[str]:
         """The command line of a trial."""
@@ -171,13 +174,29 @@ def _told_to_end() -> Iterator[None]:
 def _watch(child: subprocess.Popen[bytes], job: Job, tail: _Tail, started: float) -> Status | None:
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(_POLL)
+            child.wait(_POLL if job.memory_limit is None else _POLL_MEMORY)
             tail.read()
             return None
         tail.read()
+        if job.memory_limit is not None and _resident(child.pid) > job.memory_limit:
+            _end(child, signal.SIGKILL)
+            return "out_of_memory"
         if job.time_limit is not None and time.monotonic() - started > job.time_limit:
             _end(child, signal.SIGTERM)
             return "timed_out"
+
+
+def _resident(pid: int) -> int:
+    """Bytes that a process and its children hold in physical memory."""
+    import psutil
+
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total += int(one.memory_info().rss)
+    return total
 
 
 def _end(child: subprocess.Popen[bytes], first: signal.Signals) -> None:
@@ -239,6 +258,8 @@ def _judge(
     steps = len(record.steps)
     if stopped == "timed_out":
         return "timed_out", f"ran longer than the time limit of {job.time_limit:g} s; {steps} steps were made"
+    if stopped == "out_of_memory":
+        return "out_of_memory", f"its resident memory passed the limit of {job.memory_limit:,} bytes"
     if stopped == "interrupted":
         return "interrupted", f"interrupted by {by} after {steps} steps"
     for one in ranks:

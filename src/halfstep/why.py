@@ -168,9 +168,7 @@ def _why_memory(verdict: Mapping[str, Any], own: Trials, base: Trials) -> list[E
     return [_entry(text, size / whole, f"trials[{index}].{where}") for text, size, where in shown]
 
 
-_REST = (
-    "the rest of the resident set, which no format changes: data, code, libraries, the allocator's reserve"
-)
+_REST = "the rest of the resident set: data, code, libraries, the allocator's reserve, workspace"
 _WORKSPACE = "workspace: what operations hold for a moment"
 
 

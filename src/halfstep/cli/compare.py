@@ -13,6 +13,7 @@ from halfstep.cli.run import SETTINGS, products_option, program_options
 from halfstep.comparison import Request, run_comparison
 from halfstep.errors import UsageError
 from halfstep.evidence import PREFER
+from halfstep.fit import FitOption, parse_fit, parse_size
 from halfstep.program import Target
 from halfstep.recipes import parse_list
 from halfstep.tolerance import parse_tolerance
@@ -34,6 +35,10 @@ from halfstep.tolerance import parse_tolerance
     "1% (of every figure), accuracy=0.005. Default: the baseline's own deviation from seed to seed.")  # fmt: skip
 @click.option("--prefer", type=click.Choice(PREFER), default="speed", show_default=True, help="What the advice is to "
     "gain, at no loss of quality; accuracy: only what was shown to be as good as the baseline.")  # fmt: skip
+@click.option("--fit-batch", metavar="[NAME=]ARG", help="Then find the largest batch that fits each precision; ARG is "
+    "the program's own option for it: --fit-batch images=--batch-size.")  # fmt: skip
+@click.option("--memory-limit", metavar="SIZE", help="What --fit-batch is to fit into on a CPU, e.g. 8GiB: the largest "
+    "resident memory of the program and its children.")  # fmt: skip
 @click.option(
     "--out", metavar="DIR", help="Folder for records, logs and the page. Default: a new one in halfstep-out."
 )
@@ -53,6 +58,8 @@ def compare(
     time_limit: float | None,
     tolerance: tuple[str, ...],
     prefer: Any,
+    fit_batch: str | None,
+    memory_limit: str | None,
     out: str | None,
     json_file: str | None,
     launch: str,
@@ -73,6 +80,7 @@ def compare(
 
     Target.parse(program, arguments, module=module)  # a missing file is said before anything is run
     margins = parse_tolerance(tolerance)
+    fit, limit = _fit(fit_batch, memory_limit)
     request = Request(
         program=program,
         arguments=arguments,
@@ -87,6 +95,8 @@ def compare(
         folder=_folder(out, program),
         tolerance=margins,
         prefer=prefer,
+        fit=fit,
+        memory_limit=limit,
     )
     json_path = _json_path(json_file)
     err, console = Console(stderr=True), Console(stderr=json_file == "-")
@@ -119,6 +129,23 @@ def _folder(out: str | None, program: str) -> Path:
             f"Cannot write to the folder {str(folder)!r} ({error.strerror}); give --out a folder you may write."
         ) from None
     return folder
+
+
+def _fit(fit_batch: str | None, memory_limit: str | None) -> tuple[FitOption | None, int | None]:
+    """The batch's option and the limit.
+
+    Raises:
+        UsageError: either cannot be read, or the limit stands alone.
+    """
+    if memory_limit is not None and fit_batch is None:
+        raise UsageError(
+            f"--memory-limit {memory_limit} was given without --fit-batch, which alone it is for; "
+            "give --fit-batch NAME=ARG too, or leave it out."
+        )
+    return (
+        None if fit_batch is None else parse_fit(fit_batch),
+        None if memory_limit is None else parse_size(memory_limit),
+    )
 
 
 def _json_path(json_file: str | None) -> Path | None:

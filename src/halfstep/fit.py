@@ -1,0 +1,226 @@
+"""The largest batch that fits each precision, bisected by real trials of a few steps; out of memory is an answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from halfstep.errors import UsageError
+from halfstep.trials import Job, Outcome, Trial, run_trial
+
+#: enough for the optimizer's state to exist and for a pass beside it; the steps that are looked at come after the first
+FIT_STEPS = 4
+#: the bracket is closed to this part of the batch: 448 fits, 480 does not
+FINENESS = 16
+#: where the search begins if the program's arguments do not say a batch
+FIRST = 8
+MOST = 2**24
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class FitOption:
+    """The program's own option for the batch, and what it counts.
+
+    Attributes:
+        name: what is counted, for people: ``images``.
+        argument: the option as the program takes it: ``--batch-size``, or ``train.batch`` for ``train.batch=8``.
+    """
+
+    name: str
+    argument: str
+
+    def given(self, arguments: Sequence[str]) -> int | None:
+        """The batch in the program's arguments; None where they do not say it."""
+        for at, word in enumerate(arguments):
+            value = arguments[at + 1] if word == self.argument and at + 1 < len(arguments) else ""
+            value = word.removeprefix(f"{self.argument}=") if word.startswith(f"{self.argument}=") else value
+            if value.isdecimal() and int(value) > 0:
+                return int(value)
+        return None
+
+    def into(self, arguments: Sequence[str], batch: int) -> tuple[str, ...]:
+        """The arguments with this batch, where they said another, else at their end."""
+        joined = f"{self.argument}={batch}"
+        for at, word in enumerate(arguments):
+            if word.startswith(f"{self.argument}="):
+                return (*arguments[:at], joined, *arguments[at + 1 :])
+            if word == self.argument:
+                return (*arguments[: at + 1], str(batch), *arguments[at + 2 :])
+        return (*arguments, *([self.argument, str(batch)] if self.argument.startswith("-") else [joined]))
+
+
+def parse_fit(text: str) -> FitOption:
+    """``images=--batch-size`` or, without a name, ``--batch-size``.
+
+    Raises:
+        UsageError: no option is named.
+    """
+    name, equals, argument = text.partition("=")
+    if text.startswith("-") or not equals:
+        name, argument = "batch", text
+    if not name or not argument.strip("-") or "=" in argument:
+        raise UsageError(
+            f"--fit-batch was given {text!r}; give the program's own option for the batch, with what it counts: "
+            "--fit-batch images=--batch-size, or --fit-batch --batch-size."
+        )
+    return FitOption(name, argument)
+
+
+def parse_size(text: str) -> int:
+    """``2GiB``, ``800MB`` or ``2G`` (binary, as ``2GiB``) in bytes.
+
+    Raises:
+        UsageError: not a size.
+    """
+    found = _SIZE.match(text.strip())
+    if not found or float(found[1]) == 0:
+        raise UsageError(f"--memory-limit was given {text!r}; give a size such as 2GiB or 800MB.")
+    unit = (found[2] or "").lower()
+    decimal = unit and "i" not in unit and text.strip().lower().endswith("b")
+    return int(float(found[1]) * (1000 if decimal else 1024) ** (" kmgt".index(unit[0]) if unit else 0))
+
+
+class Display(Protocol):
+    """Shows trials as they go."""
+
+    def begin(self, label: str, steps: int | None) -> None:
+        """A trial begins."""
+
+    def advance(self, label: str, step: int, loss: float | None, seconds: float | None) -> None:
+        """It has made a step."""
+
+    def finish(self, label: str, status: str, words: str) -> None:
+        """It has ended."""
+
+
+@dataclass
+class Search:
+    """A bracket that closes: the largest batch that fitted, the smallest that did not."""
+
+    fits: int | None = None
+    fails: int | None = None
+
+    def next(self, first: int) -> int | None:
+        """The batch to try next; None once the bracket is closed."""
+        if self.fits is None and self.fails is None:
+            return first
+        if self.fails is None:
+            return None if self.fits is None or self.fits >= MOST else 2 * self.fits
+        if self.fits is None:
+            return self.fails // 2 or None
+        gap = self.fails - self.fits
+        if gap <= max(1, self.fits // FINENESS):
+            return None
+        middle = self.fits + gap // 2
+        return middle // 8 * 8 if gap > 16 else middle
+
+
+def fit_batch(
+    job: Job,
+    option: FitOption,
+    precisions: Sequence[str],
+    display: Display,
+    run: Callable[..., Outcome] = run_trial,
+) -> dict[str, Any]:
+    """The comparison object's ``fit_batch``: a row a precision with every trial that it rests on.
+
+    Args:
+        job: what to run; its memory limit is what a batch must fit into, None for the GPU's own memory.
+        option: the program's option for the batch.
+        precisions: in which to try.
+        display: is told of every trial.
+        run: runs one.
+    """
+    rows: list[dict[str, Any]] = []
+    for precision in precisions:
+        rows.append(_row(job, option, precision, display, run))
+        if rows[-1]["trials"] and rows[-1]["trials"][-1]["status"] == "interrupted":
+            break
+    first = rows[0]["largest"] if rows else None
+    for row in rows:
+        row["ratio"] = row["largest"] / first if row["largest"] and first else None
+    return {
+        "name": option.name,
+        "argument": option.argument,
+        "steps": FIT_STEPS,
+        "memory_limit_bytes": job.memory_limit,
+        "rows": rows,
+    }
+
+
+def _row(
+    job: Job, option: FitOption, precision: str, display: Display, run: Callable[..., Outcome]
+) -> dict[str, Any]:
+    search, trials, reason = Search(), list[dict[str, Any]](), ""
+    while not reason and (batch := search.next(option.given(job.arguments) or FIRST)) is not None:
+        trial = _try(job, option, precision, batch, display, run)
+        reason = _no_answer(option, trials, trial)
+        trials.append(trial)
+        if not reason and trial["status"] == "out_of_memory":
+            search.fails = batch
+        elif not reason:
+            search.fits = batch
+    if not reason and search.fits is None:
+        reason = f"even {search.fails} did not fit"
+    return {
+        "precision": precision,
+        "largest": search.fits,
+        "fails_at": search.fails,
+        "reason": reason,
+        "trials": trials,
+    }
+
+
+def _try(
+    job: Job,
+    option: FitOption,
+    precision: str,
+    batch: int,
+    display: Display,
+    run: Callable[..., Outcome],
+) -> dict[str, Any]:
+    trial = Trial(precision)
+    safe = trial.label.removesuffix("-seed0-repeat0")
+    folder = job.folder / "fit" / f"{safe}-{batch}"
+    tried = replace(job, arguments=option.into(job.arguments, batch), folder=folder, steps=FIT_STEPS)
+    label = f"{precision}, {batch} {option.name}"
+    display.begin(label, FIT_STEPS)
+    outcome = run(tried, trial, lambda *step: display.advance(label, *step))
+    status, reason = _judged(job.memory_limit, outcome)
+    display.finish(label, status, reason)
+    return {
+        "size": batch,
+        "status": status,
+        "reason": reason,
+        "samples": outcome.record.sample.get("samples"),
+        "peak_memory_bytes": outcome.record.end.get("peak_memory_bytes"),
+        "peak_resident_bytes": outcome.record.end.get("peak_resident_bytes"),
+        "seconds": outcome.seconds,
+        "log": str(tried.log(trial).relative_to(job.folder)),
+    }
+
+
+def _judged(limit: int | None, outcome: Outcome) -> tuple[str, str]:
+    """The status; a peak that was too short to be caught while the trial ran is found in its record."""
+    peak = outcome.record.end.get("peak_resident_bytes")
+    if limit is not None and peak is not None and peak > limit:
+        return "out_of_memory", f"its resident memory came to {peak:,} bytes, over the limit of {limit:,}"
+    return outcome.status, outcome.reason
+
+
+def _no_answer(option: FitOption, before: Sequence[dict[str, Any]], trial: dict[str, Any]) -> str:
+    """Why a trial says nothing of memory; empty where it does. A loss that diverges fits all the same."""
+    size, samples = trial["size"], trial["samples"]
+    if trial["status"] not in ("ok", "diverged", "out_of_memory"):
+        return f"the trial with {size} {option.name}: {trial['status'].replace('_', ' ')}, {trial['reason']}"
+    same = next((t for t in before if samples and t["samples"] == samples and t["size"] < size), None)
+    if same is not None and trial["status"] != "out_of_memory":
+        return (
+            f"a step took {samples} samples at {option.argument} {same['size']} and at {size}: "
+            "the program has no more data, or the option does not set its batch"
+        )
+    return ""
