@@ -9,6 +9,7 @@ Events, in the order in which they appear (every one has ``event`` and ``at``, s
 - ``step``: index from 0, loss, seconds since the step before, skipped, loss_scale, sampled
 - ``sample``: memory breakdown, FLOPs of matrix products by dtype, samples a step
 - ``logged``: a figure of the script's own, by ``halfstep.log`` or the framework's logging
+- ``watch``: what ``diagnose`` sees (:mod:`halfstep.pytorch.watch`)
 - ``nonfinite``: the first value that is not finite: step and what
 - ``warning``: something the user should know, in words
 - ``end``: status, exit code, reason, peak memory, energy
@@ -97,6 +98,7 @@ class Record:
     nonfinite: dict[str, Any] = field(default_factory=dict)
     own_amp: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    watched: list[dict[str, Any]] = field(default_factory=list)
     end: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -120,6 +122,8 @@ class Record:
             self.steps.append(line)
         elif kind == "logged":
             self.logged.setdefault(line["name"], []).append((line["step"], float(line["value"])))
+        elif kind == "watch":
+            self.watched.append(line)
         elif kind == "own_amp":
             self.own_amp.append(line["what"])
         elif kind == "warning":

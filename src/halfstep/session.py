@@ -36,6 +36,7 @@ class Settings:
         record: file to write the record to.
         command: the program and its arguments, for the record.
         repeat: which repeat of a comparison this is.
+        watch: look at every operation, for a diagnosis.
     """
 
     precision: str = AUTO
@@ -45,6 +46,7 @@ class Settings:
     record: str | None = None
     command: tuple[str, ...] = ()
     repeat: int = 0
+    watch: bool = False
 
 
 def say(text: str) -> None:
@@ -198,7 +200,14 @@ class Session:
         settings = self.settings
         tick = (lambda: None) if self._meters is None else self._meters.tick
         return Options(
-            self.recipe, settings.products, settings.steps, self._writer, self._warm, tick, self._halt
+            self.recipe,
+            settings.products,
+            settings.steps,
+            self._writer,
+            self._warm,
+            tick,
+            self._halt,
+            settings.watch,
         )
 
     def _warm(self) -> None:

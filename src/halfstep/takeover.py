@@ -45,6 +45,7 @@ class Options:
         warm: called once, when the steps that are looked at are over and meters should start.
         tick: called at the end of every step after that.
         halt: called with an error that ends the program, before it is raised; may end it in its own way.
+        watch: look at every operation, for a diagnosis.
     """
 
     recipe: Recipe
@@ -54,6 +55,7 @@ class Options:
     warm: Callable[[], None] = field(default=lambda: None)
     tick: Callable[[], None] = field(default=lambda: None)
     halt: Callable[[HalfstepError], None] = field(default=lambda error: None)
+    watch: bool = False
 
 
 class Takeover(ABC):

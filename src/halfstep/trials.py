@@ -55,6 +55,7 @@ class Job:
         launch: a launcher such as ``torchrun --nproc-per-node 2``; empty for none.
         products: where 16-bit products are computed on a CPU.
         memory_limit: end a trial whose processes hold more bytes than this in physical memory; None for no limit.
+        watch: look at every operation, for a diagnosis.
     """
 
     program: str
@@ -66,6 +67,7 @@ class Job:
     launch: str = ""
     products: str = "auto"
     memory_limit: int | None = None
+    watch: bool = False
 
     def command(self, trial: Trial) -> list[str]:
         """The command line of a trial."""
@@ -79,6 +81,7 @@ class Job:
             "--record",
             str(self.record(trial)),
         ]
+        ours += ["--watch"] if self.watch else []
         if self.steps is not None:
             ours += ["--steps", str(self.steps)]
         return [*launcher, *ours, *(["-m"] if self.module else []), self.program, *self.arguments]

@@ -44,6 +44,7 @@ products_option = click.option(
 @click.option("--record", metavar="FILE", help="Write what happens to FILE, one JSON object a line.")
 @products_option
 @click.option("--repeat", type=int, default=0, hidden=True)
+@click.option("--watch", is_flag=True, hidden=True)
 @program_options
 def run(
     precision: str,
@@ -52,6 +53,7 @@ def run(
     record: str | None,
     products: Any,
     repeat: int,
+    watch: bool,
     module: bool,
     program: str,
     arguments: tuple[str, ...],
@@ -64,7 +66,9 @@ def run(
     """
     target = Target.parse(program, arguments, module=module)
     command = (*(("-m",) if module else ()), program, *arguments)
-    session = Session(Settings(precision, products, steps, seed, record, command, repeat), end_program=True)
+    session = Session(
+        Settings(precision, products, steps, seed, record, command, repeat, watch), end_program=True
+    )
 
     def begin() -> None:
         session.begin()

@@ -21,7 +21,7 @@ from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.sixteen import cast
 
 #: what torch.compile, DataParallel and DistributedDataParallel put before the names of a model's parts
-_WRAPPERS = re.compile(r"^((_orig_mod|module)(\.|$))+")
+WRAPPERS = re.compile(r"^((_orig_mod|module)(\.|$))+")
 
 
 class Keep:
@@ -65,7 +65,7 @@ class Keep:
             return
         self._seen.update(module.modules())
         for path, part in module.named_modules():
-            name = _WRAPPERS.sub("", path)
+            name = WRAPPERS.sub("", path)
             self._names.append(name)
             matching = {p for p in self._patterns if name and fnmatchcase(name, p)}
             self._missing -= matching

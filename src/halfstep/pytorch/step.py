@@ -44,6 +44,11 @@ class Steps:
         #: set when the takeover is undone: classes that were wrapped meanwhile stay so
         self.removed = False
 
+    @property
+    def inside(self) -> bool:
+        """Whether this thread is inside an optimizer's arithmetic (not in its closure)."""
+        return bool(getattr(self._local, "inside", False))
+
     def install(self, patches: Patches) -> None:
         """Wrap the step of every optimizer class made from now on, and ``state_dict`` where a scale rides in it."""
         patches.set(Optimizer, "profile_hook_step", staticmethod(self._wrapping(Optimizer.profile_hook_step)))
@@ -63,13 +68,14 @@ class Steps:
     def _around(self, stepping: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(stepping)
         def step(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_compiling() or getattr(self._local, "inside", False) or self.removed:
+            if torch.compiler.is_compiling() or self.inside or self.removed:
                 return stepping(optimizer, *args, **kwargs)
             return self._step(stepping, optimizer, args, kwargs)
 
         return step
 
     def _step(self, step: Callable[..., Any], optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        self._takeover.watch.before_step(optimizer)
         self._local.inside = True
         try:
             with self._takeover.ambient.paused():

@@ -26,6 +26,7 @@ from halfstep.pytorch.sixteen import SixteenBitWeights
 from halfstep.pytorch.statistics import Statistics
 from halfstep.pytorch.step import Steps
 from halfstep.pytorch.tf32 import set_tf32
+from halfstep.pytorch.watch import NullWatch, Watch
 from halfstep.record import Writer
 from halfstep.takeover import EnoughSteps, GradientsOverflow, Options, overflow_sentence
 from halfstep.takeover import Takeover as Face
@@ -62,6 +63,8 @@ class Takeover(Face):
         self.ambient = NoAmbient() if mixed is None else Ambient(mixed, self.patches)
         self.scaling = Scaling(self.recipe.loss_scale)
         self._statistics = Statistics()
+        self._steps = Steps(self)
+        self.watch = self._watch() if options.watch else NullWatch()
         self._keep = Keep(self.recipe.keep, self.patches, None if self.recipe.mixed else dtype)
         self.ran_as = self.recipe.name
         self.install(dtype)
@@ -124,9 +127,12 @@ class Takeover(Face):
         if recipe.guards:
             self._statistics.install(patches)
         self.ambient.enter()
+        self.watch.install(patches)
         backward.install(self, patches)
-        self._steps = Steps(self)
         self._steps.install(patches)
+
+    def _watch(self) -> Watch:
+        return Watch(self.options.writer, lambda: self._steps.inside, lambda: self.scaling.value)
 
     def _install_products(self, dtype: torch.dtype, found: Support) -> None:
         """Products in fp32 units, all of them or the kinds that this CPU's 16-bit units are slow at."""
@@ -144,6 +150,7 @@ class Takeover(Face):
 
     def remove(self) -> None:
         """Put PyTorch back as it was (tests do this; a program ends with its recipe in force)."""
+        self.watch.remove()
         self.ambient.leave()
         self._steps.removed = True
         self.patches.undo()
@@ -153,10 +160,12 @@ class Takeover(Face):
     def before_backward(self, outputs: Sequence[Tensor]) -> None:
         """A backward pass of the script's is about to start."""
         self.recorder.backward(outputs)
+        self.watch.backward_pass(True)
 
     def after_backward(self) -> None:
         """It is over: cast weights were part of its graph."""
         self.ambient.forget_casts()
+        self.watch.backward_pass(False)
         self._looking.backward_done()
 
     def after_step(self, optimizer: Optimizer, finite: bool) -> None:
@@ -168,11 +177,13 @@ class Takeover(Face):
             self._keep.stepped()
         except HalfstepError as error:
             self._stop(error)
+        primary = self.recorder.is_primary(optimizer)
+        self.watch.after_step(optimizer, finite, primary)
         scale = self.scaling.value
         if self.recipe.guards:
             self._statistics.stepped(finite)
             self.scaling.stepped(finite)
-        if self.recorder.is_primary(optimizer):
+        if primary:
             self.recorder.step(not finite, scale)
             if self.options.steps is not None and self.recorder.steps >= self.options.steps:
                 raise EnoughSteps

@@ -1,0 +1,61 @@
+"""What mends a finding: another scale, a module kept in fp32, another precision, or another line of code."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from halfstep.diagnosis.evidence import Case
+from halfstep.diagnosis.finding import Remedy
+from halfstep.loss_scale import StaticScale
+from halfstep.recipes import Recipe, parse
+
+
+def keep(case: Case, module: str, kinds: dict[str, str]) -> list[Remedy]:
+    """Keep the module in fp32; none where it is the whole model, or code outside of modules."""
+    recipe = case.recipe
+    outermost = not module or ("." not in module and kinds.get(module) == module)
+    if outermost or recipe.compute not in ("bf16", "fp16") or module in recipe.keep:
+        return []
+    kept = replace(recipe, keep=(*recipe.keep, module))
+    return [Remedy(f"keep {module} in fp32", str(kept))]
+
+
+def wider(case: Case) -> list[Remedy]:
+    """The range of fp32 in 16 bits; and fp32 itself where that is no cure."""
+    if case.recipe.compute == "fp16":
+        name = "bf16-true" if case.recipe.name == "fp16-true" else "bf16"
+        return [Remedy(f"use {name}, which has the range of fp32", name)]
+    return [Remedy("use fp32", "fp32")] if case.recipe.compute == "bf16" else []
+
+
+def fp32_weights(case: Case) -> list[Remedy]:
+    """The same compute format with weights and optimizer state in fp32."""
+    name = case.recipe.compute
+    if case.recipe.name not in ("bf16-true", "fp16-true"):
+        return []
+    return [Remedy(f"use {name}: weights and optimizer state stay in fp32", name)]
+
+
+def scaled(case: Case, scale: float) -> list[Remedy]:
+    """Another loss scale: the one that serves, or a dynamic one."""
+    recipe = case.recipe
+    if recipe.compute != "fp16":
+        return []
+    start = parse(recipe.name)
+    found = []
+    if isinstance(recipe.loss_scale, StaticScale):
+        dynamic = replace(recipe, loss_scale=start.loss_scale)
+        found.append(Remedy("let the loss scale find its height by itself", str(dynamic)))
+    if scale != recipe.loss_scale.value and scale >= 1:
+        found.append(Remedy(f"use a loss scale of {scale:g}", str(with_scale(recipe, scale))))
+    return found
+
+
+def with_scale(recipe: Recipe, scale: float) -> Recipe:
+    """The recipe with a fixed loss scale."""
+    return replace(recipe, loss_scale=StaticScale(scale))
+
+
+def code(text: str) -> list[Remedy]:
+    """A change in the program."""
+    return [Remedy(text)]

@@ -1,0 +1,70 @@
+"""What a format does to numbers whose exponents were counted, at any loss scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from halfstep.diagnosis.evidence import Numbers
+from halfstep.formats import Format, get_scalar
+
+_ZERO, _NOT_FINITE = -127, 128
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Shares of the numbers that are not zero, from 0 to 1.
+
+    Attributes:
+        flushed: become zero.
+        subnormal: keep fewer significant bits.
+        overflowing: lie beyond the largest number.
+        lost: of the sum of magnitudes, what the flushed ones held: what a sum or a norm would miss.
+        headroom: powers of two from the largest number here to the format's largest; None where all are zero.
+    """
+
+    flushed: float
+    subnormal: float
+    overflowing: float
+    lost: float
+    headroom: float | None
+
+
+def shares(numbers: Numbers, format: str, scale: float = 1.0) -> Shares:
+    """What ``format`` does to ``numbers * scale``.
+
+    A bin [2^e, 2^(e+1)) is flushed if all of it but at most its lowest number is: below half the smallest subnormal.
+    """
+    row = get_scalar(format)
+    shift = round(math.log2(scale))
+    bins = [(e + shift, count) for e, count in numbers.counts.items() if _ZERO < e < _NOT_FINITE]
+    whole = sum(count for _, count in bins) or 1
+    lowest = math.log2(row.smallest_subnormal) - 1
+    flushed = [(e, count) for e, count in bins if e < lowest]
+    weight = sum(count * 2.0**e for e, count in bins) or 1.0
+    return Shares(
+        flushed=sum(count for _, count in flushed) / whole,
+        subnormal=sum(count for e, count in bins if lowest <= e < row.min_exponent) / whole,
+        overflowing=sum(count for e, count in bins if e > row.max_exponent) / whole,
+        lost=sum(count * 2.0**e for e, count in flushed) / weight,
+        headroom=math.log2(row.largest) - math.log2(numbers.largest * scale) if numbers.largest else None,
+    )
+
+
+def serving(numbers: Numbers, format: str, lost: float = 0.01) -> tuple[float, float] | None:
+    """The loss scales that serve these gradients, lowest and highest: powers of two.
+
+    The highest keeps the largest gradient at or below the format's largest number; the lowest loses at most
+    ``lost`` of the sum of magnitudes. None where all gradients are zero; the first is above the second where no
+    one scale does both.
+    """
+    if not numbers.largest:
+        return None
+    row: Format = get_scalar(format)
+    highest = math.floor(math.log2(row.largest) - math.log2(numbers.largest))
+    return 2.0 ** next(k for k in _powers() if shares(numbers, format, 2.0**k).lost <= lost), 2.0**highest
+
+
+def _powers() -> Iterator[int]:
+    yield from range(400)

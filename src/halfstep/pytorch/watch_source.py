@@ -1,0 +1,44 @@
+"""Where in the user's program something happens: file, line and the text of that line."""
+
+from __future__ import annotations
+
+import functools
+import linecache
+import os
+import sys
+from types import CodeType, FrameType
+
+import torch
+
+import halfstep
+
+_OURS = tuple(
+    os.path.dirname(os.path.abspath(module.__file__ or "")) + os.sep for module in (torch, halfstep)
+)
+
+#: a line of code that has not been put into words yet: cheap to keep for every operation
+Line = tuple[CodeType, int]
+
+
+@functools.lru_cache(maxsize=4096)
+def _skipped(filename: str) -> bool:
+    return filename.startswith("<") or os.path.abspath(filename).startswith(_OURS)
+
+
+def user_line(depth: int = 1) -> Line | None:
+    """The innermost line that is neither PyTorch's nor halfstep's; about 1 µs for ten frames."""
+    frame: FrameType | None = sys._getframe(depth)
+    while frame is not None:
+        if not _skipped(frame.f_code.co_filename):
+            return frame.f_code, frame.f_lineno
+        frame = frame.f_back
+    return None
+
+
+def described(line: Line | None) -> dict[str, str]:
+    """``source`` (``train.py:52``, relative where it lies below the working directory) and ``code``, its text."""
+    if line is None:
+        return {}
+    path = os.path.abspath(line[0].co_filename)
+    shown = os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path
+    return {"source": f"{shown}:{line[1]}", "code": linecache.getline(path, line[1]).strip()}
