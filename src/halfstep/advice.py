@@ -21,6 +21,9 @@ Answer = dict[str, Any]
 _COST = {"speed": "faster", "memory": "smaller", "energy": "thriftier", "accuracy": "better"}
 
 
+_NAMES = {"speed_ratio": "speed", "memory_ratio": "memory", "energy_ratio": "energy"}
+
+
 @dataclass(frozen=True)
 class Rule:
     """One row of the table: its name, what a seasoned engineer would say, and how it follows from the evidence."""
@@ -260,10 +263,12 @@ def _ratios(row: Row, first: Prefer = "speed") -> list[dict[str, str]]:
 
 
 def _range(ratio: dict[str, Any], figure: str) -> str:
-    name = "" if figure == "speed_ratio" or ratio["significant"] else f"{figure.removesuffix('_ratio')} "
+    plain = ratio["words"] == "not significant"
+    # What is significant has its size in its words.
+    lead = f"{ratio['value']:.2f}× the {_NAMES[figure]}, not significant" if plain else ratio["words"]
     if ratio["low"] is None:
-        return f"{name}{ratio['words']} ({ratio['value']:.2f}×, no interval)"
-    return f"{name}{ratio['words']} ({ratio['value']:.2f}×, 95 % interval {ratio['low']:.2f} to {ratio['high']:.2f})"
+        return f"{lead} (no interval)"
+    return f"{lead} (95 % interval {ratio['low']:.2f} to {ratio['high']:.2f}×)"
 
 
 def _units(row: Row) -> list[dict[str, str]]:

@@ -2,72 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
-from halfstep import __version__
+from halfstep import __version__, archive
 from halfstep.advice import recommend
 from halfstep.compare import METHOD, SCHEMA, verdicts
 from halfstep.drift import speed_drift
 from halfstep.errors import UsageError
-from halfstep.evidence import Prefer
-from halfstep.fit import FitOption, fit_batch
+from halfstep.fit import fit_batch
 from halfstep.machine import describe_machine, installed_versions
 from halfstep.meters import idle_watts
+from halfstep.request import Request, Stored, check_machine, save, stored, write_whole
 from halfstep.rows import WARMUP, trial_row
-from halfstep.tolerance import Tolerance
-from halfstep.trials import Job, Outcome, Trial, run_trial
+from halfstep.trials import Outcome, Trial, run_trial
 
 AS_IS = "as-is"
 
 #: how long the idle machine is metered before the first trial, where it has energy counters
 IDLE_SECONDS = 6.0
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user wants compared; the fields are the options of ``halfstep compare``."""
-
-    program: str
-    arguments: tuple[str, ...]
-    module: bool
-    recipes: tuple[str, ...] | None
-    steps: int | None
-    repeats: int
-    seeds: int
-    time_limit: float | None
-    launch: str
-    products: str
-    folder: Path
-    tolerance: Tolerance = field(default_factory=Tolerance)
-    prefer: Prefer = "speed"
-    fit: FitOption | None = None
-    memory_limit: int | None = None
-
-    @property
-    def job(self) -> Job:
-        """What the trials have in common."""
-        return Job(
-            self.program,
-            self.arguments,
-            self.module,
-            self.folder,
-            self.steps,
-            self.time_limit,
-            self.launch,
-            self.products,
-        )
-
-    @property
-    def command(self) -> list[str]:
-        """The program and its arguments."""
-        return [*(["-m"] if self.module else []), self.program, *self.arguments]
 
 
 class Display(Protocol):
@@ -86,23 +46,39 @@ class Display(Protocol):
         """It has ended."""
 
 
-def run_comparison(request: Request, display: Display) -> dict[str, Any]:
+def run_comparison(request: Request, display: Display, resume: Stored | None = None) -> dict[str, Any]:
     """Run all trials and return the comparison object; Ctrl-C ends it early with what there is.
 
     The object is written to ``comparison.json`` in the request's folder after every trial.
+
+    Args:
+        request: what to compare.
+        display: shows how it goes on.
+        resume: the request as it was begun: its trials that are done are not run again.
+
+    Raises:
+        UsageError: it was begun on another machine.
     """
     started = time.monotonic()
-    environment = _environment()
-    _check_limit(request, environment)
-    environment |= idle_watts(IDLE_SECONDS, time.sleep)
-    recipes = list(request.recipes or default_recipes(environment))
-    outcomes: list[Outcome] = []
-    pending = plan(recipes, request.repeats, request.seeds)
+    if resume is None:
+        environment = _environment()
+        _check_limit(request, environment)
+        environment |= idle_watts(IDLE_SECONDS, time.sleep)
+    else:
+        check_machine(resume.environment, _environment())
+        _check_limit(request, resume.environment)
+        environment = resume.environment
+        started -= float(environment.get("seconds") or 0.0)
+    save(request, environment)
+    outcomes = [] if resume is None else _done(request, resume)
+    recipes = _recipes(request, environment, outcomes)
+    known = {o.trial for o in outcomes}
+    pending = [trial for trial in plan(recipes, request.repeats, request.seeds) if trial not in known]
     known_steps = request.steps
     while pending:
         trial = pending.pop(0)
         display.plan([t.label for t in (*(o.trial for o in outcomes), trial, *pending)])
-        outcome = _run(request.job, trial, known_steps, display)
+        outcome = _run(request, trial, known_steps, display)
         outcomes.append(outcome)
         if outcome.status == "ok":
             known_steps = len(outcome.record.steps)
@@ -110,14 +86,15 @@ def run_comparison(request: Request, display: Display) -> dict[str, Any]:
             recipes.append(AS_IS)
             pending = interleaved([*pending, *plan([AS_IS], request.repeats, request.seeds)])
         environment["seconds"] = time.monotonic() - started
-        comparison = assemble(request, outcomes, environment)
-        _write(request.folder, comparison)
+        save(request, environment)
+        _write(request.folder, assemble(request, outcomes, environment))
         if outcome.status == "interrupted":
-            return comparison
-    if request.fit is not None:
+            break
+    comparison = assemble(request, outcomes, environment)
+    if request.fit is not None and not any(o.status == "interrupted" for o in outcomes):
         job = replace(request.job, memory_limit=request.memory_limit)
         comparison["fit_batch"] = fit_batch(job, request.fit, recipes, display)
-        _write(request.folder, comparison)
+    _write(request.folder, comparison)
     return comparison
 
 
@@ -141,6 +118,40 @@ def _check_limit(request: Request, environment: dict[str, Any]) -> None:
         )
 
 
+def _done(request: Request, resume: Stored) -> list[Outcome]:
+    before, now = resume.request.time_limit, request.time_limit
+    raised = before is not None and (now is None or now > before)
+    return archive.done(archive.outcomes(request), raised)
+
+
+def _recipes(request: Request, environment: dict[str, Any], done: Sequence[Outcome]) -> list[str]:
+    if request.recipes is not None:
+        return list(request.recipes)
+    own = [AS_IS] if any(o.record.own_amp for o in done) else []
+    return [*default_recipes(environment), *own]
+
+
+def rebuilt(folder: str | Path) -> dict[str, Any]:
+    """The comparison object of a folder, made again from its records; trials that did not end are rows, too.
+
+    Raises:
+        UsageError: no comparison was begun there, or no trial has left a record.
+    """
+    old = stored(Path(folder))
+    found = archive.outcomes(old.request)
+    if not found:
+        raise UsageError(f"No trial in {str(folder)!r} has left a record yet; resume it with `--resume`.")
+    return _with_batches(assemble(old.request, found, old.environment, old.cwd), Path(folder))
+
+
+def _with_batches(comparison: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The batches that fit are the end of a search and stand in the comparison alone."""
+    with contextlib.suppress(OSError, ValueError):
+        before = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+        comparison |= {"fit_batch": before["fit_batch"]} if before.get("fit_batch") else {}
+    return comparison
+
+
 def plan(recipes: Sequence[str], repeats: int, seeds: int) -> list[Trial]:
     """The trials, interleaved: all precisions once before any of them again (A B A B)."""
     return [Trial(p, seed, repeat) for repeat in range(repeats) for seed in range(seeds) for p in recipes]
@@ -151,15 +162,19 @@ def interleaved(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda trial: (trial.repeat, trial.seed))
 
 
-def _run(job: Job, trial: Trial, steps: int | None, display: Display) -> Outcome:
+def _run(request: Request, trial: Trial, steps: int | None, display: Display) -> Outcome:
     display.begin(trial.label, steps)
-    outcome = run_trial(job, trial, lambda *step: display.advance(trial.label, *step))
+    archive.forget(request, trial)
+    outcome = run_trial(request.job, trial, lambda *step: display.advance(trial.label, *step))
+    archive.keep(request, outcome)
     words = outcome.reason or f"{len(outcome.record.steps)} steps in {outcome.seconds:.0f} s"
     display.finish(trial.label, outcome.status, words)
     return outcome
 
 
-def assemble(request: Request, outcomes: Sequence[Outcome], environment: dict[str, Any]) -> dict[str, Any]:
+def assemble(
+    request: Request, outcomes: Sequence[Outcome], environment: dict[str, Any], cwd: str | None = None
+) -> dict[str, Any]:
     """The comparison object: what ``--json`` writes, and every report is drawn from."""
     job = request.job
     rows = [
@@ -177,7 +192,7 @@ def assemble(request: Request, outcomes: Sequence[Outcome], environment: dict[st
         "program": {
             "command": request.command,
             "module": request.module,
-            "cwd": str(Path.cwd()),
+            "cwd": cwd or str(Path.cwd()),
             "launch": request.launch,
         },
         "environment": environment,
@@ -200,11 +215,8 @@ def assemble(request: Request, outcomes: Sequence[Outcome], environment: dict[st
 
 
 def _write(folder: Path, comparison: dict[str, Any]) -> None:
-    """Write the object beside its records; a reader never sees half of it."""
-    path = folder / "comparison.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(comparison, allow_nan=False), encoding="utf-8")
-    partial.replace(path)
+    """Write the object beside its records."""
+    write_whole(folder / "comparison.json", json.dumps(comparison, allow_nan=False))
 
 
 def _environment() -> dict[str, Any]:

@@ -248,13 +248,13 @@ def _outcome(job: Job, trial: Trial, exit_code: int | None, stopped: Status | No
     path = job.record(trial)
     record = read(path) if path.exists() else Record(path)
     ranks = [read(p) for p in sorted(path.parent.glob(path.name + ".rank*"))]
-    status, reason = _judge(job, record, ranks, exit_code, stopped, by)
+    status, reason = judge(job, record, ranks, exit_code, stopped, by)
     if status == "failed" and not record.start:
         reason = _last_line(job.log(trial)) or reason
     return Outcome(trial, status, reason, exit_code, record, ranks)
 
 
-def _judge(
+def judge(
     job: Job, record: Record, ranks: list[Record], exit_code: int | None, stopped: Status | None, by: str
 ) -> tuple[Status, str]:
     """The trial's status and the reason in words, from its record and the way its process ended."""

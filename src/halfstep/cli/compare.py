@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from halfstep.cli.run import SETTINGS, products_option, program_options
-from halfstep.comparison import Request, run_comparison
+from halfstep.comparison import run_comparison
 from halfstep.errors import UsageError
 from halfstep.evidence import PREFER
 from halfstep.fit import FitOption, parse_fit, parse_size
 from halfstep.program import Target
 from halfstep.recipes import parse_list
+from halfstep.request import Request, resumed, stored
 from halfstep.tolerance import parse_tolerance
 
 
@@ -48,8 +51,10 @@ from halfstep.tolerance import parse_tolerance
 @click.option(
     "--launch", default="", metavar="CMD", help='Launcher for each trial, e.g. "torchrun --nproc-per-node 2".'
 )
+@click.option("--resume", metavar="DIR", help="Go on with the comparison in DIR: run only what is missing, as it was "
+    "asked for. --seeds, --repeats, --time-limit, --tolerance and --prefer may be given anew.")  # fmt: skip
 @products_option
-@program_options
+@functools.partial(program_options, required=False)
 def compare(
     precisions: str | None,
     steps: int | None,
@@ -63,9 +68,10 @@ def compare(
     out: str | None,
     json_file: str | None,
     launch: str,
+    resume: str | None,
     products: str,
     module: bool,
-    program: str,
+    program: str | None,
     arguments: tuple[str, ...],
 ) -> int:
     """Run PROGRAM in several precisions, one process each, and compare speed, memory and loss.
@@ -78,11 +84,16 @@ def compare(
     from halfstep.report import terminal
     from halfstep.report.page import write as write_page
 
-    Target.parse(program, arguments, module=module)  # a missing file is said before anything is run
+    if program is not None:
+        Target.parse(program, arguments, module=module)  # a missing file is said before anything is run
+    elif resume is None:
+        raise UsageError(
+            "halfstep compare was given no program; name one, or --resume DIR to go on with a comparison."
+        )
     margins = parse_tolerance(tolerance)
     fit, limit = _fit(fit_batch, memory_limit)
     request = Request(
-        program=program,
+        program=program or "",
         arguments=arguments,
         module=module,
         recipes=None if precisions is None else tuple(map(str, parse_list(precisions))),
@@ -92,21 +103,40 @@ def compare(
         time_limit=time_limit,
         launch=launch,
         products=products,
-        folder=_folder(out, program),
+        folder=_folder(out, program or "") if resume is None else Path(resume),
         tolerance=margins,
         prefer=prefer,
         fit=fit,
         memory_limit=limit,
     )
+    old = None if resume is None else stored(Path(resume))
+    request = request if old is None else resumed(old, _given(request))
     json_path = _json_path(json_file)
     err, console = Console(stderr=True), Console(stderr=json_file == "-")
     with terminal.Progress(err) as progress:
-        comparison = run_comparison(request, progress)
+        comparison = run_comparison(request, progress, old)
     page = request.folder / "report.html"
     write_page(comparison, page)
     _write_json(comparison, json_path)
     console.print(terminal.table(comparison, page=page))
     return 0 if any(trial["status"] == "ok" for trial in comparison["trials"]) else 1
+
+
+def _given(request: Request) -> dict[str, Any]:
+    """The fields of the request that were given on the command line, not left to their defaults."""
+    context = click.get_current_context()
+    names = {"precisions": "recipes", "fit_batch": "fit"}
+    given = {
+        names.get(name, name)
+        for name in context.params
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    if "out" in given:
+        raise UsageError("--resume DIR goes on in DIR itself; leave --out out.")
+    given -= {"json_file", "resume"}
+    if request.program:
+        given |= {"program", "arguments", "module"}
+    return {name: getattr(request, name) for name in given}
 
 
 def _folder(out: str | None, program: str) -> Path:
@@ -117,8 +147,10 @@ def _folder(out: str | None, program: str) -> Path:
     """
     name = f"{Path(program).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = (Path("halfstep-out") / name if out is None else Path(out)).absolute()
-    if (folder / "comparison.json").exists():
-        raise UsageError(f"{out!r} already holds a comparison; give --out a new folder, or delete that one.")
+    if (folder / "comparison.json").exists() or (folder / "request.json").exists():
+        raise UsageError(
+            f"{out!r} already holds a comparison; give --out a new folder, --resume it, or delete that one."
+        )
     try:
         (folder / "trials").mkdir(parents=True, exist_ok=True)
         probe = folder / "trials" / ".writable"

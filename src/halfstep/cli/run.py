@@ -12,10 +12,10 @@ from halfstep.program import run as run_program
 from halfstep.session import AUTO, Session, Settings
 
 
-def program_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def program_options(command: Callable[..., Any], required: bool = True) -> Callable[..., Any]:
     """The arguments that name a program: ours end at it, so that its own ``--precision`` reaches it."""
     command = click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")(command)
-    command = click.argument("program", type=click.UNPROCESSED)(command)
+    command = click.argument("program", type=click.UNPROCESSED, required=required)(command)
     return click.option("-m", "module", is_flag=True, help="PROGRAM is a module's name, as for `python -m`.")(
         command
     )

@@ -1,0 +1,207 @@
+"""What the user wants compared, kept beside the records so that a comparison can be resumed and drawn again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from halfstep.errors import UsageError
+from halfstep.evidence import Prefer
+from halfstep.fit import FitOption
+from halfstep.tolerance import Tolerance, parse_tolerance
+from halfstep.trials import Job
+
+SCHEMA = "halfstep/request/1"
+
+#: what may change when a comparison is resumed: more of the same, and how it is judged
+CHANGEABLE = ("repeats", "seeds", "time_limit", "tolerance", "prefer", "fit", "memory_limit")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user wants compared; the fields are the options of ``halfstep compare``."""
+
+    program: str
+    arguments: tuple[str, ...]
+    module: bool
+    recipes: tuple[str, ...] | None
+    steps: int | None
+    repeats: int
+    seeds: int
+    time_limit: float | None
+    launch: str
+    products: str
+    folder: Path
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    prefer: Prefer = "speed"
+    fit: FitOption | None = None
+    memory_limit: int | None = None
+
+    @property
+    def job(self) -> Job:
+        """What the trials have in common."""
+        return Job(
+            self.program,
+            self.arguments,
+            self.module,
+            self.folder,
+            self.steps,
+            self.time_limit,
+            self.launch,
+            self.products,
+        )
+
+    @property
+    def command(self) -> list[str]:
+        """The program and its arguments."""
+        return [*(["-m"] if self.module else []), self.program, *self.arguments]
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as JSON holds them; the folder is where they are."""
+        return {n: v for n, v in asdict(self).items() if n != "folder"} | {"tolerance": str(self.tolerance)}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any], folder: Path) -> Request:
+        """The inverse of :meth:`as_json`; lists become tuples again."""
+        known = {f.name for f in fields(cls)}
+        values: dict[str, Any] = {
+            n: tuple(v) if isinstance(v, list) else v for n, v in raw.items() if n in known
+        }
+        values["tolerance"] = parse_tolerance([raw["tolerance"]] if raw.get("tolerance") else [])
+        values["fit"] = FitOption(**raw["fit"]) if raw.get("fit") else None
+        return cls(**values, folder=folder)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A request as it was written: what was asked, where, of which program, and on which machine."""
+
+    request: Request
+    cwd: str
+    digest: str | None
+    environment: dict[str, Any]
+
+
+def digest(request: Request) -> str | None:
+    """SHA-256 of the program's file; None of a module, a directory or what cannot be read."""
+    try:
+        return None if request.module else hashlib.sha256(Path(request.program).read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def save(request: Request, environment: Mapping[str, Any]) -> None:
+    """Write ``request.json`` into the comparison's folder."""
+    stored = {
+        "schema": SCHEMA,
+        "cwd": os.getcwd(),
+        "program_sha256": digest(request),
+        "environment": environment,
+        "request": request.as_json(),
+    }
+    request.folder.mkdir(parents=True, exist_ok=True)
+    write_whole(request.folder / "request.json", json.dumps(stored, allow_nan=False))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader never sees half of it."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def stored(folder: Path) -> Stored:
+    """The request that was written into ``folder``.
+
+    Raises:
+        UsageError: none is there, or it cannot be read.
+    """
+    path = folder.absolute() / "request.json"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if raw["schema"] != SCHEMA:
+            raise ValueError(f"schema {raw['schema']!r}")
+        request = Request.from_json(raw["request"], folder.absolute())
+        return Stored(request, raw["cwd"], raw["program_sha256"], raw["environment"])
+    except OSError as error:
+        raise UsageError(
+            f"No comparison was begun in {str(folder)!r} ({error.strerror}); give a folder that `halfstep compare` "
+            "made."
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{str(path)!r} is not a request of this version ({error}); start a new comparison."
+        ) from None
+
+
+def resumed(old: Stored, given: Mapping[str, Any]) -> Request:
+    """The stored request with what the user gave on resuming it.
+
+    Args:
+        old: the request as it was stored.
+        given: options (by the names of the request's fields) that were given again.
+
+    Raises:
+        UsageError: an option differs that would make the trials different ones, or the program or folder changed.
+    """
+    for name, value in given.items():
+        before = getattr(old.request, name)
+        if name not in CHANGEABLE and value != before:
+            option = name.replace("_", " ")
+            raise UsageError(
+                f"The comparison in {str(old.request.folder)!r} was made with {option} {_said(before)}, not "
+                f"{_said(value)}; leave that out to resume it, or start a new comparison."
+            )
+    if os.getcwd() != old.cwd:
+        raise UsageError(
+            f"The comparison in {str(old.request.folder)!r} was started in {old.cwd!r}; resume it from there."
+        )
+    if digest(old.request) != old.digest:
+        raise UsageError(
+            f"{old.request.program!r} has changed since the comparison in {str(old.request.folder)!r} was started; "
+            "start a new comparison."
+        )
+    return replace(old.request, **{n: v for n, v in given.items() if n in CHANGEABLE})
+
+
+def _said(value: Any) -> str:
+    return (
+        " ".join(map(str, value)) or "none"
+        if isinstance(value, tuple)
+        else "none"
+        if value is None
+        else str(value)
+    )
+
+
+#: what must be as it was, so that a trial can stand beside the earlier ones
+_SAME = {"cpu": "processor", "frameworks": "frameworks", "devices": "devices", "python": "Python"}
+
+
+def check_machine(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Whether the machine is the one that the comparison was begun on.
+
+    Raises:
+        UsageError: another processor, device, Python, or version of a framework.
+    """
+    for key, name in _SAME.items():
+        # Through JSON, as the old one was: tuples are lists there.
+        now = json.loads(json.dumps(new.get(key)))
+        if key in old and old[key] != now:
+            raise UsageError(
+                f"The comparison was begun with other {name} than are here ({_brief(old[key])}, not {_brief(now)}); "
+                "resume it there, or start a new comparison."
+            )
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {v}" for name, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(str(v.get("name", v)) if isinstance(v, Mapping) else str(v) for v in value) or "none"
+    return str(value)
