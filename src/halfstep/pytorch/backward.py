@@ -126,18 +126,26 @@ def _grad(takeover: Takeover, original: Callable[..., Any]) -> Callable[..., Any
         *args: Any,
         **kwargs: Any,
     ) -> Any:
+        arguments = (retain_graph, create_graph, *args)
         if inside_backward() or tracing():
-            return original(outputs, inputs, grad_outputs, retain_graph, create_graph, *args, **kwargs)
+            return original(outputs, inputs, grad_outputs, *arguments, **kwargs)
+        by_hand = takeover.by_hand if not create_graph else None
+        if by_hand is not None:
+            by_hand.about_to_pass(_as_tuple(outputs))
         scale = takeover.scaling.value
         with takeover.ambient.paused():
             if scale == 1.0:
-                return original(outputs, inputs, grad_outputs, retain_graph, create_graph, *args, **kwargs)
-            tensors = _as_tuple(outputs)
-            seeds = [_times(seed, scale) for seed in _seeds(tensors, grad_outputs)]
-            with takeover.scaling.running():
-                results = original(tensors, inputs, seeds, retain_graph, create_graph, *args, **kwargs)
-            # Not in place: two inputs may be given one and the same gradient.
-            return type(results)(_times(result, 1.0 / scale) for result in results)
+                results = original(outputs, inputs, grad_outputs, *arguments, **kwargs)
+            else:
+                tensors = _as_tuple(outputs)
+                seeds = [_times(seed, scale) for seed in _seeds(tensors, grad_outputs)]
+                with takeover.scaling.running():
+                    scaled = original(tensors, inputs, seeds, *arguments, **kwargs)
+                # Not in place: two inputs may be given one and the same gradient.
+                results = type(scaled)(_times(result, 1.0 / scale) for result in scaled)
+        if by_hand is not None:
+            by_hand.passed_grad(_as_tuple(outputs), results)
+        return results
 
     return grad
 

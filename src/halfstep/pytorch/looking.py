@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from halfstep.pytorch.profile import Profile
 from halfstep.pytorch.sample import Sample, parameters_of
 from halfstep.takeover import SAMPLED_STEP, Options
+
+if TYPE_CHECKING:
+    from halfstep.pytorch.by_hand import ByHand
 
 #: the step, counted from 0, whose time is divided among the kinds of work: the sampled step is too slow for that
 PROFILED_STEP = SAMPLED_STEP + 1
@@ -20,11 +24,13 @@ class Looking:
 
     Args:
         optimizers: those that have stepped so far.
+        by_hand: knows the parameters where there is no optimizer.
         options: the takeover's; it is told when training runs as it will from now on, and of every step after that.
     """
 
-    def __init__(self, optimizers: Iterable[Optimizer], options: Options) -> None:
+    def __init__(self, optimizers: Iterable[Optimizer], by_hand: ByHand, options: Options) -> None:
         self._optimizers = optimizers
+        self._by_hand = by_hand
         self._options = options
         enough = options.steps is None or options.steps > PROFILED_STEP
         self._last = PROFILED_STEP if enough else SAMPLED_STEP
@@ -36,6 +42,9 @@ class Looking:
         if self._sample is not None:
             self._sample.backward_done()
 
+    def _parameters(self) -> list[Tensor]:
+        return parameters_of(self._optimizers) or self._by_hand.parameters
+
     def __call__(self, index: int) -> bool:
         """Step ``index`` has ended; tells whether it was looked at."""
         if index > PROFILED_STEP:
@@ -44,7 +53,7 @@ class Looking:
         looked = self._end()
         if index == SAMPLED_STEP - 1:
             self._sample = Sample()
-            self._sample.begin(parameters_of(self._optimizers))
+            self._sample.begin(self._parameters())
         elif index == SAMPLED_STEP and self._last == PROFILED_STEP:
             self._profile = Profile()
             self._profile.begin()
@@ -56,7 +65,7 @@ class Looking:
         """End what was begun a step ago, and write what was seen."""
         fields: dict[str, Any] | None = None
         if self._sample is not None:
-            fields, self._sample = self._sample.end(self._optimizers), None
+            fields, self._sample = self._sample.end(self._parameters(), self._optimizers), None
         elif self._profile is not None:
             fields, self._profile = self._profile.end(), None
         if fields is not None:

@@ -164,7 +164,7 @@ class Sample:
             first = next((a for a in args if isinstance(a, Tensor) and a.dim() > 0), None)
             self._samples += 0 if first is None else first.shape[0]
 
-    def end(self, optimizers: Iterable[Optimizer]) -> dict[str, Any]:
+    def end(self, parameters: list[Tensor], optimizers: Iterable[Optimizer]) -> dict[str, Any]:
         """Stop looking; what was seen, as the fields of a record's ``sample`` event. Bytes and FLOPs."""
         self._patches.undo()
         if threading.get_ident() != self._thread:
@@ -174,15 +174,15 @@ class Sample:
         return {
             "matmul_flops": dict(self._counter.flops),
             "odd_flops": self._counter.odd,
-            "memory": memory_of(optimizers, self._activations.peak, self._activations.casts),
+            "memory": memory_of(parameters, optimizers, self._activations.peak, self._activations.casts),
             "samples": self._samples or None,
         }
 
 
-def memory_of(optimizers: Iterable[Optimizer], activations: int, casts: int) -> dict[str, int]:
-    """Bytes of weights, gradients and optimizer state that ``optimizers`` hold, beside what a pass keeps."""
-    optimizers = list(optimizers)
-    parameters = parameters_of(optimizers)
+def memory_of(
+    parameters: list[Tensor], optimizers: Iterable[Optimizer], activations: int, casts: int
+) -> dict[str, int]:
+    """Bytes of ``parameters``, their gradients and the state of ``optimizers``, beside what a pass keeps."""
     state = [
         t for o in optimizers for s in o.state.values() if isinstance(s, dict) for t in _tensors(s.values())
     ]

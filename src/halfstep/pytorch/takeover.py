@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from halfstep.errors import HalfstepError, Unsupported
 from halfstep.pytorch import backward, own_amp
 from halfstep.pytorch.ambient import Ambient, NoAmbient
+from halfstep.pytorch.by_hand import ByHand
 from halfstep.pytorch.capabilities import Support, support
 from halfstep.pytorch.dtypes import DTYPES
 from halfstep.pytorch.keep import Keep
@@ -55,7 +56,8 @@ class Takeover(Face):
         self._own_amp: set[str] = set()
         self.last_skipped = False
         self._undo: list[Callable[[], None]] = []
-        self._looking = Looking(self._optimizers, options)
+        self.by_hand = ByHand(self)
+        self._looking = Looking(self._optimizers, self.by_hand, options)
         recording = isinstance(options.writer, Writer)
         self.recorder = Recorder(options.writer, self._looking) if recording else NullRecorder()
         dtype = DTYPES[self.recipe.compute] if self.recipe.compute in ("bf16", "fp16") else None
@@ -130,6 +132,7 @@ class Takeover(Face):
         self.watch.install(patches)
         backward.install(self, patches)
         self._steps.install(patches)
+        self.by_hand.install(patches)
 
     def _watch(self) -> Watch:
         return Watch(self.options.writer, lambda: self._steps.inside, lambda: self.scaling.value)
@@ -159,6 +162,7 @@ class Takeover(Face):
 
     def before_backward(self, outputs: Sequence[Tensor]) -> None:
         """A backward pass of the script's is about to start."""
+        self.by_hand.about_to_pass(outputs)
         self.recorder.backward(outputs)
         self.watch.backward_pass(True)
 
@@ -167,6 +171,7 @@ class Takeover(Face):
         self.ambient.forget_casts()
         self.watch.backward_pass(False)
         self._looking.backward_done()
+        self.by_hand.passed()
 
     def after_step(self, optimizer: Optimizer, finite: bool) -> None:
         """An optimizer has stepped, or was kept from it."""
@@ -179,18 +184,27 @@ class Takeover(Face):
             self._stop(error)
         primary = self.recorder.is_primary(optimizer)
         self.watch.after_step(optimizer, finite, primary)
+        self.stepped(finite, primary)
+        if primary:
+            self.end_if_enough()
+
+    def stepped(self, finite: bool, counts: bool) -> None:
+        """Weights have been updated, or kept from it; ``counts``: it is one of the program's steps."""
         scale = self.scaling.value
         if self.recipe.guards:
             self._statistics.stepped(finite)
             self.scaling.stepped(finite)
-        if primary:
+        if counts:
             self.recorder.step(not finite, scale)
-            if self.options.steps is not None and self.recorder.steps >= self.options.steps:
-                raise EnoughSteps
         if self.scaling.hopeless:
             started = self.recipe.loss_scale.value
             sentence = overflow_sentence(self.recipe.compute, self.scaling.value, started)
             self._stop(GradientsOverflow(sentence))
+
+    def end_if_enough(self) -> None:
+        """Raise EnoughSteps where ``--steps`` have been made."""
+        if self.options.steps is not None and self.steps >= self.options.steps:
+            raise EnoughSteps
 
     def _stop(self, error: HalfstepError) -> NoReturn:
         self.options.halt(error)

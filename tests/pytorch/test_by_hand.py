@@ -1,0 +1,120 @@
+"""Programs without an optimizer: a step is a backward pass, counted, recorded, and harmless where it is bad."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from halfstep.pytorch.takeover import EnoughSteps
+from halfstep.record import Writer, read
+
+from .conftest import Begin
+
+SCALED = "fp32:loss_scale=dynamic:init_scale=1024"
+Differentiate = Callable[[nn.Module, Tensor], "list[Tensor]"]
+
+
+def by_backward(net: nn.Module, loss: Tensor) -> list[Tensor]:
+    net.zero_grad()
+    loss.backward()
+    return [p.grad for p in net.parameters() if p.grad is not None]
+
+
+def by_grad(net: nn.Module, loss: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad(loss, list(net.parameters())))
+
+
+BOTH = pytest.mark.parametrize("differentiate", [by_backward, by_grad])
+
+
+def a_net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+
+
+def train(net: nn.Module, differentiate: Differentiate, factors: list[float]) -> None:
+    x = torch.linspace(-1, 1, 24).reshape(6, 4)
+    for factor in factors:
+        for p, g in zip(net.parameters(), differentiate(net, net(x).square().mean() * factor), strict=True):
+            p.data.add_(g, alpha=-0.1)
+
+
+def weights(net: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+@BOTH
+def test_a_scaled_run_updates_as_plain_pytorch_does(begin: Begin, differentiate: Differentiate) -> None:
+    plain = a_net()
+    train(plain, differentiate, [1.0] * 4)
+    takeover = begin(SCALED)
+    net = a_net()
+    train(net, differentiate, [1.0] * 4)
+    assert takeover.steps == 4
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in weights(net).items())
+
+
+@BOTH
+def test_a_bad_step_changes_nothing(begin: Begin, differentiate: Differentiate) -> None:
+    takeover = begin(SCALED)
+    net = a_net()
+    train(net, differentiate, [1.0, 1.0])
+    before = weights(net)
+    train(net, differentiate, [float("inf")])
+    assert all(torch.equal(value, before[name]) for name, value in weights(net).items())
+    assert (takeover.steps, takeover.skipped, takeover.scaling.value) == (3, 1, 512.0)
+
+
+@BOTH
+def test_fp32_steps_as_plain_pytorch_does(begin: Begin, differentiate: Differentiate) -> None:
+    begin("fp32")
+    net = a_net()
+    train(net, differentiate, [float("inf")])
+    assert all(p.isnan().any() for p in net.parameters())
+
+
+@BOTH
+def test_steps_are_recorded_with_losses_and_memory(
+    begin: Begin, differentiate: Differentiate, tmp_path: Path
+) -> None:
+    takeover = begin("fp32", Writer(tmp_path / "r.jsonl"))
+    train(a_net(), differentiate, [1.0] * 5)
+    takeover.close()
+    record = read(tmp_path / "r.jsonl")
+    assert len(record.losses) == 5
+    assert all(loss is not None and loss > 0 for loss in record.losses)
+    parameters = sum(p.numel() for p in a_net().parameters())
+    assert record.sample["memory"]["weights"] == 4 * parameters
+    assert record.warnings == ["the program has no optimizer of torch.optim: a step is a backward pass"]
+
+
+@BOTH
+def test_the_program_ends_after_as_many_steps_as_were_asked_for(
+    begin: Begin, differentiate: Differentiate
+) -> None:
+    takeover = begin("fp32", steps=3)
+    with pytest.raises(EnoughSteps):
+        train(a_net(), differentiate, [1.0] * 10)
+    assert takeover.steps == 3
+
+
+def test_once_there_is_an_optimizer_its_steps_are_what_counts(begin: Begin) -> None:
+    takeover = begin("fp32")
+    net = a_net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(4):  # accumulation
+        net(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    assert takeover.steps == 1
+
+
+def test_a_gradient_that_is_part_of_a_graph_is_no_step(begin: Begin) -> None:
+    takeover = begin("fp32")
+    net, x = a_net(), torch.ones(2, 4, requires_grad=True)
+    (force,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+    by_backward(net, force.square().sum())
+    assert takeover.steps == 1
