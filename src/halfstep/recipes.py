@@ -17,16 +17,38 @@ from dataclasses import dataclass, field, replace
 from halfstep.errors import UsageError
 from halfstep.loss_scale import DynamicScale, LossScale, NoScale, StaticScale, power_of_two
 
-#: name -> (format of the weights, format of products, dynamic loss scaling), or None where the script decides
-_PRECISIONS: dict[str, tuple[str, str, bool] | None] = {
+
+@dataclass(frozen=True)
+class _Row:
+    """A precision's formats by name; ``gradients``: of the gradients that go into products, where it is another."""
+
+    weights: str
+    compute: str
+    dynamic: bool = False
+    gradients: str | None = None
+
+
+#: None where the script decides. fp8 is the hybrid of Micikevicius et al. 2022 (arXiv 2209.05433): E4M3's digits
+#: forward, E5M2's range for gradients; mxfp6 does likewise. The other block formats scale finely enough for one.
+_PRECISIONS: dict[str, _Row | None] = {
     "as-is": None,
-    "fp32": ("fp32", "fp32", False),
-    "tf32": ("fp32", "tf32", False),
-    "bf16": ("fp32", "bf16", False),
-    "fp16": ("fp32", "fp16", True),
-    "bf16-true": ("bf16", "bf16", False),
-    "fp16-true": ("fp16", "fp16", True),
+    "fp32": _Row("fp32", "fp32"),
+    "tf32": _Row("fp32", "tf32"),
+    "bf16": _Row("fp32", "bf16"),
+    "fp16": _Row("fp32", "fp16", dynamic=True),
+    "bf16-true": _Row("bf16", "bf16"),
+    "fp16-true": _Row("fp16", "fp16", dynamic=True),
+    "fp8": _Row("fp32", "fp8_e4m3", gradients="fp8_e5m2"),
+    "fp8-e4m3": _Row("fp32", "fp8_e4m3"),
+    "fp8-e5m2": _Row("fp32", "fp8_e5m2"),
+    "mxfp8": _Row("fp32", "mxfp8_e4m3"),
+    "mxfp6": _Row("fp32", "mxfp6_e2m3", gradients="mxfp6_e3m2"),
+    "mxfp4": _Row("fp32", "mxfp4"),
+    "nvfp4": _Row("fp32", "nvfp4"),
 }
+
+#: formats that PyTorch trains in, here or on some device
+_TRAINED = ("fp32", "tf32", "bf16", "fp16")
 
 PRECISIONS: tuple[str, ...] = tuple(_PRECISIONS)
 
@@ -72,13 +94,24 @@ class Recipe:
     def weights(self) -> str:
         """The format that weights are stored in: ``fp32``, ``bf16`` or ``fp16``."""
         row = _PRECISIONS[self.name]
-        return row[0] if row else "as-is"
+        return row.weights if row else "as-is"
 
     @property
     def compute(self) -> str:
-        """The format of matrix products: ``fp32``, ``tf32``, ``bf16`` or ``fp16``."""
+        """The format of matrix products' operands, e.g. ``fp32``, ``bf16`` or ``fp8_e4m3``."""
         row = _PRECISIONS[self.name]
-        return row[1] if row else "as-is"
+        return row.compute if row else "as-is"
+
+    @property
+    def gradients(self) -> str:
+        """The format of the gradients that matrix products are given in the backward pass."""
+        row = _PRECISIONS[self.name]
+        return (row.gradients or row.compute) if row else "as-is"
+
+    @property
+    def only_emulated(self) -> bool:
+        """Whether PyTorch trains in this format nowhere: it can only be emulated."""
+        return not self.as_is and self.compute not in _TRAINED
 
     @property
     def mixed(self) -> bool:
@@ -96,7 +129,7 @@ class Recipe:
 
 def _default_scale(name: str) -> LossScale:
     row = _PRECISIONS[name]
-    return DynamicScale() if row and row[2] else NoScale()
+    return DynamicScale() if row and row.dynamic else NoScale()
 
 
 def _options(recipe: Recipe) -> Iterable[str]:
@@ -159,6 +192,10 @@ def _with_option(recipe: Recipe, text: str, key: str, value: str) -> Recipe:
         )
     if recipe.as_is:
         raise UsageError(f"Precision 'as-is' takes no options, but {text!r} gives {key!r}; remove it.")
+    if key == "keep" and recipe.only_emulated:
+        raise UsageError(
+            f"Option 'keep' in {text!r} needs bf16 or fp16: {recipe.name} is emulated for every product."
+        )
     if key == "keep" and recipe.compute not in ("bf16", "fp16"):
         raise UsageError(
             f"Option 'keep' in {text!r} needs a 16-bit precision: {recipe.name} already keeps fp32."

@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, get_args
 
 import torch
-from torch._C._dynamo import eval_frame
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from halfstep.errors import UsageError
 from halfstep.pytorch import capabilities
 from halfstep.pytorch.capabilities import Support
+from halfstep.pytorch.dispatcher import Overrides, exists, own_kernel
 from halfstep.pytorch.products_kernels import KINDS, OPERATIONS, Operation, applies, in_fp32
 from halfstep.takeover import ProductsMode
 
@@ -116,22 +115,18 @@ def install(dtypes: Collection[torch.dtype], mode: ProductsMode = "fp32") -> Pro
 def _register(planned: Plan) -> Callable[[], None]:
     """Put kernels before PyTorch's own: only those planned, since each costs fp32 products a Python call."""
     operations = _operations(planned)
-    names = {name for operation in operations for name in (operation.name, operation.base)}
-    own = {name: torch.library.get_kernel(f"aten::{name}", "CPU").call_boxed for name in names}
-    library = torch.library.Library("aten", "IMPL")
-    with warnings.catch_warnings():
-        # Overriding is what is done here; PyTorch warns of the first kernel.
-        warnings.filterwarnings("ignore", message=r"(?s).*Overriding a previously registered kernel")
-        for operation in operations:
-            kernel = _kernel(operation, planned, own[operation.name], own[operation.base])
-            library.impl(operation.name, kernel, "CPU", with_keyset=True, allow_override=True)
-    return library._destroy
+    own = {name: own_kernel(name, "CPU") for op in operations for name in (op.name, op.base)}
+    overrides = Overrides()
+    for operation in operations:
+        kernel = _kernel(operation, planned, own[operation.name], own[operation.base])
+        overrides.put(operation.name, "CPU", kernel)
+    return overrides.remove
 
 
 def _operations(planned: Plan) -> list[Operation]:
     """The planned operations that this version of PyTorch has."""
     wanted = [op for op in OPERATIONS if not planned.keys().isdisjoint(op.kinds)]
-    return [op for op in wanted if torch._C._dispatch_has_kernel(f"aten::{op.name}")]
+    return [op for op in wanted if exists(op.name)]
 
 
 def _kernel(operation: Operation, planned: Plan, own: Callable[..., Any], base: Callable[..., Any]) -> Any:
@@ -143,10 +138,6 @@ def _kernel(operation: Operation, planned: Plan, own: Callable[..., Any], base: 
             return in_fp32(operation, functools.partial(base, keyset), args, kwargs)
         return own(keyset, *args, **kwargs)
 
-    # After a graph break dynamo would compile this very frame and what it calls. `torch.compiler.disable` says the
-    # same, at the cost of importing the compiler.
-    skip = eval_frame._FrameAction.SKIP
-    eval_frame.set_code_exec_strategy(kernel.__code__, eval_frame._FrameExecStrategy(skip, skip))
     return kernel
 
 

@@ -1,0 +1,55 @@
+"""Putting kernels before PyTorch's own in its dispatcher, and taking them away."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._C._dynamo import eval_frame
+
+
+class Overrides:
+    """Kernels in force in this process, in every thread, until :meth:`remove`."""
+
+    def __init__(self) -> None:
+        self._library = torch.library.Library("aten", "IMPL")
+
+    def put(self, name: str, key: str, kernel: Callable[..., Any]) -> None:
+        """Put ``kernel(keyset, *args, **kwargs)`` before the operation ``aten::name`` at a dispatch key."""
+        hide_from_dynamo(kernel)
+        with warnings.catch_warnings():
+            # Overriding is what is done here; PyTorch warns of the first kernel.
+            warnings.filterwarnings("ignore", message=r"(?s).*Overriding a previously registered kernel")
+            self._library.impl(name, kernel, key, with_keyset=True, allow_override=True)
+
+    def pass_by(self, name: str, key: str) -> None:
+        """Let ``aten::name`` go on to the next dispatch key, as if nothing were registered at this one."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"(?s).*Overriding a previously registered kernel")
+            self._library.impl(name, torch.library.fallthrough_kernel, key, allow_override=True)
+
+    def remove(self) -> None:
+        """Put PyTorch's own kernels back. Removing again does nothing."""
+        self._library._destroy()
+
+
+def own_kernel(name: str, key: str) -> Callable[..., Any]:
+    """PyTorch's own kernel of ``aten::name`` at a dispatch key; it is called with the keyset first."""
+    call: Callable[..., Any] = torch.library.get_kernel(f"aten::{name}", key).call_boxed
+    return call
+
+
+def exists(name: str) -> bool:
+    """Whether this version of PyTorch has the operation ``aten::name``."""
+    return bool(torch._C._dispatch_has_kernel(f"aten::{name}"))
+
+
+def hide_from_dynamo(kernel: Callable[..., Any]) -> None:
+    """After a graph break dynamo would compile this very frame and what it calls.
+
+    ``torch.compiler.disable`` says the same, at the cost of importing the compiler.
+    """
+    skip = eval_frame._FrameAction.SKIP
+    eval_frame.set_code_exec_strategy(kernel.__code__, eval_frame._FrameExecStrategy(skip, skip))
