@@ -47,7 +47,16 @@ def test_the_table_of_precisions() -> None:
         "fp16": ("fp32", "fp16", True),
         "bf16-true": ("bf16", "bf16", False),
         "fp16-true": ("fp16", "fp16", True),
+        "fp8": ("fp32", "fp8_e4m3", False),
+        "fp8-e4m3": ("fp32", "fp8_e4m3", False),
+        "fp8-e5m2": ("fp32", "fp8_e5m2", False),
+        "mxfp8": ("fp32", "mxfp8_e4m3", False),
+        "mxfp6": ("fp32", "mxfp6_e2m3", False),
+        "mxfp4": ("fp32", "mxfp4", False),
+        "nvfp4": ("fp32", "nvfp4", False),
     }
+    other = {p: parse(p).gradients for p in PRECISIONS if parse(p).gradients != parse(p).compute}
+    assert other == {"fp8": "fp8_e5m2", "mxfp6": "mxfp6_e3m2"}
 
 
 def test_options() -> None:
@@ -62,8 +71,8 @@ def test_options() -> None:
     [
         (
             "fp17",
-            "Unknown precision 'fp17'; choose one of as-is, fp32, tf32, bf16, fp16, bf16-true, fp16-true (synonyms: "
-            "32, 32-true, float32, tensorfloat32, bf16-mixed, mixed_bfloat16, 16, 16-mixed, mixed_float16), with "
+            "Unknown precision 'fp17'; choose one of as-is, fp32, tf32, bf16, fp16, bf16-true, fp16-true, fp8, "
+            "fp8-e4m3, fp8-e5m2, mxfp8, mxfp6, mxfp4, nvfp4 (synonyms: 32, 32-true, float32, tensorfloat32, bf16-mixed, mixed_bfloat16, 16, 16-mixed, mixed_float16), with "
             "options, for example fp16:loss_scale=1024 or bf16:keep=*.norm,lm_head.",
         ),
         (
@@ -82,6 +91,7 @@ def test_options() -> None:
         ("fp16:loss_scale=2:loss_scale=2", "Precision 'fp16:loss_scale=2:loss_scale=2' gives the option 'loss_scale' twice; give it once."),
         ("as-is:skip_nonfinite", "Precision 'as-is' takes no options, but 'as-is:skip_nonfinite' gives 'skip_nonfinite'; remove it."),
         ("fp32:keep=a", "Option 'keep' in 'fp32:keep=a' needs a 16-bit precision: fp32 already keeps fp32."),
+        ("fp8:keep=a", "Option 'keep' in 'fp8:keep=a' needs bf16 or fp16: fp8 is emulated for every product."),
         ("bf16:keep=a,,b", "Option 'keep' in 'bf16:keep=a,,b' has an empty pattern; write keep=*.norm,lm_head."),
         ("fp16:growth_interval=0", "growth_interval is 0; it must be 1 step or more."),
         (

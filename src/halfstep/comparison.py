@@ -205,6 +205,8 @@ def assemble(
             "products": request.products,
             "tolerance": str(request.tolerance) or None,
             "prefer": request.prefer,
+            "emulate": request.emulate,
+            "as_on": request.as_on,
         },
         "trials": rows,
         "verdicts": found,

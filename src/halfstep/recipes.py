@@ -114,6 +114,14 @@ class Recipe:
         return not self.as_is and self.compute not in _TRAINED
 
     @property
+    def described(self) -> str:
+        """The name, with both formats where forward and backward differ: ``fp8 (e4m3 forward, e5m2 backward)``."""
+        if self.gradients == self.compute:
+            return self.name
+        forward, backward = (name.split("_")[-1] for name in (self.compute, self.gradients))
+        return f"{self.name} ({forward} forward, {backward} backward)"
+
+    @property
     def mixed(self) -> bool:
         """Whether weights stay in fp32 while products use 16 bits."""
         return self.weights == "fp32" and self.compute in ("bf16", "fp16")

@@ -41,6 +41,8 @@ class Request:
     prefer: Prefer = "speed"
     fit: FitOption | None = None
     memory_limit: int | None = None
+    emulate: bool = False
+    as_on: str | None = None
 
     @property
     def job(self) -> Job:
@@ -54,6 +56,8 @@ class Request:
             self.time_limit,
             self.launch,
             self.products,
+            emulate=self.emulate,
+            as_on=self.as_on,
         )
 
     @property

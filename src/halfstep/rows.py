@@ -10,6 +10,9 @@ from halfstep.effort import energy, parts_of_memory, time_shares
 from halfstep.meters import Absent, summary
 from halfstep.trials import Outcome
 
+#: why an emulated trial has none of these
+EMULATED = "an emulated run reports no speed, memory or energy"
+
 #: steps left out at the start of each trial: first allocations, compilation, the sampled step
 WARMUP = 5
 
@@ -25,7 +28,7 @@ def trial_row(outcome: Outcome, command: Sequence[str], log: str) -> dict[str, A
     share = _matmul_share(sample.get("matmul_flops"))
     samples = sample.get("samples")
     ranks = [record, *outcome.ranks]
-    return {
+    row = {
         "precision": outcome.trial.precision,
         "recipe": outcome.trial.precision,
         "ran_as": record.takeover.get("ran_as"),
@@ -62,6 +65,19 @@ def trial_row(outcome: Outcome, command: Sequence[str], log: str) -> dict[str, A
         "takeover_seconds": record.takeover.get("seconds"),
         "seconds": outcome.seconds,
     }
+    return row | _unmeasured() if row["emulated"] else row
+
+
+def _unmeasured() -> dict[str, Any]:
+    """What an emulation would measure is the emulation, not the precision."""
+    absent = ("peak_memory", "memory", "energy")
+    return {
+        **dict.fromkeys(("step_seconds", "steps_per_second", "samples_per_second"), None),
+        **dict.fromkeys(("peak_memory_bytes", "peak_memory_how", "memory", "energy_joules"), None),
+        "step_times": [],
+        "step_seconds_absent": EMULATED,
+        **{f"{figure}_absent": EMULATED for figure in absent},
+    }
 
 
 def warmup_of(steps: int) -> int:
@@ -71,6 +87,8 @@ def warmup_of(steps: int) -> int:
 
 def measured(outcome: Outcome) -> list[float]:
     """Seconds of the steps that count: after the warm-up, and not looked at closely."""
+    if outcome.record.takeover.get("emulated"):
+        return []
     steps = outcome.record.steps[warmup_of(len(outcome.record.steps)) :]
     return [s["seconds"] for s in steps if s.get("seconds") is not None and not s.get("sampled")]
 
@@ -107,6 +125,8 @@ def _no_sample(steps: list[Any], sample: dict[str, Any]) -> str:
 
 def peak(ranks: list[Any]) -> dict[str, Any]:
     """Peak memory: of one process, or the sum over the ranks (and the largest beside it)."""
+    if ranks[0].takeover.get("emulated"):
+        return {"peak_memory_bytes": None, "peak_memory_absent": EMULATED}
     peaks = [record.end.get("peak_memory_bytes") for record in ranks]
     if any(peak is None for peak in peaks):
         reason = next((r.end["peak_memory_absent"] for r in ranks if "peak_memory_absent" in r.end), None)

@@ -37,6 +37,8 @@ class Settings:
         command: the program and its arguments, for the record.
         repeat: which repeat of a comparison this is.
         watch: look at every operation, for a diagnosis.
+        emulate: round to a precision that has no units here inside fp32 tensors.
+        as_on: ``cuda``: apply CUDA's autocast lists on a CPU.
     """
 
     precision: str = AUTO
@@ -47,6 +49,8 @@ class Settings:
     command: tuple[str, ...] = ()
     repeat: int = 0
     watch: bool = False
+    emulate: bool = False
+    as_on: Literal["cuda"] | None = None
 
 
 def say(text: str) -> None:
@@ -117,11 +121,17 @@ class Session:
         """The start of a command that runs the program once more as it runs here: an interpreter and options."""
         settings = self.settings
         options = {"precision": self.name, "products": settings.products, "repeat": settings.repeat}
-        more = {"steps": settings.steps, "seed": settings.seed, "record": settings.record}
+        more = {
+            "steps": settings.steps,
+            "seed": settings.seed,
+            "record": settings.record,
+            "as-on": settings.as_on,
+        }
         options |= {name: value for name, value in more.items() if value is not None}
         return [
             *(sys.executable, "-m", "halfstep", "run"),
             *(f"--{name}={value}" for name, value in options.items()),
+            *(["--emulate"] if settings.emulate else []),
         ]
 
     @property
@@ -208,6 +218,8 @@ class Session:
             tick,
             self._halt,
             settings.watch,
+            settings.emulate,
+            settings.as_on,
         )
 
     def _warm(self) -> None:
@@ -282,7 +294,8 @@ def enable(precision: str = AUTO, **options: Any) -> None:
 
     Args:
         precision: as on the command line, e.g. ``"bf16"`` or ``"fp16:loss_scale=1024"``; ``"auto"`` chooses.
-        **options: ``products``, ``steps``, ``seed`` and ``record``, as the options of ``halfstep run``.
+        **options: ``products``, ``steps``, ``seed``, ``record``, ``emulate`` and ``as_on``, as the options of
+            ``halfstep run``.
 
     Raises:
         UsageError: called twice, after a backward pass or after an optimizer was made, or an unknown precision.
@@ -292,10 +305,11 @@ def enable(precision: str = AUTO, **options: Any) -> None:
         >>> import halfstep
         >>> halfstep.enable("bf16")  # doctest: +SKIP
     """
-    unknown = set(options) - {"products", "steps", "seed", "record"}
+    allowed = ("products", "steps", "seed", "record", "emulate", "as_on")
+    unknown = set(options) - set(allowed)
     if unknown:
         raise UsageError(
-            f"halfstep.enable() was given {', '.join(sorted(unknown))}; allowed are products, steps, seed and record."
+            f"halfstep.enable() was given {', '.join(sorted(unknown))}; allowed are {', '.join(allowed)}."
         )
     if "torch" in sys.modules:
         from halfstep.pytorch.late import refuse_if_late

@@ -46,6 +46,8 @@ class Options:
         tick: called at the end of every step after that.
         halt: called with an error that ends the program, before it is raised; may end it in its own way.
         watch: look at every operation, for a diagnosis.
+        emulate: whether a precision that has no units here may be rounded to inside fp32 tensors.
+        as_on: ``cuda``: apply CUDA's autocast lists on a CPU; None: the CPU's own.
     """
 
     recipe: Recipe
@@ -56,6 +58,8 @@ class Options:
     tick: Callable[[], None] = field(default=lambda: None)
     halt: Callable[[HalfstepError], None] = field(default=lambda error: None)
     watch: bool = False
+    emulate: bool = False
+    as_on: str | None = None
 
 
 class Takeover(ABC):

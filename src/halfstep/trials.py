@@ -56,6 +56,8 @@ class Job:
         products: where 16-bit products are computed on a CPU.
         memory_limit: end a trial whose processes hold more bytes than this in physical memory; None for no limit.
         watch: look at every operation, for a diagnosis.
+        emulate: whether precisions that have no units here are emulated.
+        as_on: the device whose autocast lists are applied, or None.
     """
 
     program: str
@@ -68,6 +70,8 @@ class Job:
     products: str = "auto"
     memory_limit: int | None = None
     watch: bool = False
+    emulate: bool = False
+    as_on: str | None = None
 
     def command(self, trial: Trial) -> list[str]:
         """The command line of a trial."""
@@ -82,6 +86,10 @@ class Job:
             str(self.record(trial)),
         ]
         ours += ["--watch"] if self.watch else []
+        if self.emulate:
+            ours += ["--emulate"]
+        if self.as_on is not None:
+            ours += ["--as-on", self.as_on]
         if self.steps is not None:
             ours += ["--steps", str(self.steps)]
         return [*launcher, *ours, *(["-m"] if self.module else []), self.program, *self.arguments]

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from halfstep.cli.run import SETTINGS, products_option, program_options
+from halfstep.cli.run import SETTINGS, emulation_options, products_option, program_options
 from halfstep.comparison import run_comparison
 from halfstep.errors import UsageError
 from halfstep.evidence import PREFER
@@ -54,6 +54,7 @@ from halfstep.tolerance import parse_tolerance
 @click.option("--resume", metavar="DIR", help="Go on with the comparison in DIR: run only what is missing, as it was "
     "asked for. --seeds, --repeats, --time-limit, --tolerance and --prefer may be given anew.")  # fmt: skip
 @products_option
+@emulation_options
 @functools.partial(program_options, required=False)
 def compare(
     precisions: str | None,
@@ -70,6 +71,8 @@ def compare(
     launch: str,
     resume: str | None,
     products: str,
+    emulate: bool,
+    as_on: str | None,
     module: bool,
     program: str | None,
     arguments: tuple[str, ...],
@@ -103,6 +106,8 @@ def compare(
         time_limit=time_limit,
         launch=launch,
         products=products,
+        emulate=emulate,
+        as_on=as_on,
         folder=_folder(out, program or "") if resume is None else Path(resume),
         tolerance=margins,
         prefer=prefer,

@@ -33,16 +33,34 @@ products_option = click.option(
 )
 
 
+def emulation_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--emulate`` and ``--as-on``."""
+    as_on = click.option(
+        "--as-on",
+        type=click.Choice(["cuda"]),
+        help="Apply this device's autocast lists on a CPU, to see what fp16 or bf16 would do there.",
+    )
+    emulate = click.option(
+        "--emulate",
+        is_flag=True,
+        help="Round to a precision that has no units here (tf32, fp8, mxfp8, mxfp6, mxfp4, nvfp4) inside fp32 "
+        "tensors: exactly, but with no figure for speed or memory.",
+    )
+    return emulate(as_on(command))
+
+
 @click.command(context_settings=SETTINGS)
 @click.option("--precision", default=AUTO, show_default=True, metavar="P", help="fp32, tf32, bf16, fp16, bf16-true, "
-    "fp16-true or as-is, with options (fp16:loss_scale=1024, bf16:keep=*.norm); auto: bf16 where it is native, else "
-    "fp16 where that is, else fp32.")  # fmt: skip
+    "fp16-true or as-is, with options (fp16:loss_scale=1024, bf16:keep=*.norm); with --emulate also fp8, fp8-e4m3, "
+    "fp8-e5m2, mxfp8, mxfp6, mxfp4, nvfp4; auto: bf16 where it is native, else fp16 where that is, "
+    "else fp32.")  # fmt: skip
 @click.option(
     "--steps", type=click.IntRange(min=1), metavar="N", help="End the program after N optimizer steps."
 )
 @click.option("--seed", type=int, metavar="K", help="Shift every seed that the program sets by K.")
 @click.option("--record", metavar="FILE", help="Write what happens to FILE, one JSON object a line.")
 @products_option
+@emulation_options
 @click.option("--repeat", type=int, default=0, hidden=True)
 @click.option("--watch", is_flag=True, hidden=True)
 @program_options
@@ -52,6 +70,8 @@ def run(
     seed: int | None,
     record: str | None,
     products: Any,
+    emulate: bool,
+    as_on: Any,
     repeat: int,
     watch: bool,
     module: bool,
@@ -66,9 +86,10 @@ def run(
     """
     target = Target.parse(program, arguments, module=module)
     command = (*(("-m",) if module else ()), program, *arguments)
-    session = Session(
-        Settings(precision, products, steps, seed, record, command, repeat, watch), end_program=True
+    settings = Settings(
+        precision, products, steps, seed, record, command, repeat, watch, emulate=emulate, as_on=as_on
     )
+    session = Session(settings, end_program=True)
 
     def begin() -> None:
         session.begin()

@@ -15,24 +15,41 @@ class Overrides:
 
     def __init__(self) -> None:
         self._library = torch.library.Library("aten", "IMPL")
+        self._names: set[str] = set()
 
     def put(self, name: str, key: str, kernel: Callable[..., Any]) -> None:
         """Put ``kernel(keyset, *args, **kwargs)`` before the operation ``aten::name`` at a dispatch key."""
         hide_from_dynamo(kernel)
-        with warnings.catch_warnings():
-            # Overriding is what is done here; PyTorch warns of the first kernel.
-            warnings.filterwarnings("ignore", message=r"(?s).*Overriding a previously registered kernel")
-            self._library.impl(name, kernel, key, with_keyset=True, allow_override=True)
+        self._impl(name, kernel, key, with_keyset=True)
 
     def pass_by(self, name: str, key: str) -> None:
         """Let ``aten::name`` go on to the next dispatch key, as if nothing were registered at this one."""
+        self._impl(name, torch.library.fallthrough_kernel, key)
+
+    def _impl(self, name: str, kernel: Any, key: str, **options: Any) -> None:
+        self._names.add(name)
         with warnings.catch_warnings():
+            # Overriding is what is done here; PyTorch warns of the first kernel.
             warnings.filterwarnings("ignore", message=r"(?s).*Overriding a previously registered kernel")
-            self._library.impl(name, torch.library.fallthrough_kernel, key, allow_override=True)
+            self._library.impl(name, kernel, key, allow_override=True, **options)
+        _forget(name)
 
     def remove(self) -> None:
         """Put PyTorch's own kernels back. Removing again does nothing."""
         self._library._destroy()
+        while self._names:
+            _forget(self._names.pop())
+
+
+def overload(name: str) -> Any:
+    """The operation ``aten::name`` as an object, e.g. of ``mm`` or ``addmm.out``."""
+    packet, _, variant = name.partition(".")
+    return getattr(getattr(torch.ops.aten, packet), variant or "default")
+
+
+def _forget(name: str) -> None:
+    """While it traces, torch.compile asks a cache in Python which kernel is whose."""
+    overload(name)._dispatch_cache.clear()
 
 
 def own_kernel(name: str, key: str) -> Callable[..., Any]:

@@ -128,14 +128,17 @@ class Emulated:
         from torch._functorch import config
 
         # What AOTAutograd has cached was traced without these kernels, and what it would cache was traced with them.
-        self._patches.set(config, "enable_autograd_cache", False)
+        self._cached = config.enable_autograd_cache
+        config.enable_autograd_cache = False
         self._patches.wrap(torch._VF, "lstm", _without_onednn)
-        fast = torch.backends.mha.get_fastpath_enabled()
+        self._fast_attention = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
-        self._fast_attention = fast
 
     def remove(self) -> None:
         """Put PyTorch's own kernels back. Removing again does nothing."""
+        from torch._functorch import config
+
+        config.enable_autograd_cache = self._cached
         self._overrides.remove()
         self._patches.undo()
         torch.backends.mha.set_fastpath_enabled(self._fast_attention)

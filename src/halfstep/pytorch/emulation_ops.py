@@ -25,7 +25,10 @@ from halfstep.formats import BlockFormat, get
 from halfstep.pytorch.dispatcher import own_kernel
 from halfstep.pytorch.operands import round_operand
 
-_GEOMETRY = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, bool transposed, SymInt[] output_padding, SymInt groups"
+_GEOMETRY = (
+    "SymInt[] stride, SymInt[] padding, SymInt[] dilation, bool transposed, SymInt[] output_padding, "
+    "SymInt groups"
+)
 _SCHEMAS = (
     "round(Tensor x, str format, int axis) -> Tensor",
     "product(Tensor? bias, Tensor a, Tensor b, Scalar beta, Scalar alpha, str precision) -> Tensor",
@@ -98,7 +101,7 @@ for _name, _fake in (
     ("convolution", _fake_convolution),
     ("convolution_backward", _fake_convolution_backward),
 ):
-    torch.library.register_fake(f"halfstep::{_name}", _fake, lib=_LIBRARY)  # type: ignore[arg-type]
+    torch.library.register_fake(f"halfstep::{_name}", _fake, lib=_LIBRARY)
 
 
 @dataclass(frozen=True)

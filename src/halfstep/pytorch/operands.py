@@ -29,8 +29,11 @@ def round_operand(x: Tensor, format: str, axis: int) -> Tensor:
     """
     fmt = get(format)
     if isinstance(fmt, BlockFormat):
-        return round_blocks(x, fmt, axis)
-    return round_scaled(x, fmt) if needs_scale(format) else round_to(x, fmt)
+        rounded = round_blocks(x, fmt, axis)
+    else:
+        rounded = round_scaled(x, fmt) if needs_scale(format) else round_to(x, fmt)
+    # x's own strides, where x has no gaps: compiled code has been told to expect them
+    return torch.empty_like(x).copy_(rounded)
 
 
 def needs_scale(format: str) -> bool:

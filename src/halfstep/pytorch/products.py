@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from halfstep.errors import UsageError
 from halfstep.pytorch import capabilities
 from halfstep.pytorch.capabilities import Support
-from halfstep.pytorch.dispatcher import Overrides, exists, own_kernel
+from halfstep.pytorch.dispatcher import Overrides, exists, overload, own_kernel
 from halfstep.pytorch.products_kernels import KINDS, OPERATIONS, Operation, applies, in_fp32
 from halfstep.takeover import ProductsMode
 
@@ -161,7 +161,7 @@ class _Mode(TorchDispatchMode):
     def __init__(self, planned: Plan) -> None:
         TorchDispatchMode.__init__(self)
         self._plan = planned
-        self._table = {_overload(op.name): (op, _overload(op.base)) for op in _operations(planned)}
+        self._table = {overload(op.name): (op, overload(op.base)) for op in _operations(planned)}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -171,11 +171,6 @@ class _Mode(TorchDispatchMode):
         if not applies(operation, _low(operation, self._plan, args), args, kwargs):
             return func(*args, **kwargs)
         return in_fp32(operation, base, args, kwargs)
-
-
-def _overload(name: str) -> Any:
-    packet, _, overload = name.partition(".")
-    return getattr(getattr(torch.ops.aten, packet), overload or "default")
 
 
 def _enter(planned: Plan) -> Callable[[], None]:

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from halfstep.pytorch.dtypes import format_name
+from halfstep.pytorch.emulation_flops import emulated_flops
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.shapes import odd_sizes
 
@@ -60,6 +61,9 @@ class ProductCounter(TorchDispatchMode):
         packet = func._overloadpacket
         if packet in _FORMULAS:
             self._add(packet, args, _FORMULAS[packet](*args, **kwargs))
+        elif func.namespace == "halfstep":
+            for precision, flops in emulated_flops(packet.__name__, args, out).items():
+                self.flops[precision] += flops
         elif packet in flop_registry:
             self._add(packet, args, flop_registry[packet](*args, **kwargs, out_val=out))
         elif packet is aten._to_copy and out.dtype is not args[0].dtype:

@@ -69,6 +69,7 @@ class Takeover(Face):
         self.watch = self._watch() if options.watch else NullWatch()
         self._keep = Keep(self.recipe.keep, self.patches, None if self.recipe.mixed else dtype)
         self.ran_as = self.recipe.name
+        self.emulated = False
         self.install(dtype)
         self._seconds = time.perf_counter() - started
         self.announce()
@@ -87,6 +88,7 @@ class Takeover(Face):
             framework=self.framework,
             version=torch.__version__,
             ran_as=self.ran_as,
+            emulated=self.emulated,
             device=self.device,
             threads=torch.get_num_threads(),
             seconds=self._seconds,
@@ -107,10 +109,19 @@ class Takeover(Face):
         """
         if self.recipe.as_is:
             return None
-        found = support(self.recipe.compute, self.device)
-        if found.kind == "impossible":
-            raise Unsupported(f"Precision {self.recipe.name} cannot run here: {found.reason}.")
+        only_emulated = Support("impossible", "halfstep runs it only emulated")
+        found = only_emulated if self.recipe.only_emulated else support(self.recipe.compute, self.device)
+        if found.kind == "impossible" and not (self.options.emulate and self.device == "cpu"):
+            raise Unsupported(self._refusal(found.reason))
         return found
+
+    def _refusal(self, reason: str) -> str:
+        sentence = f"Precision {self.recipe.name} cannot run here: {reason}"
+        if self.device == "cpu":
+            return f"{sentence}; --emulate rounds to it inside fp32 tensors."
+        if self.options.emulate:
+            return f"{sentence}, and emulation needs a CPU; hide the {self.device} device from the program."
+        return f"{sentence}."
 
     def install(self, dtype: torch.dtype | None) -> None:
         """Replace what has to be replaced, and nothing that the recipe does not need."""
@@ -119,7 +130,9 @@ class Takeover(Face):
             own_amp.watch_only(self.note_own_amp, patches)
         else:
             own_amp.yield_to(self.ambient.dtype, self.note_own_amp, patches)
-            set_tf32(recipe.compute == "tf32", patches)
+            set_tf32(recipe.compute == "tf32" and not self._emulating, patches)
+        if self._emulating:
+            self._emulate()
         if dtype is not None and self.support is not None and self.device == "cpu":
             self._install_products(dtype, self.support)
         if dtype is not None and not recipe.mixed:
@@ -136,6 +149,20 @@ class Takeover(Face):
 
     def _watch(self) -> Watch:
         return Watch(self.options.writer, lambda: self._steps.inside, lambda: self.scaling.value)
+
+    @property
+    def _emulating(self) -> bool:
+        return self.support is not None and self.support.kind == "impossible"
+
+    def _emulate(self) -> None:
+        """Round the operands of every product; a bare import would cost programs that need none of it."""
+        from halfstep.pytorch.emulation import Emulated
+        from halfstep.pytorch.emulation_ops import Emulation
+
+        recipe = self.recipe
+        self._undo.append(Emulated(Emulation(recipe.name, recipe.compute, recipe.gradients)).remove)
+        self.emulated = True
+        self.ran_as = f"{recipe.described}, emulated in fp32"
 
     def _install_products(self, dtype: torch.dtype, found: Support) -> None:
         """Products in fp32 units, all of them or the kinds that this CPU's 16-bit units are slow at."""
