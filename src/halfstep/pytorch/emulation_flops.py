@@ -33,7 +33,7 @@ def _convolution_backward(args: Sequence[Any], out: Any) -> int:
     """As much as the forward product for each gradient that is asked for."""
     slope, x, weight, transposed, mask = *args[:3], args[6], args[-2]
     flops: int = conv_flop_count(list(x.shape), list(weight.shape), list(slope.shape), transposed)
-    return flops * sum(mask)
+    return flops * int(sum(mask))
 
 
 _FORMULAS: dict[str, Callable[[Sequence[Any], Any], int]] = {
