@@ -1,13 +1,17 @@
-"""A comparison read back from its folder."""
+"""A comparison read back from its folder: for reports, for notebooks, for other programs."""
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from halfstep import tables
 from halfstep.compare import SCHEMA
 from halfstep.errors import UsageError
+
+Table = Literal["trials", "precisions", "steps"]
 
 
 class Comparison:
@@ -32,17 +36,54 @@ class Comparison:
         """Which precision to use, the reasons, and the lines that make it permanent."""
         return dict(self.data["recommendation"])
 
+    def table(self) -> list[dict[str, Any]]:
+        """One flat row a precision: figures, ends of intervals and verdicts; None where absent."""
+        return tables.precisions(self.data)
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One flat row a trial."""
+        return tables.trials(self.data)
+
+    def steps(self) -> list[dict[str, Any]]:
+        """One row a step and figure of each trial: precision, seed, repeat, step, figure, value."""
+        return tables.steps(self.data)
+
+    def to_pandas(self, table: Table = "trials") -> Any:
+        """A table as a ``pandas.DataFrame``.
+
+        Raises:
+            UsageError: pandas is not installed, or there is no such table.
+        """
+        made = {"trials": self.to_rows, "precisions": self.table, "steps": self.steps}
+        if table not in made:
+            raise UsageError(f"There is no table {table!r}; give one of {', '.join(made)}.")
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError:
+            raise UsageError(
+                "to_pandas() needs pandas, which is not installed; install it, or use to_rows(), a list of dicts."
+            ) from None
+        return pandas.DataFrame(made[table]())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from halfstep.report.notebook import render
+
+        return render(self.data)
+
     def __repr__(self) -> str:
         return f"<halfstep comparison of {' '.join(self.data['program']['command'])}: {self.recommendation['text']}>"
 
 
 def load(folder: str | Path) -> Comparison:
-    """Read the comparison that ``halfstep compare --out FOLDER`` wrote.
+    """Read the comparison that ``halfstep compare --out FOLDER`` wrote; one without an object is made from its records.
 
     Raises:
         UsageError: no comparison there, or of another schema.
     """
     path = Path(folder) / "comparison.json"
+    if not path.exists() and (path.parent / "request.json").exists():
+        return rebuild(folder)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -58,3 +99,17 @@ def load(folder: str | Path) -> Comparison:
             f"{str(path)!r} has schema {data.get('schema')!r}; this version of halfstep reads {SCHEMA!r}."
         )
     return Comparison(data, path.parent)
+
+
+def rebuild(folder: str | Path) -> Comparison:
+    """The comparison made again from the records in ``folder``, trials that did not end among them.
+
+    A folder that holds none of what a comparison was asked for (an older one, or a single file moved there) is read
+    by :func:`load`.
+    """
+    from halfstep.comparison import rebuilt
+
+    path = Path(folder)
+    if not (path / "request.json").exists():
+        return load(folder)
+    return Comparison(rebuilt(path), path)

@@ -1,0 +1,73 @@
+"""The comparison as a notebook shows it: the advice, the table, the loss curves; HTML with nothing to fetch or run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from halfstep.report import plots, units
+from halfstep.report.parts import Absent, Comparison, Figure, Trial
+from halfstep.report.reading import read
+
+#: Okabe and Ito's colours, told apart by colour-blind readers, too; readable on light and dark
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
+WIDTH, HEIGHT = 640.0, 200.0
+POINTS = 200
+
+Point = tuple[float, float]
+
+
+def render(comparison: Mapping[str, Any]) -> str:
+    """A fragment of HTML: styles inline, every text escaped, no script."""
+    found = read(comparison)
+    made = Environment(
+        loader=PackageLoader("halfstep.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    colours = {name: COLOURS[i % len(COLOURS)] for name, i in plots.slots(found.precisions).items()}
+    return made.get_template("notebook.html.j2").render(
+        c=found, shown=figure, colours=colours, curves=curves(found), width=WIDTH, height=HEIGHT
+    )
+
+
+def figure(value: Figure | Absent, unit: str) -> str:
+    """A figure with its interval, or a dash: the reason is its title."""
+    return "–" if isinstance(value, Absent) else units.pm(value.value, value.low, value.high, unit)
+
+
+def curves(comparison: Comparison) -> dict[str, dict[str, str]]:
+    """For each precision the mean loss (``line``) and the range over its trials (``band``), as points of an SVG."""
+    drawn = {name: _band(comparison.of(name)) for name in comparison.precisions}
+    flat = [point for band in drawn.values() for side in band for point in side]
+    if not flat:
+        return {}
+    box = (min(x for x, _ in flat), max(x for x, _ in flat), min(y for _, y in flat), max(y for _, y in flat))
+    return {
+        name: {"line": _points(mean, box), "band": _points([*low, *reversed(high)], box)}
+        for name, (low, mean, high) in drawn.items()
+        if mean
+    }
+
+
+def _band(trials: Sequence[Trial]) -> tuple[list[Point], list[Point], list[Point]]:
+    """Lowest, mean and highest loss at each step that a trial has."""
+    losses = [trial.losses for trial in trials if trial.losses]
+    length = max(map(len, losses), default=0)
+    at = range(0, length, max(1, math.ceil(length / POINTS)))
+    known = {step: [x[step] for x in losses if step < len(x) and x[step] is not None] for step in at}
+    rows = [(float(step), [x for x in values if x is not None]) for step, values in known.items() if values]
+    return (
+        [(step, min(values)) for step, values in rows],
+        [(step, math.fsum(values) / len(values)) for step, values in rows],
+        [(step, max(values)) for step, values in rows],
+    )
+
+
+def _points(points: Sequence[Point], box: tuple[float, float, float, float]) -> str:
+    left, right, low, high = box
+    return " ".join(
+        f"{WIDTH * (x - left) / ((right - left) or 1):.1f},{HEIGHT * (1 - (y - low) / ((high - low) or 1)):.1f}"
+        for x, y in points
+    )

@@ -1,0 +1,82 @@
+"""What a notebook shows: self-contained, nothing that runs, the same figures as everywhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from halfstep.loading import load
+from halfstep.report.notebook import HEIGHT, WIDTH, curves, render
+from halfstep.report.reading import read
+
+from .sample import comparison, damaged, hostile, paths
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "'; alert(1); '",
+    "{{ 7*7 }}",
+    "]]></svg>",
+]
+
+
+class Elements(HTMLParser):
+    """The elements and attributes of a fragment."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def shape(text: str) -> list[str]:
+    return [tag for tag, _ in Elements(text).found]
+
+
+@pytest.mark.parametrize("payload", HOSTILE)
+def test_no_text_becomes_an_element_or_an_attribute(payload: str) -> None:
+    found = Elements(render(hostile(payload))).found
+    assert {tag for tag, _ in found}.isdisjoint({"script", "img", "iframe", "link", "object"})
+    for _, attributes in found:
+        assert not any(name.startswith("on") or name in ("src", "href") for name in attributes)
+    assert shape(render(hostile(payload))) == shape(render(hostile("harmless")))
+
+
+def test_it_is_well_formed_and_fetches_nothing() -> None:
+    text = render(comparison())
+    ElementTree.fromstring(text.replace("–", "-").replace("&#9632;", ""))
+    assert not re.search(r"https?://|url\(|@import", text)
+
+
+def test_it_tells_what_the_comparison_tells(tmp_path: Path) -> None:
+    (tmp_path / "comparison.json").write_text(json.dumps(comparison()))
+    loaded = load(tmp_path)
+    text = loaded._repr_html_()
+    assert loaded.recommendation["text"].replace("'", "&#39;") in text
+    for verdict in loaded.verdicts:
+        assert verdict["precision"] in text
+
+
+def test_curves_are_mean_and_range_over_the_trials() -> None:
+    made = comparison(steps=8)
+    made["trials"] = [
+        t | {"losses": losses} for t, losses in zip(made["trials"][:2], ([4.0, 0.0], [2.0, 2.0]), strict=True)
+    ]
+    made["trials"][1]["precision"] = made["trials"][0]["precision"] = "fp32"
+    drawn = curves(read(made))["fp32"]
+    assert drawn["line"] == f"0.0,{HEIGHT / 4:.1f} {WIDTH:.1f},{HEIGHT * 3 / 4:.1f}"
+    assert drawn["band"].split(" ")[0] == f"0.0,{HEIGHT / 2:.1f}"
+
+
+def test_a_damaged_comparison_is_still_shown() -> None:
+    made = comparison(steps=8)
+    for way in paths(made)[::7]:
+        assert render(damaged(comparison(steps=8), way, None)).startswith("<div")

@@ -1,0 +1,207 @@
+"""Resuming and rebuilding: what is run again, what is not, and what is refused; the trials are written, not run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import halfstep
+from halfstep import archive, comparison
+from halfstep.comparison import plan, rebuilt, run_comparison
+from halfstep.errors import UsageError
+from halfstep.loading import rebuild
+from halfstep.record import SCHEMA, Writer, read
+from halfstep.request import Request, check_machine, resumed, save, stored
+from halfstep.tolerance import parse_tolerance
+from halfstep.trials import Outcome, Trial
+
+ENVIRONMENT = {
+    "cpu": "A", "python": "3.11.7", "frameworks": {"torch": "2.13.0"}, "devices": [{"name": "A", "precisions": {}}],
+    "memory_bytes": 2**33,
+}  # fmt: skip
+
+
+class Quiet:
+    """A display that shows nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args: None
+
+
+@pytest.fixture
+def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Request:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text("# a program\n")
+    return Request(
+        "train.py", ("--lr", "1"), False, ("fp32", "bf16"), None, 1, 2, None, "", "auto", tmp_path / "out",
+        parse_tolerance(["0.01"]),
+    )  # fmt: skip
+
+
+def written(request: Request, trial: Trial, status: str | None = "ok", steps: int = 12) -> Path:
+    """The record that a trial leaves; without a status it was killed."""
+    path = request.job.record(trial)
+    writer = Writer(path)
+    writer.write(
+        "start", schema=SCHEMA, precision=trial.precision, seed=trial.seed, repeat=trial.repeat,
+        started=f"2026-01-01T00:00:{trial.seed:02}",
+    )  # fmt: skip
+    writer.write("takeover", framework="torch", device="cpu", ran_as=trial.precision, seconds=0.1)
+    for i in range(steps):
+        writer.write(
+            "step", step=i, loss=2.0 - 0.1 * i + 0.01 * trial.seed, seconds=0.1 if i else None, skipped=False
+        )
+    if status is not None:
+        writer.write("end", status=status, reason="", exit_code=0, steps=steps, peak_memory_bytes=10**6)
+    return path
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
+    """The trials that were run, in order; each is only written."""
+    found: list[Trial] = []
+
+    def run_trial(job: Any, trial: Trial, on_step: Any) -> Outcome:
+        found.append(trial)
+        request = Request(
+            job.program, job.arguments, job.module, None, None, 1, 1, None, "", "auto", job.folder
+        )
+        return Outcome(trial, "ok", "", 0, read(written(request, trial)), seconds=1.5)
+
+    monkeypatch.setattr(comparison, "run_trial", run_trial)
+    monkeypatch.setattr(comparison, "_environment", lambda: dict(ENVIRONMENT))
+    monkeypatch.setattr(comparison, "idle_watts", lambda *args: {"idle_watts": None})
+    return found
+
+
+def test_a_request_is_read_back_as_it_was(request_: Request) -> None:
+    save(request_, ENVIRONMENT)
+    assert stored(request_.folder).request == request_
+
+
+def test_only_what_is_missing_is_run_again(request_: Request, ran: list[Trial]) -> None:
+    save(request_, ENVIRONMENT)
+    done, killed, interrupted, never = plan(["fp32", "bf16"], 1, 2)
+    written(request_, done)
+    written(request_, killed, status=None)
+    archive.keep(
+        request_,
+        Outcome(
+            interrupted, "interrupted", "by Ctrl-C", None, read(written(request_, interrupted, "interrupted"))
+        ),
+    )
+    found = run_comparison(request_, Quiet(), stored(request_.folder))
+    assert ran == [killed, interrupted, never]
+    assert [t["status"] for t in found["trials"]] == ["ok"] * 4
+    ran.clear()
+    again = run_comparison(request_, Quiet(), stored(request_.folder))
+    assert ran == []
+    assert again["verdicts"] == found["verdicts"]
+
+
+def test_more_seeds_run_only_the_new_ones(request_: Request, ran: list[Trial]) -> None:
+    run_comparison(request_, Quiet())
+    ran.clear()
+    more = resumed(stored(request_.folder), {"seeds": 3, "prefer": "memory"})
+    found = run_comparison(more, Quiet(), stored(request_.folder))
+    assert ran == [Trial("fp32", 2), Trial("bf16", 2)]
+    assert found["options"]["seeds"] == 3
+    assert found["verdicts"][1]["quality"]["seeds"] == 3
+    assert found["recommendation"]["prefer"] == "memory"
+
+
+def test_a_trial_out_of_time_is_run_again_only_with_more_of_it(request_: Request) -> None:
+    late = Outcome(Trial("fp32"), "timed_out", "", None, read(written(request_, Trial("fp32"))))
+    assert archive.done([late]) == [late]
+    assert archive.done([late], time_limit_raised=True) == []
+
+
+def test_rebuilding_gives_the_same_object(request_: Request, ran: list[Trial]) -> None:
+    found = run_comparison(request_, Quiet())
+    assert rebuilt(request_.folder) == json.loads(json.dumps(found))
+    (request_.folder / "comparison.json").unlink()
+    assert halfstep.load(request_.folder).verdicts == found["verdicts"]
+    (request_.folder / "comparison.json").write_text("{")
+    assert rebuild(request_.folder).verdicts == found["verdicts"]
+
+
+def test_an_unfinished_comparison_is_drawn_with_what_there_is(request_: Request) -> None:
+    save(request_, ENVIRONMENT)
+    written(request_, Trial("fp32"))
+    written(request_, Trial("bf16"), status=None, steps=7)
+    found = rebuilt(request_.folder)
+    assert [(t["precision"], t["status"], t["steps"]) for t in found["trials"]] == [
+        ("fp32", "ok", 12), ("bf16", "interrupted", 7)
+    ]  # fmt: skip
+    assert found["trials"][1]["reason"] == "no end is recorded: killed, or still running; 7 steps were made"
+
+
+def test_nothing_to_draw_is_said(request_: Request, tmp_path: Path) -> None:
+    save(request_, ENVIRONMENT)
+    with pytest.raises(UsageError, match="has left a record yet; resume it with `--resume`"):
+        rebuilt(request_.folder)
+    with pytest.raises(
+        UsageError, match=r"No comparison was begun in .* \(No such file or directory\); give a folder"
+    ):
+        stored(tmp_path / "nowhere")
+    (request_.folder / "request.json").write_text('{"schema": "halfstep/request/9"}')
+    with pytest.raises(
+        UsageError, match=r"is not a request of this version \(schema 'halfstep/request/9'\); start a new"
+    ):
+        stored(request_.folder)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            {"steps": 4},
+            "was made with steps none, not 4; leave that out to resume it, or start a new comparison.",
+        ),
+        ({"arguments": ("--lr", "2")}, "was made with arguments --lr 1, not --lr 2; leave that out"),
+        ({"recipes": ("fp32",)}, "was made with recipes fp32 bf16, not fp32; leave that out"),
+    ],
+)
+def test_other_trials_are_not_a_resumption(request_: Request, given: dict[str, Any], sentence: str) -> None:
+    save(request_, ENVIRONMENT)
+    with pytest.raises(UsageError) as told:
+        resumed(stored(request_.folder), given)
+    assert sentence in str(told.value)
+    assert resumed(stored(request_.folder), {name: getattr(request_, name) for name in given}) == request_
+
+
+def test_a_changed_program_or_another_folder_or_machine_is_refused(
+    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(request_, ENVIRONMENT)
+    old = stored(request_.folder)
+    check_machine(old.environment, ENVIRONMENT)
+    with pytest.raises(
+        UsageError, match=r"begun with other frameworks than are here \(torch 2.13.0, not torch 2.14.0\)"
+    ):
+        check_machine(old.environment, ENVIRONMENT | {"frameworks": {"torch": "2.14.0"}})
+    with pytest.raises(
+        UsageError, match=r"begun with other processor than are here \(A, not B\); resume it there"
+    ):
+        check_machine(old.environment, ENVIRONMENT | {"cpu": "B"})
+    (tmp_path / "train.py").write_text("# another program\n")
+    with pytest.raises(
+        UsageError, match=r"'train.py' has changed since the comparison in .* was started; start a new"
+    ):
+        resumed(old, {})
+    monkeypatch.chdir("/")
+    with pytest.raises(UsageError, match="was started in .*; resume it from there"):
+        resumed(old, {})
+
+
+def test_precisions_keep_their_order_and_as_is_comes_last(request_: Request) -> None:
+    by_default = replace(request_, recipes=None)
+    save(by_default, ENVIRONMENT)
+    for name in ("fp32", "as-is", "bf16"):
+        written(by_default, Trial(name))
+    assert [o.trial.precision for o in archive.outcomes(by_default)][-1] == "as-is"
