@@ -70,7 +70,7 @@ class Recorder:
         self._last = time.perf_counter()
 
     def _line(self, index: int, seen: Seen, seconds: float | None, sampled: bool) -> None:
-        loss = None if seen.loss is None else float(seen.loss)
+        loss = None if seen.loss is None else _number(seen.loss)
         finite = seen.finite is None or bool(seen.finite)
         self.skipped += not finite
         fields: dict[str, Any] = {"step": index, "loss": loss, "seconds": seconds, "skipped": not finite}
@@ -93,3 +93,8 @@ class Recorder:
         """Write the lines that still wait."""
         while self._waiting:
             self._line(*self._waiting.popleft())
+
+
+def _number(value: Any) -> float:
+    """A scalar of any backend; PyTorch warns of one that still belongs to a graph."""
+    return float(value.detach() if hasattr(value, "detach") else value)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-
 from halfstep.errors import HalfstepError, Unsupported
 from halfstep.keras import backend
 from halfstep.keras.capabilities import support
@@ -54,6 +53,7 @@ class Takeover(Face):
         self._in_a_row = 0
         self._model: Any = None
         self._sample = Sample()
+        self._batch: int | None = None
         self._tapes: Any = None
         self.device = backend.device()
         self.ran_as = self.recipe.name + self._supported()
@@ -212,7 +212,8 @@ class Takeover(Face):
         """Call a tf.function of the script's; watched likewise."""
         if not self._sampling or self.framework != "tensorflow":
             return call(function, *args, **kwargs)
-        return self._sample.watch(call, (function, *args), kwargs, lambda result: None)
+        self._batch = _first_dimension((args, kwargs))
+        return self._sample.watch(call, (function, *args), kwargs, lambda result: self._batch)
 
     def stepped(self, seen: Seen, model: Any) -> None:
         """A model's train function has made a step."""
@@ -232,8 +233,10 @@ class Takeover(Face):
             sampled = self._sampling
             if sampled:
                 self._sample.close_eager()
-                trained, optimizer = self._tapes.variables
-                self._write_sample(memory_of(trained, trained, optimizer), None)
+                optimizer = self._tapes.optimizer
+                inner = getattr(optimizer, "inner_optimizer", optimizer)
+                trained = [] if inner is None else inner._trainable_variables
+                self._write_sample(memory_of(trained, trained, optimizer), self._batch)
             self.recorder.step(seen, sampled, share=0 if index else len(steps))
             self._after_steps(sampled)
         if self._sampling:
@@ -289,6 +292,12 @@ class Takeover(Face):
 def _samples(result: Any) -> Any:
     logs = result[0] if isinstance(result, tuple) else result
     return logs.get("halfstep", {}).get("samples") if isinstance(logs, dict) else None
+
+
+def _first_dimension(arguments: Any) -> int | None:
+    """The batch's size, of the first array among ``arguments``."""
+    leaves = keras.tree.flatten(arguments)
+    return next((int(x.shape[0]) for x in leaves if len(getattr(x, "shape", ()) or ()) > 0), None)
 
 
 class _ids:

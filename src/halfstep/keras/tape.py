@@ -82,7 +82,6 @@ class Tapes:
         self._calls: list[Any] = []
         self._training: weakref.WeakSet[Any] = weakref.WeakSet()
         self._written = 0
-        self.variables: list[Any] = []
 
     def install(self, patches: Patches) -> None:
         """Scale, guard and record."""
@@ -182,7 +181,6 @@ class Tapes:
         else:
             step()
         if primary:
-            self.variables = [variables or [], optimizer]
             self._record(scale, finite)
 
     def _apply_scaled(self, original: Method) -> Method:
@@ -201,7 +199,6 @@ class Tapes:
             finally:
                 self._applying = False
             if self._is_primary(optimizer):
-                self.variables = [list(trainable_variables or []), optimizer]
                 finite = self._takeover.scaler.finite
                 self._record(scale, True if finite is None else finite)
 
@@ -212,6 +209,11 @@ class Tapes:
         if self._primary is None or self._primary() is None:
             self._primary = weakref.ref(optimizer)
         return self._primary() is optimizer
+
+    @property
+    def optimizer(self) -> Any:
+        """The optimizer whose steps are counted."""
+        return None if self._primary is None else self._primary()
 
     def _record(self, scale: Any, finite: Any) -> None:
         self.state.row(scale, finite)

@@ -1,0 +1,73 @@
+"""Programs under each backend of Keras, run once: importing TensorFlow alone takes many seconds."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halfstep.frameworks import FRAMEWORKS
+from halfstep.record import Record, read
+
+from ..cli.running import PROGRAMS, Done, halfstep
+
+BACKENDS = ("tensorflow", "jax", "torch")
+
+
+@dataclass
+class Checked:
+    """What a program under fp16 said of itself, and what its record says."""
+
+    facts: dict[str, Any]
+    record: Record
+    done: Done
+
+
+def environment(backend: str) -> dict[str, str]:
+    """One thread, the CPU, and only Keras's and halfstep's own words."""
+    return {
+        "KERAS_BACKEND": backend,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.fixture(scope="session")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checked]:
+    """``checked(backend)`` runs ``checks.py`` under fp16 there."""
+
+    @functools.cache
+    def run(backend: str) -> tuple[Done, Path]:
+        skip_without("keras", backend)
+        record = tmp_path_factory.mktemp(backend) / "record.jsonl"
+        recipe = "fp16:init_scale=1024:growth_interval=4:keep=kept*"
+        program = str(PROGRAMS / "keras" / "checks.py")
+        done = halfstep(
+            "run", "--precision", recipe, "--record", str(record), program, env=environment(backend)
+        )
+        return done, record
+
+    def checked(backend: str) -> Checked:
+        done, record = run(backend)
+        assert done.returncode == 0, done.stderr
+        return Checked(json.loads(done.stdout.splitlines()[-1]), read(record), done)
+
+    return checked
+
+
+def skip_without(*names: str) -> None:
+    """Skip where one is not installed; nothing is imported here, which would take longer than the test."""
+    for name in names:
+        if FRAMEWORKS[name].version is None:
+            pytest.skip(f"{name} is not installed")
+
+
+@pytest.fixture(scope="session")
+def example() -> str:
+    return str(Path(__file__).resolve().parents[2] / "examples" / "keras_digits.py")

@@ -1,0 +1,52 @@
+"""TensorFlow loops with a GradientTape under fp16, eager and in tf.function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from .conftest import Checked
+
+pytestmark = pytest.mark.slow
+
+Run = Callable[[str], Checked]
+U = 2.0**-11
+
+
+@pytest.mark.parametrize("how", ["eager", "graph"])
+def test_a_step_that_overflows_changes_nothing(checked: Run, how: str) -> None:
+    facts = checked("tensorflow").facts["tapes"][how]
+    assert all(facts["unchanged_by_a_bad_step"]), "weights, slots and moving statistics"
+    assert facts["unchanged_by_a_good_step"].count(True) == 1, "only the learning rate stays as it is"
+
+
+@pytest.mark.parametrize("how", ["eager", "graph"])
+def test_the_script_sees_no_scale(checked: Run, how: str) -> None:
+    """The loss is of the order of y's variance and so are gradients of a network of this size: not a thousandfold."""
+    facts = checked("tensorflow").facts["tapes"][how]
+    assert 0 < facts["loss"] < 100
+    assert 0 < facts["largest_gradient"] < 100
+
+
+def test_gradients_are_true_also_where_the_script_scales_by_itself(checked: Run) -> None:
+    """The bound of test_takeover, with w = 1: nothing is scaled twice, and nothing is left scaled."""
+    facts = checked("tensorflow").facts["tapes"]
+    x, y = np.array(facts["x"]), np.array(facts["y"]).ravel()
+    n, k = x.shape
+    residual = 2 / n * (x.sum(axis=1) - y)
+    exact = x.T @ residual
+    off = 2 / n * (k + 1) * U * np.abs(x).sum(axis=1) + 2 * U * np.abs(residual)
+    bound = np.abs(x).T @ off + (n + 1) * U * np.abs(x).T @ np.abs(residual) + 2.0**-22
+    for found in facts["linear"]:
+        assert (np.abs(np.array(found) - exact) <= bound).all()
+
+
+def test_steps_inside_a_graph_are_recorded_one_by_one(checked: Run) -> None:
+    facts, record = checked("tensorflow").facts["tapes"], checked("tensorflow").record
+    three, two = facts["many"]
+    losses = record.losses[-5:]
+    assert losses[2] == pytest.approx(three, rel=1e-6)
+    assert losses[4] == pytest.approx(two, rel=1e-6)
+    assert losses == sorted(losses, reverse=True), "each step lowers this loss"

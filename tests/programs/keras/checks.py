@@ -1,0 +1,132 @@
+"""What a program sees of itself under fp16, on the backend of KERAS_BACKEND: one JSON object on the last line."""
+import json
+
+import keras
+import numpy as np
+
+facts = {"policy": keras.config.dtype_policy().name}
+keras.mixed_precision.set_global_policy("mixed_bfloat16")
+keras.config.set_dtype_policy("float32")
+facts["policy_after_the_scripts_own"] = keras.config.dtype_policy().name
+BACKEND = keras.backend.backend()
+rng = np.random.default_rng(0)
+
+
+def halves(*shape):
+    """Multiples of 1/8 between -2 and 2: exact in fp16."""
+    return (rng.integers(-16, 17, shape) / 8).astype("float32")
+
+
+def values(variables):
+    return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
+
+
+def same(before, after):
+    return [bool(np.array_equal(a, b)) for a, b in zip(before, after)]
+
+
+def state_of(model):
+    """Weights, BatchNormalization's statistics and optimizer slots; not the scale, its counter and the seeds."""
+    scaler = model.optimizer
+    inner = getattr(scaler, "inner_optimizer", scaler)
+    return values([*model.trainable_variables, *model.non_trainable_variables, *inner.variables])
+
+
+X, Y, W = halves(16, 4), halves(16, 1), halves(4, 1)
+
+
+class Linear(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(1, use_bias=False)
+
+    def call(self, x, training=False):
+        return self.dense(x)
+
+
+class OwnStep(Linear):
+    """A train_step as people write it: no word of scale_loss."""
+
+    if BACKEND == "tensorflow":
+
+        def train_step(self, data):
+            import tensorflow as tf
+
+            x, y = data[:2]
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(y=y, y_pred=self(x, training=True))
+            grads = tape.gradient(loss, self.trainable_variables)
+            self.optimizer.apply(grads, self.trainable_variables)
+            return {"loss": loss}
+
+    elif BACKEND == "jax":
+
+        def loss_of(self, trainable, others, x, y):
+            y_pred, others = self.stateless_call(trainable, others, x, training=True)
+            return self.compute_loss(x, y, y_pred), others
+
+        def train_step(self, state, data):
+            import jax
+
+            trainable, others, variables, metrics = state
+            gradient = jax.value_and_grad(self.loss_of, has_aux=True)
+            (loss, others), grads = gradient(trainable, others, *data[:2])
+            trainable, variables = self.optimizer.stateless_apply(variables, grads, trainable)
+            return {"loss": loss}, (trainable, others, variables, metrics)
+
+    else:
+
+        def train_step(self, data):
+            import torch
+
+            x, y = data[:2]
+            self.zero_grad()
+            loss = self.compute_loss(y=y, y_pred=self(x, training=True))
+            loss.backward()
+            grads = [v.value.grad for v in self.trainable_variables]
+            with torch.no_grad():
+                self.optimizer.apply(grads, self.trainable_variables)
+            return {"loss": loss}
+
+
+def one_step(make, **kwargs):
+    """The weights after one step of plain SGD with learning rate 1 from W on (X, Y), squared errors."""
+    model = make()
+    model(X)
+    model.dense.set_weights([W])
+    model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse", **kwargs)
+    model.train_on_batch(X, Y)
+    return model.dense.get_weights()[0].ravel().tolist()
+
+
+inputs = keras.Input((4,))
+x = keras.layers.Dense(8, activation="relu")(inputs)
+x = keras.layers.BatchNormalization()(x)
+x = keras.layers.Dense(8, name="kept_layer")(x)
+outputs = keras.layers.Dense(1, dtype="float32", name="own_dtype")(x)
+model = keras.Model(inputs, outputs)
+facts["dtypes"] = {layer.name: [layer.compute_dtype, layer.variable_dtype] for layer in model.layers[1:]}
+model.compile(optimizer=keras.optimizers.Adam(1e-2), loss="mse", metrics=["mae"])
+facts["optimizer"] = type(model.optimizer).__name__
+history = model.fit(X, Y, batch_size=4, epochs=2, validation_data=(X, Y), verbose=0, shuffle=False)
+facts["history"] = history.history
+facts["scale_after_fit"] = float(model.optimizer.dynamic_scale)
+
+before = state_of(model)
+bad = X.copy()
+bad[0, 0] = np.inf
+model.train_on_batch(bad, Y)
+facts["unchanged_by_a_bad_step"] = same(before, state_of(model))
+facts["scale_after_a_bad_step"] = float(model.optimizer.dynamic_scale)
+model.train_on_batch(X, Y)
+facts["unchanged_by_a_good_step"] = same(before, state_of(model))
+
+facts["one_step"] = one_step(Linear)
+facts["one_step_own"] = one_step(OwnStep)
+
+if BACKEND == "tensorflow":
+    import tapes
+
+    facts["tapes"] = tapes.facts()
+facts["data"] = {"x": X.tolist(), "y": Y.ravel().tolist(), "w": W.ravel().tolist()}
+print(json.dumps(facts))
