@@ -14,6 +14,7 @@ from halfstep.errors import HalfstepError
 _COMMANDS = {
     "run": "halfstep.cli.run",
     "compare": "halfstep.cli.compare",
+    "diagnose": "halfstep.cli.diagnose",
     "report": "halfstep.cli.report",
     "formats": "halfstep.cli.formats",
     "info": "halfstep.cli.info",

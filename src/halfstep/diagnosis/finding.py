@@ -10,6 +10,8 @@ Kind = Literal[
     "overflow", "underflow", "nan_source", "domain_error", "epsilon_lost", "lost_update", "saturated_sum",
     "scale_collapse",
 ]  # fmt: skip
+#: a finding as JSON has it
+Row = dict[str, Any]
 #: whose fault it is: the precision's, the model's (fp32 has it as well) or the data's
 Fault = Literal["precision", "model", "data"]
 
@@ -48,7 +50,7 @@ class Finding:
     code: str = ""
     also: tuple[str, ...] = field(default=())
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> Row:
         """As JSON has it."""
         row = asdict(self)
         row["remedies"] = [asdict(remedy) | {"works": None, "outcome": ""} for remedy in self.remedies]

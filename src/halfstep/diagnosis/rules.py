@@ -49,9 +49,13 @@ def from_the_data(case: Case) -> Iterator[Finding]:
 
 def origins(case: Case) -> Iterator[Finding]:
     """Where infinities and NaN began, in steps that went wrong on account of them."""
-    for event in first_of_each(case.tried.roots()):
+    roots = first_of_each(case.tried.roots())
+    forward = {(e["module"], e.get("source")) for e in roots if e["direction"] == "forward"}
+    for event in roots:
         if _gradients(event) and not event["domain"]:
             continue  # may be the loss scale's: judged by the rules of the scale
+        if _gradients(event) and (event["module"], event.get("source")) in forward:
+            continue  # the slope of a function at the very place where it has no value
         yield _at_an_origin(case, event)
 
 

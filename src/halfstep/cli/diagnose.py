@@ -1,0 +1,69 @@
+"""``halfstep diagnose``: which layer under- or overflows, where a NaN began, and the cure."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from halfstep.cli.compare import _folder, _json_path, _write_json
+from halfstep.cli.run import SETTINGS, products_option, program_options
+from halfstep.diagnosis.run import Question, run_diagnosis
+from halfstep.program import Target
+from halfstep.recipes import parse
+from halfstep.trials import Job
+
+
+@click.command(context_settings=SETTINGS)
+@click.option("--precision", default="fp16", show_default=True, metavar="P",
+    help="The precision to look into, with options; as-is and fp32 are allowed.")  # fmt: skip
+@click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True, metavar="N",
+    help="How many optimizer steps to watch.")  # fmt: skip
+@click.option(
+    "--json", "json_file", metavar="FILE", help="Also write the diagnosis as JSON to FILE; - for stdout."
+)
+@click.option(
+    "--out", metavar="DIR", help="Folder for records, logs and the page. Default: a new one in halfstep-out."
+)
+@click.option("--try-remedies", is_flag=True,
+    help="Run the program again with the remedies that are found, and say which work.")  # fmt: skip
+@click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="T",
+    help="End a trial that runs longer than T seconds.")  # fmt: skip
+@click.option("--launch", default="", metavar="CMD", help='Launcher, e.g. "torchrun --nproc-per-node 2".')
+@products_option
+@program_options
+def diagnose(
+    precision: str,
+    steps: int,
+    json_file: str | None,
+    out: str | None,
+    try_remedies: bool,
+    time_limit: float | None,
+    launch: str,
+    products: str,
+    module: bool,
+    program: str,
+    arguments: tuple[str, ...],
+) -> int:
+    """Train PROGRAM for some steps in a precision, look at every number, and name what goes wrong.
+
+    The program runs twice, watched: in the precision and, to know the numbers before they are rounded, in fp32.
+    """
+    from rich.console import Console
+
+    from halfstep.report import diagnosis as report
+    from halfstep.report import diagnosis_page as page
+    from halfstep.report import terminal
+
+    recipe = str(parse(precision))
+    Target.parse(program, arguments, module=module)
+    folder, json_path = _folder(out, program), _json_path(json_file)
+    job = Job(program, arguments, module, folder, steps, time_limit, launch, products, watch=True)
+    err, console = Console(stderr=True), Console(stderr=json_file == "-")
+    with terminal.Progress(err) as progress:
+        found = run_diagnosis(Question(job, recipe, steps, try_remedies), progress)
+    (folder / "diagnosis.json").write_text(json.dumps(found, allow_nan=False), encoding="utf-8")
+    written = page.write(found, folder / "diagnosis.html")
+    _write_json(found, json_path)
+    console.print(report.view(found, page=written))
+    return 0

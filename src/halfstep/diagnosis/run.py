@@ -1,0 +1,167 @@
+"""Runs a diagnosis: the program watched in a precision and in fp32, a process each, and the remedies if asked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from halfstep.comparison import Display
+from halfstep.diagnosis import SCHEMA, diagnose
+from halfstep.diagnosis.finding import Row
+from halfstep.errors import UsageError
+from halfstep.recipes import parse
+from halfstep.trials import Job, Outcome, Trial, run_trial
+
+REFERENCE = "fp32"
+#: remedies that are tried at most: each is a training of its own
+TRIED = 4
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the user wants diagnosed; the fields are the options of ``halfstep diagnose``."""
+
+    job: Job
+    precision: str
+    steps: int
+    try_remedies: bool
+
+    @property
+    def program(self) -> list[str]:
+        """The program and its arguments, as given."""
+        return [*(["-m"] if self.job.module else []), self.job.program, *self.job.arguments]
+
+
+def run_diagnosis(question: Question, display: Display) -> dict[str, Any]:
+    """Run the trials and return the object that ``--json`` writes and every report is drawn from.
+
+    Raises:
+        UsageError: the program made no step that could be watched; the message has the reason.
+    """
+    precision = question.precision
+    plain = parse(precision).name == REFERENCE
+    names = [precision] if plain else [precision, REFERENCE]
+    display.plan([Trial(name).label for name in names])
+    tried = _run(question, precision, display)
+    _require_steps(question, tried)
+    reference = None if plain else _run(question, REFERENCE, display)
+    usable = reference if reference is not None and reference.record.steps else None
+    found = diagnose(precision, tried.record, usable.record if usable else None)
+    if question.try_remedies:
+        _try_remedies(question, found["findings"], usable, display)
+    return {
+        "schema": SCHEMA,
+        "program": {"command": question.program, "cwd": str(Path.cwd())},
+        "precision": precision,
+        "ran_as": tried.record.takeover.get("ran_as"),
+        "status": tried.status,
+        "reason": tried.reason,
+        "steps": len(tried.record.steps),
+        "skipped_steps": sum(bool(step.get("skipped")) for step in tried.record.steps),
+        "losses": _losses(tried),
+        "reference": _reference(reference),
+        **found,
+        "notes": _notes(tried, usable, plain),
+    }
+
+
+def _run(question: Question, precision: str, display: Display) -> Outcome:
+    trial = Trial(precision)
+    display.begin(trial.label, question.steps)
+    outcome = run_trial(question.job, trial, lambda *step: display.advance(trial.label, *step))
+    display.finish(trial.label, outcome.status, outcome.reason or f"{len(outcome.record.steps)} steps")
+    return outcome
+
+
+def _require_steps(question: Question, tried: Outcome) -> None:
+    """There has to be a step to diagnose, of a framework that can be watched.
+
+    Raises:
+        UsageError: there is none.
+    """
+    record, log = tried.record, question.job.log(tried.trial)
+    if tried.status == "unsupported":
+        raise UsageError(tried.reason)
+    if record.takeover.get("framework") not in (None, "pytorch"):
+        raise UsageError(
+            f"The program trains with {record.takeover['framework']}; diagnose watches PyTorch, so use "
+            "`halfstep compare` to see how it fares in this precision."
+        )
+    if not record.steps:
+        raise UsageError(
+            f"The program made no optimizer step in {question.precision} ({tried.reason or tried.status}), so there is "
+            f"nothing to diagnose; give a program that trains with PyTorch, and see its output in {str(log)!r}."
+        )
+
+
+def _losses(outcome: Outcome) -> list[float | None]:
+    return [x if x is not None and math.isfinite(x) else None for x in outcome.record.losses]
+
+
+def _reference(outcome: Outcome | None) -> dict[str, Any] | None:
+    if outcome is None:
+        return None
+    return {
+        "precision": REFERENCE,
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "steps": len(outcome.record.steps),
+        "losses": _losses(outcome),
+    }
+
+
+def _notes(tried: Outcome, reference: Outcome | None, plain: bool) -> list[str]:
+    """What a reader has to know of how it was seen."""
+    numbers = [e for e in tried.record.watched if e["what"] == "numbers"]
+    steps = sorted({e["step"] for e in numbers})
+    notes = [f"numbers were counted in {len(steps)} of {len(tried.record.steps)} steps ({_spelled(steps)})"]
+    if any(e["counted"] < e["elements"] for e in numbers):
+        notes.append("of tensors above a million numbers, evenly spaced blocks were counted")
+    if any(e["what"] == "eager" for e in tried.record.watched):
+        notes.append("the compiled model ran eagerly: inside compiled code no operation can be seen")
+    if reference is None and not plain:
+        notes.append("fp32 made no step, so whether it has the same faults is not known")
+    return [*notes, *tried.record.warnings]
+
+
+def _spelled(steps: list[int]) -> str:
+    shown = ", ".join(str(step + 1) for step in steps[:8])
+    return f"{shown}, …" if len(steps) > 8 else shown
+
+
+def _try_remedies(
+    question: Question, findings: list[Row], reference: Outcome | None, display: Display
+) -> None:
+    """Run the program with every remedy that is a recipe, and note in the rows whether it works."""
+    recipes = list(dict.fromkeys(w["recipe"] for f in findings for w in f["remedies"] if w["recipe"]))[:TRIED]
+    names = [
+        question.precision,
+        *([REFERENCE] if parse(question.precision).name != REFERENCE else []),
+        *recipes,
+    ]
+    display.plan([Trial(name).label for name in dict.fromkeys(names)])
+    verdicts: dict[str, tuple[Outcome, list[Row]]] = {}
+    for recipe in recipes:
+        outcome = _run(question, recipe, display)
+        left = diagnose(recipe, outcome.record, reference.record if reference else None)["findings"]
+        verdicts[recipe] = outcome, left
+    for finding in findings:
+        for way in finding["remedies"]:
+            if way["recipe"] in verdicts:
+                way["works"], way["outcome"] = judge(finding, *verdicts[way["recipe"]])
+
+
+def judge(finding: Row, outcome: Outcome, left: list[Row]) -> tuple[bool, str]:
+    """Whether a finding is gone under a remedy, and what is seen instead."""
+    losses = [x for x in outcome.record.losses if x is not None]
+    if outcome.status != "ok" or not losses or not math.isfinite(losses[-1]):
+        return False, outcome.reason or "the loss was not finite at the end"
+    same = [f for f in left if (f["kind"], f["where"]) == (finding["kind"], finding["where"])]
+    if same:
+        return False, f"the same finding is left: {same[0]['evidence']}"
+    others = [f for f in left if f["severity"] >= finding["severity"] and f["fault"] == "precision"]
+    if others:
+        return False, f"{others[0]['kind']} in {others[0]['where'] or 'code outside of modules'} instead"
+    return True, f"the finding is gone; loss {losses[-1]:.4g} after {len(losses)} steps"

@@ -1,0 +1,189 @@
+"""A diagnosis as one HTML file: the findings, and heat maps of the layers by exponent, self-contained and offline."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from halfstep.errors import UsageError
+from halfstep.formats import Format, get_scalar
+from halfstep.report import traces, units
+from halfstep.report.diagnosis import headline, next_command, place, title, where
+from halfstep.report.page import _EMPTY_STYLE, _asset, _templates, policy
+from halfstep.report.plain import clean, finite, table, tables, text, texts
+
+KINDS = {
+    "gradients": "Gradients of activations, the loss scale on them",
+    "weight_gradients": "Gradients of weights, the loss scale on them",
+    "activations": "Activations",
+    "weights": "Weights",
+    "updates": "Optimizer updates",
+}
+#: exponents below are drawn at the left edge, above at the right
+_LOW, _HIGH = -60, 30
+_SCALE = [[0.0, "rgba(90,125,245,0.06)"], [0.35, "rgba(90,125,245,0.45)"], [1.0, "rgba(90,125,245,1)"]]
+Raw = Mapping[str, Any]
+
+
+def write(diagnosis: Raw, path: Path) -> Path:
+    """Draw the object of ``halfstep diagnose --json`` into one HTML file; returns its path.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    try:
+        path.write_text(render(diagnosis), encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UsageError(
+            f"Cannot write the page {str(path)!r} ({error.strerror}); give a folder you may write."
+        ) from None
+    return path
+
+
+def render(diagnosis: Raw) -> str:
+    """The page as text."""
+    from plotly.offline import get_plotlyjs  # slow to import
+
+    scripts, style = [get_plotlyjs(), _asset("page.js")], _asset("page.css") + _asset("diagnosis.css")
+    figures = {kind: figure for kind in KINDS if (figure := heat_map(diagnosis, kind)) is not None}
+    return (
+        _templates()
+        .get_template("diagnosis.html.j2")
+        .render(
+            headline=headline(diagnosis),
+            command=shlex.join(["python", *texts(table(diagnosis, "program"), "command")]),
+            findings=[_finding(raw) for raw in tables(diagnosis, "findings")],
+            figures=figures,
+            kinds=KINDS,
+            layers=[_row(raw) for raw in tables(diagnosis, "layers")],
+            notes=texts(diagnosis, "notes"),
+            ran_as=text(diagnosis, "ran_as"),
+            next=next_command(diagnosis),
+            raw=diagnosis,
+            policy=policy(scripts, [style, _EMPTY_STYLE]),
+            style=Markup(style),
+            scripts=[Markup(script) for script in scripts],
+        )
+    )
+
+
+def _finding(raw: Raw) -> dict[str, Any]:
+    ways = [
+        {key: text(way, key) for key in ("text", "recipe", "outcome")} | {"works": way.get("works")}
+        for way in tables(raw, "remedies")
+    ]  # fmt: skip
+    return {
+        "title": title(raw),
+        "where": where(raw),
+        "place": place(raw),
+        "evidence": text(raw, "evidence"),
+        "fault": text(raw, "fault"),
+        "also": ", ".join(texts(raw, "also")),
+        "ways": ways,
+    }
+
+
+def _row(raw: Raw) -> dict[str, Any]:
+    """A layer's row of the table: what its format does to its numbers."""
+    cells = []
+    for kind in KINDS:
+        part = table(raw, kind)
+        shares = [finite(part.get(key)) for key in ("flushed", "subnormal", "overflowing", "headroom")]
+        cells.append(_cell(*shares) if part else "")
+    scales = table(raw, "loss_scale")
+    low, high = finite(scales.get("low")), finite(scales.get("high"))
+    cells.append(
+        "" if low is None or high is None else f"{low:g} to {high:g}" if low <= high else "no one scale"
+    )
+    return {"name": text(raw, "module") or "(outside of modules)", "type": text(raw, "type"), "cells": cells}
+
+
+def _cell(flushed: float | None, subnormal: float | None, over: float | None, headroom: float | None) -> str:
+    told = [(flushed, "to zero"), (subnormal, "subnormal"), (over, "overflow")]
+    parts = [f"{units.percent(share)} {words}" for share, words in told if share]
+    if headroom is not None:
+        parts.append(f"headroom 2^{headroom:.1f}")
+    return ", ".join(parts)
+
+
+def heat_map(diagnosis: Raw, kind: str) -> dict[str, Any] | None:
+    """Layers downward, exponents to the right, the share of a layer's numbers as depth; the format's range over it.
+
+    As figure 3 of Micikevicius et al., Mixed Precision Training (ICLR 2018), a row a layer. None without numbers.
+    """
+    rows = [row for row in tables(diagnosis, "layers") if table(table(row, kind), "exponents")]
+    if not rows:
+        return None
+    exponents = list(range(_LOW, _HIGH + 1))
+    depth = [_shares(table(row, kind), exponents) for row in rows]
+    names = [traces.plain(clean(row.get("module")) or "(outside)") for row in rows]
+    data = {
+        "type": "heatmap",
+        "x": exponents,
+        "y": list(range(len(rows))),
+        "z": [[math.sqrt(share) for share in line] for line in depth],
+        "customdata": [[100 * share for share in line] for line in depth],
+        "text": [[name] * len(exponents) for name in names],
+        "hovertemplate": "%{text}<br>2^%{x}: %{customdata:.2f} % of its numbers<extra></extra>",
+        "colorscale": _SCALE,
+        "showscale": False,
+        "xgap": 1,
+        "ygap": 1,
+    }
+    layout = traces.layout(height=130 + 20 * len(rows)) | {"hovermode": "closest", "showlegend": False}
+    layout["xaxis"] |= traces.title("binary exponent") | {"range": [_LOW - 0.5, _HIGH + 0.5], "dtick": 10}
+    shown = [name if len(name) <= 28 else "…" + name[-27:] for name in names]
+    layout["yaxis"] |= {
+        "tickvals": list(range(len(rows))),
+        "ticktext": shown,
+        "range": [len(rows) - 0.5, -0.5],
+        "showgrid": False,
+        "fixedrange": True,
+    }
+    layout["shapes"], layout["annotations"] = _range(rows, kind)
+    return {"data": [data], "layout": layout}
+
+
+def _shares(part: Raw, exponents: list[int]) -> list[float]:
+    """The share of the numbers at each exponent, with the loss scale that was on them."""
+    shift = round(math.log2(finite(part.get("scale")) or 1.0))
+    counts = dict.fromkeys(exponents, 0.0)
+    for key, count in table(part, "exponents").items():
+        if -127 < int(key) < 128:
+            counts[min(max(int(key) + shift, _LOW), _HIGH)] += finite(count) or 0.0
+    whole = sum(counts.values()) or 1.0
+    return [count / whole for count in counts.values()]
+
+
+def _range(rows: list[Raw], kind: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The edges of the format that most rows have, as lines with their names above."""
+    names = [text(table(row, kind), "format") for row in rows]
+    most = get_scalar(max(set(names), key=names.count))
+    edges = [(edge, words) for edge, words in _edges(most) if _LOW <= edge <= _HIGH]
+    shapes: list[dict[str, Any]] = []
+    notes = []
+    for edge, words in edges:
+        line = {"color": "@bad" if words != "normal from here" else "@mild", "width": 1.5}
+        shapes.append(
+            {"type": "line", "x0": edge, "x1": edge, "y0": 0, "y1": 1, "yref": "paper", "line": line}
+        )
+        note = {"x": edge, "y": 1, "yref": "paper", "yanchor": "bottom", "text": f"{most.name}: {words}"}
+        font = {"size": 11, "color": "@soft"}
+        notes.append(
+            note | {"showarrow": False, "font": font, "yshift": 2 if words != "normal from here" else 16}
+        )
+    return shapes, notes
+
+
+def _edges(format: Format) -> list[tuple[float, str]]:
+    """Where numbers become zero, where they are normal, where they overflow; between two bins."""
+    return [
+        (format.min_exponent - format.fraction_bits - 1.5, "zero below"),
+        (format.min_exponent - 0.5, "normal from here"),
+        (format.max_exponent + 0.5, "overflow beyond"),
+    ]

@@ -1,0 +1,65 @@
+"""Histograms of exponents as small pictures of block characters, coloured by what the format does to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.text import Text
+
+from halfstep.formats import Format, get_scalar
+from halfstep.report.plain import finite, table, text
+
+#: the exponents that are drawn; what lies beyond counts in the outermost bar
+LOW, HIGH = -40, 24
+LEGEND = (
+    "Bars: how many numbers by binary exponent; red: flushed to zero or overflowing, yellow: subnormal, green: normal; "
+    "the share is that of red ones."
+)
+_BLOCKS, _ASCII = " ▁▂▃▄▅▆▇█", " .:-=+*%#"
+
+
+def ruler(width: int) -> str:
+    """The axis: its ends and zero."""
+    left, right = f"2^{LOW}", f"2^{HIGH}"
+    return left + right.rjust(width - len(left))
+
+
+def binned(part: Mapping[str, Any], width: int) -> list[tuple[float, int]]:
+    """(middle exponent, count) of each bar, the loss scale on the numbers."""
+    step = (HIGH - LOW) / width
+    shift = _shift(part)
+    counts = [0] * width
+    for key, value in table(part, "exponents").items():
+        count, exponent = finite(value), int(key)
+        if count and -127 < exponent < 128:
+            counts[min(max(int((exponent + shift - LOW) / step), 0), width - 1)] += int(count)
+    return [(LOW + (n + 0.5) * step, count) for n, count in enumerate(counts)]
+
+
+def _shift(part: Mapping[str, Any]) -> int:
+    scale = finite(part.get("scale")) or 1.0
+    return max(int(scale).bit_length() - 1, 0)
+
+
+def spark(part: Mapping[str, Any], width: int, ascii_only: bool = False) -> Text:
+    """The histogram in `width` characters; blank where nothing was counted."""
+    bars = binned(part, width)
+    top = max((count for _, count in bars), default=0)
+    if not top:
+        return Text(" " * width)
+    row = get_scalar(text(part, "format") or "fp32")
+    glyphs = _ASCII if ascii_only else _BLOCKS
+    line = Text()
+    for exponent, count in bars:
+        # The root shows a tail of one in a thousand beside the body.
+        height = 0 if not count else max(1, round(8 * (count / top) ** 0.5))
+        line.append(glyphs[height], colour(exponent, row))
+    return line
+
+
+def colour(exponent: float, format: Format) -> str:
+    """What becomes of numbers of this exponent."""
+    if exponent < format.min_exponent - format.fraction_bits - 1 or exponent > format.max_exponent + 1:
+        return "red"
+    return "yellow" if exponent < format.min_exponent else "green"
