@@ -38,7 +38,7 @@ CASES = {
     "import sys; sys.exit('no data\\nat all')": Ending("failed", 1, "no data"),
     "raise RuntimeError('boom')": Ending("failed", 1, "RuntimeError: boom", "RuntimeError"),
     "raise RuntimeError('\\n  first\\nsecond')": Ending("failed", 1, "RuntimeError: first", "RuntimeError"),
-    "assert False": Ending("failed", 1, "AssertionError", "AssertionError"),
+    "assert False": Ending("failed", 1, "AssertionError at script.py:1", "AssertionError"),
     "import json; json.loads('x')": Ending(
         "failed",
         1,
@@ -58,7 +58,7 @@ CASES = {
     "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(9)": Ending(
         "terminated", -15, "terminated by SIGTERM"
     ),
-    "bytearray(1 << 62)": Ending("failed", 1, "MemoryError", "MemoryError", True),
+    "bytearray(1 << 62)": Ending("failed", 1, "MemoryError at script.py:1", "MemoryError", True),
     "import os\nif os.fork() == 0:\n    raise SystemExit(8)\nos.wait()": Ending("ok", 0),
     "import threading\nthreading.Thread(target=lambda: 1/0).start()": Ending("ok", 0),
     "import atexit\natexit.register(lambda: 1/0)": Ending("ok", 0),

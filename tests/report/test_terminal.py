@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ PAYLOADS = [
 
 def shown(compared: dict[str, Any], width: int, encoding: str = "utf-8", **options: Any) -> str:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    Console(file=stream, width=width, **options).print(table(compared, page="comparison.html"))
+    Console(file=stream, width=width, **options).print(table(compared, page=Path("comparison.html")))
     stream.flush()
     stream.seek(0)
     return stream.read()
@@ -172,3 +173,9 @@ def test_a_module_is_run_as_a_module(command: list[str]) -> None:
 
 def test_an_empty_object_says_that_there_is_nothing() -> None:
     assert "No verdicts" in shown({}, 80)
+
+
+def test_where_a_trial_failed_its_output_is_named() -> None:
+    comparison = {"trials": [{"status": "ok", "log": "a.log"}, {"status": "failed", "log": "trials/b.log"}]}
+    assert table(comparison, page=Path("/out/report.html")).output == Path("/out/trials/b.log")
+    assert table({"trials": [{"status": "ok", "log": "a.log"}]}, page=Path("/o/r")).output is None

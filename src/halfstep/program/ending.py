@@ -142,9 +142,24 @@ def _ran_out_of_memory(error: BaseException | None) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
-    """`RuntimeError: boom`, as the last line of a traceback; of a long message its first line."""
+    """`RuntimeError: boom`, as the last line of a traceback; of a long message its first line.
+
+    An error without a message says nothing but where it was raised: `AssertionError at data.py:30`.
+    """
     text = _first_line(_text(error))
-    return f"{_name(type(error))}: {text}" if text else _name(type(error))
+    if text:
+        return f"{_name(type(error))}: {text}"
+    return _name(type(error)) + (_place(error) if isinstance(error, Exception) else "")
+
+
+def _place(error: Exception) -> str:
+    """Where it was raised; nothing if it never was."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return ""
+    return f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
 
 
 def _text(error: BaseException) -> str:

@@ -30,6 +30,7 @@ class Summary:
     comparison: Comparison
     page: Path | None = None
     next_command: str | None = None
+    output: Path | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield from self.lines(Sheet(options.max_width, options.ascii_only))
@@ -44,7 +45,10 @@ class Summary:
     def _farewell(self, sheet: Sheet) -> Iterator[Text]:
         command = self.comparison.run_command if self.next_command is None else self.next_command
         page = "" if self.page is None else str(self.page)
-        told = [(name, said) for name, said in (("page", page), ("next", command)) if said]
+        output = "" if self.output is None else str(self.output)
+        told = [
+            (name, said) for name, said in (("output", output), ("page", page), ("next", command)) if said
+        ]
         yield from [Text()] * bool(told)
         for name, said in told:
             yield from sheet.flow([Text(name, "dim"), *sheet.words(clean(said), "cyan")], _INDENT + 1)
@@ -55,9 +59,21 @@ def table(
 ) -> Summary:
     """A rich renderable of the comparison: rows, what ran, advice, the page's path and the next command.
 
-    The next command is, unless given, the program in the advised precision; an empty one is left out.
+    Where a trial failed, also the file that holds what the first such trial printed. The next command is, unless
+    given, the program in the advised precision; an empty one is left out.
     """
-    return Summary(read(comparison), page, next_command)
+    return Summary(
+        read(comparison), page, next_command, None if page is None else _output(comparison, page.parent)
+    )
+
+
+def _output(comparison: Mapping[str, Any], folder: Path) -> Path | None:
+    """What the first trial that failed has printed."""
+    trials = comparison.get("trials")
+    for trial in trials if isinstance(trials, list) else []:
+        if isinstance(trial, dict) and trial.get("status") == "failed" and isinstance(trial.get("log"), str):
+            return folder / trial["log"]
+    return None
 
 
 def _rows(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
