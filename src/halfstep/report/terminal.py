@@ -72,7 +72,7 @@ def _output(comparison: Mapping[str, Any], folder: Path) -> Path | None:
     trials = comparison.get("trials")
     for trial in trials if isinstance(trials, list) else []:
         if isinstance(trial, dict) and trial.get("status") == "failed" and isinstance(trial.get("log"), str):
-            return folder / trial["log"]
+            return folder / str(trial["log"])
     return None
 
 
@@ -154,10 +154,14 @@ def _notes(notes: Mapping[str, int], sheet: Sheet) -> Iterator[Text]:
 
 
 def _warnings(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
-    told = dict.fromkeys((row.precision, warning) for row in comparison.rows for warning in row.warnings)
+    """Each warning once, with the precisions that it is about."""
+    told: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        for warning in row.warnings:
+            told.setdefault(warning, []).append(row.precision)
     yield from [Text()] * bool(told)
-    for precision, warning in told:
-        lead = [Text("warning:", "yellow"), *sheet.words(f"{precision}:", "bold")]
+    for warning, precisions in told.items():
+        lead = [Text("warning:", "yellow"), *sheet.words(f"{', '.join(dict.fromkeys(precisions))}:", "bold")]
         yield from sheet.flow([*lead, *sheet.words(warning)], _INDENT)
 
 
