@@ -121,8 +121,7 @@ class Ambient(NoAmbient):
     def _then_forget(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def __exit__(context: Any, *exc: Any) -> Any:
             result = original(context, *exc)
-            torch.clear_autocast_cache()
-            torch.set_autocast_cache_enabled(torch.is_grad_enabled())
+            _cache_if_grad(forget=True)
             return result
 
         return __exit__
@@ -131,7 +130,7 @@ class Ambient(NoAmbient):
 def _then_stop_caching(original: Callable[..., Any]) -> Callable[..., Any]:
     def __enter__(context: Any) -> Any:
         result = original(context)
-        torch.set_autocast_cache_enabled(torch.is_grad_enabled())
+        _cache_if_grad(forget=False)
         return result
 
     return __enter__
@@ -140,10 +139,18 @@ def _then_stop_caching(original: Callable[..., Any]) -> Callable[..., Any]:
 def _then_cache_if_grad(original: Callable[..., Any]) -> Callable[..., Any]:
     def __init__(context: Any, mode: bool) -> None:
         original(context, mode)
-        torch.clear_autocast_cache()
-        torch.set_autocast_cache_enabled(torch.is_grad_enabled())
+        _cache_if_grad(forget=True)
 
     return __init__
+
+
+def _cache_if_grad(forget: bool) -> None:
+    """Nothing while a compiler traces: its own grad modes are not the program's, and it allows no such change."""
+    if torch._guards.CompileContext.try_get() is not None:
+        return
+    if forget:
+        torch.clear_autocast_cache()
+    torch.set_autocast_cache_enabled(torch.is_grad_enabled())
 
 
 def _uncached_apply(original: Callable[..., Any]) -> Callable[..., Any]:

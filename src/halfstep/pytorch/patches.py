@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
+
+from torch._C._dynamo import eval_frame
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Patches:
@@ -32,3 +36,14 @@ class Patches:
                 setattr(owner, name, old)
             else:
                 delattr(owner, name)
+
+
+def never_traced(function: Function) -> Function:
+    """Keep compilers out of ``function`` and of what it calls: a compiled program breaks its graph and calls it.
+
+    ``torch.compiler.disable`` says the same, at the cost of importing the compiler.
+    """
+    skip = eval_frame._FrameAction.SKIP
+    eval_frame.set_code_exec_strategy(function.__code__, eval_frame._FrameExecStrategy(skip, skip))
+    function._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return function

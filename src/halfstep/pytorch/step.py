@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from halfstep.pytorch.backward import inside_backward
 from halfstep.pytorch.gradients import gradients_of
-from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.patches import Patches, never_traced
 from halfstep.pytorch.sharded import agreed
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ class Steps:
                 return stepping(optimizer, *args, **kwargs)
             return self._step(stepping, optimizer, args, kwargs)
 
-        return step
+        # Whether a step is to be skipped is known at run time only.
+        return never_traced(step) if self._guards else step
 
     def _step(self, step: Callable[..., Any], optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         self._takeover.watch.before_step(optimizer)
