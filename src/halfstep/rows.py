@@ -128,6 +128,8 @@ def peak(ranks: list[Any]) -> dict[str, Any]:
     if ranks[0].takeover.get("emulated"):
         return {"peak_memory_bytes": None, "peak_memory_absent": EMULATED}
     peaks = [record.end.get("peak_memory_bytes") for record in ranks]
+    if not ranks[0].steps:
+        return {"peak_memory_bytes": None, "peak_memory_absent": "no step was made"}
     if any(peak is None for peak in peaks):
         reason = next((r.end["peak_memory_absent"] for r in ranks if "peak_memory_absent" in r.end), None)
         return {

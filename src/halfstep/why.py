@@ -93,7 +93,11 @@ def _units(verdict: Mapping[str, Any], own: Trials) -> list[tuple[str, str]]:
     _, _, where = ran_as.partition(", ")
     if "in fp32 units" not in ran_as or not own:
         return []
-    return [(f"No units for it here: {where}, which take as long as in fp32.", f"trials[{own[0][0]}].ran_as")]
+    if where == "products in fp32 units":
+        text = f"No units for it here: {where}, which take as long as in fp32."
+    else:
+        text = f"{where[:1].upper()}{where[1:]}: this device's own are slower at these."
+    return [(text, f"trials[{own[0][0]}].ran_as")]
 
 
 def _sizes(own: Trials) -> list[tuple[str, str]]:

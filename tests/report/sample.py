@@ -23,6 +23,13 @@ _STOPPED = (
     "tf32 needs a GPU's matrix units: this machine has none; --emulate rounds to it instead.",
 )
 _NO_ENERGY = "no energy counter: /sys/class/powercap holds no readable package domain"
+#: precision -> shares of a profiled step
+_TIME = {
+    "fp32": {"products": 0.71, "other": 0.2, "optimizer": 0.05, "host": 0.04},
+    "bf16": {"products": 0.48, "other": 0.32, "casts": 0.06, "optimizer": 0.08, "host": 0.06},
+    "fp16": {"products": 0.69, "other": 0.17, "casts": 0.05, "optimizer": 0.05, "host": 0.04},
+    "bf16-true": {"products": 0.55, "other": 0.3, "optimizer": 0.08, "host": 0.07},
+}
 _CODE = """\
 with torch.autocast("cpu", dtype=torch.bfloat16):
     logits = model(tokens)
@@ -105,6 +112,12 @@ def _trial(rng: random.Random, name: str, repeat: int, steps: int) -> dict[str, 
         "memory_absent": None,
         "energy_joules": None,
         "energy_absent": _NO_ENERGY,
+        "joules_per_step": None,
+        "joules_per_step_absent": _NO_ENERGY,
+        "joules_per_sample": None,
+        "joules_per_sample_absent": _NO_ENERGY,
+        "time_shares": _TIME[name],
+        "time_shares_absent": None,
         "matmul_share": shares,
         "matmul_share_absent": None,
         "logged": {
@@ -180,11 +193,65 @@ def _verdict(name: str, trials: list[dict[str, Any]]) -> dict[str, Any]:
         "steps": own[0].get("steps"),
         "skipped_steps": sum(t.get("skipped_steps", 0) for t in own),
         "warnings": own[0].get("warnings", []),
-        **dict.fromkeys(("step_time", "speed_ratio", "memory_ratio", "peak_memory", "loss")),
+        "why_no_faster": _why(_TIME["fp16"], "time_shares") if name == "fp16" else [],
+        "why_memory": _why({"activations": 0.6, "weights": 0.4}, "memory") if name == "fp16" else [],
+        **dict.fromkeys(
+            ("energy", "energy_ratio", "step_time", "speed_ratio", "memory_ratio", "peak_memory", "loss")
+        ),
     }
     if own[0]["step_seconds"]:
         row.update(_figures(own, base, name))
     return row
+
+
+def _why(shares: dict[str, float], figure: str) -> list[dict[str, Any]]:
+    told = [
+        {"text": f"{kind.capitalize()} as measured", "share": share, "evidence": f"trials[3].{figure}.{kind}"}
+        for kind, share in shares.items()
+    ]
+    return [*told, {"text": "A fact has no share", "share": None, "evidence": "trials[3].ran_as"}]
+
+
+def metered(compared: dict[str, Any]) -> dict[str, Any]:
+    """The sample as on a machine with energy counters, and with the largest batches."""
+    made = copy.deepcopy(compared)
+    made["environment"]["idle_watts"] = 61.5
+    for trial in made["trials"]:
+        if trial.get("step_seconds"):
+            joules = 240.0 * trial["step_seconds"]["median"]
+            trial |= {
+                "energy_joules": joules * trial["steps"],
+                "energy_absent": None,
+                "joules_per_step": joules,
+            }
+            trial |= {"joules_per_step_absent": None, "joules_per_sample": joules / 32}
+    for row in made["verdicts"]:
+        if row["step_time"]:
+            row["energy"] = {k: 240.0 * row["step_time"][k] for k in ("median", "low", "high")} | {
+                "unit": "J"
+            }
+            row["energy_ratio"] = row["speed_ratio"] and {
+                "value": 0.53,
+                "low": 0.5,
+                "high": 0.56,
+                "significant": True,
+            }
+    tried = [{"size": n, "status": "ok", "reason": "", "peak_memory_bytes": n * MIB} for n in (64, 128)]
+    tried.append({"size": 192, "status": "out_of_memory", "reason": "the limit", "peak_memory_bytes": None})
+    rows = [
+        {"precision": p, "largest": n, "fails_at": n + 64, "ratio": n / 128, "reason": "", "trials": tried}
+        for p, n in (("fp32", 128), ("bf16", 248))
+    ]
+    rows.append(
+        {"precision": "fp16", "largest": None, "fails_at": 1, "reason": "even 1 did not fit", "trials": tried}
+    )
+    made["fit_batch"] = {
+        "name": "images",
+        "argument": "--batch-size",
+        "memory_limit_bytes": 2**31,
+        "rows": rows,
+    }
+    return made
 
 
 def _figures(own: list[dict[str, Any]], base: list[dict[str, Any]], name: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from halfstep.errors import UsageError
 from halfstep.report import page, units
 
-from .sample import DROPPED, comparison, damaged, hostile, paths
+from .sample import DROPPED, comparison, damaged, hostile, metered, paths
 
 PWN = "document.documentElement.dataset.pwned=1"
 PAYLOADS = [
@@ -101,8 +101,43 @@ def test_the_verdict_comes_first(sample: Seen) -> None:
 
 def test_evidence_leads_to_its_row(sample: Seen) -> None:
     links = {attrs["href"] for tag, attrs in sample.tags if tag == "a"}
-    assert links == {"#verdicts-2", "#verdicts-4"}
+    assert links == {"#verdicts-2", "#verdicts-4", "#trials-3"}
     assert {link.removeprefix("#") for link in links if link} <= {attrs.get("id") for _, attrs in sample.tags}
+
+
+def test_what_does_not_pay_is_explained_with_its_shares(sample: Seen) -> None:
+    assert "Why fp16 gains little 69% Products as measured trials[3] 17% Other as measured" in sample.text
+    assert "Why fp16 needs hardly less memory 60% Activations as measured" in sample.text
+    assert "Why bf16" not in sample.text
+
+
+def test_energy_is_shown_where_it_was_measured_and_else_its_absence() -> None:
+    seen = Seen(page.render(metered(comparison()))).text
+    assert "Energy a step" in seen
+    assert "0.530× of fp32’s" in seen
+    assert "The idle machine drew 61.5 W before the first trial." in seen
+    assert "a sample" in seen
+    bare = Seen(page.render(comparison())).text
+    assert (
+        "Energy Not measured. no energy counter: /sys/class/powercap holds no readable package domain" in bare
+    )
+    assert "Energy a step" not in bare
+
+
+def test_the_largest_batches_stand_beside_the_trials_that_found_them() -> None:
+    seen = Seen(page.render(metered(comparison()))).text
+    assert "248 images, 1.94× 312 did not fit" in seen
+    assert "at most 2.00 GiB of resident memory" in seen
+    assert "even 1 did not fit" in seen
+    assert "64: ok, 64.0 MiB; 128: ok, 128 MiB; 192: out of memory" in seen
+
+
+@pytest.mark.parametrize("payload", PAYLOADS[:2])
+def test_hostile_text_in_energy_and_batches_adds_no_element(payload: str) -> None:
+    plain = Seen(page.render(metered(comparison(steps=8))))
+    seen = Seen(page.render(metered(hostile(payload))))
+    assert {tag for tag, _ in seen.tags} <= {tag for tag, _ in plain.tags}
+    assert sum(tag == "script" for tag, _ in seen.tags) == 4
 
 
 def test_nothing_is_fetched(sample: Seen) -> None:
@@ -167,14 +202,14 @@ def test_figures_that_json_cannot_say_are_null() -> None:
     assert page.embedded({"a": [math.nan, math.inf, 1.0]}) == '{"a":[null,null,1.0]}'
 
 
-WAYS = paths(comparison(steps=8))
+WAYS = paths(metered(comparison(steps=8)))
 PARTS = [DROPPED, None, "x", -1, 0, math.nan, 10**400, True, [], {}, [None], [["a", 1]], {"a": None}]
 
 
 @settings(max_examples=40, deadline=None)
 @given(hits=st.lists(st.tuples(st.sampled_from(WAYS), st.sampled_from(PARTS)), max_size=12))
 def test_missing_and_wrong_parts_never_raise(hits: list[tuple[tuple[Any, ...], Any]]) -> None:
-    compared = comparison(steps=8)
+    compared = metered(comparison(steps=8))
     for way, part in hits:
         compared = damaged(compared, way, part)
     assert "</html>" in page.render(compared)
@@ -219,7 +254,7 @@ def test_in_a_browser_plots_are_drawn_and_hostile_text_does_not_run(tmp_path: Pa
     bare = tmp_path / "bare.html"
     bare.write_text(f"<!doctype html><html><body>{PAYLOADS[2]}</body></html>")
     assert pwned(dom(bare, tmp_path / "profile"))  # the check sees what does run
-    compared = hostile(" ".join(PAYLOADS))
+    compared = metered(hostile(" ".join(PAYLOADS)))
     document = dom(page.write(compared, tmp_path / "page.html"), tmp_path / "profile")
     assert not pwned(document)
     figures = set(re.findall(r'data-figure="([\w-]+)"', document))

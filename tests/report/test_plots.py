@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from halfstep.report import bars, page, plots, traces
 from halfstep.report.reading import read
 
-from .sample import comparison, hostile
+from .sample import comparison, hostile, metered
 
 maybe = st.one_of(st.none(), st.floats(-1e6, 1e6))
 curves = st.lists(st.lists(maybe, max_size=12), min_size=1, max_size=5)
@@ -185,3 +185,78 @@ def test_colours_are_told_apart_by_every_eye(theme: int, vision: int) -> None:
     }
     assert min(gaps.values()) > 12  # 2.3 is the smallest difference that is seen side by side
     assert min(gap for pair, gap in gaps.items() if max(pair) < 6) > 24
+
+
+def seeded(compared: dict) -> dict:
+    """The repeats of the sample as seeds."""
+    for trial in compared["trials"]:
+        trial["seed"], trial["repeat"] = trial["repeat"], 0
+    return compared
+
+
+def test_the_band_is_the_range_of_the_seeds() -> None:
+    compared = seeded(comparison(repeats=3))
+    losses = [t["losses"] for t in compared["trials"] if t["precision"] == "bf16"]
+    low, high = (
+        t
+        for t in drawn(compared)["loss"]["data"]
+        if t["name"] == "bf16" and t["line"]["width"] == 0 and t["yaxis"] == "y"
+    )
+    assert low["y"] == np.min(losses, axis=0).tolist()
+    assert high["y"] == np.max(losses, axis=0).tolist()
+    assert (high["fill"], high["fillcolor"]) == ("tonexty", "@p2:22")
+
+
+def test_beneath_each_seed_is_compared_with_the_same_seed() -> None:
+    compared = seeded(comparison(repeats=3))
+    ours, theirs = (
+        {t["seed"]: np.array(t["losses"]) for t in compared["trials"] if t["precision"] == p}
+        for p in ("bf16", "fp32")
+    )
+    data = [t for t in drawn(compared)["loss"]["data"] if t["name"] == "bf16" and t["yaxis"] == "y2"]
+    thick = next(t for t in data if t["line"]["width"] == 2)
+    assert thick["y"] == np.median([ours[s] - theirs[s] for s in range(3)], axis=0).tolist()
+
+
+def test_the_noise_band_is_how_far_the_baselines_seeds_lie_apart() -> None:
+    compared = seeded(comparison(repeats=3))
+    base = np.array([t["losses"] for t in compared["trials"] if t["precision"] == "fp32"])
+    low, high = [t for t in drawn(compared)["loss"]["data"] if t["name"] == "fp32" and t["yaxis"] == "y2"]
+    assert low["y"] == np.min(base - np.median(base, axis=0), axis=0).tolist()
+    assert high["y"] == np.max(base - np.median(base, axis=0), axis=0).tolist()
+    assert not [t for t in drawn(comparison())["loss"]["data"] if t["name"] == "fp32" and t["yaxis"] == "y2"]
+
+
+def test_time_bars_are_the_median_step_by_the_shares() -> None:
+    compared = read(comparison())
+    made = {bar.precision: bar for bar in bars.time(compared)}
+    steps = {row.precision: row.step_time for row in compared.rows}
+    fp32, bf16 = (steps[name].value for name in ("fp32", "bf16"))
+    assert sum(part.width for part in made["bf16"].parts) == pytest.approx(100 * bf16 / fp32)
+    assert made["fp32"].parts[0].width == pytest.approx(71)
+    assert made["fp32"].parts[0].label.startswith("matrix products 1")
+    assert made["tf32"].parts == ()
+
+
+def test_energy_and_batches_are_drawn_to_one_scale() -> None:
+    compared = read(metered(comparison()))
+    colours = plots.slots(compared.precisions)
+    energy = {bar.precision: bar for bar in bars.energy(compared, colours)}
+    assert energy["fp32"].parts[0].width == 100
+    assert energy["tf32"].parts == ()
+    fit = {bar.precision: bar for bar in bars.fit(compared, colours)}
+    assert fit["fp32"].parts[0].width == pytest.approx(100 * 128 / 248)
+    assert (fit["bf16"].total, fit["bf16"].note) == ("248 images, 1.94×", "312 did not fit")
+    assert (fit["fp16"].parts, fit["fp16"].reason) == ((), "even 1 did not fit")
+
+
+def test_the_parts_of_a_bar_differ_in_lightness_from_their_neighbours() -> None:
+    block = page._asset("page.css").split("--paper:")
+    for theme in (1, 2, 3):
+        lightness = [
+            lab(np.array([((int(c[i : i + 2], 16) / 255 + 0.055) / 1.055) ** 2.4 for i in (0, 2, 4)]))[0]
+            for c in re.findall(r"--m\d: #(\w{6})", block[theme])
+        ]
+        for order in (list(bars._MEMORY_COLOURS.values()), list(bars._TIME_COLOURS.values())):
+            marks = [lightness[int(name[1:])] for name in order]
+            assert min(abs(a - b) for a, b in itertools.pairwise(marks)) > 9

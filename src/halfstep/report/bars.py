@@ -1,19 +1,28 @@
-"""The page's stacked bars: where the memory goes, and what ran in which format. Drawn without a script."""
+"""The page's stacked bars: where time and memory go, and what ran in which format. Drawn without a script."""
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from halfstep.report import units
-from halfstep.report.parts import MEMORY_PARTS, Absent, Comparison, Trial
+from halfstep.report.parts import MEMORY_PARTS, TIME_PARTS, Absent, Comparison, Figure, Trial
 
 OTHER = "other"
-_NAMES = {"optimizer": "optimizer state", OTHER: "the rest of the peak"}
-_ROOM = 0.085  # a part narrower than this share of the bar has no room for its figure
-_TIGHT = 0.22  # nor has one narrower than this on a phone
+_NAMES = {"optimizer": "optimizer state", "casts": "cast weights", OTHER: "the rest of the peak"}
+_TIME_NAMES = {
+    "products": "matrix products",
+    "other": "other operations",
+    "optimizer": "optimizer",
+    "data": "data loading",
+    "host": "between operations",
+}
+#: colours of the parts, by name: neighbours in a bar differ in lightness
+_MEMORY_COLOURS = dict(zip((*MEMORY_PARTS, OTHER), ("m0", "m2", "m1", "m3", "m6", "m5", "m4"), strict=True))
+_TIME_COLOURS = dict(zip(TIME_PARTS, ("m0", "m3", "m6", "m1", "m2", "m4"), strict=True))
+_LETTER = 0.0078  # a letter's share of a wide page's bar
+_PHONE = 2.4  # and how much more of a phone's
 
 
 @dataclass(frozen=True)
@@ -35,13 +44,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Bar:
-    """One precision's bar; without parts, `reason` says why. `total` is its length in words."""
+    """One precision's bar; without parts, `reason` says why. `total` is its length in words, `note` follows."""
 
     precision: str
     parts: tuple[Part, ...]
     total: str
     trials: int
     reason: str
+    note: str = ""
 
 
 def memory(comparison: Comparison) -> list[Bar]:
@@ -52,8 +62,31 @@ def memory(comparison: Comparison) -> list[Bar]:
     for name, stack in stacks.items():
         trials = [trial for trial in comparison.of(name) if not isinstance(trial.memory, Absent)]
         total = _extent([_total(trial) for trial in trials])
-        parts = _stacked(stack, widest, _memory_colours(stack), units.bytes_)
+        parts = _stacked(stack, widest, _MEMORY_COLOURS, units.bytes_, _NAMES)
         bars.append(Bar(name, parts, total, len(trials), _reason(t.memory for t in comparison.of(name))))
+    return bars
+
+
+def time(comparison: Comparison) -> list[Bar]:
+    """A bar a precision: the median step by kind of work, the mean of its trials' shares; all bars to one scale."""
+    found = {
+        name: [t.time for t in comparison.of(name) if not isinstance(t.time, Absent)]
+        for name in comparison.precisions
+    }
+    steps = {row.precision: row.step_time for row in comparison.rows}
+    whole = {name: step.value for name, step in steps.items() if isinstance(step, Figure) and found.get(name)}
+    bars = []
+    for name, shares_ in found.items():
+        seconds = whole.get(name, 0.0)
+        means = (
+            {kind: statistics.fmean(share.get(kind, 0.0) for share in shares_) for kind in TIME_PARTS}
+            if shares_
+            else {}
+        )
+        stack = {kind: mean * seconds for kind, mean in means.items() if mean and seconds}
+        parts = _stacked(stack, max(whole.values(), default=0.0), _TIME_COLOURS, units.seconds, _TIME_NAMES)
+        reason = _reason(t.time for t in comparison.of(name))
+        bars.append(Bar(name, parts, f"{units.seconds(seconds)} a step", len(shares_), reason))
     return bars
 
 
@@ -66,18 +99,49 @@ def shares(comparison: Comparison, colours: Mapping[str, int]) -> list[Bar]:
         stack = {format_: statistics.fmean(share.get(format_, 0.0) for share in found) for format_ in formats}
         stack = dict(sorted(stack.items(), key=lambda item: -item[1]))
         tints = {format_: f"p{colours[format_]}" for format_ in stack}
-        parts = _stacked(
-            stack, sum(stack.values()), tints, units.percent, room=math.inf
-        )  # `total` has the figures
+        # `total` has the figures
+        parts = _stacked(stack, sum(stack.values()), tints, units.percent, {}, labelled=False)
         words = ", ".join(f"{format_} {_range(found, format_)}" for format_ in stack)
         bars.append(Bar(name, parts, words, len(found), _reason(t.shares for t in comparison.of(name))))
     return bars
 
 
+def fit(comparison: Comparison, colours: Mapping[str, int]) -> list[Bar]:
+    """A bar a precision: the largest batch that fitted, in the precision's colour; the reason where there is none."""
+    if comparison.fit is None:
+        return []
+    widest = max((row.largest or 0 for row in comparison.fit.rows), default=0)
+    bars = []
+    for row in comparison.fit.rows:
+        stack = {row.precision: float(row.largest)} if row.largest else {}
+        tints = {row.precision: f"p{colours.get(row.precision, 0)}"}
+        parts = _stacked(stack, widest, tints, lambda n: f"{n:,.0f}", {}, labelled=False)
+        ratio = "" if row.ratio is None or row is comparison.fit.rows[0] else f", {units.ratio(row.ratio)}"
+        total = f"{row.largest:,} {comparison.fit.name}{ratio}" if row.largest else ""
+        note = f"{row.fails_at:,} did not fit" if row.fails_at else row.reason
+        bars.append(Bar(row.precision, parts, total, len(row.trials), row.reason, note))
+    return bars
+
+
+def energy(comparison: Comparison, colours: Mapping[str, int]) -> list[Bar]:
+    """A bar a precision: joules a step, the median over its trials, in the precision's colour."""
+    known = {row.precision: row.energy for row in comparison.rows if isinstance(row.energy, Figure)}
+    widest = max((figure.value for figure in known.values()), default=0.0)
+    bars = []
+    for row in comparison.rows:
+        figure, tints = row.energy, {row.precision: f"p{colours[row.precision]}"}
+        if isinstance(figure, Absent):
+            bars.append(Bar(row.precision, (), "", 0, figure.reason))
+            continue
+        parts = _stacked({row.precision: figure.value}, widest, tints, units.joules, {}, labelled=False)
+        total = f"{units.pm(figure.value, figure.low, figure.high, 'J')} a step"
+        bars.append(Bar(row.precision, parts, total, row.trials, ""))
+    return bars
+
+
 def legend(bars: Iterable[Bar]) -> list[tuple[str, str]]:
     """(colour class, name) of every part that a bar has, once."""
-    seen = {part.colour: part.words.partition(":")[0] for bar in bars for part in bar.parts}
-    return sorted(seen.items())
+    return list({part.colour: part.words.partition(":")[0] for bar in bars for part in bar.parts}.items())
 
 
 def _memory_stack(trials: Sequence[Trial]) -> dict[str, float]:
@@ -102,9 +166,9 @@ def _total(trial: Trial) -> float:
     return 0.0 if isinstance(trial.memory, Absent) else sum(trial.memory.values())
 
 
-def _memory_colours(stack: Iterable[str]) -> dict[str, str]:
-    order = [*MEMORY_PARTS, OTHER]
-    return {name: f"m{order.index(name) if name in order else len(order)}" for name in stack}
+def _means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean over the trials of each kind's share."""
+    return {kind: statistics.fmean(share.get(kind, 0.0) for share in found) for kind in TIME_PARTS if found}
 
 
 def _stacked(
@@ -112,14 +176,19 @@ def _stacked(
     widest: float,
     colours: Mapping[str, str],
     write: Callable[[float], str],
-    room: float = _ROOM,
+    names: Mapping[str, str],
+    labelled: bool = True,
 ) -> tuple[Part, ...]:
+    """The parts side by side, each with as many words as it has room for."""
     parts, start = [], 0.0
     for name, value in stack.items():
         width = value / widest if widest > 0 else 0.0
-        words = f"{_NAMES.get(name, name)}: {write(value)}"
-        label = write(value) if width >= room else ""
-        parts.append(Part(100 * start, 100 * width, colours[name], words, label, width < _TIGHT))
+        spoken, figure = names.get(name, name), write(value)
+        fitting = (label for label in (f"{spoken} {figure}", figure) if _LETTER * (len(label) + 2) < width)
+        label = next(fitting, "") if labelled else ""
+        tight = _PHONE * _LETTER * (len(label) + 2) > width
+        colour = colours.get(name, "m5")
+        parts.append(Part(100 * start, 100 * width, colour, f"{spoken}: {figure}", label, tight))
         start += width
     return tuple(parts)
 

@@ -69,7 +69,8 @@ def render(comparison: Mapping[str, Any]) -> str:
     )  # 4.6 MiB of script and slow to import: only where a page is drawn
 
     read_ = read(comparison)
-    colours = plots.slots([*read_.precisions, *_formats(read_)])
+    fitted = [row.precision for row in read_.fit.rows] if read_.fit else []
+    colours = plots.slots([*read_.precisions, *_formats(read_), *fitted])
     scripts = [get_plotlyjs(), _asset("page.js")]
     style = _asset("page.css")
     return (
@@ -82,6 +83,14 @@ def render(comparison: Mapping[str, Any]) -> str:
             logged=plots.logged_names(read_),
             memory=bars.memory(read_),
             shares=bars.shares(read_, colours),
+            time=bars.time(read_),
+            energy=bars.energy(read_, colours),
+            fit=bars.fit(read_, colours),
+            metered=any(isinstance(row.energy, Figure) for row in read_.rows)
+            or any(isinstance(trial.energy, float) for trial in read_.trials),
+            no_energy=no_energy(read_),
+            seeds=len({trial.seed for trial in read_.trials}),
+            baseline=next((row.baseline for row in read_.rows if row.baseline), ""),
             scale=ratio_scale(read_.rows),
             absent=absences(read_),
             environment=list(environment(read_.environment)),
@@ -129,6 +138,7 @@ def absences(comparison: Comparison) -> list[tuple[str, str, str]]:
         "Peak memory": lambda trial: trial.peak_memory,
         "Memory by part": lambda trial: trial.memory,
         "Energy": lambda trial: trial.energy,
+        "Where time goes": lambda trial: trial.time,
         "Matrix products by format": lambda trial: trial.shares,
     }
     told: dict[tuple[str, str], list[str]] = {}
@@ -144,10 +154,20 @@ def absences(comparison: Comparison) -> list[tuple[str, str, str]]:
     ]
 
 
+def no_energy(comparison: Comparison) -> str:
+    """Why no energy was measured: the reason of the first trial that ran."""
+    trials = [trial for trial in comparison.trials if trial.status == "ok"] or list(comparison.trials)
+    return next((trial.energy.reason for trial in trials if isinstance(trial.energy, Absent)), "not recorded")
+
+
 def environment(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(name, value) of the machine in words, the known ones first and in order."""
     first = [key for key in _ENVIRONMENT if key in raw]
-    for key in [*first, *(key for key in raw if key not in _ENVIRONMENT)]:
+    # The idle machine's power stands with the energy.
+    for key in [
+        *first,
+        *(key for key in raw if key not in _ENVIRONMENT and not key.startswith("idle_watts")),
+    ]:
         name = _ENVIRONMENT.get(key, clean(key).replace("_", " ").capitalize())
         yield name, _words(raw[key], key) or ("none" if raw[key] == [] else "not recorded")
 
@@ -186,7 +206,8 @@ def _templates() -> Environment:
     made.filters |= {"embedded": embedded, "count": units.count, "quantity": units.quantity}
     made.filters |= {"duration": units.duration, "status": _status}
     made.globals |= {"span": units.span, "join": shlex.join, "legend": bars.legend}
-    made.tests |= {"absent": lambda figure: isinstance(figure, Absent)}
+    made.filters |= {"percent": units.percent}
+    made.tests |= {"absent": lambda part: isinstance(part, Absent), "figure": lambda p: isinstance(p, Figure)}
     return made
 
 

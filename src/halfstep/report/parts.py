@@ -16,7 +16,8 @@ STATUS_WORDS = {
     "unsupported": "unsupported",
     "interrupted": "interrupted",
 }
-MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations")
+MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "casts", "workspace")
+TIME_PARTS = ("products", "other", "casts", "optimizer", "data", "host")
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,17 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Reason:
+    """One entry of a list of reasons: words, its share of the whole (None: a fact), what it rests on."""
+
+    text: str
+    share: float | None
+    evidence: str
+
+
+@dataclass(frozen=True)
 class Row:
-    """One precision of the comparison: times in s, sizes in bytes, ratios to the baseline."""
+    """One precision of the comparison: times in s, sizes in bytes, joules a step, ratios to the baseline."""
 
     index: int
     precision: str
@@ -52,9 +62,13 @@ class Row:
     speed: Figure | Absent
     peak_memory: Figure | Absent
     memory_ratio: Figure | Absent
+    energy: Figure | Absent
+    energy_ratio: Figure | Absent
     final_loss: Figure | Absent
     loss_difference: Figure | Absent
     loss_words: str
+    no_faster: tuple[Reason, ...]
+    no_smaller: tuple[Reason, ...]
     steps: int | None
     skipped: int | None
     warnings: tuple[str, ...]
@@ -91,6 +105,9 @@ class Trial:
     peak_memory: float | Absent
     memory: Mapping[str, float] | Absent
     energy: float | Absent
+    joules_per_step: float | Absent
+    joules_per_sample: float | Absent
+    time: Mapping[str, float] | Absent
     shares: Mapping[str, float] | Absent
     logged: Mapping[str, tuple[tuple[float, float], ...]]
     loss_scale: tuple[tuple[float, float], ...]
@@ -112,6 +129,38 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class FitTrial:
+    """One batch that was tried: its size, how it ended, the peak in bytes (None: not told)."""
+
+    size: int
+    status: str
+    reason: str
+    peak: float | None
+
+
+@dataclass(frozen=True)
+class FitRow:
+    """The largest batch that fitted a precision, and the smallest that did not; None where none was found."""
+
+    precision: str
+    largest: int | None
+    fails_at: int | None
+    ratio: float | None
+    reason: str
+    trials: tuple[FitTrial, ...]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The largest batches: what is counted, the program's option for it, the limit in bytes (None: the GPU's)."""
+
+    name: str
+    argument: str
+    limit: float | None
+    rows: tuple[FitRow, ...]
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Everything that a report draws."""
 
@@ -127,6 +176,8 @@ class Comparison:
     reasons: tuple[tuple[str, str], ...]
     framework: str
     code: str
+    idle: float | Absent
+    fit: Fit | None
     method: tuple[tuple[str, str], ...]
 
     @property

@@ -49,34 +49,71 @@ def logged_names(comparison: Comparison) -> list[str]:
 
 
 def loss(comparison: Comparison, colours: dict[str, int]) -> Figure:
-    """The loss by step, thick for the median of a precision's trials, thin for each; beneath, less the baseline's."""
+    """The loss by step, the median of a precision's trials in the band of its seeds; beneath, less the baseline's."""
     baseline = next((row.baseline for row in comparison.rows if row.baseline), "")
-    reference = median_curve([trial.losses for trial in comparison.of(baseline)])
-    data: list[Figure] = []
+    base = _losses(comparison, baseline)
+    data: list[Figure] = _noise(base, baseline)
     for name in comparison.precisions:
-        curves = [trial.losses for trial in comparison.of(name) if any(x is not None for x in trial.losses)]
-        middle = median_curve(curves)
-        colour = f"@p{colours[name]}"
-        data += [
-            traces.line(traces.steps(curve), name, colour, thin=True) for curve in curves if len(curves) > 1
-        ]
-        data += [traces.line(traces.steps(middle), name, colour)] if curves else []
-        data += [traces.holes(curve, name, colour) for curve in curves if None in curve]
-        if reference and any(curves):
-            gaps = [less(curve, reference) for curve in curves] if len(curves) > 1 else []
-            data += [traces.line(traces.steps(gap), name, colour, thin=True, axis="y2") for gap in gaps]
-            data += [traces.line(traces.steps(less(middle, reference)), name, colour, axis="y2")]
+        own = _losses(comparison, name)
+        data += _curves(own, name, f"@p{colours[name]}")
+        if name != baseline and base and own:
+            gaps = [(seed, less(curve, _at_seed(base, seed))) for seed, curve in own]
+            data += _curves(gaps, name, f"@p{colours[name]}", axis="y2")
     two = any(trace.get("yaxis") == "y2" for trace in data)
-    layout = traces.layout(height=520 if two else 380)
-    layout["yaxis"] |= {"domain": [0.4, 1] if two else [0, 1]}
+    layout = traces.layout(height=540 if two else 380)
+    layout["yaxis"] |= {"domain": [0.42, 1] if two else [0, 1]}
     layout["xaxis"] |= traces.title("step") | {"anchor": "y2" if two else "y"}
     longest = max((len(trial.losses) for trial in comparison.trials), default=0)
     layout["xaxis"] |= {"range": [0, max(longest - 1, 1)]}
     layout["annotations"] = [traces.caption("loss", 1.0)]
     if two:
-        layout["yaxis2"] = layout["yaxis"] | {"domain": [0, 0.3], "zeroline": True, "zerolinecolor": "@soft"}
-        layout["annotations"] += [traces.caption(f"loss less {traces.plain(baseline)}'s median", 0.3)]
+        layout["yaxis2"] = layout["yaxis"] | {"domain": [0, 0.31], "zeroline": True, "zerolinecolor": "@soft"}
+        layout["annotations"] += [
+            traces.caption(f"loss less {traces.plain(baseline)}'s on the same seed", 0.31)
+        ]
     return {"data": data, "layout": layout}
+
+
+#: each trial's seed and curve
+Seeded = Sequence[tuple[int | None, Curve]]
+
+
+def _losses(comparison: Comparison, name: str) -> Seeded:
+    return [(t.seed, t.losses) for t in comparison.of(name) if any(x is not None for x in t.losses)]
+
+
+def _at_seed(base: Seeded, seed: int | None) -> Curve:
+    """The baseline's median on this seed; over all its seeds where it did not run with this one."""
+    same = [curve for other, curve in base if other == seed]
+    return median_curve(same or [curve for _, curve in base])
+
+
+def _curves(own: Seeded, name: str, colour: str, axis: str = "y") -> list[Figure]:
+    """The median as a line; around it the range of the seeds, or each trial where there is one seed only."""
+    curves = [curve for _, curve in own]
+    several = len({seed for seed, _ in own}) > 1
+    data = traces.band(*extent(curves), name, colour, axis) if several else []
+    if len(curves) > 1 and not several:
+        data += [traces.line(traces.steps(c), name, colour, thin=True, axis=axis) for c in curves]
+    data += [traces.line(traces.steps(median_curve(curves)), name, colour, axis=axis)] if curves else []
+    if axis == "y":
+        data += [traces.holes(curve, name, colour) for curve in curves if None in curve]
+    return data
+
+
+def _noise(base: Seeded, baseline: str) -> list[Figure]:
+    """How far the baseline's own seeds lie from their median: what a difference has to leave to be seen."""
+    if len({seed for seed, _ in base}) < 2:
+        return []
+    middle = median_curve([curve for _, curve in base])
+    low, high = extent([less(curve, middle) for _, curve in base])
+    return traces.band(low, high, baseline, "@soft", axis="y2", shade="2b")
+
+
+def extent(curves: Sequence[Curve]) -> tuple[list[float | None], list[float | None]]:
+    """The lowest and the highest of the curves at every step, of those that are finite there."""
+    columns = [[x for x in column if x is not None] for column in zip_longest(*curves)]
+    return [min(c, default=None) for c in columns], [max(c, default=None) for c in columns]
 
 
 def step_times(comparison: Comparison, colours: dict[str, int]) -> Figure:

@@ -94,7 +94,9 @@ class Lines:
     def begin(self, label: str, steps: int | None) -> None:
         """Print that a trial begins."""
         self._begun += 1
-        number = f"{self._begun} of {self._trials}" if self._trials else f"{self._begun}"
+        # Trials that look for the largest batch come on top of the plan: nobody knows how many.
+        planned = self._begun <= self._trials
+        number = f"{self._begun} of {self._trials}" if planned else f"{self._begun}"
         self._say(f"trial {number}: {label}" + ("" if steps is None else f", {units.count(steps, 'step')}"))
 
     def advance(self, label: str, step: int, said: str) -> None:
@@ -165,6 +167,6 @@ class Live:
             self._bars.remove_task(self._running.pop(label)[0])
         self._finished += 1
         if self._all is not None:
-            said = f"{self._finished} of {self._trials}"
+            said = f"{self._finished} of {max(self._trials, self._finished)}"
             self._bars.update(self._all, completed=self._finished, said=said)
         self._console.print(_ending(label, status, words))

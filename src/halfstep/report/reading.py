@@ -9,7 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from halfstep.report.parts import STATUS_WORDS, Absent, Comparison, Figure, Row, Trial
+from halfstep.report.parts import (
+    STATUS_WORDS,
+    Absent,
+    Comparison,
+    Figure,
+    Fit,
+    FitRow,
+    FitTrial,
+    Reason,
+    Row,
+    Trial,
+)
 from halfstep.report.plain import clean, finite, integer, numbers, pairs, sequence, table, tables, text, texts
 
 
@@ -31,6 +42,8 @@ def read(comparison: Mapping[str, Any]) -> Comparison:
         reasons=tuple((text(r, "text"), text(r, "evidence")) for r in tables(recommendation, "reasons")),
         framework=text(adopt, "framework"),
         code=clean(adopt.get("code"), lines=True),
+        idle=_amount(table(comparison, "environment"), "idle_watts", "idle_watts_absent", "not recorded"),
+        fit=_fit(table(comparison, "fit_batch")),
         method=tuple((text(m, "figure"), text(m, "how")) for m in tables(comparison, "method")),
     )
 
@@ -41,6 +54,7 @@ def _row(index: int, raw: Mapping[str, Any], trials: Sequence[Trial]) -> Row:
     why = _why(raw, own)
     against = "this is the baseline" if name == baseline else why
     loss = table(raw, "loss")
+    energy_why = next((t.joules_per_step.reason for t in own if isinstance(t.joules_per_step, Absent)), why)
     memory_why = next((t.peak_memory.reason for t in own if isinstance(t.peak_memory, Absent)), why)
     return Row(
         index=index,
@@ -54,9 +68,13 @@ def _row(index: int, raw: Mapping[str, Any], trials: Sequence[Trial]) -> Row:
         speed=_figure(raw.get("speed_ratio"), against),
         peak_memory=_figure(raw.get("peak_memory"), memory_why),
         memory_ratio=_figure(raw.get("memory_ratio"), against if name == baseline else memory_why),
+        energy=_figure(raw.get("energy"), energy_why),
+        energy_ratio=_figure(raw.get("energy_ratio"), against if name == baseline else energy_why),
         final_loss=_figure(loss.get("final"), why),
         loss_difference=_figure(loss.get("difference"), against),
-        loss_words=text(loss, "words"),
+        loss_words=_quality(raw, loss, name == baseline),
+        no_faster=_reasons(raw, "why_no_faster"),
+        no_smaller=_reasons(raw, "why_memory"),
         steps=integer(raw, "steps"),
         skipped=integer(raw, "skipped_steps"),
         warnings=texts(raw, "warnings"),
@@ -71,6 +89,46 @@ def _why(raw: Mapping[str, Any], trials: Sequence[Trial]) -> str:
     if status and status != "ok":
         return text(raw, "reason") or STATUS_WORDS.get(status, status)
     return "not recorded"
+
+
+def _quality(raw: Mapping[str, Any], loss: Mapping[str, Any], is_baseline: bool) -> str:
+    """What the comparison says of its quality, other figures included; of a baseline nothing."""
+    words = text(table(raw, "quality"), "words").removeprefix("loss: ")
+    return "" if is_baseline else words or text(loss, "words")
+
+
+def _reasons(raw: Mapping[str, Any], key: str) -> tuple[Reason, ...]:
+    return tuple(
+        Reason(text(entry, "text"), finite(entry.get("share")), text(entry, "evidence"))
+        for entry in tables(raw, key)
+    )
+
+
+def _no_energy(raw: Mapping[str, Any], why: str) -> str:
+    return text(raw, "energy_absent") or why
+
+
+def _fit(raw: Mapping[str, Any]) -> Fit | None:
+    if not raw:
+        return None
+    rows = tuple(
+        FitRow(
+            precision=text(row, "precision") or "unnamed",
+            largest=integer(row, "largest"),
+            fails_at=integer(row, "fails_at"),
+            ratio=finite(row.get("ratio")),
+            reason=text(row, "reason"),
+            trials=tuple(
+                FitTrial(size, text(t, "status"), text(t, "reason"), finite(t.get("peak_memory_bytes")))
+                for t in tables(row, "trials")
+                if (size := integer(t, "size")) is not None
+            ),
+        )
+        for row in tables(raw, "rows")
+    )
+    return Fit(
+        text(raw, "name") or "batch", text(raw, "argument"), finite(raw.get("memory_limit_bytes")), rows
+    )
 
 
 def _trial(index: int, raw: Mapping[str, Any]) -> Trial:
@@ -97,6 +155,9 @@ def _trial(index: int, raw: Mapping[str, Any]) -> Trial:
         peak_memory=_amount(raw, "peak_memory_bytes", "peak_memory_absent", why),
         memory=_parts(raw, "memory", "memory_absent", why),
         energy=_amount(raw, "energy_joules", "energy_absent", why),
+        joules_per_step=_amount(raw, "joules_per_step", "joules_per_step_absent", _no_energy(raw, why)),
+        joules_per_sample=_amount(raw, "joules_per_sample", "joules_per_sample_absent", _no_energy(raw, why)),
+        time=_parts(raw, "time_shares", "time_shares_absent", why),
         shares=_parts(raw, "matmul_share", "matmul_share_absent", why),
         logged={clean(name): pairs(points) for name, points in table(raw, "logged").items()},
         loss_scale=pairs(raw.get("loss_scale")),

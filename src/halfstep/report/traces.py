@@ -52,6 +52,33 @@ def line(
     }
 
 
+def band(low: Curve, high: Curve, name: str, colour: str, axis: str = "y", shade: str = "22") -> list[Figure]:
+    """The area between two curves, where both are there; it stays out of legend and hover.
+
+    Args:
+        low, high: by step.
+        name: of the legend's group, so that the area leaves with its line.
+        colour: a colour's name; ``shade`` is its opacity in hexadecimal.
+        axis: the vertical axis.
+        shade: how dense.
+    """
+    both = [
+        (float(i), a, b)
+        for i, (a, b) in enumerate(zip(low, high, strict=False))
+        if a is not None and b is not None
+    ]
+    kept = both[:: -(-len(both) // POINTS)] if both else []
+    common: Figure = {"type": "scatter", "mode": "lines", "x": [x for x, _, _ in kept], "name": plain(name)}
+    common |= {"legendgroup": plain(name), "showlegend": False, "yaxis": axis, "hoverinfo": "skip"}
+    common |= {"line": {"width": 0, "color": colour}}
+    lower, upper = {"y": [a for _, a, _ in kept]}, {"y": [b for _, _, b in kept]}
+    return (
+        [common | lower, common | upper | {"fill": "tonexty", "fillcolor": f"{colour}:{shade}"}]
+        if kept
+        else []
+    )
+
+
 def holes(curve: Curve, name: str, colour: str) -> Figure:
     """A cross where the loss was not finite, at the height of the last loss that was."""
     at, last = [], 0.0

@@ -9,6 +9,7 @@ _SCALES = {
     "s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")),
     "B": ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")),
     "J": ((1e6, "MJ"), (1e3, "kJ"), (1.0, "J"), (1e-3, "mJ")),
+    "W": ((1e3, "kW"), (1.0, "W"), (1e-3, "mW")),
     "×": ((1.0, "×"),),
     "": ((1.0, ""),),
 }
@@ -27,6 +28,11 @@ def bytes_(n: float) -> str:
 def joules(x: float) -> str:
     """Write an energy given in joules: 1234 is `1.23 kJ`."""
     return quantity(x, "J")
+
+
+def watts(x: float) -> str:
+    """Write a power given in watts: 61.3 is `61.3 W`."""
+    return quantity(x, "W")
 
 
 def ratio(x: float) -> str:
@@ -66,7 +72,7 @@ def duration(x: float) -> str:
 
 
 def quantity(x: float, unit: str) -> str:
-    """Write x, given in the base unit ("s", "B", "J", "×" or ""), to three significant digits."""
+    """Write x, given in the base unit ("s", "B", "J", "W", "×" or ""), to three significant digits."""
     if not math.isfinite(x):
         return NOT_FINITE
     size, name = scale(x, unit)

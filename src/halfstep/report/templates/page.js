@@ -7,14 +7,18 @@
   const touch = matchMedia("(pointer: coarse)").matches;
   const config = { responsive: true, displayModeBar: false, scrollZoom: false };
 
-  // Colours are names, "@p2": look them up in the theme that the page has now.
+  // Colours are names, "@p2" or, with an opacity, "@p2:22": look them up in the theme that the page has now.
+  const colour = (name, style) => {
+    const [slot, shade = ""] = name.slice(1).split(":");
+    return style.getPropertyValue("--" + slot).trim() + shade;
+  };
   const painted = (part, style) => {
     if (Array.isArray(part)) return part.map((item) => painted(item, style));
     if (part === null || typeof part !== "object") return part;
     return Object.fromEntries(Object.entries(part).map(([key, value]) => [
       key,
       /color$/.test(key) && typeof value === "string" && value.startsWith("@")
-        ? style.getPropertyValue("--" + value.slice(1)).trim()
+        ? colour(value, style)
         : painted(value, style),
     ]));
   };
