@@ -80,3 +80,10 @@ def test_enable_takes_the_same_options(tmp_path: Path) -> None:
     script.write_text("import halfstep\nhalfstep.enable('fp8', emulate=True, record='r')\n" + own)
     assert python(str(script), cwd=tmp_path).returncode == 0
     assert read(tmp_path / "r").takeover["ran_as"].startswith("fp8")
+
+
+def test_cudas_lists_are_named_in_what_ran(tmp_path: Path) -> None:
+    done = halfstep("run", "--precision", "bf16", "--as-on", "cuda", "--record", "r", FAULTY, cwd=tmp_path)
+    assert done.returncode == 0
+    assert read(tmp_path / "r").takeover["ran_as"].startswith("bf16 with CUDA's autocast lists")
+    assert "ran as bf16 with CUDA's autocast lists" in done.stderr

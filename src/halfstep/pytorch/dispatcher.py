@@ -11,9 +11,20 @@ from torch._C._dynamo import eval_frame
 
 
 class Overrides:
-    """Kernels in force in this process, in every thread, until :meth:`remove`."""
+    """Kernels in force in this process, in every thread, until :meth:`remove`.
 
-    def __init__(self) -> None:
+    Args:
+        traced: whether they shape what torch.compile traces. Then its cache of traced graphs is not used: what it
+            holds was traced without these kernels, and what it would be given was traced with them.
+    """
+
+    def __init__(self, traced: bool = False) -> None:
+        self._cached: bool | None = None
+        if traced:
+            from torch._functorch import config
+
+            self._cached = config.enable_autograd_cache
+            config.enable_autograd_cache = False
         self._library = torch.library.Library("aten", "IMPL")
         self._names: set[str] = set()
 
@@ -37,6 +48,10 @@ class Overrides:
     def remove(self) -> None:
         """Put PyTorch's own kernels back. Removing again does nothing."""
         self._library._destroy()
+        if self._cached is not None:
+            from torch._functorch import config
+
+            config.enable_autograd_cache, self._cached = self._cached, None
         while self._names:
             _forget(self._names.pop())
 

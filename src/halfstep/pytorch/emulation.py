@@ -108,7 +108,7 @@ class Emulated:
     """Every product of fp32 operands on the CPU emulated, in this process, until :meth:`remove`."""
 
     def __init__(self, emulation: Emulation) -> None:
-        self._overrides = Overrides()
+        self._overrides = Overrides(traced=True)
         self._patches = Patches()
         for name, (compute, tensors) in _FUNCTIONAL.items():
             self._put(name, _functional(emulation, compute), tensors)
@@ -125,20 +125,12 @@ class Emulated:
 
     def _close_ways_past(self) -> None:
         """oneDNN's LSTM and the fused encoder layer compute products of their own."""
-        from torch._functorch import config
-
-        # What AOTAutograd has cached was traced without these kernels, and what it would cache was traced with them.
-        self._cached = config.enable_autograd_cache
-        config.enable_autograd_cache = False
         self._patches.wrap(torch._VF, "lstm", _without_onednn)
         self._fast_attention = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
 
     def remove(self) -> None:
         """Put PyTorch's own kernels back. Removing again does nothing."""
-        from torch._functorch import config
-
-        config.enable_autograd_cache = self._cached
         self._overrides.remove()
         self._patches.undo()
         torch.backends.mha.set_fastpath_enabled(self._fast_attention)

@@ -133,6 +133,8 @@ class Takeover(Face):
             set_tf32(recipe.compute == "tf32" and not self._emulating, patches)
         if self._emulating:
             self._emulate()
+        if self.options.as_on is not None and recipe.mixed and self.device == "cpu":
+            self._as_on_cuda()
         if dtype is not None and self.support is not None and self.device == "cpu":
             self._install_products(dtype, self.support)
         if dtype is not None and not recipe.mixed:
@@ -164,6 +166,12 @@ class Takeover(Face):
         self.emulated = True
         self.ran_as = f"{recipe.described}, emulated in fp32"
 
+    def _as_on_cuda(self) -> None:
+        from halfstep.pytorch.cuda_lists import apply_cuda_lists
+
+        self._undo.append(apply_cuda_lists().remove)
+        self.ran_as = f"{self.recipe.name} with CUDA's autocast lists"
+
     def _install_products(self, dtype: torch.dtype, found: Support) -> None:
         """Products in fp32 units, all of them or the kinds that this CPU's 16-bit units are slow at."""
         mode = self.options.products
@@ -176,7 +184,7 @@ class Takeover(Face):
             if choose(mode, found)
             else " and ".join(kind.replace("_", " ") for kind in sorted(kinds))
         )
-        self.ran_as = f"{self.recipe.name}, {what} in fp32 units"
+        self.ran_as = f"{self.ran_as}, {what} in fp32 units"
 
     def remove(self) -> None:
         """Put PyTorch back as it was (tests do this; a program ends with its recipe in force)."""

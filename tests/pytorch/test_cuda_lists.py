@@ -1,0 +1,127 @@
+"""``--as-on cuda`` against CUDA's own autocast, which runs without a GPU on fake tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from halfstep.pytorch.cuda_lists import FP32_RESULT, LOWER, WIDEST, apply_cuda_lists, listed
+
+from .autocast_lists import Case, cases
+from .conftest import Begin
+
+LOW = (torch.float16, torch.bfloat16)
+CASES = list(cases("cuda"))
+
+
+@pytest.fixture
+def cuda_lists() -> Iterator[None]:
+    overrides = apply_cuda_lists()
+    yield
+    overrides.remove()
+
+
+@contextmanager
+def autocast(device: str, dtype: torch.dtype) -> Iterator[None]:
+    """Autocast by its switches: the context manager refuses a device that is not here."""
+    before = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    torch.set_autocast_enabled(device, True)
+    torch.set_autocast_dtype(device, dtype)
+    try:
+        yield
+    finally:
+        torch.clear_autocast_cache()
+        torch.set_autocast_enabled(device, before[0])
+        torch.set_autocast_dtype(device, before[1])
+
+
+def in_low(value: Any, dtype: torch.dtype) -> Any:
+    """16-bit arguments in the dtype of this autocast."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.dtype is torch.float16 else value
+    return tuple(in_low(v, dtype) for v in value) if isinstance(value, tuple) else value
+
+
+def dtypes(value: Any) -> list[torch.dtype]:
+    return [v.dtype for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, Tensor)]
+
+
+def to_fake_cuda(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return torch.empty(value.shape, dtype=value.dtype, device="cuda")
+    return tuple(map(to_fake_cuda, value)) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("dtype", LOW)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.listed}-{case.name}")
+def test_results_have_the_dtypes_that_cuda_gives(case: Case, dtype: torch.dtype, cuda_lists: None) -> None:
+    args = in_low(case.args, dtype)
+    if case.listed == "banned":
+        with autocast("cpu", dtype), pytest.raises(RuntimeError, match=r"is refused by CUDA's autocast"):
+            case.call(*args)
+        return
+    with autocast("cpu", dtype):
+        got = dtypes(case.call(*args, **case.kwargs))
+    assert got == expected(case, args, dtype)
+
+
+def expected(case: Case, args: tuple[Any, ...], dtype: torch.dtype) -> list[torch.dtype]:
+    """What CUDA's autocast makes of fake tensors; what cannot run on these, what the list says in so many words."""
+    if case.listed == "torch_need_autocast_promote":
+        return [torch.float32]
+    if case.name == "equal":
+        return []  # a bool, no tensor
+    try:
+        with FakeTensorMode(), autocast("cuda", dtype):
+            return dtypes(case.call(*to_fake_cuda(args), **case.kwargs))
+    except (RuntimeError, NotImplementedError):
+        return [torch.float32 if "32" in case.listed else dtype]
+
+
+def test_the_tables_name_operations_of_cudas_list() -> None:
+    ours, theirs = listed("cpu"), listed("cuda")
+    assert theirs >= {"mm", "softmax.int", "exp"}
+    unknown = (LOWER | WIDEST | FP32_RESULT) - theirs
+    assert all(not torch._C._dispatch_has_kernel(f"aten::{name}") or name in ours for name in unknown), (
+        unknown
+    )
+
+
+def test_values_are_those_of_fp32_where_the_list_says_fp32(cuda_lists: None) -> None:
+    """exp(12) does not fit fp16, a sum of 100,000 ones neither."""
+    x = torch.full((100_000,), 12.0, dtype=torch.float16)
+    with autocast("cpu", torch.float16):
+        assert torch.equal(x.exp(), x.float().exp())
+        assert torch.ones_like(x).sum().item() == 100_000
+        assert torch.softmax(x[:7], 0).dtype is torch.float32
+        assert torch.softmax(x[:7], 0, dtype=torch.float64).dtype is torch.float64
+        assert F.layer_norm(x[:8], (8,)).dtype is torch.float32
+        assert (x[:4].double().exp()).dtype is torch.float64
+
+
+def test_nothing_changes_outside_autocast_and_all_is_put_back() -> None:
+    x = torch.randn(8, dtype=torch.float16)
+    overrides = apply_cuda_lists()
+    assert torch.softmax(x, 0).dtype is torch.float16
+    overrides.remove()
+    with autocast("cpu", torch.float16):
+        assert torch.softmax(x, 0).dtype is torch.float16
+        assert F.binary_cross_entropy(torch.rand(3), torch.rand(3)).dtype is torch.float32
+
+
+def test_gradients_flow_through_the_casts(begin: Begin) -> None:
+    takeover = begin("fp16", as_on="cuda")
+    assert takeover.ran_as.startswith("fp16 with CUDA's autocast lists")
+    layer = torch.nn.Linear(4, 4)
+    out = torch.softmax(layer(torch.randn(3, 4)), -1)
+    assert out.dtype is torch.float32
+    out.square().sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.abs().sum() > 0
