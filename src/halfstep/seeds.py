@@ -1,38 +1,51 @@
 """``--seed K``: the same program with other random numbers, reproducibly.
 
-Every seed that the script sets is shifted by K: ``random.seed``, ``numpy.random.seed``, ``default_rng``,
-``RandomState``, ``torch.manual_seed``, its device spellings and ``torch.Generator``. What the script leaves
-unseeded is seeded with K, so that two precisions can be compared on the same initial weights and batches.
+Every seed that the script sets is shifted by K: those of ``random``, NumPy, PyTorch, TensorFlow, Keras and JAX, of
+global functions and of generator objects alike. What the script leaves unseeded is seeded with K, so that two
+precisions can be compared on the same initial weights and batches.
 """
 
 from __future__ import annotations
 
 import functools
 import random
+import tempfile
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from halfstep.program import on_import
 
+#: what the seed is called where it is passed by name
+_NAMES = ("seed", "a", "x", "entropy", "key")
+
+#: the seed that PyTorch gives a generator of its own (c10::default_rng_seed_val)
+_TORCH_DEFAULT = 67280421310721
+
+#: tempfile makes its names with a Random of its own, which must stay the system's: it was imported above, before
+#: ``random.Random`` is replaced
+_ = tempfile
+
 
 def shift_seeds(k: int) -> None:
-    """Seed the standard library, NumPy and PyTorch with ``k``, and shift what the script sets by ``k``.
-
-    A ``random.Random(7)`` that the script makes for itself keeps its own seed.
-    """
+    """Seed the standard library, NumPy and the frameworks with ``k``, and shift what the script sets by ``k``."""
     shift = _Shift(k)
     random.seed(k)
     shift.function(random, "seed")
+    shift.method(random, "Random", "seed")
     on_import("numpy", functools.partial(_numpy, shift))
     on_import("torch", functools.partial(_torch, shift))
+    on_import("tensorflow", functools.partial(_tensorflow, shift))
+    on_import("keras", functools.partial(_keras, shift))
+    on_import("jax", functools.partial(_jax, shift))
 
 
 def _numpy(shift: _Shift, numpy: ModuleType) -> None:
     numpy.random.seed(shift.k)
     for name in ("seed", "default_rng"):
         shift.function(numpy.random, name)
-    shift.method(numpy.random, "RandomState", "__init__")
+    for name in ("RandomState", "SeedSequence", "PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"):
+        shift.method(numpy.random, name, "__init__")
 
 
 def _torch(shift: _Shift, torch: ModuleType) -> None:
@@ -40,7 +53,36 @@ def _torch(shift: _Shift, torch: ModuleType) -> None:
     shift.function(torch, "manual_seed")
     for name in ("manual_seed", "manual_seed_all"):
         shift.function(torch.cuda, name)
-    shift.method(torch, "Generator", "manual_seed")
+    generator = shift.method(torch, "Generator", "manual_seed")
+    original = generator.__mro__[1]
+
+    def unseeded(cls: type, *args: Any, **kwargs: Any) -> Any:
+        made = original.__new__(cls, *args, **kwargs)
+        # PyTorch's own seed for it is a constant: every K would draw the same.
+        original.manual_seed(made, _TORCH_DEFAULT + shift.k)
+        return made
+
+    if shift.k:
+        generator.__new__ = staticmethod(unseeded)
+
+
+def _tensorflow(shift: _Shift, tensorflow: ModuleType) -> None:
+    tensorflow.random.set_seed(shift.k)
+    shift.function(tensorflow.random, "set_seed")
+    shift.function(tensorflow.random.Generator, "from_seed")
+
+
+def _keras(shift: _Shift, keras: ModuleType) -> None:
+    """Keras seeds all it stands on, each once; a layer's own seed is that of its ``SeedGenerator``."""
+    if hasattr(keras.utils, "set_random_seed"):
+        shift.function(keras.utils, "set_random_seed")
+    if hasattr(keras, "random"):
+        shift.in_place(keras.random.SeedGenerator, "__init__")
+
+
+def _jax(shift: _Shift, jax: ModuleType) -> None:
+    for name in ("key", "PRNGKey"):
+        shift.function(jax.random, name)
 
 
 class _Shift:
@@ -60,7 +102,17 @@ class _Shift:
 
         setattr(owner, name, shifted)
 
-    def method(self, owner: Any, name: str, method: str) -> None:
+    def in_place(self, owner: type, method: str) -> None:
+        """Let a class's own ``method`` shift; without a seed it is left alone, as it draws one from what is seeded."""
+        original = getattr(owner, method)
+
+        @functools.wraps(original)
+        def shifted(instance: Any, seed: Any = None, **kwargs: Any) -> Any:
+            return original(instance, self._plus(seed), **kwargs)
+
+        setattr(owner, method, shifted)
+
+    def method(self, owner: Any, name: str, method: str) -> Any:
         """Replace the class ``owner.name`` by a subclass whose ``method`` shifts; the base's instances are its own."""
         base = getattr(owner, name)
 
@@ -71,14 +123,19 @@ class _Shift:
         def shifted(instance: Any, *args: Any, **kwargs: Any) -> Any:
             return self._call(functools.partial(getattr(base, method), instance), args, kwargs)
 
-        setattr(owner, name, OneOfBoth(name, (base,), {method: shifted, "__module__": base.__module__}))
+        made = OneOfBoth(
+            name, (base,), {method: shifted, "__module__": base.__module__, "__doc__": base.__doc__}
+        )
+        setattr(owner, name, made)
+        return made
 
     def _call(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._inside:
             return original(*args, **kwargs)
         self._inside = True
         try:
-            return original(*self._args(args, kwargs), **{n: self._plus(v) for n, v in kwargs.items()})
+            named = {name: self._plus(v) if name in _NAMES else v for name, v in kwargs.items()}
+            return original(*self._args(args, kwargs), **named)
         finally:
             self._inside = False
 
@@ -86,7 +143,7 @@ class _Shift:
         if args and args[0] is not None:
             return (self._plus(args[0]), *args[1:])
         # No seed means: from the operating system's entropy. Here: reproducibly.
-        return () if kwargs else (self.k,)
+        return () if any(kwargs.get(name) is not None for name in _NAMES) else (self.k,)
 
     def _plus(self, seed: Any) -> Any:
         return seed + self.k if isinstance(seed, int) and not isinstance(seed, bool) else seed
