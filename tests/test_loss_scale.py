@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halfstep.errors import UsageError
-from halfstep.loss_scale import DynamicScale, LossScale, NoScale, StaticScale
+from halfstep.loss_scale import DynamicScale, LossScale, NoScale, Skip, Skips, StaticScale
 
 D = DynamicScale
 
@@ -56,3 +56,24 @@ def test_scales_outside_their_bounds_are_refused() -> None:
         DynamicScale(2.0, floor=4.0)
     with pytest.raises(UsageError, match="growth must be above 1, backoff below 1"):
         DynamicScale(growth=1.0)
+
+
+ONE, TWO = (
+    Skip(3, 1024.0, "2 of 4 gradients are not finite"),
+    Skip(4, 512.0, "1 of 4 gradients is not finite"),
+)
+
+
+@pytest.mark.parametrize(
+    ("skips", "skip", "after", "count"),
+    [
+        (Skips(), None, Skips(), 0),
+        (Skips(), ONE, Skips(since=(ONE,), in_a_row=1), 1),
+        (Skips(since=(ONE,), in_a_row=1), TWO, Skips(since=(ONE, TWO), in_a_row=2), 2),
+        (Skips(since=(ONE, TWO), in_a_row=2), None, Skips(since=(ONE, TWO)), 2),
+        (Skips(before=5), ONE, Skips(before=5, since=(ONE,), in_a_row=1), 6),
+    ],
+)
+def test_skips_tell_how_many_when_and_why(skips: Skips, skip: Skip | None, after: Skips, count: int) -> None:
+    assert skips.next(skip) == after
+    assert after.count == count

@@ -134,3 +134,44 @@ class DynamicScale(LossScale):
         if self.finite_steps + 1 < self.interval:
             return replace(self, finite_steps=self.finite_steps + 1)
         return replace(self, value=min(self.value * self.growth, self.ceiling), finite_steps=0)
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A step that was left out.
+
+    Attributes:
+        step: its number, from 0.
+        scale: the loss scale that it was made under.
+        reason: what was wrong with its gradients.
+    """
+
+    step: int
+    scale: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Skips:
+    """What was skipped so far, when and why.
+
+    Attributes:
+        before: how many steps were skipped before the checkpoint that the program has gone on from.
+        since: those skipped since, oldest first.
+        in_a_row: how many have been skipped since the last step that was made.
+    """
+
+    before: int = 0
+    since: tuple[Skip, ...] = ()
+    in_a_row: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many steps were skipped in all."""
+        return self.before + len(self.since)
+
+    def next(self, skip: Skip | None) -> Skips:
+        """After a step that was skipped, or made (None)."""
+        if skip is None:
+            return replace(self, in_a_row=0)
+        return replace(self, since=(*self.since, skip), in_a_row=self.in_a_row + 1)

@@ -7,6 +7,7 @@ Events, in the order in which they appear (every one has ``event`` and ``at``, s
   the training, where it is not PyTorch itself
 - ``own_amp``: the script has mixed precision of its own (``autocast`` or ``GradScaler``)
 - ``step``: index from 0, loss, seconds since the step before, skipped, loss_scale, sampled
+- ``skip``: a step that was left out: step, scale, reason
 - ``sample``: memory breakdown, FLOPs of matrix products by dtype, samples a step
 - ``logged``: a figure of the script's own, by ``halfstep.log`` or the framework's logging
 - ``watch``: what ``diagnose`` sees (:mod:`halfstep.pytorch.watch`)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from halfstep.loss_scale import DynamicScale
+from halfstep.loss_scale import DynamicScale, Skip
 from halfstep.pytorch import scaling
 from halfstep.pytorch.scaling import HOPELESS
 from halfstep.pytorch.takeover import EnoughSteps, GradientsOverflow
@@ -80,6 +80,19 @@ def test_a_skipped_step_changes_nothing_in_any_optimizer(begin, cls: type) -> No
     assert same(state_of(net, optimizer), before)
     train(optimizer, net)
     assert not same(state_of(net, optimizer), before), "the next good step is made"
+
+
+def test_a_skip_tells_when_and_why(begin) -> None:
+    takeover = begin(SCALED)
+    net = net_for(torch.optim.SGD)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    train(optimizer, net)
+    loss_of(net).backward()
+    net[2].bias.grad[1] = float("nan")
+    optimizer.step()
+    assert takeover.scaling.skips.since == (
+        Skip(1, 1024.0, "1 of 6 gradients are not finite, the first of shape (4,)"),
+    )
 
 
 def test_lbfgs_that_overflows_in_a_later_evaluation_is_put_back(begin) -> None:

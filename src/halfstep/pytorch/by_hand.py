@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from halfstep.pytorch.gradients import all_finite
 from halfstep.pytorch.leaves import leaves_of
 from halfstep.pytorch.looking import PROFILED_STEP
 from halfstep.pytorch.patches import Patches
@@ -73,7 +72,7 @@ class ByHand:
             self._takeover.ambient.forget_casts()
             self._takeover.recorder.backward(outputs)
             known = [gradient for gradient in gradients if gradient is not None]
-            self._step(not self._guards or all_finite(known), known)
+            self._step(not self._guards or self._takeover.scaling.finite(known), known)
 
     def _step(self, finite: bool, gradients: list[Tensor]) -> None:
         if self._takeover.steps == 0:

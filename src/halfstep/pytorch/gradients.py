@@ -126,3 +126,12 @@ def all_finite(gradients: Iterable[Tensor]) -> bool:
     """
     summed = (g.coalesce() if g.layout is torch.sparse_coo else g for g in gradients)
     return not any(bool(flag) for flag in multiply_and_test_(summed, 1.0))
+
+
+def trouble_in(gradients: Iterable[Tensor]) -> str | None:
+    """What is not finite, in words; None if everything is. Some passes and synchronisations: for skipped steps."""
+    found = list(gradients)
+    bad = [g for g in found if not torch.isfinite(values_of(g)).all()]
+    if not bad:
+        return None
+    return f"{len(bad)} of {len(found)} gradients are not finite, the first of shape {tuple(bad[0].shape)}"

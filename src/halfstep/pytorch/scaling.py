@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from halfstep.errors import HalfstepError
-from halfstep.loss_scale import DynamicScale, LossScale
-from halfstep.pytorch.gradients import all_finite, multiply_, values_of
+from halfstep.loss_scale import DynamicScale, LossScale, Skip, Skips
+from halfstep.pytorch.gradients import all_finite, multiply_, trouble_in, values_of
 from halfstep.takeover import HOPELESS
 
 
@@ -37,20 +37,20 @@ class Scaling:
         loss_scale: the scale for the next backward pass.
         active: whether a scaled backward pass is under way (hooks then see scaled numbers).
         reached: the tensors that the pass under way accumulates gradients into, by id.
-        skipped: optimizer steps skipped so far.
+        skips: what was skipped so far, when and why.
     """
 
     def __init__(self, loss_scale: LossScale) -> None:
         self.loss_scale = loss_scale
         self.active = False
-        self.skipped = 0
-        self.skipped_in_a_row = 0
+        self.skips = Skips()
         self.reached: dict[int, Tensor] = {}
         self._turn = threading.Lock()
         self._backed_off = False
         self._counted = False
         self._versions: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._flags: list[Tensor] = []
+        self._trouble: str | None = None
         self._retained: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
 
     @property
@@ -104,7 +104,9 @@ class Scaling:
         if all(map(self._unchanged, gradients)) and not any(bool(flag) for flag in self._flags):
             return True
         # Not tested yet, or some gradient of some pass was not finite: whether it is one of these takes a look.
-        return all_finite(gradients)
+        finite = all_finite(gradients)
+        self._trouble = None if finite else trouble_in(gradients)
+        return finite
 
     def clipping(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """Wrap ``clip_grad_norm_``, so that what it has changed need not be read again.
@@ -150,31 +152,34 @@ class Scaling:
         entry = self._versions.get(id(gradient))
         return entry is not None and entry[0]() is gradient and entry[1] == _version(gradient)
 
-    def stepped(self, finite: bool) -> None:
-        """Move the scale on after a step was made or skipped.
+    def stepped(self, finite: bool, step: int) -> None:
+        """Move the scale on after step number ``step`` was made or skipped.
 
         Several optimizers that step after one backward pass move it once; so do skips without a pass between.
         """
         self._versions.clear()
         self._flags.clear()
-        if finite:
-            self.skipped_in_a_row = 0
-            if not self._counted:
-                self._counted = True
-                self.loss_scale = self.loss_scale.next(True)
-            return
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        if not self._backed_off:
+        reason = self._trouble or "gradients of another rank are not finite"
+        self.skips = self.skips.next(None if finite else Skip(step, self.value, reason))
+        self._trouble = None
+        if finite and not self._counted:
+            self._counted = True
+            self.loss_scale = self.loss_scale.next(True)
+        if not finite and not self._backed_off:
             self._backed_off = True
             self.loss_scale = self.loss_scale.next(False)
+
+    @property
+    def skipped(self) -> int:
+        """Optimizer steps skipped so far."""
+        return self.skips.count
 
     @property
     def hopeless(self) -> bool:
         """Whether gradients keep overflowing although the scale can fall no further."""
         scale = self.loss_scale
         stuck = not isinstance(scale, DynamicScale) or scale.at_floor
-        return stuck and self.skipped_in_a_row >= HOPELESS
+        return stuck and self.skips.in_a_row >= HOPELESS
 
     def state(self) -> dict[str, float | int]:
         """What a checkpoint has to carry: plain numbers, so that ``weights_only=True`` loads them."""
@@ -183,7 +188,7 @@ class Scaling:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up where a checkpoint left off; a scale that is not dynamic keeps its own value."""
-        self.skipped = int(state["skipped_steps"])
+        self.skips = Skips(before=int(state["skipped_steps"]))
         scale = self.loss_scale
         if isinstance(scale, DynamicScale):
             value = min(max(float(state["loss_scale"]), scale.floor), scale.ceiling)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 import torch
@@ -228,7 +229,9 @@ class Takeover(Face):
         scale = self.scaling.value
         if self.recipe.guards:
             self._statistics.stepped(finite)
-            self.scaling.stepped(finite)
+            self.scaling.stepped(finite, self.recorder.steps)
+        if not finite:
+            self.recorder.write("skip", **asdict(self.scaling.skips.since[-1]))
         if counts:
             self.recorder.step(not finite, scale)
         if self.scaling.hopeless:
