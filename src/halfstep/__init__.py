@@ -4,6 +4,8 @@ import halfstep; halfstep.enable("bf16")    # the first line of a script; or: ha
 halfstep.log(accuracy=0.98)                 # a figure of your own, for the comparison
 halfstep.skipped_steps()                    # steps left out because gradients were not finite
 halfstep.load("halfstep-out")               # a comparison that was written to a folder
+halfstep.lightning.MixedPrecision("fp16")   # a precision plugin for Lightning's Trainer
+halfstep.pytorch.GradScaler("cuda")         # loss scaling for an AMP loop of your own
 """
 
 from __future__ import annotations
@@ -26,13 +28,18 @@ _HOMES = {
     "load": "halfstep.loading",
 }
 
+#: for those who write the training loop themselves; each needs its framework
+_MODULES = ("lightning", "pytorch")
+
 
 def __getattr__(name: str) -> object:
     # Loaded when first used: `import halfstep` costs next to nothing.
-    if name in _HOMES:
-        import importlib
+    import importlib
 
+    if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"halfstep.{name}")
     raise AttributeError(f"module 'halfstep' has no attribute {name!r}")
 
 

@@ -1,53 +1,204 @@
-"""The lines that make a precision permanent in a PyTorch script."""
+"""The lines that make a precision permanent, in the framework that the script uses.
+
+Every row of :data:`OWN_WORDS` runs what the trial ran, by the framework's own means; where it has none (fp16 on a
+CPU in most of them, recipes with options), the one line of halfstep is what there is.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from halfstep.recipes import Recipe, parse
 
 _ONE_LINE = 'import halfstep; halfstep.enable("{recipe}")   # the first line of the script'
 
-_BF16 = """\
-# or by hand:
-with torch.autocast("{device}", dtype=torch.bfloat16):
-    loss = loss_fn(model(inputs), targets)
-loss.backward()
-torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)   # if you clip
-optimizer.step()
-optimizer.zero_grad()"""
 
-_FP16 = """\
-# or by hand:
-scaler = torch.amp.GradScaler("{device}")                  # before the loop
-with torch.autocast("{device}", dtype=torch.float16):
-    loss = loss_fn(model(inputs), targets)
-scaler.scale(loss).backward()
-scaler.unscale_(optimizer)                                 # only if you clip
-torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)    # if you clip
-scaler.step(optimizer)
-scaler.update()
-optimizer.zero_grad()"""
+@dataclass(frozen=True)
+class Script:
+    """What is known of the script that is to be changed.
 
-_TF32 = """\
-# or by hand:
-torch.set_float32_matmul_precision("high")
-torch.backends.cudnn.allow_tf32 = True"""
+    Attributes:
+        framework: what drives its training: a key of :data:`OWN_WORDS`.
+        device: ``cpu`` or the accelerator's type.
+        clipping: how it clips gradients, ``norm`` or ``value``; None where it does not.
+        passes: backward passes a step; more than one is accumulation.
+    """
 
-_FP32 = """\
-torch.set_float32_matmul_precision("highest")
-torch.backends.cudnn.allow_tf32 = False"""
+    framework: str = "pytorch"
+    device: str = "cpu"
+    clipping: str | None = None
+    passes: int = 1
 
-_BY_HAND = {"bf16": _BF16, "fp16": _FP16, "tf32": _TF32}
+    @classmethod
+    def of(cls, takeover: Mapping[str, Any]) -> Script:
+        """What a record's ``takeover`` events tell."""
+        return cls(
+            str(takeover.get("framework") or "pytorch"),
+            str(takeover.get("device") or "cpu"),
+            takeover.get("clipping"),
+            int(takeover.get("passes") or 1),
+        )
 
 
-def adopt(precision: str, device: str) -> str:
-    """Python lines that put ``precision`` into force on ``device`` for good.
+def adopt(precision: str, script: Script, ran_as: str | None = None) -> str:
+    """Python lines that put ``precision`` into force in ``script`` for good.
 
-    Recipes with options, and 16-bit weights, are given as the one line that runs exactly what was measured.
+    Args:
+        precision: a recipe's text.
+        script: what the lines are for.
+        ran_as: what the recipe ran as; products in fp32 units are halfstep's, and no framework has them.
     """
     recipe = parse(precision)
-    if recipe == Recipe("fp32"):
-        return _FP32
+    own = own_words(precision, script)
+    if recipe == Recipe("fp32") and own is not None:
+        return own
     one = _ONE_LINE.format(recipe=recipe)
-    plain = str(recipe) == recipe.name
-    by_hand = _BY_HAND.get(recipe.name) if plain else None
-    return one if by_hand is None else f"{one}\n\n{by_hand.format(device=device)}"
+    if own is None:
+        return one
+    title = (
+        "# or by hand:"
+        if script.framework == "pytorch"
+        else f"# or in {_NAMES[script.framework]}'s own words:"
+    )
+    if ", products in fp32 units" in (ran_as or ""):
+        title += f" (slow here: this CPU has no {recipe.compute} units, and its products in fp32 units are halfstep's)"
+    return f"{one}\n\n{title}\n{own}"
+
+
+def own_words(precision: str, script: Script) -> str | None:
+    """The framework's own lines for ``precision``; None where it cannot run the same."""
+    recipe = parse(precision)
+    words = OWN_WORDS.get(script.framework, {}).get(recipe.name)
+    return words(script) if words is not None and str(recipe) == recipe.name else None
+
+
+Words = Callable[[Script], str | None]
+
+_NAMES = {
+    "pytorch": "PyTorch",
+    "lightning": "Lightning",
+    "fabric": "Fabric",
+    "transformers": "Transformers",
+    "accelerate": "Accelerate",
+    "keras": "Keras",
+    "tensorflow": "TensorFlow",
+}
+
+_TF32 = 'torch.set_float32_matmul_precision("high")\ntorch.backends.cudnn.allow_tf32 = True'
+_FP32 = 'torch.set_float32_matmul_precision("highest")\ntorch.backends.cudnn.allow_tf32 = False'
+
+
+def _always(text: str, more: str = "") -> Words:
+    """The same lines on every device, after those of ``more``."""
+    return lambda script: f"{more}\n{text}" if more else text
+
+
+def _not_on_cpu(text: str, on_cpu: str | None = None) -> Words:
+    """On a CPU the framework silently runs something else: ``on_cpu`` instead, None if nothing does."""
+    return lambda script: on_cpu if script.device == "cpu" else text
+
+
+def _amp_loop(dtype: str, scaled: bool) -> Words:
+    """PyTorch's AMP loop with the clipping and the accumulation that the script was seen to do."""
+
+    def loop(script: Script) -> str:
+        lines = [f'scaler = torch.amp.GradScaler("{script.device}")   # before the loop'] if scaled else []
+        step = _stepping(scaled, script.clipping)
+        share = f" / {script.passes}" if script.passes > 1 else ""
+        lines += [
+            f'with torch.autocast("{script.device}", dtype=torch.{dtype}):',
+            f"    loss = loss_fn(model(inputs), targets){share}",
+            "scaler.scale(loss).backward()" if scaled else "loss.backward()",
+        ]
+        if script.passes > 1:
+            lines.append(f"if (batch + 1) % {script.passes} == 0:   # batch: how many came before this one")
+            step = [f"    {line}" for line in step]
+        return "\n".join(lines + step)
+
+    return loop
+
+
+def _stepping(scaled: bool, clipping: str | None) -> list[str]:
+    clip = {
+        None: [],
+        "norm": ["torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)"],
+        "value": ["torch.nn.utils.clip_grad_value_(model.parameters(), clip_value)"],
+    }[clipping]
+    if not scaled:
+        return [*clip, "optimizer.step()", "optimizer.zero_grad()"]
+    unscale = ["scaler.unscale_(optimizer)   # clip true gradients"] if clip else []
+    return [*unscale, *clip, "scaler.step(optimizer)", "scaler.update()", "optimizer.zero_grad()"]
+
+
+_PLUGIN = """\
+# Lightning's own precision="16-mixed" runs bf16 on a CPU; this plugin runs fp16.
+import halfstep.lightning
+trainer = Trainer(plugins=[halfstep.lightning.MixedPrecision("fp16")])   # beside your other arguments"""
+
+_TRAINER = 'trainer = Trainer(precision="{}")   # beside your other arguments'
+_FABRIC = 'fabric = Fabric(precision="{}")   # beside your other arguments'
+_ACCELERATOR = 'accelerator = Accelerator(mixed_precision="{}")   # beside your other arguments'
+_POLICY = 'keras.config.set_dtype_policy("{}")   # before the first layer is made'
+
+_KERAS_SCALING = """\
+optimizer = keras.optimizers.LossScaleOptimizer(optimizer)   # compile() does this; a loop of your own:
+#   with tf.GradientTape() as tape: scaled = optimizer.scale_loss(loss)
+#   optimizer.apply(tape.gradient(scaled, variables), variables)   # unscales, and skips what is not finite"""
+
+
+def _arguments(flags: str) -> Words:
+    """On a CPU, TrainingArguments refuses bf16 unless it is told that the CPU is meant."""
+    note = "   # beside your other arguments"
+    return lambda script: (
+        f"arguments = TrainingArguments({flags}{', use_cpu=True' if script.device == 'cpu' else ''}){note}"
+    )
+
+
+#: framework -> recipe -> its own lines; a recipe that is not here has none
+OWN_WORDS: dict[str, dict[str, Words]] = {
+    "pytorch": {
+        "fp32": _always(_FP32),
+        "tf32": _always(_TF32),
+        "bf16": _amp_loop("bfloat16", scaled=False),
+        "fp16": _amp_loop("float16", scaled=True),
+    },
+    "lightning": {
+        "fp32": _always(_TRAINER.format("32-true"), _FP32),
+        "tf32": _always(_TRAINER.format("32-true"), _TF32),
+        "bf16": _always(_TRAINER.format("bf16-mixed")),
+        "fp16": _not_on_cpu(_TRAINER.format("16-mixed"), _PLUGIN),
+        "bf16-true": _always(_TRAINER.format("bf16-true")),
+    },
+    "fabric": {
+        "fp32": _always(_FABRIC.format("32-true"), _FP32),
+        "tf32": _always(_FABRIC.format("32-true"), _TF32),
+        "bf16": _always(_FABRIC.format("bf16-mixed")),
+        "fp16": _not_on_cpu(_FABRIC.format("16-mixed")),
+        "bf16-true": _always(_FABRIC.format("bf16-true")),
+    },
+    "transformers": {
+        "fp32": _arguments("bf16=False, fp16=False, tf32=False"),
+        "tf32": _arguments("bf16=False, fp16=False, tf32=True"),
+        "bf16": _arguments("bf16=True"),
+        "fp16": lambda script: None if script.device == "cpu" else _arguments("fp16=True")(script),
+    },
+    "accelerate": {
+        "fp32": _always(_ACCELERATOR.format("no"), _FP32),
+        "tf32": _always(_ACCELERATOR.format("no"), _TF32),
+        "bf16": _always(_ACCELERATOR.format("bf16")),
+        "fp16": _not_on_cpu(_ACCELERATOR.format("fp16")),
+    },
+    "keras": {
+        "fp32": _always(_POLICY.format("float32")),
+        "bf16": _always(_POLICY.format("mixed_bfloat16")),
+        "fp16": _always(_POLICY.format("mixed_float16")),
+        "bf16-true": _always(_POLICY.format("bfloat16")),
+    },
+    "tensorflow": {
+        "fp32": _always(_POLICY.format("float32")),
+        "bf16": _always(_POLICY.format("mixed_bfloat16")),
+        "fp16": _always(_KERAS_SCALING, _POLICY.format("mixed_float16")),
+    },
+}

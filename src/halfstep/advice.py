@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from halfstep.adopt import adopt
+from halfstep.adopt import Script, adopt
 from halfstep.evidence import RATIOS, Evidence, Prefer, Row, Verdict, not_learning
 from halfstep.evidence import gain as gain_of
 
@@ -34,20 +34,22 @@ class Rule:
 
 
 def recommend(
-    verdicts: list[Verdict], framework: str = "pytorch", device: str = "cpu", prefer: Prefer = "speed"
+    verdicts: list[Verdict], script: Script | None = None, prefer: Prefer = "speed"
 ) -> dict[str, Any]:
     """The recommendation for a comparison's verdicts, with its reasons and the lines to adopt it."""
     evidence = Evidence.of(verdicts, prefer)
     rule, found = next((r, answer) for r in RULES if (answer := r.answer(evidence)) is not None)
     precision = found["precision"]
     # What the script does by itself needs no lines.
-    code = adopt(precision, device) if precision and precision != "as-is" else None
+    script = script or Script()
+    ran_as = next((v["ran_as"] for v in verdicts if v["precision"] == precision), None)
+    code = adopt(precision, script, ran_as) if precision and precision != "as-is" else None
     return {
         "decided": True,
         **found,
         "prefer": prefer,
         "rule": rule.name,
-        "adopt": None if code is None else {"framework": framework, "code": code},
+        "adopt": None if code is None else {"framework": script.framework, "code": code},
     }
 
 

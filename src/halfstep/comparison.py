@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from halfstep import __version__, archive
+from halfstep.adopt import Script
 from halfstep.advice import recommend
 from halfstep.compare import METHOD, SCHEMA, verdicts
 from halfstep.drift import speed_drift
@@ -186,7 +187,7 @@ def assemble(
     if drift["words"] and found:
         # The first row is the baseline, which every ratio rests on.
         found[0]["warnings"].append(drift["words"])
-    device = next((row["device"] for row in rows if row["device"]), "cpu")
+    script = Script.of(next((o.record.takeover for o in outcomes if o.record.steps), {}))
     return {
         "schema": SCHEMA,
         "program": {
@@ -211,7 +212,7 @@ def assemble(
         "trials": rows,
         "verdicts": found,
         "speed_drift": drift,
-        "recommendation": recommend(found, "pytorch", device, request.prefer),
+        "recommendation": recommend(found, script, request.prefer),
         "method": [{"figure": figure, "how": how} for figure, how in METHOD],
     }
 

@@ -3,8 +3,8 @@
 Events, in the order in which they appear (every one has ``event`` and ``at``, seconds since the start):
 
 - ``start``: schema, halfstep's version, precision, seed, repeat, rank, world size, command, environment
-- ``takeover``: framework, version, ``ran_as``, device, seconds it took; a later one tells the framework that drives
-  the training, where it is not PyTorch itself
+- ``takeover``: framework, version, ``ran_as``, device, seconds it took; later ones tell the framework
+  that drives the training, where it is not PyTorch itself, and whether the script clips and accumulates
 - ``own_amp``: the script has mixed precision of its own (``autocast`` or ``GradScaler``)
 - ``step``: index from 0, loss, seconds since the step before, skipped, loss_scale, sampled
 - ``skip``: a step that was left out: step, scale, reason

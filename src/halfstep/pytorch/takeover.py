@@ -18,6 +18,7 @@ from halfstep.pytorch.ambient import Ambient, NoAmbient
 from halfstep.pytorch.by_hand import ByHand
 from halfstep.pytorch.capabilities import Support, support
 from halfstep.pytorch.dtypes import DTYPES
+from halfstep.pytorch.habits import Habits
 from halfstep.pytorch.keep import Keep
 from halfstep.pytorch.looking import Looking
 from halfstep.pytorch.patches import Patches
@@ -68,6 +69,7 @@ class Takeover(Face):
         self._statistics = Statistics()
         self._steps = Steps(self)
         self.watch = self._watch() if options.watch else NullWatch()
+        self._habits = Habits(self.recorder.write)
         self._keep = Keep(self.recipe.keep, self.patches, None if self.recipe.mixed else dtype)
         self.ran_as = self.recipe.name
         self.emulated = False
@@ -146,6 +148,7 @@ class Takeover(Face):
             self._statistics.install(patches)
         self.ambient.enter()
         self.watch.install(patches)
+        self._habits.install(patches)
         backward.install(self, patches)
         self._steps.install(patches)
         self.by_hand.install(patches)
@@ -199,6 +202,7 @@ class Takeover(Face):
     def before_backward(self, outputs: Sequence[Tensor]) -> None:
         """A backward pass of the script's is about to start."""
         self.by_hand.about_to_pass(outputs)
+        self._habits.backward()
         self.recorder.backward(outputs)
         self.watch.backward_pass(True)
 
@@ -214,6 +218,7 @@ class Takeover(Face):
         self.last_skipped = not finite
         self.ambient.forget_casts()
         self._optimizers.add(optimizer)
+        self._habits.stepped()
         try:
             self._keep.stepped()
         except HalfstepError as error:

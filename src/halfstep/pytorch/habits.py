@@ -1,0 +1,48 @@
+"""What the script does around a step that the lines to adopt have to do, too: clipping and accumulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from halfstep.pytorch.patches import Patches
+
+
+class Habits:
+    """Watches the first step; costs a counter a backward pass.
+
+    Args:
+        write: the record's; called once, with what was seen.
+    """
+
+    def __init__(self, write: Callable[..., None]) -> None:
+        self._write = write
+        self._passes = 0
+        self._clipping: str | None = None
+        self._told = False
+
+    def install(self, patches: Patches) -> None:
+        """Look in at PyTorch's two clipping functions."""
+        for home in (torch.nn.utils, torch.nn.utils.clip_grad):
+            patches.wrap(home, "clip_grad_norm_", lambda original: self._noting(original, "norm"))
+            patches.wrap(home, "clip_grad_value_", lambda original: self._noting(original, "value"))
+
+    def _noting(self, original: Callable[..., Any], kind: str) -> Callable[..., Any]:
+        def clip(*args: Any, **kwargs: Any) -> Any:
+            if not self._told:
+                self._clipping = kind
+            return original(*args, **kwargs)
+
+        return clip
+
+    def backward(self) -> None:
+        """A backward pass is about to start."""
+        self._passes += 1
+
+    def stepped(self) -> None:
+        """An optimizer has stepped."""
+        if not self._told:
+            self._told = True
+            self._write("takeover", clipping=self._clipping, passes=self._passes)
