@@ -53,13 +53,14 @@ class _Plugin:
         self.device = device or devices_here()[-1]
         self.scaler = GradScaler("cpu") if name == "fp16" and scaler is None else scaler
         self._dtype = DTYPES[name]
-        self._statistics = Statistics()
-        self._patches = Patches()
+        # Made in the process that trains: a Trainer is pickled when it spawns processes.
+        self._statistics: Statistics | None = None
 
     def connect(self, model: Any, optimizers: Any, schedulers: Any) -> tuple[Any, Any, Any]:
         """Training is about to begin."""
-        if self.scaler is not None and not self._patches:
-            self._statistics.install(self._patches)
+        if self.scaler is not None and self._statistics is None:
+            self._statistics = Statistics()
+            self._statistics.install(Patches())
         if plan([self._dtype], "auto"):
             install([self._dtype], "auto")
         return model, optimizers, schedulers
@@ -76,7 +77,7 @@ class _Plugin:
             result = self._base.optimizer_step(self, optimizer, model, closure, **kwargs)
         else:
             result = self._step_with_closure(optimizer, model, closure, **kwargs)
-        if self.scaler is not None:
+        if self._statistics is not None:
             self._statistics.stepped(finite=not getattr(self.scaler, "last_step_skipped", False))
         return result
 

@@ -17,10 +17,6 @@ class Patches:
     def __init__(self) -> None:
         self._replaced: list[tuple[Any, str, Any, bool]] = []
 
-    def __bool__(self) -> bool:
-        """Whether anything is replaced at present."""
-        return bool(self._replaced)
-
     def set(self, owner: Any, name: str, new: Any) -> None:
         """Put ``new`` at ``owner.name``, remembering what stood there (or that it was inherited)."""
         own = name in vars(owner)

@@ -1,0 +1,75 @@
+"""A Lightning script with a Trainer of any precision runs in the chosen one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from .conftest import Ran, Runs, assert_close
+
+pytest.importorskip("lightning")
+pytestmark = pytest.mark.slow
+
+PROGRAM = "lightning_loops.py"
+OWN = ("32-true", "bf16-mixed", "64-true")
+UNDER = {"fp32": "bf16-true", "bf16": "64-true", "fp16": "16-mixed"}
+
+
+@pytest.fixture(scope="module")
+def plain(ran: Runs) -> Ran:
+    return ran(PROGRAM, None, *OWN)
+
+
+@pytest.fixture(params=UNDER)
+def under(ran: Runs, request: pytest.FixtureRequest) -> tuple[str, Ran]:
+    return request.param, ran(PROGRAM, request.param, UNDER[request.param])
+
+
+def test_as_is_prints_the_same(ran: Runs, plain: Ran) -> None:
+    assert ran(PROGRAM, "as-is", *OWN).sections == plain.sections
+
+
+def test_fp32_is_what_a_trainer_without_a_precision_runs(ran: Runs, plain: Ran) -> None:
+    assert ran(PROGRAM, "fp32", UNDER["fp32"]).sections["alone"] == plain.sections["32-true"]
+
+
+@pytest.mark.parametrize("recipe", ["bf16", "fp16"])
+def test_sixteen_bits_stay_close_to_float64(ran: Runs, plain: Ran, recipe: str) -> None:
+    losses = ran(PROGRAM, recipe, UNDER[recipe]).losses()
+    assert_close(losses, plain.losses("64-true"), recipe, products=2, passes=2)
+
+
+def test_what_ran_is_what_was_asked_for(under: tuple[str, Ran]) -> None:
+    recipe, ran = under
+    dtype = {"fp32": "torch.float32", "bf16": "torch.bfloat16", "fp16": "torch.float16"}[recipe]
+    for what in ("clipped by norm, accumulated:", "resumed:", "LBFGS:"):
+        assert f"{what} {dtype} " in ran.sections["alone"]
+    assert ran.record.sample["matmul_flops"].keys() == {recipe}
+    assert ran.record.own_amp == [f"Trainer(precision={UNDER[recipe]!r})"]
+    assert ran.record.takeover["framework"] == "lightning"
+    assert (ran.record.takeover["clipping"], ran.record.takeover["passes"]) == ("norm", 2)
+
+
+def test_a_bad_step_changes_nothing_where_the_loss_is_scaled(ran: Runs, plain: Ran) -> None:
+    assert "a bad step changed []\n" in ran(PROGRAM, "fp16", UNDER["fp16"]).sections["alone"]
+    assert "a bad step changed ['net.0.weight', " in plain.sections["32-true"]
+
+
+def test_logged_figures_are_in_the_record(ran: Runs) -> None:
+    found = ran(PROGRAM, "fp32", UNDER["fp32"])
+    logged = found.record.logged
+    assert {"train_loss", "val_loss", "d_loss", "g_loss"} <= logged.keys()
+    # 2 epochs of 16 batches, 2 a step, logged at every 4th step: batches 8, 16, 24 and 32.
+    steps = [step for step, _ in logged["train_loss"][:4]]
+    values = [value for _, value in logged["train_loss"][:4]]
+    assert steps == [4, 8, 12, 16]
+    assert values == pytest.approx([found.losses()[i] for i in (7, 15, 23, 31)], rel=1e-8)
+    assert [step for step, _ in logged["val_loss"][:2]] == [8, 16]
+
+
+def test_the_loss_scale_rides_in_lightnings_checkpoint(ran: Runs) -> None:
+    found = ran(PROGRAM, "fp16", UNDER["fp16"])
+    checkpoint = torch.load(found.folder / "half.ckpt", weights_only=False)
+    state = checkpoint["optimizer_states"][0]["halfstep"]
+    assert state["loss_scale"] >= 1
+    assert state["loss_scale"] == 2.0 ** round(torch.tensor(state["loss_scale"]).log2().item())
