@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+
 from halfstep.errors import HalfstepError, Unsupported
 from halfstep.keras import backend
 from halfstep.keras.capabilities import support
