@@ -11,7 +11,8 @@ Events, in the order in which they appear (every one has ``event`` and ``at``, s
 - ``sample``: memory breakdown, FLOPs of matrix products by dtype, samples a step
 - ``logged``: a figure of the script's own, by ``halfstep.log`` or the framework's logging
 - ``watch``: what ``diagnose`` sees (:mod:`halfstep.pytorch.watch`)
-- ``nonfinite``: the first value that is not finite: step and what
+- ``nonfinite``: the first loss that is not finite, or the first step skipped: step, what, and in which module it
+  began: module, operation, direction, words
 - ``warning``: something the user should know, in words
 - ``end``: status, exit code, reason, peak memory, energy
 """
@@ -116,7 +117,8 @@ class Record:
         """Take one event in."""
         kind = line.get("event")
         if kind in ("start", "takeover", "sample", "nonfinite", "end"):
-            if kind == "nonfinite" and self.nonfinite:
+            # A loss that is not finite says more than a skipped step, which may only have found the scale.
+            if kind == "nonfinite" and self.nonfinite.get("what") in ("loss", line["what"]):
                 return
             getattr(self, kind).update(line)
         elif kind == "step":

@@ -152,7 +152,8 @@ def _loss_scales(steps: list[dict[str, Any]]) -> list[list[float]]:
 
 
 def _first_nonfinite(event: dict[str, Any]) -> dict[str, Any] | None:
-    return {"step": event["step"], "what": event["what"]} if event else None
+    keys = ("step", "what", "module", "operation", "direction", "words")
+    return {key: event[key] for key in keys if key in event} if event else None
 
 
 def _ran_otherwise(outcome: Outcome, share: dict[str, float] | None) -> list[str]:

@@ -279,12 +279,12 @@ def judge(
     status, reason = record.end.get("status"), record.end.get("reason", "")
     since = diverged_from(record)
     if status in (None, "ok") and since is not None:
-        return "diverged", f"the loss was {record.losses[since]} from step {since + 1} on"
+        return "diverged", f"the loss was {record.losses[since]} from step {since + 1} on{began(record)}"
     if status is None:
         return _without_an_end(exit_code, steps)
     if status == "ok" and exit_code not in (0, None):
         return "failed", f"exit code {exit_code}"
-    return status, reason
+    return status, f"{reason}{began(record)}" if status == "diverged" else reason
 
 
 def _of_rank(record: Record, exit_code: int | None) -> tuple[Status, str]:
@@ -306,6 +306,12 @@ def _without_an_end(exit_code: int | None, steps: int) -> tuple[Status, str]:
     if exit_code == 0:
         return "failed", "ended without an optimizer step"
     return "failed", f"ended at once with exit code {exit_code} after {steps} steps (os._exit or a crash)"
+
+
+def began(record: Record) -> str:
+    """In which module it began, as the end of a sentence; empty where that is not known."""
+    words = record.nonfinite.get("words")
+    return f"; began {words}" if words else ""
 
 
 def diverged_from(record: Record) -> int | None:

@@ -92,7 +92,12 @@ def test_children_are_told_which_trial_they_are(compared) -> None:
     [
         ("no_training", "failed", 0, "ended without an optimizer step"),
         ("raise", "failed", 7, "RuntimeError: boom at step 7"),
-        ("nan", "diverged", 12, "the loss was nan from step 8 on"),
+        (
+            "nan",
+            "diverged",
+            12,
+            "the loss was nan from step 8 on; began in weight, a weight that was not finite before the step",
+        ),
         (
             "sigkill",
             "failed",

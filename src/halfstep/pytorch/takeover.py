@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from halfstep.errors import HalfstepError, Unsupported
 from halfstep.pytorch import backward, own_amp
 from halfstep.pytorch.ambient import Ambient, NoAmbient
+from halfstep.pytorch.began import Began, NullBegan
 from halfstep.pytorch.by_hand import ByHand
 from halfstep.pytorch.capabilities import Support, support
 from halfstep.pytorch.dtypes import DTYPES
@@ -66,6 +67,8 @@ class Takeover(Face):
         mixed = dtype if self.recipe.mixed else None
         self.ambient = NoAmbient() if mixed is None else Ambient(mixed, self.patches)
         self.scaling = Scaling(self.recipe.loss_scale)
+        quiet = not recording or options.watch
+        self.began = NullBegan() if quiet else Began(self.recorder.write, lambda: self.recorder.steps)
         self._statistics = Statistics()
         self._steps = Steps(self)
         self.watch = self._watch() if options.watch else NullWatch()
@@ -205,6 +208,7 @@ class Takeover(Face):
         self._habits.backward()
         self.recorder.backward(outputs)
         self.watch.backward_pass(True)
+        self.began.before_backward(outputs)
 
     def after_backward(self) -> None:
         """It is over: cast weights were part of its graph."""
@@ -225,6 +229,7 @@ class Takeover(Face):
             self._stop(error)
         primary = self.recorder.is_primary(optimizer)
         self.watch.after_step(optimizer, finite, primary)
+        self.began.after_step(optimizer, finite)
         self.stepped(finite, primary)
         if primary:
             self.end_if_enough()

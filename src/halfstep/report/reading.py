@@ -196,4 +196,8 @@ def _parts(raw: Mapping[str, Any], key: str, absent: str, why: str) -> Mapping[s
 
 def _nonfinite(raw: Mapping[str, Any]) -> str:
     step, what = integer(raw, "step"), text(raw, "what")
-    return f"{what or 'a value'} not finite" + ("" if step is None else f" at step {step}") if raw else ""
+    if not raw:
+        return ""
+    said = f"{what or 'a value'} not finite" + ("" if step is None else f" at step {step}")
+    words = text(raw, "words")
+    return f"{said}, began {words}" if words else said
