@@ -49,6 +49,7 @@ def trial_row(outcome: Outcome, command: Sequence[str], log: str) -> dict[str, A
         **parts_of_memory(sample.get("memory"), ranks, _no_sample(record.steps, sample)),
         **energy(end, (samples or 0) * len(ranks)),
         "matmul_share": share,
+        "matmul_flops": sample.get("matmul_flops"),
         "matmul_share_absent": None if share else _no_sample(record.steps, sample),
         "odd_size_share": _odd_share(sample),
         **time_shares(sample, len(record.steps)),
