@@ -119,7 +119,7 @@ def test_energy_is_shown_where_it_was_measured_and_else_its_absence() -> None:
     assert "a sample" in seen
     bare = Seen(page.render(comparison())).text
     assert (
-        "Energy Not measured. no energy counter: /sys/class/powercap holds no readable package domain" in bare
+        "Energy Not measured: no energy counter: /sys/class/powercap holds no readable package domain" in bare
     )
     assert "Energy a step" not in bare
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from halfstep.report import units
 from halfstep.report.parts import MEMORY_PARTS, TIME_PARTS, Absent, Comparison, Figure, Trial
@@ -139,9 +139,26 @@ def energy(comparison: Comparison, colours: Mapping[str, int]) -> list[Bar]:
     return bars
 
 
+def drawn(bars: Sequence[Bar], comparison: Comparison) -> list[Bar]:
+    """The bars, then what has none, those with one reason together.
+
+    Precisions that made no step are left out: the table has said why.
+    """
+    ran = [bar for bar in bars if bar.parts or any(trial.steps for trial in comparison.of(bar.precision))]
+    without: dict[str, list[Bar]] = {}
+    for bar in ran:
+        if not bar.parts:
+            without.setdefault(bar.reason, []).append(bar)
+    together = [
+        replace(group[0], precision=", ".join(bar.precision for bar in group)) for group in without.values()
+    ]
+    return [*(bar for bar in ran if bar.parts), *together]
+
+
 def legend(bars: Iterable[Bar]) -> list[tuple[str, str]]:
-    """(colour class, name) of every part that a bar has, once."""
-    return list({part.colour: part.words.partition(":")[0] for bar in bars for part in bar.parts}.items())
+    """(colour class, name) of every part that a bar has, once, in the order of the bar with the most of them."""
+    fullest = sorted(bars, key=lambda bar: -len(bar.parts))
+    return list({part.colour: part.words.partition(":")[0] for bar in fullest for part in bar.parts}.items())
 
 
 def _memory_stack(trials: Sequence[Trial]) -> dict[str, float]:
