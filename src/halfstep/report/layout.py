@@ -17,12 +17,21 @@ _ASCII = str.maketrans(
 
 @dataclass(frozen=True)
 class Cell:
-    """A labelled part of a row: `words` are prose and may wrap, a figure never does."""
+    """A labelled part of a row: `words` are prose and may wrap, a figure never does.
+
+    In a column it is the lines of its `stack`, if it has any; elsewhere its text.
+    """
 
     label: str
     text: str
     style: str = ""
     words: bool = False
+    stack: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What stands in a column, from above."""
+        return self.stack or (self.text,)
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,8 @@ class Sheet:
 
     def spelled(self, cell: Cell) -> Cell:
         """The cell in characters that the sheet has."""
-        return Cell(self.spell(cell.label), self.spell(cell.text), cell.style, cell.words)
+        stack = tuple(map(self.spell, cell.stack))
+        return Cell(self.spell(cell.label), self.spell(cell.text), cell.style, cell.words, stack)
 
     def fitting(self, widths: Sequence[int]) -> int:
         """How many columns of these widths fit side by side; at least one."""

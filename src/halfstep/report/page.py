@@ -21,6 +21,7 @@ from halfstep.report import bars, plots, units
 from halfstep.report.parts import STATUS_WORDS, Absent, Comparison, Figure, Row, Trial
 from halfstep.report.plain import clean, finite
 from halfstep.report.reading import read
+from halfstep.report.terminal import why
 
 _EVIDENCE = re.compile(r"(verdicts|trials)\[(\d+)\]")
 #: what a script element must not hold as it is
@@ -205,7 +206,7 @@ def _templates() -> Environment:
     )
     made.filters |= {"embedded": embedded, "count": units.count, "quantity": units.quantity}
     made.filters |= {"duration": units.duration, "status": _status}
-    made.globals |= {"span": units.span, "join": shlex.join, "legend": bars.legend}
+    made.globals |= {"span": units.span, "join": shlex.join, "legend": bars.legend, "why": why}
     made.filters |= {"percent": units.percent}
     made.tests |= {"absent": lambda part: isinstance(part, Absent), "figure": lambda p: isinstance(p, Figure)}
     return made

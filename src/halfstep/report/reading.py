@@ -84,7 +84,7 @@ def _row(index: int, raw: Mapping[str, Any], trials: Sequence[Trial]) -> Row:
 def _why(raw: Mapping[str, Any], trials: Sequence[Trial]) -> str:
     """Why a figure of this row may be missing, in the words nearest to the cause."""
     if any(trial.emulated for trial in trials):
-        return "emulated: an emulated run reports no speed, memory or energy"
+        return "an emulated run reports no speed, memory or energy"
     status = text(raw, "status")
     if status and status != "ok":
         return text(raw, "reason") or STATUS_WORDS.get(status, status)
@@ -93,7 +93,10 @@ def _why(raw: Mapping[str, Any], trials: Sequence[Trial]) -> str:
 
 def _quality(raw: Mapping[str, Any], loss: Mapping[str, Any], is_baseline: bool) -> str:
     """What the comparison says of its quality, other figures included; of a baseline nothing."""
-    words = text(table(raw, "quality"), "words").removeprefix("loss: ")
+    quality = table(raw, "quality")
+    if text(quality, "kind") == "not_known" and text(raw, "status") != "ok":
+        return ""
+    words = text(quality, "words").removeprefix("loss: ")
     return "" if is_baseline else words or text(loss, "words")
 
 
@@ -132,7 +135,11 @@ def _fit(raw: Mapping[str, Any]) -> Fit | None:
 
 
 def _trial(index: int, raw: Mapping[str, Any]) -> Trial:
-    why = _why(raw, ()) if raw.get("emulated") is not True else "emulated: an emulated run reports no speed"
+    why = (
+        _why(raw, ())
+        if raw.get("emulated") is not True
+        else "an emulated run reports no speed, memory or energy"
+    )
     warmup, times = integer(raw, "warmup_steps") or 0, numbers(raw, "step_times")
     all_steps = len(times) + warmup > (
         integer(raw, "steps") or 0

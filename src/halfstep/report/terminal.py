@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from halfstep.report import units
-from halfstep.report.layout import Cell, Sheet
-from halfstep.report.parts import STATUS_WORDS, Absent, Comparison, Figure, Row
+from halfstep.report.grid import grid
+from halfstep.report.layout import Sheet
+from halfstep.report.parts import Comparison, Figure, Row
 from halfstep.report.plain import clean
 from halfstep.report.progress import Progress as Progress
 from halfstep.report.reading import read
 
 _INDENT = 4
-#: what needs its column to be read; beneath a row it is left out
-_SAYS_NOTHING = ("", "baseline", "absent", "0 steps")
+#: how many shares of a step are told here; the page has them all
+_SHARES = 3
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,11 @@ class Summary:
 
     def lines(self, sheet: Sheet) -> Iterator[Text]:
         """The lines of the summary, each at most as wide as the sheet."""
-        yield from _rows(self.comparison, sheet)
+        yield from grid(self.comparison, sheet)
+        yield from _fit(self.comparison, sheet)
         yield from _warnings(self.comparison, sheet)
         yield from _advice(self.comparison, sheet)
+        yield from _reasons(self.comparison, sheet)
         yield from self._farewell(sheet)
 
     def _farewell(self, sheet: Sheet) -> Iterator[Text]:
@@ -76,81 +78,48 @@ def _output(comparison: Mapping[str, Any], folder: Path) -> Path | None:
     return None
 
 
-def _rows(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
-    """The table: as many columns as fit, the weightiest first; the rest of each row flows beneath it."""
-    if not comparison.rows:
-        yield Text("No verdicts: the comparison holds no precision.")
+def _reasons(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
+    """Why a precision does not pay: the largest shares of its step, and the facts."""
+    for row in comparison.rows:
+        shares = [reason for reason in row.no_faster if reason.share is not None]
+        facts = [reason for reason in row.no_faster if reason.share is None]
+        if shares or facts:
+            yield Text()
+            yield from sheet.flow(sheet.words(why(row), "bold"))
+        for reason in shares[:_SHARES]:
+            lead = Text(f"{units.percent(reason.share or 0.0):>5}", "dim")
+            yield from sheet.flow([lead, *sheet.words(reason.text)], _INDENT + 4, 2)
+        for reason in facts:
+            yield from sheet.flow([Text("    -"), *sheet.words(reason.text)], _INDENT + 4, 2)
+
+
+def why(row: Row) -> str:
+    """The heading of the reasons why a precision does not pay."""
+    sure = isinstance(row.speed, Figure) and row.speed.significant is True
+    faster = isinstance(row.speed, Figure) and row.speed.value > 1
+    said = "is not clearly faster" if not sure else "gains little" if faster else "is slower"
+    return f"Why {row.precision} {said}"
+
+
+def _fit(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
+    """The largest batch that fits each precision."""
+    if comparison.fit is None:
         return
-    notes: dict[str, int] = {}
-    grid = [[sheet.spelled(cell) for cell in _cells(row, notes)] for row in comparison.rows]
-    columns = list(zip(*grid, strict=True))
-    widths = [
-        max(cell_len(word) for cell in column for word in (cell.label, cell.text)) for column in columns
-    ]
-    shown = sheet.fitting(widths)
-    yield from sheet.row([Cell("", cell.label, "bold") for cell in grid[0][:shown]], widths[:shown])
-    for row, cells in zip(comparison.rows, grid, strict=True):
-        yield from sheet.row(cells[:shown], widths[:shown])
-        reason = [Cell("", row.reason, words=True)] if row.reason else []
-        beneath = [cell for cell in cells[shown:] if cell.text not in _SAYS_NOTHING]
-        yield from sheet.flow(sheet.pieces([*beneath, *reason]), _INDENT, _INDENT)
-    yield from _notes(notes, sheet)
-
-
-def _cells(row: Row, notes: dict[str, int]) -> list[Cell]:
-    """The figures of a row, the weightiest first."""
-    return [
-        Cell("precision", row.precision, "bold"),
-        Cell("step time", *_figure(row, row.step_time, "s", notes)),
-        Cell("speed", *_ratio(row, row.speed, notes, better=lambda x: x > 1)),
-        Cell("status", *_status(row)),
-        Cell("peak memory", *_figure(row, row.peak_memory, "B", notes)),
-        Cell("memory ratio", *_ratio(row, row.memory_ratio, notes, better=lambda x: x < 1)),
-        Cell("final loss", *_figure(row, row.final_loss, "", notes)),
-        Cell("loss", row.loss_words, words=True),
-        Cell("skipped", "" if row.skipped is None else units.count(row.skipped, "step")),
-        Cell("ran as", row.ran_as, words=True),
-    ]
-
-
-def _figure(row: Row, figure: Figure | Absent, unit: str, notes: dict[str, int]) -> tuple[str, str]:
-    """A figure and its style; what is absent, or has no interval, points to a note with the reason."""
-    if isinstance(figure, Absent):
-        told_beneath = figure.reason == row.reason
-        return "absent" if told_beneath else f"absent [{_note(notes, figure.reason)}]", "dim"
-    shown = units.pm(figure.value, figure.low, figure.high, unit)
-    if figure.low is None or figure.high is None:
-        why = "no interval: one trial" if row.trials == 1 else "no interval is recorded"
-        return f"{shown} [{_note(notes, why)}]", ""
-    return shown, ""
-
-
-def _ratio(
-    row: Row, figure: Figure | Absent, notes: dict[str, int], better: Callable[[float], bool]
-) -> tuple[str, str]:
-    if row.is_baseline:
-        return "baseline", "dim"
-    shown, style = _figure(row, figure, "×", notes)
-    if isinstance(figure, Absent):
-        return shown, style
-    if figure.significant is not True:
-        return f"{shown}, not significant", "dim"
-    return shown, "green" if better(figure.value) else "red"
-
-
-def _note(notes: dict[str, int], reason: str) -> int:
-    return notes.setdefault(reason, len(notes) + 1)
-
-
-def _status(row: Row) -> tuple[str, str]:
-    words = STATUS_WORDS.get(row.status, row.status)
-    return words, {"ok": "green", "unsupported": "yellow"}.get(row.status, "red")
-
-
-def _notes(notes: Mapping[str, int], sheet: Sheet) -> Iterator[Text]:
-    yield from [Text()] * bool(notes)
-    for reason, n in notes.items():
-        yield from sheet.flow([Text(f"[{n}]", "dim"), *sheet.words(reason, "dim")], _INDENT)
+    yield Text()
+    limit = "" if comparison.fit.limit is None else f" into {units.bytes_(comparison.fit.limit)}"
+    yield from sheet.flow(
+        sheet.words(f"Largest batch that fits{limit}, by {comparison.fit.argument}", "bold")
+    )
+    widest = max((len(row.precision) for row in comparison.fit.rows), default=0)
+    for row in comparison.fit.rows:
+        ratio = "" if row.ratio is None or row is comparison.fit.rows[0] else f", {units.ratio(row.ratio)}"
+        found = "none" if row.largest is None else f"{row.largest:,} {comparison.fit.name}{ratio}"
+        failed = f"{row.fails_at:,} did not fit" if row.fails_at and row.largest else ""
+        told = "; ".join(part for part in (failed, row.reason) if part)
+        lead = Text(sheet.spell(f"{row.precision:<{widest}} "))
+        yield from sheet.flow(
+            [lead, *sheet.words(found), *sheet.words(f"({told})" if told else "", "dim")], _INDENT, 2
+        )
 
 
 def _warnings(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:

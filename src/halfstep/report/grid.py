@@ -1,0 +1,130 @@
+"""The table in the terminal: a row a precision, each figure over its interval, at any width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from halfstep.report import units
+from halfstep.report.layout import Cell, Sheet
+from halfstep.report.parts import STATUS_WORDS, Absent, Comparison, Figure, Row
+
+_INDENT = 4
+#: what needs its column to be read; beneath a row it is left out
+_SAYS_NOTHING = ("", "baseline", "absent", "0 steps", "ok")
+_UNSURE = "not significant"
+
+
+def grid(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
+    """The lines of the table: as many columns as fit, the weightiest first; the rest of each row flows beneath it."""
+    if not comparison.rows:
+        yield Text("No verdicts: the comparison holds no precision.")
+        return
+    notes: dict[str, int] = {}
+    metered = any(isinstance(row.energy, Figure) for row in comparison.rows)
+    rows = [[sheet.spelled(cell) for cell in _cells(row, notes, metered)] for row in comparison.rows]
+    widths = [_width(column) for column in zip(*rows, strict=True)]
+    shown = sheet.fitting(widths)
+    yield from sheet.row([Cell("", cell.label, "dim") for cell in rows[0][:shown]], widths[:shown])
+    for row, cells in zip(comparison.rows, rows, strict=True):
+        yield from _stacked(cells[:shown], widths[:shown], sheet)
+        reason = [Cell("", row.reason, words=True)] if row.reason else []
+        beneath = [cell for cell in cells[shown:] if cell.text not in _SAYS_NOTHING]
+        yield from sheet.flow(sheet.pieces([*beneath, *reason]), _INDENT, _INDENT)
+    yield from _notes(notes, sheet)
+    yield from _no_energy(comparison, metered, sheet)
+
+
+def _width(column: tuple[Cell, ...]) -> int:
+    return max(cell_len(line) for cell in column for line in (cell.label, *cell.lines))
+
+
+def _stacked(cells: list[Cell], widths: list[int], sheet: Sheet) -> Iterator[Text]:
+    """A row of figures, their intervals in the line below, and what is not significant below that."""
+    for depth in range(max(len(cell.lines) for cell in cells)):
+        line = [
+            Cell("", cell.lines[depth], "dim" if depth else cell.style)
+            if depth < len(cell.lines)
+            else Cell("", "")
+            for cell in cells
+        ]
+        yield from sheet.row(line, widths)
+
+
+def _cells(row: Row, notes: dict[str, int], metered: bool) -> list[Cell]:
+    """The figures of a row, the weightiest first."""
+    return [
+        Cell("precision", row.precision, "bold"),
+        _figure("step time", row, row.step_time, "s", notes),
+        _ratio("speed", row, row.speed, notes, better=lambda x: x > 1),
+        _figure("peak memory", row, row.peak_memory, "B", notes),
+        _ratio("memory ratio", row, row.memory_ratio, notes, better=lambda x: x < 1),
+        *(_energy(row, notes) if metered else []),
+        Cell("status", *_status(row)),
+        _figure("final loss", row, row.final_loss, "", notes),
+        Cell("loss", row.loss_words, words=True),
+        Cell("skipped", "" if row.skipped is None else units.count(row.skipped, "step")),
+        Cell("ran as", row.ran_as, words=True),
+    ]
+
+
+def _energy(row: Row, notes: dict[str, int]) -> list[Cell]:
+    return [
+        _figure("energy a step", row, row.energy, "J", notes),
+        _ratio("energy ratio", row, row.energy_ratio, notes, better=lambda x: x < 1),
+    ]
+
+
+def _figure(label: str, row: Row, figure: Figure | Absent, unit: str, notes: dict[str, int]) -> Cell:
+    """A figure over its interval; what is absent, or has no interval, points to a note with the reason."""
+    if isinstance(figure, Absent):
+        told_beneath = figure.reason == row.reason
+        return Cell(label, "absent" if told_beneath else f"absent [{_note(notes, figure.reason)}]", "dim")
+    flat = units.pm(figure.value, figure.low, figure.high, unit)
+    if figure.low is None or figure.high is None:
+        why = "no interval: one trial" if row.trials == 1 else "no interval is recorded"
+        return Cell(label, f"{flat} [{_note(notes, why)}]")
+    interval = units.span(figure.value, figure.low, figure.high, unit)
+    return Cell(label, flat, stack=(units.quantity(figure.value, unit), interval))
+
+
+def _ratio(
+    label: str, row: Row, figure: Figure | Absent, notes: dict[str, int], better: Callable[[float], bool]
+) -> Cell:
+    """A ratio to the baseline: coloured where it is significant, dim and said to be none where it is not."""
+    if row.is_baseline:
+        return Cell(label, "baseline", "dim")
+    cell = _figure(label, row, figure, "×", notes)
+    if isinstance(figure, Absent):
+        return cell
+    if figure.significant is not True:
+        return Cell(label, f"{cell.text}, {_UNSURE}", "dim", stack=(*cell.lines, _UNSURE))
+    return Cell(label, cell.text, "green" if better(figure.value) else "red", stack=cell.stack)
+
+
+def _note(notes: dict[str, int], reason: str) -> int:
+    return notes.setdefault(reason, len(notes) + 1)
+
+
+def _status(row: Row) -> tuple[str, str]:
+    words = STATUS_WORDS.get(row.status, row.status)
+    return words, {"ok": "green", "unsupported": "yellow"}.get(row.status, "red")
+
+
+def _notes(notes: Mapping[str, int], sheet: Sheet) -> Iterator[Text]:
+    yield from [Text()] * bool(notes)
+    for reason, n in notes.items():
+        yield from sheet.flow([Text(f"[{n}]", "dim"), *sheet.words(reason, "dim")], _INDENT)
+
+
+def _no_energy(comparison: Comparison, metered: bool, sheet: Sheet) -> Iterator[Text]:
+    """Without a counter there is no column, but a word on it."""
+    reasons = (
+        row.energy.reason for row in comparison.rows if isinstance(row.energy, Absent) and row.measured
+    )
+    reason = next(reasons, "")
+    if reason and not metered:
+        yield Text()
+        yield from sheet.flow(sheet.words(f"energy not measured: {reason}", "dim"), _INDENT)
