@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 from dataclasses import dataclass
 
@@ -33,10 +32,12 @@ class Framework:
     @property
     def version(self) -> str | None:
         """The installed version, found without importing it; None where it is not installed."""
+        from importlib import metadata  # 20 ms, and `random`, which may be a module of the program's own
+
         for name in self.distributions or (self.module,):
             try:
-                return importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
+                return metadata.version(name)
+            except metadata.PackageNotFoundError:
                 continue
         return None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -38,6 +37,8 @@ def summary(step_times: Sequence[float], warmup: int = 0) -> Summary | Absent:
 
     Source: Hahn & Meeker, Statistical Intervals, Wiley 1991, section 5.2.
     """
+    import statistics  # it imports `random`, which may be a module of the program's own
+
     times = sorted(step_times[warmup:])
     if not times:
         return Absent(f"no step after the {warmup} warm-up steps")
