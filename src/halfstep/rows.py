@@ -71,10 +71,19 @@ def trial_row(outcome: Outcome, command: Sequence[str], log: str) -> dict[str, A
 
 def _unmeasured() -> dict[str, Any]:
     """What an emulation would measure is the emulation, not the precision."""
-    absent = ("peak_memory", "memory", "energy")
+    absent = (
+        "peak_memory",
+        "memory",
+        "workspace",
+        "energy",
+        "joules_per_step",
+        "joules_per_sample",
+        "time_shares",
+    )
     return {
         **dict.fromkeys(("step_seconds", "steps_per_second", "samples_per_second"), None),
         **dict.fromkeys(("peak_memory_bytes", "peak_memory_how", "memory", "energy_joules"), None),
+        **dict.fromkeys(("joules_per_step", "joules_per_sample", "time_shares", "profiled_step"), None),
         "step_times": [],
         "step_seconds_absent": EMULATED,
         **{f"{figure}_absent": EMULATED for figure in absent},
