@@ -30,7 +30,7 @@ def lists(device: str) -> Any:
     from torch.testing._internal import autocast_test_lists as module
 
     # They also forbid to set flags such as allow_tf32 from then on, in the whole process.
-    setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)
+    torch.backends.disable_global_flags.__globals__["__allow_nonbracketed_mutation_flag"] = True
     torch.manual_seed(0)
     return {"cuda": module.AutocastTestLists, "cpu": module.AutocastCPUTestLists}[device](torch.device("cpu"))
 

@@ -59,6 +59,7 @@ def to_fake_cuda(value: Any) -> Any:
     return tuple(map(to_fake_cuda, value)) if isinstance(value, tuple) else value
 
 
+@pytest.mark.filterwarnings("ignore:(?s).*deprecated:UserWarning")  # of the lists' own calls
 @pytest.mark.parametrize("dtype", LOW)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.listed}-{case.name}")
 def test_results_have_the_dtypes_that_cuda_gives(case: Case, dtype: torch.dtype, cuda_lists: None) -> None:
@@ -81,7 +82,7 @@ def expected(case: Case, args: tuple[Any, ...], dtype: torch.dtype) -> list[torc
     try:
         with FakeTensorMode(), autocast("cuda", dtype):
             return dtypes(case.call(*to_fake_cuda(args), **case.kwargs))
-    except (RuntimeError, NotImplementedError):
+    except Exception:  # whatever fake tensors lack
         return [torch.float32 if "32" in case.listed else dtype]
 
 
