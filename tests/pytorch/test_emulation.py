@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from halfstep.exact import round_exact
 from halfstep.formats import Format, get, get_scalar
+from halfstep.pytorch import native
 from halfstep.pytorch.blocks import round_blocks
 from halfstep.pytorch.emulation import Emulated
 from halfstep.pytorch.emulation_ops import Emulation
@@ -77,6 +78,28 @@ def test_operands_are_rounded_as_defined(name: str, magnitude: float) -> None:
             assert torch.equal(
                 round_operand(given, name, axis), exact_operand(given, name, axis) if given.numel() else given
             )
+
+
+@pytest.mark.parametrize("magnitude", [1.0, 1e-38, 1e37])
+@pytest.mark.parametrize(
+    "name", ["tf32", "fp8_e4m3", "fp8_e5m2", "mxfp8_e4m3", "mxfp6_e3m2", "mxfp4", "nvfp4"]
+)
+def test_compiled_kernels_and_pytorchs_operations_agree_in_every_layout(
+    name: str, magnitude: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if native.kernels() is None:
+        pytest.skip("no C compiler")
+    x = torch.randn(70, 40, 9) * torch.exp2(torch.rand(70, 40, 9) * 20 - 10) * magnitude
+    x[3, 4, 5], x[10, 11, 2], x[:33, 7] = math.nan, math.inf, 0.0
+    for given in (x, x.permute(2, 0, 1), x[:, ::2], x[0], x[0].T, x.mT, torch.zeros(3, 3)):
+        for axis in range(-given.dim(), given.dim()):
+            got = round_operand(given, name, axis)
+            with monkeypatch.context() as patch:
+                patch.setattr(native, "kernels", lambda: None)
+                expected = round_operand(given, name, axis)
+            assert torch.equal(got.nan_to_num(1.5), expected.nan_to_num(1.5))
+            assert torch.equal(got.isnan(), expected.isnan())
+            assert got.stride() == expected.stride()
 
 
 def test_what_is_not_finite_is_not_hidden() -> None:

@@ -18,7 +18,7 @@ from halfstep.encoding import decode
 from halfstep.errors import UsageError
 from halfstep.exact import round_exact
 from halfstep.formats import FORMATS, Format, get_scalar
-from halfstep.pytorch import rounding
+from halfstep.pytorch import native, rounding
 from halfstep.pytorch.rounding import round_through, round_to
 
 ROWS = [row for row in FORMATS.values() if isinstance(row, Format) and not row.scale]
@@ -47,6 +47,17 @@ ML_DTYPES = {
     "fp6_e2m3": ml_dtypes.float6_e2m3fn,
     "fp4_e2m1": ml_dtypes.float4_e2m1fn,
 }
+
+
+@pytest.fixture(params=["PyTorch's operations", "kernels in C"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of rounding are held to the same: small tensors, too, go to the kernels in C."""
+    if request.param == "kernels in C":
+        if native.kernels() is None:
+            pytest.skip("no C compiler")
+        monkeypatch.setattr(rounding, "IN_C", 1)
+    else:
+        monkeypatch.setattr(native, "kernels", lambda: None)
 
 
 def assert_same(got: Tensor, expected: Tensor) -> None:
@@ -88,6 +99,7 @@ def critical(row: Format, dtype: torch.dtype) -> Tensor:
     return torch.cat([points, -points])
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("row", ROWS, ids=NAMES)
@@ -112,6 +124,7 @@ def test_all_patterns_of_16_bits_are_as_in_exact_arithmetic(row: Format, dtype: 
     assert_same(round_to(negative, row), -round_to(positive, row))
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("source", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", TORCH_CASTS)
 def test_all_patterns_of_16_bits_are_as_torch_casts_them(name: str, source: torch.dtype) -> None:
@@ -119,6 +132,7 @@ def test_all_patterns_of_16_bits_are_as_torch_casts_them(name: str, source: torc
     assert_same(round_to(x, name), x.to(TORCH_CASTS[name]).float())
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("name", ML_DTYPES)
 def test_the_top_16_bits_of_float32_with_any_low_bits_are_as_in_ml_dtypes(name: str) -> None:
     high = torch.arange(-(2**15), 2**15, dtype=torch.int32) << 16
@@ -131,6 +145,7 @@ def test_the_top_16_bits_of_float32_with_any_low_bits_are_as_in_ml_dtypes(name: 
     assert_same(round_to(x, name, overflow=overflow), expected)
 
 
+@pytest.mark.usefixtures("way")
 def test_every_nan_stays_nan() -> None:
     fractions = torch.tensor([1, 2, 0xFFF, 0x1000, 0x3FFFFF, 0x400000, 0x7FF000, 0x7FFFFF], dtype=torch.int32)
     nans = torch.cat([fractions | 0x7F800000, fractions | -0x800000]).view(torch.float32)
@@ -163,6 +178,7 @@ def test_float64_is_rounded_once_where_torch_and_ml_dtypes_round_twice() -> None
     assert float(y.numpy().astype(ml_dtypes.bfloat16)[0]) == 1.0
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("name", ["fp16", "bf16", "tf32", "fp8_e5m2", "fp8_e4m3", "fp4_e2m1"])
 def test_sizes_strides_and_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounding, "CHUNK", 64)

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from halfstep.formats import BlockFormat, Format, get
+from halfstep.pytorch import native
 from halfstep.pytorch.blocks import round_blocks
+from halfstep.pytorch.native import Kernels
 from halfstep.pytorch.rounding import round_to
 
 
@@ -27,19 +29,53 @@ def round_operand(x: Tensor, format: str, axis: int) -> Tensor:
 
     NaN and infinity stay what they are, so that an emulated run hides no failure; a block with one becomes NaN.
     """
+    # x's own strides, where x has no gaps: compiled code has been told to expect them
+    out = torch.empty_like(x)
+    compiled = native.kernels()
+    if compiled is not None and x.numel():
+        _in_c(compiled, x.detach(), out, get(format), axis)
+        return out
     fmt = get(format)
     if isinstance(fmt, BlockFormat):
-        rounded = round_blocks(x, fmt, axis)
-    else:
-        rounded = round_scaled(x, fmt) if needs_scale(format) else round_to(x, fmt)
-    # x's own strides, where x has no gaps: compiled code has been told to expect them
-    return torch.empty_like(x).copy_(rounded)
+        return out.copy_(round_blocks(x, fmt, axis))
+    return out.copy_(round_scaled(x, fmt) if needs_scale(fmt) else round_to(x, fmt))
 
 
-def needs_scale(format: str) -> bool:
+def needs_scale(fmt: Format) -> bool:
     """Whether tensors of this format have one scale: those of 8 bits and fewer, whose range is short."""
-    fmt = get(format)
-    return isinstance(fmt, Format) and fmt.bits <= 8
+    return fmt.bits <= 8
+
+
+def _in_c(compiled: Kernels, x: Tensor, out: Tensor, fmt: Format | BlockFormat, axis: int) -> None:
+    """The same by the kernels in C, which want contiguous tensors: axes are put in the order of memory."""
+    order = _memory_order(x)
+    x, into = x.permute(order), out.permute(order)
+    if not x.is_contiguous() or not into.is_contiguous():
+        x = x.contiguous()
+        into = torch.empty_like(x)
+    if isinstance(fmt, BlockFormat):
+        compiled.blocks(x, into, fmt, order.index(axis % len(order)), _tensor_scale(compiled, x, fmt))
+    elif needs_scale(fmt):
+        compiled.round(x, into, fmt, "saturate", scale_exponent(compiled.largest(x), fmt), keep=True)
+    else:
+        compiled.round(x, into, fmt, fmt.overflow)
+    if into.data_ptr() != out.data_ptr():
+        out.permute(order).copy_(into)
+
+
+def _memory_order(x: Tensor) -> list[int]:
+    """The axes, the one with the largest stride first."""
+    if x.is_contiguous():
+        return list(range(x.dim()))
+    strides = x.stride()
+    return sorted(range(x.dim()), key=lambda axis: (-strides[axis], axis))
+
+
+def _tensor_scale(compiled: Kernels, x: Tensor, fmt: BlockFormat) -> float:
+    """NVFP4's scale for the whole tensor; 0 where the format has none."""
+    if fmt.tensor_scale is None:
+        return 0.0
+    return max(compiled.largest(x) / fmt.largest, fmt.tensor_scale.smallest_normal)
 
 
 def round_scaled(x: Tensor, fmt: Format) -> Tensor:

@@ -17,7 +17,8 @@ from torch import Tensor
 from halfstep.errors import UsageError
 from halfstep.exact import check_mode
 from halfstep.formats import Format, get_scalar
-from halfstep.pytorch.rounding_kernels import INTEGERS, Kernel, Rounding, Work, contains
+from halfstep.pytorch import native
+from halfstep.pytorch.rounding_kernels import INTEGERS, Kernel, Rounding, Work, contains, keep
 
 #: elements a chunk: 1 MiB of float32, so that a chunk and its buffers stay in the level-2 caches
 CHUNK = 1 << 18
@@ -198,8 +199,25 @@ class _Buffers(threading.local):
 _BUFFERS = _Buffers()
 
 
+#: elements from which the kernels in C are used: a smaller tensor is not worth their compilation
+IN_C = 1 << 16
+
+
+def _in_c(x: Tensor, kernel: Kernel, rounding: Rounding, target: Tensor) -> bool:
+    """Round by the kernels in C, where these are for it and are there."""
+    nearest = rounding.mode == "nearest_even" and kernel is not keep
+    if not nearest or x.dtype is not torch.float32 or x.numel() < IN_C or not x.is_contiguous():
+        return False
+    compiled = native.kernels()
+    if compiled is not None:
+        compiled.round(x, target, rounding.format, rounding.overflow)
+    return compiled is not None
+
+
 def _by_chunks(x: Tensor, kernel: Kernel, rounding: Rounding, out: Tensor | None) -> Tensor:
     target = out if out is not None and out.is_contiguous() else torch.empty(x.shape, dtype=x.dtype)
+    if _in_c(x, kernel, rounding, target):
+        return target if out is None or target is out else out.copy_(target)
     first, second = _BUFFERS.get(_WORKING[x.dtype])
     for chunk, into in zip(x.detach().reshape(-1).split(CHUNK), target.view(-1).split(CHUNK), strict=True):
         n = chunk.numel()
