@@ -104,8 +104,10 @@ def summary_words(
         for name, row in judged
         if (over := row["over_run"]) is not None and over["kind"] in ("worse", "better", "different")
     ]
-    worse = [words for kind, words in said if kind == "worse"]
-    if worse:
-        return "worse", "; ".join(worse)
-    rest = [words for kind, words in said[1:] if kind in ("better", "different")]
-    return said[0][0], "; ".join([said[0][1], *rest])
+    # The first figure leads, whatever it is; the others are told where there is something to tell.
+    first, others = (
+        said[0],
+        [(kind, words) for kind, words in said[1:] if kind in ("worse", "better", "different")],
+    )
+    kinds = [kind for kind, _ in said]
+    return "worse" if "worse" in kinds else first[0], "; ".join([first[1], *(words for _, words in others)])
