@@ -114,3 +114,11 @@ def test_products_in_fp32_units_are_pytorchs(tmp_path: Path) -> None:
 def test_the_rules_import_no_framework() -> None:
     code = "import sys, halfstep.keras.capabilities as c; print('keras' in sys.modules, 'tensorflow' in sys.modules)"
     assert python("-c", code).stdout == "False False\n"
+
+
+def test_keras_on_another_backend_does_not_import_pytorch(tmp_path: Path) -> None:
+    skip_without("keras", "jax")
+    script = tmp_path / "script.py"
+    script.write_text("import sys, keras\nprint('torch' in sys.modules, keras.config.dtype_policy().name)\n")
+    done = halfstep("run", "--precision", "bf16", str(script), env={"KERAS_BACKEND": "jax"})
+    assert done.stdout == "False mixed_bfloat16\n", done.stderr

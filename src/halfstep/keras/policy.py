@@ -11,7 +11,7 @@ import keras
 from keras.src.dtype_policies import dtype_policy as policies
 
 from halfstep.errors import UsageError
-from halfstep.pytorch.patches import Patches
+from halfstep.patches import Patches
 from halfstep.recipes import Recipe
 
 Note = Callable[[str], None]
@@ -20,8 +20,11 @@ _DTYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "fl
 
 
 def policy_of(recipe: Recipe) -> str:
-    """Keras's name for the recipe's dtypes, e.g. ``mixed_float16``; weights in 16 bits are ``float16``."""
-    dtype = _DTYPES[recipe.compute]
+    """Keras's name for the recipe's dtypes, e.g. ``mixed_float16``; weights in 16 bits are ``float16``.
+
+    What PyTorch emulates beneath Keras it rounds inside float32.
+    """
+    dtype = _DTYPES.get(recipe.compute, "float32")
     return f"mixed_{dtype}" if recipe.mixed else dtype
 
 

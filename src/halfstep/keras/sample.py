@@ -31,16 +31,15 @@ class Sample:
         self._counter: Any = None
 
     def open_eager(self) -> None:
-        """The sampled step begins, in a TensorFlow loop without a graph: its operations are counted as they come."""
+        """The sampled step begins, in a loop without a graph: its operations are counted as they come."""
         if self._graph is None:
-            from halfstep.keras.products_tf import EagerCounter
-
-            self._counter = EagerCounter().__enter__()
+            self._counter = _eager_counter()
+            self._counter.__enter__()
 
     def close_eager(self) -> None:
         """It is over."""
         if self._counter is not None:
-            self._counter.__exit__()
+            self._counter.__exit__(None, None, None)
             self.flops, self._counter = dict(self._counter.flops), None
 
     def trace_begins(self) -> None:
@@ -65,15 +64,7 @@ class Sample:
         kind = backend.name()
         if kind == "jax":
             return self._watch_jax(call, args, kwargs)
-        counter: Any = nullcontext()
-        if kind == "torch":
-            from halfstep.pytorch.sample import ProductCounter
-
-            counter = ProductCounter()
-        elif self._graph is None:
-            from halfstep.keras.products_tf import EagerCounter
-
-            counter = EagerCounter()
+        counter = _eager_counter() if kind == "torch" or self._graph is None else nullcontext()
         with counter:
             result = call(*args, **kwargs)
         if not isinstance(counter, nullcontext):
@@ -113,6 +104,17 @@ class Sample:
         except Unknown as unknown:
             self.absent = str(unknown)
         return result
+
+
+def _eager_counter() -> Any:
+    """A context that counts the products of eager operations, in its ``flops``."""
+    if backend.name() == "torch":
+        from halfstep.pytorch.sample import ProductCounter
+
+        return ProductCounter()
+    from halfstep.keras.products_tf import EagerCounter
+
+    return EagerCounter()
 
 
 class Jitted:

@@ -18,7 +18,7 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.trainers.trainer import Trainer
 
 from halfstep.loss_scale import DynamicScale
-from halfstep.pytorch.patches import Patches
+from halfstep.patches import Patches
 
 if TYPE_CHECKING:
     from halfstep.keras.takeover import Takeover
@@ -154,6 +154,7 @@ class Scaler:
             original(optimizer, grads, trainable_variables)
             optimizer.dynamic_scale.assign(self._bounded(optimizer, optimizer.dynamic_scale))
             self._takeover.statistics.restore(self.finite)
+            self._takeover.loop_goes_on()
             self._done()
 
         return apply

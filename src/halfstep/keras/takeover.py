@@ -17,8 +17,8 @@ from halfstep.keras.sample import NO_ACTIVATIONS, Jitted, Sample, memory_of
 from halfstep.keras.scaler import Scaler
 from halfstep.keras.statistics import NullStatistics, Statistics
 from halfstep.keras.trainer import Trainers
-from halfstep.loss_scale import DynamicScale, NoScale
-from halfstep.pytorch.patches import Patches
+from halfstep.loss_scale import DynamicScale, LossScale, NoScale
+from halfstep.patches import Patches
 from halfstep.record import Writer
 from halfstep.takeover import (
     HOPELESS,
@@ -55,9 +55,10 @@ class Takeover(Face):
         self._model: Any = None
         self._sample = Sample()
         self._batch: int | None = None
-        self._tapes: Any = None
+        self._loops: Any = None
+        self._resting: LossScale | None = None
         self.device = backend.device()
-        self.ran_as = self.recipe.name + self._supported()
+        self.ran_as = self._supported()
         self.recorder = Recorder(options.writer, self.device != "cpu", self._read)
         self.statistics = Statistics(self._patches) if self.recipe.guards else NullStatistics()
         self._keep = Keep(self.recipe.keep, self._patches)
@@ -68,7 +69,7 @@ class Takeover(Face):
         self.announce()
 
     def _supported(self) -> str:
-        """What is to be said beside the recipe's name of how its products run here.
+        """What the recipe runs as here, in words.
 
         Raises:
             Unsupported: it cannot be done here; the message has the reason.
@@ -80,18 +81,36 @@ class Takeover(Face):
                 "KERAS_BACKEND to tensorflow, torch or jax."
             )
         if self.backend == "torch":
-            return "" if self._beneath is None else self._beneath.ran_as.removeprefix(self.recipe.name)
-        if self.options.products == "fp32" and self.recipe.compute in ("bf16", "fp16"):
-            raise Unsupported(
-                f"--products fp32 is for PyTorch: {name} computes {self.recipe.compute} products itself; "
-                "leave the option away."
-            )
+            return self.recipe.name if self._beneath is None else str(self._beneath.ran_as)
         if self.recipe.as_is:
-            return ""
+            return self.recipe.name
+        self._refuse_what_is_pytorchs(name)
         found = support(self.recipe.compute, self.backend)
         if found["kind"] == "impossible":
             raise Unsupported(f"Precision {self.recipe.name} cannot run here: {found['reason']}.")
-        return f", {name}'s own products in software" if found["kind"] == "emulated" else ""
+        software = f", {name}'s own products in software" if found["kind"] == "emulated" else ""
+        return f"{self.recipe.name}{software}"
+
+    def _refuse_what_is_pytorchs(self, name: str) -> None:
+        """Raise for options that work in PyTorch alone."""
+        options, precision = self.options, self.recipe
+        sixteen = precision.compute in ("bf16", "fp16")
+        if precision.only_emulated:
+            raise Unsupported(
+                f"Precision {precision.name} cannot run here: halfstep emulates it in PyTorch, not in {name}."
+            )
+        if options.products == "fp32" and sixteen:
+            raise Unsupported(
+                f"--products fp32 is for PyTorch: {name} computes {precision.compute} products itself; "
+                "leave the option away."
+            )
+        if options.as_on is not None and sixteen:
+            raise Unsupported(
+                f"--as-on {options.as_on} is for PyTorch: in Keras every layer has a policy, which is the same on "
+                "every device; leave the option away."
+            )
+        if options.watch:
+            raise Unsupported(f"A diagnosis looks into PyTorch, not into {name}; set KERAS_BACKEND to torch.")
 
     def install(self) -> None:
         """Replace what has to be replaced, and nothing that the recipe does not need."""
@@ -103,15 +122,18 @@ class Takeover(Face):
         if self.backend == "tensorflow":
             from halfstep.keras.tape import Tapes
 
-            self._tapes = Tapes(self)
-            self._tapes.install(patches)
+            self._loops = Tapes(self)
+            self._loops.install(patches)
         elif self.backend == "jax":
             from keras.src.backend.jax import trainer
 
             patches.wrap(trainer, "jit", self._jit)
-        if self._beneath is not None and self.backend == "torch":
-            # Keras's layers cast by their policies: autocast beside them would cast what the script keeps in fp32.
-            self._beneath.ambient.leave()
+        elif self._beneath is not None:
+            from halfstep.keras.eager import EagerLoops
+
+            self._loops = EagerLoops(self, self._beneath.scaling)
+            self._loops.install(patches)
+            self._beneath.give_way(self._loops.about_to_pass)
         self.scaler.install(patches)
 
     def _jit(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -142,6 +164,7 @@ class Takeover(Face):
             version=keras.__version__,
             backend_version=backend.version(),
             ran_as=self.ran_as,
+            emulated=self._beneath is not None and self.backend == "torch" and self._beneath.emulated,
             device=self.device,
             seconds=self._seconds,
         )
@@ -187,8 +210,13 @@ class Takeover(Face):
 
     def beneath_rests(self, rests: bool) -> None:
         """On the PyTorch backend: a loss that Keras has scaled must not be scaled again by ``backward``."""
-        if self._beneath is not None and self.backend == "torch":
-            self._beneath.scaling.loss_scale = NoScale() if rests else self.recipe.loss_scale
+        if self._beneath is None or self.backend != "torch":
+            return
+        scaling = self._beneath.scaling
+        if rests and self._resting is None:
+            self._resting, scaling.loss_scale = scaling.loss_scale, NoScale()
+        elif not rests and self._resting is not None:
+            scaling.loss_scale, self._resting = self._resting, None
 
     def trace_begins(self) -> None:
         """A train_step is being traced, or running eagerly."""
@@ -198,6 +226,11 @@ class Takeover(Face):
         """The graph under way contains a step of a loop of the script's own."""
         self.framework = "tensorflow"
         self._sample.trace_begins()
+
+    def loop_goes_on(self) -> None:
+        """In a PyTorch loop of the script's own the next step begins where this one ends."""
+        if self.backend == "torch" and not self.training:
+            self.statistics.keep()
 
     @property
     def _sampling(self) -> bool:
@@ -234,7 +267,7 @@ class Takeover(Face):
             sampled = self._sampling
             if sampled:
                 self._sample.close_eager()
-                optimizer = self._tapes.optimizer
+                optimizer = self._loops.optimizer
                 inner = getattr(optimizer, "inner_optimizer", optimizer)
                 trained = [] if inner is None else inner._trainable_variables
                 self._write_sample(memory_of(trained, trained, optimizer), self._batch)
@@ -259,6 +292,8 @@ class Takeover(Face):
     def _after_steps(self, sampled: bool) -> None:
         if sampled:
             self.options.warm()
+        elif self.recorder.steps > SAMPLED_STEP:
+            self.options.tick()
         if self.recorder.steps == 1:
             try:
                 self._keep.check()

@@ -16,7 +16,7 @@ from keras.src.utils.python_utils import pythonify_logs
 
 from halfstep.keras import backend
 from halfstep.keras.recorder import Seen
-from halfstep.pytorch.patches import Patches
+from halfstep.patches import Patches
 
 if TYPE_CHECKING:
     from halfstep.keras.takeover import Takeover

@@ -66,6 +66,7 @@ class Takeover(Face):
         dtype = DTYPES[self.recipe.compute] if self.recipe.compute in ("bf16", "fp16") else None
         mixed = dtype if self.recipe.mixed else None
         self.ambient = NoAmbient() if mixed is None else Ambient(mixed, self.patches)
+        self._on_backward: Callable[[Sequence[Tensor]], None] = self.recorder.backward
         self.scaling = Scaling(self.recipe.loss_scale)
         quiet = not recording or options.watch
         self.began = NullBegan() if quiet else Began(self.recorder.write, lambda: self.recorder.steps)
@@ -202,11 +203,21 @@ class Takeover(Face):
         for undo in self._undo:
             undo()
 
+    def give_way(self, on_backward: Callable[[Sequence[Tensor]], None]) -> None:
+        """Keras trains on top of PyTorch: its layers cast by their policies, and its optimizers' steps are its own.
+
+        Autocast beside that would cast what the script keeps in fp32. Products, TF32, the backward pass and the
+        optimizers of ``torch.optim`` stay with this takeover; what a pass starts from is told to ``on_backward``.
+        """
+        self.ambient.leave()
+        self.by_hand.active = False
+        self._on_backward = on_backward
+
     def before_backward(self, outputs: Sequence[Tensor]) -> None:
         """A backward pass of the script's is about to start."""
         self.by_hand.about_to_pass(outputs)
         self._habits.backward()
-        self.recorder.backward(outputs)
+        self._on_backward(outputs)
         self.watch.backward_pass(True)
         self.began.before_backward(outputs)
 

@@ -128,5 +128,9 @@ if BACKEND == "tensorflow":
     import tapes
 
     facts["tapes"] = tapes.facts()
+if BACKEND == "torch":
+    import torch_loops
+
+    facts["loops"] = [torch_loops.bad_step(own) for own in (False, True)]
 facts["data"] = {"x": X.tolist(), "y": Y.ravel().tolist(), "w": W.ravel().tolist()}
 print(json.dumps(facts))

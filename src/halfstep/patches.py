@@ -1,0 +1,34 @@
+"""Replacing attributes of a framework, and putting them back. Imports no framework."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+
+class Patches:
+    """The places in a framework that a takeover has replaced, in order; :meth:`undo` restores them."""
+
+    def __init__(self) -> None:
+        self._replaced: list[tuple[Any, str, Any, bool]] = []
+
+    def set(self, owner: Any, name: str, new: Any) -> None:
+        """Put ``new`` at ``owner.name``, remembering what stood there (or that it was inherited)."""
+        own = name in vars(owner)
+        self._replaced.append((owner, name, vars(owner).get(name), own))
+        setattr(owner, name, new)
+
+    def wrap(self, owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Replace the function ``owner.name`` by ``make(it)``, keeping its name, docstring and signature."""
+        original = getattr(owner, name)
+        self.set(owner, name, functools.wraps(original)(make(original)))
+
+    def undo(self) -> None:
+        """Put everything back, last first."""
+        while self._replaced:
+            owner, name, old, own = self._replaced.pop()
+            if own:
+                setattr(owner, name, old)
+            else:
+                delattr(owner, name)
