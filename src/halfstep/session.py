@@ -9,17 +9,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from halfstep import __version__
 from halfstep.errors import HalfstepError, Unsupported, UsageError
 from halfstep.frameworks import FRAMEWORKS
 from halfstep.integrations import Attached, watch
-from halfstep.meters import RunMeters
 from halfstep.program import Ending, at_end, on_import
 from halfstep.recipes import Recipe, parse
 from halfstep.record import SCHEMA, NullWriter, Writer
 from halfstep.takeover import Options, Takeover
+
+if TYPE_CHECKING:
+    from halfstep.meters import RunMeters
 
 AUTO = "auto"
 
@@ -194,6 +196,8 @@ class Session:
         try:
             FRAMEWORKS[framework].check(version)
             if self._meters is None:
+                from halfstep.meters import RunMeters
+
                 self._meters = RunMeters()
             self._takeovers.append(take_over())
         except HalfstepError as error:

@@ -108,7 +108,10 @@ def test_a_precision_that_the_hardware_lacks_is_refused(tmp_path: Path) -> None:
         "run", "--precision", "tf32", "--record", "r", FAULTY, cwd=tmp_path, env={"CUDA_VISIBLE_DEVICES": ""}
     )
     assert done.returncode == 2
-    assert done.stderr == "halfstep: Precision tf32 cannot run here: a CPU has no TF32 units.\n"
+    assert done.stderr == (
+        "halfstep: Precision tf32 cannot run here: a CPU has no TF32 units; "
+        "--emulate rounds to it inside fp32 tensors.\n"
+    )
     assert read(tmp_path / "r").end["status"] == "unsupported"
 
 
