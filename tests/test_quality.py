@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from halfstep.compare import verdicts
-from halfstep.curves import direction
+from halfstep.curves import direction, is_quality
 from halfstep.errors import UsageError
 from halfstep.paired import ALPHA, POWER, noncentrality
 from halfstep.rows import trial_row
@@ -140,21 +140,23 @@ def test_curves_that_part_and_meet_again_are_seen_over_the_run() -> None:
 
 
 def test_logged_figures_get_the_same_treatment() -> None:
-    """A higher loss is worse, a higher accuracy better; the learning rate only differs."""
+    """A higher loss is worse, a higher accuracy better; an unknown figure only differs; a time is none of quality."""
     trials = []
     for seed in range(5):
         for precision, gain in (("fp32", 0.0), ("bf16", -0.1)):
             points = {
                 "val_accuracy": [(i, 0.8 + gain + 0.01 * math.sin(seed + i)) for i in range(4, 20, 5)],
-                "lr": [(i, 0.1 + gain / 10 + 1e-4 * math.sin(seed * (1 - gain))) for i in range(20)],
+                "margin": [(i, 0.1 + gain / 10 + 1e-4 * math.sin(seed * (1 - gain))) for i in range(20)],
+                "train_runtime": [(19, 100.0 + 50 * gain + seed)],
             }
             trials.append(outcome(precision, noisy(1.0, seed + int(10 * gain)), seed, logged=points))
     found = judged(trials)["bf16"]
-    accuracy, rate = found["logged"]["val_accuracy"], found["logged"]["lr"]
+    accuracy, rate = found["logged"]["val_accuracy"], found["logged"]["margin"]
     assert (accuracy["direction"], accuracy["kind"]) == ("higher", "worse")
     assert accuracy["difference"]["value"] == pytest.approx(-0.1)
     assert (rate["direction"], rate["kind"]) == ("unknown", "different")
     assert rate["words"].startswith("differs by -0.01")
+    assert set(found["logged"]) == {"val_accuracy", "margin"}
     assert found["quality"]["kind"] == "worse"
     assert "val_accuracy: worse by 0.1 ± " in found["quality"]["words"]
 
@@ -170,6 +172,15 @@ def test_logged_figures_get_the_same_treatment() -> None:
 )  # fmt: skip
 def test_which_way_is_better(name: str, way: str) -> None:
     assert direction(name) == way
+
+
+@pytest.mark.parametrize(
+    "name", ["train_runtime", "samples_per_second", "epoch", "lr-AdamW", "learning_rate", "total_flos"]
+)
+def test_what_is_no_figure_of_quality(name: str) -> None:
+    assert not is_quality(name)
+    assert is_quality("train_loss_step")
+    assert is_quality("grad_norm")
 
 
 def test_tolerances() -> None:

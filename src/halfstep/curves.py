@@ -35,19 +35,39 @@ _HIGHER = re.compile(
 )
 
 
+#: what frameworks log of the run itself: it says how fast a training is, or where it stands, not how good
+_OF_THE_RUN = re.compile(
+    "runtime|time|seconds?|sec|secs|ms|duration|elapsed|eta|throughput|fps|flos|flops|tokens|samples|memory|mem|vram|"
+    "epochs?|steps?|iters?|iterations?|globalstep|lr|learningrate"
+)
+
+
 def direction(name: str) -> Direction:
     """Which way a figure of this name is better, by the words in it; ``unknown`` without a telling one.
 
     Example: ``val/top1_acc`` higher, ``validation_loss`` lower, ``lr`` unknown.
     """
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
-    words = [word for word in re.split(r"[^a-z0-9]+", spaced.lower()) if word]
-    words += ["".join(pair) for pair in itertools.pairwise(words)]
+    words = _words(name)
     lower = any(_LOWER.fullmatch(word) for word in words)
     higher = any(_HIGHER.fullmatch(word) for word in words)
     if lower == higher:
         return "unknown"
     return "lower" if lower else "higher"
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name, and neighbouring ones written as one: ``val/top_5`` is val, top, 5, valtop, top5."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    words = [word for word in re.split(r"[^a-z0-9]+", spaced.lower()) if word]
+    return words + ["".join(pair) for pair in itertools.pairwise(words)]
+
+
+def is_quality(name: str) -> bool:
+    """Whether a logged figure can say how good a training is: one of the run itself does not.
+
+    Example: ``train_runtime``, ``samples_per_second``, ``epoch`` and ``lr`` do not; ``train_loss_step`` does.
+    """
+    return direction(name) != "unknown" or not any(map(_OF_THE_RUN.fullmatch, _words(name)))
 
 
 def final_loss(losses: Sequence[float | None]) -> float | None:
@@ -67,10 +87,10 @@ def final(name: str, curve: Curve) -> float | None:
 
 
 def names(groups: Sequence[Sequence[Outcome]]) -> list[str]:
-    """The loss, if any trial has one, and what was logged, in order."""
+    """The loss, if any trial has one, and what was logged of the quality, in order."""
     outcomes = [outcome for group in groups for outcome in group]
     loss = [LOSS] * any(x is not None for o in outcomes for x in o.record.losses)
-    logged = dict.fromkeys(name for o in outcomes for name in o.record.logged)
+    logged = dict.fromkeys(name for o in outcomes for name in o.record.logged if is_quality(name))
     # A script that logs its loss under that very name means the same figure.
     return [*loss, *(name for name in logged if name != LOSS or not loss)]
 
