@@ -135,7 +135,9 @@ def test_a_precision_that_the_hardware_lacks_is_a_row(compared, monkeypatch: pyt
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     found = compared("--precisions", "fp32,tf32", FAULTY)
     assert found["trials"][1]["status"] == "unsupported"
-    assert found["trials"][1]["reason"] == "Precision tf32 cannot run here: a CPU has no TF32 units."
+    assert found["trials"][1]["reason"] == (
+        "Precision tf32 cannot run here: a CPU has no TF32 units; --emulate rounds to it inside fp32 tensors."
+    )
 
 
 @pytest.mark.parametrize(("sign", "words"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
