@@ -102,8 +102,9 @@ def transformers(lines):
 
     names = {"TrainingArguments": small}
     exec(lines, names)
-    config = GPT2Config(vocab_size=8, n_positions=4, n_embd=8, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0)
-    rows = [{"input_ids": torch.arange(4), "labels": torch.arange(4)}] * 2
+    config = GPT2Config(vocab_size=8, n_positions=16, n_embd=32, n_layer=1, n_head=2, attn_pdrop=0, bos_token_id=0,
+                        eos_token_id=0)
+    rows = [{"input_ids": torch.arange(16) % 8, "labels": torch.arange(16) % 8}] * 2
     Trainer(model=GPT2LMHeadModel(config), args=names["arguments"], train_dataset=rows).train()
 
 
