@@ -118,7 +118,7 @@ def _notes(tried: Outcome, reference: Outcome | None, plain: bool) -> list[str]:
     steps = sorted({e["step"] for e in numbers})
     notes = [f"numbers were counted in {len(steps)} of {len(tried.record.steps)} steps ({_spelled(steps)})"]
     if any(e["counted"] < e["elements"] for e in numbers):
-        notes.append("of tensors above a million numbers, evenly spaced blocks were counted")
+        notes.append("of tensors above 65,536 numbers, evenly spaced blocks were counted")
     if any(e["what"] == "eager" for e in tried.record.watched):
         notes.append("the compiled model ran eagerly: inside compiled code no operation can be seen")
     if reference is None and not plain:

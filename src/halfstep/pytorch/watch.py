@@ -13,6 +13,7 @@ All that is seen goes into the record at once as events ``watch``, with ``what``
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import _disable_current_modes
 
 from halfstep.formats import get_scalar
 from halfstep.pytorch.backward import inside_backward
@@ -31,8 +33,19 @@ from halfstep.pytorch.watch_numbers import Tally
 from halfstep.pytorch.watch_operations import Operations
 from halfstep.record import NullWriter, Writer
 
-#: the steps whose numbers are counted: the first three, then one in so many
-FIRST, EVERY = 3, 8
+#: the steps whose numbers are counted: the first two, then one in so many
+FIRST, EVERY = 2, 8
+
+
+def _unseen(method: Callable[..., None]) -> Callable[..., None]:
+    """What the watch itself computes is none of the program's operations."""
+
+    @functools.wraps(method)
+    def unseen(*args: Any) -> None:
+        with _disable_current_modes():
+            method(*args)
+
+    return unseen
 
 
 class NullWatch:
@@ -73,7 +86,7 @@ class Watch(NullWatch):
         self._tallies: dict[tuple[str, str], Tally] = {}
         self._before: dict[int, Tensor] = {}
         self._seen: set[int] = set()
-        self._poisoned = False
+        self._poisoned = self._looking = False
         self._register: Callable[..., Any] = Tensor.register_hook
 
     @property
@@ -90,10 +103,13 @@ class Watch(NullWatch):
         self._modules.install(patches)
         patches.wrap(torch, "compile", self._compile)
         self._operations.__enter__()  # type: ignore[no-untyped-call]
+        self._looking = True
 
     def remove(self) -> None:
-        """Stop looking at operations."""
-        self._operations.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        """Stop looking at operations; again does nothing."""
+        if self._looking:
+            self._looking = False
+            self._operations.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def _compile(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def compile(*args: Any, **kwargs: Any) -> Any:
@@ -103,6 +119,7 @@ class Watch(NullWatch):
 
         return compile
 
+    @_unseen
     def _entered(self, call: Call, args: tuple[Any, ...]) -> None:
         """An outermost module is called: whether its inputs are finite."""
         for position, tensor in enumerate(tensors_in(list(args))):
@@ -119,14 +136,17 @@ class Watch(NullWatch):
             return
         again = call.in_pass != -1
         if not again and torch.is_grad_enabled():
-            self._tally("activations", call.path).add(output, format_name(output.dtype))
+            self._count("activations", call.path, output, 1.0)
         if output.requires_grad:
             self._register(output, lambda gradient: self._gradient(call.path, gradient))
 
     def _gradient(self, path: str, gradient: Tensor) -> None:
         if gradient.layout is torch.strided and type(gradient) is Tensor:
-            tally = self._tally("gradients", path)
-            tally.add(gradient, format_name(gradient.dtype), self._scale())
+            self._count("gradients", path, gradient, self._scale())
+
+    @_unseen
+    def _count(self, kind: str, path: str, tensor: Tensor, scale: float) -> None:
+        self._tally(kind, path).add(tensor, format_name(tensor.dtype), scale)
 
     def _tally(self, kind: str, path: str) -> Tally:
         return self._tallies.setdefault((kind, path), Tally())
@@ -134,6 +154,7 @@ class Watch(NullWatch):
     def backward_pass(self, running: bool) -> None:
         self._operations.in_pass = running
 
+    @_unseen
     @torch.no_grad()
     def before_step(self, optimizer: Optimizer) -> None:
         """Keep the weights as they are, in the steps that are sampled: their memory once more, for a step."""
@@ -141,6 +162,7 @@ class Watch(NullWatch):
         if self.sampled:
             self._before = {id(p): p.detach().clone() for p in _parameters(optimizer) if _plain(p)}
 
+    @_unseen
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer, finite: bool, primary: bool) -> None:
         parameters = [p for p in _parameters(optimizer) if _plain(p)]

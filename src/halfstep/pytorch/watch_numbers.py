@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 #: of a larger tensor every k-th block is counted
-LARGEST_COUNTED = 1 << 20
+LARGEST_COUNTED = 1 << 16
 _BLOCK = 4096
 _CHUNK = 1 << 18
 _BIAS = 127

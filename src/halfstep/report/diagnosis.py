@@ -204,10 +204,10 @@ def _scale(diagnosis: Raw, sheet: Sheet) -> Iterator[Text]:
     if low is None or high is None or advised is None:
         return
     if scale.get("serves_all"):
-        said = f"Loss scale: {low:g} to {high:g} serves every layer; {advised:g} leaves room for growth."
+        said = f"Loss scale: {low:,.0f} to {high:,.0f} serves every layer; {advised:,.0f} leaves room for growth."
     else:
         said = (
-            f"Loss scale: no one scale serves every layer fully; up to {high:g} none overflows, and {low:g} "
+            f"Loss scale: no one scale serves every layer fully; up to {high:,.0f} none overflows, and {low:,.0f} "
             "would be needed by the one with the smallest gradients."
         )
     yield from sheet.flow(sheet.words(said))
@@ -237,5 +237,5 @@ def next_command(diagnosis: Raw) -> str:
         return shlex.join(["halfstep", "diagnose", "--precision", precision, "--try-remedies", *program])
     if tables(diagnosis, "findings"):
         return ""
-    both = precision if precision in ("fp32", "as-is") else f"fp32,{precision}"
-    return shlex.join(["halfstep", "compare", "--precisions", both, *program])
+    chosen = [] if precision == "fp32" else ["--precisions", f"fp32,{precision}"]
+    return shlex.join(["halfstep", "compare", *chosen, *program])

@@ -98,7 +98,7 @@ def _row(raw: Raw) -> dict[str, Any]:
     scales = table(raw, "loss_scale")
     low, high = finite(scales.get("low")), finite(scales.get("high"))
     cells.append(
-        "" if low is None or high is None else f"{low:g} to {high:g}" if low <= high else "no one scale"
+        "" if low is None or high is None else f"{low:,.0f} to {high:,.0f}" if low <= high else "no one scale"
     )
     return {"name": text(raw, "module") or "(outside of modules)", "type": text(raw, "type"), "cells": cells}
 
