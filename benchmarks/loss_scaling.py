@@ -175,8 +175,13 @@ def main() -> None:
 
 def line(name: str, row: dict[str, Any]) -> str:
     ratios = [value for key, value in row.items() if key != "ms"]
-    tail = "".join(f" = {r['median']:.2f}x ({r['low']:.2f} to {r['high']:.2f})" for r in ratios)
+    tail = "".join(f" = {r['median']:.2f}x{interval(r)}" for r in ratios)
     return f"{name} {row['ms']['median']:.2f} ms{tail}"
+
+
+def interval(ratio: dict[str, Any]) -> str:
+    """The median's interval; nothing where the rounds were too few for one."""
+    return "" if ratio["low"] is None else f" ({ratio['low']:.2f} to {ratio['high']:.2f})"
 
 
 def slug(text: str) -> str:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from halfstep.errors import UsageError
-from halfstep.pytorch.grad_scaler import GradScaler, ScaleCollapse, ScalerMisuse
+from halfstep.pytorch.grad_scaler import GradScaler
+from halfstep.pytorch.scaler_misuse import ScaleCollapse, ScalerMisuse
 
 INF = math.inf
 
@@ -494,3 +495,27 @@ def test_update_to_a_given_scale() -> None:
     assert use.get_scale() == 1.0
     with pytest.raises(UsageError, match=re.escape("new_scale is 0.25; it must be finite and at least")):
         use.update(0.25)
+
+
+# --- on a GPU ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("options", [{"fused": True}, {"fused": True, "capturable": True}], ids=str)
+def test_fused_and_capturable_steps_do_not_synchronize(options: dict[str, bool]) -> None:
+    p = torch.ones(1000, device="cuda", requires_grad=True)
+    optimizer = torch.optim.AdamW([p], lr=0.1, **options)
+    use = GradScaler("cuda")
+    for index in range(3):
+        p.grad = torch.full_like(p, INF if index == 1 else 1.0)
+        before = p.detach().clone()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            use.scale(torch.ones((), device="cuda"))
+            use.step(optimizer)
+            use.update()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert torch.equal(p, before) is (index == 1)
+    assert use.skipped_steps == 1

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
-import math
 import warnings
 import weakref
 from collections import defaultdict
@@ -17,22 +15,19 @@ from torch import Tensor
 from torch.amp.grad_scaler import OptState, _refresh_per_optimizer_state
 from torch.optim import Optimizer
 
-from halfstep.errors import HalfstepError, UsageError
 from halfstep.loss_scale import power_of_two
 from halfstep.pytorch import clipping
 from halfstep.pytorch.gradients import Values, constant, gradients_of, unscale_
+from halfstep.pytorch.scaler_misuse import (
+    ScaleCollapse,
+    ScalerMisuse,
+    check_factors,
+    check_scale,
+    warn_if_inexact,
+    where,
+)
 from halfstep.pytorch.skips import Skips, floored
-
-
-class ScalerMisuse(UsageError, RuntimeError, ValueError, AssertionError):
-    """The scaler's methods were called in an order, or on tensors, that cannot work.
-
-    It is also each of the errors that torch.amp.GradScaler raises in these cases.
-    """
-
-
-class ScaleCollapse(HalfstepError, ArithmeticError):
-    """Step after step was skipped with the loss scale at its floor: a smaller scale is not the cure."""
+from halfstep.pytorch.snapshot import may_evaluate_again, snapshot
 
 
 class GradScaler(torch.amp.GradScaler):
@@ -84,11 +79,11 @@ class GradScaler(torch.amp.GradScaler):
         self._skips = Skips()
         self._last_optimizer: weakref.ref[Optimizer] | None = None
         if enabled:
-            _check_factors(growth_factor, backoff_factor, growth_interval, floor_patience)
-            _check_scale(init_scale, self._min_scale, "init_scale")
+            check_factors(growth_factor, backoff_factor, growth_interval, floor_patience)
+            check_scale(init_scale, self._min_scale, "init_scale")
             for value, what in ((init_scale, "init_scale"), (growth_factor, "growth_factor")):
-                _warn_if_inexact(value, what)
-            _warn_if_inexact(backoff_factor, "backoff_factor")
+                warn_if_inexact(value, what)
+            warn_if_inexact(backoff_factor, "backoff_factor")
             clipping.watch()
         super().__init__(device, init_scale, growth_factor, backoff_factor, growth_interval, enabled)
 
@@ -198,7 +193,7 @@ class GradScaler(torch.amp.GradScaler):
         """Load the state of this class or of ``torch.amp.GradScaler``; a scale below the floor is raised to it."""
         scale = state_dict.get("scale") if self._enabled else None
         if scale is not None:
-            _warn_if_inexact(scale, "The loaded scale")
+            warn_if_inexact(scale, "The loaded scale")
             if not scale >= self._min_scale:
                 warnings.warn(
                     f"The loaded scale is {scale:g}, below min_scale; going on from {self._min_scale:g}.",
@@ -266,7 +261,7 @@ class GradScaler(torch.amp.GradScaler):
     ) -> Any:
         """The optimizer evaluates the closure as often as it likes and sees true gradients each time."""
         state = self._per_optimizer_states[id(optimizer)]
-        undo = _undo_for(optimizer)
+        undo = snapshot(optimizer) if may_evaluate_again(optimizer) else _nothing
 
         def evaluate() -> Any:
             state["stage"] = OptState.READY
@@ -343,8 +338,8 @@ class GradScaler(torch.amp.GradScaler):
     def _set_scale(self, new_scale: float | Tensor, scale: Tensor) -> None:
         if not isinstance(new_scale, Tensor):
             new_scale = float(new_scale)
-            _check_scale(new_scale, self._min_scale, "new_scale")
-            _warn_if_inexact(new_scale, "new_scale")
+            check_scale(new_scale, self._min_scale, "new_scale")
+            warn_if_inexact(new_scale, "new_scale")
         super().update(new_scale)
         scale.clamp_(min=self._min_scale)  # a tensor is not read here: that would synchronize
 
@@ -354,10 +349,14 @@ class GradScaler(torch.amp.GradScaler):
             f"{self._min_scale:g}, so the scale is not the cause"
         )
         optimizer = self._last_optimizer() if self._last_optimizer else None
-        return f"{start}; {_where(optimizer)}; {_CURE}."
+        return f"{start}; {where(optimizer)}; {_CURE}."
 
 
 _CURE = "look for a loss that is not finite, a learning rate too high, or an operation that needs float32"
+
+
+def _nothing() -> None:
+    """Undo nothing: the optimizer evaluates its closure once, before it writes."""
 
 
 class _NotFinite(Exception):
@@ -388,73 +387,7 @@ def _split_closure(
     return None, args, kwargs
 
 
-def _undo_for(optimizer: Optimizer) -> Callable[[], None]:
-    """What puts weights and state back to now. Nothing for those known to evaluate once, before they write."""
-    module = type(optimizer).__module__
-    if module.startswith("torch.optim.") and not isinstance(optimizer, torch.optim.LBFGS):
-        return lambda: None
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    weights = [p.detach().clone() for p in parameters]
-    state = {key: copy.deepcopy(value) for key, value in optimizer.state.items()}
-
-    def undo() -> None:
-        with torch.no_grad():
-            for p, weight in zip(parameters, weights, strict=True):
-                p.copy_(weight)
-        optimizer.state.clear()
-        optimizer.state.update(state)
-
-    return undo
-
-
 @functools.cache
 def _wants_scaler(optimizer: type[Optimizer]) -> bool:
     """Whether ``step`` takes the scaler itself: the contract before grad_scale and found_inf."""
     return "grad_scaler" in inspect.signature(optimizer.step).parameters
-
-
-def _where(optimizer: Optimizer | None) -> str:
-    """Which of the optimizer's gradients are not finite now."""
-    named = [
-        (f"param_groups[{i}]['params'][{j}]", p)
-        for i, group in enumerate(optimizer.param_groups if optimizer else ())
-        for j, p in enumerate(group["params"])
-        if p.grad is not None
-    ]
-    bad = [(name, p) for name, p in named if not torch.isfinite(p.grad).all()]
-    if not bad:
-        return "the gradients are no longer there to be looked at"
-    name, p = bad[0]
-    return (
-        f"{len(bad)} of {len(named)} gradients are not finite, the first is {name} of shape {tuple(p.shape)}"
-    )
-
-
-def _check_factors(growth: float, backoff: float, interval: int, patience: int) -> None:
-    if not growth > 1:
-        raise UsageError(f"growth_factor is {growth:g}; it must be above 1, for example 2.")
-    if not 0 < backoff < 1:
-        raise UsageError(f"backoff_factor is {backoff:g}; it must lie between 0 and 1, for example 0.5.")
-    if interval < 1 or patience < 1:
-        raise UsageError(
-            f"growth_interval is {interval} and floor_patience {patience}; each must be 1 or more updates."
-        )
-
-
-def _check_scale(scale: float, floor: float, what: str) -> None:
-    if not (math.isfinite(scale) and scale >= floor):
-        raise UsageError(
-            f"{what} is {scale:g}; it must be finite and at least min_scale, {floor:g}: "
-            "give a smaller min_scale, a power of two, if that is meant."
-        )
-
-
-def _warn_if_inexact(value: float, what: str) -> None:
-    """PyTorch takes any factor, so a drop-in must; only with powers of two is scaling exact."""
-    mantissa, exponent = math.frexp(value)
-    if mantissa != 0.5 and math.isfinite(value) and value > 0:
-        below, above = math.ldexp(1.0, exponent - 1), math.ldexp(1.0, exponent)
-        warnings.warn(
-            f"{what} is {value:g}, which is not a power of two such as {below:g} or {above:g}: unscaling rounds.",
-            stacklevel=3,
-        )

@@ -6,20 +6,19 @@ instance is made. Global step hooks would see the same steps, but cannot keep on
 
 from __future__ import annotations
 
-import copy
 import functools
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from halfstep.pytorch.backward import inside_backward
 from halfstep.pytorch.gradients import gradients_of
 from halfstep.pytorch.patches import Patches, never_traced
 from halfstep.pytorch.sharded import agreed
+from halfstep.pytorch.snapshot import may_evaluate_again, snapshot
 
 if TYPE_CHECKING:
     from halfstep.pytorch.takeover import Takeover
@@ -125,8 +124,8 @@ class Steps:
             takeover.recorder.closure_done()
             if self._guards and not self._finite(optimizer):
                 raise _Skipped(loss)
-            if self._guards and not before and _may_evaluate_again(optimizer):
-                before.append(_snapshot(optimizer))
+            if self._guards and not before and may_evaluate_again(optimizer):
+                before.append(snapshot(optimizer))
             return loss
 
         if "closure" in kwargs:
@@ -166,29 +165,3 @@ def classes_with_a_wrapped_step() -> list[type[Optimizer]]:
         if getattr(vars(cls).get("step"), "hooked", False):
             found.append(cls)
     return found
-
-
-def _may_evaluate_again(optimizer: Optimizer) -> bool:
-    """Whether weights may have moved before a later closure call; only LBFGS of torch's own does that."""
-    cls = type(optimizer)
-    return isinstance(optimizer, torch.optim.LBFGS) or not cls.__module__.startswith("torch.optim")
-
-
-def _snapshot(optimizer: Optimizer) -> Callable[[], None]:
-    """Copies of weights and state, taken before the optimizer moves anything; costs their memory for one step."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    weights = [p.detach().clone() for p in parameters]
-    state = {key: _copied(value) for key, value in optimizer.state.items()}
-
-    @torch.no_grad()
-    def restore() -> None:
-        for parameter, saved in zip(parameters, weights, strict=True):
-            parameter.copy_(saved)
-        optimizer.state.clear()
-        optimizer.state.update(state)
-
-    return restore
-
-
-def _copied(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
