@@ -8,13 +8,13 @@ Events, in the order in which they appear (every one has ``event`` and ``at``, s
 - ``own_amp``: the script has mixed precision of its own (``autocast`` or ``GradScaler``)
 - ``step``: index from 0, loss, seconds since the step before, skipped, loss_scale, sampled
 - ``skip``: a step that was left out: step, scale, reason
-- ``sample``: memory breakdown, FLOPs of matrix products by dtype, samples a step
+- ``sample``: memory breakdown, FLOPs of matrix products by dtype, samples a step; a second one: shares of a step's time
 - ``logged``: a figure of the script's own, by ``halfstep.log`` or the framework's logging
 - ``watch``: what ``diagnose`` sees (:mod:`halfstep.pytorch.watch`)
 - ``nonfinite``: the first loss that is not finite, or the first step skipped: step, what, and in which module it
   began: module, operation, direction, words
 - ``warning``: something the user should know, in words
-- ``end``: status, exit code, reason, peak memory, energy
+- ``end``: status, exit code, reason, peak memory, energy and joules a step
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from halfstep.pytorch.profile import Profile
+from halfstep.pytorch.profile import Profile, read
 
 
 def profiled(step) -> dict:
@@ -84,3 +84,74 @@ def test_a_profiler_that_the_script_starts_in_the_step_wins(capfd: pytest.Captur
 def test_nothing_is_said_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     profiled(lambda: torch.ones(2).sin())
     assert capfd.readouterr() == ("", "")
+
+
+class Kineto:
+    """An event as the profiler gives it on a machine with a GPU; times in ns."""
+
+    def __init__(
+        self, name: str, start: int, end: int, thread: int = 1, own: int = 0, launched_by: int = 0
+    ) -> None:
+        self._fields = (name, start, end, thread, own, launched_by)
+
+    def name(self) -> str:
+        return self._fields[0]
+
+    def start_ns(self) -> int:
+        return self._fields[1]
+
+    def end_ns(self) -> int:
+        return self._fields[2]
+
+    def start_thread_id(self) -> int:
+        return self._fields[3]
+
+    def correlation_id(self) -> int:
+        return self._fields[4]
+
+    def linked_correlation_id(self) -> int:
+        return self._fields[5]
+
+    def is_user_annotation(self) -> bool:
+        return self.name().startswith("Optimizer.")
+
+    def device_type(self) -> object:
+        kinds = torch._C._autograd.DeviceType
+        return kinds.CUDA if self._fields[5] or self._fields[3] == 0 else kinds.CPU
+
+
+def test_a_gpus_kernels_are_told_by_the_operation_that_launched_them_in_any_thread() -> None:
+    """Backward runs in a thread of autograd's own; the GPU repeats annotations, which are no work."""
+    events = [
+        Kineto("halfstep: step begins", 0, 10),
+        Kineto("aten::addmm", 20, 40, own=5),
+        Kineto("aten::layer_norm", 40, 60, own=6),
+        Kineto("aten::_to_copy", 60, 70, own=7),
+        Kineto("aten::copy_", 62, 68, own=8),
+        Kineto("aten::mm", 80, 90, thread=2, own=9),
+        Kineto("Optimizer.step#AdamW.step", 100, 200),
+        Kineto("aten::_foreach_add_", 110, 120, own=10),
+        Kineto("halfstep: step ends", 510, 520),
+        Kineto("gemm", 50, 150, thread=0, launched_by=5),
+        Kineto("norm", 150, 200, thread=0, launched_by=6),
+        Kineto("cast", 200, 210, thread=0, launched_by=8),
+        Kineto("gemm", 210, 310, thread=0, launched_by=9),
+        Kineto("adam", 310, 390, thread=0, launched_by=10),
+        Kineto("Optimizer.step#AdamW.step", 310, 390, thread=0),
+    ]
+    seen = read(events)
+    busy = {"products": 200, "other": 50, "casts": 10, "optimizer": 80}
+    expected = {kind: time_ / 500 for kind, time_ in busy.items()} | {"host": (500 - 340) / 500}
+    assert seen["time_shares"] == pytest.approx(expected)
+    assert seen["profiled"] == {
+        "seconds": 500e-9,
+        "device": "cuda",
+        "operations": 5,
+        "median_operation_seconds": 80e-9,
+    }
+
+
+def test_a_profile_without_its_marks_is_absent() -> None:
+    assert read([Kineto("aten::mm", 0, 1)]) == {
+        "time_shares_absent": "the profiler lost the marks of the step"
+    }
