@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import halfstep as package
 
@@ -48,7 +49,11 @@ def test_a_trial_has_every_field(healthy: dict[str, Any]) -> None:
         assert fields <= trial.keys()
         assert trial["steps"] == len(trial["losses"]) == 16
         assert trial["step_seconds"].keys() == {"median", "low", "high"}
-        assert trial["memory"].keys() == {"weights", "gradients", "optimizer", "activations"}
+        assert trial["memory"].keys() == {"weights", "gradients", "optimizer", "activations", "casts"}
+        assert "resident set" in trial["workspace_absent"]
+        assert sum(trial["time_shares"].values()) == pytest.approx(1)
+        assert trial["profiled_step"]["operations"] > 0
+        assert trial["joules_per_step"] is not None or trial["joules_per_step_absent"]
         assert trial["energy_joules"] is not None or trial["energy_absent"]
         assert sum(trial["matmul_share"].values()) == pytest.approx(1)
 
@@ -186,12 +191,30 @@ def test_a_folder_that_cannot_be_written_is_said_before_any_training(tmp_path: P
     assert done.stdout == ""
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="a GPU has memory of its own to fit into")
+def test_a_batch_needs_something_to_fit_into(tmp_path: Path) -> None:
+    done = halfstep("compare", "--fit-batch", "--batch-size", FAULTY, cwd=tmp_path)
+    assert done.returncode == 2
+    assert (
+        "--fit-batch on a CPU needs --memory-limit, because a CPU with too little memory swaps" in done.stderr
+    )
+    assert "give a size, e.g. --memory-limit " in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["none.py"], "none.py"),
         (["--precisions", "fp32,fp17", FAULTY], "Unknown precision 'fp17'"),
         (["--json", "/proc/none/c.json", FAULTY], "Cannot write '/proc/none/c.json'"),
+        (
+            ["--memory-limit", "2GiB", FAULTY],
+            "--memory-limit 2GiB was given without --fit-batch, which alone it is for",
+        ),
+        (
+            ["--fit-batch", "images=", FAULTY],
+            "--fit-batch was given 'images='; give the program's own option",
+        ),
     ],
 )
 def test_mistakes_end_with_a_sentence_and_code_2(arguments: list[str], sentence: str, tmp_path: Path) -> None:

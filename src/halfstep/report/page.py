@@ -138,6 +138,7 @@ def absences(comparison: Comparison) -> list[tuple[str, str, str]]:
         "Step time": lambda trial: trial.step_time,
         "Peak memory": lambda trial: trial.peak_memory,
         "Memory by part": lambda trial: trial.memory,
+        "Workspace": lambda trial: trial.workspace,
         "Energy": lambda trial: trial.energy,
         "Where time goes": lambda trial: trial.time,
         "Matrix products by format": lambda trial: trial.shares,

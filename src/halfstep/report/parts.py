@@ -104,6 +104,7 @@ class Trial:
     samples_per_second: float | None
     peak_memory: float | Absent
     memory: Mapping[str, float] | Absent
+    workspace: Absent | None
     energy: float | Absent
     joules_per_step: float | Absent
     joules_per_sample: float | Absent

@@ -161,6 +161,7 @@ def _trial(index: int, raw: Mapping[str, Any]) -> Trial:
         samples_per_second=finite(raw.get("samples_per_second")),
         peak_memory=_amount(raw, "peak_memory_bytes", "peak_memory_absent", why),
         memory=_parts(raw, "memory", "memory_absent", why),
+        workspace=Absent(reason) if (reason := text(raw, "workspace_absent")) else None,
         energy=_amount(raw, "energy_joules", "energy_absent", why),
         joules_per_step=_amount(raw, "joules_per_step", "joules_per_step_absent", _no_energy(raw, why)),
         joules_per_sample=_amount(raw, "joules_per_sample", "joules_per_sample_absent", _no_energy(raw, why)),
