@@ -12,6 +12,7 @@ from typing import Any
 from halfstep.adopt import Script, adopt
 from halfstep.evidence import RATIOS, Evidence, Prefer, Row, Verdict, not_learning
 from halfstep.evidence import gain as gain_of
+from halfstep.reasons import failure, quality, ratios, reason, units
 
 #: a precision this much short of the best is still preferred where it is the safer one
 AS_GOOD = 0.95
@@ -19,9 +20,6 @@ AS_GOOD = 0.95
 Answer = dict[str, Any]
 
 _COST = {"speed": "faster", "memory": "smaller", "energy": "thriftier", "accuracy": "better"}
-
-
-_NAMES = {"speed_ratio": "speed", "memory_ratio": "memory", "energy_ratio": "energy"}
 
 
 @dataclass(frozen=True)
@@ -53,20 +51,11 @@ def recommend(
     }
 
 
-def _reason(text: str, index: int, figure: str) -> dict[str, str]:
-    return {"text": text, "evidence": f"verdicts[{index}].{figure}"}
-
-
 def _nothing_ran(evidence: Evidence) -> Answer | None:
     if evidence.baseline is not None:
         return None
-    reasons = [_failure(row) for row in evidence.failed]
+    reasons = [failure(row) for row in evidence.failed]
     return {"precision": None, "text": "No trial ran to its end, so there is no advice.", "reasons": reasons}
-
-
-def _failure(row: Row) -> dict[str, str]:
-    index, verdict = row
-    return _reason(f"{verdict['precision']}: {verdict['status']}, {verdict['reason']}", index, "reason")
 
 
 def _unstable(evidence: Evidence) -> Answer | None:
@@ -75,7 +64,7 @@ def _unstable(evidence: Evidence) -> Answer | None:
         return None
     words = f"{base['precision']} itself {base['quality']['words']}"
     text = f"Stay with {base['precision']} until the training is stable: {words}."
-    return {"precision": base["precision"], "text": text, "reasons": [_reason(words, index, "diverged")]}
+    return {"precision": base["precision"], "text": text, "reasons": [reason(words, index, "diverged")]}
 
 
 def _not_learning(evidence: Evidence) -> Answer | None:
@@ -84,7 +73,7 @@ def _not_learning(evidence: Evidence) -> Answer | None:
         return None
     words = f"the loss did not fall in {base['steps']} steps of {base['precision']}"
     text = f"Debug in {base['precision']} first: {words}, and a precision cannot be judged by it."
-    return {"precision": base["precision"], "text": text, "reasons": [_reason(words, index, "fall")]}
+    return {"precision": base["precision"], "text": text, "reasons": [reason(words, index, "fall")]}
 
 
 def _alone(evidence: Evidence) -> Answer | None:
@@ -92,7 +81,7 @@ def _alone(evidence: Evidence) -> Answer | None:
         return None
     _, base = _base(evidence)
     text = f"Stay with {base['precision']}: it alone ran to its end."
-    return {"precision": base["precision"], "text": text, "reasons": [_failure(r) for r in evidence.failed]}
+    return {"precision": base["precision"], "text": text, "reasons": [failure(r) for r in evidence.failed]}
 
 
 def _accuracy_first(evidence: Evidence) -> Answer | None:
@@ -101,7 +90,7 @@ def _accuracy_first(evidence: Evidence) -> Answer | None:
     _, base = _base(evidence)
     shown = [(i, v) for i, v in evidence.real if v["quality"]["kind"] in ("equivalent", "better")]
     better = [(i, v) for i, v in shown if v["quality"]["kind"] == "better"]
-    reasons = [_quality(row) for row in evidence.ran]
+    reasons = [quality(row) for row in evidence.ran]
     if not shown:
         why = f"no other precision was shown to be as accurate; {evidence.more_seeds} tells more"
         text = f"Stay with {base['precision']}: {why}."
@@ -109,12 +98,12 @@ def _accuracy_first(evidence: Evidence) -> Answer | None:
     i, best = max(better or shown, key=lambda row: gain_of(row[1], "speed"))
     if not better and gain_of(best, "speed") <= 1:
         text = f"Stay with {base['precision']}: {best['precision']} is as accurate, and no faster."
-        return {"precision": base["precision"], "text": text, "reasons": [*reasons, *_ratios((i, best))]}
+        return {"precision": base["precision"], "text": text, "reasons": [*reasons, *ratios((i, best))]}
     text = f"Use {best['precision']}: {best['quality']['words']}."
     return {
         "precision": best["precision"],
         "text": text,
-        "reasons": [_quality((i, best)), *_ratios((i, best))],
+        "reasons": [quality((i, best)), *ratios((i, best))],
     }
 
 
@@ -136,7 +125,7 @@ def _bf16_for_its_range(evidence: Evidence) -> Answer | None:
         return None
     index, fp16 = pool[0]
     skipped = f", which skipped {fp16['skipped_steps']} steps" if fp16["skipped_steps"] else ""
-    more = _reason(
+    more = reason(
         f"fp32's range, so no loss scale; nearly as good as {fp16['precision']}{skipped}",
         index,
         RATIOS.get(evidence.prefer, "speed_ratio"),
@@ -149,7 +138,7 @@ def _fp16_where_bf16_is_not_native(evidence: Evidence) -> Answer | None:
     slow = [row for row in evidence.real if _is(row, "bf16") and row not in evidence.gaining]
     if not pool or not _is(pool[0], "fp16") or not slow:
         return None
-    return _use(pool[0], evidence, more=[r for row in slow for r in (_units(row) or _ratios(row))[:1]])
+    return _use(pool[0], evidence, more=[r for row in slow for r in (units(row) or ratios(row))[:1]])
 
 
 def _best(evidence: Evidence) -> Answer | None:
@@ -163,7 +152,7 @@ def _undecided(evidence: Evidence) -> Answer | None:
     _, verdict = open_[0]
     why = f"{verdict['precision']} is {_cost(verdict, evidence)}, but its quality is open"
     text = f"Undecided: {why}; run with {evidence.more_seeds}."
-    reasons = [*_ratios(open_[0]), _quality(open_[0])]
+    reasons = [*ratios(open_[0]), quality(open_[0])]
     return {"precision": None, "text": text, "reasons": reasons, "decided": False}
 
 
@@ -175,7 +164,7 @@ def _gains_but_worse(evidence: Evidence) -> Answer | None:
     text = (
         f"Stay with {base['precision']}: {bad[0][1]['precision']} is {_cost(bad[0][1], evidence)}, but worse."
     )
-    reasons = [reason for row in bad for reason in (*_ratios(row)[:1], _quality(row))]
+    reasons = [reason for row in bad for reason in (*ratios(row)[:1], quality(row))]
     return {"precision": base["precision"], "text": text, "reasons": reasons}
 
 
@@ -185,18 +174,18 @@ def _only_emulated(evidence: Evidence) -> Answer | None:
     _, base = _base(evidence)
     why = "the others were emulated, which tells how well they train, not what they cost"
     text = f"Stay with {base['precision']} here: {why}."
-    reasons = [_reason(f"{v['precision']}: emulated", i, "emulated") for i, v in evidence.ran]
-    return {"precision": base["precision"], "text": text, "reasons": [*reasons, *map(_quality, evidence.ran)]}
+    reasons = [reason(f"{v['precision']}: emulated", i, "emulated") for i, v in evidence.ran]
+    return {"precision": base["precision"], "text": text, "reasons": [*reasons, *map(quality, evidence.ran)]}
 
 
 def _no_units(evidence: Evidence) -> Answer | None:
-    lacking = [row for row in evidence.real if _units(row)]
+    lacking = [row for row in evidence.real if units(row)]
     if evidence.prefer != "speed" or not lacking or len(lacking) < len(evidence.real):
         return None
     _, base = _base(evidence)
     names = " and ".join(v["precision"] for _, v in lacking)
     text = f"Stay with {base['precision']}: this device has no units for {names}." + _smaller(evidence)
-    reasons = [reason for row in lacking for reason in (*_units(row), *_ratios(row))]
+    reasons = [reason for row in lacking for reason in (*units(row), *ratios(row))]
     return {"precision": base["precision"], "text": text, "reasons": reasons}
 
 
@@ -205,7 +194,7 @@ def _no_gain(evidence: Evidence) -> Answer | None:
     text = f"Stay with {base['precision']}: no other precision was {_COST[evidence.prefer]} here." + _smaller(
         evidence
     )
-    reasons = [reason for row in evidence.real for reason in (*_ratios(row), *_units(row))]
+    reasons = [reason for row in evidence.real for reason in (*ratios(row), *units(row))]
     return {"precision": base["precision"], "text": text, "reasons": reasons}
 
 
@@ -228,10 +217,10 @@ def _use(
 ) -> Answer:
     """The recommendation of a row, firm or, where the data do not carry a verdict, for the time being."""
     _, verdict = row
-    reasons = [*_ratios(row, evidence.prefer), _quality(row), *(more or [])]
+    reasons = [*ratios(row, evidence.prefer), quality(row), *(more or [])]
     if verdict["skipped_steps"]:
         skipped = f"{verdict['skipped_steps']} steps were skipped while the loss scale settled"
-        reasons.append(_reason(skipped, row[0], "skipped_steps"))
+        reasons.append(reason(skipped, row[0], "skipped_steps"))
     head = text or f"Use {verdict['precision']}"
     if evidence.decided:
         said = f"{head}: {_cost(verdict, evidence)}, and no worse."
@@ -246,40 +235,6 @@ def _use(
 def _cost(verdict: Verdict, evidence: Evidence) -> str:
     ratio = verdict[RATIOS.get(evidence.prefer, "speed_ratio")]
     return str(ratio["words"])
-
-
-def _quality(row: Row) -> dict[str, str]:
-    index, verdict = row
-    return _reason(f"{verdict['precision']}: {verdict['quality']['words']}", index, "quality.words")
-
-
-def _ratios(row: Row, first: Prefer = "speed") -> list[dict[str, str]]:
-    """The measured ratios of a row, that of the objective first."""
-    index, verdict = row
-    figures = sorted(RATIOS.values(), key=lambda figure: figure != RATIOS.get(first, "speed_ratio"))
-    return [
-        _reason(f"{verdict['precision']}: {_range(ratio, figure)}", index, figure)
-        for figure in figures
-        if (ratio := verdict.get(figure)) is not None
-    ]
-
-
-def _range(ratio: dict[str, Any], figure: str) -> str:
-    plain = ratio["words"] == "not significant"
-    # What is significant has its size in its words.
-    lead = f"{ratio['value']:.2f}× the {_NAMES[figure]}, not significant" if plain else ratio["words"]
-    if ratio["low"] is None:
-        return f"{lead} (no interval)"
-    return f"{lead} (95 % interval {ratio['low']:.2f} to {ratio['high']:.2f}×)"
-
-
-def _units(row: Row) -> list[dict[str, str]]:
-    """Whether the hardware computes it in units of another format, from what ran."""
-    index, verdict = row
-    if "products in fp32 units" not in (verdict["ran_as"] or ""):
-        return []
-    text = f"{verdict['precision']}: this device has no units for it ({verdict['ran_as']})"
-    return [_reason(text, index, "ran_as")]
 
 
 def _smaller(evidence: Evidence) -> str:
