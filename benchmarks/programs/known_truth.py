@@ -49,8 +49,8 @@ def lost_updates(steps: int) -> None:
     for _ in range(steps):
         noise = 1e-4 * torch.randn(())
         gap = 1.25 - model.weight.float().mean()
-        # The gradient of every weight is 2^-10 exactly, whatever the gap: -sum(w) / 2^10.
-        loss = -model.weight.float().sum() / 1024
+        # The gradient of every weight is -2^-10 exactly, whatever the gap: of -sum(w) / 2^10.
+        loss = -model(torch.ones(1, 32)).float().sum() / 1024
         loss = loss - loss.detach() + gap.detach().square() + noise
         optimizer.zero_grad()
         loss.backward()
