@@ -1,12 +1,18 @@
-"""Rounding float32 tensors: halfstep, PyTorch's casts, ml_dtypes and other emulators, over a copy of the tensor.
+"""What exact rounding costs over a copy of the tensor, and what an emulated training step costs over the fp32 step.
 
-Run ``python benchmarks/rounding.py``; it takes some minutes. Rivals that are not installed (gfloat, qtorch, pychop,
-microxcaling) are left out with a word. In each round every contender runs once, in turning order; the copy
-writes memory that is already there, and so do halfstep (``out=``) and the casts with buffers; the others allocate. A
-ratio is taken within each round; its median and the median's 95 % interval (order statistics) go into the JSON
-file, with how many of the results differ from halfstep's, which its tests hold to exact arithmetic; a rival's other
-overflow policy counts as a difference. On a machine that others use, --threads 1 is the steadier: with more, each
-of the many short parallel loops waits for a thread that has no CPU.
+Run ``python benchmarks/numerics.py``; it takes some minutes. ``--quick`` is a look of half a minute at the same.
+
+Rounding, wanted: with buffers reused at most 1.5 of a copy for fp16 and bf16, 2.5 for the 8-bit formats and tf32, and
+ahead of every rival: PyTorch's casts, ml_dtypes, and the emulators gfloat, qtorch, pychop and microxcaling, which are
+left out with a word where they are not installed. The copy, the casts with buffers and halfstep (``out=``) write memory
+that is already there; the others allocate. Rivals' results that differ from halfstep's, which its tests hold to exact
+arithmetic, are counted; another overflow policy counts as a difference.
+
+Steps, wanted: at most 1.4 of the fp32 step for tf32 and fp8, 2 for block formats, on the models of the examples.
+
+In each round every contender runs once, in turning order; a ratio is taken within each round; its median and the
+median's 95 % interval (order statistics) go into the JSON file. On a machine that others use, --threads 1 is the
+steadier: with more, each of the many short parallel loops waits for a thread that has no CPU.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import emulated_steps
 import ml_dtypes
 import numpy as np
 import torch
@@ -137,14 +144,14 @@ def contenders(fmt: Format, out: torch.Tensor, absent: dict[str, str]) -> dict[s
     return {name: run for name, run in found.items() if run is not None}
 
 
-def rounds(runs: dict[str, Round], x: torch.Tensor, count: int) -> list[dict[str, float]]:
+def rounds(runs: dict[str, Callable[[], Any]], count: int) -> list[dict[str, float]]:
     """Seconds of each contender in each round; one round more warms up."""
     names, done = list(runs), []
     for i in range(count + 1):
         seconds = {}
         for name in names[i % len(names) :] + names[: i % len(names)]:
             began = now()
-            runs[name](x)
+            runs[name]()
             seconds[name] = now() - began
         done.append(seconds)
     return done[1:]
@@ -157,7 +164,7 @@ def measure(fmt: Format, size: int, count: int, absent: dict[str, str]) -> dict[
     runs = contenders(fmt, torch.empty_like(x), absent)
     expected = round_to(x, fmt)
     differ = {name: int((run(x) != expected).sum()) for name, run in runs.items() if name != "copy"}
-    done = rounds(runs, x, count)
+    done = rounds({name: lambda run=run: run(x) for name, run in runs.items()}, count)
     rows: dict[str, Any] = {"copy": {"ms": spread([1e3 * seconds["copy"] for seconds in done])}}
     for name, different in differ.items():
         rows[name] = {
@@ -175,10 +182,10 @@ def spread(values: list[float]) -> dict[str, float | None]:
 
 
 def line(name: str, row: dict[str, Any]) -> str:
-    if "over copy" not in row:
+    ratio = row.get("over copy") or row.get("over fp32")
+    if ratio is None:
         return f"{name} {row['ms']['median']:.3f} ms"
-    ratio = row["over copy"]
-    wrong = f", {row['differ']} differ" if row["differ"] else ""
+    wrong = f", {row['differ']} differ" if row.get("differ") else ""
     known = ratio["low"] is not None  # too few rounds give no interval
     interval = f"{ratio['low']:.2f} to {ratio['high']:.2f}" if known else "no interval"
     return f"{name} {ratio['median']:.2f}x ({interval}{wrong})"
@@ -195,35 +202,48 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--quick", action="store_true", help="3 rounds, the small tensors, no file")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--only", help="only the format of this name")
-    parser.add_argument("--json", type=Path, help="default: benchmarks/results/rounding-<cpu>.json")
+    parser.add_argument("--only", help="only the format of this name, or steps")
+    parser.add_argument("--json", type=Path, help="default: benchmarks/results/numerics-<cpu>.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     absent: dict[str, str] = {}
     results: dict[str, Any] = {}
     loads: dict[str, float] = {}
+    count = 3 if options.quick else options.rounds
+
+    def note(case: str, rows: dict[str, Any]) -> None:
+        results[case] = rows
+        loads[case] = os.getloadavg()[0]  # above the number of CPUs, others disturbed the figures
+        print(f"{case}: " + "; ".join(line(*item) for item in rows.items()), flush=True)
+
     for name in FORMATS:
-        for size in SIZES:
+        for size in SIZES[:1] if options.quick else SIZES:
             if options.only in (None, name):
-                case = f"{name}, {size} elements"
-                results[case] = measure(get_scalar(name), size, options.rounds, absent)
-                loads[case] = os.getloadavg()[0]  # above the number of CPUs, others disturbed the figures
-                print(f"{case}: " + "; ".join(line(*item) for item in results[case].items()), flush=True)
+                note(f"{name}, {size} elements", measure(get_scalar(name), size, count, absent))
+    if options.only in (None, "steps"):
+        for case, rows in emulated_steps.measure(count).items():
+            note(
+                case,
+                {name: {key: spread(values) for key, values in row.items()} for name, row in rows.items()},
+            )
     for name, reason in absent.items():
         print(f"{name} left out: {reason}")
+    if options.quick:
+        return
     cpu = cpu_name()
     slug = re.sub(r"[^a-z0-9]+", "-", cpu.lower()).strip("-")
-    path = options.json or Path(__file__).parent / "results" / f"rounding-{slug}.json"
+    path = options.json or Path(__file__).parent / "results" / f"numerics-{slug}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {
-        "benchmark": "rounding",
+        "benchmark": "numerics",
         "cpu": cpu,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
-        "rounds": options.rounds,
+        "rounds": count,
         "unit": "ms and ratios: median, its 95 % interval, and the least of all rounds; differ: elements",
         "absent": absent,
         "load_average": loads,
