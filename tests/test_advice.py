@@ -173,6 +173,16 @@ def test_what_the_data_do_not_carry_is_never_firm(kind: str) -> None:
     assert "--seeds" in found["text"]
 
 
+def test_a_speed_from_one_run_says_what_it_leaves_out() -> None:
+    alone = verdict("bf16", 1.9) | {"speed_ratio": ratio(1.9, "faster", "slower") | {"runs": [1, 1]}}
+    several = verdict("bf16", 1.9) | {"speed_ratio": ratio(1.9, "faster", "slower") | {"runs": [3, 3]}}
+    told = [recommend([FP32, row])["reasons"][0]["text"] for row in (alone, several)]
+    assert told[0] == (
+        "bf16: 1.90× faster (95 % interval 1.88 to 1.92×, within one run: --repeats 3 tells how runs differ)"
+    )
+    assert told[1] == "bf16: 1.90× faster (95 % interval 1.88 to 1.92×)"
+
+
 def test_adopted_code_compiles_and_names_the_precision() -> None:
     for name in ("bf16", "fp16"):
         code = recommend([FP32, verdict(name, 2.0)])["adopt"]["code"]

@@ -27,7 +27,8 @@ def speed_ratio(base: list[Outcome], group: list[Outcome]) -> dict[str, Any] | N
     if not slow or not fast:
         return None
     ratio = ratio_of_medians(slow, fast)
-    return _ratio_row(ratio, faster_words(ratio))
+    # With one run on a side the interval is of its steps alone: readers must be able to tell.
+    return _ratio_row(ratio, faster_words(ratio)) | {"runs": [len(slow), len(fast)]}
 
 
 def faster_words(ratio: Interval) -> str:

@@ -43,7 +43,8 @@ def _range(ratio: dict[str, Any], figure: str) -> str:
     lead = f"{ratio['value']:.2f}× the {_NAMES[figure]}, not significant" if plain else ratio["words"]
     if ratio["low"] is None:
         return f"{lead} (no interval)"
-    return f"{lead} (95 % interval {ratio['low']:.2f} to {ratio['high']:.2f}×)"
+    alone = ", within one run: --repeats 3 tells how runs differ" if 1 in ratio.get("runs", ()) else ""
+    return f"{lead} (95 % interval {ratio['low']:.2f} to {ratio['high']:.2f}×{alone})"
 
 
 def units(row: Row) -> list[dict[str, str]]:
