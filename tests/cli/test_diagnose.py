@@ -1,0 +1,118 @@
+"""``halfstep diagnose``, end to end: one object in terminal, page and JSON; remedies that were tried; mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .running import PROGRAMS, halfstep
+
+FAILURES = PROGRAMS / "failures"
+
+
+@pytest.fixture(scope="module")
+def diagnosed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The logits that overflow, with the remedies tried."""
+    folder = tmp_path_factory.mktemp("diagnosis")
+    done = halfstep(
+        "diagnose", "--precision", "fp16", "--steps", "6", "--try-remedies", "--json", "d.json", "--out", "out",
+        str(FAILURES / "attention_logits.py"), cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return {"done": done, "folder": folder, "json": json.loads((folder / "d.json").read_text())}
+
+
+def test_the_json_has_the_contracts_fields(diagnosed: dict[str, Any]) -> None:
+    found = diagnosed["json"]
+    assert found["schema"] == "halfstep/diagnosis/1"
+    first = found["findings"][0]
+    assert {"kind", "where", "operation", "direction", "step", "evidence", "remedy", "source"} <= first.keys()
+    assert (first["kind"], first["where"], first["operation"]) == ("overflow", "attention", "bmm")
+    assert (first["direction"], first["step"]) == ("forward", 0)
+    line = (
+        (FAILURES / "attention_logits.py")
+        .read_text()
+        .splitlines()[int(first["source"].rpartition(":")[2]) - 1]
+    )
+    assert line.strip() == first["code"] == "logits = (self.gain * q) @ (self.gain * k).transpose(-2, -1)"
+    assert [layer["module"] for layer in found["layers"]] == ["attention.qkv", "attention", "head"]
+    assert found["reference"]["status"] == "ok"
+
+
+def test_the_evidence_is_what_fp32_has_there(diagnosed: dict[str, Any]) -> None:
+    reached = float(diagnosed["json"]["findings"][0]["evidence"].split("reaches ")[1].split(";")[0])
+    assert reached > 65504
+    layer = next(row for row in diagnosed["json"]["layers"] if row["module"] == "attention.qkv")
+    # A product of two vectors of 32 numbers, each 300 times what the layer gives out.
+    assert reached <= 32 * (300 * layer["activations"]["largest"]) ** 2
+
+
+def test_remedies_were_tried_and_work(diagnosed: dict[str, Any]) -> None:
+    ways = {way["recipe"]: way for way in diagnosed["json"]["findings"][0]["remedies"]}
+    assert ways["bf16"]["works"] is True
+    assert ways["fp16:keep=attention"]["works"] is True
+    assert "the finding is gone" in ways["bf16"]["outcome"]
+    assert all(way["works"] is None for way in ways.values() if way["recipe"] is None)
+
+
+def test_terminal_and_page_tell_the_same(diagnosed: dict[str, Any]) -> None:
+    evidence = diagnosed["json"]["findings"][0]["evidence"]
+    assert evidence in " ".join(diagnosed["done"].stdout.split())
+    page = (diagnosed["folder"] / "out" / "diagnosis.html").read_text()
+    assert evidence in page
+    assert 'src="http' not in page
+    assert json.loads((diagnosed["folder"] / "out" / "diagnosis.json").read_text()) == diagnosed["json"]
+
+
+def test_it_ends_with_the_next_command(diagnosed: dict[str, Any]) -> None:
+    words = " ".join(diagnosed["done"].stdout.split())
+    assert words.endswith(f"next halfstep compare --precisions fp32,bf16 {FAILURES / 'attention_logits.py'}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["as-is", "fp32"])
+def test_as_is_and_fp32_can_be_diagnosed(precision: str, tmp_path: Path) -> None:
+    done = halfstep(
+        "diagnose", "--precision", precision, "--steps", "3", "--json", "-", str(FAILURES / "tiny_gradients.py"), "healthy",
+        cwd=tmp_path,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert (found["findings"], found["steps"]) == ([], 3)
+    assert f"Nothing wrong was found with the numbers of 3 steps in {precision}." in done.stderr
+
+
+@pytest.mark.slow
+def test_a_compiled_model_runs_eagerly_and_says_so(tmp_path: Path) -> None:
+    program = tmp_path / "compiled.py"
+    program.write_text(
+        "import torch\n"
+        "model = torch.compile(torch.nn.Linear(4, 1))\n"
+        "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "for _ in range(2):\n"
+        "    model(torch.ones(2, 4)).sum().backward()\n"
+        "    optimizer.step()\n"
+    )
+    done = halfstep("diagnose", "--precision", "fp32", "--json", "-", str(program), cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert "the compiled model ran eagerly: inside compiled code no operation can be seen" in found["notes"]
+    assert found["layers"][0]["activations"]["elements"] == 2 * 2
+
+
+def test_a_program_that_never_trains_is_one_sentence(tmp_path: Path) -> None:
+    done = halfstep("diagnose", "--out", "out", str(PROGRAMS / "faulty.py"), "no_training", cwd=tmp_path)
+    assert done.returncode == 2
+    log = tmp_path / "out" / "trials" / "fp16-seed0-repeat0.log"
+    assert done.stderr.splitlines()[-1] == (
+        "halfstep: The program made no optimizer step in fp16 (ended without an optimizer step), so there is nothing to "
+        f"diagnose; give a program that trains with PyTorch, and see its output in {str(log)!r}."
+    )
+
+
+def test_an_unknown_precision_lists_what_exists(tmp_path: Path) -> None:
+    done = halfstep("diagnose", "--precision", "fp17", "train.py", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("halfstep: Unknown precision 'fp17'; choose one of as-is, fp32, ")
+    assert not (tmp_path / "halfstep-out").exists()
