@@ -103,7 +103,7 @@ METHOD = [
     ("Warm-up", f"the first {WARMUP} steps of a trial (fewer in a short run) are left out; the second and the third "
      "are looked at closely and slower for it"),
     ("Peak memory", "on a GPU the allocator's peak; on a CPU the largest resident set after the warm-up over the one "
-     "just after PyTorch was imported; over several ranks the sum"),
+     "just after the framework was imported; over several ranks the sum"),
     ("Where memory goes", "bytes of weights, gradients and optimizer state, and of the tensors that the graph keeps "
      "for the backward pass, in one step; workspace is the allocator's peak less all these"),
     ("What ran", "FLOPs of the matrix products, convolutions and attention of one step, by the dtype of the operands "

@@ -49,4 +49,4 @@ def test_steps_inside_a_graph_are_recorded_one_by_one(checked: Run) -> None:
     losses = record.losses[-5:]
     assert losses[2] == pytest.approx(three, rel=1e-6)
     assert losses[4] == pytest.approx(two, rel=1e-6)
-    assert losses == sorted(losses, reverse=True), "each step lowers this loss"
+    assert len(set(losses)) == 5, "a line of its own for each step, although only two calls were made"

@@ -1,0 +1,40 @@
+"""``halfstep compare`` on the example, from trials to page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ..cli.running import halfstep
+from .conftest import environment, skip_without
+
+
+@pytest.mark.slow
+def test_the_example_is_compared_end_to_end(example: str, tmp_path: Path) -> None:
+    skip_without("keras", "torch")
+    done = halfstep(
+        *("compare", "--precisions", "fp32,bf16,fp16", "--steps", "30", "--out", "out", "--json", "c.json"),
+        *(example, "--width", "4", "--epochs", "2"),
+        cwd=tmp_path,
+        env=environment("torch"),
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "c.json").read_text())
+    assert (tmp_path / "out" / "report.html").stat().st_size > 1000
+    assert [(t["precision"], t["status"], t["steps"]) for t in found["trials"]] == [
+        ("fp32", "ok", 30),
+        ("bf16", "ok", 30),
+        ("fp16", "ok", 30),
+    ]
+    for trial in found["trials"]:
+        assert trial["framework"] == "keras"
+        assert trial["matmul_share"][trial["precision"]] > 0.9
+        assert trial["memory"].keys() >= {"weights", "gradients", "optimizer"}
+        assert set(trial["logged"]) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+        assert trial["warnings"] == []
+    fp16 = found["trials"][2]
+    assert fp16["loss_scale"][0][1] == 65536
+    for precision in ("fp32", "bf16", "fp16"):
+        assert precision in done.stdout
