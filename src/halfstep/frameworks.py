@@ -34,8 +34,6 @@ class Framework:
         """The installed version, found without importing it; None where it is not installed."""
         from importlib import metadata  # 20 ms, and `random`, which may be a module of the program's own
 
-        import importlib.metadata  # here, because it costs every program's start 10 ms
-
         for name in self.distributions or (self.module,):
             try:
                 return metadata.version(name)
@@ -45,7 +43,6 @@ class Framework:
 
     def too_old(self, version: str) -> bool:
         """Whether ``version`` is older than the oldest that halfstep takes over."""
-        import re
 
         return tuple(map(int, re.findall(r"\d+", version)[: len(self.oldest)])) < self.oldest
 

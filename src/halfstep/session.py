@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from halfstep import __version__
 from halfstep.errors import HalfstepError, Unsupported, UsageError
-from halfstep.frameworks import FRAMEWORKS
 from halfstep.integrations import Attached, watch
 from halfstep.program import Ending, at_end, on_import
 from halfstep.recipes import Recipe, parse
 from halfstep.record import SCHEMA, NullWriter, Writer
-from halfstep.takeover import Options, Takeover
 
 if TYPE_CHECKING:
     from halfstep.meters import RunMeters
+    from halfstep.takeover import Options, Takeover
 
 AUTO = "auto"
 
@@ -184,6 +183,8 @@ class Session:
     def _refuse_keras_2(self, keras: ModuleType) -> None:
         """The program has just imported Keras 2 under the name that it bears today."""
 
+        from halfstep.frameworks import FRAMEWORKS
+
         def refuse() -> Takeover:
             raise Unsupported(
                 f"tf_keras {keras.__version__} is Keras 2, which halfstep does not take over; unset "
@@ -193,6 +194,8 @@ class Session:
         self._take_over("keras", FRAMEWORKS["keras"].oldest_version, refuse)
 
     def _take_over(self, framework: str, version: str, take_over: Callable[[], Takeover]) -> None:
+        from halfstep.frameworks import FRAMEWORKS
+
         try:
             FRAMEWORKS[framework].check(version)
             if self._meters is None:
@@ -211,6 +214,8 @@ class Session:
             precision, reason = best()
             self.recipe = parse(precision)
             say(f"precision {precision} ({reason})")
+        from halfstep.takeover import Options
+
         settings = self.settings
         tick = (lambda: None) if self._meters is None else self._meters.tick
         return Options(
