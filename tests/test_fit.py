@@ -139,21 +139,3 @@ def test_what_is_no_size_is_said(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_size(text)
     assert str(caught.value) == f"--memory-limit was given {text!r}; give a size such as 2GiB or 800MB."
-
-
-@pytest.mark.slow
-def test_real_trials_of_a_program_that_allocates_by_its_batch(tmp_path: Path) -> None:
-    """fp32 keeps 256 KiB a sample twice (tanh's output, and its gradient in the backward pass) over some 330 MiB."""
-    program = Path(__file__).parent / "programs" / "batches.py"
-    job = Job(str(program), ("--batch-size", "600"), False, tmp_path, memory_limit=800 * 2**20)
-    row = fit_batch(job, FitOption("samples", "--batch-size"), ["fp32"], Silent())["rows"][0]
-    assert row["reason"] == ""
-    assert row["largest"] < row["fails_at"]
-    assert 300 < row["largest"] < 1900
-    peaks = {
-        trial["size"]: trial["peak_resident_bytes"] for trial in row["trials"] if trial["status"] == "ok"
-    }
-    assert all(peak <= 800 * 2**20 for peak in peaks.values())
-    assert peaks[row["largest"]] > 600 * 2**20
-    over = [trial for trial in row["trials"] if trial["status"] == "out_of_memory"]
-    assert all("limit of" in trial["reason"] for trial in over)
