@@ -31,6 +31,7 @@ def test_what_is_here_and_what_is_not() -> None:
     for meter in found["meters"].values():
         assert meter.keys() in ({"absent"}, {"unit", "how"})
     text = " ".join(halfstep("info").stdout.split())
+    assert "Emulated, with --emulate, on cpu tf32, fp8, " in text
     for precision in ("fp32", "tf32", "bf16", "fp16"):
         reason = cpu["precisions"][precision]["reason"]
         assert f"{precision} " in text

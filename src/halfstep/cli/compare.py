@@ -22,7 +22,7 @@ from halfstep.request import Request, resumed, stored
 from halfstep.tolerance import parse_tolerance
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(context_settings=SETTINGS, short_help="Run a program in several precisions, side by side.")
 @click.option("--precisions", metavar="LIST", help="Separated by commas, e.g. fp32,bf16,fp16:loss_scale=1024. Default: "
     "what this hardware can do, and as-is if the program has mixed precision of its own.")  # fmt: skip
 @click.option(

@@ -14,7 +14,7 @@ from halfstep.recipes import parse
 from halfstep.trials import Job
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(context_settings=SETTINGS, short_help="Find the layer whose numbers go wrong in a precision.")
 @click.option("--precision", default="fp16", show_default=True, metavar="P",
     help="The precision to look into, with options; as-is and fp32 are allowed.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True, metavar="N",

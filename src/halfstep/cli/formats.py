@@ -22,7 +22,10 @@ _POWER = re.compile(r"([+-]?)2(?:\^|\*\*)([+-]?\d{1,5})")
 
 
 # a value may begin with a minus, which is no option
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(
+    context_settings={"ignore_unknown_options": True},
+    short_help="Show the number formats, and what a value becomes in each.",
+)
 @click.argument("values", nargs=-1, type=click.UNPROCESSED, metavar="[VALUE]...")
 @click.option("--json", "json_file", metavar="FILE", help="Write it as JSON to FILE instead; - for stdout.")
 def formats(values: tuple[str, ...], json_file: str | None) -> None:

@@ -18,7 +18,7 @@ _KINDS = {
 }
 
 
-@click.command()
+@click.command(short_help="Say what this machine can do, and cannot measure.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(as_json: bool) -> None:
     """Say which frameworks, devices and precisions this machine has, and which meters."""
@@ -88,6 +88,8 @@ def _print(found: dict[str, Any]) -> None:
             name = f"{device['device']}: {device['name']}"
             capability = f", compute capability {device['capability']}" if device["capability"] else ""
             section(f"Precisions on {name}{capability}", _precisions(device["precisions"]))
+            if device["device"] == "cpu":
+                section("Emulated, with --emulate, on cpu", [(", ".join(_emulated()), "")])
     section("Meters", [(name, _meter(meter)) for name, meter in found["meters"].items()])
 
 
@@ -105,6 +107,13 @@ def _precisions(precisions: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
         extra = f"; {slower} in fp32 units" if slower else ""
         rows.append((name, f"{_KINDS[row['kind']]}: {row['reason']}{extra}"))
     return rows
+
+
+def _emulated() -> list[str]:
+    """What --emulate adds on a CPU, and on no other device."""
+    from halfstep.recipes import PRECISIONS, parse
+
+    return [name for name in PRECISIONS if name == "tf32" or parse(name).only_emulated]
 
 
 def _meter(meter: dict[str, str]) -> str:

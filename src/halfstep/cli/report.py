@@ -10,7 +10,7 @@ import click
 from halfstep.errors import UsageError
 
 
-@click.command()
+@click.command(short_help="Draw a comparison again, or write it as CSV or JSON.")
 @click.argument("folder")
 @click.option("--csv", "csv_file", metavar="FILE", help="Write one row a trial to FILE, and the steps beside it "
     "(FILE's name with -steps).")  # fmt: skip
