@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from halfstep.errors import HalfstepError, Unsupported
-from halfstep.pytorch import backward, own_amp
+from halfstep.pytorch import backward, own_amp, spawning
 from halfstep.pytorch.ambient import Ambient, NoAmbient
 from halfstep.pytorch.began import Began, NullBegan
 from halfstep.pytorch.by_hand import ByHand
@@ -136,6 +136,7 @@ class Takeover(Face):
         if recipe.as_is:
             own_amp.watch_only(self.note_own_amp, patches)
         else:
+            spawning.refuse(self._stop, patches)
             own_amp.yield_to(self.ambient.dtype, self.note_own_amp, patches)
             set_tf32(recipe.compute == "tf32" and not self._emulating, patches)
         if self._emulating:
