@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from halfstep.errors import Unsupported
+from halfstep.pytorch import takeover
 from halfstep.pytorch.cuda_lists import FP32_RESULT, LOWER, WIDEST, apply_cuda_lists, listed
 
 from .autocast_lists import Case, cases
@@ -117,9 +119,29 @@ def test_nothing_changes_outside_autocast_and_all_is_put_back() -> None:
         assert F.binary_cross_entropy(torch.rand(3), torch.rand(3)).dtype is torch.float32
 
 
+def test_another_device_is_refused(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(takeover, "_device", lambda: "mps")
+    with pytest.raises(Unsupported) as caught:
+        begin("bf16", as_on="cuda")
+    assert str(caught.value) == (
+        "--as-on cuda applies CUDA's autocast lists on a CPU, but this program uses mps; hide that device from it, or "
+        "leave the option out."
+    )
+
+
+def test_emulation_needs_a_cpu(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(takeover, "_device", lambda: "mps")
+    with pytest.raises(Unsupported) as caught:
+        begin("fp8", emulate=True)
+    assert str(caught.value) == (
+        "Precision fp8 cannot run here: halfstep runs it only emulated, and emulation needs a CPU; hide the mps device "
+        "from the program."
+    )
+
+
 def test_gradients_flow_through_the_casts(begin: Begin) -> None:
-    takeover = begin("fp16", as_on="cuda")
-    assert takeover.ran_as.startswith("fp16 with CUDA's autocast lists")
+    begun = begin("fp16", as_on="cuda")
+    assert begun.ran_as.startswith("fp16 with CUDA's autocast lists")
     layer = torch.nn.Linear(4, 4)
     out = torch.softmax(layer(torch.randn(3, 4)), -1)
     assert out.dtype is torch.float32

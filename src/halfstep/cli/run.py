@@ -38,7 +38,8 @@ def emulation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     as_on = click.option(
         "--as-on",
         type=click.Choice(["cuda"]),
-        help="Apply this device's autocast lists on a CPU, to see what fp16 or bf16 would do there.",
+        help="Apply this device's autocast lists on a CPU, to see what fp16 or bf16 would do there; "
+        "precisions without autocast are the same on both.",
     )
     emulate = click.option(
         "--emulate",

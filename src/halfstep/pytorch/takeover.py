@@ -116,6 +116,11 @@ class Takeover(Face):
         """
         if self.recipe.as_is:
             return None
+        if self.options.as_on is not None and self.device not in ("cpu", "cuda"):
+            raise Unsupported(
+                f"--as-on cuda applies CUDA's autocast lists on a CPU, but this program uses {self.device}; hide "
+                "that device from it, or leave the option out."
+            )
         only_emulated = Support("impossible", "halfstep runs it only emulated")
         found = only_emulated if self.recipe.only_emulated else support(self.recipe.compute, self.device)
         if found.kind == "impossible" and not (self.options.emulate and self.device == "cpu"):
