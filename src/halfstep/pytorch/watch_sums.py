@@ -95,7 +95,8 @@ class Sums:
         chain.stalled = chain.stalled + 1 if whole and int(swallowed.sum()) >= 0.9 * whole else 0
         if chain.stalled >= _STALLED:
             reached = float(output.double().abs().max())
-            self._say(place, additions=chain.length, reached=reached, dtype=output.dtype)
+            if math.isfinite(reached):
+                self._say(place, additions=chain.length, reached=reached, dtype=output.dtype)
 
     def _say(self, where: dict[str, Any], dtype: torch.dtype, **fields: Any) -> None:
         key = (where["module"], where["operation"], where.get("source"))
