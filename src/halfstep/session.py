@@ -324,6 +324,10 @@ def enable(precision: str = AUTO, **options: Any) -> None:
         from halfstep.pytorch.late import refuse_if_late
 
         refuse_if_late()
+    if "keras" in sys.modules:
+        from halfstep.keras import late
+
+        late.refuse_if_late()
     Session(Settings(precision, command=tuple(sys.argv), **options), end_program=False).begin()
 
 

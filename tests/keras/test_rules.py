@@ -122,3 +122,24 @@ def test_keras_on_another_backend_does_not_import_pytorch(tmp_path: Path) -> Non
     script.write_text("import sys, keras\nprint('torch' in sys.modules, keras.config.dtype_policy().name)\n")
     done = halfstep("run", "--precision", "bf16", str(script), env={"KERAS_BACKEND": "jax"})
     assert done.stdout == "False mixed_bfloat16\n", done.stderr
+
+
+def test_enable_after_a_layer_was_made_is_refused_and_before_it_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_without("keras", "jax")
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import keras, halfstep\n"
+        "if 'late' in __import__('sys').argv:\n"
+        "    keras.layers.Dense(1)\n"
+        "halfstep.enable('bf16')\n"
+        "print(keras.layers.Dense(1).compute_dtype)\n"
+    )
+    assert python(str(script)).stdout == "bfloat16\n"
+    late = python(str(script), "late")
+    assert late.stderr.splitlines()[-1] == (
+        "halfstep.errors.UsageError: halfstep.enable() came after 'dense' was made; "
+        "make it the first line of the program."
+    )
