@@ -37,6 +37,18 @@ def test_every_instant_goes_to_the_innermost_operation() -> None:
     }
 
 
+def test_a_closures_work_is_not_the_optimizers() -> None:
+    """Lightning and LBFGS run the forward and the backward pass inside the optimizer's step."""
+    events = [
+        Event("Optimizer.step#Adam.step", 0, 100),
+        Event(timeline.CLOSURE, 10, 70),
+        Event("aten::mm", 20, 50),
+        Event("aten::mul_", 80, 90),
+    ]
+    spent = {kind: time for kind, time in host_time(kinds(events), 0, 100).items() if time}
+    assert spent == {"optimizer": 10 + 30, "host": 10 + 20, "products": 30}
+
+
 def test_the_window_cuts_what_reaches_beyond_it() -> None:
     assert host_time(kinds(HOST), 50, 180) == {"data": 50, "host": 20, "products": 30, "casts": 30}
 

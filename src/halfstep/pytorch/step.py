@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,7 @@ from halfstep.pytorch.gradients import gradients_of
 from halfstep.pytorch.patches import Patches, never_traced
 from halfstep.pytorch.sharded import agreed
 from halfstep.pytorch.snapshot import may_evaluate_again, snapshot
+from halfstep.pytorch.timeline import CLOSURE
 
 if TYPE_CHECKING:
     from halfstep.pytorch.takeover import Takeover
@@ -117,7 +119,7 @@ class Steps:
         def guarded() -> Any:
             self._local.inside = False
             try:
-                with takeover.ambient.resumed():
+                with takeover.ambient.resumed(), _named():
                     loss = closure()
             finally:
                 self._local.inside = True
@@ -154,6 +156,12 @@ class Steps:
                 self._takeover.scaling.restore(state_dict[_STATE_KEY])
 
         return load_state_dict
+
+
+def _named() -> AbstractContextManager[Any]:
+    """Under the profiler a closure has a name of its own: its work is not the optimizer's."""
+    named = torch._C._autograd._profiler_enabled()
+    return torch.profiler.record_function(CLOSURE) if named else nullcontext()
 
 
 def classes_with_a_wrapped_step() -> list[type[Optimizer]]:

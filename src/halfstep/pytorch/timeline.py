@@ -22,6 +22,9 @@ _PRODUCTS = re.compile(
 #: what the profiler calls regions rather than operations: kinds that hold for all that runs inside
 _REGIONS = (("Optimizer.", OPTIMIZER), ("enumerate(DataLoader)", DATA))
 
+#: the region of an optimizer's closure: a forward and a backward pass, inside the optimizer's step
+CLOSURE = "halfstep: closure"
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -53,14 +56,15 @@ def kind_of(event: Event) -> str:
 def kinds(events: Sequence[Event]) -> list[tuple[Event, str]]:
     """The events of one thread in order, each with its kind: its own, or that of the nearest around it.
 
-    Inside an optimizer's step or a data loader everything is theirs. An operation that nothing names is ``other``.
+    Inside an optimizer's step or a data loader everything is theirs, an optimizer's closure excepted. An operation
+    that nothing names is ``other``.
     """
     found: list[tuple[Event, str]] = []
     around: list[tuple[int, str]] = []
     for event in sorted(events, key=lambda e: (e.start, -e.end)):
         while around and around[-1][0] <= event.start:
             around.pop()
-        outer = around[-1][1] if around else ""
+        outer = around[-1][1] if around and event.name != CLOSURE else ""
         kind = outer if outer in (OPTIMIZER, DATA) else kind_of(event) or outer
         if not kind and event.name.startswith("aten::"):
             kind = OTHER
