@@ -25,11 +25,11 @@ from typing import Any
 
 import torch
 
-from halfstep.intervals import ratio_of_medians
+from halfstep.comparison.intervals import ratio_of_medians
+from halfstep.comparison.rows import WARMUP
 from halfstep.meters import Absent, now, summary
 from halfstep.pytorch import capabilities
 from halfstep.report import units
-from halfstep.rows import WARMUP
 
 ROOT = Path(__file__).resolve().parent.parent
 HAND = "benchmarks/programs/hand_amp.py"

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from halfstep.paired import ALPHA, noncentrality
-from halfstep.quality import qualities
-from halfstep.tolerance import Tolerance
+from halfstep.comparison.paired import ALPHA, noncentrality
+from halfstep.comparison.quality import qualities
+from halfstep.comparison.tolerance import Tolerance
 from halfstep.trials import Outcome
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from halfstep.loading import load as load
+    from halfstep.comparison.loading import load as load
     from halfstep.session import enable as enable
     from halfstep.session import log as log
     from halfstep.session import skipped_steps as skipped_steps
@@ -25,7 +25,7 @@ _HOMES = {
     "enable": "halfstep.session",
     "log": "halfstep.session",
     "skipped_steps": "halfstep.session",
-    "load": "halfstep.loading",
+    "load": "halfstep.comparison.loading",
 }
 
 #: for those who write the training loop themselves; each needs its framework

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from halfstep.adopt import OWN_WORDS, Script, adopt, own_words
+from halfstep.comparison.adopt import OWN_WORDS, Script, adopt, own_words
 
 from .conftest import PROGRAMS
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from halfstep.loading import load
+from halfstep.comparison.loading import load
 from halfstep.report.notebook import HEIGHT, WIDTH, curves, render
 from halfstep.report.reading import read
 

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfstep.errors import UsageError
-from halfstep.report import page, units
+from halfstep.report import document, page, units
 
 from .sample import DROPPED, comparison, damaged, hostile, metered, paths
 
@@ -149,7 +149,7 @@ def test_nothing_is_fetched(sample: Seen) -> None:
     )
     assert not re.search(r"//|:", own)
     for name in ("page.css", "page.js", "page.html.j2"):
-        asset = page._asset(name)
+        asset = document.asset(name)
         assert not re.search(r"url\(|@import|https?:|\bfetch\(|XMLHttpRequest|import\(", asset), name
     assert not {tag for tag, _ in sample.tags} & {"link", "iframe", "object", "embed", "base", "form", "img"}
 
@@ -193,13 +193,13 @@ def test_hostile_text_adds_no_element(payload: str, sample: Seen) -> None:
     )
 )
 def test_embedded_json_reads_back_and_cannot_end_its_element(value: Any) -> None:
-    written = str(page.embedded(value))
+    written = str(document.embedded(value))
     assert json.loads(written) == value
     assert not set("<>&\u2028\u2029") & set(written)
 
 
 def test_figures_that_json_cannot_say_are_null() -> None:
-    assert page.embedded({"a": [math.nan, math.inf, 1.0]}) == '{"a":[null,null,1.0]}'
+    assert document.embedded({"a": [math.nan, math.inf, 1.0]}) == '{"a":[null,null,1.0]}'
 
 
 WAYS = paths(metered(comparison(steps=8)))

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halfstep.report import bars, page, plots, traces
+from halfstep.report import bars, document, plots, traces
 from halfstep.report.reading import read
 
 from .sample import comparison, hostile, metered
@@ -173,7 +173,7 @@ def lab(linear: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("theme", [0, 1, 2])
 @pytest.mark.parametrize("vision", range(4))
 def test_colours_are_told_apart_by_every_eye(theme: int, vision: int) -> None:
-    block = page._asset("page.css").split("--paper:")[1 + theme]
+    block = document.asset("page.css").split("--paper:")[1 + theme]
     written = re.findall(r"--p\d: #(\w{6})", block)
     assert len(written) == plots.SLOTS
     srgb = [np.array([int(c[i : i + 2], 16) / 255 for i in (0, 2, 4)]) for c in written]
@@ -251,7 +251,7 @@ def test_energy_and_batches_are_drawn_to_one_scale() -> None:
 
 
 def test_the_parts_of_a_bar_differ_in_lightness_from_their_neighbours() -> None:
-    block = page._asset("page.css").split("--paper:")
+    block = document.asset("page.css").split("--paper:")
     for theme in (1, 2, 3):
         lightness = [
             lab(np.array([((int(c[i : i + 2], 16) / 255 + 0.055) / 1.055) ** 2.4 for i in (0, 2, 4)]))[0]

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import functools
-import json
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from halfstep.cli.outputs import json_path_of, new_folder, write_json
 from halfstep.cli.run import SETTINGS, emulation_options, products_option, program_options
-from halfstep.comparison import run_comparison
+from halfstep.comparison.evidence import PREFER
+from halfstep.comparison.fit import FitOption, parse_fit, parse_size
+from halfstep.comparison.request import Request, resumed, stored
+from halfstep.comparison.running import run_comparison
+from halfstep.comparison.tolerance import parse_tolerance
 from halfstep.errors import UsageError
-from halfstep.evidence import PREFER
-from halfstep.fit import FitOption, parse_fit, parse_size
 from halfstep.program import Target
 from halfstep.recipes import parse_list
-from halfstep.request import Request, resumed, stored
-from halfstep.tolerance import parse_tolerance
 
 
 @click.command(context_settings=SETTINGS, short_help="Run a program in several precisions, side by side.")
@@ -108,7 +107,7 @@ def compare(
         products=products,
         emulate=emulate,
         as_on=as_on,
-        folder=_folder(out, program or "") if resume is None else Path(resume),
+        folder=new_folder(out, program or "") if resume is None else Path(resume),
         tolerance=margins,
         prefer=prefer,
         fit=fit,
@@ -116,13 +115,13 @@ def compare(
     )
     old = None if resume is None else stored(Path(resume))
     request = request if old is None else resumed(old, _given(request))
-    json_path = _json_path(json_file)
+    json_path = json_path_of(json_file)
     err, console = Console(stderr=True), Console(stderr=json_file == "-")
     with terminal.Progress(err) as progress:
         comparison = run_comparison(request, progress, old)
     page = request.folder / "report.html"
     write_page(comparison, page)
-    _write_json(comparison, json_path)
+    write_json(comparison, json_path)
     console.print(terminal.table(comparison, page=page))
     return 0 if any(trial["status"] == "ok" for trial in comparison["trials"]) else 1
 
@@ -144,30 +143,6 @@ def _given(request: Request) -> dict[str, Any]:
     return {name: getattr(request, name) for name in given}
 
 
-def _folder(out: str | None, program: str) -> Path:
-    """The folder of the comparison, made and found to be writable before any training.
-
-    Raises:
-        UsageError: it cannot be written, or holds a comparison already.
-    """
-    name = f"{Path(program).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = (Path("halfstep-out") / name if out is None else Path(out)).absolute()
-    if (folder / "comparison.json").exists() or (folder / "request.json").exists():
-        raise UsageError(
-            f"{out!r} already holds a comparison; give --out a new folder, --resume it, or delete that one."
-        )
-    try:
-        (folder / "trials").mkdir(parents=True, exist_ok=True)
-        probe = folder / "trials" / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(
-            f"Cannot write to the folder {str(folder)!r} ({error.strerror}); give --out a folder you may write."
-        ) from None
-    return folder
-
-
 def _fit(fit_batch: str | None, memory_limit: str | None) -> tuple[FitOption | None, int | None]:
     """The batch's option and the limit.
 
@@ -183,33 +158,3 @@ def _fit(fit_batch: str | None, memory_limit: str | None) -> tuple[FitOption | N
         None if fit_batch is None else parse_fit(fit_batch),
         None if memory_limit is None else parse_size(memory_limit),
     )
-
-
-def _json_path(json_file: str | None) -> Path | None:
-    """Where ``--json`` goes, found to be writable before any training.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
-    if json_file is None or json_file == "-":
-        return None if json_file is None else Path("-")
-    path = Path(json_file).absolute()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a"):
-            pass
-    except OSError as error:
-        raise UsageError(
-            f"Cannot write {json_file!r} ({error.strerror}); give --json a file you may write."
-        ) from None
-    return path
-
-
-def _write_json(comparison: dict[str, Any], path: Path | None) -> None:
-    if path is None:
-        return
-    text = json.dumps(comparison, indent=1, allow_nan=False)
-    if str(path) == "-":
-        print(text)
-    else:
-        path.write_text(text + "\n", encoding="utf-8")

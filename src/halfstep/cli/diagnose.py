@@ -6,7 +6,7 @@ import json
 
 import click
 
-from halfstep.cli.compare import _folder, _json_path, _write_json
+from halfstep.cli.outputs import json_path_of, new_folder, write_json
 from halfstep.cli.run import SETTINGS, products_option, program_options
 from halfstep.diagnosis.run import Question, run_diagnosis
 from halfstep.program import Target
@@ -57,13 +57,13 @@ def diagnose(
 
     recipe = str(parse(precision))
     Target.parse(program, arguments, module=module)
-    folder, json_path = _folder(out, program), _json_path(json_file)
+    folder, json_path = new_folder(out, program), json_path_of(json_file)
     job = Job(program, arguments, module, folder, steps, time_limit, launch, products, watch=True)
     err, console = Console(stderr=True), Console(stderr=json_file == "-")
     with terminal.Progress(err) as progress:
         found = run_diagnosis(Question(job, recipe, steps, try_remedies), progress)
     (folder / "diagnosis.json").write_text(json.dumps(found, allow_nan=False), encoding="utf-8")
     written = page.write(found, folder / "diagnosis.html")
-    _write_json(found, json_path)
+    write_json(found, json_path)
     console.print(report.view(found, page=written))
     return 0

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from halfstep.errors import UsageError
+from halfstep.cli.outputs import json_path_of, write_json
 
 
 @click.command(short_help="Draw a comparison again, or write it as CSV or JSON.")
@@ -21,30 +20,16 @@ def report(folder: str, csv_file: str | None, json_file: str | None) -> None:
     """Draw the table and the page of the comparison in FOLDER again from its records, finished or not."""
     from rich.console import Console
 
-    from halfstep.loading import rebuild
+    from halfstep.comparison.loading import rebuild
+    from halfstep.comparison.tables import write_csv
     from halfstep.report import terminal
     from halfstep.report.page import write
-    from halfstep.tables import write_csv
 
+    json_path = json_path_of(json_file)
     comparison = rebuild(folder)
     page = Path(folder) / "report.html"
     write(comparison.data, page)
     if csv_file is not None:
         write_csv(comparison.data, csv_file)
-    _write_json(comparison.data, json_file)
+    write_json(comparison.data, json_path)
     Console(stderr=json_file == "-").print(terminal.table(comparison.data, page=page))
-
-
-def _write_json(data: dict[str, object], json_file: str | None) -> None:
-    if json_file is None:
-        return
-    text = json.dumps(data, indent=1, allow_nan=False)
-    if json_file == "-":
-        print(text)
-        return
-    try:
-        Path(json_file).write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"Cannot write {json_file!r} ({error.strerror}); give --json a file you may write."
-        ) from None

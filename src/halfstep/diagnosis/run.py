@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from halfstep.comparison import Display
+from halfstep.comparison.running import Display
 from halfstep.diagnosis import SCHEMA, diagnose
 from halfstep.diagnosis.finding import Row
 from halfstep.errors import UsageError

@@ -14,7 +14,7 @@ from halfstep.errors import UsageError
 from halfstep.formats import Format, get_scalar
 from halfstep.report import traces, units
 from halfstep.report.diagnosis import headline, next_command, place, title, where
-from halfstep.report.page import _EMPTY_STYLE, _asset, _templates, policy
+from halfstep.report.document import EMPTY_STYLE, asset, policy, templates
 from halfstep.report.plain import clean, finite, table, tables, text, texts
 
 KINDS = {
@@ -49,10 +49,10 @@ def render(diagnosis: Raw) -> str:
     """The page as text."""
     from plotly.offline import get_plotlyjs  # slow to import
 
-    scripts, style = [get_plotlyjs(), _asset("page.js")], _asset("page.css") + _asset("diagnosis.css")
+    scripts, style = [get_plotlyjs(), asset("page.js")], asset("page.css") + asset("diagnosis.css")
     figures = {kind: figure for kind in KINDS if (figure := heat_map(diagnosis, kind)) is not None}
     return (
-        _templates()
+        templates()
         .get_template("diagnosis.html.j2")
         .render(
             headline=headline(diagnosis),
@@ -65,7 +65,7 @@ def render(diagnosis: Raw) -> str:
             ran_as=text(diagnosis, "ran_as"),
             next=next_command(diagnosis),
             raw=diagnosis,
-            policy=policy(scripts, [style, _EMPTY_STYLE]),
+            policy=policy(scripts, [style, EMPTY_STYLE]),
             style=Markup(style),
             scripts=[Markup(script) for script in scripts],
         )

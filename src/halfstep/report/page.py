@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import math
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from halfstep.errors import UsageError
 from halfstep.report import bars, plots, units
-from halfstep.report.parts import STATUS_WORDS, Absent, Comparison, Figure, Row, Trial
+from halfstep.report.document import EMPTY_STYLE, asset, policy, templates
+from halfstep.report.parts import Absent, Comparison, Figure, Row, Trial
 from halfstep.report.plain import clean, finite
 from halfstep.report.reading import read
-from halfstep.report.terminal import why
 
 _EVIDENCE = re.compile(r"(verdicts|trials)\[(\d+)\]")
-#: what a script element must not hold as it is
-_UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
-_EMPTY_STYLE = ""  # plotly adds an empty style element and fills it by the CSSOM
 #: what the environment's parts are called; those that are numbers with how they are written
 _ENVIRONMENT = {
     "started": "Started",
@@ -72,10 +63,10 @@ def render(comparison: Mapping[str, Any]) -> str:
     read_ = read(comparison)
     fitted = [row.precision for row in read_.fit.rows] if read_.fit else []
     colours = plots.slots([*read_.precisions, *_formats(read_), *fitted])
-    scripts = [get_plotlyjs(), _asset("page.js")]
-    style = _asset("page.css")
+    scripts = [get_plotlyjs(), asset("page.js")]
+    style = asset("page.css")
     return (
-        _templates()
+        templates()
         .get_template("page.html.j2")
         .render(
             c=read_,
@@ -98,26 +89,11 @@ def render(comparison: Mapping[str, Any]) -> str:
             options=list(options(read_.options)),
             evidence=evidence(read_),
             raw=comparison,
-            policy=policy(scripts, [style, _EMPTY_STYLE]),
+            policy=policy(scripts, [style, EMPTY_STYLE]),
             style=Markup(style),
             scripts=[Markup(script) for script in scripts],
         )
     )
-
-
-def policy(scripts: list[str], styles: list[str]) -> str:
-    """The content security policy: nothing but these very scripts and styles, and pictures made on the page."""
-    allowed = [" ".join(f"'sha256-{_digest(text)}'" for text in texts) for texts in (scripts, styles)]
-    return (
-        f"default-src 'none'; script-src {allowed[0]}; style-src {allowed[1]}; img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def embedded(value: object) -> Markup:
-    """JSON that may stand in a script element: no character in it can end the element; nan and inf are null."""
-    written = json.dumps(_finite(value), separators=(",", ":"))
-    return Markup("".join(_UNSAFE.get(c, c) for c in written))
 
 
 def ratio_scale(rows: tuple[Row, ...]) -> Callable[[float], float]:
@@ -195,44 +171,6 @@ def _formats(comparison: Comparison) -> Iterator[str]:
     for trial in comparison.trials:
         if not isinstance(trial.shares, Absent):
             yield from trial.shares
-
-
-def _templates() -> Environment:
-    made = Environment(
-        loader=PackageLoader("halfstep.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {"embedded": embedded, "count": units.count, "quantity": units.quantity}
-    made.filters |= {"duration": units.duration, "status": _status}
-    made.globals |= {"span": units.span, "join": shlex.join, "legend": bars.legend, "why": why}
-    made.filters |= {"percent": units.percent}
-    made.tests |= {"absent": lambda part: isinstance(part, Absent), "figure": lambda p: isinstance(p, Figure)}
-    return made
-
-
-def _status(status: str) -> str:
-    return STATUS_WORDS.get(status, status)
-
-
-def _asset(name: str) -> str:
-    file = resources.files("halfstep.report") / "templates" / name
-    return file.read_text("utf-8").replace("\r\n", "\n")
-
-
-def _digest(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _finite(value: object) -> object:
-    """The value with null for every number that JSON has no word for."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _words(value: object, key: str = "") -> str:

@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from halfstep.comparison.request import Request, write_whole
 from halfstep.record import Record, read
-from halfstep.request import Request, write_whole
 from halfstep.trials import Outcome, Trial, judge
 
 #: a trial that ended so is done; any other is run again

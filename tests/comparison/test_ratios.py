@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from halfstep.ratios import energy, energy_ratio
+from halfstep.comparison.ratios import energy, energy_ratio
 
 
 def rows(*joules: float | None) -> list[dict[str, float | None]]:

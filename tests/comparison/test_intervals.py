@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from halfstep.intervals import ratio_of_medians
+from halfstep.comparison.intervals import ratio_of_medians
 
 
 def runs(random: np.random.Generator, center: float, count: int = 3, steps: int = 60) -> list[list[float]]:

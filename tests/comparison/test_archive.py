@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 import halfstep
-from halfstep import archive, comparison
-from halfstep.comparison import plan, rebuilt, run_comparison
+from halfstep.comparison import archive, running
+from halfstep.comparison.loading import rebuild
+from halfstep.comparison.request import Request, check_machine, resumed, save, stored
+from halfstep.comparison.running import plan, rebuilt, run_comparison
+from halfstep.comparison.tolerance import parse_tolerance
 from halfstep.errors import UsageError
-from halfstep.loading import rebuild
 from halfstep.record import SCHEMA, Writer, read
-from halfstep.request import Request, check_machine, resumed, save, stored
-from halfstep.tolerance import parse_tolerance
 from halfstep.trials import Outcome, Trial
 
 ENVIRONMENT = {
@@ -73,9 +73,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
         )
         return Outcome(trial, "ok", "", 0, read(written(request, trial)), seconds=1.5)
 
-    monkeypatch.setattr(comparison, "run_trial", run_trial)
-    monkeypatch.setattr(comparison, "_environment", lambda: dict(ENVIRONMENT))
-    monkeypatch.setattr(comparison, "idle_watts", lambda *args: {"idle_watts": None})
+    monkeypatch.setattr(running, "run_trial", run_trial)
+    monkeypatch.setattr(running, "_environment", lambda: dict(ENVIRONMENT))
+    monkeypatch.setattr(running, "idle_watts", lambda *args: {"idle_watts": None})
     return found
 
 

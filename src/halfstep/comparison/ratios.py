@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from halfstep.intervals import Interval, ratio_of_medians
+from halfstep.comparison.intervals import Interval, ratio_of_medians
+from halfstep.comparison.rows import measured, peak
 from halfstep.meters import Absent, summary
-from halfstep.rows import measured, peak
 from halfstep.trials import Outcome
 
 

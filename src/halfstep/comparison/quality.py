@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from halfstep import curves
-from halfstep.curves import LOSS, Curve
-from halfstep.paired import POWER, Band, Paired, band, holm, noise_margin, paired
-from halfstep.ratios import spread
-from halfstep.tolerance import Tolerance
+from halfstep.comparison import curves
+from halfstep.comparison.curves import LOSS, Curve
+from halfstep.comparison.paired import POWER, Band, Paired, band, holm, noise_margin, paired
+from halfstep.comparison.ratios import spread
+from halfstep.comparison.tolerance import Tolerance
+from halfstep.comparison.wording import figure_words, kind_of, summary_words
 from halfstep.trials import Outcome, diverged_from
-from halfstep.wording import figure_words, kind_of, summary_words
 
 Groups = Mapping[str, Sequence[Outcome]]
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from halfstep import tables
-from halfstep.compare import SCHEMA
+from halfstep.comparison import tables
+from halfstep.comparison.loading import Comparison, load
+from halfstep.comparison.verdicts import SCHEMA
 from halfstep.errors import UsageError
-from halfstep.loading import Comparison, load
 
-from .report.sample import comparison, hostile
+from ..report.sample import comparison, hostile
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from halfstep.effort import energy, parts_of_memory, time_shares
+from halfstep.comparison.effort import energy, parts_of_memory, time_shares
 from halfstep.meters import Absent, summary
 from halfstep.trials import Outcome
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from halfstep.why import why
+from halfstep.comparison.why import why
 
 MIB = 2**20
 

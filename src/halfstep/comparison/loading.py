@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from halfstep import tables
-from halfstep.compare import SCHEMA
+from halfstep.comparison import tables
+from halfstep.comparison.verdicts import SCHEMA
 from halfstep.errors import UsageError
 
 Table = Literal["trials", "precisions", "steps"]
@@ -107,7 +107,7 @@ def rebuild(folder: str | Path) -> Comparison:
     A folder that holds none of what a comparison was asked for (an older one, or a single file moved there) is read
     by :func:`load`.
     """
-    from halfstep.comparison import rebuilt
+    from halfstep.comparison.running import rebuilt
 
     path = Path(folder)
     if not (path / "request.json").exists():

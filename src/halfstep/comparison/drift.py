@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from halfstep.paired import ALPHA
-from halfstep.rows import measured
+from halfstep.comparison.paired import ALPHA
+from halfstep.comparison.rows import measured
 from halfstep.trials import Outcome
 
 #: a drift smaller than this is not worth a word

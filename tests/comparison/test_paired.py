@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from halfstep.paired import ALPHA, POWER, band, holm, noise_margin, noncentrality, paired, power
+from halfstep.comparison.paired import ALPHA, POWER, band, holm, noise_margin, noncentrality, paired, power
 
 #: a share of N simulations may exceed its nominal value by three binomial deviations
 N = 2000

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from halfstep.advice import RULES, recommend
+from halfstep.comparison.advice import RULES, recommend
 
 FALL = 1.0
 

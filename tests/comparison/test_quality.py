@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from halfstep.compare import verdicts
-from halfstep.curves import direction, is_quality
+from halfstep.comparison.curves import direction, is_quality
+from halfstep.comparison.paired import ALPHA, POWER, noncentrality
+from halfstep.comparison.rows import trial_row
+from halfstep.comparison.tolerance import Tolerance, parse_tolerance
+from halfstep.comparison.verdicts import verdicts
 from halfstep.errors import UsageError
-from halfstep.paired import ALPHA, POWER, noncentrality
-from halfstep.rows import trial_row
-from halfstep.tolerance import Tolerance, parse_tolerance
 from halfstep.trials import Outcome
 
 from .simulated import comparison, outcome

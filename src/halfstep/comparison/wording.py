@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from halfstep.curves import Direction
-from halfstep.paired import POWER, Paired
+from halfstep.comparison.curves import Direction
+from halfstep.comparison.paired import POWER, Paired
 
 Kind = Literal[
     "baseline",

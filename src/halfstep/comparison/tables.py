@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from halfstep.curves import final, final_loss
+from halfstep.comparison.curves import final, final_loss
 from halfstep.errors import UsageError
 
 Row = dict[str, Any]

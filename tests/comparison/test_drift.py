@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from halfstep.comparison import plan
-from halfstep.drift import speed_drift, trend
+from halfstep.comparison.drift import speed_drift, trend
+from halfstep.comparison.running import plan
 from halfstep.trials import Outcome
 
 from .simulated import outcome

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from halfstep.comparison.evidence import Prefer
+from halfstep.comparison.fit import FitOption
+from halfstep.comparison.tolerance import Tolerance, parse_tolerance
 from halfstep.errors import UsageError
-from halfstep.evidence import Prefer
-from halfstep.fit import FitOption
-from halfstep.tolerance import Tolerance, parse_tolerance
 from halfstep.trials import Job
 
 SCHEMA = "halfstep/request/1"

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from halfstep.adopt import Script, adopt
-from halfstep.evidence import RATIOS, Evidence, Prefer, Row, Verdict, not_learning
-from halfstep.evidence import gain as gain_of
-from halfstep.reasons import failure, quality, ratios, reason, units
+from halfstep.comparison.adopt import Script, adopt
+from halfstep.comparison.evidence import RATIOS, Evidence, Prefer, Row, Verdict, not_learning
+from halfstep.comparison.evidence import gain as gain_of
+from halfstep.comparison.reasons import failure, quality, ratios, reason, units
 
 #: a precision this much short of the best is still preferred where it is the safer one
 AS_GOOD = 0.95

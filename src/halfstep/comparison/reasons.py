@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from halfstep.evidence import RATIOS, Prefer, Row
+from halfstep.comparison.evidence import RATIOS, Prefer, Row
 
 _NAMES = {"speed_ratio": "speed", "memory_ratio": "memory", "energy_ratio": "energy"}
 

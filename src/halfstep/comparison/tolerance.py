@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from halfstep.curves import LOSS
+from halfstep.comparison.curves import LOSS
 from halfstep.errors import UsageError
 
 

@@ -12,17 +12,18 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
-from halfstep import __version__, archive
-from halfstep.adopt import Script
-from halfstep.advice import recommend
-from halfstep.compare import METHOD, SCHEMA, verdicts
-from halfstep.drift import speed_drift
+from halfstep import __version__
+from halfstep.comparison import archive
+from halfstep.comparison.adopt import Script
+from halfstep.comparison.advice import recommend
+from halfstep.comparison.drift import speed_drift
+from halfstep.comparison.fit import fit_batch
+from halfstep.comparison.request import Request, Stored, check_machine, save, stored, write_whole
+from halfstep.comparison.rows import WARMUP, trial_row
+from halfstep.comparison.verdicts import METHOD, SCHEMA, verdicts
 from halfstep.errors import UsageError
-from halfstep.fit import fit_batch
 from halfstep.machine import describe_machine, installed_versions
 from halfstep.meters import idle_watts
-from halfstep.request import Request, Stored, check_machine, save, stored, write_whole
-from halfstep.rows import WARMUP, trial_row
 from halfstep.trials import Outcome, Trial, run_trial
 
 AS_IS = "as-is"

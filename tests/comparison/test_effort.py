@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from halfstep.effort import energy, parts_of_memory, time_shares
+from halfstep.comparison.effort import energy, parts_of_memory, time_shares
 from halfstep.record import Record
 
 PARTS = {"weights": 40, "gradients": 40, "optimizer": 80, "activations": 200, "casts": 20}

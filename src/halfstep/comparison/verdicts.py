@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from halfstep.quality import qualities
-from halfstep.ratios import energy, energy_ratio, memory_ratio, speed_ratio, spread, step_time
-from halfstep.rows import WARMUP
-from halfstep.tolerance import Tolerance
+from halfstep.comparison.quality import qualities
+from halfstep.comparison.ratios import energy, energy_ratio, memory_ratio, speed_ratio, spread, step_time
+from halfstep.comparison.rows import WARMUP
+from halfstep.comparison.tolerance import Tolerance
+from halfstep.comparison.why import why
 from halfstep.trials import Outcome
-from halfstep.why import why
 
 SCHEMA = "halfstep/comparison/1"
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from halfstep.comparison.fit import FINENESS, FIRST, FitOption, Search, fit_batch, parse_fit, parse_size
 from halfstep.errors import UsageError
-from halfstep.fit import FINENESS, FIRST, FitOption, Search, fit_batch, parse_fit, parse_size
 from halfstep.record import Record
 from halfstep.trials import Job, Outcome, Trial
 

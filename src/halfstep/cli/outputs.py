@@ -1,0 +1,65 @@
+"""Where a command writes: found to be writable before anything is run."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from halfstep.errors import UsageError
+
+
+def new_folder(out: str | None, program: str) -> Path:
+    """The folder of the comparison, made and found to be writable before any training.
+
+    Raises:
+        UsageError: it cannot be written, or holds a comparison already.
+    """
+    name = f"{Path(program).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = (Path("halfstep-out") / name if out is None else Path(out)).absolute()
+    if (folder / "comparison.json").exists() or (folder / "request.json").exists():
+        raise UsageError(
+            f"{out!r} already holds a comparison; give --out a new folder, --resume it, or delete that one."
+        )
+    try:
+        (folder / "trials").mkdir(parents=True, exist_ok=True)
+        probe = folder / "trials" / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"Cannot write to the folder {str(folder)!r} ({error.strerror}); give --out a folder you may write."
+        ) from None
+    return folder
+
+
+def json_path_of(json_file: str | None) -> Path | None:
+    """Where ``--json`` goes, found to be writable before any training.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    if json_file is None or json_file == "-":
+        return None if json_file is None else Path("-")
+    path = Path(json_file).absolute()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a"):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"Cannot write {json_file!r} ({error.strerror}); give --json a file you may write."
+        ) from None
+    return path
+
+
+def write_json(data: dict[str, Any], path: Path | None) -> None:
+    """Write ``data`` where :func:`json_path_of` said: nowhere, to stdout, or to a file."""
+    if path is None:
+        return
+    text = json.dumps(data, indent=1, allow_nan=False)
+    if str(path) == "-":
+        print(text)
+    else:
+        path.write_text(text + "\n", encoding="utf-8")

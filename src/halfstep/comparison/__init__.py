@@ -1,0 +1,12 @@
+"""Trials side by side, from the request to the advice. Imports no framework.
+
+In the order in which they are used:
+
+- :mod:`request`, :mod:`running`: what is compared, and running it; :mod:`fit`: the largest batch that fits
+- :mod:`archive`, :mod:`loading`, :mod:`tables`: reading a folder back, for reports, notebooks and spreadsheets
+- :mod:`rows`, :mod:`effort`: one trial as a row; :mod:`verdicts`: one precision as a row, the baseline first
+- :mod:`ratios`, :mod:`intervals`, :mod:`drift`: speed, memory and energy against noise
+- :mod:`quality`, :mod:`curves`, :mod:`paired`, :mod:`tolerance`, :mod:`wording`: losses and figures against noise
+- :mod:`why`: why a precision is no faster or smaller
+- :mod:`advice`, :mod:`evidence`, :mod:`reasons`, :mod:`adopt`: what to use, why, and the lines that make it permanent
+"""

@@ -1,0 +1,77 @@
+"""What every page has in common: templates that escape, data that cannot end a script, a policy of what may run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import shlex
+from collections.abc import Mapping
+from importlib import resources
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from halfstep.report import bars, units
+from halfstep.report.parts import STATUS_WORDS, Absent, Figure
+from halfstep.report.terminal import why
+
+EMPTY_STYLE = ""  #: plotly adds an empty style element and fills it by the CSSOM
+#: what a script element must not hold as it is
+_UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
+
+def embedded(value: object) -> Markup:
+    """JSON that may stand in a script element: no character in it can end the element; nan and inf are null."""
+    written = json.dumps(without_nan(value), separators=(",", ":"))
+    return Markup("".join(_UNSAFE.get(c, c) for c in written))
+
+
+def policy(scripts: list[str], styles: list[str]) -> str:
+    """The content security policy: nothing but these very scripts and styles, and pictures made on the page."""
+    allowed = [" ".join(f"'sha256-{_digest(text)}'" for text in texts) for texts in (scripts, styles)]
+    return (
+        f"default-src 'none'; script-src {allowed[0]}; style-src {allowed[1]}; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def templates() -> Environment:
+    """The environment that pages are drawn in: every text escaped, a name that is not there an error."""
+    made = Environment(
+        loader=PackageLoader("halfstep.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"embedded": embedded, "count": units.count, "quantity": units.quantity}
+    made.filters |= {"duration": units.duration, "status": _status}
+    made.globals |= {"span": units.span, "join": shlex.join, "legend": bars.legend, "why": why}
+    made.filters |= {"percent": units.percent}
+    made.tests |= {"absent": lambda part: isinstance(part, Absent), "figure": lambda p: isinstance(p, Figure)}
+    return made
+
+
+def _status(status: str) -> str:
+    return STATUS_WORDS.get(status, status)
+
+
+def asset(name: str) -> str:
+    """A script or style sheet of the pages, as its text."""
+    file = resources.files("halfstep.report") / "templates" / name
+    return file.read_text("utf-8").replace("\r\n", "\n")
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def without_nan(value: object) -> object:
+    """The value with null for every number that JSON has no word for."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): without_nan(item) for key, item in value.items()}
+    return [without_nan(item) for item in value] if isinstance(value, list | tuple) else value
