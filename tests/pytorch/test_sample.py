@@ -39,7 +39,7 @@ def sampled(autocast: bool) -> dict:
         loss = model(torch.randn(32, 16)).float().sum()
     loss.backward()
     sample.backward_done()
-    return sample.end([optimizer])
+    return sample.end(list(model.parameters()), [optimizer])
 
 
 def test_flops_of_odd_sizes_are_those_of_the_layer_of_ten() -> None:
