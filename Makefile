@@ -15,7 +15,7 @@ demo: $(INSTALLED) ## train a small GPT in every precision of this machine, and 
 	$(BIN)/halfstep compare --steps 60 --repeats 2 --out halfstep-out/demo examples/char_gpt.py
 
 test: lint types ## what CI runs: lint, types and every test
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: $(INSTALLED) ## ruff: rules and format
 	$(BIN)/ruff check
