@@ -1,6 +1,6 @@
 """How often halfstep's verdict on a precision is right, where the truth is known.
 
-Simulated: comparisons of four precisions with the trials of tests/simulated.py, judged by what `halfstep compare`
+Simulated: comparisons of four precisions with the trials of tests/comparison/simulated.py, judged by what `halfstep compare`
 judges with. One precision is shifted by a known multiple of the noise, three are equal to fp32; counted are false
 alarms, shifts that were seen, intervals that held the truth, and equivalence that was claimed wrongly.
 Real: `halfstep compare` on benchmarks/programs/known_truth.py, whose figures are equal, or worse by a known amount,
@@ -34,7 +34,7 @@ from halfstep.trials import Outcome
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.simulated import comparison  # noqa: E402
+from tests.comparison.simulated import comparison  # noqa: E402
 
 PROGRAM = ROOT / "benchmarks" / "programs" / "known_truth.py"
 
