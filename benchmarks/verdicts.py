@@ -1,8 +1,8 @@
 """How often halfstep's verdict on a precision is right, where the truth is known.
 
 Simulated: comparisons of four precisions with the trials of tests/comparison/simulated.py, judged by what
-`halfstep compare` judges with. One precision is shifted by a known multiple of the noise, three are equal to fp32; counted are false
-alarms, shifts that were seen, intervals that held the truth, and equivalence that was claimed wrongly.
+`halfstep compare` judges with. One precision is shifted by a known multiple of the noise, three are equal to fp32;
+counted are false alarms, shifts that were seen, intervals that held the truth, and equivalence claimed wrongly.
 Real: `halfstep compare` on benchmarks/programs/known_truth.py, whose figures are equal, or worse by a known amount,
 by construction.
 
