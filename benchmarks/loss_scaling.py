@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from halfstep.meters import Absent, now, summary
+from halfstep.pytorch import capabilities
 from halfstep.pytorch.grad_scaler import GradScaler
 
 Contender = Callable[[], object]
@@ -132,12 +133,6 @@ def measure(sizes: list[int], count: int) -> dict[str, Any]:
     return found
 
 
-def cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -156,7 +151,7 @@ def main() -> None:
                 print(
                     f"{case}, {what}: " + ", ".join(line(name, row) for name, row in rows.items()), flush=True
                 )
-    cpu = cpu_name()
+    cpu = capabilities.cpu().model or platform.machine()
     path = options.json or Path(__file__).parent / "results" / f"loss_scaling-{slug(cpu)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {

@@ -34,6 +34,7 @@ import torch
 
 from halfstep.formats import Format, get_scalar
 from halfstep.meters import Absent, now, summary
+from halfstep.pytorch import capabilities
 from halfstep.pytorch.rounding import round_to
 
 Round = Callable[[torch.Tensor], torch.Tensor]
@@ -191,12 +192,6 @@ def line(name: str, row: dict[str, Any]) -> str:
     return f"{name} {ratio['median']:.2f}x ({interval}{wrong})"
 
 
-def cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -232,7 +227,7 @@ def main() -> None:
         print(f"{name} left out: {reason}")
     if options.quick:
         return
-    cpu = cpu_name()
+    cpu = capabilities.cpu().model or platform.machine()
     slug = re.sub(r"[^a-z0-9]+", "-", cpu.lower()).strip("-")
     path = options.json or Path(__file__).parent / "results" / f"numerics-{slug}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

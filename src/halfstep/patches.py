@@ -7,6 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 
+def descendants(cls: type) -> list[type]:
+    """Every subclass of ``cls`` that exists, and theirs."""
+    children: list[type] = cls.__subclasses__()
+    return [found for child in children for found in (child, *descendants(child))]
+
+
 class Patches:
     """The places in a framework that a takeover has replaced, in order; :meth:`undo` restores them."""
 

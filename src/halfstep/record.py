@@ -87,6 +87,34 @@ class NullWriter:
         """Nothing."""
 
 
+class StepLines:
+    """Writes the line of each step, and, once, the event of the first loss that is not finite."""
+
+    def __init__(self, writer: Writer | NullWriter) -> None:
+        self._writer = writer
+        self._nonfinite = False
+
+    def write(
+        self,
+        index: int,
+        loss: float | None,
+        seconds: float | None,
+        skipped: bool,
+        scale: float,
+        sampled: bool,
+    ) -> None:
+        """Write the line of step ``index``, counted from 0."""
+        fields: dict[str, Any] = {"step": index, "loss": loss, "seconds": seconds, "skipped": skipped}
+        if scale != 1.0:
+            fields["loss_scale"] = scale
+        if sampled:
+            fields["sampled"] = True
+        self._writer.write("step", **fields)
+        if loss is not None and not math.isfinite(loss) and not self._nonfinite:
+            self._nonfinite = True
+            self._writer.write("nonfinite", step=index, what="loss", value=loss)
+
+
 @dataclass
 class Record:
     """A record read back. ``events`` by kind; steps in order; ``end`` is empty if the process was killed."""

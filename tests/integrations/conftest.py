@@ -80,3 +80,15 @@ def assert_close(losses: list[float], exact: list[float], recipe: str, products:
         bound = 2 * true**0.5 * 3 * products * ROUNDOFF[recipe] * (1 + 2 * steps)
         assert abs(loss - true) <= bound, (index, loss, true)
     assert losses != exact
+
+
+@pytest.fixture(scope="module")
+def plain(ran: Runs, request: pytest.FixtureRequest) -> Ran:
+    """The module's PROGRAM by python, with each precision of its OWN."""
+    return ran(request.module.PROGRAM, None, *request.module.OWN)
+
+
+@pytest.fixture(params=["fp32", "bf16", "fp16"])
+def under(ran: Runs, request: pytest.FixtureRequest) -> tuple[str, Ran]:
+    """A recipe, and the module's PROGRAM under it, which asks for what UNDER says."""
+    return request.param, ran(request.module.PROGRAM, request.param, request.module.UNDER[request.param])

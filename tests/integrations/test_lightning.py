@@ -15,16 +15,6 @@ OWN = ("32-true", "bf16-mixed", "64-true")
 UNDER = {"fp32": "bf16-true", "bf16": "64-true", "fp16": "16-mixed"}
 
 
-@pytest.fixture(scope="module")
-def plain(ran: Runs) -> Ran:
-    return ran(PROGRAM, None, *OWN)
-
-
-@pytest.fixture(params=UNDER)
-def under(ran: Runs, request: pytest.FixtureRequest) -> tuple[str, Ran]:
-    return request.param, ran(PROGRAM, request.param, UNDER[request.param])
-
-
 def test_as_is_prints_the_same(ran: Runs, plain: Ran) -> None:
     assert ran(PROGRAM, "as-is", *OWN).sections == plain.sections
 

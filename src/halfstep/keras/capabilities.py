@@ -9,8 +9,9 @@ import importlib.util
 import json
 import os
 import platform
-from pathlib import Path
 from typing import Any
+
+from halfstep.cpuinfo import cpuinfo
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
@@ -57,15 +58,7 @@ def _row(kind: str, reason: str) -> Row:
 
 def flags() -> frozenset[str]:
     """The CPU's flags, from Linux; empty elsewhere."""
-    return frozenset(_cpuinfo("flags").split())
-
-
-def _cpuinfo(field: str) -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
+    return frozenset(cpuinfo("flags").split())
 
 
 def accelerators(backend: str) -> list[tuple[str, tuple[int, ...] | None]]:
@@ -114,7 +107,7 @@ def describe() -> dict[str, Any]:
     backend = "tensorflow" if importlib.util.find_spec("tensorflow") else "jax"
     known = sorted(flag for units in _UNITS.values() for flag in units)
     cpu = {name: cpu_support(name, flags()) for name in PRECISIONS}
-    model = _cpuinfo("model name") or platform.processor()
+    model = cpuinfo("model name") or platform.processor()
     devices: list[dict[str, Any]] = [
         {"device": "cpu", "name": model, "capability": None, "precisions": cpu},
         *(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from halfstep.record import NullWriter, Writer
+from halfstep.record import NullWriter, StepLines, Writer
 
 #: steps that a line waits on an accelerator, so that reading its numbers does not hold up the steps after it
 LAG = 4
@@ -51,7 +50,7 @@ class Recorder:
         self._read = read
         self._waiting: deque[tuple[int, Seen, float | None, bool]] = deque()
         self._last: float | None = None
-        self._nonfinite = False
+        self._lines = StepLines(writer)
 
     def step(self, seen: Seen, sampled: bool = False, share: int = 1) -> None:
         """A step is over; ``share`` steps were made in the time since the last one, and this is one of them."""
@@ -73,16 +72,8 @@ class Recorder:
         loss = None if seen.loss is None else _number(seen.loss)
         finite = seen.finite is None or bool(seen.finite)
         self.skipped += not finite
-        fields: dict[str, Any] = {"step": index, "loss": loss, "seconds": seconds, "skipped": not finite}
         scale = 1.0 if seen.scale is None else float(seen.scale)
-        if scale != 1.0:
-            fields["loss_scale"] = scale
-        if sampled:
-            fields["sampled"] = True
-        self._writer.write("step", **fields)
-        if loss is not None and not math.isfinite(loss) and not self._nonfinite:
-            self._nonfinite = True
-            self._writer.write("nonfinite", step=index, what="loss", value=loss)
+        self._lines.write(index, loss, seconds, not finite, scale, sampled)
         self._read(finite, scale)
 
     def write(self, event: str, **fields: Any) -> None:

@@ -63,18 +63,17 @@ class ByHand:
     def passed(self) -> None:
         """``backward`` has filled ``.grad``."""
         if self.active:
-            gradients = [p.grad for p in self.parameters if p.grad is not None]
-            self._step(not self._guards or self._takeover.scaling.finite(gradients), gradients)
+            self._step([p.grad for p in self.parameters if p.grad is not None] if self._guards else [])
 
     def passed_grad(self, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
         """``torch.autograd.grad`` has returned ``gradients``, which are of no further graph."""
         if self.active:
             self._takeover.ambient.forget_casts()
             self._takeover.recorder.backward(outputs)
-            known = [gradient for gradient in gradients if gradient is not None]
-            self._step(not self._guards or self._takeover.scaling.finite(known), known)
+            self._step([gradient for gradient in gradients if gradient is not None])
 
-    def _step(self, finite: bool, gradients: list[Tensor]) -> None:
+    def _step(self, gradients: list[Tensor]) -> None:
+        finite = not self._guards or self._takeover.scaling.finite(gradients)
         if self._takeover.steps == 0:
             self._takeover.write("warning", text=TOLD + (TOLD_OF_ZEROS if self._guards else ""))
         if not finite:

@@ -10,11 +10,11 @@ import json
 import os
 import platform
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from halfstep.cpuinfo import cpuinfo
 from halfstep.errors import UsageError
 
 Kind = Literal["native", "fp32_units", "emulated", "impossible"]
@@ -79,16 +79,14 @@ class Cpu:
 @functools.cache
 def cpu() -> Cpu:
     """This machine's CPU, as PyTorch sees it."""
-    return Cpu(
-        platform.machine().lower(), _flags(), _onednn(), _cpuinfo("model name") or platform.processor()
-    )
+    return Cpu(platform.machine().lower(), _flags(), _onednn(), cpuinfo("model name") or platform.processor())
 
 
 def _flags() -> frozenset[str]:
     """PyTorch's own list, or, where it has none yet, the kernel's, in which only ``avx512f`` is spelt otherwise."""
     if hasattr(torch.cpu, "get_capabilities"):
         return frozenset(name for name, there in torch.cpu.get_capabilities().items() if there is True)
-    return frozenset(_cpuinfo("flags").replace("avx512f", "avx512_f").split())
+    return frozenset(cpuinfo("flags").replace("avx512f", "avx512_f").split())
 
 
 def _onednn() -> frozenset[str]:
@@ -97,15 +95,6 @@ def _onednn() -> frozenset[str]:
     if not torch.backends.mkldnn.is_available():
         return frozenset()
     return frozenset(precision for precision, check in checks.items() if check is not None and check())
-
-
-def _cpuinfo(field: str) -> str:
-    """A field of Linux's ``/proc/cpuinfo``; empty where there is no such file or field."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
 
 
 def support(precision_compute: str, device: str = "cpu") -> Support:

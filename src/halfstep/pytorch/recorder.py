@@ -6,7 +6,6 @@ steps are timed by CUDA events: no synchronisation that the script did not ask f
 
 from __future__ import annotations
 
-import math
 import time
 import weakref
 from collections import deque
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from halfstep.record import NullWriter, Writer
+from halfstep.record import NullWriter, StepLines, Writer
 
 
 class NullRecorder:
@@ -59,13 +58,13 @@ class Recorder(NullRecorder):
     def __init__(self, writer: Writer | NullWriter, on_step: Callable[[int], bool]) -> None:
         super().__init__()
         self._writer = writer
+        self._lines = StepLines(writer)
         self._on_step = on_step
         self._losses: list[Tensor] = []
         self._closed = False
         self._clock = HostClock()
         self._waiting: deque[Line] = deque()
         self._figures: deque[tuple[str, int, Figure]] = deque()
-        self._nonfinite = False
 
     def backward(self, outputs: Sequence[Tensor]) -> None:
         if not self._closed:
@@ -88,7 +87,7 @@ class Recorder(NullRecorder):
             self._waiting.append(Line(index, loss, seconds, skipped, loss_scale, sampled))
             self._flush(wait=False)
         else:
-            self._step_line(index, loss, seconds, skipped, loss_scale, sampled)
+            self._lines.write(index, loss, seconds, skipped, loss_scale, sampled)
         self._clock.resume(sampled)
 
     def _flush(self, wait: bool) -> None:
@@ -99,26 +98,7 @@ class Recorder(NullRecorder):
             if isinstance(loss, _Pending) or isinstance(seconds, _Pending):
                 return
             self._waiting.popleft()
-            self._step_line(line.step, loss, seconds, line.skipped, line.scale, line.sampled)
-
-    def _step_line(
-        self,
-        index: int,
-        loss: float | None,
-        seconds: float | None,
-        skipped: bool,
-        scale: float,
-        sampled: bool,
-    ) -> None:
-        fields: dict[str, Any] = {"step": index, "loss": loss, "seconds": seconds, "skipped": skipped}
-        if scale != 1.0:
-            fields["loss_scale"] = scale
-        if sampled:
-            fields["sampled"] = True
-        self._writer.write("step", **fields)
-        if loss is not None and not math.isfinite(loss) and not self._nonfinite:
-            self._nonfinite = True
-            self._writer.write("nonfinite", step=index, what="loss", value=loss)
+            self._lines.write(line.step, loss, seconds, line.skipped, line.scale, line.sampled)
 
     def write(self, event: str, **fields: Any) -> None:
         self._writer.write(event, **fields)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
+from halfstep.patches import descendants
 from halfstep.pytorch.patches import Patches
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -28,7 +29,7 @@ class Statistics:
 
     def install(self, patches: Patches) -> None:
         """Look in before every normalisation layer's forward pass."""
-        subclasses = [_NormBase, *_descendants(_NormBase)]
+        subclasses = [_NormBase, *descendants(_NormBase)]
         for cls in subclasses:
             if "forward" in vars(cls):
                 patches.wrap(cls, "forward", self._before_forward)
@@ -63,8 +64,3 @@ class Statistics:
             for live, saved in self._saved:
                 live.copy_(saved)
         self._fresh = False
-
-
-def _descendants(cls: type) -> list[type]:
-    children: list[type] = cls.__subclasses__()
-    return [found for child in children for found in (child, *_descendants(child))]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim import Optimizer
 
+from halfstep.patches import descendants
 from halfstep.pytorch.backward import inside_backward
 from halfstep.pytorch.gradients import gradients_of
 from halfstep.pytorch.patches import Patches, never_traced
@@ -166,10 +167,4 @@ def _named() -> AbstractContextManager[Any]:
 
 def classes_with_a_wrapped_step() -> list[type[Optimizer]]:
     """Optimizer classes of which an instance exists: PyTorch will not wrap their step again."""
-    found, classes = [], [Optimizer]
-    while classes:
-        cls = classes.pop()
-        classes += cls.__subclasses__()
-        if getattr(vars(cls).get("step"), "hooked", False):
-            found.append(cls)
-    return found
+    return [cls for cls in descendants(Optimizer) if getattr(vars(cls).get("step"), "hooked", False)]
