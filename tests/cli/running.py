@@ -25,8 +25,14 @@ def halfstep(*arguments: str, cwd: Path | None = None, env: dict[str, str] | Non
     )
 
 
-def python(*arguments: str, cwd: Path | None = None) -> Done:
+def python(*arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> Done:
     """Run plain python."""
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, timeout=300, check=False
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        timeout=300,
+        check=False,
     )

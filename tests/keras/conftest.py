@@ -14,7 +14,8 @@ import pytest
 from halfstep.frameworks import FRAMEWORKS
 from halfstep.record import Record, read
 
-from ..cli.running import PROGRAMS, Done, halfstep
+from ..cli.running import PROGRAMS, Done, halfstep, python
+from . import adopted
 
 BACKENDS = ("tensorflow", "jax", "torch")
 
@@ -59,6 +60,42 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checked
         return Checked(json.loads(done.stdout.splitlines()[-1]), read(record), done)
 
     return checked
+
+
+@dataclass
+class Turn:
+    """What a program that ran in turn with others left in its ``facts``, and its record."""
+
+    facts: dict[str, Any]
+    record: Record
+
+
+@pytest.fixture(scope="session")
+def in_turn(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Turn]]:
+    """``in_turn(backend)`` runs all of :func:`turns` in one process there; by their names."""
+
+    @functools.cache
+    def run(backend: str) -> dict[str, Turn]:
+        skip_without("keras", backend)
+        folder = tmp_path_factory.mktemp(f"{backend}-in-turn")
+        jobs = turns(backend, folder)
+        (folder / "jobs").write_text(json.dumps(jobs))
+        done = python(str(PROGRAMS / "keras" / "in_turn.py"), str(folder / "jobs"), env=environment(backend))
+        assert done.returncode == 0, done.stderr
+        facts = json.loads(done.stdout.splitlines()[-1])
+        return {name: Turn(facts[name], read(folder / f"{name}.jsonl")) for name, _, _ in jobs}
+
+    return run
+
+
+#: what ``small_steps.py`` runs under
+STEADY = ("bf16", "bf16:keep=dense*", "bf16:skip_nonfinite", "bf16:loss_scale=1024")
+
+
+def turns(backend: str, folder: Path) -> list[tuple[str, str, str]]:
+    """(name, recipe, path) of every program that shares a process with the others."""
+    steps = str(PROGRAMS / "keras" / "small_steps.py")
+    return [*((recipe, recipe, steps) for recipe in STEADY), *adopted.turns(backend, folder)]
 
 
 def skip_without(*names: str) -> None:

@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 
 from .conftest import BACKENDS, Checked
+from .rounding import U, gradient_of_squares
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("backend", BACKENDS)]
 
 Run = Callable[[str], Checked]
-
-#: unit roundoff of fp16
-U = 2.0**-11
 
 
 def test_the_policy_is_the_recipes_whatever_the_script_sets(checked: Run, backend: str) -> None:
@@ -44,20 +42,12 @@ def test_layers_of_another_dtype_keep_it_and_so_do_those_that_the_user_names(
 def test_one_step_is_that_of_float64_within_the_rounding_of_fp16(
     checked: Run, backend: str, which: str
 ) -> None:
-    """Also for a train_step that knows nothing of loss scales, in which Keras would divide true gradients by one.
-
-    With x and w exact in fp16, k = 4 products and n = 16 rows: a prediction p is off by at most (k + 1) u sum|x w|, the
-    residual's gradient r by one rounding more, and each gradient, a sum over n, by (n + 1) u sum|r x| beside what r was
-    off by. The weight itself, and Keras's cast of the residual's gradient to fp16, add one rounding each.
-    """
+    """Also for a train_step that knows nothing of loss scales, in which Keras would divide true gradients by one."""
     facts = checked(backend).facts
     x, y, w = (np.array(facts["data"][name]) for name in "xyw")
-    n, k = x.shape
-    residual = 2 / n * (x @ w - y)
-    exact = w - x.T @ residual
-    off = 2 / n * (k + 1) * U * (np.abs(x) @ np.abs(w)) + 2 * U * np.abs(residual)
-    bound = np.abs(x).T @ off + (n + 1) * U * np.abs(x).T @ np.abs(residual) + 2.0**-23 * np.abs(exact)
-    assert (np.abs(np.array(facts[which]) - exact) <= bound).all()
+    gradient, bound = gradient_of_squares(x, y, w, U["fp16"])
+    exact = w - gradient
+    assert (np.abs(np.array(facts[which]) - exact) <= bound + 2 * U["fp32"] * np.abs(exact)).all()
 
 
 def test_a_step_that_overflows_changes_nothing_and_is_counted(checked: Run, backend: str) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from .conftest import Checked
+from .conftest import Checked, Turn
+from .rounding import U, gradient_of_squares
 
 pytestmark = pytest.mark.slow
 
 Run = Callable[[str], Checked]
-U = 2.0**-11
 
 
 @pytest.mark.parametrize("how", ["eager", "graph"])
@@ -30,17 +30,17 @@ def test_the_script_sees_no_scale(checked: Run, how: str) -> None:
     assert 0 < facts["largest_gradient"] < 100
 
 
-def test_gradients_are_true_also_where_the_script_scales_by_itself(checked: Run) -> None:
-    """The bound of test_takeover, with w = 1: nothing is scaled twice, and nothing is left scaled."""
-    facts = checked("tensorflow").facts["tapes"]
-    x, y = np.array(facts["x"]), np.array(facts["y"]).ravel()
-    n, k = x.shape
-    residual = 2 / n * (x.sum(axis=1) - y)
-    exact = x.T @ residual
-    off = 2 / n * (k + 1) * U * np.abs(x).sum(axis=1) + 2 * U * np.abs(residual)
-    bound = np.abs(x).T @ off + (n + 1) * U * np.abs(x).T @ np.abs(residual) + 2.0**-22
-    for found in facts["linear"]:
-        assert (np.abs(np.array(found) - exact) <= bound).all()
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_gradients_are_true_also_where_the_script_scales_by_itself(
+    checked: Run, in_turn: Callable[[str], dict[str, Turn]], precision: str
+) -> None:
+    """Nothing is scaled twice, and nothing is left scaled."""
+    facts = checked("tensorflow").facts if precision == "fp16" else in_turn("tensorflow")[precision].facts
+    tapes = facts["tapes"]
+    x, y = np.array(tapes["x"]), np.array(tapes["y"]).ravel()
+    exact, bound = gradient_of_squares(x, y, np.ones(4), U[precision])
+    for found in tapes["linear"]:
+        assert (np.abs(np.array(found) - exact) <= bound + 4 * U["fp32"]).all()
 
 
 def test_steps_inside_a_graph_are_recorded_one_by_one(checked: Run) -> None:

@@ -142,10 +142,12 @@ _FABRIC = 'fabric = Fabric(precision="{}")   # beside your other arguments'
 _ACCELERATOR = 'accelerator = Accelerator(mixed_precision="{}")   # beside your other arguments'
 _POLICY = 'keras.config.set_dtype_policy("{}")   # before the first layer is made'
 
-_KERAS_SCALING = """\
-optimizer = keras.optimizers.LossScaleOptimizer(optimizer)   # compile() does this; a loop of your own:
-#   with tf.GradientTape() as tape: scaled = optimizer.scale_loss(loss)
-#   optimizer.apply(tape.gradient(scaled, variables), variables)   # unscales, and skips what is not finite"""
+_KERAS_LOOP = """\
+optimizer = keras.optimizers.LossScaleOptimizer(optimizer)   # clips by the global_clipnorm of the inner one
+with tf.GradientTape() as tape:
+    scaled = optimizer.scale_loss(loss_fn(targets, model(inputs, training=True)))
+gradients = tape.gradient(scaled, model.trainable_variables)   # scaled too
+optimizer.apply(gradients, model.trainable_variables)   # unscales, and skips what is not finite"""
 
 
 def _arguments(flags: str) -> Words:
@@ -199,6 +201,6 @@ OWN_WORDS: dict[str, dict[str, Words]] = {
     "tensorflow": {
         "fp32": _always(_POLICY.format("float32")),
         "bf16": _always(_POLICY.format("mixed_bfloat16")),
-        "fp16": _always(_KERAS_SCALING, _POLICY.format("mixed_float16")),
+        "fp16": _always(_KERAS_LOOP, _POLICY.format("mixed_float16")),
     },
 }
