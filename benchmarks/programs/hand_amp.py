@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import sys
 from pathlib import Path
 
 import torch
@@ -62,6 +63,7 @@ def gpt(preset: str) -> tuple[nn.Module, int, int]:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     shape = module.PRESETS[preset]
     return module.GPT(shape), shape.block_size, shape.vocab_size

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+
+from halfstep.record import Writer
 
 
 def amp_script(autocast, scaler) -> tuple[torch.dtype, float, float]:
@@ -59,6 +63,24 @@ def test_as_is_leaves_it_alone(begin) -> None:
     assert amp_script(spellings()[1], torch.amp.GradScaler("cpu", init_scale=64.0)) == plain
     assert plain[0] is torch.bfloat16
     assert plain[2] == 64.0
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_recorded_loss_is_the_scripts_not_the_one_its_scaler_made(
+    begin, tmp_path: Path, several: bool
+) -> None:
+    begin("as-is", Writer(tmp_path / "record.jsonl"))
+    weight = nn.Parameter(torch.tensor([3.0]))
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)
+    for _ in range(2):
+        losses = [weight.square().sum(), weight.sum()] if several else [weight.square().sum()]
+        for scaled in scaler.scale(losses) if several else [scaler.scale(losses[0])]:
+            scaled.backward()
+        scaler.step(optimizer)
+        scaler.update()
+    lines = [json.loads(line) for line in (tmp_path / "record.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines if line["event"] == "step"] == [12.0 if several else 9.0] * 2
 
 
 @pytest.mark.parametrize("recipe", ["as-is", "fp32", "bf16"])

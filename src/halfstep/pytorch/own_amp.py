@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -16,6 +16,8 @@ import torch
 from halfstep.pytorch.patches import Patches
 
 Note = Callable[[str], None]
+#: called with losses, and with the same times the scale of the script's own scaler
+Scaled = Callable[[Sequence[Any], Sequence[Any]], None]
 
 
 def yield_to(dtype: torch.dtype | None, note: Note, patches: Patches) -> None:
@@ -32,8 +34,14 @@ def yield_to(dtype: torch.dtype | None, note: Note, patches: Patches) -> None:
     patches.wrap(torch.amp.GradScaler, "__init__", lambda original: _scaler_init(original, note))
 
 
-def watch_only(note: Note, patches: Patches) -> None:
-    """Leave the script's AMP in force (``as-is``) and only note that it has some."""
+def watch_only(note: Note, scaled: Scaled, patches: Patches) -> None:
+    """Leave the script's AMP in force (``as-is``), and only note that it has some and what its scaler scales.
+
+    Args:
+        note: as in :func:`yield_to`.
+        scaled: called with what the script's scaler was given and what it returned.
+        patches: where the replaced functions are remembered.
+    """
 
     def watching(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
         def wrap(original: Callable[..., None]) -> Callable[..., None]:
@@ -48,6 +56,19 @@ def watch_only(note: Note, patches: Patches) -> None:
 
     patches.wrap(torch.amp.autocast, "__init__", watching("autocast"))
     patches.wrap(torch.amp.GradScaler, "__init__", watching("GradScaler"))
+    patches.wrap(torch.amp.GradScaler, "scale", lambda original: _scale(original, scaled))
+
+
+def _scale(original: Callable[..., Any], scaled: Scaled) -> Callable[..., Any]:
+    def scale(self: Any, outputs: Any) -> Any:
+        result = original(self, outputs)
+        if isinstance(outputs, torch.Tensor):
+            scaled([outputs], [result])
+        elif isinstance(outputs, list | tuple):  # an iterator is used up by now, and so is what came of it
+            scaled(outputs, result)
+        return result
+
+    return scale
 
 
 def _autocast_init(

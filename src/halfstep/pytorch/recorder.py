@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, SupportsFloat
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from halfstep.record import NullWriter, StepLines, Writer
 
@@ -34,6 +35,9 @@ class NullRecorder:
 
     def backward(self, outputs: Sequence[Tensor]) -> None:
         """A backward pass is about to start from ``outputs``."""
+
+    def scaled(self, losses: Sequence[Tensor], by_script: Sequence[Tensor]) -> None:
+        """The script's own scaler has made ``by_script`` of ``losses``."""
 
     def closure_done(self) -> None:
         """An optimizer's closure has returned: its first loss is the step's."""
@@ -61,6 +65,7 @@ class Recorder(NullRecorder):
         self._lines = StepLines(writer)
         self._on_step = on_step
         self._losses: list[Tensor] = []
+        self._unscaled = WeakTensorKeyDictionary()
         self._closed = False
         self._clock = HostClock()
         self._waiting: deque[Line] = deque()
@@ -69,7 +74,13 @@ class Recorder(NullRecorder):
     def backward(self, outputs: Sequence[Tensor]) -> None:
         if not self._closed:
             # The gradients of several passes add up to the gradient of the sum, so that is the step's loss.
-            self._losses += [output.detach() for output in outputs if output.numel() == 1]
+            losses = (self._unscaled.get(output, output) for output in outputs)
+            self._losses += [loss.detach() for loss in losses if loss.numel() == 1]
+
+    def scaled(self, losses: Sequence[Tensor], by_script: Sequence[Tensor]) -> None:
+        # What is recorded is the loss, not the loss times 65536.
+        pairs = zip(by_script, losses, strict=False)
+        self._unscaled.update((s, loss.detach()) for s, loss in pairs if isinstance(loss, Tensor))
 
     def closure_done(self) -> None:
         self._closed = True

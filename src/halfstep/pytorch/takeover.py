@@ -139,7 +139,7 @@ class Takeover(Face):
         """Replace what has to be replaced, and nothing that the recipe does not need."""
         recipe, patches = self.recipe, self.patches
         if recipe.as_is:
-            own_amp.watch_only(self.note_own_amp, patches)
+            own_amp.watch_only(self.note_own_amp, self.recorder.scaled, patches)
         else:
             spawning.refuse(self._stop, patches)
             own_amp.yield_to(self.ambient.dtype, self.note_own_amp, patches)
