@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from halfstep.loss_scale import power_of_two
 from halfstep.pytorch import clipping
-from halfstep.pytorch.gradients import Values, constant, gradients_of, unscale_
+from halfstep.pytorch.gradients import Values, constant, gradients_of, unscale_, unscale_in_c_
 from halfstep.pytorch.scaler_misuse import (
     ScaleCollapse,
     ScalerMisuse,
@@ -288,17 +288,19 @@ class GradScaler(torch.amp.GradScaler):
         self, optimizer: Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool
     ) -> dict[torch.device, Tensor]:
         """Unscale and test; device -> 1 where a gradient there is not finite, else 0."""
+        if allow_fp16:
+            _coalesce_half(optimizer)
         founds: dict[torch.device, Tensor] = {}
         with torch.no_grad():
-            values = Values.of(gradients_of(optimizer), own_part=False)
-            if torch.float16 in values.dtypes:
-                if not allow_fp16:
-                    raise ScalerMisuse(
-                        "Attempting to unscale FP16 gradients; keep the parameters in float32 (model.float()) "
-                        "and compute in float16 by torch.autocast."
-                    )
-                _coalesce_half(optimizer)
-                values = Values.of(gradients_of(optimizer), own_part=False)
+            found, left = _unscale_in_c(gradients_of(optimizer), inv_scale, allow_fp16)
+            if found is not None:
+                founds[found.device] = found.maximum(found_inf.to(found.device))
+            values = Values.of(left, own_part=False)
+            if torch.float16 in values.dtypes and not allow_fp16:
+                raise ScalerMisuse(
+                    "Attempting to unscale FP16 gradients; keep the parameters in float32 (model.float()) "
+                    "and compute in float16 by torch.autocast."
+                )
             for device, tensors in values.by_device():
                 if device not in founds:
                     founds[device] = found_inf.to(device, copy=True, non_blocking=True)
@@ -369,6 +371,14 @@ def _coalesce_half(optimizer: Optimizer) -> None:
         for p in group["params"]:
             if p.dtype is torch.float16 and p.grad is not None and p.grad.is_sparse:
                 p.grad = p.grad.coalesce()
+
+
+def _unscale_in_c(gradients: list[Tensor], inverse: Tensor, fp16: bool) -> tuple[Tensor | None, list[Tensor]]:
+    """1.0 or 0.0 for what the kernels in C have unscaled, None if that was nothing; and the gradients left."""
+    if not inverse.is_cpu:  # reading it would synchronize
+        return None, gradients
+    bad, left = unscale_in_c_(gradients, inverse.item(), fp16)
+    return (torch.tensor(float(bad)) if len(left) < len(gradients) else None), left
 
 
 def _inverse(scale: Tensor) -> Tensor:

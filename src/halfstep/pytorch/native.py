@@ -1,4 +1,4 @@
-"""The rounding kernels in C, compiled when first needed and kept in the user's cache directory.
+"""Kernels in C, compiled when first needed and kept in the user's cache directory; here those that round.
 
 Where there is no C compiler, or nowhere to keep the result, there are none, and PyTorch's operations do the same work.
 """
@@ -100,11 +100,18 @@ def _threads(elements: int) -> int:
 @functools.cache
 def kernels() -> Kernels | None:
     """The compiled kernels, or None where they cannot be had. The first call may compile, for a second or two."""
-    path = _cache() / f"rounding-{_key()}.so"
-    if not path.exists() and not _compile(path):
+    found = library(SOURCE)
+    return None if found is None else Kernels(found)
+
+
+@functools.cache
+def library(source: Path) -> ctypes.CDLL | None:
+    """``source``, compiled and loaded; None where it cannot be."""
+    path = _cache() / f"{source.stem}-{_key(source)}.so"
+    if not path.exists() and not _compile(source, path):
         return None
     try:
-        return Kernels(ctypes.CDLL(str(path)))
+        return ctypes.CDLL(str(path))
     except OSError:
         return None
 
@@ -113,15 +120,15 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "halfstep"
 
 
-def _key() -> str:
+def _key(source: Path) -> str:
     """A home directory may serve several machines: what is native to one is not to all."""
     machine = cpu()
     parts = [platform.system(), machine.architecture, machine.model, *sorted(machine.flags), *_FLAGS]
-    return hashlib.sha256(SOURCE.read_bytes() + "\n".join(parts).encode()).hexdigest()[:16]
+    return hashlib.sha256(source.read_bytes() + "\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _compile(path: Path) -> bool:
-    """Compile into ``path``, whole or not at all: other processes may be doing the same."""
+def _compile(source: Path, path: Path) -> bool:
+    """Compile ``source`` into ``path``, whole or not at all: other processes may be doing the same."""
     compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
     if compiler is None or platform.system() == "Windows":
         return False
@@ -130,7 +137,7 @@ def _compile(path: Path) -> bool:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             built = Path(folder) / path.name
             for flags in _TRIES:
-                command = [*compiler.split(), *_FLAGS, *flags, str(SOURCE), "-o", str(built), "-lm"]
+                command = [*compiler.split(), *_FLAGS, *flags, str(source), "-o", str(built), "-lm"]
                 if subprocess.run(command, capture_output=True, check=False).returncode == 0:
                     built.replace(path)
                     return True
