@@ -66,6 +66,8 @@ FRAMEWORKS = {
     for row in (
         Framework("torch", (2, 11), "taken over"),
         Framework("lightning", (2, 6), "taken over, through torch"),
+        Framework("pytorch_lightning", (2, 6), "taken over, through torch"),
+        Framework("lightning_fabric", (2, 6), "taken over, through torch"),
         Framework("transformers", (5,), "taken over, through torch"),
         Framework("accelerate", (1, 15), "taken over, through torch"),
         Framework("keras", (3, 15), "taken over, on TensorFlow, PyTorch and JAX"),

@@ -5,7 +5,8 @@ Events, in the order in which they appear (every one has ``event`` and ``at``, s
 - ``start``: schema, halfstep's version, precision, seed, repeat, rank, world size, command, environment
 - ``takeover``: framework, version, ``ran_as``, device, seconds it took; later ones tell the framework
   that drives the training, where it is not PyTorch itself, and whether the script clips and accumulates
-- ``own_amp``: the script has mixed precision of its own (``autocast`` or ``GradScaler``)
+- ``own_amp``: the script has mixed precision of its own (``autocast``, ``GradScaler``, a framework's flag), and
+  the format that its words ask for
 - ``step``: index from 0, loss, seconds since the step before, skipped, loss_scale, sampled
 - ``skip``: a step that was left out: step, scale, reason
 - ``sample``: memory breakdown, FLOPs of matrix products by dtype, samples a step; a second one: shares of a step's time
@@ -127,6 +128,7 @@ class Record:
     logged: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     nonfinite: dict[str, Any] = field(default_factory=dict)
     own_amp: list[str] = field(default_factory=list)
+    own_asks: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     watched: list[dict[str, Any]] = field(default_factory=list)
     end: dict[str, Any] = field(default_factory=dict)
@@ -157,6 +159,8 @@ class Record:
             self.watched.append(line)
         elif kind == "own_amp":
             self.own_amp.append(line["what"])
+            if "asks" in line:
+                self.own_asks[line["what"]] = line["asks"]
         elif kind == "warning":
             self.warnings.append(line["text"])
 

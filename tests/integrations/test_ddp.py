@@ -51,31 +51,3 @@ def test_the_plugin_runs_fp16_on_a_cpu_with_lbfgs_too_and_yields_to_a_recipe(tmp
     assert [line.split()[0] for line in lines] == ["torch.float16", "MixedPrecision"] * 2
     yielded = under("fp32", DDP, "out", "plugin", cwd=tmp_path).stdout.splitlines()
     assert [line.split()[0] for line in yielded] == ["torch.float32", "Precision"] * 2
-
-
-def test_spawned_training_processes_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "s.py").write_text(
-        "import torch.multiprocessing as mp\n"
-        "def train(rank): pass\n"
-        "if __name__ == '__main__': mp.spawn(train, nprocs=2); print('trained')\n"
-    )
-    done = under("bf16", "s.py", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        "halfstep: The program trains in processes of torch.multiprocessing.spawn, which halfstep cannot follow; start "
-        "them with torchrun (Lightning: strategy='ddp', not 'ddp_spawn'), or run with --precision as-is.\n"
-    )
-    assert read(tmp_path / "r").end["status"] == "unsupported"
-    assert under("as-is", "s.py", cwd=tmp_path).stdout == "trained\n"
-
-
-def test_a_framework_that_is_too_old_gets_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "accelerate").mkdir()
-    (tmp_path / "accelerate" / "__init__.py").write_text("import torch\n__version__ = '0.34.2'\n")
-    (tmp_path / "s.py").write_text("import accelerate\nprint('trained')\n")
-    done = under("bf16", "s.py", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        "halfstep: accelerate 0.34.2 is too old for halfstep, which takes over accelerate 1.15 or later; "
-        "run `pip install 'accelerate>=1.15'`.\n"
-    )

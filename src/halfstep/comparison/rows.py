@@ -169,10 +169,18 @@ def _first_nonfinite(event: dict[str, Any]) -> dict[str, Any] | None:
 def _ran_otherwise(outcome: Outcome, share: dict[str, float] | None) -> list[str]:
     """A warning in words where products ran in something else than what was asked."""
     compute = outcome.trial.precision.split(":")[0].removesuffix("-true")
-    if not share or compute == "as-is" or share.get(compute, 0.0) >= 0.5:
+    asked = {compute: ""} if compute != "as-is" else _own_words(outcome.record.own_asks)
+    if not share:
         return []
     most = max(share, key=lambda name: share[name])
     return [
-        f"asked for {compute}, but only {share.get(compute, 0.0):.0%} of the matrix-product FLOPs ran in it "
+        f"{who}asked for {wanted}, but only {share.get(wanted, 0.0):.0%} of the matrix-product FLOPs ran in it "
         f"({share[most]:.0%} in {most})"
+        for wanted, who in asked.items()
+        if share.get(wanted, 0.0) < 0.5
     ]
+
+
+def _own_words(asks: dict[str, str]) -> dict[str, str]:
+    """Format -> the script's own words that ask for it, as the subject of a sentence."""
+    return {wanted: " and ".join(w for w, f in asks.items() if f == wanted) + " " for wanted in asks.values()}

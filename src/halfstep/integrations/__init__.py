@@ -22,6 +22,7 @@ ADAPTERS = {
     "lightning_fabric": "fabric",
     "pytorch_lightning": "lightning",
     "accelerate": "accelerate",
+    "torch.distributed.launcher.api": "launchers",
     "transformers.training_args": "transformers_arguments",
     "transformers.trainer": "transformers_trainer",
 }

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from halfstep.integrations import launchers
 from halfstep.integrations.attached import Attached
 
 #: where training runs inside an engine of its own, of which PyTorch's autograd and optimizers see nothing
@@ -31,8 +32,17 @@ def install(accelerate: ModuleType, attached: Attached) -> None:
     if attached.as_is:
         return
     patches.set(import_module("accelerate.accelerator"), "get_mixed_precision_context_manager", _region)
+    # `accelerate launch` of one process starts it by a command that this makes.
+    patches.wrap(accelerate.utils, "prepare_simple_launcher_cmd_env", lambda _: _launching(attached))
     optimizer = import_module("accelerate.optimizer").AcceleratedOptimizer
     patches.wrap(optimizer, "step", lambda original: _stepping(original, attached))
+
+
+def _launching(attached: Attached) -> Callable[..., None]:
+    def prepare_simple_launcher_cmd_env(arguments: Any) -> None:
+        launchers.refuse(attached)
+
+    return prepare_simple_launcher_cmd_env
 
 
 def _making(original: Callable[..., None], attached: Attached) -> Callable[..., None]:
@@ -42,7 +52,7 @@ def _making(original: Callable[..., None], attached: Attached) -> Callable[..., 
         given = args[2] if len(args) > 2 else kwargs.get("mixed_precision")
         asked = str(given or os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
         if asked != "no":
-            attached.takeover.note_own_amp(f"Accelerator(mixed_precision={asked!r})")
+            attached.asks_for(f"Accelerator(mixed_precision={asked!r})", asked)
         if attached.as_is:
             original(self, *args, **kwargs)
         else:

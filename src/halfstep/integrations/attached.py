@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from halfstep.errors import Unsupported
+from halfstep.errors import Unsupported, UsageError
 from halfstep.frameworks import FRAMEWORKS
+from halfstep.recipes import parse
 
 if TYPE_CHECKING:
     from halfstep.pytorch.takeover import Takeover
@@ -44,6 +45,14 @@ class Attached:
             if isinstance(name, str):
                 self.takeover.recorder.logged(name, value)
 
+    def asks_for(self, what: str, precision: str) -> None:
+        """The script's own words ask its framework for ``precision``: what then runs is held against it."""
+        try:
+            compute = parse(precision).compute
+        except UsageError:  # float64, or the layers of another library
+            compute = None
+        self.takeover.note_own_amp(what, compute)
+
     def refuse(self, sentence: str) -> None:
         """End the program: what it asks of its framework and the recipe do not go together.
 
@@ -55,13 +64,13 @@ class Attached:
         raise error
 
     def require(self, name: str, version: str) -> None:
-        """Refuse a version that is too old.
+        """Refuse a version that is too old of the package that the module ``name`` is in.
 
         Raises:
             Unsupported: one sentence with the version that there is and the one that it takes.
         """
         try:
-            FRAMEWORKS[name].check(version)
+            FRAMEWORKS[name.partition(".")[0]].check(version)
         except Unsupported as error:
             self.refuse(str(error))
 

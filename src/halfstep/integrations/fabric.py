@@ -1,7 +1,12 @@
-"""Lightning Fabric: ``Fabric(precision=…)`` yields to the recipe, and ``fabric.log`` goes into the record."""
+"""Lightning Fabric: ``Fabric(precision=…)`` yields to the recipe, and ``fabric.log`` goes into the record.
+
+Under a 16-bit recipe modules that Fabric has set up still return float32, as its own mixed precision has them do, so
+that a script may hand their outputs to NumPy.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import ModuleType
@@ -13,17 +18,31 @@ from halfstep.integrations.attached import Attached
 
 def install(fabric: ModuleType, attached: Attached) -> None:
     """Take over ``lightning.fabric`` or ``lightning_fabric``, just imported."""
-    attached.require("lightning", fabric.__version__)
+    name = fabric.__name__
+    attached.require(name, fabric.__version__)
     patches = attached.takeover.patches
-    connector = import_module(f"{fabric.__name__}.connector")._Connector
+    connector = import_module(f"{name}.connector")._Connector
     flags = ("_precision_input", "_precision_instance")
     patches.wrap(
         connector,
         "_check_and_init_precision",
-        lambda original: lightning.choosing(original, attached, "Fabric", *flags),
+        lambda original: _choosing(lightning.choosing(original, attached, "Fabric", *flags), name, attached),
     )
     patches.wrap(fabric.Fabric, "log_dict", lambda original: _logging(original, attached))
-    _relaunch(f"{fabric.__name__}.strategies.launchers.subprocess_script", attached)
+    _relaunch(f"{name}.strategies.launchers.subprocess_script", attached)
+
+
+def _choosing(original: Callable[..., Any], name: str, attached: Attached) -> Callable[..., Any]:
+    """The plain plugin that is left converts what modules return where the recipe mixes formats."""
+    plugins = import_module(f"{name}.plugins.precision")
+
+    def _check_and_init_precision(connector: Any) -> Any:
+        plugin = original(connector)
+        if attached.takeover.recipe.mixed and type(plugin) is plugins.Precision:
+            plugin.convert_output = functools.partial(plugins.MixedPrecision.convert_output, plugin)
+        return plugin
+
+    return _check_and_init_precision
 
 
 def _logging(original: Callable[..., None], attached: Attached) -> Callable[..., None]:

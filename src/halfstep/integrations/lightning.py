@@ -24,8 +24,8 @@ _WEIGHTS = {"BitsandbytesPrecision", "TransformerEnginePrecision"}
 
 def install(lightning: ModuleType, attached: Attached) -> None:
     """Take over ``lightning.pytorch`` or ``pytorch_lightning``, just imported."""
-    attached.require("lightning", lightning.__version__)
     name = lightning.__name__
+    attached.require(name, lightning.__version__)
     patches = attached.takeover.patches
     connectors = f"{name}.trainer.connectors"
     connector = import_module(f"{connectors}.accelerator_connector")._AcceleratorConnector
@@ -57,7 +57,8 @@ def choosing(
         made = getattr(connector, plugin)
         asked = getattr(connector, flag) if made is None else type(made).__name__
         if asked not in ("32-true", "Precision"):
-            attached.takeover.note_own_amp(f"{what}(precision={asked!r})" if made is None else asked)
+            words = f"{what}(precision={asked!r})" if made is None else asked
+            attached.asks_for(words, str(getattr(made, "precision", asked)))
         if attached.as_is:
             return original(connector)
         _refuse_what_cannot_yield(attached, asked, type(connector.strategy).__name__)

@@ -29,7 +29,8 @@ def _validating(original: Callable[[Any], None], attached: Attached) -> Callable
         for name, nothing in FLAGS.items():
             value = getattr(arguments, name, nothing)
             if value and name != "tf32":
-                attached.takeover.note_own_amp(f"TrainingArguments({name}={value!r})")
+                # Evaluation alone is no training step: nothing is asked of that.
+                attached.asks_for(f"TrainingArguments({name}={value!r})", name)
             if not attached.as_is and hasattr(arguments, name):
                 setattr(arguments, name, nothing)
         original(arguments)

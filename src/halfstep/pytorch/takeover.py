@@ -275,11 +275,11 @@ class Takeover(Face):
         self.options.halt(error)
         raise error
 
-    def note_own_amp(self, what: str) -> None:
-        """The script has mixed precision of its own: ``as-is`` becomes a row of the comparison."""
+    def note_own_amp(self, what: str, asks: str | None = None) -> None:
+        """The script has mixed precision of its own, which ``asks`` for a format: ``as-is`` becomes a row."""
         if what not in self._own_amp:
             self._own_amp.add(what)
-            self.recorder.write("own_amp", what=what)
+            self.recorder.write("own_amp", what=what, **({} if asks is None else {"asks": asks}))
 
 
 def _device() -> str:

@@ -97,7 +97,7 @@ def transformers(lines):
         state._reset_state()
 
     def small(**adopted):
-        return TrainingArguments("out", max_steps=1, per_device_train_batch_size=2, save_strategy="no", report_to=[],
+        return TrainingArguments("out", max_steps=2, per_device_train_batch_size=2, save_strategy="no", report_to=[],
                                  disable_tqdm=True, **{"use_cpu": True, **adopted})
 
     names = {"TrainingArguments": small}
