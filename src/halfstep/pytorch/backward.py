@@ -107,12 +107,12 @@ def _scaled(
 
 
 def _unscale(scaling: Scaling, create: bool) -> None:
-    reached = [tensor for tensor in scaling.reached.values() if tensor.grad is not None]
     if create:
-        for tensor in reached:  # not in place: these gradients are part of a graph
-            tensor.grad = _times(tensor.grad, scaling.loss_scale.inverse)
+        for tensor in scaling.reached.values():  # not in place: these gradients are part of a graph
+            if tensor.grad is not None:
+                tensor.grad = _times(tensor.grad, scaling.loss_scale.inverse)
         return
-    gradients = [tensor.grad for tensor in reached if tensor.grad is not None]
+    gradients = [grad for tensor in scaling.reached.values() if (grad := tensor.grad) is not None]
     scaling.checked(gradients, multiply_and_test_(gradients, scaling.loss_scale.inverse))
 
 

@@ -7,31 +7,27 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-_ACCUMULATE = "AccumulateGrad"
+_Accumulate = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 
 
 def leaves_of(outputs: Iterable[Tensor]) -> list[Tensor]:
     """Every leaf tensor that a backward pass from ``outputs`` accumulates a gradient into.
 
-    Walks the graph, about 0.5 µs a node: some 0.5 ms for 300 parameters under autocast. There is no cheaper
-    way that is right for leaves that no optimizer knows, such as an adversarial input.
+    Walks the graph, about 0.15 µs a node, 0.15 ms for 300 parameters under autocast: half of it is PyTorch's, which
+    makes a Python object of each node. There is no cheaper way that is right for leaves that no optimizer knows, such
+    as an adversarial input; the engine's own order of execution takes longer to ask for.
     """
-    leaves: list[Tensor] = []
-    seen: set[torch.autograd.graph.Node] = set()
-    stack: list[torch.autograd.graph.Node] = []
-    for output in outputs:
-        if output.grad_fn is not None:
-            stack.append(output.grad_fn)
-        elif output.requires_grad:
-            leaves.append(output)
-    seen.update(stack)
-    while stack:
-        for node, _ in stack.pop().next_functions:
-            if node is None or node in seen:
+    outputs = list(outputs)
+    leaves = [output for output in outputs if output.grad_fn is None and output.requires_grad]
+    nodes = list(dict.fromkeys(output.grad_fn for output in outputs if output.grad_fn is not None))
+    seen = set(nodes)
+    for node in nodes:  # which grows meanwhile
+        for after, _ in node.next_functions:
+            if after in seen or after is None:
                 continue
-            seen.add(node)
-            if type(node).__name__ == _ACCUMULATE:
-                leaves.append(node.variable)  # type: ignore[attr-defined]
+            seen.add(after)
+            if type(after) is _Accumulate:
+                leaves.append(after.variable)  # type: ignore[attr-defined]
             else:
-                stack.append(node)
+                nodes.append(after)
     return leaves

@@ -61,7 +61,7 @@ class Scaling:
     def reach(self, tensors: Iterable[Tensor]) -> None:
         """The pass will accumulate into ``tensors``: bring the gradients that they have already to its unit."""
         new = {id(t): t for t in tensors if id(t) not in self.reached}
-        multiply_((t.grad for t in new.values() if t.grad is not None), self.value)
+        multiply_([grad for t in new.values() if (grad := t.grad) is not None], self.value)
         self.reached |= new
 
     @contextmanager
@@ -101,7 +101,7 @@ class Scaling:
         What the unscaling pass has tested and nobody changed since (PyTorch counts a tensor's versions) is not
         read again; anything else is.
         """
-        if all(map(self._unchanged, gradients)) and not any(bool(flag) for flag in self._flags):
+        if self._unchanged(gradients) and not any(bool(flag) for flag in self._flags):
             return True
         # Not tested yet, or some gradient of some pass was not finite: whether it is one of these takes a look.
         finite = all_finite(gradients)
@@ -117,8 +117,8 @@ class Scaling:
 
         def clip_grad_norm_(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Tensor:
             tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-            gradients = [p.grad for p in tensors if p.grad is not None]
-            tested = max_norm >= 0 and all(map(self._unchanged, gradients))
+            gradients = [grad for p in tensors if (grad := p.grad) is not None]
+            tested = max_norm >= 0 and self._unchanged(gradients)
             norm = original(tensors, max_norm, *args, **kwargs)
             if tested:
                 self.checked(gradients, [(~torch.isfinite(norm)).float().reshape(1)])
@@ -148,9 +148,14 @@ class Scaling:
 
         return numpy
 
-    def _unchanged(self, gradient: Tensor) -> bool:
-        entry = self._versions.get(id(gradient))
-        return entry is not None and entry[0]() is gradient and entry[1] == _version(gradient)
+    def _unchanged(self, gradients: Iterable[Tensor]) -> bool:
+        """Whether each was tested and not written to since. One loop: this is asked of every gradient of every step."""
+        find = self._versions.get
+        for gradient in gradients:
+            entry = find(id(gradient))
+            if entry is None or entry[0]() is not gradient or entry[1] != _version(gradient):
+                return False
+        return True
 
     def stepped(self, finite: bool, step: int) -> None:
         """Move the scale on after step number ``step`` was made or skipped.
