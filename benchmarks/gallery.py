@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gallery_cases import CASES, ROOT, Case
+from comparing import ROOT, add_folder, check_folder, compare, write
+from gallery_cases import CASES, Case
 from gallery_tables import HOW, Peaks, missing, quality_table, rows, table
 
 from halfstep.meters import Absent, now, summary
@@ -32,28 +31,12 @@ from halfstep.pytorch import capabilities
 NOT_REACHED = "the benchmark was ended before; --resume goes on"
 
 
-def compare(case: Case, seeds: int, folder: Path) -> dict[str, Any]:
-    """The comparison object of a case: trials that stand in the folder are not run again.
-
-    Raises:
-        RuntimeError: no trial ran to its end, or the comparison was interrupted.
-    """
-    begun = (folder / "request.json").exists()
-    options = (
-        ["--resume", str(folder), "--seeds", str(seeds)]
-        if begun
-        else ["--out", str(folder), "--seeds", str(seeds)]
-    )
+def run(case: Case, seeds: int, folder: Path) -> dict[str, Any]:
+    """The comparison object of a case."""
+    options = ["--seeds", str(seeds)]
     options += ["--precisions", case.precisions] if case.precisions else []
     options += ["--steps", str(case.steps)] if case.steps else []
-    command = [sys.executable, "-m", "halfstep", "compare", *options, case.program, *case.arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{case.name}: {(done.stderr or done.stdout)[-500:]}")
-    found: dict[str, Any] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
-    if any(trial["status"] == "interrupted" for trial in found["trials"]):
-        raise RuntimeError(f"{case.name} was interrupted; --resume goes on.")
-    return found
+    return compare(folder, options, [case.program, *case.arguments])
 
 
 def peaks(gpu: bool) -> Peaks:
@@ -103,7 +86,7 @@ def measured(
             yield case, {"name": case.name, "absent": absent}, missing(case, absent)
             continue
         begin = time.monotonic()
-        comparison = compare(case, options.seeds, options.out / case.slug)
+        comparison = run(case, options.seeds, options.out / case.slug)
         found = list(rows(case, comparison, of))
         result = {
             "name": case.name, "command": [case.program, *case.arguments], "rows": found,
@@ -131,24 +114,13 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, help="end every trial after so many steps")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name has this in it")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=ROOT / "halfstep-out/gallery",
-        metavar="DIR",
-        help="the comparisons' folder",
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="keep what stands in the folder, run only what is missing"
-    )
+    add_folder(parser, "gallery")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="default: benchmarks/results/gallery-DEVICE.json"
     )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="default: docs/gallery-DEVICE.md")
     options = parser.parse_args()
-    options.out = options.out.absolute()
-    if options.out.exists() and not options.resume:
-        parser.error(f"{options.out} holds an earlier run; give --resume to go on with it, or another --out.")
+    check_folder(parser, options)
     return options
 
 
@@ -180,12 +152,6 @@ def main() -> None:
             json.dumps(whole, indent=1) + "\n",
         )
         write(options.markdown or ROOT / f"docs/gallery-{slug}.md", page)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whose folder may have to be made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from comparing import ROOT
+
 HAND = "benchmarks/programs/hand_amp.py"
 
 

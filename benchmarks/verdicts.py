@@ -2,12 +2,15 @@
 
 Simulated: comparisons of four precisions with the trials of tests/comparison/simulated.py, judged by what
 `halfstep compare` judges with. One precision is shifted by a known multiple of the noise, three are equal to fp32;
-counted are false alarms, shifts that were seen, intervals that held the truth, and equivalence claimed wrongly.
+counted are false alarms, shifts that were seen, intervals that held the truth, and equivalence claimed wrongly, each
+with its exact 95 % interval. The claim is that false alarms (any of the three called worse or better, by its final
+loss or over the run) stay at 5 % or less: it fails where a whole interval lies above.
 Real: `halfstep compare` on benchmarks/programs/known_truth.py, whose figures are equal, or worse by a known amount,
 by construction.
 
-    python benchmarks/verdicts.py                                 # about 4 minutes: half of them simulations
-    python benchmarks/verdicts.py --simulations 50 --no-real      # a look, 10 s
+    python benchmarks/verdicts.py --json benchmarks/results/verdicts.json         # 2 quiet cores: about 10 minutes
+    python benchmarks/verdicts.py --resume --json FILE                            # go on where it was ended
+    python benchmarks/verdicts.py --simulations 50 --no-real                      # a look, 10 s
 """
 
 from __future__ import annotations
@@ -16,14 +19,14 @@ import argparse
 import json
 import math
 import platform
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from comparing import ROOT, add_folder, check_folder, compare, write
 from scipy.stats import binomtest
 
 from halfstep.comparison.paired import ALPHA, noncentrality
@@ -31,12 +34,11 @@ from halfstep.comparison.quality import qualities
 from halfstep.comparison.tolerance import Tolerance
 from halfstep.trials import Outcome
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.comparison.simulated import comparison  # noqa: E402
+from tests.comparison.simulated import comparison
 
-PROGRAM = ROOT / "benchmarks" / "programs" / "known_truth.py"
+PROGRAM = "benchmarks/programs/known_truth.py"
 
 #: the deviation of a paired difference of final losses: each is the mean of 5 steps with noise of their own
 OWN = 0.01
@@ -61,16 +63,18 @@ def simulated(seeds: int, shift: float, count: int, tolerance: Tolerance) -> dic
     """``count`` comparisons; ``shift`` is the true difference of precision ``d`` from fp32."""
     random = np.random.default_rng([seeds, round(1e6 * shift)])
     shifts = {"a": 0.0, "b": 0.0, "c": 0.0, "d": shift}
-    alarms = seen = covered = equivalent = wrongly = 0
+    alarms = by_final = seen = covered = equivalent = wrongly = 0
     for _ in range(count):
         found = judged(comparison(random, seeds, shifts, seed_noise=SEED_NOISE, own_noise=OWN), tolerance)
         losses = {p: found[p]["loss"] for p in shifts}
-        alarms += any(losses[p]["kind"] in ("worse", "better") for p in ("a", "b", "c"))
+        by_final += any(losses[p]["kind"] in ("worse", "better") for p in ("a", "b", "c"))
+        alarms += any(found[p]["quality"]["kind"] in ("worse", "better") for p in ("a", "b", "c"))
         seen += losses["d"]["difference"]["significant"]
         covered += losses["d"]["difference"]["low"] <= shift <= losses["d"]["difference"]["high"]
         equivalent += losses["a"]["kind"] == "equivalent"
         wrongly += losses["d"]["kind"] == "equivalent"
-    counts = {"false_alarm_of_three": alarms, "shift_seen": seen, "interval_covers": covered}
+    counts = {"false_alarm_of_three": alarms, "false_alarm_by_final_loss": by_final}
+    counts |= {"shift_seen": seen, "interval_covers": covered}
     counts |= {"equal_called_equivalent": equivalent, "shifted_called_equivalent": wrongly}
     return {"seeds": seeds, "shift": shift, **{name: share(n, count) for name, n in counts.items()}}
 
@@ -86,82 +90,122 @@ def simulations(count: int) -> Iterator[dict[str, Any]]:
             yield {"true_shift": name, **simulated(seeds, shift, count, Tolerance())}
 
 
-REAL: list[tuple[str, list[str], str, str, set[str]]] = [
-    # name, arguments, the precision looked at, the figure, verdicts that are right
-    ("equal in every precision", ["equal"], "bf16", "score", {"equivalent", "no_difference_seen"}),
-    ("worse by 0.05", ["shifted", "0.05"], "bf16", "score", {"worse"}),
-    ("worse by 0.2", ["shifted", "0.2"], "bf16", "score", {"worse"}),
-    ("better by 0.05", ["shifted", "-0.05"], "bf16", "score", {"better"}),
-    ("bf16 weights lose every update", ["lost"], "bf16-true", "loss", {"worse"}),
-    ("bf16 products, fp32 weights lose none", ["lost"], "bf16", "loss", {"equivalent", "no_difference_seen"}),
-]
+@dataclass(frozen=True)
+class Real:
+    """A case whose truth is known.
+
+    Attributes:
+        name: in words.
+        arguments: of the program.
+        precision, figure: what is judged.
+        right: verdicts that are right.
+        truth: the true difference from fp32; None: only its sign is known.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    precision: str
+    figure: str
+    right: tuple[str, ...]
+    truth: float | None = None
 
 
-def real(seeds: int) -> Iterator[dict[str, Any]]:
+EQUAL = ("equivalent", "no_difference_seen")
+REAL = (
+    *(Real("equal", ("equal",), p, "score", EQUAL, 0.0) for p in ("bf16", "bf16-true")),
+    *(Real("worse by 0.05", ("shifted", "0.05"), p, "score", ("worse",), -0.05) for p in ("bf16", "bf16-true")),
+    *(Real("worse by 0.2", ("shifted", "0.2"), p, "score", ("worse",), -0.2) for p in ("bf16", "bf16-true")),
+    *(Real("better by 0.05", ("shifted", "-0.05"), p, "score", ("better",), 0.05) for p in ("bf16", "bf16-true")),
+    Real("weights in bf16 lose every update", ("lost",), "bf16-true", "loss", ("worse",)),
+    Real("products in bf16, weights in fp32, lose none", ("lost",), "bf16", "loss", EQUAL, 0.0),
+)  # fmt: skip
+
+
+def real(seeds: int, out: Path) -> Iterator[dict[str, Any]]:
     """Each case by `halfstep compare` in processes of their own."""
     runs: dict[tuple[str, ...], dict[str, Any]] = {}
-    for name, arguments, precision, figure, right in REAL:
-        key = tuple(arguments)
-        if key not in runs:
-            runs[key] = compare(arguments, seeds)
-        verdict = next(v for v in runs[key]["verdicts"] if v["precision"] == precision)
-        row = verdict["loss"] if figure == "loss" else verdict["logged"][figure]
-        difference = row["difference"]
+    options = ["--precisions", "fp32,bf16,bf16-true", "--seeds", str(seeds)]
+    for case in REAL:
+        if case.arguments not in runs:
+            folder = out / "-".join(part.replace("-", "minus") for part in case.arguments)
+            runs[case.arguments] = compare(folder, options, [PROGRAM, *case.arguments])
+        verdict = next(v for v in runs[case.arguments]["verdicts"] if v["precision"] == case.precision)
+        row = verdict["loss"] if case.figure == "loss" else verdict["logged"][case.figure]
+        low, high = row["difference"]["low"], row["difference"]["high"]
         yield {
-            "case": name, "precision": precision, "figure": figure, "kind": row["kind"], "words": row["words"],
-            "right": row["kind"] in right, **{k: difference[k] for k in ("value", "low", "high")},
+            "case": case.name, "precision": case.precision, "figure": case.figure, "truth": case.truth,
+            "kind": row["kind"], "words": row["words"], "right": row["kind"] in case.right,
+            "value": row["difference"]["value"], "low": low, "high": high,
+            "covers": None if case.truth is None or low is None else low <= case.truth <= high,
         }  # fmt: skip
-
-
-def compare(arguments: list[str], seeds: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "halfstep", "compare", "--precisions", "fp32,bf16,bf16-true"]
-        command += ["--seeds", str(seeds), "--out", f"{folder}/out", "--json", f"{folder}/c.json"]
-        subprocess.run([*command, str(PROGRAM), *arguments], check=True, capture_output=True)
-        found: dict[str, Any] = json.loads(Path(folder, "c.json").read_text())
-        return found
 
 
 def words(row: dict[str, float]) -> str:
     return f"{row['share']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
 
 
-def main() -> None:
+COLUMNS = {
+    "false alarm, any of 3": "false_alarm_of_three",
+    "difference seen": "shift_seen",
+    "interval covers": "interval_covers",
+    "called equivalent": "shifted_called_equivalent",
+}
+
+
+def parsed() -> argparse.Namespace:
+    """The options."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--simulations", type=int, default=1000, metavar="N", help="comparisons of each kind")
     parser.add_argument("--seeds", type=int, default=5, help="seeds of the real cases")
     parser.add_argument("--no-real", action="store_true", help="simulations only")
-    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    add_folder(parser, "verdicts")
     options = parser.parse_args()
-    found: dict[str, Any] = {
-        "benchmark": "verdicts",
-        "python": platform.python_version(),
-        "simulated": [],
-        "real": [],
-    }
-    print(
-        f"{'seeds':>5}  {'true difference of d':22}  {'false alarm, any of 3':22}  {'difference seen':22}  "
-        f"{'interval covers':22}  {'called equivalent':22}"
-    )
+    if not options.no_real:
+        check_folder(parser, options)
+    return options
+
+
+def main() -> None:
+    """Simulate, run the real cases, and say what held."""
+    options = parsed()
+    found: dict[str, Any] = {"benchmark": "verdicts", "python": platform.python_version()}
+    found |= {"simulated": [], "real": []}
+    print(f"{'seeds':>5}  {'true difference of d':22}  " + "  ".join(f"{name:22}" for name in COLUMNS))
     for row in simulations(options.simulations):
         found["simulated"].append(row)
-        cells = [
-            row["false_alarm_of_three"],
-            row["shift_seen"],
-            row["interval_covers"],
-            row["shifted_called_equivalent"],
-        ]
-        print(
-            f"{row['seeds']:>5}  {row['true_shift']:22}  " + "  ".join(f"{words(cell):22}" for cell in cells)
-        )
-    for row in () if options.no_real else real(options.seeds):
+        cells = "  ".join(f"{words(row[key]):22}" for key in COLUMNS.values())
+        print(f"{row['seeds']:>5}  {row['true_shift']:22}  {cells}", flush=True)
+    found["false_alarms"] = alarms = false_alarms(found["simulated"])
+    held = "At" if alarms["held"] else "NOT at"
+    print(f"\nFalse alarms, all kinds together: {words(alarms)}. {held} most {ALPHA:.0%} in each.\n")
+    for row in () if options.no_real else real(options.seeds, options.out):
         found["real"].append(row)
-        verdict = "right" if row["right"] else "WRONG"
-        print(f"{verdict}  {row['case']}: {row['precision']}'s {row['figure']} {row['words']}")
+        print(said(row), flush=True)
+    if found["real"]:
+        found["real_right"] = share(sum(row["right"] for row in found["real"]), len(found["real"]))
+        print(f"\nReal verdicts that are right: {words(found['real_right'])} of {len(found['real'])}.")
     if options.json:
-        Path(options.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write(options.json, json.dumps(found, indent=1) + "\n")
+
+
+def said(row: dict[str, Any]) -> str:
+    """A real case in a line."""
+    verdict = "right" if row["right"] else "WRONG"
+    missed = "" if row["covers"] is not False else f" (the interval misses the true {row['truth']:+g})"
+    return f"{verdict}  {row['case']}: {row['precision']}'s {row['figure']} {row['words']}{missed}"
+
+
+def false_alarms(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The share over all kinds of simulation; ``held``: no kind's interval lies above :data:`ALPHA`."""
+    each = [row["false_alarm_of_three"] for row in rows]
+    count = sum(round(cell["share"] * cell["of"]) for cell in each)
+    return {
+        **share(count, sum(cell["of"] for cell in each)),
+        "held": all(cell["low"] <= ALPHA for cell in each),
+    }
 
 
 if __name__ == "__main__":

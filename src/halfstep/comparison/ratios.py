@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from halfstep.comparison.intervals import Interval, ratio_of_medians
+from halfstep.comparison.intervals import Interval, ratio_of_means, ratio_of_medians
 from halfstep.comparison.rows import measured, peak
 from halfstep.meters import Absent, summary
 from halfstep.trials import Outcome
@@ -48,10 +48,13 @@ def _ratio_row(ratio: Interval, words: str) -> dict[str, Any]:
     }
 
 
-def spread(values: Sequence[float | None]) -> dict[str, float] | None:
-    """Median and range of the values that are known."""
+def spread(values: Sequence[float | None]) -> dict[str, float | None] | None:
+    """Median and range of the values that are known; of one value the range is not known."""
     known = [value for value in values if value is not None]
-    return {"median": median(known), "low": min(known), "high": max(known)} if known else None
+    if not known:
+        return None
+    low, high = (min(known), max(known)) if len(known) > 1 else (None, None)
+    return {"median": median(known), "low": low, "high": high}
 
 
 def _peaks(group: list[Outcome]) -> list[float]:
@@ -66,23 +69,19 @@ def energy(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def energy_ratio(base: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """This precision's joules a step over the baseline's; the interval is the range over all pairs of trials."""
+    """This precision's joules a step over the baseline's, by :func:`ratio_of_means`."""
     theirs, ours = ([r["joules_per_step"] for r in side if r.get("joules_per_step")] for side in (base, rows))
-    return _range_ratio(ours, theirs, "energy")
+    return _ratio_of_trials(ours, theirs, "energy")
 
 
 def memory_ratio(base: list[Outcome], group: list[Outcome]) -> dict[str, Any] | None:
-    """This precision's peak over the baseline's; the interval is the range over all pairs of trials."""
-    return _range_ratio(_peaks(group), _peaks(base), "memory")
+    """This precision's peak over the baseline's, by :func:`ratio_of_means`."""
+    return _ratio_of_trials(_peaks(group), _peaks(base), "memory")
 
 
-def _range_ratio(ours: Sequence[float], theirs: Sequence[float], what: str) -> dict[str, Any] | None:
+def _ratio_of_trials(ours: Sequence[float], theirs: Sequence[float], what: str) -> dict[str, Any] | None:
     if not ours or not theirs:
         return None
-    ratios = [a / b for a in ours for b in theirs]
-    several = len(ours) > 1 and len(theirs) > 1
-    ratio = Interval(
-        median(ours) / median(theirs), min(ratios) if several else None, max(ratios) if several else None
-    )
-    words = f"{ratio.value:.2f}× {what}" if ratio.excludes_one or not several else "not significant"
+    ratio = ratio_of_means(ours, theirs)
+    words = f"{ratio.value:.2f}× {what}" if ratio.excludes_one or ratio.low is None else "not significant"
     return _ratio_row(ratio, words)
