@@ -274,8 +274,20 @@ class Session:
         if ending.status in ("interrupted", "terminated"):
             return "interrupted", ending.reason
         if ending.status == "ok" and steps == 0:
-            return "failed", "ended without an optimizer step"
+            return "failed", self._no_step()
         return ending.status, ending.reason
+
+    def _no_step(self) -> str:
+        """Why no step was seen, in words that follow "the program"."""
+        if self.takeover is not None:
+            return self.takeover.no_step
+        for module, name in (("tensorflow", "TensorFlow"), ("jax", "JAX")):
+            if module in sys.modules:
+                return (
+                    f"trained with {name} alone, without Keras, whose layers and optimizers are what halfstep takes "
+                    f"over in {name}"
+                )
+        return "did not import PyTorch or Keras"
 
     def _last_words(self, steps: int) -> None:
         """Where something was changed, or was asked for and did not happen, say so."""
@@ -283,15 +295,9 @@ class Session:
         if self._failure is not None or asked.split(":")[0] in ("as-is", "fp32"):
             return
         if takeover is None:
-            tensorflow = "tensorflow" in sys.modules
-            which = (
-                "trained with TensorFlow alone, without Keras"
-                if tensorflow
-                else "did not import PyTorch or Keras"
-            )
-            say(f"the program {which}: precision {asked} was not put into force")
+            say(f"the program {self._no_step()}: precision {asked} was not put into force")
         elif steps == 0:
-            say(f"the program ended without an optimizer step; it ran as {takeover.ran_as}")
+            say(f"the program {takeover.no_step}; it ran as {takeover.ran_as}")
         else:
             skipped = takeover.skipped
             skips = f", {skipped} of them skipped (gradients were not finite)" if skipped else ""

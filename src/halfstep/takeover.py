@@ -83,6 +83,11 @@ class Takeover(ABC):
     def skipped(self) -> int:
         """How many of them were skipped because gradients were not finite."""
 
+    @property
+    def no_step(self) -> str:
+        """Why the program may have ended without a step, in words that follow "the program"."""
+        return "ended without an optimizer step"
+
     @abstractmethod
     def announce(self) -> None:
         """Write the record's ``takeover`` event: what was put into force, in which framework."""

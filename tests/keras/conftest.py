@@ -91,11 +91,23 @@ def in_turn(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[st
 #: what ``small_steps.py`` runs under
 STEADY = ("bf16", "bf16:keep=dense*", "bf16:skip_nonfinite", "bf16:loss_scale=1024")
 
+#: what ``jax_loop.py`` runs under
+LOOPS = ("fp32", "bf16", "fp16:init_scale=1024:growth_interval=4")
+
+#: what ``going_on.py`` runs under, each going on from the model that the one before it saved
+GOING_ON = ("fp32", "fp16:init_scale=256", "bf16", "fp32")
+
 
 def turns(backend: str, folder: Path) -> list[tuple[str, str, str]]:
     """(name, recipe, path) of every program that shares a process with the others."""
-    steps = str(PROGRAMS / "keras" / "small_steps.py")
-    return [*((recipe, recipe, steps) for recipe in STEADY), *adopted.turns(backend, folder)]
+    names = ("small_steps", "going_on", "jax_loop")
+    steps, going_on, jax_loop = (str(PROGRAMS / "keras" / f"{name}.py") for name in names)
+    return [
+        *((recipe, recipe, steps) for recipe in STEADY),
+        *((f"{index}-{recipe}", recipe, going_on) for index, recipe in enumerate(GOING_ON)),
+        *adopted.turns(backend, folder),
+        *((f"loop-{recipe}", recipe, jax_loop) for recipe in LOOPS if backend == "jax"),
+    ]
 
 
 def skip_without(*names: str) -> None:

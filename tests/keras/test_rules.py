@@ -75,14 +75,15 @@ def test_a_version_that_is_too_old_gets_one_sentence(
     assert (done.returncode, done.stderr) == (2, f"halfstep: {sentence}\n")
 
 
-def test_a_program_that_uses_tensorflow_alone_is_told_so(tmp_path: Path) -> None:
-    (tmp_path / "tensorflow.py").write_text("")
+@pytest.mark.parametrize(("module", "name"), [("tensorflow", "TensorFlow"), ("jax", "JAX")])
+def test_a_program_that_uses_a_backend_alone_is_told_so(module: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / f"{module}.py").write_text("")
     script = tmp_path / "script.py"
-    script.write_text("import tensorflow\n")
+    script.write_text(f"import {module}\n")
     done = halfstep("run", "--precision", "bf16", str(script))
     assert done.stderr == (
-        "halfstep: the program trained with TensorFlow alone, without Keras: "
-        "precision bf16 was not put into force\n"
+        f"halfstep: the program trained with {name} alone, without Keras, whose layers and optimizers are what "
+        f"halfstep takes over in {name}: precision bf16 was not put into force\n"
     )
 
 

@@ -19,6 +19,8 @@ from halfstep.keras import backend
 #: why a record of Keras has no bytes of activations
 NO_ACTIVATIONS = "Keras's backends do not tell which tensors they keep for the backward pass"
 
+NO_PROGRAM = "the step was not compiled as a whole, so there is no program to read"
+
 
 class Sample:
     """Looks at the products of a step; :attr:`flops` or :attr:`absent` afterwards."""
@@ -32,7 +34,9 @@ class Sample:
 
     def open_eager(self) -> None:
         """The sampled step begins, in a loop without a graph: its operations are counted as they come."""
-        if self._graph is None:
+        if backend.name() == "jax":
+            self.absent = NO_PROGRAM
+        elif self._graph is None:
             self._counter = _eager_counter()
             self._counter.__enter__()
 
@@ -86,24 +90,29 @@ class Sample:
             self.absent = str(unknown)
 
     def _watch_jax(self, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        from halfstep.keras.products_jax import Unknown, flops_of_jaxpr
-
         shapes: list[Any] = []
         jitted = self._jitted
         if jitted is None:
-            self.absent = "the step was not compiled, so there is no program to read"
+            self.absent = NO_PROGRAM
             return call(*args, **kwargs)
-        jitted.before = lambda *step: shapes.append(_shapes(step))
+        jitted.before = lambda *step: shapes.append(shapes_of(step))
         try:
             result = call(*args, **kwargs)
         finally:
             jitted.before = None
+        self.look_into(jitted.original, shapes[0], {})
+        return result
+
+    def look_into(self, program: Any, args: Any, kwargs: Any, steps: int = 1) -> None:
+        """Count a step's products in a compiled function of JAX's that has made ``steps`` with arguments like these."""
+        from halfstep.keras.products_jax import Unknown, flops_of_jaxpr
+
         try:
             # Traced before with these shapes: the program comes from JAX's own cache, the script's code does not run.
-            self.flops = flops_of_jaxpr(jitted.original.trace(*shapes[0]).jaxpr.jaxpr)
+            flops = flops_of_jaxpr(program.trace(*args, **kwargs).jaxpr.jaxpr)
+            self.flops = {name: count // max(1, steps) for name, count in flops.items()}
         except Unknown as unknown:
             self.absent = str(unknown)
-        return result
 
 
 def _eager_counter() -> Any:
@@ -133,7 +142,8 @@ class Jitted:
         return getattr(self.original, name)
 
 
-def _shapes(values: Any) -> Any:
+def shapes_of(values: Any) -> Any:
+    """``values`` with a shape and a dtype in the place of each array."""
     import jax
 
     return jax.tree.map(

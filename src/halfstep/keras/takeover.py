@@ -11,6 +11,7 @@ import keras
 from halfstep.errors import HalfstepError, Unsupported
 from halfstep.keras import backend
 from halfstep.keras.capabilities import support
+from halfstep.keras.loaded import Loaded
 from halfstep.keras.policy import Keep, set_policy
 from halfstep.keras.recorder import Recorder, Seen
 from halfstep.keras.sample import NO_ACTIVATIONS, Jitted, Sample, memory_of
@@ -52,6 +53,7 @@ class Takeover(Face):
         self._warned: set[str] = set()
         self._ending: BaseException | None = None
         self._in_a_row = 0
+        self._in_loop = False
         self._model: Any = None
         self._sample = Sample()
         self._batch: int | None = None
@@ -118,6 +120,7 @@ class Takeover(Face):
         set_policy(self.recipe, self.note_own_amp, patches)
         if not self.recipe.as_is:
             backend.set_tf32(self.recipe.compute == "tf32")
+            Loaded(self).install(patches)
         self._trainers.install(patches)
         if self.backend == "tensorflow":
             from halfstep.keras.tape import Tapes
@@ -128,6 +131,10 @@ class Takeover(Face):
             from keras.src.backend.jax import trainer
 
             patches.wrap(trainer, "jit", self._jit)
+            from halfstep.keras.jax_loops import JaxLoops
+
+            self._loops = JaxLoops(self)
+            self._loops.install(patches)
         elif self._beneath is not None:
             from halfstep.keras.eager import EagerLoops
 
@@ -172,7 +179,15 @@ class Takeover(Face):
     def write(self, event: str, **fields: Any) -> None:
         self.recorder.write(event, **fields)
 
+    @property
+    def no_step(self) -> str:
+        return getattr(self._loops, "no_step", None) or super().no_step
+
     def close(self) -> None:
+        if self.backend == "jax":
+            self._ending = None
+            self.options.steps = None
+            self._loops.read()
         self.recorder.close()
 
     def note_own_amp(self, what: str) -> None:
@@ -225,7 +240,18 @@ class Takeover(Face):
     def loop_traced(self) -> None:
         """The graph under way contains a step of a loop of the script's own."""
         self.framework = "tensorflow"
+        self.loop_begins()
         self._sample.trace_begins()
+
+    def loop_begins(self) -> None:
+        """A loop of the script's own makes a step, or is being traced."""
+        self._in_loop = True
+
+    def look_into(self, program: Any, shapes: Any, steps: int) -> None:
+        """A compiled function of JAX's, with arguments of these shapes, has made ``steps``, the sampled one first."""
+        args, kwargs = shapes
+        self._batch = _first_dimension((args[-1:], kwargs))
+        self._sample.look_into(program, args, kwargs, steps)
 
     def loop_goes_on(self) -> None:
         """In a PyTorch loop of the script's own the next step begins where this one ends."""
@@ -233,18 +259,19 @@ class Takeover(Face):
             self.statistics.keep()
 
     @property
-    def _sampling(self) -> bool:
+    def sampling(self) -> bool:
+        """Whether the step under way is the one that is looked at closely."""
         return self.recorder.steps == SAMPLED_STEP and isinstance(self.options.writer, Writer)
 
     def sampled_call(self, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Call a train function; closely watched where it is the sampled step's turn."""
-        if not self._sampling:
+        if not self.sampling:
             return call(*args, **kwargs)
         return self._sample.watch(call, args, kwargs, _samples)
 
     def loop_call(self, call: Callable[..., Any], function: Any, args: Any, kwargs: Any) -> Any:
         """Call a tf.function of the script's; watched likewise."""
-        if not self._sampling or self.framework != "tensorflow":
+        if not self.sampling or self.framework != "tensorflow":
             return call(function, *args, **kwargs)
         self._batch = _first_dimension((args, kwargs))
         return self._sample.watch(call, (function, *args), kwargs, lambda result: self._batch)
@@ -252,7 +279,7 @@ class Takeover(Face):
     def stepped(self, seen: Seen, model: Any) -> None:
         """A model's train function has made a step."""
         self._model = model
-        sampled = self._sampling
+        sampled = self.sampling
         if sampled:
             weights = [v for v in model.variables if v not in _ids(model.metrics_variables)]
             self._write_sample(memory_of(weights, model.trainable_variables, model.optimizer), seen.samples)
@@ -264,7 +291,7 @@ class Takeover(Face):
         if self.recorder.steps == 0:
             self.announce()
         for index, seen in enumerate(steps):
-            sampled = self._sampling
+            sampled = self.sampling
             if sampled:
                 self._sample.close_eager()
                 optimizer = self._loops.optimizer
@@ -273,7 +300,7 @@ class Takeover(Face):
                 self._write_sample(memory_of(trained, trained, optimizer), self._batch)
             self.recorder.step(seen, sampled, share=0 if index else len(steps))
             self._after_steps(sampled)
-        if self._sampling:
+        if self.sampling:
             self._sample.open_eager()
         self.end_if_due()
 
