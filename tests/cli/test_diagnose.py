@@ -72,6 +72,47 @@ def test_it_ends_with_the_next_command(diagnosed: dict[str, Any]) -> None:
     assert words.endswith(f"next halfstep compare --precisions fp32,bf16 {FAILURES / 'attention_logits.py'}")
 
 
+def test_an_emulated_precision_says_what_its_operands_lose(tmp_path: Path) -> None:
+    done = halfstep(
+        "diagnose", "--precision", "fp8-e4m3", "--emulate", "--steps", "3", "--json", "-", "--try-remedies",
+        str(FAILURES / "outlier_sample.py"), cwd=tmp_path,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    first, layer = found["findings"][0], found["layers"][0]["inputs"]
+    assert (first["kind"], first["where"], first["direction"]) == ("underflow", "0", "forward")
+    # All but one of 64 samples lie some 2^21 below the largest number; E4M3 ends 2^19 below it.
+    assert layer["flushed"] == 63 / 64
+    assert first["evidence"] == (
+        "98% of what its products are given is flushed to zero by fp8_e4m3 (the mean over vectors, by magnitude; "
+        "4,032 of 4,096 numbers)"
+    )
+    assert (found["emulated"], found["ran_as"]) == (True, "fp8-e4m3, emulated in fp32")
+    assert [way["works"] for way in first["remedies"]] == [True, True, None]
+    assert "halfstep compare --emulate --precisions fp32,mxfp8" in " ".join(done.stderr.split())
+
+
+def test_without_emulate_it_names_the_option(tmp_path: Path) -> None:
+    done = halfstep("diagnose", "--precision", "fp8", str(FAILURES / "outlier_sample.py"), cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "halfstep: Precision fp8 cannot run here: halfstep runs it only emulated; --emulate rounds to it inside fp32 "
+        "tensors."
+    )
+
+
+def test_as_on_cuda_finds_what_a_gpu_would_not_lose(tmp_path: Path) -> None:
+    """A CPU's autocast sums 100,000 numbers in fp16, and overflows; CUDA's sums them in fp32."""
+    kinds = []
+    for more in ([], ["--as-on", "cuda"]):
+        done = halfstep(
+            "diagnose", "--steps", "2", "--json", "-", *more, str(FAILURES / "long_mean.py"), cwd=tmp_path
+        )
+        found = json.loads(done.stdout)
+        kinds.append([f["kind"] for f in found["findings"]])
+    assert kinds == [["overflow"], []]
+    assert found["ran_as"].startswith("fp16 with CUDA's autocast lists")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["as-is", "fp32"])
 def test_as_is_and_fp32_can_be_diagnosed(precision: str, tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ FAULTS = [
     Planted("nan_in_data", "fp16", "nan_source", "Sequential", "", "forward", "clean the data", "data"),
     Planted("nan_in_targets", "bf16", "nan_source", "", "sub", "forward", "targets", "data"),
     Planted("constant_feature", "fp16", "domain_error", "0", "div", "forward", "away from zero", "model"),
+    Planted("outlier_sample", "fp8-e4m3", "underflow", "0", "", "forward", "mxfp8"),
+    Planted("narrow_features", "mxfp4", "overflow", "0", "", "forward", "nvfp4"),
     Planted("running_sum", "bf16", "saturated_sum", "1", "add", "forward", "bf16:keep=1"),
 ]  # fmt: skip
 
@@ -76,7 +78,8 @@ def gallery() -> Iterator[None]:
 def trial(program: str, precision: str, faulty: bool, record: Path) -> Record:
     """Train a program of the gallery, watched; its record."""
     torch.manual_seed(0)
-    takeover = Takeover(Options(parse(precision), writer=Writer(record), watch=True))
+    recipe = parse(precision)
+    takeover = Takeover(Options(recipe, writer=Writer(record), watch=True, emulate=recipe.only_emulated))
     try:
         with contextlib.suppress(EnoughSteps, GradientsOverflow):
             importlib.import_module(program).train(faulty)

@@ -7,7 +7,7 @@ import json
 import click
 
 from halfstep.cli.outputs import json_path_of, new_folder, write_json
-from halfstep.cli.run import SETTINGS, products_option, program_options
+from halfstep.cli.run import SETTINGS, emulation_options, products_option, program_options
 from halfstep.diagnosis.run import Question, run_diagnosis
 from halfstep.program import Target
 from halfstep.recipes import parse
@@ -16,7 +16,8 @@ from halfstep.trials import Job
 
 @click.command(context_settings=SETTINGS, short_help="Find the layer whose numbers go wrong in a precision.")
 @click.option("--precision", default="fp16", show_default=True, metavar="P",
-    help="The precision to look into, with options; as-is and fp32 are allowed.")  # fmt: skip
+    help="The precision to look into, with options; as-is and fp32 are allowed, and with --emulate fp8, mxfp8 and "
+    "the others that `halfstep run` emulates.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True, metavar="N",
     help="How many optimizer steps to watch.")  # fmt: skip
 @click.option(
@@ -31,6 +32,7 @@ from halfstep.trials import Job
     help="End a trial that runs longer than T seconds.")  # fmt: skip
 @click.option("--launch", default="", metavar="CMD", help='Launcher, e.g. "torchrun --nproc-per-node 2".')
 @products_option
+@emulation_options
 @program_options
 def diagnose(
     precision: str,
@@ -41,6 +43,8 @@ def diagnose(
     time_limit: float | None,
     launch: str,
     products: str,
+    emulate: bool,
+    as_on: str | None,
     module: bool,
     program: str,
     arguments: tuple[str, ...],
@@ -48,6 +52,7 @@ def diagnose(
     """Train PROGRAM for some steps in a precision, look at every number, and name what goes wrong.
 
     The program runs twice, watched: in the precision and, to know the numbers before they are rounded, in fp32.
+    With --emulate each operand of a product is looked at as it is rounded, at the scale that it really has.
     """
     from rich.console import Console
 
@@ -58,7 +63,10 @@ def diagnose(
     recipe = str(parse(precision))
     Target.parse(program, arguments, module=module)
     folder, json_path = new_folder(out, program), json_path_of(json_file)
-    job = Job(program, arguments, module, folder, steps, time_limit, launch, products, watch=True)
+    job = Job(
+        program, arguments, module, folder, steps, time_limit, launch, products,
+        watch=True, emulate=emulate, as_on=as_on,
+    )  # fmt: skip
     err, console = Console(stderr=True), Console(stderr=json_file == "-")
     with terminal.Progress(err) as progress:
         found = run_diagnosis(Question(job, recipe, steps, try_remedies), progress)

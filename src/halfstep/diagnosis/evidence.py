@@ -11,7 +11,7 @@ from halfstep.recipes import Recipe
 from halfstep.record import Record
 
 Event = dict[str, Any]
-KINDS = ("weights", "activations", "gradients", "weight_gradients", "updates")
+KINDS = ("weights", "inputs", "activations", "gradients", "weight_gradients", "updates")
 
 
 @dataclass
@@ -49,6 +49,34 @@ class Numbers:
 
 
 @dataclass
+class Rounding:
+    """What an emulated format did to the operands of one kind in one layer, over the sampled steps.
+
+    The fields are those of :class:`halfstep.pytorch.watch_rounding.Rounded`.
+    """
+
+    format: str = ""
+    step: int = 0
+    nonzero: int = 0
+    flushed: int = 0
+    subnormal: int = 0
+    overflowing: int = 0
+    magnitude: float = 0.0
+    lost: float = 0.0
+    clamped: float = 0.0
+    vectors: int = 0
+    emptied: float = 0.0
+
+    def add(self, event: Event) -> None:
+        """Take in the operands of another step."""
+        if not self.format:
+            self.format, self.step = event["format"], event["step"]
+        for name in ("nonzero", "flushed", "subnormal", "overflowing", "magnitude", "lost", "clamped", "vectors",
+                     "emptied"):  # fmt: skip
+            setattr(self, name, getattr(self, name) + event[name])
+
+
+@dataclass
 class Evidence:
     """The record of a watched trial, by what its events say."""
 
@@ -56,6 +84,7 @@ class Evidence:
     events: dict[str, list[Event]]
     numbers: dict[tuple[str, str], Numbers]
     kinds: dict[str, str]
+    rounded: dict[tuple[str, str], Rounding] = field(default_factory=dict)
 
     @classmethod
     def of(cls, record: Record) -> Evidence:
@@ -63,13 +92,17 @@ class Evidence:
         events: dict[str, list[Event]] = {}
         numbers: dict[tuple[str, str], Numbers] = {}
         kinds: dict[str, str] = {}
+        rounded: dict[tuple[str, str], Rounding] = {}
         for event in record.watched:
+            if event["what"] == "rounded":
+                rounded.setdefault((event["module"], event["kind"]), Rounding()).add(event)
+                continue
             if event["what"] != "numbers":
                 events.setdefault(event["what"], []).append(event)
                 continue
             numbers.setdefault((event["module"], event["kind"]), Numbers()).add(event)
             kinds[event["module"]] = event.get("type", "")
-        return cls(record, events, numbers, kinds)
+        return cls(record, events, numbers, kinds, rounded)
 
     def all(self, what: str) -> list[Event]:
         """The events of one kind, in order."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from halfstep.diagnosis.evidence import KINDS, Case, Numbers
-from halfstep.diagnosis.shares import serving, shares
+from halfstep.diagnosis.shares import counted, serving, shares
+from halfstep.formats import BlockFormat, get
 from halfstep.loss_scale import NoScale
 
 #: kinds that a loss scale multiplies
@@ -29,11 +30,13 @@ def _layer(case: Case, module: str) -> dict[str, Any]:
 
 
 def _part(case: Case, module: str, kind: str, numbers: Numbers) -> dict[str, Any]:
-    format = case.format_of(module, kind)
+    rounding = case.tried.rounded.get((module, kind))
+    format = case.format_of(module, kind) if rounding is None else rounding.format
     scale = case.tried.scale if kind in SCALED else 1.0
-    found = shares(numbers, format, scale)
+    found = shares(numbers, format, scale) if rounding is None else counted(rounding)
     return {
         "format": format,
+        "scaled": rounding is not None and _has_scales(format),
         "scale": scale,
         "flushed": found.flushed,
         "subnormal": found.subnormal,
@@ -46,6 +49,12 @@ def _part(case: Case, module: str, kind: str, numbers: Numbers) -> dict[str, Any
         "elements": numbers.elements,
         "counted": numbers.counted,
     }
+
+
+def _has_scales(format: str) -> bool:
+    """Whether the format's scales follow the numbers, so that its range lies nowhere for good."""
+    row = get(format)
+    return isinstance(row, BlockFormat) or row.bits <= 8
 
 
 def _range(case: Case, module: str) -> dict[str, float] | None:

@@ -28,6 +28,27 @@ def wider(case: Case) -> list[Remedy]:
     return [Remedy("use fp32", "fp32")] if case.recipe.compute == "bf16" else []
 
 
+#: emulated precisions -> those that hold what they lose, the nearest first
+_FINER = {
+    "fp8": ("mxfp8",),
+    "fp8-e4m3": ("mxfp8",),
+    "fp8-e5m2": ("mxfp8",),
+    "mxfp6": ("mxfp8",),
+    "mxfp4": ("nvfp4", "mxfp8"),
+    "nvfp4": ("mxfp8",),
+}
+
+
+def finer(case: Case) -> list[Remedy]:
+    """Scales of blocks instead of the tensor's, more bits, or 16 of them, for an emulated precision."""
+    words = {
+        "mxfp8": "a scale for every 32 numbers",
+        "nvfp4": "a scale for every 16 numbers, which fits closely",
+    }
+    found = [Remedy(f"use {name}: {words[name]}", name) for name in _FINER.get(case.recipe.name, ())]
+    return [*found, Remedy("use bf16, which has the range of fp32", "bf16")]
+
+
 def fp32_weights(case: Case) -> list[Remedy]:
     """The same compute format with weights and optimizer state in fp32."""
     name = case.recipe.compute

@@ -9,6 +9,7 @@ from halfstep.diagnosis import remedies
 from halfstep.diagnosis.evidence import Case, Event, first_of_each
 from halfstep.diagnosis.finding import Finding, placed
 from halfstep.diagnosis.layers import SCALED, layers, overall
+from halfstep.diagnosis.operands import operands_are_clamped, operands_vanish
 from halfstep.diagnosis.origins import NEVER, from_the_data, of_gradients, origins, seen, silent_overflows
 from halfstep.diagnosis.shares import shares
 from halfstep.formats import get_scalar
@@ -183,6 +184,8 @@ RULES: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     scale_never_settles,
     gradients_overflow,
     gradients_vanish,
+    operands_vanish,
+    operands_are_clamped,
     constants_vanish,
     optimizer_eps_vanishes,
     weights_stand_still,

@@ -56,6 +56,8 @@ def run_diagnosis(question: Question, display: Display) -> dict[str, Any]:
         "program": {"command": question.program, "cwd": str(Path.cwd())},
         "precision": precision,
         "ran_as": tried.record.takeover.get("ran_as"),
+        "emulated": bool(tried.record.takeover.get("emulated")),
+        "as_on": question.job.as_on,
         "status": tried.status,
         "reason": tried.reason,
         "steps": len(tried.record.steps),
@@ -121,6 +123,10 @@ def _notes(tried: Outcome, reference: Outcome | None, plain: bool) -> list[str]:
         notes.append("of tensors above 65,536 numbers, evenly spaced blocks were counted")
     if any(e["what"] == "eager" for e in tried.record.watched):
         notes.append("the compiled model ran eagerly: inside compiled code no operation can be seen")
+    if any(e["what"] == "rounded" for e in tried.record.watched):
+        notes.append(
+            "operands of emulated products were counted as they are rounded, at the scales that they have"
+        )
     if reference is None and not plain:
         notes.append("fp32 made no step, so whether it has the same faults is not known")
     return [*notes, *tried.record.warnings]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from halfstep.diagnosis.evidence import Numbers
+from halfstep.diagnosis.evidence import Numbers, Rounding
 from halfstep.formats import Format, get_scalar
 
 _ZERO, _NOT_FINITE = -127, 128
@@ -49,6 +49,18 @@ def shares(numbers: Numbers, format: str, scale: float = 1.0) -> Shares:
         overflowing=sum(count for e, count in bins if e > row.max_exponent) / whole,
         lost=sum(count * 2.0**e for e, count in flushed) / weight,
         headroom=math.log2(row.largest) - math.log2(numbers.largest * scale) if numbers.largest else None,
+    )
+
+
+def counted(rounding: Rounding) -> Shares:
+    """What an emulated format was seen to do to operands; its scales move with them, so there is no headroom."""
+    numbers, whole = rounding.nonzero or 1, rounding.magnitude or 1.0
+    return Shares(
+        flushed=rounding.flushed / numbers,
+        subnormal=rounding.subnormal / numbers,
+        overflowing=rounding.overflowing / numbers,
+        lost=rounding.lost / whole,
+        headroom=None,
     )
 
 

@@ -43,14 +43,20 @@ def round_blocks(
             f"axis is {axis}; a tensor of shape {tuple(x.shape)} has axes {-dimensions} to {dimensions - 1}."
         )
     with torch.no_grad():
-        rows = (x if x.dim() else x.reshape(1)).to(working).movedim(axis, -1)
-        blocks = _blocks(rows, fmt.block)  # (..., number of blocks, block)
-        largest = blocks.abs().amax(-1, keepdim=True)  # NaN where the block has one
-        scale = _power_of_two(largest, fmt) if fmt.tensor_scale is None else _two_level(blocks, largest, fmt)
-        elements = round_to(blocks / scale, fmt.element, mode, overflow="saturate", generator=generator)
+        rows = (x if x.dim() else x.reshape(1)).to(working)
+        elements, scale = in_blocks(rows, fmt, axis)
+        elements = round_to(elements, fmt.element, mode, overflow="saturate", generator=generator)
         # a scale that is NaN makes the block NaN
-        result = (elements * scale).flatten(-2)[..., : rows.shape[-1]]
+        result = (elements * scale).flatten(-2)[..., : rows.shape[axis]]
         return result.movedim(-1, axis).reshape(x.shape).to(x.dtype)
+
+
+def in_blocks(x: Tensor, fmt: BlockFormat, axis: int) -> tuple[Tensor, Tensor]:
+    """x over its blocks' scales, (..., number of blocks, block), ``axis`` last; and the scales, (..., number, 1)."""
+    blocks = _blocks(x.movedim(axis, -1), fmt.block)
+    largest = blocks.abs().amax(-1, keepdim=True)  # NaN where the block has one
+    scale = _power_of_two(largest, fmt) if fmt.tensor_scale is None else _two_level(blocks, largest, fmt)
+    return blocks / scale, scale
 
 
 def _blocks(rows: Tensor, size: int) -> Tensor:

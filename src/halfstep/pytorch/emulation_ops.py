@@ -1,8 +1,9 @@
 """The operations that an emulated product is made of, and their gradients.
 
-``halfstep::round`` rounds an operand; ``halfstep::product``, ``halfstep::convolution`` and its backward are PyTorch's
-own fp32 kernels under other names: to the dispatcher, and in compiled graphs, they are products whose operands are
-rounded already. ``precision`` names the recipe, for those who count FLOPs.
+``halfstep::round`` rounds an operand, and is told whether it is a gradient; ``halfstep::product``,
+``halfstep::convolution`` and its backward are PyTorch's own fp32 kernels under other names: to the dispatcher, and in
+compiled graphs, they are products whose operands are rounded already. ``precision`` names the recipe, for those who
+count FLOPs.
 
 For c = a b, with f the forward format and g the gradients'::
 
@@ -30,7 +31,7 @@ _GEOMETRY = (
     "SymInt groups"
 )
 _SCHEMAS = (
-    "round(Tensor x, str format, int axis) -> Tensor",
+    "round(Tensor x, str format, int axis, bool gradient=False) -> Tensor",
     "product(Tensor? bias, Tensor a, Tensor b, Scalar beta, Scalar alpha, str precision) -> Tensor",
     f"convolution(Tensor x, Tensor weight, Tensor? bias, {_GEOMETRY}, str precision) -> Tensor",
     f"convolution_backward(Tensor gradient, Tensor x, Tensor weight, {_GEOMETRY}, bool[] mask, str precision) "
@@ -91,12 +92,12 @@ def _fake_convolution_backward(*args: Any) -> list[Tensor]:
     return [gradient for gradient in found if gradient is not None]
 
 
-_LIBRARY.impl("round", round_operand, "CPU")
+_LIBRARY.impl("round", lambda x, format, axis, gradient=False: round_operand(x, format, axis), "CPU")
 _LIBRARY.impl("product", _product, "CPU", with_keyset=True)
 _LIBRARY.impl("convolution", _convolution, "CPU", with_keyset=True)
 _LIBRARY.impl("convolution_backward", _convolution_backward, "CPU", with_keyset=True)
 for _name, _fake in (
-    ("round", lambda x, format, axis: torch.empty_like(x)),
+    ("round", lambda x, format, axis, gradient=False: torch.empty_like(x)),
     ("product", _fake_product),
     ("convolution", _fake_convolution),
     ("convolution_backward", _fake_convolution_backward),
@@ -134,7 +135,7 @@ class Emulation:
 
     def gradient(self, x: Tensor, axis: int) -> Tensor:
         """x in the gradients' format."""
-        return _straight_through(x, self.gradients, axis)
+        return _straight_through(x, self.gradients, axis, True)
 
 
 def _single_level(function: type[torch.autograd.Function]) -> Callable[..., Any]:
@@ -160,20 +161,21 @@ class _Straight(torch.autograd.Function):
     """Rounding whose gradient is that of x itself (Bengio et al. 2013, arXiv 1308.3432)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, format: str, axis: int) -> Tensor:
-        rounded: Tensor = _ops.round(x, format, axis)
+    def forward(ctx: Any, x: Tensor, format: str, axis: int, gradient: bool) -> Tensor:
+        rounded: Tensor = _ops.round(x, format, axis, gradient)
         return rounded
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return gradients[0], None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        return gradients[0], None, None, None
 
 
 _apply_straight = _single_level(_Straight)
 
 
-def _straight_through(x: Tensor, format: str, axis: int) -> Tensor:
-    rounded: Tensor = _apply_straight(x, format, axis) if _trains(x) else _ops.round(x, format, axis)
+def _straight_through(x: Tensor, format: str, axis: int, gradient: bool = False) -> Tensor:
+    apply = _apply_straight if _trains(x) else _ops.round
+    rounded: Tensor = apply(x, format, axis, gradient)
     return rounded
 
 

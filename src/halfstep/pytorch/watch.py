@@ -6,7 +6,8 @@ All that is seen goes into the record at once as events ``watch``, with ``what``
   was given such numbers although none was seen to make them; ``input``: the model was called with them
 - ``epsilon``: a constant that is zero in the format it is added in; ``optimizer``: likewise an optimizer's ``eps``
 - ``sum``: a 16-bit sum that stops growing
-- ``numbers``: the exponents of one module's weights, activations, gradients, weight gradients or updates
+- ``numbers``: the exponents of one module's weights, activations, gradients, weight gradients or updates, and of
+  what its emulated products were given (``inputs``); ``rounded``: what the emulated format made of these operands
 - ``update``: how many 16-bit weights did not move although they had a gradient
 - ``state``: whether gradients and weights were finite at a step; ``eager``: a compiled model ran eagerly
 """
@@ -31,6 +32,7 @@ from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.watch_modules import Call, Modules, tensors_in
 from halfstep.pytorch.watch_numbers import Tally
 from halfstep.pytorch.watch_operations import Operations
+from halfstep.pytorch.watch_rounding import Rounded
 from halfstep.record import NullWriter, Writer
 
 #: the steps whose numbers are counted: the first two, then one in so many
@@ -82,8 +84,9 @@ class Watch(NullWatch):
         self._writer, self._scale = writer, scale
         self.step = 0
         self._modules = Modules(self._entered, self._left)
-        self._operations = Operations(self._modules, self._write, in_step, scale)
+        self._operations = Operations(self._modules, self._write, in_step, scale, self._rounded)
         self._tallies: dict[tuple[str, str], Tally] = {}
+        self._roundings: dict[tuple[str, str], Rounded] = {}
         self._before: dict[int, Tensor] = {}
         self._seen: set[int] = set()
         self._poisoned = self._looking = False
@@ -143,6 +146,19 @@ class Watch(NullWatch):
     def _gradient(self, path: str, gradient: Tensor) -> None:
         if gradient.layout is torch.strided and type(gradient) is Tensor:
             self._count("gradients", path, gradient, self._scale())
+
+    @_unseen
+    def _rounded(self, path: str, operand: Tensor, format: str, axis: int, gradient: bool) -> None:
+        """An operand of an emulated product, in the steps that are sampled."""
+        if not self.sampled or not operand.numel():
+            return
+        weight = self._modules.weight_in(operand)
+        kind = "gradients" if gradient else "inputs" if weight is None else "weights"
+        path = path if weight is None else self._modules.path_of(weight)
+        if kind == "inputs":
+            self._tally(kind, path).add(operand, format_name(operand.dtype))
+        with torch._C._AutoDispatchBelowAutograd():
+            self._roundings.setdefault((kind, path), Rounded()).add(operand.detach(), format, axis)
 
     @_unseen
     def _count(self, kind: str, path: str, tensor: Tensor, scale: float) -> None:
@@ -245,7 +261,9 @@ class Watch(NullWatch):
                     type=self._modules.kinds.get(path, ""),
                     **tally.fields(),
                 )
-        self._tallies = {}
+        for (kind, path), rounded in self._roundings.items():
+            self._write("rounded", kind=kind, module=path, **rounded.fields())
+        self._tallies, self._roundings = {}, {}
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:

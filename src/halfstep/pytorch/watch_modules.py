@@ -82,6 +82,11 @@ class Modules:
         name: str = self._parameters.get(parameter, "")
         return name
 
+    def weight_in(self, tensor: Tensor) -> Tensor | None:
+        """The parameter whose memory a tensor is (a view of); None if it is no model's that was called."""
+        address = tensor.untyped_storage().data_ptr()
+        return next((p for p in self._parameters if p.untyped_storage().data_ptr() == address), None)
+
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             stack = self.stack

@@ -29,6 +29,12 @@ Write = Callable[..., None]
 _A_STEP, _IN_ALL = 8, 200
 #: what hands out memory with anything in it, or is halfstep's own unscaling
 _IGNORED = ("empty", "new_empty", "resize", "set_", "_local_scalar", "_amp_", "_pin_memory", "profiler")
+#: the emulated operations, by the names that PyTorch has for what they compute; rounding an operand is none of them
+_EMULATED = {
+    "product": "matmul",
+    "convolution": "convolution",
+    "convolution_backward": "convolution_backward",
+}
 #: where a constant keeps a divisor or a logarithm from zero
 _GUARDING = ("add", "sub", "clamp", "clamp_min", "maximum")
 
@@ -57,6 +63,8 @@ def plan(operation: Any) -> Plan:
     writes = any(a.alias_info is not None and a.alias_info.is_write for a in arguments[:1])
     views = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
     ignored = name.startswith(_IGNORED) or operation.namespace not in ("aten", "torchvision")
+    if operation.namespace == "halfstep":
+        ignored, name = name not in _EMULATED, _EMULATED.get(name, f"halfstep.{name}")
     return Plan(name.rstrip("_") if writes else name, not (views or ignored), writes)
 
 
@@ -77,13 +85,20 @@ class Operations(TorchDispatchMode):
         write: writes an event: ``write(what, **fields)``.
         in_step: whether an optimizer's arithmetic is running.
         scale: the loss scale in force.
+        rounded: called with an emulated product's operand: module, tensor, format, axis, and whether it is a gradient.
     """
 
     def __init__(
-        self, modules: Modules, write: Write, in_step: Callable[[], bool], scale: Callable[[], float]
+        self,
+        modules: Modules,
+        write: Write,
+        in_step: Callable[[], bool],
+        scale: Callable[[], float],
+        rounded: Callable[[str, Tensor, str, int, bool], None],
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._modules, self._write, self._in_step, self._scale = modules, write, in_step, scale
+        self._rounded = rounded
         self._places: dict[int, Place] = {}
         self._older: dict[int, Place] = {}
         self._bad: set[int] = set()
@@ -98,6 +113,9 @@ class Operations(TorchDispatchMode):
         if tracing():
             return func(*args, **kwargs)
         todo = plan(func)
+        if todo.name == "halfstep.round":
+            self._operand(*args)
+            return func(*args, **kwargs)
         backward = (inside_backward() and self._modules.running is None) or (
             self.in_pass and not inside_backward()
         )
@@ -108,6 +126,15 @@ class Operations(TorchDispatchMode):
             with torch._C._AutoDispatchBelowAutograd():
                 self._look(todo, func, args, kwargs, result, backward, place)
         return result
+
+    def _operand(self, x: Tensor, format: str, axis: int, gradient: bool = False) -> None:
+        """A product's operand is about to be rounded; the backward pass rounds those of the forward pass again."""
+        if inside_backward() and not gradient:
+            return
+        place = self._of_node()[0] if gradient else None
+        running = self._modules.running
+        module = place.module if place else running.path if running and not gradient else ""
+        self._rounded(module, x, format, axis, gradient)
 
     def _remember(self, todo: Plan) -> Place | None:
         """Note who calls: the backward pass of this operation will be known by its sequence number."""

@@ -30,7 +30,10 @@ KIND_WORDS = {
     "saturated_sum": "a sum that stops growing",
     "scale_collapse": "loss scale collapses",
 }
-PARTS = {"activations": "activations", "gradients": "gradients", "weights": "weights", "updates": "updates"}
+PARTS = {
+    "inputs": "inputs of products", "activations": "activations", "gradients": "gradients", "weights": "weights",
+    "updates": "updates",
+}  # fmt: skip
 Raw = Mapping[str, Any]
 
 
@@ -146,7 +149,8 @@ def _layers(diagnosis: Raw, sheet: Sheet) -> Iterator[Text]:
         return
     names = max(min(max(cell_len(text(row, "module")) for row in rows), sheet.width // 3), 6)
     width = 16 if sheet.width < 100 else 24
-    kinds = list(PARTS)[: max(1, min(4, (sheet.width - names) // (width + 10)))]
+    kinds = [kind for kind in PARTS if kind != "inputs" or any(table(row, kind) for row in rows)]
+    kinds = kinds[: max(1, min(4, (sheet.width - names) // (width + 10)))]
     yield Text()
     head = Text("layer".ljust(names + 2), "dim")
     for kind in kinds:
@@ -231,11 +235,15 @@ def next_command(diagnosis: Raw) -> str:
         way for f in tables(diagnosis, "findings")[:1] for way in tables(f, "remedies") if text(way, "recipe")
     ]
     works = next((text(way, "recipe") for way in ways if way.get("works")), "")
+    here = ["--emulate"] * bool(diagnosis.get("emulated"))
+    here += ["--as-on", as_on] if (as_on := text(diagnosis, "as_on")) else []
     if works:
-        return shlex.join(["halfstep", "compare", "--precisions", f"fp32,{works}", *program])
+        return shlex.join(["halfstep", "compare", *here, "--precisions", f"fp32,{works}", *program])
     if ways and all(way.get("works") is None for way in ways):
-        return shlex.join(["halfstep", "diagnose", "--precision", precision, "--try-remedies", *program])
+        return shlex.join(
+            ["halfstep", "diagnose", *here, "--precision", precision, "--try-remedies", *program]
+        )
     if tables(diagnosis, "findings"):
         return ""
     chosen = [] if precision == "fp32" else ["--precisions", f"fp32,{precision}"]
-    return shlex.join(["halfstep", "compare", *chosen, *program])
+    return shlex.join(["halfstep", "compare", *here, *chosen, *program])

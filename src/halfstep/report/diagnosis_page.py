@@ -20,6 +20,7 @@ from halfstep.report.plain import clean, finite, table, tables, text, texts
 KINDS = {
     "gradients": "Gradients of activations, the loss scale on them",
     "weight_gradients": "Gradients of weights, the loss scale on them",
+    "inputs": "Inputs of products",
     "activations": "Activations",
     "weights": "Weights",
     "updates": "Optimizer updates",
@@ -162,7 +163,9 @@ def _shares(part: Raw, exponents: list[int]) -> list[float]:
 
 def _range(rows: list[Raw], kind: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The edges of the format that most rows have, as lines with their names above."""
-    names = [text(table(row, kind), "format") for row in rows]
+    names = [text(part, "format") for row in rows if not (part := table(row, kind)).get("scaled")]
+    if not names:
+        return [], []
     most = get_scalar(max(set(names), key=names.count))
     edges = [(edge, words) for edge, words in _edges(most) if _LOW <= edge <= _HIGH]
     shapes: list[dict[str, Any]] = []

@@ -48,7 +48,8 @@ def spark(part: Mapping[str, Any], width: int, ascii_only: bool = False) -> Text
     top = max((count for _, count in bars), default=0)
     if not top:
         return Text(" " * width)
-    row = get_scalar(text(part, "format") or "fp32")
+    # Scales that follow the numbers leave no exponent that is always lost: the share tells what is.
+    row = get_scalar("fp32" if part.get("scaled") else text(part, "format") or "fp32")
     glyphs = _ASCII if ascii_only else _BLOCKS
     line = Text()
     for exponent, count in bars:
