@@ -37,8 +37,12 @@ class Trial:
     @property
     def label(self) -> str:
         """A name for people and files, e.g. ``bf16-seed0-repeat1``."""
-        safe = "".join(c if c.isalnum() or c in "-=." else "_" for c in self.precision)
-        return f"{safe}-seed{self.seed}-repeat{self.repeat}"
+        return f"{safe(self.precision)}-seed{self.seed}-repeat{self.repeat}"
+
+
+def safe(precision: str) -> str:
+    """A recipe as a part of a file's name."""
+    return "".join(c if c.isalnum() or c in "-=." else "_" for c in precision)
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,73 @@ def test_it_ends_with_the_next_command(diagnosed: dict[str, Any]) -> None:
     assert words.endswith(f"next halfstep compare --precisions fp32,bf16 {FAILURES / 'attention_logits.py'}")
 
 
+def test_a_diagnosis_is_redrawn_from_its_folder(diagnosed: dict[str, Any], tmp_path: Path) -> None:
+    page = diagnosed["folder"] / "out" / "diagnosis.html"
+    before = page.read_text()
+    page.unlink()
+    done = halfstep("report", str(diagnosed["folder"] / "out"), "--json", "-", cwd=tmp_path)
+    assert json.loads(done.stdout) == diagnosed["json"]
+    assert page.read_text() == before
+    assert diagnosed["json"]["findings"][0]["evidence"] in " ".join(done.stderr.split())
+    done = halfstep("report", "out", "--csv", "c.csv", cwd=diagnosed["folder"])
+    assert (done.returncode, done.stderr) == (
+        2,
+        "halfstep: --csv c.csv was given, but 'out' holds a diagnosis, which has no table of trials; use --json.\n",
+    )
+
+
+def test_a_diagnosis_in_a_comparisons_folder_is_a_section_of_its_page(tmp_path: Path) -> None:
+    program = str(FAILURES / "outlier_sample.py")
+    compared = halfstep(
+        "compare", "--precisions", "fp32", "--steps", "2", "--out", "out", program, cwd=tmp_path
+    )
+    assert compared.returncode == 0, compared.stderr
+    record = tmp_path / "out" / "trials" / "fp32-seed0-repeat0.jsonl"
+    trained, table = record.read_bytes(), compared.stdout.splitlines()[0]
+    done = halfstep(
+        "diagnose",
+        "--precision",
+        "fp8-e4m3",
+        "--emulate",
+        "--steps",
+        "2",
+        "--out",
+        "out",
+        program,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"page{tmp_path / 'out' / 'report.html'}" in "".join(done.stdout.split())
+    assert record.read_bytes() == trained  # the diagnosis has an fp32 trial of its own
+    for again in ([], ["report", "out"], ["compare", "--resume", "out"]):
+        shown = halfstep(*again, cwd=tmp_path) if again else compared
+        page = (tmp_path / "out" / "report.html").read_text()
+        assert shown.stdout.splitlines()[0] == table
+        assert "is flushed to zero by fp8_e4m3" in page
+        assert 'data-figure="d0-inputs"' in page
+        (tmp_path / "out" / "report.html").unlink()
+
+
+def test_what_is_no_diagnosis_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for text, said in (
+        (
+            "{}",
+            "has schema None; this version of halfstep reads 'halfstep/diagnosis/1': run `halfstep diagnose` again",
+        ),
+        (
+            "[",
+            "is not a diagnosis (Expecting value: line 1 column 2 (char 1)); run `halfstep diagnose` again",
+        ),
+    ):
+        (tmp_path / "out" / "diagnosis.json").write_text(text)
+        done = halfstep("report", "out", cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (
+            2,
+            f"halfstep: 'out/diagnosis.json' {said}, or delete it.\n",
+        )
+
+
 def test_an_emulated_precision_says_what_its_operands_lose(tmp_path: Path) -> None:
     done = halfstep(
         "diagnose", "--precision", "fp8-e4m3", "--emulate", "--steps", "3", "--json", "-", "--try-remedies",

@@ -339,7 +339,7 @@ def _method() -> list[dict[str, str]]:
 
 def hostile(payload: str) -> dict[str, Any]:
     """The sample with `payload` for every text in it, and as a name wherever names are free."""
-    made = _replaced(comparison(steps=8), payload)
+    made = replaced(comparison(steps=8), payload)
     for trial in made["trials"]:
         trial["logged"] = {payload: [[1, 0.5], [2, 0.6]]}
         trial["matmul_share"] = {payload: 1.0}
@@ -350,11 +350,12 @@ def hostile(payload: str) -> dict[str, Any]:
     return made
 
 
-def _replaced(value: Any, payload: str) -> Any:
+def replaced(value: Any, payload: str) -> Any:
+    """The value with ``payload`` for every text in it."""
     if isinstance(value, dict):
-        return {key: _replaced(item, payload) for key, item in value.items()}
+        return {key: replaced(item, payload) for key, item in value.items()}
     if isinstance(value, list):
-        return [_replaced(item, payload) for item in value]
+        return [replaced(item, payload) for item in value]
     return payload if isinstance(value, str) else value
 
 

@@ -113,6 +113,19 @@ def test_the_heat_map_has_every_layer_and_the_formats_edges() -> None:
     assert diagnosis_page.heat_map(sample(), "weights") is None
 
 
+def test_numbers_whose_scales_follow_them_have_no_edges() -> None:
+    raw = sample(layers=2)
+    for row in raw["layers"]:
+        row["gradients"] |= {"format": "mxfp4", "scaled": True}
+    figure = diagnosis_page.heat_map(raw, "gradients")
+    assert figure is not None
+    assert figure["layout"]["shapes"] == []
+    assert "2/3" not in printed(raw, 160)
+    assert "66.7%" in printed(raw, 160)
+    page = diagnosis_page.render(raw | {"precision": "mxfp4"})
+    assert "The scales of mxfp4 follow the numbers" in page
+
+
 def test_the_page_escapes_what_the_program_says_and_fetches_nothing() -> None:
     page = diagnosis_page.render(sample())
     assert "<script>alert(1)" not in page

@@ -19,9 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfstep.errors import UsageError
-from halfstep.report import document, page, units
+from halfstep.report import diagnosis_page, document, page, units
 
-from .sample import DROPPED, comparison, damaged, hostile, metered, paths
+from . import test_diagnosis as diagnosed
+from .sample import DROPPED, comparison, damaged, hostile, metered, paths, replaced
 
 PWN = "document.documentElement.dataset.pwned=1"
 PAYLOADS = [
@@ -248,6 +249,37 @@ def pwned(document: str) -> bool:
     return re.search(r"<html[^>]*data-pwned", document) is not None
 
 
+def hostile_diagnosis(payload: str) -> dict[str, Any]:
+    """A diagnosis with ``payload`` for every text in it; one layer keeps its format, whose edges are drawn."""
+    made: dict[str, Any] = replaced(diagnosed.sample(layers=3), payload)
+    made["layers"][0]["gradients"]["format"] = "fp16"
+    return made
+
+
+def test_a_diagnosis_is_a_section_of_the_page(sample: Seen) -> None:
+    two = [diagnosed.sample(), diagnosed.sample(findings=0) | {"precision": "bf16"}]
+    seen = Seen(page.render(comparison(), two))
+    for said in ("What becomes of the numbers in fp16", "1 finding in 20 steps in fp16, 3 of them skipped",
+                 "reaches 1.2e+05; fp16 ends at 65504", "What becomes of the numbers in bf16",
+                 "fp16: Gradients of activations, the loss scale on them"):  # fmt: skip
+        assert said in seen.text
+        assert said not in sample.text
+    drawn = [attrs["data-figure"] for _, attrs in seen.tags if "data-figure" in attrs]
+    assert set(drawn) - {"loss", "steps", "scale", "logged-0"} == {
+        "d0-gradients", "d0-activations", "d1-gradients", "d1-activations"
+    }  # fmt: skip
+    assert set(drawn) == json.loads(seen.scripts[1]).keys()
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_hostile_text_in_a_diagnosis_adds_no_element(payload: str) -> None:
+    plain = Seen(page.render(comparison(steps=8), [diagnosed.sample(layers=3)]))
+    seen = Seen(page.render(hostile(payload), [hostile_diagnosis(payload)]))
+    assert {tag for tag, _ in seen.tags} <= {tag for tag, _ in plain.tags}
+    assert sum(tag == "script" for tag, _ in seen.tags) == 4
+    assert not re.search("[\x1b\ud800]", "".join(seen.words))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the path to open the page in")
 def test_in_a_browser_plots_are_drawn_and_hostile_text_does_not_run(tmp_path: Path) -> None:
@@ -255,10 +287,14 @@ def test_in_a_browser_plots_are_drawn_and_hostile_text_does_not_run(tmp_path: Pa
     bare.write_text(f"<!doctype html><html><body>{PAYLOADS[2]}</body></html>")
     assert pwned(dom(bare, tmp_path / "profile"))  # the check sees what does run
     compared = metered(hostile(" ".join(PAYLOADS)))
-    document = dom(page.write(compared, tmp_path / "page.html"), tmp_path / "profile")
+    found = hostile_diagnosis(" ".join(PAYLOADS))
+    alone = dom(diagnosis_page.write(found, tmp_path / "diagnosis.html"), tmp_path / "profile")
+    assert not pwned(alone)
+    assert alone.count('class="main-svg"') >= 2
+    document = dom(page.write(compared, tmp_path / "page.html", [found]), tmp_path / "profile")
     assert not pwned(document)
     figures = set(re.findall(r'data-figure="([\w-]+)"', document))
-    assert figures == {"loss", "steps", "scale", "logged-0"}
+    assert figures == {"loss", "steps", "scale", "logged-0", "d0-gradients", "d0-activations"}
     assert document.count('class="main-svg"') >= len(figures)
     assert ">This plot could not be drawn" not in document
     assert html.escape("<script>", quote=False) in document

@@ -16,6 +16,7 @@ from halfstep.comparison.fit import FitOption, parse_fit, parse_size
 from halfstep.comparison.request import Request, resumed, stored
 from halfstep.comparison.running import run_comparison
 from halfstep.comparison.tolerance import parse_tolerance
+from halfstep.diagnosis.loading import stored as diagnoses
 from halfstep.errors import UsageError
 from halfstep.program import Target
 from halfstep.recipes import parse_list
@@ -120,7 +121,7 @@ def compare(
     with terminal.Progress(err) as progress:
         comparison = run_comparison(request, progress, old)
     page = request.folder / "report.html"
-    write_page(comparison, page)
+    write_page(comparison, page, diagnoses(request.folder))
     write_json(comparison, json_path)
     console.print(terminal.table(comparison, page=page))
     return 0 if any(trial["status"] == "ok" for trial in comparison["trials"]) else 1

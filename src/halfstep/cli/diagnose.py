@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
-from halfstep.cli.outputs import json_path_of, new_folder, write_json
+from halfstep.cli.outputs import diagnosis_folder, json_path_of, write_json
 from halfstep.cli.run import SETTINGS, emulation_options, products_option, program_options
+from halfstep.diagnosis.loading import NAME, holds_comparison, stored
 from halfstep.diagnosis.run import Question, run_diagnosis
 from halfstep.program import Target
 from halfstep.recipes import parse
@@ -24,7 +26,10 @@ from halfstep.trials import Job
     "--json", "json_file", metavar="FILE", help="Also write the diagnosis as JSON to FILE; - for stdout."
 )
 @click.option(
-    "--out", metavar="DIR", help="Folder for records, logs and the page. Default: a new one in halfstep-out."
+    "--out",
+    metavar="DIR",
+    help="Folder for records, logs and the page. Default: a new one in halfstep-out. In a "
+    "comparison's folder the diagnosis becomes a section of its page.",
 )
 @click.option("--try-remedies", is_flag=True,
     help="Run the program again with the remedies that are found, and say which work.")  # fmt: skip
@@ -56,13 +61,15 @@ def diagnose(
     """
     from rich.console import Console
 
+    from halfstep.comparison.loading import rebuild
     from halfstep.report import diagnosis as report
     from halfstep.report import diagnosis_page as page
     from halfstep.report import terminal
+    from halfstep.report.page import write as write_page
 
     recipe = str(parse(precision))
     Target.parse(program, arguments, module=module)
-    folder, json_path = new_folder(out, program), json_path_of(json_file)
+    folder, json_path = diagnosis_folder(out, program, recipe), json_path_of(json_file)
     job = Job(
         program, arguments, module, folder, steps, time_limit, launch, products,
         watch=True, emulate=emulate, as_on=as_on,
@@ -70,8 +77,10 @@ def diagnose(
     err, console = Console(stderr=True), Console(stderr=json_file == "-")
     with terminal.Progress(err) as progress:
         found = run_diagnosis(Question(job, recipe, steps, try_remedies), progress)
-    (folder / "diagnosis.json").write_text(json.dumps(found, allow_nan=False), encoding="utf-8")
+    (folder / NAME).write_text(json.dumps(found, allow_nan=False), encoding="utf-8")
     written = page.write(found, folder / "diagnosis.html")
+    if out is not None and holds_comparison(Path(out)):
+        written = write_page(rebuild(out).data, Path(out).absolute() / "report.html", stored(Path(out)))
     write_json(found, json_path)
     console.print(report.view(found, page=written))
     return 0

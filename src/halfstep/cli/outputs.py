@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from halfstep.diagnosis.loading import holds_comparison, place_in
 from halfstep.errors import UsageError
 
 
@@ -18,10 +19,25 @@ def new_folder(out: str | None, program: str) -> Path:
     """
     name = f"{Path(program).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = (Path("halfstep-out") / name if out is None else Path(out)).absolute()
-    if (folder / "comparison.json").exists() or (folder / "request.json").exists():
+    if holds_comparison(folder):
         raise UsageError(
             f"{out!r} already holds a comparison; give --out a new folder, --resume it, or delete that one."
         )
+    return _made(folder)
+
+
+def diagnosis_folder(out: str | None, program: str, precision: str) -> Path:
+    """The folder of a diagnosis, made and found to be writable: ``out``, or a place in it where it is a comparison's.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    if out is None or not holds_comparison(Path(out)):
+        return new_folder(out, program)
+    return _made(place_in(Path(out).absolute(), precision))
+
+
+def _made(folder: Path) -> Path:
     try:
         (folder / "trials").mkdir(parents=True, exist_ok=True)
         probe = folder / "trials" / ".writable"

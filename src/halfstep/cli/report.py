@@ -1,23 +1,33 @@
-"""``halfstep report``: draw a comparison again from its folder."""
+"""``halfstep report``: draw a comparison or a diagnosis again from its folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from halfstep.cli.outputs import json_path_of, write_json
+from halfstep.diagnosis.loading import holds_comparison, stored
+from halfstep.errors import UsageError
 
 
-@click.command(short_help="Draw a comparison again, or write it as CSV or JSON.")
+@click.command(short_help="Draw a comparison or a diagnosis again, or write it as CSV or JSON.")
 @click.argument("folder")
 @click.option("--csv", "csv_file", metavar="FILE", help="Write one row a trial to FILE, and the steps beside it "
     "(FILE's name with -steps).")  # fmt: skip
 @click.option(
-    "--json", "json_file", metavar="FILE", help="Write the comparison as JSON to FILE; - for stdout."
+    "--json",
+    "json_file",
+    metavar="FILE",
+    help="Write the comparison or diagnosis as JSON to FILE; - for stdout.",
 )
 def report(folder: str, csv_file: str | None, json_file: str | None) -> None:
-    """Draw the table and the page of the comparison in FOLDER again from its records, finished or not."""
+    """Draw the table and the page of what is in FOLDER again.
+
+    Of a comparison, finished or not, from its records; what `halfstep diagnose --out FOLDER` has found since is a
+    section of the page. Of a diagnosis alone, what its diagnosis.json holds.
+    """
     from rich.console import Console
 
     from halfstep.comparison.loading import rebuild
@@ -26,10 +36,30 @@ def report(folder: str, csv_file: str | None, json_file: str | None) -> None:
     from halfstep.report.page import write
 
     json_path = json_path_of(json_file)
+    diagnoses = stored(Path(folder))
+    if diagnoses and not holds_comparison(Path(folder)):
+        _diagnosis(diagnoses[0], Path(folder), csv_file, json_path)
+        return
     comparison = rebuild(folder)
     page = Path(folder) / "report.html"
-    write(comparison.data, page)
+    write(comparison.data, page, diagnoses)
     if csv_file is not None:
         write_csv(comparison.data, csv_file)
     write_json(comparison.data, json_path)
     Console(stderr=json_file == "-").print(terminal.table(comparison.data, page=page))
+
+
+def _diagnosis(found: dict[str, Any], folder: Path, csv_file: str | None, json_path: Path | None) -> None:
+    """A folder that holds a diagnosis alone."""
+    from rich.console import Console
+
+    from halfstep.report import diagnosis, diagnosis_page
+
+    if csv_file is not None:
+        raise UsageError(
+            f"--csv {csv_file} was given, but {str(folder)!r} holds a diagnosis, which has no table of trials; use "
+            "--json."
+        )
+    page = diagnosis_page.write(found, folder / "diagnosis.html")
+    write_json(found, json_path)
+    Console(stderr=str(json_path) == "-").print(diagnosis.view(found, page=page))

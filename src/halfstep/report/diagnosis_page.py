@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from halfstep.errors import UsageError
-from halfstep.formats import Format, get_scalar
+from halfstep.formats import FORMATS, Format, get_scalar
 from halfstep.report import traces, units
 from halfstep.report.diagnosis import headline, next_command, place, title, where
 from halfstep.report.document import EMPTY_STYLE, asset, policy, templates
@@ -51,26 +51,43 @@ def render(diagnosis: Raw) -> str:
     from plotly.offline import get_plotlyjs  # slow to import
 
     scripts, style = [get_plotlyjs(), asset("page.js")], asset("page.css") + asset("diagnosis.css")
-    figures = {kind: figure for kind in KINDS if (figure := heat_map(diagnosis, kind)) is not None}
     return (
         templates()
         .get_template("diagnosis.html.j2")
         .render(
-            headline=headline(diagnosis),
-            command=shlex.join(["python", *texts(table(diagnosis, "program"), "command")]),
-            findings=[_finding(raw) for raw in tables(diagnosis, "findings")],
-            figures=figures,
-            kinds=KINDS,
-            layers=[_row(raw) for raw in tables(diagnosis, "layers")],
-            notes=texts(diagnosis, "notes"),
-            ran_as=text(diagnosis, "ran_as"),
-            next=next_command(diagnosis),
+            d=parts(diagnosis),
+            figures=figures(diagnosis),
             raw=diagnosis,
             policy=policy(scripts, [style, EMPTY_STYLE]),
             style=Markup(style),
             scripts=[Markup(script) for script in scripts],
         )
     )
+
+
+def figures(diagnosis: Raw, prefix: str = "") -> dict[str, Any]:
+    """The heat maps by name: ``prefix`` and the kind of numbers, ``gradients``."""
+    drawn = {prefix + kind: heat_map(diagnosis, kind) for kind in KINDS}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def parts(diagnosis: Raw, prefix: str = "") -> dict[str, Any]:
+    """What the templates say of a diagnosis; ``prefix`` as for :func:`figures`."""
+    rows = tables(diagnosis, "layers")
+    kinds = [kind for kind in KINDS if any(table(row, kind) for row in rows)]
+    return {
+        "precision": text(diagnosis, "precision"),
+        "headline": headline(diagnosis),
+        "command": shlex.join(["python", *texts(table(diagnosis, "program"), "command")]),
+        "findings": [_finding(raw) for raw in tables(diagnosis, "findings")],
+        "maps": [(prefix + k, KINDS[k]) for k in kinds if prefix + k in figures(diagnosis, prefix)],
+        "scaled": any(table(row, kind).get("scaled") for row in rows for kind in kinds),
+        "kinds": [KINDS[kind] for kind in kinds],
+        "layers": [_row(raw, kinds) for raw in rows],
+        "notes": texts(diagnosis, "notes"),
+        "ran_as": text(diagnosis, "ran_as"),
+        "next": next_command(diagnosis),
+    }
 
 
 def _finding(raw: Raw) -> dict[str, Any]:
@@ -89,10 +106,10 @@ def _finding(raw: Raw) -> dict[str, Any]:
     }
 
 
-def _row(raw: Raw) -> dict[str, Any]:
+def _row(raw: Raw, kinds: list[str]) -> dict[str, Any]:
     """A layer's row of the table: what its format does to its numbers."""
     cells = []
-    for kind in KINDS:
+    for kind in kinds:
         part = table(raw, kind)
         shares = [finite(part.get(key)) for key in ("flushed", "subnormal", "overflowing", "headroom")]
         cells.append(_cell(*shares) if part else "")
@@ -163,10 +180,12 @@ def _shares(part: Raw, exponents: list[int]) -> list[float]:
 
 def _range(rows: list[Raw], kind: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The edges of the format that most rows have, as lines with their names above."""
-    names = [text(part, "format") for row in rows if not (part := table(row, kind)).get("scaled")]
+    found = [table(row, kind) for row in rows]
+    names = [text(part, "format") for part in found if not part.get("scaled")]
+    names = [name for name in names if name in FORMATS]
     if not names:
         return [], []
-    most = get_scalar(max(set(names), key=names.count))
+    most = get_scalar(max(sorted(set(names)), key=names.count))
     edges = [(edge, words) for edge, words in _edges(most) if _LOW <= edge <= _HIGH]
     shapes: list[dict[str, Any]] = []
     notes = []

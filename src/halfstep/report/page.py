@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from markupsafe import Markup
 
 from halfstep.errors import UsageError
 from halfstep.report import bars, plots, units
+from halfstep.report.diagnosis_page import figures as heat_maps
+from halfstep.report.diagnosis_page import parts
 from halfstep.report.document import EMPTY_STYLE, asset, policy, templates
 from halfstep.report.parts import Absent, Comparison, Figure, Row, Trial
 from halfstep.report.plain import clean, finite
@@ -36,14 +38,19 @@ _ENVIRONMENT = {
 _WRITTEN: dict[str, Callable[[float], str]] = {"seconds": units.duration, "memory_bytes": units.bytes_}
 
 
-def write(comparison: Mapping[str, Any], path: str | Path) -> Path:
+Diagnoses = Sequence[Mapping[str, Any]]
+
+
+def write(comparison: Mapping[str, Any], path: str | Path, diagnoses: Diagnoses = ()) -> Path:
     """Draw the comparison, the object of `halfstep compare --json`, into one HTML file; returns its path.
+
+    ``diagnoses``, objects of `halfstep diagnose --json`, are sections of the page.
 
     Raises:
         UsageError: the file cannot be written.
     """
     path = Path(path)
-    page = render(comparison)
+    page = render(comparison, diagnoses)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8", newline="\n")
@@ -54,7 +61,7 @@ def write(comparison: Mapping[str, Any], path: str | Path) -> Path:
     return path
 
 
-def render(comparison: Mapping[str, Any]) -> str:
+def render(comparison: Mapping[str, Any], diagnoses: Diagnoses = ()) -> str:
     """The page as text."""
     from plotly.offline import (
         get_plotlyjs,
@@ -64,14 +71,18 @@ def render(comparison: Mapping[str, Any]) -> str:
     fitted = [row.precision for row in read_.fit.rows] if read_.fit else []
     colours = plots.slots([*read_.precisions, *_formats(read_), *fitted])
     scripts = [get_plotlyjs(), asset("page.js")]
-    style = asset("page.css")
+    style = asset("page.css") + (asset("diagnosis.css") if diagnoses else "")
+    maps = {
+        name: figure for n, raw in enumerate(diagnoses) for name, figure in heat_maps(raw, f"d{n}-").items()
+    }
     return (
         templates()
         .get_template("page.html.j2")
         .render(
             c=read_,
             colours=colours,
-            figures=plots.figures(read_, colours),
+            figures=plots.figures(read_, colours) | maps,
+            diagnoses=[parts(raw, f"d{n}-") for n, raw in enumerate(diagnoses)],
             logged=plots.logged_names(read_),
             memory=bars.drawn(bars.memory(read_), read_),
             shares=bars.drawn(bars.shares(read_, colours), read_),

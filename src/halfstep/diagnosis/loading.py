@@ -1,0 +1,49 @@
+"""Diagnoses read back from a folder: one of its own, or a comparison's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from halfstep.diagnosis import SCHEMA
+from halfstep.errors import UsageError
+from halfstep.trials import safe
+
+NAME = "diagnosis.json"
+
+
+def holds_comparison(folder: Path) -> bool:
+    """Whether a comparison was begun in the folder."""
+    return any((folder / name).exists() for name in ("comparison.json", "request.json"))
+
+
+def place_in(folder: Path, precision: str) -> Path:
+    """Where a comparison's folder keeps the diagnosis of a precision: its trials have the names of the comparison's."""
+    return folder / "diagnosis" / safe(precision)
+
+
+def stored(folder: Path) -> list[dict[str, Any]]:
+    """The diagnoses in a folder: its own, and those of precisions that were diagnosed into it.
+
+    Raises:
+        UsageError: one cannot be read, or is of another schema.
+    """
+    paths = [folder / NAME, *sorted(folder.glob(f"diagnosis/*/{NAME}"))]
+    return [_read(path) for path in paths if path.exists()]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{str(path)!r} is not a diagnosis ({error}); run `halfstep diagnose` again, or delete it."
+        ) from None
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if schema != SCHEMA:
+        raise UsageError(
+            f"{str(path)!r} has schema {schema!r}; this version of halfstep reads {SCHEMA!r}: run `halfstep diagnose` "
+            "again, or delete it."
+        )
+    return dict(found)
