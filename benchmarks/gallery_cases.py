@@ -81,9 +81,9 @@ PUBLISHED_QUALITY = (
 
 EXAMPLES = (
     Case("Residual network, digits", "examples/digits_cnn.py", ("--epochs", "4"), unit="images"),
-    Case("Small GPT", "examples/char_gpt.py", ("--steps", "50"), unit="tokens", per_sample=128),
+    Case("Small GPT", "examples/char_gpt.py", ("--steps", "40"), unit="tokens", per_sample=128),
     Case("Lightning, digits", "examples/lightning_digits.py", ("--epochs", "3"), needs="lightning", unit="images"),
-    Case("Transformers, GPT-2", "examples/transformers_gpt2.py", ("--steps", "40"), needs="transformers"),
+    Case("Transformers, GPT-2", "examples/transformers_gpt2.py", ("--steps", "30"), needs="transformers"),
     Case("Keras, digits", "examples/keras_digits.py", ("--epochs", "3"), needs="keras", unit="images"),
     Case("TensorFlow loop, digits", "examples/tf_loop.py", ("--epochs", "3"), needs="tensorflow", unit="images"),
 )  # fmt: skip

@@ -173,6 +173,44 @@ def test_what_the_data_do_not_carry_is_never_firm(kind: str) -> None:
     assert "--seeds" in found["text"]
 
 
+WHY = [
+    {"text": "Casts: 1 ms of 10 ms (fp32: none)", "share": 0.1, "evidence": "trials[1].time_shares.casts"},
+    {
+        "text": "Matrix products: 6 ms of 10 ms (fp32: 6 ms)",
+        "share": 0.6,
+        "evidence": "trials[1].time_shares.products",
+    },
+    {"text": "No units for it here.", "share": None, "evidence": "trials[1].ran_as"},
+    {
+        "text": "Products are 60% of a step in fp32.",
+        "share": None,
+        "evidence": "trials[0].time_shares.products",
+    },
+]
+
+
+@pytest.mark.parametrize("ran_as", ["bf16", NO_UNITS])
+def test_what_does_not_pay_is_explained_by_what_was_measured(ran_as: str) -> None:
+    found = recommend([FP32, verdict("bf16", 0.9, ran_as=ran_as, why_no_faster=WHY)])
+    told = {reason["evidence"]: reason["text"] for reason in found["reasons"]}
+    assert found["rule"] == ("no_gain" if ran_as == "bf16" else "no_units")
+    assert told["verdicts[1].why_no_faster[1]"] == "bf16: matrix products: 6 ms of 10 ms (fp32: 6 ms)"
+    assert told["verdicts[1].why_no_faster[3]"] == "bf16: products are 60% of a step in fp32"
+    assert len([where for where in told if "why" in where]) == 2
+
+
+def test_memory_that_does_not_fall_is_explained_where_memory_is_what_counts() -> None:
+    entry = {"text": "Weights: 6 MiB, as in fp32", "share": 0.7, "evidence": "trials[1].memory.weights"}
+    row = verdict(
+        "bf16", 1.9, why_memory=[entry], why_no_faster=WHY, memory_ratio=ratio(1, "memory", "memory")
+    )
+    told = {
+        reason["evidence"]: reason["text"] for reason in recommend([FP32, row], prefer="memory")["reasons"]
+    }
+    assert told["verdicts[1].why_memory[0]"] == "bf16: weights: 6 MiB, as in fp32"
+    assert not any("why_no_faster" in where for where in told)
+
+
 def test_a_speed_from_one_run_says_what_it_leaves_out() -> None:
     alone = verdict("bf16", 1.9) | {"speed_ratio": ratio(1.9, "faster", "slower") | {"runs": [1, 1]}}
     several = verdict("bf16", 1.9) | {"speed_ratio": ratio(1.9, "faster", "slower") | {"runs": [3, 3]}}

@@ -51,6 +51,41 @@ def test_the_thick_line_is_the_median_of_the_trials() -> None:
     assert thick[0]["y"] == np.median(losses, axis=0).tolist()
 
 
+def run_in_parts() -> dict:
+    compared = comparison()
+    parts = [
+        {"first": 0, "last": 29, "value": 0.5, "low": -0.1, "high": 0.7},
+        {"first": 30, "last": 59, "value": 0.4, "low": 0.1, "high": 0.6},
+    ]
+    for verdict in compared["verdicts"][2:4]:
+        verdict["loss"]["over_run"] = {"parts": parts, "difference": {"margin": 0.25}}
+    return compared
+
+
+def test_the_run_in_parts_has_its_bands_and_the_margin() -> None:
+    data = drawn(run_in_parts())["run"]["data"]
+    plotly.graph_objects.Figure(lit(drawn(run_in_parts())["run"]))
+    assert [trace["y"] for trace in data[:2]] == [[-0.25, -0.25], [0.25, 0.25]]
+    bf16, fp16 = data[2:]
+    assert (bf16["name"], fp16["name"]) == ("bf16", "fp16")
+    assert bf16["y"] == [0.5, 0.4]
+    assert bf16["error_y"]["array"] == pytest.approx([0.2, 0.2])
+    assert bf16["error_y"]["arrayminus"] == pytest.approx([0.6, 0.3])
+    assert bf16["marker"]["symbol"] == ["circle-open", "circle"]  # the first band holds zero
+    assert all(first < at < then for at, first, then in zip(bf16["x"], (0, 30), (29, 59), strict=True))
+    assert all(a < b for a, b in zip(bf16["x"], fp16["x"], strict=True))
+
+
+def test_without_parts_the_run_is_not_drawn() -> None:
+    assert "run" not in drawn()
+    damaged = run_in_parts()
+    for verdict in damaged["verdicts"][2:4]:
+        verdict["loss"]["over_run"] = {
+            "parts": [{"first": 0, "last": 9, "value": None, "low": "x", "high": 1}]
+        }
+    assert "run" not in drawn(damaged)
+
+
 def test_beneath_is_the_loss_less_the_baselines_median() -> None:
     compared = comparison()
     median = {

@@ -12,7 +12,7 @@ from typing import Any
 from halfstep.comparison.adopt import Script, adopt
 from halfstep.comparison.evidence import RATIOS, Evidence, Prefer, Row, Verdict, not_learning
 from halfstep.comparison.evidence import gain as gain_of
-from halfstep.comparison.reasons import failure, quality, ratios, reason, units
+from halfstep.comparison.reasons import explained, failure, quality, ratios, reason, units
 
 #: a precision this much short of the best is still preferred where it is the safer one
 AS_GOOD = 0.95
@@ -185,7 +185,7 @@ def _no_units(evidence: Evidence) -> Answer | None:
     _, base = _base(evidence)
     names = " and ".join(v["precision"] for _, v in lacking)
     text = f"Stay with {base['precision']}: this device has no units for {names}." + _smaller(evidence)
-    reasons = [reason for row in lacking for reason in (*units(row), *ratios(row))]
+    reasons = [r for row in lacking for r in (*units(row), *ratios(row), *explained(row, evidence.prefer))]
     return {"precision": base["precision"], "text": text, "reasons": reasons}
 
 
@@ -194,7 +194,9 @@ def _no_gain(evidence: Evidence) -> Answer | None:
     text = f"Stay with {base['precision']}: no other precision was {_COST[evidence.prefer]} here." + _smaller(
         evidence
     )
-    reasons = [reason for row in evidence.real for reason in (*ratios(row), *units(row))]
+    reasons = [
+        r for row in evidence.real for r in (*ratios(row), *units(row), *explained(row, evidence.prefer))
+    ]
     return {"precision": base["precision"], "text": text, "reasons": reasons}
 
 

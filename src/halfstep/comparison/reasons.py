@@ -54,3 +54,27 @@ def units(row: Row) -> list[dict[str, str]]:
         return []
     text = f"{verdict['precision']}: this device has no units for it ({verdict['ran_as']})"
     return [reason(text, index, "ran_as")]
+
+
+_WHY = {"speed": "why_no_faster", "memory": "why_memory"}
+
+
+def explained(row: Row, prefer: Prefer) -> list[dict[str, str]]:
+    """Why it gains nothing by the objective: the largest share of its step or its peak, and the first fact beside.
+
+    That the hardware has no units for it :func:`units` says.
+    """
+    index, verdict = row
+    figure = _WHY.get(prefer, "")
+    told = list(enumerate(verdict.get(figure) or []))
+    shares = [(i, entry) for i, entry in told if entry["share"] is not None]
+    facts = [(i, entry) for i, entry in told if entry["share"] is None and ".ran_as" not in entry["evidence"]]
+    return [
+        reason(f"{verdict['precision']}: {_inside(entry['text'])}", index, f"{figure}[{i}]")
+        for i, entry in (*sorted(shares, key=lambda each: -each[1]["share"])[:1], *facts[:1])
+    ]
+
+
+def _inside(sentence: str) -> str:
+    """A sentence as it stands after a colon."""
+    return sentence[:1].lower() + sentence[1:].removesuffix(".")

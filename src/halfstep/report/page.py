@@ -94,6 +94,7 @@ def render(comparison: Mapping[str, Any], diagnoses: Diagnoses = ()) -> str:
             no_energy=no_energy(read_),
             seeds=len({trial.seed for trial in read_.trials}),
             baseline=next((row.baseline for row in read_.rows if row.baseline), ""),
+            tolerated=bool(read_.options.get("tolerance")),
             scale=ratio_scale(read_.rows),
             absent=absences(read_),
             environment=list(environment(read_.environment)),

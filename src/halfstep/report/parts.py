@@ -48,6 +48,22 @@ class Reason:
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """One part of the run, first to last step: the mean difference of the loss with a simultaneous band."""
+
+    first: float
+    last: float
+    value: float
+    low: float
+    high: float
+
+    @property
+    def apart(self) -> bool:
+        """Whether the band leaves zero out."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
 class Row:
     """One precision of the comparison: times in s, sizes in bytes, joules a step, ratios to the baseline."""
 
@@ -67,6 +83,8 @@ class Row:
     final_loss: Figure | Absent
     loss_difference: Figure | Absent
     loss_words: str
+    over_run: tuple[Stretch, ...]
+    margin: float | None
     no_faster: tuple[Reason, ...]
     no_smaller: tuple[Reason, ...]
     steps: int | None

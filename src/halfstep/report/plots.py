@@ -33,6 +33,7 @@ def figures(comparison: Comparison, colours: dict[str, int]) -> dict[str, Figure
     """Every plot that the comparison has figures for, by name; a plot without any is left out."""
     drawn = {
         "loss": loss(comparison, colours),
+        "run": over_run(comparison, colours),
         "steps": step_times(comparison, colours),
         "scale": loss_scale(comparison, colours),
     }
@@ -72,6 +73,27 @@ def loss(comparison: Comparison, colours: dict[str, int]) -> Figure:
             traces.caption(f"loss less {traces.plain(baseline)}'s on the same seed", 0.31)
         ]
     return {"data": data, "layout": layout}
+
+
+def over_run(comparison: Comparison, colours: dict[str, int]) -> Figure:
+    """The run in parts: a precision's mean difference of the loss in each with its band, beside the grey margin."""
+    rows = [row for row in comparison.rows if row.over_run]
+    last = max((part.last for row in rows for part in row.over_run), default=1.0)
+    margin = next((row.margin for row in rows if row.margin), None)
+    edge = [-0.5, last + 0.5]
+    data: list[Figure] = traces.margin(edge, margin) if margin is not None else []
+    for place, row in enumerate(rows):
+        # Side by side within a part, not on top of one another.
+        share = (place + 1) / (len(rows) + 1)
+        at = [part.first - 0.5 + share * (part.last + 1 - part.first) for part in row.over_run]
+        data.append(traces.intervals(at, row.over_run, row.precision, f"@p{colours[row.precision]}"))
+    layout = traces.layout(height=280) | {"hovermode": "closest"}
+    layout["xaxis"] |= traces.title("step") | {"range": edge}
+    layout["yaxis"] |= {"zeroline": True, "zerolinecolor": "@soft"}
+    baseline = next((row.baseline for row in rows), "")
+    words = f"mean difference of the loss from {traces.plain(baseline)}'s, by part of the run"
+    layout["annotations"] = [traces.caption(words, 1.0)]
+    return {"data": data if rows else [], "layout": layout}
 
 
 #: each trial's seed and curve

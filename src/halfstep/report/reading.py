@@ -7,6 +7,7 @@ taken on trust. Text loses its control characters, figures that are not finite n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from halfstep.report.parts import (
@@ -19,6 +20,7 @@ from halfstep.report.parts import (
     FitTrial,
     Reason,
     Row,
+    Stretch,
     Trial,
 )
 from halfstep.report.plain import clean, finite, integer, numbers, pairs, sequence, table, tables, text, texts
@@ -73,6 +75,8 @@ def _row(index: int, raw: Mapping[str, Any], trials: Sequence[Trial]) -> Row:
         final_loss=_figure(loss.get("final"), why),
         loss_difference=_figure(loss.get("difference"), against),
         loss_words=_quality(raw, loss, name == baseline),
+        over_run=_stretches(table(loss, "over_run")),
+        margin=finite(table(table(loss, "over_run"), "difference").get("margin")),
         no_faster=_reasons(raw, "why_no_faster"),
         no_smaller=_reasons(raw, "why_memory"),
         steps=integer(raw, "steps"),
@@ -98,6 +102,14 @@ def _quality(raw: Mapping[str, Any], loss: Mapping[str, Any], is_baseline: bool)
         return ""
     words = text(quality, "words").removeprefix("loss: ")
     return "" if is_baseline else words or text(loss, "words")
+
+
+def _stretches(raw: Mapping[str, Any]) -> tuple[Stretch, ...]:
+    """The parts of the run; a part without all its figures is left out."""
+    found = ([finite(part.get(f.name)) for f in fields(Stretch)] for part in tables(raw, "parts"))
+    return tuple(
+        Stretch(*known) for part in found if len(known := [x for x in part if x is not None]) == len(part)
+    )
 
 
 def _reasons(raw: Mapping[str, Any], key: str) -> tuple[Reason, ...]:

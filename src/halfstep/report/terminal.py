@@ -137,5 +137,6 @@ def _warnings(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
 def _advice(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
     yield Text()
     yield from sheet.flow(sheet.words(comparison.advice, "bold"))
-    for reason, _ in comparison.reasons:
+    # Why a precision is no faster is told in full beneath.
+    for reason in (text for text, where in comparison.reasons if ".why_no_faster[" not in where):
         yield from sheet.flow([Text("-"), *sheet.words(reason)], _INDENT, 2)

@@ -6,6 +6,8 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
+from halfstep.report.parts import Stretch
+
 POINTS = 1500  # a line longer than this is drawn from its lows and highs
 DOTS = 300
 _GOLDEN = 0.6180339887  # steps of this spread dots evenly over a band, the same way every time
@@ -77,6 +79,43 @@ def band(low: Curve, high: Curve, name: str, colour: str, axis: str = "y", shade
         if kept
         else []
     )
+
+
+def margin(edge: Sequence[float], size: float) -> list[Figure]:
+    """The area from -size to size, the whole plot wide: what is too little to matter."""
+    common: Figure = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": list(edge),
+        "showlegend": False,
+        "hoverinfo": "skip",
+    }
+    common |= {"line": {"width": 0, "color": "@soft"}}
+    return [
+        common | {"y": [-size, -size]},
+        common | {"y": [size, size], "fill": "tonexty", "fillcolor": "@soft:2b"},
+    ]
+
+
+def intervals(at: Sequence[float], parts: Sequence[Stretch], name: str, colour: str) -> Figure:
+    """A dot a part with its band; hollow where the band holds zero: no difference is seen there."""
+    arms = {"array": [p.high - p.value for p in parts], "arrayminus": [p.value - p.low for p in parts]}
+    told = [
+        f"steps {p.first:,.0f} to {p.last:,.0f}: {p.value:+.3g} ({p.low:+.3g} to {p.high:+.3g})"
+        for p in parts
+    ]
+    symbols = ["circle" if p.apart else "circle-open" for p in parts]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": list(at),
+        "y": [p.value for p in parts],
+        "name": plain(name),
+        "text": told,
+        "hovertemplate": "%{text}",
+        "error_y": arms | {"type": "data", "symmetric": False, "color": colour, "thickness": 1.5, "width": 0},
+        "marker": {"size": 8, "color": colour, "symbol": symbols, "line": {"width": 2, "color": colour}},
+    }
 
 
 def holes(curve: Curve, name: str, colour: str) -> Figure:
