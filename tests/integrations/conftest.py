@@ -34,10 +34,11 @@ class Ran:
     record: Record
     folder: Path
 
-    def losses(self, section: str = "alone") -> list[float]:
-        """The losses that a section printed."""
-        line = next(line for line in self.sections[section].splitlines() if line.startswith("losses "))
-        return [float(loss.strip(" '")) for loss in line.removeprefix("losses [").rstrip("]").split(",")]
+    def losses(self, section: str = "alone", of: str = "") -> list[float]:
+        """The losses that a section printed, as "losses [" or "losses of … ["."""
+        lines = self.sections[section].splitlines()
+        line = next(line for line in lines if line.startswith(f"losses{of} ["))
+        return [float(loss.strip(" '")) for loss in line.partition("[")[2].rstrip("]").split(",")]
 
 
 Runs = Callable[..., Ran]

@@ -25,6 +25,13 @@ def data(n, seed):
     return TensorDataset(x, x.sum(1, keepdim=True) / 3)
 
 
+def state_of(module, optimizer):
+    state = {k: v.clone() for k, v in module.state_dict().items()}
+    for n, slots in enumerate(optimizer.state.values()):
+        state |= {f"{n}.{k}": v.clone() for k, v in slots.items() if torch.is_tensor(v)}
+    return state
+
+
 class Automatic(L.LightningModule):
     """A net with BatchNorm; batch 7 of the first epoch overflows on purpose."""
 
@@ -54,10 +61,7 @@ class Automatic(L.LightningModule):
             print("a bad step changed", [k for k in after if not torch.equal(after[k], self.before[k])])
 
     def state(self):
-        state = {k: v.clone() for k, v in self.state_dict().items()}
-        for n, slots in enumerate(self.optimizers().state.values()):
-            state |= {f"{n}.{k}": v.clone() for k, v in slots.items() if torch.is_tensor(v)}
-        return state
+        return state_of(self, self.optimizers())
 
     def configure_optimizers(self):
         optimizer = torch.optim.Adam(self.parameters(), lr=1e-2)
@@ -65,11 +69,13 @@ class Automatic(L.LightningModule):
 
 
 class Manual(L.LightningModule):
-    """Two optimizers that take turns, as a GAN's."""
+    """Two optimizers that take turns, as a GAN's; a loss of batch 7 overflows on purpose."""
 
-    def __init__(self):
+    def __init__(self, poisoned=False):
         super().__init__()
         self.automatic_optimization = False
+        self.poisoned = poisoned
+        self.losses = []
         self.g, self.d = nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
 
     def training_step(self, batch, i):
@@ -78,9 +84,14 @@ class Manual(L.LightningModule):
         d_loss = F.softplus(-real).mean() + F.softplus(fake).mean()
         self.toggle_optimizer(d)
         d.zero_grad()
-        self.manual_backward(d_loss)
+        bad = self.poisoned and i == 7
+        before = state_of(self.d, d) if bad else {}
+        self.manual_backward(d_loss * float("inf") if bad else d_loss)
         self.clip_gradients(d, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
         d.step()
+        if bad:
+            after = state_of(self.d, d)
+            print("a bad step by hand changed", [k for k in after if not torch.equal(after[k], before[k])])
         self.untoggle_optimizer(d)
         g_loss = F.softplus(-self.d(self.g(batch[0].flip(0)))).mean()
         self.toggle_optimizer(g)
@@ -88,6 +99,7 @@ class Manual(L.LightningModule):
         self.manual_backward(g_loss)
         g.step()
         self.untoggle_optimizer(g)
+        self.losses += [d_loss.detach(), g_loss.detach()]
         self.log_dict({"d_loss": d_loss, "g_loss": g_loss})
 
     def configure_optimizers(self):
@@ -110,6 +122,10 @@ def fit(module, precision, epochs=2, ckpt=None, **more):
     return trainer
 
 
+def losses(module, of=""):
+    print(f"losses{of}", [f"{loss.item():.9g}" for loss in module.losses])
+
+
 def show(what, module):
     total = sum(p.double().sum().item() for p in module.parameters())
     print(what, getattr(module, "dtype_seen", ""), f"{total:.17g}")
@@ -122,18 +138,21 @@ def main(folder, precisions):
         module = Automatic()
         fit(module, precision, gradient_clip_val=1.0, accumulate_grad_batches=2)
         show("clipped by norm, accumulated:", module)
-        print("losses", [f"{loss.item():.9g}" for loss in module.losses])
+        losses(module)
         torch.manual_seed(0)
-        module = Automatic(poisoned=True)
-        trainer = fit(module, precision, gradient_clip_val=0.1, gradient_clip_algorithm="value")
-        trainer.save_checkpoint(f"{folder}/half.ckpt")
-        torch.manual_seed(0)
-        module = Automatic()
-        trainer = fit(module, precision)
+        fit(Automatic(poisoned=True), precision, epochs=1)
+        by_value = {"gradient_clip_val": 0.1, "gradient_clip_algorithm": "value"}
+        for epochs in (3, 2):
+            torch.manual_seed(0)
+            module = Automatic()
+            trainer = fit(module, precision, epochs=epochs, **by_value)
+            losses(module, f" in {epochs} epochs clipped by value")
         trainer.save_checkpoint(f"{folder}/half.ckpt")
         resumed = Automatic()
-        fit(resumed, precision, epochs=3, ckpt=f"{folder}/half.ckpt")
+        fit(resumed, precision, epochs=3, ckpt=f"{folder}/half.ckpt", **by_value)
         show("resumed:", resumed)
+        losses(resumed, " resumed")
+        fit(Manual(poisoned=True), precision, epochs=1)
         for what, kind in (("two optimizers:", Manual), ("LBFGS:", Quasi)):
             if kind is Quasi and precision == "16-mixed" and trainer.precision == precision:
                 continue  # Lightning's own refuses
@@ -141,6 +160,7 @@ def main(folder, precisions):
             module = kind()
             fit(module, precision)
             show(what, module)
+            losses(module, f" of {what}")
 
 
 main(sys.argv[1], sys.argv[2:])
