@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 
@@ -34,6 +35,11 @@ def test_the_example_is_compared_end_to_end(example: str, tmp_path: Path) -> Non
         assert trial["memory"].keys() >= {"weights", "gradients", "optimizer"}
         assert set(trial["logged"]) == {"loss", "accuracy", "val_loss", "val_accuracy"}
         assert trial["warnings"] == []
+        assert trial["time_shares_absent"] == "halfstep profiles a step of PyTorch's, not one of Keras's"
+        assert list(trial["memory_parts_absent"]) == ["activations"]
+        page = html.unescape((tmp_path / "out" / "report.html").read_text())
+        assert trial["time_shares_absent"] in page
+        assert trial["memory_parts_absent"]["activations"] in page
     fp16 = found["trials"][2]
     assert fp16["loss_scale"][0][1] == 65536
     for precision in ("fp32", "bf16", "fp16"):

@@ -47,6 +47,7 @@ def trial_row(outcome: Outcome, command: Sequence[str], log: str) -> dict[str, A
         "samples_per_second": None if not seconds or not samples else samples / seconds,
         **peak(ranks),
         **parts_of_memory(sample.get("memory"), ranks, _no_sample(record.steps, sample)),
+        "memory_parts_absent": dict(sample.get("memory_absent") or {}),
         **energy(end, (samples or 0) * len(ranks)),
         "matmul_share": share,
         "matmul_flops": sample.get("matmul_flops"),

@@ -108,12 +108,9 @@ def _walk(graph: Any, batch: int | None, total: dict[str, int]) -> None:
         for name in _functions(op):
             inner: dict[str, int] = defaultdict(int)
             _walk(_inner_graph(graph, name), batch, inner)
-            if inner and op.type in ("While", "StatelessWhile"):
-                raise Unknown(
-                    "there are products inside a loop, and the graph does not tell how often it turns"
-                )
+            turns = _turns(graph, op) if inner and op.type in _LOOPS else 1
             for key, value in inner.items():
-                total[key] += value
+                total[key] += turns * value
 
 
 def _needed(graph: Any) -> list[Any]:
@@ -128,11 +125,33 @@ def _needed(graph: Any) -> list[Any]:
     return list(needed.values())
 
 
+_LOOPS = ("While", "StatelessWhile")
+
+#: operations of a condition that only counts
+_COUNTING = {"Placeholder", "Const", "Less", "LogicalAnd", "Identity"}
+
+
 def _functions(op: Any) -> list[str]:
     """The functions that ``op`` calls; of a condition's branches the one that is taken in the ordinary step."""
     names = {"If": "then_branch", "StatelessIf": "then_branch", "While": "body", "StatelessWhile": "body"}
     name = names.get(op.type, "f" if op.type.endswith("PartitionedCall") else None)
     return [] if name is None else [op.get_attr(name).name]
+
+
+def _turns(graph: Any, loop: Any) -> int:
+    """How often ``loop`` turns: its limit, where its condition does nothing but count; a recurrent layer's does.
+
+    Raises:
+        Unknown: the condition looks at values, or the limit (a sequence's length) is not in the graph.
+    """
+    condition = _inner_graph(graph, loop.get_attr("cond").name).get_operations()
+    limit = loop.inputs[1]
+    known = tf.get_static_value(limit.op.inputs[0] if limit.op.type == "Max" else limit)
+    bounds = [tf.get_static_value(op.outputs[0]) for op in condition if op.type == "Const"]
+    turns = [int(bound.max()) for bound in (known, *bounds) if bound is not None and bound.max() >= 0]
+    if known is None or not turns or not {op.type for op in condition} <= _COUNTING:
+        raise Unknown("there are products inside a loop, and the graph does not tell how often it turns")
+    return min(turns)
 
 
 def _inner_graph(graph: Any, name: str) -> Any:

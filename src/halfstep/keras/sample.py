@@ -18,6 +18,8 @@ from halfstep.keras import backend
 
 #: why a record of Keras has no bytes of activations
 NO_ACTIVATIONS = "Keras's backends do not tell which tensors they keep for the backward pass"
+#: why it has no shares of a step's time
+NO_TIMES = "halfstep profiles a step of PyTorch's, not one of Keras's"
 
 NO_PROGRAM = "the step was not compiled as a whole, so there is no program to read"
 

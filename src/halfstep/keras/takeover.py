@@ -14,7 +14,7 @@ from halfstep.keras.capabilities import support
 from halfstep.keras.loaded import Loaded
 from halfstep.keras.policy import Keep, set_policy
 from halfstep.keras.recorder import Recorder, Seen
-from halfstep.keras.sample import NO_ACTIVATIONS, Jitted, Sample, memory_of
+from halfstep.keras.sample import NO_ACTIVATIONS, NO_TIMES, Jitted, Sample, memory_of
 from halfstep.keras.scaler import Scaler
 from halfstep.keras.statistics import NullStatistics, Statistics
 from halfstep.keras.trainer import Trainers
@@ -313,6 +313,7 @@ class Takeover(Face):
             **found,
             memory=memory,
             memory_absent={"activations": NO_ACTIVATIONS},
+            time_shares_absent=NO_TIMES,
             samples=None if samples is None else int(samples),
         )
 

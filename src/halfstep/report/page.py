@@ -127,6 +127,7 @@ def absences(comparison: Comparison) -> list[tuple[str, str, str]]:
         "Peak memory": lambda trial: trial.peak_memory,
         "Memory by part": lambda trial: trial.memory,
         "Workspace": lambda trial: trial.workspace,
+        "Activations": lambda trial: trial.parts_absent.get("activations"),
         "Energy": lambda trial: trial.energy,
         "Where time goes": lambda trial: trial.time,
         "Matrix products by format": lambda trial: trial.shares,

@@ -123,6 +123,7 @@ class Trial:
     peak_memory: float | Absent
     memory: Mapping[str, float] | Absent
     workspace: Absent | None
+    parts_absent: Mapping[str, Absent]
     energy: float | Absent
     joules_per_step: float | Absent
     joules_per_sample: float | Absent

@@ -174,6 +174,11 @@ def _trial(index: int, raw: Mapping[str, Any]) -> Trial:
         peak_memory=_amount(raw, "peak_memory_bytes", "peak_memory_absent", why),
         memory=_parts(raw, "memory", "memory_absent", why),
         workspace=Absent(reason) if (reason := text(raw, "workspace_absent")) else None,
+        parts_absent={
+            clean(part): Absent(clean(why))
+            for part, why in table(raw, "memory_parts_absent").items()
+            if isinstance(why, str)
+        },
         energy=_amount(raw, "energy_joules", "energy_absent", why),
         joules_per_step=_amount(raw, "joules_per_step", "joules_per_step_absent", _no_energy(raw, why)),
         joules_per_sample=_amount(raw, "joules_per_sample", "joules_per_sample_absent", _no_energy(raw, why)),

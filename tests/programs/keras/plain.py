@@ -39,3 +39,26 @@ if keras.backend.backend() == "tensorflow":
         return loss
 
     print([float(step(X, Y)).hex() for _ in range(3)])
+
+if keras.backend.backend() == "jax":
+    import jax
+
+    optimizer = keras.optimizers.Adam()
+    optimizer.build(model.trainable_variables)
+
+    def loss_of(trained, others, x, y):
+        found, others = model.stateless_call(trained, others, x, training=True)
+        return keras.ops.mean((found - y) ** 2), others
+
+    @jax.jit
+    def step(trained, others, variables, x, y):
+        print("traced")
+        (loss, others), grads = jax.value_and_grad(loss_of, has_aux=True)(trained, others, x, y)
+        trained, variables = optimizer.stateless_apply(variables, grads, trained)
+        return loss, (trained, others, variables)
+
+    state = [[v.value for v in vs] for vs in (model.trainable_variables, model.non_trainable_variables, optimizer.variables)]
+    for _ in range(3):
+        loss, state = step(*state, X, Y)
+        print(float(loss).hex())
+    print([float(keras.ops.sum(w)).hex() for w in state[0]], type(step).__name__ != "", step.lower(*state, X, Y) is not None)
