@@ -6,7 +6,7 @@ For 16-bit operands ``a`` and ``b`` of a product::
 
 Products of two bf16 or two fp16 numbers are exact in fp32 (8 + 8 and 11 + 11 bits of significand fit in 24), sums
 are fp32, and the result is rounded once, to nearest even. A bias, ``alpha`` and ``beta`` take part before the
-rounding. The fp32 copies live only during the call; operands and results stay 16-bit.
+rounding. The fp32 copies hold only during the call; operands and results stay 16-bit.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+
+from halfstep.pytorch.products_scratch import Scratch
 
 Writes = Literal["new", "out", "self"]
 
@@ -53,8 +55,9 @@ class Operation:
 
     @property
     def base(self) -> str:
-        """The functional overload, which computes the value for ``out=`` and in-place ones."""
-        return self.name.removesuffix(".out").removesuffix("_")
+        """The overload that computes the value for all variants: for a product with ``out=``, else the functional."""
+        name = self.name.removesuffix(".out").removesuffix("_")
+        return f"{name}.out" if self.kind == "product" else name
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -109,6 +112,8 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("mkldnn_rnn_layer_backward", "recurrent", 13, rounded=7),
 )
 
+_scratch = Scratch()
+
 KINDS: tuple[str, ...] = tuple(dict.fromkeys(kind for operation in OPERATIONS for kind in operation.kinds))
 
 
@@ -137,11 +142,15 @@ def in_fp32(
     """
     low = args[0].dtype
     out = args[0] if operation.writes == "self" else kwargs.get("out")
-    wide = [None if x is None else x.float() for x in args[: operation.tensors]]
     named = {name: _widened(value, low) for name, value in kwargs.items() if name != "out"}
-    result = call(*wide, *args[operation.tensors :], **named)
-    if out is not None:
-        return _written(out, result)
+    rest = args[operation.tensors :]
+    if operation.kind == "product":
+        wide = [_scratch.widened(x, place) for place, x in enumerate(args[: operation.tensors])]
+        result = call(*wide, *rest, **named, out=_scratch.result())
+        rounded = result.to(low) if out is None else _written(out, result)
+        _scratch.let_go()
+        return rounded
+    result = call(*(None if x is None else x.float() for x in args[: operation.tensors]), *rest, **named)
     layout = _layout(operation, args)
     if isinstance(result, torch.Tensor):
         return result.to(low, memory_format=layout)
