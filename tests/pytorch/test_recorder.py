@@ -1,0 +1,150 @@
+"""What recording reads off the device, and when: nothing before it has arrived."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from halfstep.pytorch.began import Began
+from halfstep.pytorch.looking import PROFILED_STEP
+from halfstep.pytorch.recorder import Recorder
+from halfstep.record import Writer
+
+aten = torch.ops.aten
+#: on a GPU each of these waits for the device
+READS = (aten._local_scalar_dense, aten.equal, aten.nonzero, aten.is_nonzero, aten.masked_select)
+
+
+class Reads(TorchDispatchMode):
+    """Counts the reads of values."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func._overloadpacket in READS
+        return func(*args, **(kwargs or {}))
+
+
+def reads_of_a_step(steps: int = 3) -> list[int]:
+    """Reads of each of the steps after the ones that are looked at, by whatever is in force."""
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    counts = []
+    for index in range(PROFILED_STEP + 1 + steps):
+        with Reads() as reads:
+            optimizer.zero_grad()
+            net(torch.ones(2, 4)).float().square().mean().backward()
+            optimizer.step()
+        if index > PROFILED_STEP:
+            counts.append(reads.count)
+    return counts
+
+
+@pytest.mark.parametrize("precision", ["as-is", "fp32", "bf16", "fp16"])
+def test_recording_reads_the_loss_and_nothing_else(begin, tmp_path: Path, precision: str) -> None:
+    """On a CPU twice a step: before the backward pass, whether it is finite, and for the line."""
+    plain = begin(precision)
+    own = reads_of_a_step()
+    plain.remove()
+    begin(precision, Writer(tmp_path / "record.jsonl"))
+    assert reads_of_a_step() == [reads + 2 for reads in own]
+
+
+class Event:
+    """A CUDA event on a device that works when the test lets it."""
+
+    arrived = 0
+    recorded: ClassVar[list[Event]] = []
+    waits = 0
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        self.timing = enable_timing
+
+    def record(self) -> None:
+        self.recorded.append(self)
+
+    def query(self) -> bool:
+        return self.recorded.index(self) < Event.arrived
+
+    def synchronize(self) -> None:
+        Event.waits += 1
+        Event.arrived = len(self.recorded)
+
+    def elapsed_time(self, later: Event) -> float:
+        assert self.timing
+        assert later.timing
+        return 1000.0 * (self.recorded.index(later) - self.recorded.index(self))
+
+
+class Device(Tensor):
+    """A tensor that says it is on a GPU; a read of its value fails."""
+
+    is_cuda = True
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        assert name not in ("item", "__float__", "__bool__", "tolist", "cpu", "numpy", "equal"), name
+        assert name != "copy_" or (kwargs or {}).get("non_blocking"), "this copy waits for the device"
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's events and pinned memory, played by the CPU."""
+    empty = torch.empty
+
+    def pageable(*size: Any, pin_memory: bool = False, **options: Any) -> Tensor:
+        return empty(*size, **options)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch, "empty", pageable)
+    monkeypatch.setattr(Event, "recorded", [])
+    monkeypatch.setattr(Event, "arrived", 0)
+    monkeypatch.setattr(Event, "waits", 0)
+
+
+def written(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def train(recorder: Recorder, losses: list[float]) -> None:
+    for loss in losses:
+        recorder.backward([torch.tensor(loss).as_subclass(Device)])
+        recorder.step(False, 1.0)
+
+
+def test_a_gpus_losses_are_written_when_they_have_arrived(device: None, tmp_path: Path) -> None:
+    path = tmp_path / "record.jsonl"
+    recorder = Recorder(Writer(path), lambda index: False)
+    train(recorder, [3.0, 2.0])
+    assert written(path) == []  # the device has done nothing yet, and nobody waited
+    Event.arrived = len(Event.recorded)
+    train(recorder, [1.0])
+    assert [line["loss"] for line in written(path)] == [3.0, 2.0]
+    assert Event.waits == 0
+    recorder.close()  # the program is over: now it may wait
+    assert [line["loss"] for line in written(path)] == [3.0, 2.0, 1.0]
+    assert Event.waits > 0
+
+
+def test_a_loss_on_another_device_is_not_looked_at_before_the_first_bad_step() -> None:
+    """A tensor of the meta device has no value: to read it is an error."""
+    loss = torch.empty((), device="meta")
+    with pytest.raises(RuntimeError, match="meta"):
+        float(loss)
+    Began(lambda *args, **fields: None, lambda: 0).before_backward([loss])
+
+
+def test_the_devices_reads_are_seen_by_this_test(device: None) -> None:
+    loss = torch.tensor(1.0).as_subclass(Device)
+    with pytest.raises(AssertionError, match="item"):
+        loss.item()
+    with pytest.raises(AssertionError, match="waits for the device"):
+        torch.empty(()).copy_(loss)
