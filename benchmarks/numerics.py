@@ -138,8 +138,9 @@ def contenders(fmt: Format, out: torch.Tensor, absent: dict[str, str]) -> dict[s
     for name in RIVALS:
         try:
             found[name] = MAKERS[name](importlib.import_module(MODULES[name]), fmt)
-        except ModuleNotFoundError:
-            absent.setdefault(name, "not installed")
+        except ModuleNotFoundError as error:
+            own = error.name == MODULES[name].partition(".")[0]
+            absent.setdefault(name, "not installed" if own else f"needs {error.name}, which is not installed")
         except Exception as error:  # whatever a rival does, the others are measured
             absent.setdefault(name, f"{type(error).__name__}: {error}")
     return {name: run for name, run in found.items() if run is not None}

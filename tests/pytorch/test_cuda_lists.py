@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -137,6 +138,30 @@ def test_emulation_needs_a_cpu(begin: Begin, monkeypatch: pytest.MonkeyPatch) ->
         "Precision fp8 cannot run here: halfstep runs it only emulated, and emulation needs a CPU; hide the mps device "
         "from the program."
     )
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of inductor's own
+def test_compiled_code_has_cudas_lists(begin: Begin) -> None:
+    """What was compiled before is not taken for it; dtypes are CUDA's, values those of the eager program."""
+    layer, x = torch.nn.Linear(8, 8), torch.randn(4, 8)
+
+    def program(x: Tensor) -> tuple[Tensor, Tensor]:
+        low = layer(x)
+        return low.softmax(-1), F.layer_norm(low * 100, (8,)).exp().sum(-1)
+
+    torch.compiler.reset()
+    takeover = begin("fp16")
+    before = dtypes(torch.compile(program)(x))
+    takeover.remove()
+    torch.compiler.reset()
+    begin("fp16", as_on="cuda")
+    eager, compiled = program(x), torch.compile(program)(x)
+    assert before == [torch.float16, torch.float16]
+    assert dtypes(compiled) == dtypes(eager) == [torch.float32, torch.float32]
+    for ours, theirs in zip(compiled, eager, strict=True):
+        # fused code may leave out the rounding of low * 100 to fp16 and of low itself: 2^-11 each
+        torch.testing.assert_close(ours, theirs, rtol=2**-7, atol=2**-10)
 
 
 def test_gradients_flow_through_the_casts(begin: Begin) -> None:

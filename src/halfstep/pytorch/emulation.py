@@ -6,7 +6,9 @@ It is replaced at two dispatch keys: above autograd's, where the backward produc
 what never comes by autograd (inference mode, PyTorch's own fused kernels). No mode has to surround anything: it
 holds in every thread, in a checkpoint's recompute, and in what torch.compile traces.
 
-Matrix-vector and dot products stay fp32: no matrix unit computes those.
+What CUDA's autocast casts down is emulated, matrix-vector products among it; but in tf32 these stay fp32, for cuBLAS
+has no TF32 for them. Dot products and bilinear, which autocast leaves in fp32, stay so. PyTorch's kernels that compute
+several products inside one call are refused.
 """
 
 from __future__ import annotations
@@ -56,6 +58,26 @@ def _addmm_activation(
     return F.gelu(result, approximate="tanh") if use_gelu else F.relu(result)
 
 
+def _mv(e: Emulation, a: Tensor, x: Tensor) -> Tensor:
+    return emulation_ops.product(e, None, a, x.unsqueeze(1)).squeeze(1)
+
+
+def _addmv(e: Emulation, bias: Tensor, a: Tensor, x: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    added = bias.unsqueeze(1) if bias.dim() else bias
+    return emulation_ops.product(e, added, a, x.unsqueeze(1), beta, alpha).squeeze(1)
+
+
+def _convolution(e: Emulation, *args: Any) -> Tensor:
+    """``aten::_convolution``: what ``aten::convolution`` is given, and flags for other devices."""
+    return emulation_ops.convolution(e, *args[:9])
+
+
+def _conv_tbc(e: Emulation, x: Tensor, weight: Tensor, bias: Tensor, pad: int = 0) -> Tensor:
+    """x (time, batch, in), weight (width, in, out): a convolution over time, with the axes in another order."""
+    operands = x.permute(1, 2, 0), weight.permute(2, 1, 0), bias
+    return emulation_ops.convolution(e, *operands, [1], [pad], [1], False, [0], 1).permute(2, 0, 1)
+
+
 def _attention(
     e: Emulation,
     query: Tensor,
@@ -97,11 +119,23 @@ _FUNCTIONAL: dict[str, tuple[Product, int]] = {
     "baddbmm": (_addmm, 3),
     "addbmm": (_addbmm, 3),
     "_addmm_activation": (_addmm_activation, 3),
+    "mv": (_mv, 2),
+    "addmv": (_addmv, 3),
     "convolution": (emulation_ops.convolution, 3),
+    "_convolution": (_convolution, 3),
+    "_convolution.deprecated": (_convolution, 3),
+    "conv_tbc": (_conv_tbc, 3),
     "_scaled_dot_product_flash_attention_for_cpu": (_attention, 3),
 }
-_WITH_OUT = ("mm", "bmm", "addmm", "baddbmm", "addbmm", "_addmm_activation")
-_IN_PLACE = ("addmm", "baddbmm", "addbmm")
+_WITH_OUT = ("mm", "bmm", "addmm", "baddbmm", "addbmm", "_addmm_activation", "mv", "addmv")
+_IN_PLACE = ("addmm", "baddbmm", "addbmm", "addmv")
+#: fp32 in tf32: cuBLAS computes them outside of the matrix units
+_VECTORS = ("mv", "addmv")
+#: kernels with several products inside, and what to use instead
+_REFUSED = {
+    "_native_multi_head_attention": "torch.nn.MultiheadAttention",
+    "_transformer_encoder_layer_fwd": "torch.nn.TransformerEncoderLayer",
+}
 
 
 class Emulated:
@@ -110,12 +144,16 @@ class Emulated:
     def __init__(self, emulation: Emulation) -> None:
         self._overrides = Overrides(traced=True)
         self._patches = Patches()
+        left = _VECTORS if emulation.precision == "tf32" else ()
         for name, (compute, tensors) in _FUNCTIONAL.items():
-            self._put(name, _functional(emulation, compute), tensors)
-        for name in _WITH_OUT:
+            if name not in left:
+                self._put(name, _functional(emulation, compute), tensors)
+        for name in (n for n in _WITH_OUT if n not in left):
             self._put(f"{name}.out", _with_out(emulation, _FUNCTIONAL[name][0]), _FUNCTIONAL[name][1])
-        for name in _IN_PLACE:
+        for name in (n for n in _IN_PLACE if n not in left):
             self._put(f"{name}_", _in_place(emulation, _FUNCTIONAL[name][0]), 3)
+        for name, instead in _REFUSED.items():
+            self._put(name, _refusal(name, instead), 0)
         self._close_ways_past()
 
     def _put(self, name: str, compute: Callable[..., Any], tensors: int) -> None:
@@ -144,6 +182,16 @@ def _kernel(compute: Callable[..., Any], own: Callable[..., Any], tensors: int) 
         return compute(*args, **kwargs)
 
     return kernel
+
+
+def _refusal(name: str, instead: str) -> Callable[..., Any]:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError(
+            f"torch.{name} computes several products inside one kernel, which --emulate cannot round; use {instead}, "
+            "which halfstep has call them one by one."
+        )
+
+    return refuse
 
 
 def _functional(e: Emulation, compute: Product) -> Callable[..., Any]:

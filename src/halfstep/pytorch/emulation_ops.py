@@ -24,6 +24,7 @@ from torch import Tensor
 
 from halfstep.formats import BlockFormat, get
 from halfstep.pytorch.dispatcher import own_kernel
+from halfstep.pytorch.emulation_forward import along, moving, point
 from halfstep.pytorch.operands import round_operand
 
 _GEOMETRY = (
@@ -43,8 +44,10 @@ for _schema in _SCHEMAS:
 
 _OWN = {
     name: own_kernel(name, "CPU")
-    for name in ("mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward")
+    for name in ("mm", "addmm", "bmm", "baddbmm", "_convolution", "convolution_backward")
 }
+#: benchmark, deterministic, cudnn_enabled, allow_tf32: of other devices' libraries
+_FLAGS = (False, False, True, True)
 _ops = torch.ops.halfstep
 
 
@@ -67,7 +70,8 @@ def _product(
 
 
 def _convolution(keyset: torch._C.DispatchKeySet, *args: Any) -> Tensor:
-    result: Tensor = _OWN["convolution"](keyset, *args[:-1])
+    # Not aten::convolution, which would call this one by the dispatcher, where it is emulated as well.
+    result: Tensor = _OWN["_convolution"](keyset, *args[:-1], *_FLAGS)
     return result
 
 
@@ -183,6 +187,16 @@ def product(
     e: Emulation, bias: Tensor | None, a: Tensor, b: Tensor, beta: float = 1, alpha: float = 1
 ) -> Tensor:
     """beta * bias + alpha * f(a) f(b): a of shape (m, k) or (batch, m, k), b (k, n) or (batch, k, n)."""
+    if moving(bias, a, b):
+        return along(
+            (bias, a, b),
+            lambda bias, a, b: product(e, bias, a, b, beta, alpha),
+            (
+                lambda t: (beta * t).expand(*a.shape[:-1], b.shape[-1]),
+                lambda t: product(e, None, t, point(b), 1, alpha),
+                lambda t: product(e, None, point(a), t, 1, alpha),
+            ),
+        )
     if not e.blocks:
         # one rounding serves the forward and the backward product
         a, b, e = e.operand(a, -1), e.operand(b, -2), e.rounded
@@ -241,6 +255,16 @@ def convolution(e: Emulation, x: Tensor, weight: Tensor, bias: Tensor | None, *g
 
     Blocks run over channels, which matrix units are given side by side, and for the weight's gradient over the batch.
     """
+    if moving(x, weight, bias):
+        return along(
+            (x, weight, bias),
+            lambda x, weight, bias: convolution(e, x, weight, bias, *geometry),
+            (
+                lambda t: convolution(e, t, point(weight), None, *geometry),
+                lambda t: convolution(e, point(x), t, None, *geometry),
+                lambda t: t.view(-1, *[1] * (x.dim() - 2)),
+            ),
+        )
     if not e.blocks:
         x, weight, e = e.operand(x, 1), e.operand(weight, 1), e.rounded
     if _trains(x, weight, bias):
