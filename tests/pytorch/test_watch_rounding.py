@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from halfstep.diagnosis.evidence import Numbers
+from halfstep.diagnosis.shares import shares
 from halfstep.exact import round_exact
-from halfstep.formats import BlockFormat, Format, get
+from halfstep.formats import BlockFormat, Format, get, get_scalar
 from halfstep.pytorch.operands import round_operand
+from halfstep.pytorch.watch_numbers import Tally
 from halfstep.pytorch.watch_rounding import Rounded, in_units
 
 FORMATS = ("tf32", "fp8_e4m3", "fp8_e5m2", "mxfp8_e4m3", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "nvfp4")
@@ -86,3 +89,40 @@ def test_what_is_not_finite_is_not_counted() -> None:
     counted = Rounded()
     counted.add(torch.tensor([[1.0, math.inf, math.nan, 0.0]]), "fp8_e4m3", -1)
     assert (counted.nonzero, counted.flushed, counted.overflowing, counted.magnitude) == (1, 0, 0, 1.0)
+
+
+def boundaries(format: str) -> list[float]:
+    """Numbers on which rounding decides, each with its two neighbours in float32; and 2,000 others."""
+    row = get_scalar(format)
+    at = [
+        float(row.flush_threshold), row.smallest_subnormal, row.smallest_normal, row.largest,
+        float(row.overflow_threshold), 2.0**row.max_exponent, 1.0, 1.5 * row.smallest_subnormal,
+    ]  # fmt: skip
+    edges = torch.tensor([x for x in at if 2.0**-126 < x < 3.4e38], dtype=torch.float32)
+    near = [torch.nextafter(edges, torch.full_like(edges, way)) for way in (0.0, math.inf)]
+    other = torch.exp2(torch.rand(2000, generator=torch.Generator().manual_seed(1)) * 60 - 40)
+    every = torch.cat([edges, *near, other])
+    return [x for x in torch.cat([every, -every]).tolist() if 2.0**-126 <= abs(x) < math.inf]
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**10, 2.0**-7])
+@pytest.mark.parametrize("format", ["fp16", "bf16"])
+def test_shares_from_exponents_are_exactly_those_of_rounding(format: str, scale: float) -> None:
+    """2^-25 becomes zero in fp16, a tie to even, and 65520 overflows: both lie within a bin of exponents."""
+    row = get_scalar(format)
+    true = boundaries(format)
+    on_them = [x for x in true if 2.0**-126 <= abs(x) * scale < 3.4e38]
+    tally, numbers = Tally(), Numbers()
+    tally.add(torch.tensor(on_them, dtype=torch.float32) * scale, "fp32", scale=scale)
+    numbers.add(tally.fields())
+    found = shares(numbers, format, scale)
+    flushed = subnormal = over = 0
+    for value in on_them:
+        scaled = abs(value) * scale
+        rounded = round_exact(scaled, row)
+        flushed += rounded == 0
+        subnormal += rounded != 0 and scaled < row.smallest_normal
+        over += math.isinf(rounded)
+    assert found.flushed * len(on_them) == pytest.approx(flushed, abs=1e-6)
+    assert found.subnormal * len(on_them) == pytest.approx(subnormal, abs=1e-6)
+    assert found.overflowing * len(on_them) == pytest.approx(over, abs=1e-6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,8 @@ class Numbers:
         elements: how many there were; ``counted`` of them were looked at.
         dtype: the format in which they are stored.
         scale: the loss scale that was on them, already taken off.
+        edges: of ``counts``, the numbers on which rounding decides: powers of two (``powers``), and by a format's
+            name those that it rounds up out of their binade.
     """
 
     counts: dict[int, int] = field(default_factory=dict)
@@ -32,11 +34,13 @@ class Numbers:
     counted: int = 0
     dtype: str = ""
     scale: float = 1.0
+    edges: dict[str, dict[int, int]] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
         """Take in the numbers of another step."""
-        for key, count in event["counts"].items():
-            self.counts[int(key)] = self.counts.get(int(key), 0) + count
+        _add(self.counts, event["counts"])
+        for name, counts in event.get("edges", {}).items():
+            _add(self.edges.setdefault(name, {}), counts)
         self.largest = max(self.largest, event["largest"])
         self.elements += event["elements"]
         self.counted += event["counted"]
@@ -46,6 +50,11 @@ class Numbers:
     def zeros(self) -> float:
         """The share of exact zeros."""
         return self.counts.get(-127, 0) / max(self.counted, 1)
+
+
+def _add(counts: dict[int, int], more: Mapping[str, int]) -> None:
+    for key, count in more.items():
+        counts[int(key)] = counts.get(int(key), 0) + count
 
 
 @dataclass

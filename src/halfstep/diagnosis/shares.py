@@ -34,19 +34,22 @@ class Shares:
 def shares(numbers: Numbers, format: str, scale: float = 1.0) -> Shares:
     """What ``format`` does to ``numbers * scale``.
 
-    A bin [2^e, 2^(e+1)) is flushed if all of it but at most its lowest number is: below half the smallest subnormal.
+    Counts are exact: half the smallest subnormal itself becomes zero (a tie, to even), the lowest number of its bin
+    [2^e, 2^(e+1)); in the highest bin overflows what rounds up out of it. Magnitudes are those of the bins' lower ends.
     """
     row = get_scalar(format)
     shift = round(math.log2(scale))
     bins = [(e + shift, count) for e, count in numbers.counts.items() if _ZERO < e < _NOT_FINITE]
     whole = sum(count for _, count in bins) or 1
-    lowest = math.log2(row.smallest_subnormal) - 1
-    flushed = [(e, count) for e, count in bins if e < lowest]
+    lowest = row.min_exponent - row.fraction_bits - 1
+    ties = numbers.edges.get("powers", {}).get(lowest - shift, 0)
+    flushed = [*((e, count) for e, count in bins if e < lowest), (lowest, ties)]
+    over = numbers.edges.get(row.name, {}).get(row.max_exponent - shift, 0)
     weight = sum(count * 2.0**e for e, count in bins) or 1.0
     return Shares(
         flushed=sum(count for _, count in flushed) / whole,
-        subnormal=sum(count for e, count in bins if lowest <= e < row.min_exponent) / whole,
-        overflowing=sum(count for e, count in bins if e > row.max_exponent) / whole,
+        subnormal=(sum(count for e, count in bins if lowest <= e < row.min_exponent) - ties) / whole,
+        overflowing=(sum(count for e, count in bins if e > row.max_exponent) + over) / whole,
         lost=sum(count * 2.0**e for e, count in flushed) / weight,
         headroom=math.log2(row.largest) - math.log2(numbers.largest * scale) if numbers.largest else None,
     )

@@ -41,6 +41,24 @@ def _fields(chunk: Tensor) -> Tensor:
     return ((upper >> 7) & 255).to(torch.uint8)
 
 
+#: formats -> what a fraction of binary32 is at least in a number that rounds up out of its binade: with the largest
+#: exponent of the format it overflows (fp16: from 65520 on)
+_TOPS = {name: ((1 << digits) - 1) << (23 - digits) for name, digits in (("fp16", 11), ("bf16", 8))}
+
+
+def edges(tensor: Tensor) -> dict[str, dict[int, int]]:
+    """Where rounding decides within a binade: by exponent, how many numbers are powers of two (``powers``), half of the
+    smallest subnormal among them, and how many round up out of their binade in a format (by its name)."""
+    bits = tensor.detach().reshape(-1).to(torch.float32).contiguous().view(torch.int32)
+    fields, fractions = (bits >> 23) & 255, bits & 0x7FFFFF
+    masks = {"powers": fractions == 0} | {name: fractions >= least for name, least in _TOPS.items()}
+    found = {}
+    for name, mask in masks.items():
+        counts = torch.bincount(fields[mask], minlength=256).tolist()
+        found[name] = {n - _BIAS: c for n, c in enumerate(counts) if c and 0 < n < _NOT_FINITE}
+    return found
+
+
 def largest(tensor: Tensor) -> float:
     """The largest magnitude; NaN where there is a NaN. The tensor is not empty."""
     low, high = torch.aminmax(tensor.detach())
@@ -63,6 +81,7 @@ class Tally:
 
     Attributes:
         counts: how many by exponent; the key -127 stands for zeros, 128 for what is not finite.
+        edges: as :func:`edges`; with ``counts`` they tell exactly what 16-bit formats flush, and what overflows.
         largest: the largest finite magnitude.
         elements: how many there were; ``counted`` of them were looked at.
         dtype: the format that they are stored in.
@@ -75,6 +94,7 @@ class Tally:
     counted: int = 0
     dtype: str = ""
     scale: float = 1.0
+    edges: dict[str, dict[int, int]] = field(default_factory=dict)
 
     def add(self, tensor: Tensor, dtype: str, scale: float = 1.0) -> None:
         """Count a tensor's numbers in; ``scale`` is a power of two."""
@@ -91,6 +111,10 @@ class Tally:
             if count:
                 key = index - _BIAS - (shift if 0 < index < _NOT_FINITE else 0)
                 self.counts[key] = self.counts.get(key, 0) + count
+        for name, found in edges(part).items():
+            kept = self.edges.setdefault(name, {})
+            for exponent, count in found.items():
+                kept[exponent - shift] = kept.get(exponent - shift, 0) + count
         top = largest(tensor) / scale
         if top - top == 0:
             self.largest = max(self.largest, top)
@@ -101,6 +125,7 @@ class Tally:
         """As a record has it."""
         return {
             "counts": {str(key): count for key, count in sorted(self.counts.items())},
+            "edges": {n: {str(e): c for e, c in sorted(found.items())} for n, found in self.edges.items()},
             "largest": self.largest,
             "elements": self.elements,
             "counted": self.counted,
