@@ -134,8 +134,9 @@ def main() -> None:
     cases = chosen(options)
     results = {case.name: {"name": case.name, "absent": NOT_REACHED} for case in cases}
     sections = {case.name: missing(case, NOT_REACHED) for case in cases}
+    seeds = f"{options.seeds} seed{'s' * (options.seeds != 1)}"
     threads = f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"
-    head = f"## {name}, {threads}, torch {machine['torch']}, {options.seeds} seeds\n"
+    head = f"## {name}, {threads}, torch {machine['torch']}, {seeds}\n"
     for case, result, section in measured(cases, options, gpu, of):
         results[case.name], sections[case.name] = result, section
         print(section, flush=True)

@@ -186,6 +186,7 @@ WHY = [
         "share": None,
         "evidence": "trials[0].time_shares.products",
     },
+    {"text": "70% of FLOPs are odd.", "share": None, "evidence": "trials[1].odd_size_share"},
 ]
 
 
@@ -195,7 +196,7 @@ def test_what_does_not_pay_is_explained_by_what_was_measured(ran_as: str) -> Non
     told = {reason["evidence"]: reason["text"] for reason in found["reasons"]}
     assert found["rule"] == ("no_gain" if ran_as == "bf16" else "no_units")
     assert told["verdicts[1].why_no_faster[1]"] == "bf16: matrix products: 6 ms of 10 ms (fp32: 6 ms)"
-    assert told["verdicts[1].why_no_faster[3]"] == "bf16: products are 60% of a step in fp32"
+    assert told["verdicts[1].why_no_faster[4]"] == "bf16: 70% of FLOPs are odd"
     assert len([where for where in told if "why" in where]) == 2
 
 

@@ -59,7 +59,10 @@ def test_shares_are_the_trials_mean_largest_first_and_sum_to_the_step() -> None:
         "text": "Other operations: norms, activations, sums, copies: 45 ms of 100 ms (fp32: 55 ms)",
         "share": pytest.approx(0.45),
         "evidence": "trials[1].time_shares.other",
+        "share_low": 0.4,
+        "share_high": 0.5,
     }
+    assert "share_low" not in why(verdict(), own[:1], BASE)["why_no_faster"][0]  # of one trial no range
     assert "Casts from one format to another: 25 ms of 100 ms (fp32: none)" in texts(found)
 
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from halfstep.errors import UsageError
 from halfstep.report import diagnosis_page, document, page, units
+from halfstep.report.reading import read
 
 from . import test_diagnosis as diagnosed
 from .sample import DROPPED, comparison, damaged, hostile, metered, paths, replaced
@@ -110,6 +111,23 @@ def test_what_does_not_pay_is_explained_with_its_shares(sample: Seen) -> None:
     assert "Why fp16 gains little 69% Products as measured trials[3] 17% Other as measured" in sample.text
     assert "Why fp16 needs hardly less memory 60% Activations as measured" in sample.text
     assert "Why bf16" not in sample.text
+
+
+def test_samples_a_second_have_the_interval_of_the_step_time() -> None:
+    compared = comparison()
+    trial = compared["trials"][0]
+    trial |= {"samples_per_second": 100.0, "step_seconds": {"median": 0.08, "low": 0.064, "high": 0.1}}
+    found = read(compared).trials[0].samples
+    assert found is not None
+    assert (found.value, found.low, found.high) == pytest.approx((100.0, 80.0, 125.0))
+    assert "80–125" in page.render(compared)
+
+
+def test_shares_have_the_range_of_the_trials() -> None:
+    compared = comparison()
+    entry = {"text": "Casts", "share": 0.25, "share_low": 0.2, "share_high": 0.3, "evidence": ""}
+    compared["verdicts"][2]["why_no_faster"] = [entry]
+    assert "20% to 30% from trial to trial" in page.render(compared)
 
 
 def test_energy_is_shown_where_it_was_measured_and_else_its_absence() -> None:

@@ -62,13 +62,14 @@ _WHY = {"speed": "why_no_faster", "memory": "why_memory"}
 def explained(row: Row, prefer: Prefer) -> list[dict[str, str]]:
     """Why it gains nothing by the objective: the largest share of its step or its peak, and the first fact beside.
 
-    That the hardware has no units for it :func:`units` says.
+    Left to the whole list are its units, which :func:`units` tells, and what the baseline's products would allow.
     """
     index, verdict = row
     figure = _WHY.get(prefer, "")
     told = list(enumerate(verdict.get(figure) or []))
     shares = [(i, entry) for i, entry in told if entry["share"] is not None]
-    facts = [(i, entry) for i, entry in told if entry["share"] is None and ".ran_as" not in entry["evidence"]]
+    elsewhere = (".ran_as", ".products")
+    facts = [(i, e) for i, e in told if e["share"] is None and not e["evidence"].endswith(elsewhere)]
     return [
         reason(f"{verdict['precision']}: {_inside(entry['text'])}", index, f"{figure}[{i}]")
         for i, entry in (*sorted(shares, key=lambda each: -each[1]["share"])[:1], *facts[:1])

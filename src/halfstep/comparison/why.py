@@ -1,7 +1,7 @@
 """Why a precision is no faster, and why it needs no less memory: what was measured, as a short list.
 
-Each entry has its words, its share (of the step, of the peak; the shares of a list sum to one, facts have none) and
-the figure of the comparison object that it rests on.
+Each entry has its words, its share (of the step, of the peak; the shares of a list sum to one, facts have none), of
+several trials the range of the share, and the figure of the comparison object that it rests on.
 """
 
 from __future__ import annotations
@@ -74,8 +74,14 @@ def _why_no_faster(verdict: Mapping[str, Any], own: Trials, base: Trials) -> lis
         there = "" if before is None or not theirs else _then(theirs.get(kind, 0.0) * before, verdict)
         name = _IDLE if kind == "host" and _on_gpu(known[0][1]) else _WORK[kind]
         text = f"{name}: {_time(share * seconds)} of {_time(seconds)}{there}"
-        entries.append(_entry(text, share, f"trials[{index}].time_shares.{kind}"))
+        entry = _entry(text, share, f"trials[{index}].time_shares.{kind}")
+        entries.append(entry | _range([row["time_shares"].get(kind, 0.0) for _, row in known]))
     return entries + _facts(verdict, own, base)
+
+
+def _range(shares: Sequence[float]) -> dict[str, float]:
+    """The lowest and the highest share of several trials; of one nothing."""
+    return {"share_low": min(shares), "share_high": max(shares)} if len(shares) > 1 else {}
 
 
 def _then(seconds: float, verdict: Mapping[str, Any]) -> str:

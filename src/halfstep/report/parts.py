@@ -40,11 +40,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class Reason:
-    """One entry of a list of reasons: words, its share of the whole (None: a fact), what it rests on."""
+    """One entry of a list of reasons: words, its share of the whole (None: a fact) and its range, what it rests on."""
 
     text: str
     share: float | None
     evidence: str
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,15 @@ class Trial:
     exit_code: int | None
     command: tuple[str, ...]
     takeover: float | None
+
+    @property
+    def samples(self) -> Figure | None:
+        """Samples a second, with the interval of the step time."""
+        rate, time = self.samples_per_second, self.step_time
+        if rate is None or isinstance(time, Absent):
+            return None
+        low, high = (rate * time.value / end if end else None for end in (time.high, time.low))
+        return Figure(rate, low, high)
 
     @property
     def label(self) -> str:

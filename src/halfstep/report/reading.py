@@ -114,7 +114,13 @@ def _stretches(raw: Mapping[str, Any]) -> tuple[Stretch, ...]:
 
 def _reasons(raw: Mapping[str, Any], key: str) -> tuple[Reason, ...]:
     return tuple(
-        Reason(text(entry, "text"), finite(entry.get("share")), text(entry, "evidence"))
+        Reason(
+            text(entry, "text"),
+            finite(entry.get("share")),
+            text(entry, "evidence"),
+            finite(entry.get("share_low")),
+            finite(entry.get("share_high")),
+        )
         for entry in tables(raw, key)
     )
 

@@ -183,7 +183,15 @@ def layout(height: int) -> Figure:
         "font": {"size": 12, "color": "@soft"},
         "hovermode": "x unified",
         "hoverlabel": {"bgcolor": "@paper", "bordercolor": "@line", "font": {"size": 12, "color": "@ink"}},
-        "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.01, "yanchor": "bottom"},
+        # Without it plotly turns the order round where areas are filled.
+        "legend": {
+            "traceorder": "normal",
+            "orientation": "h",
+            "x": 1,
+            "xanchor": "right",
+            "y": 1.01,
+            "yanchor": "bottom",
+        },
         "xaxis": dict(axis, showgrid=False, ticks="outside", tickcolor="@line"),
         "yaxis": dict(axis),
     }
