@@ -21,6 +21,7 @@ import torch
 from halfstep.meters import Absent, now, summary
 from halfstep.pytorch import capabilities
 from halfstep.pytorch.grad_scaler import GradScaler
+from halfstep.pytorch.gradient_kernels import gradient_kernels
 
 Contender = Callable[[], object]
 
@@ -124,6 +125,8 @@ def measure(sizes: list[int], count: int) -> dict[str, Any]:
         "pass": (lambda: flat.copy_(source), lambda: flat.mul_(0.5)),
         "pass over the tensors": (backward, lambda: torch._foreach_mul_(gradients, 0.5)),
     }
+    if (kernels := gradient_kernels()) is not None:  # what many small pieces of memory cost, whoever passes over them
+        passes["kernel in C"] = backward, lambda: kernels.unscale_(gradients, 0.5)
     found = {"step and update": report(rounds({**passes, **with_gradients}, count), "pass")}
     for name, make in OPTIMIZERS.items():
         optimizer = make(parameters)

@@ -156,7 +156,7 @@ class GradScaler(torch.amp.GradScaler):
         closure, args, kwargs = _split_closure(args, kwargs)
         if closure is not None:
             result = self._step_with_closure(optimizer, closure, *args, **kwargs)
-        elif getattr(optimizer, "_step_supports_amp_scaling", False):
+        elif getattr(optimizer, "_step_supports_amp_scaling", False) and not self._known_here(optimizer):
             result = self._step_fused(optimizer, *args, **kwargs)
         else:
             result = self._step_plain(optimizer, *args, **kwargs)
@@ -225,8 +225,8 @@ class GradScaler(torch.amp.GradScaler):
             return self._step_deprecated(optimizer, *args, **kwargs)
         scale, _ = self._check_scale_growth_tracker("step")
         state = self._per_optimizer_states[id(optimizer)]
-        if state["stage"] is OptState.READY and self._unscale_first(optimizer, scale):
-            self.unscale_(optimizer)
+        if state["stage"] is OptState.READY and self._min_scale < 1:
+            self.unscale_(optimizer)  # the kernel's division might overflow, unseen
         if state["stage"] is OptState.READY:
             self._warn_if_clipped(optimizer)
             self._check_inf_per_device(optimizer)
@@ -241,13 +241,14 @@ class GradScaler(torch.amp.GradScaler):
         finally:
             del optimizer.grad_scale, optimizer.found_inf
 
-    def _unscale_first(self, optimizer: Optimizer, scale: Tensor) -> bool:
-        """Whether to unscale in the pass that tests, rather than in the optimizer's kernel.
+    def _known_here(self, optimizer: Optimizer) -> bool:
+        """Whether the verdict costs no synchronization, so that a fused optimizer is stepped as any other.
 
-        Below 1 the kernel's division might overflow, unseen. On a CPU the test costs no more if it unscales,
-        and then the kernel need not write the gradients. Optimizers of others may rely on ``grad_scale``.
+        On a CPU the test costs no more if it unscales: then the kernel need not write the gradients, nor take back
+        what it counted of a skipped step. Optimizers of others may rely on ``grad_scale``.
         """
-        return self._min_scale < 1 or (scale.is_cpu and type(optimizer).__module__.startswith("torch.optim."))
+        scale = self._scale
+        return scale is not None and scale.is_cpu and type(optimizer).__module__.startswith("torch.optim.")
 
     def _step_deprecated(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
         """The contract before grad_scale and found_inf: the optimizer asks the scaler for everything."""
