@@ -125,7 +125,7 @@ def measure(sizes: list[int], count: int) -> dict[str, Any]:
         "pass": (lambda: flat.copy_(source), lambda: flat.mul_(0.5)),
         "pass over the tensors": (backward, lambda: torch._foreach_mul_(gradients, 0.5)),
     }
-    if (kernels := gradient_kernels()) is not None:  # what many small pieces of memory cost, whoever passes over them
+    if (kernels := gradient_kernels()) is not None:  # what memory in many pieces costs
         passes["kernel in C"] = backward, lambda: kernels.unscale_(gradients, 0.5)
     found = {"step and update": report(rounds({**passes, **with_gradients}, count), "pass")}
     for name, make in OPTIMIZERS.items():
