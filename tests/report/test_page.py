@@ -127,7 +127,10 @@ def test_shares_have_the_range_of_the_trials() -> None:
     compared = comparison()
     entry = {"text": "Casts", "share": 0.25, "share_low": 0.2, "share_high": 0.3, "evidence": ""}
     compared["verdicts"][2]["why_no_faster"] = [entry]
-    assert "20% to 30% from trial to trial" in page.render(compared)
+    drawn = page.render(compared)
+    assert '<span class="faint">20% to 30%</span>' in drawn
+    assert "Beside a share: the lowest and the highest of the trials." in drawn
+    assert "Beside a share" not in page.render(comparison())
 
 
 def test_energy_is_shown_where_it_was_measured_and_else_its_absence() -> None:
