@@ -6,7 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +58,16 @@ def write(path: Path, text: str) -> None:
     """Write a file whose folder may have to be made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+
+
+def finish(main: Callable[[], None]) -> None:
+    """Run the benchmark; Ctrl-C ends it with a sentence.
+
+    Raises:
+        SystemExit: 130, as a shell says of what was interrupted.
+    """
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("Interrupted; --resume goes on.", file=sys.stderr)
+        raise SystemExit(130) from None

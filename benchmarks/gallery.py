@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comparing import ROOT, add_folder, check_folder, compare, write
+from comparing import ROOT, add_folder, check_folder, compare, finish, write
 from gallery_cases import CASES, Case
 from gallery_tables import HOW, Peaks, missing, quality_table, rows, table
 
@@ -156,4 +156,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

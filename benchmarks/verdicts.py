@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from comparing import ROOT, add_folder, check_folder, compare, write
+from comparing import ROOT, add_folder, check_folder, compare, finish, write
 from scipy.stats import binomtest
 
 from halfstep.comparison.paired import ALPHA, noncentrality
@@ -210,4 +210,4 @@ def false_alarms(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)
