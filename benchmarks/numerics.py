@@ -8,6 +8,11 @@ left out with a word where they are not installed. The copy, the casts with buff
 that is already there; the others allocate. Rivals' results that differ from halfstep's, which its tests hold to exact
 arithmetic, are counted; another overflow policy counts as a difference.
 
+The rivals go into a folder of their own, so that none of their dependencies changes the environment; microxcaling is on
+no package index, so its folder ``mx`` is put there from its repository (github.com/microsoft/microxcaling):
+``pip install --target RIVALS --no-deps gfloat array-api-compat more-itertools pychop qtorch``, and then
+``PYTHONPATH=RIVALS python benchmarks/numerics.py``.
+
 Steps, wanted: at most 1.4 of the fp32 step for tf32 and fp8, 2 for block formats, on the models of the examples.
 
 In each round every contender runs once, in turning order; a ratio is taken within each round; its median and the

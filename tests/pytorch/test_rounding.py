@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import platform
 import shutil
 from fractions import Fraction
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -362,3 +364,14 @@ def test_on_a_gpu_as_on_a_cpu(name: str) -> None:
     x = critical(get_scalar(name), torch.float32)
     for mode in MODES:
         assert_same(round_to(x.cuda(), name, mode).cpu(), round_to(x, name, mode))
+
+
+def test_the_kernels_share_pytorchs_threads() -> None:
+    """A second OpenMP in the process would wait for work, spinning, on the cores where PyTorch's threads want to run."""
+    library = native.library(native.SOURCE)
+    if library is None or platform.system() != "Linux":
+        pytest.skip("no C compiler, or not Linux")
+    built = Path(library._name).read_bytes()
+    if b"GOMP_parallel" not in built:
+        pytest.skip("not compiled with GCC's OpenMP")
+    assert b"libgomp.so" not in built

@@ -28,15 +28,16 @@ SOURCE = Path(__file__).with_name("rounding_kernels.c")
 _FLAGS = (
     "-O3",
     "-std=gnu11",
-    "-shared",
     "-fPIC",
     "-fno-math-errno",
     "-fno-trapping-math",
     "-ffp-contract=off",
 )
 
-#: The second is for compilers without OpenMP or without these options.
-_TRIES = (("-march=native", "-fopenmp"), ())
+#: How to compile, and how to link. The first takes the OpenMP that PyTorch has loaded: a second one would have threads
+#: of its own, which wait for work, spinning, on the cores where PyTorch's want to run. The last is for compilers
+#: without OpenMP or without these options.
+_TRIES = ((("-march=native", "-fopenmp"), ()), (("-march=native", "-fopenmp"), ("-fopenmp",)), ((), ()))
 
 #: elements below which a second thread costs more than it saves
 _ONE_THREAD = 1 << 15
@@ -68,14 +69,9 @@ class Kernels:
         self, x: Tensor, out: Tensor, fmt: Format, overflow: Overflow, shift: int = 0, keep: bool = False
     ) -> None:
         """x to nearest even in ``fmt``; ``shift``: of x * 2^shift, and back; ``keep``: NaN and infinity stay."""
-        n, largest = x.numel(), fmt.largest * 2.0**-shift
-        where = x.data_ptr(), out.data_ptr(), n, _threads(n)
-        if fmt.exponent_bits == 8:
-            self._library.hs_drop(*where, 23 - fmt.fraction_bits, largest, _OVERFLOW[overflow])
-            return
-        self._library.hs_round(
-            *where, fmt.fraction_bits, fmt.min_exponent - shift, largest, _OVERFLOW[overflow], keep
-        )
+        n = x.numel()
+        name, arguments = _arguments(fmt, overflow, shift, keep)
+        getattr(self._library, name)(x.data_ptr(), out.data_ptr(), n, _threads(n), *arguments)
 
     def largest(self, x: Tensor) -> float:
         """The largest finite magnitude; 0 of nothing."""
@@ -91,6 +87,15 @@ class Kernels:
             x.data_ptr(), out.data_ptr(), outer, x.shape[axis], inner, _threads(x.numel()), fmt.block,
             element.fraction_bits, element.min_exponent, element.max_exponent, element.largest, tensor_scale,
         )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1024)
+def _arguments(fmt: Format, overflow: Overflow, shift: int, keep: bool) -> tuple[str, tuple[float, ...]]:
+    """The kernel for a format, and what it is told of it."""
+    largest = fmt.largest * 2.0**-shift
+    if fmt.exponent_bits == 8:
+        return "hs_drop", (23 - fmt.fraction_bits, largest, _OVERFLOW[overflow])
+    return "hs_round", (fmt.fraction_bits, fmt.min_exponent - shift, largest, _OVERFLOW[overflow], keep)
 
 
 def _threads(elements: int) -> int:
@@ -123,7 +128,9 @@ def _cache() -> Path:
 def _key(source: Path) -> str:
     """A home directory may serve several machines: what is native to one is not to all."""
     machine = cpu()
-    parts = [platform.system(), machine.architecture, machine.model, *sorted(machine.flags), *_FLAGS]
+    # Another PyTorch may come with another OpenMP.
+    options = [*_FLAGS, str(_TRIES), str(torch.__version__)]
+    parts = [platform.system(), machine.architecture, machine.model, *sorted(machine.flags), *options]
     return hashlib.sha256(source.read_bytes() + "\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -136,9 +143,23 @@ def _compile(source: Path, path: Path) -> bool:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             built = Path(folder) / path.name
-            for flags in _TRIES:
-                command = [*compiler.split(), *_FLAGS, *flags, str(source), "-o", str(built), "-lm"]
-                if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+            for compiled, linked in _TRIES:
+                unit = str(Path(folder) / "unit.o")
+                first = [*compiler.split(), *_FLAGS, *compiled, "-c", str(source), "-o", unit]
+                second = [*compiler.split(), "-shared", *linked, unit, "-o", str(built), "-lm"]
+                if _run(first) and _run(second) and _loads(built):
                     built.replace(path)
                     return True
+    return False
+
+
+def _run(command: list[str]) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _loads(library: Path) -> bool:
+    """Whether everything that the library calls is there."""
+    with contextlib.suppress(OSError):
+        ctypes.CDLL(str(library))
+        return True
     return False

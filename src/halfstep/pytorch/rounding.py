@@ -67,6 +67,9 @@ def round_to(
     plan = _plan if compiling else _cached_plan
     rounding, kernel, same = plan(format, mode, overflow, x.dtype, compiling)
     _check_out(x, out)
+    # The kernels in C come first: for a tensor of a million numbers a context manager is a hundredth of the time.
+    if not (compiling or same) and (done := _in_c(x, kernel, rounding, out)) is not None:
+        return done
     with torch.no_grad():
         if same:
             return x.clone() if out is None else out.copy_(x)
@@ -203,21 +206,23 @@ _BUFFERS = _Buffers()
 IN_C = 1 << 16
 
 
-def _in_c(x: Tensor, kernel: Kernel, rounding: Rounding, target: Tensor) -> bool:
-    """Round by the kernels in C, where these are for it and are there."""
-    nearest = rounding.mode == "nearest_even" and kernel is not keep
-    if not nearest or x.dtype is not torch.float32 or x.numel() < IN_C or not x.is_contiguous():
-        return False
+def _in_c(x: Tensor, kernel: Kernel, rounding: Rounding, out: Tensor | None) -> Tensor | None:
+    """Round by the kernels in C, where these are for it and are there; else None."""
+    if x.numel() < IN_C or x.dtype is not torch.float32 or rounding.mode != "nearest_even" or kernel is keep:
+        return None
+    if not _plain(x) or not x.is_contiguous() or not (out is None or out.is_contiguous()):
+        return None
     compiled = native.kernels()
-    if compiled is not None:
-        compiled.round(x, target, rounding.format, rounding.overflow)
-    return compiled is not None
+    if compiled is None:
+        return None
+    # detached: the result carries no gradient, whatever x does
+    target = torch.empty_like(x.detach()) if out is None else out
+    compiled.round(x, target, rounding.format, rounding.overflow)
+    return target
 
 
 def _by_chunks(x: Tensor, kernel: Kernel, rounding: Rounding, out: Tensor | None) -> Tensor:
     target = out if out is not None and out.is_contiguous() else torch.empty(x.shape, dtype=x.dtype)
-    if _in_c(x, kernel, rounding, target):
-        return target if out is None or target is out else out.copy_(target)
     first, second = _BUFFERS.get(_WORKING[x.dtype])
     for chunk, into in zip(x.detach().reshape(-1).split(CHUNK), target.view(-1).split(CHUNK), strict=True):
         n = chunk.numel()
