@@ -43,7 +43,10 @@ from halfstep.recipes import parse_list
 @click.option("--memory-limit", metavar="SIZE", help="What --fit-batch is to fit into on a CPU, e.g. 8GiB: the largest "
     "resident memory of the program and its children.")  # fmt: skip
 @click.option(
-    "--out", metavar="DIR", help="Folder for records, logs and the page. Default: a new one in halfstep-out."
+    "--out",
+    metavar="DIR",
+    help="Folder for records, logs and the page. Default: a new one in halfstep-out. What "
+    "`halfstep diagnose --out DIR` finds later becomes a section of the page.",
 )
 @click.option(
     "--json", "json_file", metavar="FILE", help="Also write the comparison as JSON to FILE; - for stdout."
