@@ -52,6 +52,13 @@ def test_a_bad_step_changes_nothing_and_the_script_is_told(ran: Runs, plain: Ran
     assert told not in plain.sections["no"]
 
 
+def test_a_bad_step_of_trainer_changes_nothing(ran: Runs, plain: Ran) -> None:
+    """Nor the learning rate, which its schedule would have moved."""
+    told = ran(PROGRAM, "fp16", UNDER["fp16"]).sections["alone"]
+    assert "a bad step of Trainer changed []\n" in told
+    assert "a bad step of Trainer changed ['net.0.weight', " in plain.sections["no"]
+
+
 def test_logged_figures_are_in_the_record(ran: Runs) -> None:
     found = ran(PROGRAM, "fp32", UNDER["fp32"])
     logged = found.record.logged

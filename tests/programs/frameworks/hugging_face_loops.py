@@ -125,6 +125,46 @@ def trained(own, double, folder, steps=8, resume=None):
     return f"{sum(p.double().sum().item() for p in model.parameters()):.17g}"
 
 
+class Net(nn.Module):
+    """A model of one's own with BatchNorm, as Trainer takes it; batch 6 overflows on purpose."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 1))
+        self.seen = 0
+
+    def forward(self, input_ids, labels=None):
+        out = self.net(input_ids.float() / 32)
+        loss = F.mse_loss(out, labels[:, :1].float() / 32)
+        self.seen += 1
+        return {"loss": loss * float("inf") if self.seen == 6 else loss, "logits": out}
+
+
+class Watch(TrainerCallback):
+    """Compares the state before and after the step of the bad batch, the third."""
+
+    def on_step_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
+        self.before = state_of(model, optimizer)
+
+    def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):
+        if state.global_step == 3:
+            after = state_of(model, optimizer)
+            print("a bad step of Trainer changed", [k for k in after if not torch.equal(after[k], self.before[k])])
+
+
+def trained_badly(own, folder):
+    start_again()
+    torch.manual_seed(0)
+    arguments = TrainingArguments(
+        folder, max_steps=4, per_device_train_batch_size=8, gradient_accumulation_steps=2, learning_rate=1e-2,
+        use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True, fp16=own == "fp16", bf16=own == "bf16",
+        max_grad_norm=1.0, logging_nan_inf_filter=False,
+    )
+    trainer = Trainer(model=Net(), args=arguments, train_dataset=Counting(64), callbacks=[Watch()])
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+
+
 def main(folder, precisions):
     for precision in precisions:
         print("precision", precision if len(precisions) > 1 else "alone")
@@ -134,6 +174,7 @@ def main(folder, precisions):
         resumed = trained(own, double, f"{folder}/whole", resume=f"{folder}/whole/checkpoint-4")
         print("trained:", whole, "resumed the same:", whole == resumed)
         accelerated(own, double, f"{folder}/accelerate", poisoned=True)
+        trained_badly(own, f"{folder}/bad")
 
 
 os.makedirs(sys.argv[1], exist_ok=True)
