@@ -90,9 +90,14 @@ class Scaling:
             raise SharedGradients
 
     def checked(self, gradients: Sequence[Tensor], flags: list[Tensor]) -> None:
-        """Remember that ``gradients``, as they are now, were tested; ``flags`` tell the outcome."""
-        dense = (g for g in gradients if g.layout is torch.strided)
-        self._versions.update((id(g), (weakref.ref(g), _version(g))) for g in dense)
+        """Remember that ``gradients``, as they are now, were tested; ``flags`` tell the outcome.
+
+        PyTorch counts the writes to a tensor, but not, of a DTensor, those to this rank's part: that has its own count.
+        """
+        versions, strided = self._versions, torch.strided
+        for g in gradients:  # a plain loop, as in _unchanged
+            if g.layout is strided:
+                versions[id(g)] = weakref.ref(g), g._version if type(g) is Tensor else values_of(g)._version
         self._flags += flags
 
     def finite(self, gradients: Sequence[Tensor]) -> bool:
@@ -153,7 +158,8 @@ class Scaling:
         find = self._versions.get
         for gradient in gradients:
             entry = find(id(gradient))
-            if entry is None or entry[0]() is not gradient or entry[1] != _version(gradient):
+            own = gradient if type(gradient) is Tensor else values_of(gradient)
+            if entry is None or entry[0]() is not gradient or entry[1] != own._version:
                 return False
         return True
 
@@ -215,8 +221,3 @@ class Scaling:
                 self._retained[id(tensor)] = tensor
 
         return retain_grad
-
-
-def _version(gradient: Tensor) -> int:
-    """How often the gradient was written to; a DTensor does not count what is written to this rank's part."""
-    return gradient._version if type(gradient) is Tensor else values_of(gradient)._version
