@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,20 +26,28 @@ ON_CPU = [
 HABITS = {"plain": Script(), "both": Script(clipping="norm", passes=2), "value": Script(clipping="value")}
 
 
+#: the lines with which a script of each framework begins, before anything is adopted
+UNCHANGED = {
+    "pytorch": "loss = loss_fn(model(inputs), targets)\nloss.backward()\noptimizer.step()\noptimizer.zero_grad()",
+    "lightning": "trainer = Trainer()",
+    "fabric": "fabric = Fabric()",
+    "accelerate": "accelerator = Accelerator()",
+    "transformers": "arguments = TrainingArguments()",
+}
+
+
 def lines_of(framework: str, recipe: str, habits: Script) -> str | None:
     return own_words(recipe, Script(framework, "cpu", habits.clipping, habits.passes))
 
 
-@pytest.mark.slow
-def test_every_snippet_runs_in_the_dtype_that_it_is_for(tmp_path: Path) -> None:
+def run(tmp_path: Path, wanted: list[Any], first: str = "", recipe: str | None = None) -> list[Any]:
+    """What adopted.py found: [framework, recipe, FLOPs of the products by dtype] for each of ``wanted``."""
     for module in ("lightning", "accelerate", "transformers"):
         pytest.importorskip(module)
-    wanted = [(f, r, lines_of(f, r, HABITS["plain"])) for f, r in ON_CPU]
-    wanted += [("pytorch", r, lines_of("pytorch", r, h)) for r in ("bf16", "fp16") for h in HABITS.values()]
-    wanted = [row for row in wanted if row[2] is not None and row[:2] != ("pytorch", "fp32")]
     (tmp_path / "lines").write_text(json.dumps(wanted))
+    halfstep = [] if recipe is None else ["-m", "halfstep", "run", "--precision", recipe]
     done = subprocess.run(
-        [sys.executable, str(PROGRAMS / "adopted.py"), "lines"],
+        [sys.executable, *halfstep, str(PROGRAMS / "adopted.py"), "lines", first],
         cwd=tmp_path,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -44,10 +55,50 @@ def test_every_snippet_runs_in_the_dtype_that_it_is_for(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.split("found ")[1])
+    found: list[Any] = json.loads(done.stdout.split("found ")[1])
     assert len(found) == len(wanted)
-    for framework, recipe, flops in found:
+    return found
+
+
+def unchanged(recipe: str) -> list[list[str]]:
+    return [[framework, recipe, lines] for framework, lines in UNCHANGED.items()]
+
+
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Any]]:
+    """The trial: every framework's script, unchanged, under a recipe."""
+
+    @functools.cache
+    def trial(recipe: str) -> list[Any]:
+        return run(tmp_path_factory.mktemp("trial"), unchanged(recipe), recipe=recipe)
+
+    return trial
+
+
+Trials = Callable[[str], list[Any]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["fp16", "bf16:keep=*[2d]"])
+def test_the_one_line_runs_what_the_trial_ran(tmp_path: Path, trials: Trials, recipe: str) -> None:
+    """FLOPs by dtype, to the last product, in every framework; the last layer is kept where the recipe says so."""
+    (line, *_) = adopt(recipe, Script()).splitlines()
+    found = run(tmp_path, unchanged(recipe), first=line)
+    assert found == trials(recipe)
+    for framework, _, flops in found:
+        # A module that Fabric and Accelerate have prepared is known by the names inside of it, as in the script.
+        assert flops.keys() == ({"bf16", "fp32"} if "keep" in recipe else {"fp16"}), framework
+
+
+@pytest.mark.slow
+def test_every_snippet_runs_in_the_dtype_that_it_is_for(tmp_path: Path, trials: Trials) -> None:
+    wanted = [(f, r, lines_of(f, r, HABITS["plain"])) for f, r in ON_CPU]
+    wanted += [("pytorch", r, lines_of("pytorch", r, h)) for r in ("bf16", "fp16") for h in HABITS.values()]
+    wanted = [row for row in wanted if row[2] is not None and row[:2] != ("pytorch", "fp32")]
+    for framework, recipe, flops in run(tmp_path, wanted):
         assert flops.keys() == {recipe.removesuffix("-true")}, (framework, recipe)
+        if recipe in ("bf16", "fp16"):
+            assert flops == next(row[2] for row in trials(recipe) if row[0] == framework), (framework, recipe)
 
 
 @pytest.mark.parametrize("framework", ["fabric", "accelerate", "transformers"])

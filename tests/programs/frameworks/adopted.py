@@ -1,11 +1,13 @@
 """Runs lines to adopt inside a small script of their framework; prints the matrix-product FLOPs by dtype.
 
-    adopted.py FILE     FILE: [[framework, recipe, lines], ...] in JSON
+    adopted.py FILE [FIRST]     FILE: [[framework, recipe, lines], ...] in JSON; FIRST: the script's first line
 """
 
 import json
 import logging
 import sys
+
+exec(" ".join(sys.argv[2:]))
 import warnings
 
 import torch
