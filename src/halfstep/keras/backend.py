@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -55,6 +56,17 @@ def copied(value: Any) -> Any:
 
         return tf.identity(value)
     return value.detach().clone() if name() == "torch" else value
+
+
+def outside_of_graphs(make: Callable[[], Any]) -> None:
+    """Call ``make``, which makes variables, outside of whichever graph is being traced."""
+    if name() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.init_scope():
+            make()
+    else:
+        make()
 
 
 def constant(value: float) -> Any:

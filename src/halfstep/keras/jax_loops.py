@@ -117,23 +117,39 @@ class JaxLoops:
 
             @functools.wraps(plain)
             def gradient(*args: Any, **kwargs: Any) -> Any:
-                if self._takeover.training or self._busy or holomorphic:
+                training = self._takeover.training
+                scale = None if self._busy or holomorphic else self._scale_here(training)
+                if self._busy or holomorphic or (training and scale is None):
                     return plain(*args, **kwargs)
                 with self._alone():
-                    scale = io_callback(self._ask, _SCALAR, ordered=True) if self._guards else None
                     value = self._scaled(fun, has_aux, scale)
                     _, (loss, aux, olds, factor), found = _flat(
                         original(value, argnums, True, False, allow_int)(*args, **kwargs)
                     )
                     if factor is not None:
                         found = jax.tree.map(lambda g: _times(g, 1 / factor), found)
-                    aux = self._kept(aux, olds, found)
-                    self._pass(loss)
+                    self._passed = True
+                    if not training:
+                        aux = self._kept(aux, olds, found)
+                        self._pass(loss)
                 return ((loss, aux) if has_aux else loss), found
 
             return gradient
 
         return value_and_grad
+
+    def _scale_here(self, training: bool) -> Any:
+        """The scale of a pass that begins; in a model's train_step the optimizer's own, a value of the program's."""
+        if not self._guards:
+            return None
+        if training:
+            return self._takeover.model_scale()
+        return io_callback(self._ask, _SCALAR, ordered=True)
+
+    def took_pass(self) -> bool:
+        """Whether a pass has been seen since the last time that this was asked."""
+        passed, self._passed = self._passed, False
+        return passed
 
     def _scaled(self, fun: Method, has_aux: bool, scale: Any) -> Method:
         """``fun`` times the scale; beside it what it gave, the statistics from before, and the factor."""
@@ -177,7 +193,6 @@ class JaxLoops:
 
     def _pass(self, loss: Any) -> None:
         self._passes += 1
-        self._passed = True
         if not self._own_scale:  # a loss that the script has scaled is not the one to show
             io_callback(self._saw, None, jax.lax.stop_gradient(loss), ordered=True)
 
@@ -229,8 +244,7 @@ class JaxLoops:
         return self._takeover.scaler.scale_of(optimizer, variables)
 
     def _warn_unscaled(self) -> None:
-        passed, self._passed = self._passed, False
-        if not passed and self._scale.guards:
+        if not self.took_pass() and self._scale.guards:
             self._takeover.warn(UNSCALED)
 
     def _step(self, optimizer: Any, finite: Any, scale: Any) -> None:

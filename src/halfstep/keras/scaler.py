@@ -26,17 +26,25 @@ if TYPE_CHECKING:
 Method = Callable[..., Any]
 
 
+UNSCALED = (
+    "the model's own train_step does not hand its loss to optimizer.scale_loss, and its gradients come from no "
+    "jax.grad that was taken from jax after keras was imported: the loss was not scaled"
+)
+
+
 class Scaler:
     """What of the loss scale is decided while a step is traced, or run eagerly.
 
     Attributes:
         pending: the loss of the step under way has been scaled by Keras, its gradients not yet been applied.
         finite: what Keras found of the gradients of the step under way; None before it looked.
+        further: the same of optimizers that the model was not compiled with; None where there are none.
     """
 
     def __init__(self, takeover: Takeover) -> None:
         self.pending = False
         self.finite: Any = None
+        self.further: Any = None
         self._takeover = takeover
         self._recipe = takeover.recipe
         self._ours = False
@@ -71,8 +79,19 @@ class Scaler:
         if resting or not isinstance(optimizer, LossScaleOptimizer):
             return None
         if not optimizer.built:
-            return optimizer.initial_scale
+            found = self._takeover.further.scale
+            return optimizer.initial_scale if found is None else found
         return optimizer.dynamic_scale.value if state is None else state[_index(optimizer)]
+
+    def saw_further(self, finite: Any) -> None:
+        """An optimizer that the model was not compiled with has made a step, or skipped it."""
+        self.further = finite if self.further is None else ops.logical_and(self.further, finite)
+
+    @property
+    def all_finite(self) -> Any:
+        """Whether all gradients of the step under way are finite; None where nobody looked."""
+        found = [x for x in (self.finite, self.further) if x is not None]
+        return None if not found else found[0] if len(found) == 1 else ops.logical_and(*found)
 
     def _compile(self, original: Method) -> Method:
         signature = inspect.signature(original)
@@ -163,9 +182,8 @@ class Scaler:
         def stateless_apply(optimizer: Any, variables: Any, grads: Any, trainable_variables: Any) -> Any:
             index = _index(optimizer)
             if self._true_gradients():
-                self._takeover.warn(
-                    "the model's own train_step does not hand its loss to optimizer.scale_loss: it was not scaled"
-                )
+                if not self._takeover.took_pass():
+                    self._takeover.warn(UNSCALED)
                 grads = [None if g is None else ops.multiply(g, variables[index]) for g in grads]
             weights, state = original(optimizer, variables, grads, trainable_variables)
             state = list(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import keras
 from halfstep.errors import HalfstepError, Unsupported
 from halfstep.keras import backend
 from halfstep.keras.capabilities import support
+from halfstep.keras.further import Further, NullFurther
 from halfstep.keras.loaded import Loaded
 from halfstep.keras.policy import Keep, set_policy
 from halfstep.keras.recorder import Recorder, Seen
@@ -18,7 +20,7 @@ from halfstep.keras.sample import NO_ACTIVATIONS, NO_TIMES, Jitted, Sample, memo
 from halfstep.keras.scaler import Scaler
 from halfstep.keras.statistics import NullStatistics, Statistics
 from halfstep.keras.trainer import Trainers
-from halfstep.loss_scale import DynamicScale, LossScale, NoScale
+from halfstep.loss_scale import DynamicScale, LossScale, NoScale, StaticScale
 from halfstep.patches import Patches
 from halfstep.record import Writer
 from halfstep.takeover import (
@@ -59,12 +61,14 @@ class Takeover(Face):
         self._batch: int | None = None
         self._loops: Any = None
         self._resting: LossScale | None = None
+        self._outside: LossScale | None = None
         self.device = backend.device()
         self.ran_as = self._supported()
         self.recorder = Recorder(options.writer, self.device != "cpu", self._read)
         self.statistics = Statistics(self._patches) if self.recipe.guards else NullStatistics()
         self._keep = Keep(self.recipe.keep, self._patches)
         self.scaler = Scaler(self)
+        self.further = Further(self) if self.recipe.guards else NullFurther()
         self._trainers = Trainers(self)
         self.install()
         self._seconds = time.perf_counter() - started
@@ -142,6 +146,7 @@ class Takeover(Face):
             self._loops.install(patches)
             self._beneath.give_way(self._loops.about_to_pass)
         self.scaler.install(patches)
+        self.further.install(patches)
 
     def _jit(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def jit(function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -217,6 +222,14 @@ class Takeover(Face):
         seen = self._trainers.seen
         return None if seen is None else seen.scale
 
+    def compiled_optimizer(self) -> Any:
+        """The optimizer with which the model was compiled whose train_step is under way; None outside, or if none."""
+        return self._trainers.optimizer
+
+    def took_pass(self) -> bool:
+        """On JAX: whether the loss of the gradients that are about to be applied was scaled by ``jax.grad``."""
+        return bool(self._loops.took_pass())
+
     def saw_loss(self, loss: Any) -> None:
         """The loss of the train_step under way, before scaling."""
         seen = self._trainers.seen
@@ -232,6 +245,16 @@ class Takeover(Face):
             self._resting, scaling.loss_scale = scaling.loss_scale, NoScale()
         elif not rests and self._resting is not None:
             scaling.loss_scale, self._resting = self._resting, None
+
+    def step_scale(self, scale: Any) -> None:
+        """On the PyTorch backend: passes of a train_step are scaled as its optimizer is; None: it is over."""
+        if self._beneath is None or self.backend != "torch" or not self.recipe.guards:
+            return
+        scaling = self._beneath.scaling
+        if scale is not None and self._outside is None and math.frexp(float(scale))[0] == 0.5:
+            self._outside, scaling.loss_scale = scaling.loss_scale, StaticScale(float(scale))
+        elif scale is None and self._outside is not None:
+            scaling.loss_scale, self._outside = self._outside, None
 
     def trace_begins(self) -> None:
         """A train_step is being traced, or running eagerly."""

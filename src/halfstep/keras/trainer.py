@@ -32,11 +32,13 @@ class Trainers:
     Attributes:
         active: whether one of them is running, or being traced.
         seen: what has been seen of the train_step under way; None outside.
+        optimizer: that with which the model was compiled whose train_step is under way; None outside.
     """
 
     def __init__(self, takeover: Takeover) -> None:
         self.active = False
         self.seen: Seen | None = None
+        self.optimizer: Any = None
         self._takeover = takeover
         self._patches = Patches()
         self._wrapped: set[type] = set()
@@ -83,6 +85,7 @@ class Trainers:
     def _make_train_function(self, original: Method) -> Method:
         def make_train_function(model: Any, force: bool = False) -> Any:
             self._look_on(type(model))
+            self._takeover.further.prepare()
             original(model, force)
             if not isinstance(model.train_function, _TrainFunction):
                 self._said(model)
@@ -110,26 +113,28 @@ class Trainers:
         def train_step(model: Any, *args: Any, **kwargs: Any) -> Any:
             if not self.active or self.seen is not None:
                 return original(model, *args, **kwargs)
-            self.seen = seen = Seen()
+            self.seen, self.optimizer = (seen := Seen()), model.optimizer
             try:
                 return self._observed(model, seen, original, args, kwargs)
             finally:
-                self.seen = None
+                self._takeover.step_scale(None)
+                self.seen = self.optimizer = None
 
         return train_step
 
     def _observed(self, model: Any, seen: Seen, original: Method, args: Any, kwargs: Any) -> Any:
         takeover, on_jax = self._takeover, backend.name() == "jax"
         scaler, state = takeover.scaler, args[0] if on_jax else None
-        scaler.pending, scaler.finite = False, None
+        scaler.pending, scaler.finite, scaler.further = False, None, None
         scale = scaler.scale_of(model.optimizer, None if state is None else state[2])
         seen.scale = None if scale is None else backend.copied(scale)
         seen.samples = _first_dimension(args[-1])
+        takeover.step_scale(scale)
         takeover.trace_begins()
         if not on_jax:
             takeover.statistics.keep()
         result = original(model, *args, **kwargs)
-        seen.finite = scaler.finite
+        seen.finite = scaler.all_finite
         logs, after = result if on_jax else (result, None)
         if isinstance(logs, dict):
             numbers = {name: value for name, value in vars(seen).items() if value is not None}
