@@ -24,12 +24,14 @@ class Script:
         device: ``cpu`` or the accelerator's type.
         clipping: how it clips gradients, ``norm`` or ``value``; None where it does not.
         passes: backward passes a step; more than one is accumulation.
+        loop: whether it trains with an optimizer of Keras's in a loop of its own, without compile and fit.
     """
 
     framework: str = "pytorch"
     device: str = "cpu"
     clipping: str | None = None
     passes: int = 1
+    loop: bool = False
 
     @classmethod
     def of(cls, takeover: Mapping[str, Any]) -> Script:
@@ -39,6 +41,7 @@ class Script:
             str(takeover.get("device") or "cpu"),
             takeover.get("clipping"),
             int(takeover.get("passes") or 1),
+            bool(takeover.get("loop")),
         )
 
 
@@ -195,7 +198,8 @@ OWN_WORDS: dict[str, dict[str, Words]] = {
     "keras": {
         "fp32": _always(_POLICY.format("float32")),
         "bf16": _always(_POLICY.format("mixed_bfloat16")),
-        "fp16": _always(_POLICY.format("mixed_float16")),
+        # compile() adds the loss scale; a loop with PyTorch's or JAX's gradients has none of its own
+        "fp16": lambda script: None if script.loop else _POLICY.format("mixed_float16"),
         "bf16-true": _always(_POLICY.format("bfloat16")),
     },
     "tensorflow": {

@@ -84,9 +84,10 @@ class EagerLoops:
             finite = bool(scaler.finite)
         if not own:
             self._takeover.loop_goes_on()
+        self._takeover.loop_begins()
         if self.optimizer is None:
             self._primary = weakref.ref(optimizer)
         if self.optimizer is optimizer:
             losses, self._losses = self._losses, []
             loss = torch.stack([x.double().reshape(()) for x in losses]).sum() if losses else None
-            self._takeover.loop_stepped([Seen(loss, scale, finite)])
+            self._takeover.progress.loop_stepped([Seen(loss, scale, finite)])

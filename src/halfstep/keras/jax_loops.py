@@ -282,7 +282,7 @@ class JaxLoops:
         if not self.waiting:
             return
         rows, self._rows = self._rows, []
-        self._takeover.loop_stepped(rows)
+        self._takeover.progress.loop_stepped(rows)
 
 
 def _flat(result: Any) -> tuple[Any, Any, Any]:

@@ -54,7 +54,7 @@ class Programs:
         """Call ``program``; the outermost that trains has its steps read."""
         if self._calls or self._takeover.training:
             return program.original(*args, **kwargs)
-        watched = program.trains and self._takeover.sampling
+        watched = program.trains and self._takeover.progress.sampling
         shapes = shapes_of((args, kwargs)) if watched else None  # buffers may be given away
         self._calls.append(program)
         try:
@@ -62,7 +62,7 @@ class Programs:
         finally:
             self._calls.pop()
         if shapes is not None:
-            self._takeover.look_into(program.original, shapes, self._loops.waiting)
+            self._takeover.progress.look_into(program.original, shapes, self._loops.waiting)
         if program.trains:
             self._loops.read()
         return result

@@ -146,7 +146,7 @@ class Scaler:
         def scale_loss(optimizer: Any, loss: Any) -> Any:
             self._takeover.saw_loss(loss)
             self.pending = True
-            self._takeover.beneath_rests(True)
+            self._takeover.beneath.rests(True)
             return original(optimizer, loss)
 
         return scale_loss
@@ -205,7 +205,7 @@ class Scaler:
 
     def _done(self) -> None:
         self.pending = False
-        self._takeover.beneath_rests(False)
+        self._takeover.beneath.rests(False)
 
 
 def _index(optimizer: Any) -> int:

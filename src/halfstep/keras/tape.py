@@ -19,7 +19,7 @@ from tensorflow.python.eager.polymorphic_function import polymorphic_function
 
 from halfstep.errors import Unsupported
 from halfstep.keras.recorder import Seen
-from halfstep.loss_scale import DynamicScale, LossScale
+from halfstep.keras.tape_state import ROWS, State
 from halfstep.patches import Patches
 
 if TYPE_CHECKING:
@@ -27,46 +27,8 @@ if TYPE_CHECKING:
 
 Method = Callable[..., Any]
 
-#: rows that one call into a graph can leave: a longer loop inside of one keeps its last ones
-ROWS = 4096
-
 #: the largest power of two in fp16, for losses that the script computes in it
 _LARGEST_FP16 = 2.0**15
-
-
-class State:
-    """What lasts from step to step; made when first needed, as TensorFlow may not be set up before."""
-
-    def __init__(self, scale: LossScale) -> None:
-        self._recipe = scale
-        self.scale = _variable(scale.value, tf.float32)
-        self.finite_steps = _variable(0, tf.int64)
-        self.loss = _variable(0.0, tf.float32)
-        self.steps = _variable(0, tf.int64)
-        self.rows = _variable([[0.0, 1.0, 1.0]] * ROWS, tf.float32)
-
-    def move(self, finite: Any, primary: bool) -> None:
-        """The scale for the next step, as :meth:`LossScale.next` has it; only ``primary`` optimizers count growth."""
-        recipe = self._recipe
-        if not isinstance(recipe, DynamicScale):
-            return
-        count = tf.where(finite, self.finite_steps + (1 if primary else 0), 0)
-        grown = tf.minimum(self.scale * recipe.growth, recipe.ceiling)
-        smaller = tf.maximum(self.scale * recipe.backoff, recipe.floor)
-        full = count >= recipe.interval
-        self.scale.assign(tf.where(finite, tf.where(full, grown, self.scale), smaller))
-        self.finite_steps.assign(tf.where(full, tf.zeros_like(count), count))
-
-    def row(self, scale: Any, finite: Any) -> None:
-        """Leave the step's loss, scale and finiteness for the recorder."""
-        values = tf.stack([self.loss, tf.cast(scale, tf.float32), tf.cast(finite, tf.float32)])
-        self.rows.scatter_nd_update([[self.steps % ROWS]], [values])
-        self.steps.assign_add(1)
-        self.loss.assign(0.0)
-
-
-def _variable(value: Any, dtype: Any) -> Any:
-    return tf.Variable(value, dtype=dtype, trainable=False)
 
 
 class Tapes:
@@ -235,7 +197,7 @@ class Tapes:
                     self._calls.pop()
             self._calls.append(function)
             try:
-                result = self._takeover.loop_call(original, function, args, kwargs)
+                result = self._takeover.progress.loop_call(original, function, args, kwargs)
             finally:
                 self._calls.pop()
             if function in self._training:
@@ -257,7 +219,7 @@ class Tapes:
             Seen(float(loss) if self._has_loss else None, float(scale), bool(finite))
             for loss, scale, finite in rows
         ]
-        self._takeover.loop_stepped(seen)
+        self._takeover.progress.loop_stepped(seen)
 
 
 def _done(step: Callable[[], None]) -> Any:

@@ -57,7 +57,7 @@ class Trainers:
 
         def then_end(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
-            self._takeover.end_if_due()
+            self._takeover.progress.end_if_due()
             return result
 
         return then_end
@@ -117,7 +117,7 @@ class Trainers:
             try:
                 return self._observed(model, seen, original, args, kwargs)
             finally:
-                self._takeover.step_scale(None)
+                self._takeover.beneath.step_scale(None)
                 self.seen = self.optimizer = None
 
         return train_step
@@ -129,8 +129,8 @@ class Trainers:
         scale = scaler.scale_of(model.optimizer, None if state is None else state[2])
         seen.scale = None if scale is None else backend.copied(scale)
         seen.samples = _first_dimension(args[-1])
-        takeover.step_scale(scale)
-        takeover.trace_begins()
+        takeover.beneath.step_scale(scale)
+        takeover.progress.sample.trace_begins()
         if not on_jax:
             takeover.statistics.keep()
         result = original(model, *args, **kwargs)
@@ -162,7 +162,7 @@ class _TrainFunction:
             return self._original(*args, **kwargs)
         trainers.active = True
         try:
-            result = self._takeover.sampled_call(self._original, args, kwargs)
+            result = self._takeover.progress.sampled_call(self._original, args, kwargs)
         finally:
             trainers.active = False
         logs, rest = result if isinstance(result, tuple) else (result, None)
@@ -172,7 +172,7 @@ class _TrainFunction:
             logs = {name: value for name, value in logs.items() if name != _KEY}
             if seen.loss is None:
                 seen.loss = logs.get("loss")
-        self._takeover.stepped(seen, self._model)
+        self._takeover.progress.stepped(seen, self._model)
         return logs if rest is None else (logs, rest)
 
 

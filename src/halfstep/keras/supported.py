@@ -1,0 +1,59 @@
+"""Whether a recipe can run in Keras here, and as what; what cannot is refused with the reason."""
+
+from __future__ import annotations
+
+from halfstep.errors import Unsupported
+from halfstep.keras import backend
+from halfstep.keras.capabilities import support
+from halfstep.takeover import Options, Takeover
+
+
+def ran_as(options: Options, beneath: Takeover | None) -> str:
+    """What the recipe runs as on the running backend, in words.
+
+    Args:
+        options: how the recipe is put into force.
+        beneath: PyTorch's takeover, on that backend.
+
+    Raises:
+        Unsupported: it cannot be done here; the message has the reason.
+    """
+    running, recipe = backend.name(), options.recipe
+    name = backend.NAMES.get(running)
+    if name is None:
+        raise Unsupported(
+            f"Keras runs on {running} here, where halfstep cannot put a precision into force; set "
+            "KERAS_BACKEND to tensorflow, torch or jax."
+        )
+    if running == "torch":
+        return recipe.name if beneath is None else str(beneath.ran_as)
+    if recipe.as_is:
+        return recipe.name
+    _refuse_what_is_pytorchs(options, name)
+    found = support(recipe.compute, running)
+    if found["kind"] == "impossible":
+        raise Unsupported(f"Precision {recipe.name} cannot run here: {found['reason']}.")
+    software = f", {name}'s own products in software" if found["kind"] == "emulated" else ""
+    return f"{recipe.name}{software}"
+
+
+def _refuse_what_is_pytorchs(options: Options, name: str) -> None:
+    """Raise for options that work in PyTorch alone."""
+    precision = options.recipe
+    sixteen = precision.compute in ("bf16", "fp16")
+    if precision.only_emulated:
+        raise Unsupported(
+            f"Precision {precision.name} cannot run here: halfstep emulates it in PyTorch, not in {name}."
+        )
+    if options.products == "fp32" and sixteen:
+        raise Unsupported(
+            f"--products fp32 is for PyTorch: {name} computes {precision.compute} products itself; "
+            "leave the option away."
+        )
+    if options.as_on is not None and sixteen:
+        raise Unsupported(
+            f"--as-on {options.as_on} is for PyTorch: in Keras every layer has a policy, which is the same on "
+            "every device; leave the option away."
+        )
+    if options.watch:
+        raise Unsupported(f"A diagnosis looks into PyTorch, not into {name}; set KERAS_BACKEND to torch.")

@@ -1,0 +1,47 @@
+"""What a GradientTape loop keeps from step to step, in variables of TensorFlow, so that it works inside of a graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from halfstep.loss_scale import DynamicScale, LossScale
+
+#: rows that one call into a graph can leave: a longer loop inside of one keeps its last ones
+ROWS = 4096
+
+
+class State:
+    """What lasts from step to step; made when first needed, as TensorFlow may not be set up before."""
+
+    def __init__(self, scale: LossScale) -> None:
+        self._recipe = scale
+        self.scale = _variable(scale.value, tf.float32)
+        self.finite_steps = _variable(0, tf.int64)
+        self.loss = _variable(0.0, tf.float32)
+        self.steps = _variable(0, tf.int64)
+        self.rows = _variable([[0.0, 1.0, 1.0]] * ROWS, tf.float32)
+
+    def move(self, finite: Any, primary: bool) -> None:
+        """The scale for the next step, as :meth:`LossScale.next` has it; only ``primary`` optimizers count growth."""
+        recipe = self._recipe
+        if not isinstance(recipe, DynamicScale):
+            return
+        count = tf.where(finite, self.finite_steps + (1 if primary else 0), 0)
+        grown = tf.minimum(self.scale * recipe.growth, recipe.ceiling)
+        smaller = tf.maximum(self.scale * recipe.backoff, recipe.floor)
+        full = count >= recipe.interval
+        self.scale.assign(tf.where(finite, tf.where(full, grown, self.scale), smaller))
+        self.finite_steps.assign(tf.where(full, tf.zeros_like(count), count))
+
+    def row(self, scale: Any, finite: Any) -> None:
+        """Leave the step's loss, scale and finiteness for the recorder."""
+        values = tf.stack([self.loss, tf.cast(scale, tf.float32), tf.cast(finite, tf.float32)])
+        self.rows.scatter_nd_update([[self.steps % ROWS]], [values])
+        self.steps.assign_add(1)
+        self.loss.assign(0.0)
+
+
+def _variable(value: Any, dtype: Any) -> Any:
+    return tf.Variable(value, dtype=dtype, trainable=False)
