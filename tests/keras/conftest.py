@@ -100,12 +100,15 @@ GOING_ON = ("fp32", "fp16:init_scale=256", "bf16", "fp32")
 
 def turns(backend: str, folder: Path) -> list[tuple[str, str, str]]:
     """(name, recipe, path) of every program that shares a process with the others."""
-    names = ("small_steps", "going_on", "jax_loop", "recurrent", "two_optimizers")
-    steps, going_on, jax_loop, recurrent, two = (str(PROGRAMS / "keras" / f"{name}.py") for name in names)
+    names = ("small_steps", "going_on", "jax_loop", "recurrent", "two_optimizers", "spellings")
+    steps, going_on, jax_loop, recurrent, two, spellings = (
+        str(PROGRAMS / "keras" / f"{name}.py") for name in names
+    )
     return [
         *((recipe, recipe, steps) for recipe in STEADY),
         *((f"{index}-{recipe}", recipe, going_on) for index, recipe in enumerate(GOING_ON)),
         ("recurrent", "bf16", recurrent),
+        *([("spellings", "fp16", spellings)] if backend == "tensorflow" else []),
         *([("two optimizers", "fp16:init_scale=1024:growth_interval=4", two)] if backend != "jax" else []),
         *adopted.turns(backend, folder),
         *((f"loop-{recipe}", recipe, jax_loop) for recipe in LOOPS if backend == "jax"),
