@@ -129,6 +129,27 @@ def test_in_place_operations_are_no_obstacle(begin: Begin, tmp_path: Path) -> No
     assert set(numbers(watched(begin, "bf16", model, tmp_path / "r.jsonl"), "gradients")) >= {"0", "2"}
 
 
+@pytest.mark.parametrize("recipe", ["fp8", "mxfp4"])
+def test_operands_of_emulated_products_are_those_of_their_layers(
+    recipe: str, begin: Begin, tmp_path: Path
+) -> None:
+    """Norms between the layers have no products; each layer has a gradient of the shape of its output."""
+    model = nn.Sequential(nn.Linear(8, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 5), nn.LayerNorm(5))
+    takeover = begin(recipe, Writer(tmp_path / "r.jsonl"), watch=True, emulate=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    (model(torch.randn(4, 8)) * torch.randn(4, 5)).sum().backward()
+    optimizer.step()
+    takeover.recorder.close()
+    events = [e for e in read(tmp_path / "r.jsonl").watched if e["what"] == "rounded"]
+    counted = {(e["module"], e["kind"]): e["vectors"] for e in events}
+    # Blocks are rounded along both axes of a gradient where both products are made; the first layer's x needs none.
+    across = {"fp8": 0, "mxfp4": 5}[recipe]
+    assert counted == {
+        ("0", "inputs"): 4, ("0", "weights"): 6, ("0", "gradients"): 4 if recipe == "fp8" else 6,
+        ("3", "inputs"): 4, ("3", "weights"): 5, ("3", "gradients"): 4 + across,
+    }  # fmt: skip
+
+
 def test_watching_changes_no_number(begin: Begin, tmp_path: Path) -> None:
     losses = []
     for watch in (False, True):

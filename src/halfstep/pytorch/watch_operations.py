@@ -47,11 +47,13 @@ class Plan:
         name: the operation's name without its overload, ``_to_copy``.
         looks: whether it makes new numbers; views and the like do not.
         writes: it writes into its first argument.
+        emulated: it is an emulated product, which runs inside an autograd function of its own, without grad mode.
     """
 
     name: str
     looks: bool
     writes: bool
+    emulated: bool = False
 
 
 @functools.cache
@@ -65,7 +67,8 @@ def plan(operation: Any) -> Plan:
     ignored = name.startswith(_IGNORED) or operation.namespace not in ("aten", "torchvision")
     if operation.namespace == "halfstep":
         ignored, name = name not in _EMULATED, _EMULATED.get(name, f"halfstep.{name}")
-    return Plan(name.rstrip("_") if writes else name, not (views or ignored), writes)
+    emulated = operation.namespace == "halfstep"
+    return Plan(name.rstrip("_") if writes else name, not (views or ignored), writes, emulated)
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ class Operations(TorchDispatchMode):
 
     def _remember(self, todo: Plan) -> Place | None:
         """Note who calls: the backward pass of this operation will be known by its sequence number."""
-        if self._in_step() or not torch.is_grad_enabled():
+        if self._in_step() or not (torch.is_grad_enabled() or todo.emulated):
             return None
         place = self._here(todo)
         # What makes no node comes after one that did: the first to come with a number made it.
