@@ -1,6 +1,7 @@
 """The pass over many gradients in C: it multiplies them by a factor and tests the products.
 
-PyTorch's own multi-tensor kernel spends some 0.4 µs a tensor beside that, and tests the factors instead.
+PyTorch's own multi-tensor kernel tests what comes in instead: a factor above 1 needs a second pass, and a test alone
+writes all. It is as fast for thousands of tensors of some kB, which memory limits; else it takes up to twice the time.
 """
 
 from __future__ import annotations
