@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from halfstep.pytorch.gradient_kernels import gradient_kernels
+from halfstep.pytorch.patches import never_traced
 
 # The attributes' C getters: looked up in a Python loop, three attributes of 10,000 gradients cost 1 ms more.
 _dtype, _layout, _on_cpu = (
@@ -123,6 +124,7 @@ def multiply_and_test_(gradients: Iterable[Tensor], factor: float) -> list[Tenso
     return list(flags.values())
 
 
+@never_traced
 def unscale_in_c_(gradients: list[Tensor], factor: float, fp16: bool = True) -> tuple[bool, list[Tensor]]:
     """Multiply and test, in one pass whatever the factor, those gradients that the kernels in C are for.
 
