@@ -61,13 +61,16 @@ class Framework:
 
 _TENSORFLOW = ("tensorflow", "tensorflow-cpu", "tensorflow-macos", "tensorflow-rocm", "tf-nightly")
 
+#: pytorch-lightning brings the module along
+_FABRIC = ("lightning_fabric", "pytorch_lightning")
+
 FRAMEWORKS = {
     row.module: row
     for row in (
         Framework("torch", (2, 11), "taken over"),
         Framework("lightning", (2, 6), "taken over, through torch"),
         Framework("pytorch_lightning", (2, 6), "taken over, through torch"),
-        Framework("lightning_fabric", (2, 6), "taken over, through torch"),
+        Framework("lightning_fabric", (2, 6), "taken over, through torch", _FABRIC),
         Framework("transformers", (5,), "taken over, through torch"),
         Framework("accelerate", (1, 15), "taken over, through torch"),
         Framework("keras", (3, 15), "taken over, on TensorFlow, PyTorch and JAX"),
