@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from halfstep.meters import now
-from halfstep.pytorch.emulation import Emulated
-from halfstep.pytorch.emulation_ops import Emulation
+from halfstep.pytorch.emulation.emulate import Emulated
+from halfstep.pytorch.emulation.ops import Emulation
 from halfstep.recipes import parse
 
 PRECISIONS = ("fp32", "tf32", "fp8", "mxfp8", "mxfp6", "mxfp4", "nvfp4")

@@ -20,8 +20,8 @@ import torch
 
 from halfstep.meters import Absent, now, summary
 from halfstep.pytorch import capabilities
-from halfstep.pytorch.grad_scaler import GradScaler
-from halfstep.pytorch.gradient_kernels import gradient_kernels
+from halfstep.pytorch.loss_scaling.grad_scaler import GradScaler
+from halfstep.pytorch.loss_scaling.gradient_kernels import gradient_kernels
 
 Contender = Callable[[], object]
 

@@ -40,7 +40,7 @@ import torch
 from halfstep.formats import Format, get_scalar
 from halfstep.meters import Absent, now, summary
 from halfstep.pytorch import capabilities
-from halfstep.pytorch.rounding import round_to
+from halfstep.pytorch.rounding.rounding import round_to
 
 Round = Callable[[torch.Tensor], torch.Tensor]
 

@@ -44,7 +44,7 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=True)
 scaler = torch.amp.GradScaler("cpu", enabled=amp == "fp16")
 dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp, torch.bfloat16)
 if amp in ("bf16", "fp16") and "products" in sys.argv:
-    from halfstep.pytorch.products import install
+    from halfstep.pytorch.products.products import install
     install([dtype], "auto")
 x, y = torch.randn(batch, sizes[0]), torch.randn(batch, sizes[-1])
 

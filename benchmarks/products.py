@@ -34,7 +34,8 @@ from torch import Tensor, nn
 
 from halfstep.meters.clock import now, summary
 from halfstep.meters.reading import Absent
-from halfstep.pytorch import capabilities, products
+from halfstep.pytorch import capabilities
+from halfstep.pytorch.products import products
 
 
 class Attention(nn.Module):

@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 from halfstep.meters import RunMeters, summary
-from halfstep.pytorch.looking import PROFILED_STEP
+from halfstep.pytorch.recording.looking import PROFILED_STEP
 from halfstep.pytorch.takeover import Takeover
 from halfstep.recipes import parse
 from halfstep.record import NullWriter, Writer

@@ -27,8 +27,8 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 
-from halfstep.pytorch.began import NullBegan
 from halfstep.pytorch.takeover import Takeover
+from halfstep.pytorch.watching.began import NullBegan
 from halfstep.recipes import parse
 from halfstep.record import Writer
 from halfstep.takeover import Options

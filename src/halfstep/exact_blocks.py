@@ -1,4 +1,4 @@
-"""Block formats in exact arithmetic: the slow, readable reference of :mod:`halfstep.pytorch.blocks`.
+"""Block formats in exact arithmetic: the slow, readable reference of :mod:`halfstep.pytorch.rounding.blocks`.
 
 A block's numbers share a scale; an element is the number over the scale, rounded to the element's format:
 

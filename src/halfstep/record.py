@@ -11,7 +11,7 @@ Events, in the order in which they appear (every one has ``event`` and ``at``, s
 - ``skip``: a step that was left out: step, scale, reason
 - ``sample``: memory breakdown, FLOPs of matrix products by dtype, samples a step; a second one: shares of a step's time
 - ``logged``: a figure of the script's own, by ``halfstep.log`` or the framework's logging
-- ``watch``: what ``diagnose`` sees (:mod:`halfstep.pytorch.watch`)
+- ``watch``: what ``diagnose`` sees (:mod:`halfstep.pytorch.watching.watch`)
 - ``nonfinite``: the first loss that is not finite, or the first step skipped: step, what, and in which module it
   began: module, operation, direction, words
 - ``warning``: something the user should know, in words

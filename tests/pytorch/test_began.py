@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from halfstep.pytorch.began import module_at
+from halfstep.pytorch.watching.began import module_at
 from halfstep.record import Record, Writer, read
 
 from .conftest import Begin

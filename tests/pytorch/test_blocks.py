@@ -13,7 +13,7 @@ from torch import Tensor
 from halfstep.errors import UsageError
 from halfstep.exact_blocks import round_tensor_exact
 from halfstep.formats import FORMATS, BlockFormat
-from halfstep.pytorch.blocks import round_blocks
+from halfstep.pytorch.rounding.blocks import round_blocks
 
 ROWS = [row for row in FORMATS.values() if isinstance(row, BlockFormat)]
 NAMES = [row.name for row in ROWS]

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from halfstep.errors import Unsupported
 from halfstep.pytorch import takeover
-from halfstep.pytorch.cuda_lists import FP32_RESULT, LOWER, WIDEST, apply_cuda_lists, listed
+from halfstep.pytorch.emulation.cuda_lists import FP32_RESULT, LOWER, WIDEST, apply_cuda_lists, listed
 
 from .autocast_lists import Case, cases
 from .conftest import Begin

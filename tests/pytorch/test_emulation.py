@@ -16,11 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from halfstep.exact import round_exact
 from halfstep.formats import Format, get, get_scalar
-from halfstep.pytorch import native
-from halfstep.pytorch.blocks import round_blocks
-from halfstep.pytorch.emulation import Emulated
-from halfstep.pytorch.emulation_ops import Emulation
-from halfstep.pytorch.operands import round_operand, scale_exponent
+from halfstep.pytorch.emulation.emulate import Emulated
+from halfstep.pytorch.emulation.operands import round_operand, scale_exponent
+from halfstep.pytorch.emulation.ops import Emulation
+from halfstep.pytorch.rounding import native
+from halfstep.pytorch.rounding.blocks import round_blocks
 from halfstep.recipes import PRECISIONS, parse
 
 from .referee import U32

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from halfstep.pytorch.emulation import Emulated
-from halfstep.pytorch.emulation_ops import Emulation
-from halfstep.pytorch.operands import round_operand
+from halfstep.pytorch.emulation.emulate import Emulated
+from halfstep.pytorch.emulation.operands import round_operand
+from halfstep.pytorch.emulation.ops import Emulation
 from halfstep.recipes import parse
 
 from .referee import U32, judging

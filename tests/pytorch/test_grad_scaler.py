@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from halfstep.errors import UsageError
-from halfstep.pytorch.grad_scaler import GradScaler
-from halfstep.pytorch.scaler_misuse import ScaleCollapse, ScalerMisuse
+from halfstep.pytorch.loss_scaling.grad_scaler import GradScaler
+from halfstep.pytorch.loss_scaling.scaler_misuse import ScaleCollapse, ScalerMisuse
 
 INF = math.inf
 

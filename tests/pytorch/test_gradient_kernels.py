@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from halfstep.pytorch import gradients, native
-from halfstep.pytorch.grad_scaler import GradScaler
-from halfstep.pytorch.gradient_kernels import SOURCE, GradientKernels, gradient_kernels
-from halfstep.pytorch.scaler_misuse import ScalerMisuse
+from halfstep.pytorch import native
+from halfstep.pytorch.loss_scaling import gradients
+from halfstep.pytorch.loss_scaling.grad_scaler import GradScaler
+from halfstep.pytorch.loss_scaling.gradient_kernels import SOURCE, GradientKernels, gradient_kernels
+from halfstep.pytorch.loss_scaling.scaler_misuse import ScalerMisuse
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 

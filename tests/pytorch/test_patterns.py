@@ -29,7 +29,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from halfstep.pytorch.scaling import SharedGradients
+from halfstep.pytorch.loss_scaling.scale import SharedGradients
 
 from ..cli.running import halfstep, python
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halfstep.errors import UsageError
-from halfstep.pytorch import products
 from halfstep.pytorch.capabilities import Support
-from halfstep.pytorch.products_kernels import KINDS
+from halfstep.pytorch.products import products
+from halfstep.pytorch.products.kernels import KINDS
 
 LOW = (torch.bfloat16, torch.float16)
 U32 = 2.0**-24  # unit roundoff of fp32

@@ -7,8 +7,8 @@ import threading
 import pytest
 import torch
 
-from halfstep.pytorch.products import install
-from halfstep.pytorch.products_scratch import LARGEST, SMALLEST, Scratch
+from halfstep.pytorch.products.products import install
+from halfstep.pytorch.products.scratch import LARGEST, SMALLEST, Scratch
 
 LAYOUTS = {
     "contiguous": lambda x: x,

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from halfstep.pytorch import products
+from halfstep.pytorch.products import products
 
 LOW = (torch.bfloat16, torch.float16)
 U32 = 2.0**-24

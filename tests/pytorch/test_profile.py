@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from halfstep.pytorch.profile import Profile, read
+from halfstep.pytorch.recording.profile import Profile, read
 
 
 def profiled(step) -> dict:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from halfstep.pytorch.began import Began
-from halfstep.pytorch.looking import PROFILED_STEP
-from halfstep.pytorch.recorder import Recorder
+from halfstep.pytorch.recording.looking import PROFILED_STEP
+from halfstep.pytorch.recording.recorder import Recorder
+from halfstep.pytorch.watching.began import Began
 from halfstep.record import Writer
 
 aten = torch.ops.aten

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from halfstep.pytorch import products
-from halfstep.pytorch.emulation import Emulated
-from halfstep.pytorch.emulation_ops import Emulation
+from halfstep.pytorch.emulation.emulate import Emulated
+from halfstep.pytorch.emulation.ops import Emulation
+from halfstep.pytorch.products import products
 from halfstep.recipes import parse
 
 from ..examples.conftest import EXAMPLES

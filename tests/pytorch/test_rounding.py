@@ -20,8 +20,9 @@ from halfstep.encoding import decode
 from halfstep.errors import UsageError
 from halfstep.exact import round_exact
 from halfstep.formats import FORMATS, Format, get_scalar
-from halfstep.pytorch import native, rounding
-from halfstep.pytorch.rounding import round_through, round_to
+from halfstep.pytorch.native import library
+from halfstep.pytorch.rounding import native, rounding
+from halfstep.pytorch.rounding.rounding import round_through, round_to
 
 ROWS = [row for row in FORMATS.values() if isinstance(row, Format) and not row.scale]
 NAMES = [row.name for row in ROWS]
@@ -368,10 +369,10 @@ def test_on_a_gpu_as_on_a_cpu(name: str) -> None:
 
 def test_the_kernels_share_pytorchs_threads() -> None:
     """A second OpenMP in the process would wait for work, spinning, on the cores where PyTorch's threads want to run."""
-    library = native.library(native.SOURCE)
-    if library is None or platform.system() != "Linux":
+    built_library = library(native.SOURCE)
+    if built_library is None or platform.system() != "Linux":
         pytest.skip("no C compiler, or not Linux")
-    built = Path(library._name).read_bytes()
+    built = Path(built_library._name).read_bytes()
     if b"GOMP_parallel" not in built:
         pytest.skip("not compiled with GCC's OpenMP")
     assert b"libgomp.so" not in built

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from halfstep.pytorch.sample import Sample
-from halfstep.pytorch.shapes import odd_sizes
+from halfstep.pytorch.recording.sample import Sample
+from halfstep.pytorch.recording.shapes import odd_sizes
 
 
 @pytest.mark.parametrize(

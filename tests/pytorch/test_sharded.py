@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from halfstep.pytorch.sharded import agreed
+from halfstep.pytorch.loss_scaling.sharded import agreed
 
 from ..cli.running import PROGRAMS
 

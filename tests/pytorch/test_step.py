@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from halfstep.loss_scale import DynamicScale, Skip
-from halfstep.pytorch import scaling
-from halfstep.pytorch.scaling import HOPELESS
+from halfstep.pytorch.loss_scaling import scale as scaling
+from halfstep.pytorch.loss_scaling.scale import HOPELESS
 from halfstep.pytorch.takeover import EnoughSteps, GradientsOverflow
 
 SCALED = "fp32:loss_scale=dynamic:init_scale=1024"

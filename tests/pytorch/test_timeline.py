@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halfstep.pytorch import timeline
-from halfstep.pytorch.timeline import Event, device_time, host_time, kinds, launched, shares
+from halfstep.pytorch.recording import timeline
+from halfstep.pytorch.recording.timeline import Event, device_time, host_time, kinds, launched, shares
 
 #: name, start, end in ns
 HOST = [

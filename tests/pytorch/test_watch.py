@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from halfstep.pytorch.takeover import Takeover
-from halfstep.pytorch.watch_numbers import LARGEST_COUNTED, Tally, exponents
+from halfstep.pytorch.watching.numbers import LARGEST_COUNTED, Tally, exponents
 from halfstep.record import Record, Writer, read
 
 from .conftest import Begin

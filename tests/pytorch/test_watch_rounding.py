@@ -13,9 +13,9 @@ from halfstep.diagnosis.evidence import Numbers
 from halfstep.diagnosis.shares import shares
 from halfstep.exact import round_exact
 from halfstep.formats import BlockFormat, Format, get, get_scalar
-from halfstep.pytorch.operands import round_operand
-from halfstep.pytorch.watch_numbers import Tally
-from halfstep.pytorch.watch_rounding import Rounded, in_units
+from halfstep.pytorch.emulation.operands import round_operand
+from halfstep.pytorch.watching.numbers import Tally
+from halfstep.pytorch.watching.rounding import Rounded, in_units
 
 FORMATS = ("tf32", "fp8_e4m3", "fp8_e5m2", "mxfp8_e4m3", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "nvfp4")
 

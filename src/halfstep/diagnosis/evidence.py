@@ -61,7 +61,7 @@ def _add(counts: dict[int, int], more: Mapping[str, int]) -> None:
 class Rounding:
     """What an emulated format did to the operands of one kind in one layer, over the sampled steps.
 
-    The fields are those of :class:`halfstep.pytorch.watch_rounding.Rounded`.
+    The fields are those of :class:`halfstep.pytorch.watching.rounding.Rounded`.
     """
 
     format: str = ""

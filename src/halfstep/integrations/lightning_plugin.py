@@ -12,10 +12,10 @@ import torch
 
 from halfstep.errors import UsageError
 from halfstep.pytorch.dtypes import DTYPES, devices_here
-from halfstep.pytorch.grad_scaler import GradScaler
+from halfstep.pytorch.loss_scaling.grad_scaler import GradScaler
+from halfstep.pytorch.loss_scaling.statistics import Statistics
 from halfstep.pytorch.patches import Patches
-from halfstep.pytorch.products import install, plan
-from halfstep.pytorch.statistics import Statistics
+from halfstep.pytorch.products.products import install, plan
 from halfstep.recipes import canonical_name
 
 _LIGHTNING_NAMES = {"fp16": "16-mixed", "bf16": "bf16-mixed"}

@@ -120,7 +120,7 @@ class Sample:
 def _eager_counter() -> Any:
     """A context that counts the products of eager operations, in its ``flops``."""
     if backend.name() == "torch":
-        from halfstep.pytorch.sample import ProductCounter
+        from halfstep.pytorch.recording.sample import ProductCounter
 
         return ProductCounter()
     from halfstep.keras.products_tf import EagerCounter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from halfstep.errors import UsageError
-from halfstep.pytorch.step import classes_with_a_wrapped_step
+from halfstep.pytorch.loss_scaling.step import classes_with_a_wrapped_step
 
 
 def refuse_if_late() -> None:

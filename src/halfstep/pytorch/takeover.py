@@ -13,24 +13,25 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from halfstep.errors import HalfstepError, Unsupported
-from halfstep.pytorch import backward, own_amp, spawning
+from halfstep.pytorch import own_amp, spawning
 from halfstep.pytorch.ambient import Ambient, NoAmbient
-from halfstep.pytorch.began import Began, NullBegan
-from halfstep.pytorch.by_hand import ByHand
 from halfstep.pytorch.capabilities import Support, support
 from halfstep.pytorch.dtypes import DTYPES
-from halfstep.pytorch.habits import Habits
 from halfstep.pytorch.keep import Keep
-from halfstep.pytorch.looking import Looking
+from halfstep.pytorch.loss_scaling import backward
+from halfstep.pytorch.loss_scaling.by_hand import ByHand
+from halfstep.pytorch.loss_scaling.scale import Scaling
+from halfstep.pytorch.loss_scaling.statistics import Statistics
+from halfstep.pytorch.loss_scaling.step import Steps
 from halfstep.pytorch.patches import Patches
-from halfstep.pytorch.products import choose, install, plan
-from halfstep.pytorch.recorder import NullRecorder, Recorder
-from halfstep.pytorch.scaling import Scaling
+from halfstep.pytorch.products.products import choose, install, plan
+from halfstep.pytorch.recording.habits import Habits
+from halfstep.pytorch.recording.looking import Looking
+from halfstep.pytorch.recording.recorder import NullRecorder, Recorder
 from halfstep.pytorch.sixteen import SixteenBitWeights
-from halfstep.pytorch.statistics import Statistics
-from halfstep.pytorch.step import Steps
 from halfstep.pytorch.tf32 import set_tf32
-from halfstep.pytorch.watch import NullWatch, Watch
+from halfstep.pytorch.watching.began import Began, NullBegan
+from halfstep.pytorch.watching.watch import NullWatch, Watch
 from halfstep.record import Writer
 from halfstep.takeover import EnoughSteps, GradientsOverflow, Options, overflow_sentence
 from halfstep.takeover import Takeover as Face
@@ -172,8 +173,8 @@ class Takeover(Face):
 
     def _emulate(self) -> None:
         """Round the operands of every product; a bare import would cost programs that need none of it."""
-        from halfstep.pytorch.emulation import Emulated
-        from halfstep.pytorch.emulation_ops import Emulation
+        from halfstep.pytorch.emulation.emulate import Emulated
+        from halfstep.pytorch.emulation.ops import Emulation
 
         recipe = self.recipe
         self._undo.append(Emulated(Emulation(recipe.name, recipe.compute, recipe.gradients)).remove)
@@ -181,7 +182,7 @@ class Takeover(Face):
         self.ran_as = f"{recipe.described}, emulated in fp32"
 
     def _as_on_cuda(self) -> None:
-        from halfstep.pytorch.cuda_lists import apply_cuda_lists
+        from halfstep.pytorch.emulation.cuda_lists import apply_cuda_lists
 
         self._undo.append(apply_cuda_lists().remove)
         self.ran_as = f"{self.recipe.name} with CUDA's autocast lists"

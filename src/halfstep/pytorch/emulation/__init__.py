@@ -1,0 +1,1 @@
+"""Products in formats that this machine has not, and another device's autocast lists."""

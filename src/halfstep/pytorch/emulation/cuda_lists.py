@@ -1,0 +1,172 @@
+"""``--as-on cuda``: CUDA's autocast lists applied on a CPU.
+
+The lists differ: softmax, norms, exp, log, sums and powers keep 16-bit inputs 16-bit in a CPU's autocast and are fp32
+in CUDA's. Which operations are listed is read from PyTorch's dispatcher, where every build has both devices'; what is
+done with them is fp32, but for those named here (tests hold each to CUDA's own autocast, on fake tensors):
+
+- in both lists: the CPU's own kernel, which does the same;
+- in CUDA's alone: one of the kernels below, at the CPU's autocast key;
+- in the CPU's alone: left to PyTorch's type promotion, as on CUDA.
+
+It is the forward pass that autocast chooses dtypes for; the backward pass follows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfstep.pytorch.dtypes import SIXTEEN_BIT
+from halfstep.pytorch.products.dispatcher import Overrides, overload
+from halfstep.pytorch.sixteen import cast
+
+KEY = "AutocastCPU"
+
+#: in CUDA's list, cast to autocast's dtype
+LOWER = frozenset(
+    [
+        "_convolution",
+        "_convolution.deprecated",
+        "convolution",
+        "addmv",
+        "addr",
+        "mv",
+        "chain_matmul",
+        "einsum",
+        "linalg_multi_dot",
+        "linalg_vecdot",
+        "_thnn_fused_lstm_cell",
+        "_thnn_fused_gru_cell",
+        "lstm_cell",
+        "gru_cell",
+        "rnn_tanh_cell",
+        "rnn_relu_cell",
+        "_scaled_dot_product_flash_attention",
+        "cudnn_convolution",
+        "cudnn_convolution_transpose",
+    ]
+)
+
+#: in CUDA's list, cast to the widest dtype among the inputs
+WIDEST = frozenset(
+    [
+        "addcdiv",
+        "addcmul",
+        "atan2",
+        "bilinear",
+        "cross",
+        "dot",
+        "vdot",
+        "grid_sampler",
+        "index_put",
+        "tensordot",
+        "scatter_add",
+    ]
+)
+
+#: in CUDA's list, given ``dtype=torch.float32`` unless the caller names one
+FP32_RESULT = frozenset(
+    [
+        "prod",
+        "prod.dim_int",
+        "softmax.int",
+        "log_softmax.int",
+        "cumprod",
+        "cumsum",
+        "sum",
+        "sum.dim_IntList",
+        "linalg_vector_norm",
+        "linalg_matrix_norm",
+        "linalg_matrix_norm.str_ord",
+    ]
+)
+
+#: refused under CUDA's autocast
+REFUSED = "binary_cross_entropy"
+
+#: in the CPU's list alone, and kept: a CPU has no 16-bit kernel for it, or it is what CUDA does under another name
+KEPT = ("fft_", "stft", "mkldnn_rnn_layer", "_addmm_activation")
+
+_EXCLUDED = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+
+
+def listed(device: str) -> frozenset[str]:
+    """The operations of a device's autocast lists, e.g. ``softmax.int``, without ``aten::``."""
+    key = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}[device]
+    names = torch._C._dispatch_get_registrations_for_dispatch_key(key)
+    return frozenset(name.removeprefix("aten::") for name in names if name.startswith("aten::"))
+
+
+def apply_cuda_lists() -> Overrides:
+    """Put CUDA's lists into force in the CPU's autocast of this process; ``remove()`` puts the CPU's back."""
+    ours, theirs = listed("cpu"), listed("cuda")
+    overrides = Overrides(traced=True)
+    for name in sorted((theirs - ours) | {REFUSED}):
+        overrides.put(name, KEY, _kernel(name))
+    for name in sorted(ours - theirs - {REFUSED}):
+        if not name.startswith(KEPT):
+            overrides.pass_by(name, KEY)
+    return overrides
+
+
+def _kernel(name: str) -> Callable[..., Any]:
+    """The kernel at autocast's key: casts, and calls the operation again below autocast."""
+    operation, change = overload(name), _change(name)
+
+    def kernel(keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = change(operation, args, kwargs)
+        with torch._C._ExcludeDispatchKeyGuard(_EXCLUDED):
+            return operation(*args, **kwargs)
+
+    return kernel
+
+
+Change = Callable[[Any, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+def _change(name: str) -> Change:
+    if name == REFUSED:
+        return _refuse
+    if name in LOWER:
+        return _to_lower
+    if name in WIDEST:
+        return _to_widest
+    return _to_fp32_result if name in FP32_RESULT else _to_fp32
+
+
+def _to(dtype: torch.dtype, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """float64 stays: it is no autocast's business."""
+    source = (torch.float32, *SIXTEEN_BIT)
+    return cast(args, dtype, source), cast(kwargs, dtype, source)
+
+
+def _to_fp32(operation: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return _to(torch.float32, args, kwargs)
+
+
+def _to_lower(operation: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return _to(torch.get_autocast_dtype("cpu"), args, kwargs)
+
+
+def _to_widest(operation: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    wide = any(isinstance(x, Tensor) and x.dtype is torch.float32 for x in (*args, *kwargs.values()))
+    return _to(torch.float32 if wide else torch.get_autocast_dtype("cpu"), args, kwargs)
+
+
+def _to_fp32_result(operation: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if args[0].dtype not in SIXTEEN_BIT:
+        return args, kwargs
+    place = [argument.name for argument in operation._schema.arguments].index("dtype")
+    if len(args) > place:
+        return (*args[:place], args[place] or torch.float32, *args[place + 1 :]), kwargs
+    return args, {**kwargs, "dtype": kwargs.get("dtype") or torch.float32}
+
+
+def _refuse(operation: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    raise RuntimeError(
+        "torch.nn.functional.binary_cross_entropy is refused by CUDA's autocast, which --as-on cuda applies; use "
+        "binary_cross_entropy_with_logits, which is safe, without the sigmoid before it."
+    )

@@ -1,0 +1,344 @@
+"""The operations that an emulated product is made of, and their gradients.
+
+``halfstep::round`` rounds an operand, and is told whether it is a gradient; ``halfstep::product``,
+``halfstep::convolution`` and its backward are PyTorch's own fp32 kernels under other names: to the dispatcher, and in
+compiled graphs, they are products whose operands are rounded already. ``precision`` names the recipe, for those who
+count FLOPs.
+
+For c = a b, with f the forward format and g the gradients'::
+
+    c = f(a) f(b)        da = g(dc) f(b)^T        db = f(a)^T g(dc)
+
+where each operand is rounded along the axis that *its* product sums over. What is rounded has the gradient of what it
+was before (straight through). A bias and its gradient take no part in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfstep.formats import BlockFormat, get
+from halfstep.pytorch.emulation.forward import along, moving, point
+from halfstep.pytorch.emulation.operands import round_operand
+from halfstep.pytorch.products.dispatcher import own_kernel
+
+_GEOMETRY = (
+    "SymInt[] stride, SymInt[] padding, SymInt[] dilation, bool transposed, SymInt[] output_padding, "
+    "SymInt groups"
+)
+_SCHEMAS = (
+    "round(Tensor x, str format, int axis, bool gradient=False) -> Tensor",
+    "product(Tensor? bias, Tensor a, Tensor b, Scalar beta, Scalar alpha, str precision) -> Tensor",
+    f"convolution(Tensor x, Tensor weight, Tensor? bias, {_GEOMETRY}, str precision) -> Tensor",
+    f"convolution_backward(Tensor gradient, Tensor x, Tensor weight, {_GEOMETRY}, bool[] mask, str precision) "
+    "-> Tensor[]",
+)
+_LIBRARY = torch.library.Library("halfstep", "FRAGMENT")
+for _schema in _SCHEMAS:
+    _LIBRARY.define(_schema, tags=(torch.Tag.needs_fixed_stride_order,))
+
+_OWN = {
+    name: own_kernel(name, "CPU")
+    for name in ("mm", "addmm", "bmm", "baddbmm", "_convolution", "convolution_backward")
+}
+#: benchmark, deterministic, cudnn_enabled, allow_tf32: of other devices' libraries
+_FLAGS = (False, False, True, True)
+_ops = torch.ops.halfstep
+
+
+def _product(
+    keyset: torch._C.DispatchKeySet,
+    bias: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    beta: float,
+    alpha: float,
+    precision: str,
+) -> Tensor:
+    name = "mm" if a.dim() == 2 else "bmm"
+    if bias is not None:
+        name = "addmm" if name == "mm" else "baddbmm"
+        added: Tensor = _OWN[name](keyset, bias, a, b, beta=beta, alpha=alpha)
+        return added
+    result: Tensor = _OWN[name](keyset, a, b)
+    return result if alpha == 1 else result.mul_(alpha)
+
+
+def _convolution(keyset: torch._C.DispatchKeySet, *args: Any) -> Tensor:
+    # Not aten::convolution, which would call this one by the dispatcher, where it is emulated as well.
+    result: Tensor = _OWN["_convolution"](keyset, *args[:-1], *_FLAGS)
+    return result
+
+
+def _convolution_backward(keyset: torch._C.DispatchKeySet, *args: Any) -> list[Tensor]:
+    *operands, mask, _ = args
+    found = _OWN["convolution_backward"](keyset, *operands[:3], None, *operands[3:], [*mask, False])
+    return [gradient for gradient in found if gradient is not None]
+
+
+def _fake_product(bias: Tensor | None, a: Tensor, b: Tensor, *rest: Any) -> Tensor:
+    return a.new_empty((*a.shape[:-1], b.shape[-1]))
+
+
+def _fake_convolution(*args: Any) -> Tensor:
+    result: Tensor = torch.ops.aten.convolution.default(*args[:-1])
+    return result
+
+
+def _fake_convolution_backward(*args: Any) -> list[Tensor]:
+    *operands, mask, _ = args
+    found = torch.ops.aten.convolution_backward.default(*operands[:3], None, *operands[3:], [*mask, False])
+    return [gradient for gradient in found if gradient is not None]
+
+
+_LIBRARY.impl("round", lambda x, format, axis, gradient=False: round_operand(x, format, axis), "CPU")
+_LIBRARY.impl("product", _product, "CPU", with_keyset=True)
+_LIBRARY.impl("convolution", _convolution, "CPU", with_keyset=True)
+_LIBRARY.impl("convolution_backward", _convolution_backward, "CPU", with_keyset=True)
+for _name, _fake in (
+    ("round", lambda x, format, axis, gradient=False: torch.empty_like(x)),
+    ("product", _fake_product),
+    ("convolution", _fake_convolution),
+    ("convolution_backward", _fake_convolution_backward),
+):
+    torch.library.register_fake(f"halfstep::{_name}", _fake, lib=_LIBRARY)
+
+
+@dataclass(frozen=True)
+class Emulation:
+    """What operands are rounded to.
+
+    Attributes:
+        precision: the recipe's name.
+        forward: the format of operands on the way forward; empty: they are rounded already.
+        gradients: the format of the gradients that products are given on the way back.
+    """
+
+    precision: str
+    forward: str
+    gradients: str
+
+    @property
+    def blocks(self) -> bool:
+        """Whether scales belong to blocks, so that each product has its own rounding of an operand."""
+        return bool(self.forward) and isinstance(get(self.forward), BlockFormat)
+
+    @property
+    def rounded(self) -> Emulation:
+        """The same for operands that are rounded already."""
+        return Emulation(self.precision, "", self.gradients)
+
+    def operand(self, x: Tensor, axis: int) -> Tensor:
+        """x in the forward format, with a gradient that goes straight through."""
+        return _straight_through(x, self.forward, axis) if self.forward else x
+
+    def gradient(self, x: Tensor, axis: int) -> Tensor:
+        """x in the gradients' format."""
+        return _straight_through(x, self.gradients, axis, True)
+
+
+def _single_level(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """``function.apply`` for use inside a kernel, where torch.func has unwrapped its level already."""
+    from torch._functorch.utils import enable_single_level_autograd_function
+
+    raw = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+
+    def apply(*args: Any) -> Any:
+        if not torch._C._are_functorch_transforms_active():
+            return raw(*args)
+        with enable_single_level_autograd_function():
+            return raw(*args)
+
+    return apply
+
+
+def _trains(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+class _Straight(torch.autograd.Function):
+    """Rounding whose gradient is that of x itself (Bengio et al. 2013, arXiv 1308.3432)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, format: str, axis: int, gradient: bool) -> Tensor:
+        rounded: Tensor = _ops.round(x, format, axis, gradient)
+        return rounded
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        return gradients[0], None, None, None
+
+
+_apply_straight = _single_level(_Straight)
+
+
+def _straight_through(x: Tensor, format: str, axis: int, gradient: bool = False) -> Tensor:
+    apply = _apply_straight if _trains(x) else _ops.round
+    rounded: Tensor = apply(x, format, axis, gradient)
+    return rounded
+
+
+def product(
+    e: Emulation, bias: Tensor | None, a: Tensor, b: Tensor, beta: float = 1, alpha: float = 1
+) -> Tensor:
+    """beta * bias + alpha * f(a) f(b): a of shape (m, k) or (batch, m, k), b (k, n) or (batch, k, n)."""
+    if moving(bias, a, b):
+        return along(
+            (bias, a, b),
+            lambda bias, a, b: product(e, bias, a, b, beta, alpha),
+            (
+                lambda t: (beta * t).expand(*a.shape[:-1], b.shape[-1]),
+                lambda t: product(e, None, t, point(b), 1, alpha),
+                lambda t: product(e, None, point(a), t, 1, alpha),
+            ),
+        )
+    if not e.blocks:
+        # one rounding serves the forward and the backward product
+        a, b, e = e.operand(a, -1), e.operand(b, -2), e.rounded
+    if _trains(bias, a, b):
+        result: Tensor = _apply_product(bias, a, b, beta, alpha, e)
+        return result
+    return _forward_product(e, bias, a, b, beta, alpha)
+
+
+def _forward_product(
+    e: Emulation, bias: Tensor | None, a: Tensor, b: Tensor, beta: float, alpha: float
+) -> Tensor:
+    result: Tensor = _ops.product(bias, e.operand(a, -1), e.operand(b, -2), beta, alpha, e.precision)
+    return result
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, bias: Tensor | None, a: Tensor, b: Tensor, beta: float, alpha: float, e: Emulation
+    ) -> Tensor:
+        ctx.save_for_backward(a, b)
+        ctx.rest = (None if bias is None else bias.shape, beta, alpha, e)
+        return _forward_product(e, bias, a, b, beta, alpha)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (slope,), (a, b), (bias_shape, beta, alpha, e) = gradients, ctx.saved_tensors, ctx.rest
+        for_bias, for_a, for_b = ctx.needs_input_grad[:3]
+        bias = None if not for_bias else slope.sum_to_size(bias_shape)
+        if bias is not None and beta != 1:
+            bias = bias * beta
+        if e.blocks:
+            first = (
+                product(e.rounded, None, e.gradient(slope, -1), e.operand(b.mT, -2), 1, alpha)
+                if for_a
+                else None
+            )
+            second = (
+                product(e.rounded, None, e.operand(a.mT, -1), e.gradient(slope, -2), 1, alpha)
+                if for_b
+                else None
+            )
+            return bias, first, second, None, None, None
+        rounded = e.gradient(slope, -1) if for_a or for_b else slope
+        first = product(e, None, rounded, b.mT, 1, alpha) if for_a else None
+        second = product(e, None, a.mT, rounded, 1, alpha) if for_b else None
+        return bias, first, second, None, None, None
+
+
+_apply_product = _single_level(_Product)
+
+
+def convolution(e: Emulation, x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+    """f(x) * f(weight) + bias, as ``aten::convolution``: x (batch, channels, …).
+
+    Blocks run over channels, which matrix units are given side by side, and for the weight's gradient over the batch.
+    """
+    if moving(x, weight, bias):
+        return along(
+            (x, weight, bias),
+            lambda x, weight, bias: convolution(e, x, weight, bias, *geometry),
+            (
+                lambda t: convolution(e, t, point(weight), None, *geometry),
+                lambda t: convolution(e, point(x), t, None, *geometry),
+                lambda t: t.view(-1, *[1] * (x.dim() - 2)),
+            ),
+        )
+    if not e.blocks:
+        x, weight, e = e.operand(x, 1), e.operand(weight, 1), e.rounded
+    if _trains(x, weight, bias):
+        result: Tensor = _apply_convolution(x, weight, bias, geometry, e)
+        return result
+    return _forward_convolution(e, x, weight, bias, geometry)
+
+
+def _weight_axes(geometry: Sequence[Any]) -> tuple[int, int]:
+    """The weight's axes of input and output channels: (out, in, …), transposed convolution's (in, out, …)."""
+    return (0, 1) if geometry[3] else (1, 0)
+
+
+def _forward_convolution(
+    e: Emulation, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Sequence[Any]
+) -> Tensor:
+    inputs, _ = _weight_axes(geometry)
+    result: Tensor = _ops.convolution(
+        e.operand(x, 1), e.operand(weight, inputs), bias, *geometry, e.precision
+    )
+    return result
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Sequence[Any], e: Emulation
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.rest = (geometry, e)
+        return _forward_convolution(e, x, weight, bias, geometry)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (slope,), (x, weight), (geometry, e) = gradients, ctx.saved_tensors, ctx.rest
+        for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
+        bias = slope.sum([0, *range(2, slope.dim())]) if for_bias else None
+        if not e.blocks:
+            found = _convolution_gradients(e, e.gradient(slope, 1), x, weight, geometry, for_x, for_weight)
+            return (*found, bias, None, None)
+        _, outputs = _weight_axes(geometry)
+        first = second = None
+        if for_x:
+            rounded = e.gradient(slope, 1), x, e.operand(weight, outputs)
+            first, _ = _convolution_gradients(e, *rounded, geometry, True, False)
+        if for_weight:
+            rounded = e.gradient(slope, 0), e.operand(x, 0), weight
+            _, second = _convolution_gradients(e, *rounded, geometry, False, True)
+        return first, second, bias, None, None
+
+
+_apply_convolution = _single_level(_Convolution)
+
+
+def _convolution_gradients(
+    e: Emulation,
+    slope: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    geometry: Sequence[Any],
+    for_x: bool,
+    for_weight: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Both gradients, of operands that are rounded already; None for one that is not asked for."""
+    if not for_x and not for_weight:
+        return None, None
+    if _trains(
+        slope, x, weight
+    ):  # a second derivative: PyTorch's own formula, in which products are emulated again
+        found = list(
+            torch.ops.aten.convolution_backward(
+                slope, x, weight, None, *geometry, [for_x, for_weight, False]
+            )[:2]
+        )
+        return found[0], found[1]
+    found = _ops.convolution_backward(slope, x, weight, *geometry, [for_x, for_weight], e.precision)
+    return (found.pop(0) if for_x else None), (found.pop(0) if for_weight else None)

@@ -1,0 +1,154 @@
+"""Passes over many gradients at once: multiply them, and tell whether all of them are finite."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from halfstep.pytorch.loss_scaling.gradient_kernels import gradient_kernels
+from halfstep.pytorch.patches import never_traced
+
+# The attributes' C getters: looked up in a Python loop, three attributes of 10,000 gradients cost 1 ms more.
+_dtype, _layout, _on_cpu = (
+    cast(Callable[[Tensor], Any], getattr(Tensor, name).__get__) for name in ("dtype", "layout", "is_cpu")
+)
+
+# One tensor per (device, value): the kernels take their factor from the device.
+_CONSTANTS: dict[tuple[torch.device, float], Tensor] = {}
+
+
+@dataclass(frozen=True)
+class Values:
+    """The numbers of gradients, as dense real tensors that share their memory.
+
+    Attributes:
+        tensors: of a sparse gradient, its values; of a complex one, its real and imaginary parts.
+        dtypes: those that occur.
+        on_cpu: whether all lie in host memory.
+    """
+
+    tensors: list[Tensor]
+    dtypes: frozenset[torch.dtype]
+    on_cpu: bool
+
+    @classmethod
+    def of(cls, gradients: Iterable[Tensor], own_part: bool = True) -> Values:
+        """The values of ``gradients``; of a DTensor this rank's part, unless ``own_part`` is False."""
+        found = list(gradients)
+        dtypes = set(map(_dtype, found))
+        plain = set(map(_layout, found)) <= {torch.strided} and not any(dtype.is_complex for dtype in dtypes)
+        if not plain or (own_part and set(map(type, found)) - {Tensor}):
+            found = [values_of(gradient, own_part) for gradient in found]
+            dtypes = set(map(_dtype, found))
+        return cls(found, frozenset(dtypes), all(map(_on_cpu, found)))
+
+    def by_device(self) -> Iterable[tuple[torch.device, list[Tensor]]]:
+        """Lists of one device each; also of one dtype each where the multi-tensor kernels want that."""
+        if not self.tensors:
+            return []
+        if self.on_cpu:
+            return [(self.tensors[0].device, self.tensors)]
+        groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
+        for tensor in self.tensors:
+            groups[tensor.device, tensor.dtype].append(tensor)
+        return [(device, tensors) for (device, _), tensors in groups.items()]
+
+
+def values_of(gradient: Tensor, own_part: bool = True) -> Tensor:
+    """The numbers of one gradient as a dense real tensor that shares its memory."""
+    if gradient.layout is torch.sparse_coo:
+        gradient = gradient._values()
+    if own_part:
+        gradient = getattr(gradient, "_local_tensor", gradient)
+    return torch.view_as_real(gradient) if gradient.is_complex() else gradient
+
+
+def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Every gradient that ``optimizer`` is about to use."""
+    return [grad for group in optimizer.param_groups for p in group["params"] if (grad := p.grad) is not None]
+
+
+def constant(value: float, device: torch.device) -> Tensor:
+    """A float32 scalar on ``device``, made once."""
+    key = (device, value)
+    if key not in _CONSTANTS:
+        _CONSTANTS[key] = torch.full((), value, dtype=torch.float32, device=device)
+    return _CONSTANTS[key]
+
+
+def unscale_(tensors: list[Tensor], factor: Tensor, found: Tensor, test_result: bool) -> None:
+    """Multiply by ``factor`` in place, and set ``found`` to 1 if a value is not finite: one read and write pass.
+
+    With DTensors ``found`` becomes the maximum over the ranks.
+
+    Args:
+        tensors: of one device.
+        factor: a float32 scalar.
+        found: float32 of shape [1].
+        test_result: test the products and not the tensors, at the cost of a second pass. Needed where the factor
+            is above 1: 3e38 * 2^10 overflows although 3e38 is finite.
+    """
+    torch._amp_foreach_non_finite_check_and_unscale_(tensors, found, factor)
+    if test_result:
+        torch._amp_foreach_non_finite_check_and_unscale_(tensors, found, torch.ones_like(factor))
+
+
+@torch.no_grad()
+def multiply_(gradients: Iterable[Tensor], factor: float) -> None:
+    """Multiply gradients in place by a power of two: one read and write pass.
+
+    The kernels that also test are four times faster on a CPU than ``torch._foreach_mul_`` where tensors are many.
+    """
+    _, left = unscale_in_c_(list(gradients), factor)
+    for device, tensors in Values.of(left).by_device():
+        unscale_(tensors, constant(factor, device), torch.zeros(1, device=device), test_result=False)
+
+
+@torch.no_grad()
+def multiply_and_test_(gradients: Iterable[Tensor], factor: float) -> list[Tensor]:
+    """Multiply gradients in place by a power of two and test the results, in one pass if ``factor`` is at most 1.
+
+    Returns:
+        One float32 flag of shape [1] a device, 1.0 where any result is not finite. Reading one synchronises.
+    """
+    bad, left = unscale_in_c_(list(gradients), factor)
+    flags = {torch.device("cpu"): torch.ones(1)} if bad else {}
+    for device, tensors in Values.of(left).by_device():
+        found = flags.setdefault(device, torch.zeros(1, device=device))
+        unscale_(tensors, constant(factor, device), found, test_result=factor > 1.0)
+    return list(flags.values())
+
+
+@never_traced
+def unscale_in_c_(gradients: list[Tensor], factor: float, fp16: bool = True) -> tuple[bool, list[Tensor]]:
+    """Multiply and test, in one pass whatever the factor, those gradients that the kernels in C are for.
+
+    Returns:
+        Whether a result is not finite, and the gradients that are left to PyTorch's kernels.
+    """
+    if not gradients or not gradients[0].is_cpu or (kernels := gradient_kernels()) is None:
+        return False, gradients
+    return kernels.unscale_(gradients, factor, fp16)
+
+
+def all_finite(gradients: Iterable[Tensor]) -> bool:
+    """Whether every value is finite: one pass, one synchronisation a device.
+
+    Of a sparse gradient the sums of duplicate rows are tested: they are what an optimizer adds.
+    """
+    summed = (g.coalesce() if g.layout is torch.sparse_coo else g for g in gradients)
+    return not any(bool(flag) for flag in multiply_and_test_(summed, 1.0))
+
+
+def trouble_in(gradients: Iterable[Tensor]) -> str | None:
+    """What is not finite, in words; None if everything is. Some passes and synchronisations: for skipped steps."""
+    found = list(gradients)
+    bad = [g for g in found if not torch.isfinite(values_of(g)).all()]
+    if not bad:
+        return None
+    return f"{len(bad)} of {len(found)} gradients are not finite, the first of shape {tuple(bad[0].shape)}"

@@ -1,0 +1,223 @@
+"""The loss scale in force, what was skipped, and whether the gradients that an optimizer will use are finite."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfstep.errors import HalfstepError
+from halfstep.loss_scale import DynamicScale, LossScale, Skip, Skips
+from halfstep.pytorch.loss_scaling.gradients import all_finite, multiply_, trouble_in, values_of
+from halfstep.takeover import HOPELESS
+
+
+class SharedGradients(HalfstepError, RuntimeError):
+    """Threads work on the same gradients at once: while one of them is in a scaled pass, ``.grad`` is scaled."""
+
+    exit_code = 1
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Two threads use the gradients of the same parameters at once, which a loss scale cannot keep apart; "
+            "give each thread a copy of the model, let them take turns with a threading.Lock, or use bf16, "
+            "which needs no loss scale."
+        )
+
+
+class Scaling:
+    """Mutable companion of a frozen :class:`~halfstep.loss_scale.LossScale`.
+
+    Attributes:
+        loss_scale: the scale for the next backward pass.
+        active: whether a scaled backward pass is under way (hooks then see scaled numbers).
+        reached: the tensors that the pass under way accumulates gradients into, by id.
+        skips: what was skipped so far, when and why.
+    """
+
+    def __init__(self, loss_scale: LossScale) -> None:
+        self.loss_scale = loss_scale
+        self.active = False
+        self.skips = Skips()
+        self.reached: dict[int, Tensor] = {}
+        self._turn = threading.Lock()
+        self._backed_off = False
+        self._counted = False
+        self._versions: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self._flags: list[Tensor] = []
+        self._trouble: str | None = None
+        self._retained: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
+
+    @property
+    def value(self) -> float:
+        """The factor that losses are multiplied by."""
+        return self.loss_scale.value
+
+    def reach(self, tensors: Iterable[Tensor]) -> None:
+        """The pass will accumulate into ``tensors``: bring the gradients that they have already to its unit."""
+        new = {id(t): t for t in tensors if id(t) not in self.reached}
+        multiply_([grad for t in new.values() if (grad := t.grad) is not None], self.value)
+        self.reached |= new
+
+    @contextmanager
+    def running(self, tensors: Iterable[Tensor] = ()) -> Iterator[None]:
+        """A scaled backward pass into ``tensors`` is under way; threads take turns.
+
+        Raises:
+            SharedGradients: another thread is in a pass into one of them.
+        """
+        if not self._turn.acquire(blocking=False):
+            self.refuse_shared(tensors := list(tensors))
+            self._turn.acquire()
+        self.active = True
+        try:
+            self.reach(tensors)
+            yield
+        finally:
+            self.active = False
+            self.reached = {}
+            self._backed_off = self._counted = False
+            self._turn.release()
+
+    def refuse_shared(self, tensors: Iterable[Tensor]) -> None:
+        """Raise if the pass under way, in another thread, accumulates gradients into one of ``tensors``."""
+        if any(id(tensor) in self.reached for tensor in tensors):
+            raise SharedGradients
+
+    def checked(self, gradients: Sequence[Tensor], flags: list[Tensor]) -> None:
+        """Remember that ``gradients``, as they are now, were tested; ``flags`` tell the outcome.
+
+        PyTorch counts the writes to a tensor, but not, of a DTensor, those to this rank's part: that has its own count.
+        """
+        versions, strided = self._versions, torch.strided
+        for g in gradients:  # a plain loop, as in _unchanged
+            if g.layout is strided:
+                versions[id(g)] = weakref.ref(g), g._version if type(g) is Tensor else values_of(g)._version
+        self._flags += flags
+
+    def finite(self, gradients: Sequence[Tensor]) -> bool:
+        """Whether all gradients are finite, as the optimizer will use them. One synchronisation.
+
+        What the unscaling pass has tested and nobody changed since (PyTorch counts a tensor's versions) is not
+        read again; anything else is.
+        """
+        if self._unchanged(gradients) and not any(bool(flag) for flag in self._flags):
+            return True
+        # Not tested yet, or some gradient of some pass was not finite: whether it is one of these takes a look.
+        finite = all_finite(gradients)
+        self._trouble = None if finite else trouble_in(gradients)
+        return finite
+
+    def clipping(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Wrap ``clip_grad_norm_``, so that what it has changed need not be read again.
+
+        Finite gradients times a coefficient between 0 and 1 are finite; the norm, which has been computed anyway,
+        tells whether the coefficient was one. No synchronisation.
+        """
+
+        def clip_grad_norm_(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Tensor:
+            tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+            gradients = [grad for p in tensors if (grad := p.grad) is not None]
+            tested = max_norm >= 0 and self._unchanged(gradients)
+            norm = original(tensors, max_norm, *args, **kwargs)
+            if tested:
+                self.checked(gradients, [(~torch.isfinite(norm)).float().reshape(1)])
+            return norm
+
+        return clip_grad_norm_
+
+    def exposing(self, original: Any) -> property:
+        """Wrap ``Tensor.data``: PyTorch does not count writes through it, so a gradient asked for it is read again."""
+
+        def get(tensor: Tensor) -> Tensor:
+            self._versions.pop(id(tensor), None)
+            return original.__get__(tensor)  # type: ignore[no-any-return]
+
+        def set_(tensor: Tensor, data: Tensor) -> None:
+            self._versions.pop(id(tensor), None)
+            original.__set__(tensor, data)
+
+        return property(get, set_)
+
+    def exposing_array(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap ``Tensor.numpy``, as :meth:`exposing`."""
+
+        def numpy(tensor: Tensor, **kwargs: bool) -> Any:
+            self._versions.pop(id(tensor), None)
+            return original(tensor, **kwargs)
+
+        return numpy
+
+    def _unchanged(self, gradients: Iterable[Tensor]) -> bool:
+        """Whether each was tested and not written to since. One loop: this is asked of every gradient of every step."""
+        find = self._versions.get
+        for gradient in gradients:
+            entry = find(id(gradient))
+            own = gradient if type(gradient) is Tensor else values_of(gradient)
+            if entry is None or entry[0]() is not gradient or entry[1] != own._version:
+                return False
+        return True
+
+    def stepped(self, finite: bool, step: int) -> None:
+        """Move the scale on after step number ``step`` was made or skipped.
+
+        Several optimizers that step after one backward pass move it once; so do skips without a pass between.
+        """
+        self._versions.clear()
+        self._flags.clear()
+        reason = self._trouble or "gradients of another rank are not finite"
+        self.skips = self.skips.next(None if finite else Skip(step, self.value, reason))
+        self._trouble = None
+        if finite and not self._counted:
+            self._counted = True
+            self.loss_scale = self.loss_scale.next(True)
+        if not finite and not self._backed_off:
+            self._backed_off = True
+            self.loss_scale = self.loss_scale.next(False)
+
+    @property
+    def skipped(self) -> int:
+        """Optimizer steps skipped so far."""
+        return self.skips.count
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether gradients keep overflowing although the scale can fall no further."""
+        scale = self.loss_scale
+        stuck = not isinstance(scale, DynamicScale) or scale.at_floor
+        return stuck and self.skips.in_a_row >= HOPELESS
+
+    def state(self) -> dict[str, float | int]:
+        """What a checkpoint has to carry: plain numbers, so that ``weights_only=True`` loads them."""
+        finite_steps = self.loss_scale.finite_steps if isinstance(self.loss_scale, DynamicScale) else 0
+        return {"loss_scale": self.value, "finite_steps": finite_steps, "skipped_steps": self.skipped}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up where a checkpoint left off; a scale that is not dynamic keeps its own value."""
+        self.skips = Skips(before=int(state["skipped_steps"]))
+        scale = self.loss_scale
+        if isinstance(scale, DynamicScale):
+            value = min(max(float(state["loss_scale"]), scale.floor), scale.ceiling)
+            self.loss_scale = DynamicScale(
+                value, scale.growth, scale.backoff, scale.interval, scale.floor, scale.ceiling,
+                int(state["finite_steps"]),
+            )  # fmt: skip
+
+    def retained(self) -> Iterable[Tensor]:
+        """Tensors inside the graph whose ``.grad`` the script asked to keep."""
+        return tuple(self._retained.values())
+
+    def retaining(self, original: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+        """Wrap ``Tensor.retain_grad``: these gradients have to be unscaled, too."""
+
+        def retain_grad(tensor: Tensor) -> None:
+            original(tensor)
+            if not tensor.is_leaf:
+                self._retained[id(tensor)] = tensor
+
+        return retain_grad

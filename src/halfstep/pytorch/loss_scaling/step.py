@@ -1,0 +1,170 @@
+"""Optimizer steps: outside autocast, skipped where the gradients are not finite, counted and recorded.
+
+``Optimizer.profile_hook_step`` is where PyTorch wraps the ``step`` of every optimizer class when its first
+instance is made. Global step hooks would see the same steps, but cannot keep one from being made.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.optim import Optimizer
+
+from halfstep.patches import descendants
+from halfstep.pytorch.loss_scaling.backward import inside_backward
+from halfstep.pytorch.loss_scaling.gradients import gradients_of
+from halfstep.pytorch.loss_scaling.sharded import agreed
+from halfstep.pytorch.loss_scaling.snapshot import may_evaluate_again, snapshot
+from halfstep.pytorch.patches import Patches, never_traced
+from halfstep.pytorch.recording.timeline import CLOSURE
+
+if TYPE_CHECKING:
+    from halfstep.pytorch.takeover import Takeover
+
+_STATE_KEY = "halfstep"
+
+
+class _Skipped(Exception):
+    """Ends an optimizer's step from inside its closure."""
+
+    def __init__(self, loss: Any) -> None:
+        self.loss = loss
+
+
+class Steps:
+    """What happens around every ``optimizer.step()``."""
+
+    def __init__(self, takeover: Takeover) -> None:
+        self._takeover = takeover
+        self._guards = takeover.recipe.guards
+        self._local = threading.local()
+        #: set when the takeover is undone: classes that were wrapped meanwhile stay so
+        self.removed = False
+
+    @property
+    def inside(self) -> bool:
+        """Whether this thread is inside an optimizer's arithmetic (not in its closure)."""
+        return bool(getattr(self._local, "inside", False))
+
+    def install(self, patches: Patches) -> None:
+        """Wrap the step of every optimizer class made from now on, and ``state_dict`` where a scale rides in it."""
+        patches.set(Optimizer, "profile_hook_step", staticmethod(self._wrapping(Optimizer.profile_hook_step)))
+        for cls in classes_with_a_wrapped_step():
+            patches.set(cls, "step", self._around(cls.step))
+        if self._takeover.recipe.loss_scale.guards:
+            patches.wrap(Optimizer, "state_dict", self._state_dict)
+            patches.wrap(Optimizer, "load_state_dict", self._load_state_dict)
+
+    def _wrapping(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+            return self._around(original(func))
+
+        return profile_hook_step
+
+    def _around(self, stepping: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(stepping)
+        def step(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling() or self.inside or self.removed:
+                return stepping(optimizer, *args, **kwargs)
+            return self._step(stepping, optimizer, args, kwargs)
+
+        # Whether a step is to be skipped is known at run time only.
+        return never_traced(step) if self._guards else step
+
+    def _step(self, step: Callable[..., Any], optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        self._takeover.watch.before_step(optimizer)
+        self._local.inside = True
+        try:
+            with self._takeover.ambient.paused():
+                finite, result = self._guarded(step, optimizer, args, kwargs)
+        finally:
+            self._local.inside = False
+        self._takeover.after_step(optimizer, finite)
+        return result
+
+    def _guarded(
+        self, step: Callable[..., Any], optimizer: Optimizer, args: Any, kwargs: Any
+    ) -> tuple[bool, Any]:
+        closure = kwargs["closure"] if "closure" in kwargs else args[0] if args else None
+        if callable(closure):
+            return self._with_closure(step, optimizer, closure, args, kwargs)
+        if not self._guards or self._finite(optimizer):
+            return True, step(optimizer, *args, **kwargs)
+        return False, None
+
+    def _finite(self, optimizer: Optimizer) -> bool:
+        scaling = self._takeover.scaling
+        if scaling.active and not inside_backward():  # inside, it is a hook of that very pass
+            scaling.refuse_shared(p for group in optimizer.param_groups for p in group["params"])
+        return agreed(scaling.finite(gradients_of(optimizer)), optimizer)
+
+    def _with_closure(
+        self,
+        step: Callable[..., Any],
+        optimizer: Optimizer,
+        closure: Callable[[], Any],
+        args: Any,
+        kwargs: Any,
+    ) -> tuple[bool, Any]:
+        """The gradients are made inside the step, by the closure; LBFGS calls it many times."""
+        takeover = self._takeover
+        before: list[Callable[[], None]] = []
+
+        @functools.wraps(closure)
+        def guarded() -> Any:
+            self._local.inside = False
+            try:
+                with takeover.ambient.resumed(), _named():
+                    loss = closure()
+            finally:
+                self._local.inside = True
+            takeover.recorder.closure_done()
+            if self._guards and not self._finite(optimizer):
+                raise _Skipped(loss)
+            if self._guards and not before and may_evaluate_again(optimizer):
+                before.append(snapshot(optimizer))
+            return loss
+
+        if "closure" in kwargs:
+            kwargs = kwargs | {"closure": guarded}
+        else:
+            args = (guarded, *args[1:])
+        try:
+            return True, step(optimizer, *args, **kwargs)
+        except _Skipped as skipped:
+            for restore in before:
+                restore()
+            return False, skipped.loss
+
+    def _state_dict(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def state_dict(optimizer: Optimizer) -> dict[str, Any]:
+            state: dict[str, Any] = original(optimizer)
+            state[_STATE_KEY] = self._takeover.scaling.state()
+            return state
+
+        return state_dict
+
+    def _load_state_dict(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def load_state_dict(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+            original(optimizer, state_dict)
+            if _STATE_KEY in state_dict:
+                self._takeover.scaling.restore(state_dict[_STATE_KEY])
+
+        return load_state_dict
+
+
+def _named() -> AbstractContextManager[Any]:
+    """Under the profiler a closure has a name of its own: its work is not the optimizer's."""
+    named = torch._C._autograd._profiler_enabled()
+    return torch.profiler.record_function(CLOSURE) if named else nullcontext()
+
+
+def classes_with_a_wrapped_step() -> list[type[Optimizer]]:
+    """Optimizer classes of which an instance exists: PyTorch will not wrap their step again."""
+    return [cls for cls in descendants(Optimizer) if getattr(vars(cls).get("step"), "hooked", False)]

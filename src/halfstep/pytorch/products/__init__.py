@@ -1,0 +1,1 @@
+"""16-bit products in fp32 units."""

@@ -1,0 +1,1 @@
+"""What a run leaves of itself: step times, samples, profiles."""

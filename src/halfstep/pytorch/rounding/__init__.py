@@ -1,0 +1,1 @@
+"""Rounding to a format, in C where there is a compiler."""

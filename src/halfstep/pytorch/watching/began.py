@@ -1,0 +1,217 @@
+"""Where it began, without being asked: the module in which a loss or a gradient first was not finite.
+
+It costs nothing as long as all is well: on a CPU one look at each loss, which is read for the record anyway. On a bad
+step the autograd graph, which is still there, is read from the first operation to the last: what it has saved for
+the backward pass tells which operation first had an infinity or a NaN, and its place between the parameters tells
+the module. What was not saved cannot be seen, so the operation may be the one after; ``halfstep diagnose`` sees all.
+
+On a GPU a look at the loss would wait for the device, so nothing is looked at before the first bad step is known:
+what began earlier is found when it happens again.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from halfstep.pytorch.keep import WRAPPERS
+from halfstep.pytorch.loss_scaling.gradients import all_finite
+
+#: bad steps that are looked at, and on a GPU losses that are waited for after the first
+LOOKS, WAITS = 3, 20
+_RESULTS = ("_saved_result", "_saved_output", "_saved_out")
+Node = Any
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where it began.
+
+    Attributes:
+        module: its path; empty for code outside of modules.
+        operation: PyTorch's name, as far as it is known.
+        direction: ``forward`` or ``backward``.
+        words: what is known, for people: ``in blocks.3.attn (softmax, forward)``.
+    """
+
+    module: str
+    operation: str
+    direction: str
+    words: str
+
+
+class NullBegan:
+    """Nobody reads a record."""
+
+    def before_backward(self, outputs: Sequence[Tensor]) -> None:
+        """A backward pass is about to start: its graph is there."""
+
+    def after_step(self, optimizer: Optimizer, finite: bool) -> None:
+        """A step was made, or skipped: its gradients are there."""
+
+
+class Began(NullBegan):
+    """Writes a ``nonfinite`` event with the module in which it began."""
+
+    def __init__(self, write: Callable[..., None], step: Callable[[], int]) -> None:
+        self._write, self._step = write, step
+        self._looks, self._waits = LOOKS, 0
+        self._told: set[str] = set()
+
+    def before_backward(self, outputs: Sequence[Tensor]) -> None:
+        for output in outputs:
+            if not self._looks or "loss" in self._told or output.numel() != 1 or not self._may_wait(output):
+                continue
+            value = float(output.detach())
+            if not math.isfinite(value):
+                self._tell("loss", value, self._step(), forward(output))
+
+    def _may_wait(self, output: Tensor) -> bool:
+        if output.device.type == "cpu":
+            return True
+        self._waits -= 1
+        return self._waits >= 0
+
+    def after_step(self, optimizer: Optimizer, finite: bool) -> None:
+        if finite or not self._looks or self._told:
+            return
+        self._waits = WAITS
+        self._tell("gradients", math.nan, self._step(), backward(optimizer))
+
+    def _tell(self, what: str, value: float, step: int, beginning: Beginning | None) -> None:
+        self._looks -= 1
+        self._told.add(what)
+        found = {} if beginning is None else vars(beginning)
+        self._write("nonfinite", step=step, what=what, value=value, **found)
+
+
+@torch.no_grad()
+def forward(output: Tensor) -> Beginning | None:
+    """Where the forward pass that ends in ``output`` first had an infinity or a NaN; None without a graph."""
+    names = parameter_names()
+    nodes = graph(output)
+    used = [(number, names[id(p)]) for number, p in parameters_in(nodes) if id(p) in names]
+    poisoned = [name for _, p in parameters_in(nodes) if not _finite(p) and (name := names.get(id(p)))]
+    if poisoned:
+        module = poisoned[0].rpartition(".")[0]
+        return Beginning(
+            module, "", "forward", f"in {poisoned[0]}, a weight that was not finite before the step"
+        )
+    if not nodes:
+        return None
+    bad = first_bad(nodes)
+    if bad is None:
+        module = used[-1][1].rpartition(".")[0] if used else ""
+        return Beginning("", "", "forward", f"after {module or 'the last layer'}, in the loss")
+    module = module_at(bad._sequence_nr(), used)
+    operation = operation_of(bad)
+    last = bool(used) and int(bad._sequence_nr()) > used[-1][0]
+    where = f"after {module or 'the last layer'}" if last else f"in {module or 'code outside of modules'}"
+    return Beginning(module, operation, "forward", f"{where} (forward, {operation})")
+
+
+@torch.no_grad()
+def backward(optimizer: Optimizer) -> Beginning | None:
+    """The module nearest to the loss whose gradient is not finite: the backward pass came through it first."""
+    names = parameter_names()
+    held = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    order = {key: n for n, key in enumerate(names)}
+    held = sorted((p for p in held if id(p) in names), key=lambda p: order[id(p)])
+    bad = [not all_finite([p.grad]) for p in held]
+    if not any(bad):
+        return None
+    last = max(n for n, is_bad in enumerate(bad) if is_bad)
+    module = names[id(held[last])].rpartition(".")[0]
+    if last == len(held) - 1:
+        return Beginning(
+            module, "", "backward", f"at or after {module or 'the only layer'}, the last layer (backward)"
+        )
+    return Beginning(module, "", "backward", f"in {module} (backward)")
+
+
+def parameter_names() -> dict[int, str]:
+    """Every module's parameters by id, with their names in the outermost module; a search of memory, some 50 ms."""
+    modules = [thing for thing in gc.get_objects() if issubclass(type(thing), nn.Module)]
+    inner = {id(child) for module in modules for child in module._modules.values()}
+    names: dict[int, str] = {}
+    for module in modules:
+        if id(module) not in inner:
+            for name, parameter in module.named_parameters():
+                names.setdefault(id(parameter), WRAPPERS.sub("", name))
+    return names
+
+
+def graph(output: Tensor) -> list[Node]:
+    """The nodes of a graph in the order in which the forward pass made them."""
+    found: set[Node] = set()
+    stack = [output.grad_fn] if output.grad_fn is not None else []
+    while stack:
+        node: Node = stack.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            stack += [next_ for next_, _ in node.next_functions]
+    return sorted(
+        (node for node in found if not hasattr(node, "variable")), key=lambda node: int(node._sequence_nr())
+    )
+
+
+def parameters_in(nodes: Sequence[Node]) -> Iterator[tuple[int, Tensor]]:
+    """(place in the order, parameter) of every use of a parameter."""
+    for node in nodes:
+        for next_, _ in node.next_functions:
+            variable = getattr(next_, "variable", None)
+            if isinstance(variable, Tensor):
+                yield int(node._sequence_nr()), variable
+
+
+def first_bad(nodes: Sequence[Node]) -> Node | None:
+    """The first operation that made, or was given, a NaN or +inf; -inf alone is what masks are made of."""
+    for node in nodes:
+        for name, tensor in _saved(node):
+            if not _finite(tensor) and bool((tensor.isnan() | (tensor == math.inf)).any()):
+                before = [n for n, _ in node.next_functions if n is not None and not hasattr(n, "variable")]
+                made_here = name in _RESULTS or not before
+                return node if made_here else max(before, key=lambda n: int(n._sequence_nr()))
+    return None
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Slow, but leaves the tensor's version alone: it is part of a graph that is yet to be gone through."""
+    return bool(torch.isfinite(tensor).all())
+
+
+def _saved(node: Node) -> Iterator[tuple[str, Tensor]]:
+    for name in dir(node):
+        if name.startswith("_saved_"):
+            try:
+                value = getattr(node, name)
+            except RuntimeError:  # freed, or changed in place since
+                continue
+            if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
+                yield name, value.detach()
+
+
+def module_at(number: int, used: Sequence[tuple[int, str]]) -> str:
+    """The module at a place in the forward pass: what the parameters used before and after it have in common."""
+    before = [name for place, name in used if place <= number]
+    after = [name for place, name in used if place > number]
+    if not before or not after:
+        return (before[-1] if before else after[0] if after else "").rpartition(".")[0]
+    own, following = before[-1].split(".")[:-1], after[0].split(".")[:-1]
+    shared = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(own, following, strict=False))]
+    return ".".join(shared or own)
+
+
+def operation_of(node: Node) -> str:
+    """``SoftmaxBackward0`` -> ``softmax``."""
+    plain = re.sub(r"Backward\d*$", "", str(node.name()).rpartition("::")[2])
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", plain).lower()

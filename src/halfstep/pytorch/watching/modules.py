@@ -1,0 +1,139 @@
+"""Which module is running, by its path in the model, in every thread; and what each hands back."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from halfstep.pytorch.keep import WRAPPERS
+from halfstep.pytorch.loss_scaling.backward import inside_backward
+from halfstep.pytorch.patches import Patches
+
+OUTSIDE = ""
+
+
+@dataclass
+class Call:
+    """A module that is running.
+
+    Attributes:
+        path: its name in the outermost module, or its class where it is the outermost itself.
+        kind: its class.
+        in_pass: the backward pass that it runs in, for checkpointing runs modules again; -1 for none.
+        children: ids of what the modules inside it have handed back.
+    """
+
+    path: str
+    kind: str
+    in_pass: int
+    children: set[int] = field(default_factory=set)
+
+
+class Modules:
+    """Follows ``Module.__call__``: hooks would miss what checkpointing, sharing and compiling do to them.
+
+    Args:
+        entered: called with the arguments of each outermost call.
+        left: called with a module's call and its output, if no module inside has handed back that same tensor.
+    """
+
+    def __init__(
+        self, entered: Callable[[Call, tuple[Any, ...]], None], left: Callable[[Call, Tensor], None]
+    ) -> None:
+        self._entered, self._left = entered, left
+        self._names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+        self._parameters = WeakIdKeyDictionary()
+        self._local = threading.local()
+        self.kinds: dict[str, str] = {OUTSIDE: ""}
+
+    def install(self, patches: Patches) -> None:
+        """Look in at every module call."""
+        patches.wrap(nn.Module, "__call__", self._call)
+
+    @property
+    def stack(self) -> list[Call]:
+        """The modules that run in this thread, the innermost last."""
+        if not hasattr(self._local, "stack"):
+            self._local.stack = []
+        found: list[Call] = self._local.stack
+        return found
+
+    @property
+    def running(self) -> Call | None:
+        """The innermost module whose forward pass runs now; in a backward pass only where it is recomputed."""
+        stack = self.stack
+        if not stack or stack[-1].in_pass != torch._C._current_graph_task_id():
+            return None
+        return stack[-1]
+
+    def path_of(self, parameter: Tensor) -> str:
+        """The module that owns a parameter, by the models called so far."""
+        return self.name_of(parameter).rpartition(".")[0]
+
+    def name_of(self, parameter: Tensor) -> str:
+        """A parameter's full name; empty if no model that was called has it."""
+        name: str = self._parameters.get(parameter, "")
+        return name
+
+    def weight_in(self, tensor: Tensor) -> Tensor | None:
+        """The parameter whose memory a tensor is (a view of); None if it is no model's that was called."""
+        address = tensor.untyped_storage().data_ptr()
+        return next((p for p in self._parameters if p.untyped_storage().data_ptr() == address), None)
+
+    def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            stack = self.stack
+            if not stack:
+                self._name(module)
+            call = Call(self._path(module), type(module).__name__, torch._C._current_graph_task_id())
+            if not stack and not inside_backward():
+                self._entered(call, (*args, *kwargs.values()))
+            stack.append(call)
+            try:
+                result = original(module, *args, **kwargs)
+            finally:
+                stack.pop()
+            for tensor in tensors_in(result):
+                if id(tensor) not in call.children:
+                    self._left(call, tensor)
+                if stack:
+                    stack[-1].children.add(id(tensor))
+            return result
+
+        return __call__
+
+    def _path(self, module: nn.Module) -> str:
+        return self._names.get(module) or type(module).__name__
+
+    def _name(self, outermost: nn.Module) -> None:
+        """Learn the names of a model's parts and parameters, when it is first called."""
+        if outermost in self._names:
+            return
+        for path, part in outermost.named_modules():
+            name = WRAPPERS.sub("", path)
+            self._names.setdefault(part, name)
+            shown = name or type(part).__name__
+            self.kinds.setdefault(shown, type(part).__name__)
+            for own, parameter in part.named_parameters(recurse=False):
+                if parameter not in self._parameters:
+                    self._parameters[parameter] = f"{shown}.{own}"
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Floating-point tensors in a module's output or arguments: alone, or in tuples, lists, dicts, dataclasses."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point() and value.layout is torch.strided:
+            yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from tensors_in(item)

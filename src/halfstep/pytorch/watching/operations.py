@@ -1,0 +1,332 @@
+"""Finds the operation that first made an infinity or a NaN, told apart from all that only pass it on.
+
+A dispatch mode sees every operation of the forward pass, the backward pass and the optimizer. One pass over each
+result (``aminmax``) tells whether it is finite; where it is not, and what went in was, that operation is an origin.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from halfstep.formats import get_scalar
+from halfstep.pytorch.dtypes import SIXTEEN_BIT, format_name
+from halfstep.pytorch.loss_scaling.backward import inside_backward, tracing
+from halfstep.pytorch.watching.domain import outside_domain
+from halfstep.pytorch.watching.modules import Modules
+from halfstep.pytorch.watching.source import Line, described, user_line
+from halfstep.pytorch.watching.sums import Sums, widened
+
+Write = Callable[..., None]
+#: origins looked at closely in one step, and in all
+_A_STEP, _IN_ALL = 8, 200
+#: what hands out memory with anything in it, or is halfstep's own unscaling
+_IGNORED = ("empty", "new_empty", "resize", "set_", "_local_scalar", "_amp_", "_pin_memory", "profiler")
+#: the emulated operations, by the names that PyTorch has for what they compute; rounding an operand is none of them
+_EMULATED = {
+    "product": "matmul",
+    "convolution": "convolution",
+    "convolution_backward": "convolution_backward",
+}
+#: where a constant keeps a divisor or a logarithm from zero
+_GUARDING = ("add", "sub", "clamp", "clamp_min", "maximum")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be looked at after an operation.
+
+    Attributes:
+        name: the operation's name without its overload, ``_to_copy``.
+        looks: whether it makes new numbers; views and the like do not.
+        writes: it writes into its first argument.
+        emulated: it is an emulated product, which runs inside an autograd function of its own, without grad mode.
+    """
+
+    name: str
+    looks: bool
+    writes: bool
+    emulated: bool = False
+
+
+@functools.cache
+def plan(operation: Any) -> Plan:
+    """The plan for an operator overload, from its schema."""
+    name = operation._schema.name.split("::")[-1]
+    returns = operation._schema.returns
+    arguments = operation._schema.arguments
+    writes = any(a.alias_info is not None and a.alias_info.is_write for a in arguments[:1])
+    views = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+    ignored = name.startswith(_IGNORED) or operation.namespace not in ("aten", "torchvision")
+    if operation.namespace == "halfstep":
+        ignored, name = name not in _EMULATED, _EMULATED.get(name, f"halfstep.{name}")
+    emulated = operation.namespace == "halfstep"
+    return Plan(name.rstrip("_") if writes else name, not (views or ignored), writes, emulated)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an operation was called: module path, line of the program, name of the operation."""
+
+    module: str
+    line: Line | None
+    operation: str
+
+
+class Operations(TorchDispatchMode):
+    """The mode. :meth:`stepped` tells it that a step is over.
+
+    Args:
+        modules: which module is running.
+        write: writes an event: ``write(what, **fields)``.
+        in_step: whether an optimizer's arithmetic is running.
+        scale: the loss scale in force.
+        rounded: called with an emulated product's operand: module, tensor, format, axis, and whether it is a gradient.
+    """
+
+    def __init__(
+        self,
+        modules: Modules,
+        write: Write,
+        in_step: Callable[[], bool],
+        scale: Callable[[], float],
+        rounded: Callable[[str, Tensor, str, int, bool], None],
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._modules, self._write, self._in_step, self._scale = modules, write, in_step, scale
+        self._rounded = rounded
+        self._places: dict[int, Place] = {}
+        self._older: dict[int, Place] = {}
+        self._bad: set[int] = set()
+        self._said: set[Any] = set()
+        self._origins = self._in_all = self._passed = 0
+        self.clean = True
+        self.in_pass = False
+        self.sums = Sums(write)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if tracing():
+            return func(*args, **kwargs)
+        todo = plan(func)
+        if todo.name == "halfstep.round":
+            self._operand(*args)
+            return func(*args, **kwargs)
+        backward = (inside_backward() and self._modules.running is None) or (
+            self.in_pass and not inside_backward()
+        )
+        place = None if backward else self._remember(todo)
+        result = func(*args, **kwargs)
+        if todo.looks:
+            # Not no_grad, which halfstep has empty autocast's cache: autocast may be filling it right now.
+            with torch._C._AutoDispatchBelowAutograd():
+                self._look(todo, func, args, kwargs, result, backward, place)
+        return result
+
+    def _operand(self, x: Tensor, format: str, axis: int, gradient: bool = False) -> None:
+        """A product's operand is about to be rounded; the backward pass rounds those of the forward pass again."""
+        if inside_backward() and not gradient:
+            return
+        place = self._of_node()[0] if gradient else None
+        running = self._modules.running
+        module = place.module if place else running.path if running and not gradient else ""
+        self._rounded(module, x, format, axis, gradient)
+
+    def _remember(self, todo: Plan) -> Place | None:
+        """Note who calls: the backward pass of this operation will be known by its sequence number."""
+        if self._in_step() or not (torch.is_grad_enabled() or todo.emulated):
+            return None
+        place = self._here(todo)
+        # What makes no node comes after one that did: the first to come with a number made it.
+        self._places.setdefault(torch._C._autograd._get_sequence_nr() - 1, place)
+        return place
+
+    def _here(self, todo: Plan) -> Place:
+        running = self._modules.running
+        return Place(running.path if running else "", user_line(4), todo.name)
+
+    def _of_node(self) -> tuple[Place | None, str]:
+        """The forward operation whose gradient is being computed, and the name of its node."""
+        node: Any = torch._C._current_autograd_node()
+        if node is None:
+            return None, ""
+        number = node._sequence_nr()
+        return self._places.get(number) or self._older.get(number), node.name()
+
+    def _look(
+        self, todo: Plan, func: Any, args: Any, kwargs: Any, result: Any, backward: bool, place: Place | None
+    ) -> None:
+        outputs = list(_numbers(args[0] if todo.writes else result))
+        if not outputs:
+            return
+        sixteen = outputs[0].dtype in SIXTEEN_BIT
+        if sixteen and not self._in_step():
+            self._constants(todo, args, outputs[0], backward, place)
+            where = functools.partial(self._where, todo, backward, place)
+            self.sums.look(todo.name, func, args, kwargs, outputs[0], where)
+        for output in outputs:
+            if not _finite(output):
+                self._not_finite(todo, func, args, kwargs, output, backward, place)
+                break
+
+    def _constants(self, todo: Plan, args: Any, output: Tensor, backward: bool, place: Place | None) -> None:
+        """A constant that is to keep a divisor from zero, and is itself zero in this format."""
+        if todo.name not in _GUARDING:
+            return
+        flushed = float(get_scalar(format_name(output.dtype)).flush_threshold)
+        for value in args:
+            if type(value) is float and 0 < abs(value) <= flushed:
+                where = self._where(todo, backward, place)
+                key = ("epsilon", where["module"], where.get("source"), value)
+                if key not in self._said:
+                    self._said.add(key)
+                    self._write("epsilon", value=value, dtype=format_name(output.dtype), **where)
+
+    def _not_finite(
+        self,
+        todo: Plan,
+        func: Any,
+        args: Any,
+        kwargs: Any,
+        output: Tensor,
+        backward: bool,
+        place: Place | None,
+    ) -> None:
+        given = list(_numbers([*(args[1:] if todo.writes else args), *kwargs.values()]))
+        known = todo.writes and _address(output) in self._bad
+        self._bad.add(_address(output))
+        if _deliberate(args) or _deliberate(kwargs.values()) or known:
+            return
+        nan_in, inf_in = _kinds(given)
+        makes_nan = not nan_in and bool(torch.isnan(output).any())
+        if nan_in or (inf_in and not makes_nan):
+            self._passes_on(todo, backward, place)
+            return
+        if self._origins >= _A_STEP or self._in_all >= _IN_ALL:
+            return
+        self._origins += 1
+        self._in_all += 1
+        self.clean = False
+        self._write(
+            "origin",
+            from_infinity=inf_in,
+            scale=self._scale(),
+            **self._where(todo, backward, place),
+            **_result(output),
+            inputs=[_described(tensor) for tensor in given[:4]],
+            exact=None if todo.writes else exactly(func, args, kwargs, output.dtype),
+            domain=outside_domain(todo.name, args),
+        )
+
+    def _passes_on(self, todo: Plan, backward: bool, place: Place | None) -> None:
+        """What comes in is not finite, and no operation was seen to make it: it came with the data or the weights."""
+        if self._origins == 0 and self._passed == 0 and self.clean:
+            self._write("arrived", **self._where(todo, backward, place))
+        self._passed += 1
+
+    def _where(self, todo: Plan, backward: bool, place: Place | None) -> dict[str, Any]:
+        """Module, operation, direction and line as an event has them."""
+        node = ""
+        if backward:
+            place, node = self._of_node() if inside_backward() else (None, "the scaled loss")
+        elif place is None:
+            place = self._here(todo)
+        direction = "step" if self._in_step() else "backward" if backward else "forward"
+        module = place.module if place else ""
+        return {
+            "operation": todo.name,
+            "module": module,
+            "type": self._modules.kinds.get(module, module),
+            "direction": direction,
+            "of": place.operation if backward and place else node,
+            **described(place.line if place else None),
+        }
+
+    def stepped(self, sampled: bool) -> None:
+        """A step is over; whether the next is one of those whose sums are looked at."""
+        self._places, self._older = {}, self._places
+        self._bad.clear()
+        self._origins = self._passed = 0
+        self.sums.active = sampled
+
+
+def _numbers(values: Any) -> Iterator[Tensor]:
+    """Plain floating-point tensors in what an operation takes or returns."""
+    if isinstance(values, Tensor):
+        plain = type(values) in (Tensor, torch.nn.Parameter) and values.layout is torch.strided
+        if plain and values.is_floating_point() and values.numel() and values.device.type != "meta":
+            yield values
+    elif isinstance(values, tuple | list):
+        for value in values:
+            yield from _numbers(value)
+
+
+def _finite(tensor: Tensor) -> bool:
+    """A finite sum has only finite terms, at half of what aminmax costs; a sum may overflow by itself."""
+    if math.isfinite(tensor.sum()):
+        return True
+    low, high = torch.aminmax(tensor)
+    return math.isfinite(low) and math.isfinite(high)
+
+
+def _kinds(tensors: Sequence[Tensor]) -> tuple[bool, bool]:
+    """Whether there is a NaN, and whether there is an infinity."""
+    bad = [tensor for tensor in tensors if not _finite(tensor)]
+    return any(bool(t.isnan().any()) for t in bad), any(bool(t.isinf().any()) for t in bad)
+
+
+def _deliberate(values: Any) -> bool:
+    """Whether the program itself has written an infinity or a NaN here, as masks do."""
+    return any(not math.isfinite(float(value)) for value in values if _is_scalar(value))
+
+
+def _is_scalar(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.dim() == 0 and value.is_floating_point() and not value.requires_grad
+    return isinstance(value, float)
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _result(output: Tensor) -> dict[str, Any]:
+    return {
+        "dtype": format_name(output.dtype),
+        "nan": int(output.isnan().sum()),
+        "infinite": int(output.isinf().sum()),
+        "elements": output.numel(),
+    }
+
+
+def _described(tensor: Tensor) -> dict[str, Any]:
+    """Magnitudes of the finite numbers of an input, and how many are zero."""
+    magnitudes = tensor.double().abs()
+    finite = magnitudes[magnitudes.isfinite()]
+    above = finite[finite > 0]
+    return {
+        "dtype": format_name(tensor.dtype),
+        "largest": float(finite.max()) if finite.numel() else None,
+        "smallest": float(above.min()) if above.numel() else None,
+        "zeros": int((magnitudes == 0).sum()),
+        "elements": tensor.numel(),
+    }
+
+
+def exactly(func: Any, args: Any, kwargs: Any, dtype: torch.dtype) -> float | None:
+    """The largest magnitude of the same operation on the same numbers in fp32; None where it cannot be told."""
+    if dtype not in SIXTEEN_BIT:
+        return None
+    try:
+        result = widened(func, args, kwargs)
+        finite = [float(torch.aminmax(t.abs()).max) for t in _numbers(result)]
+    except (RuntimeError, TypeError, NotImplementedError, ValueError):
+        return None
+    return max(finite) if finite else None

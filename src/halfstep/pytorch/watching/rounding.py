@@ -1,0 +1,90 @@
+"""What an emulated format does to the operands of products: counted number by number, at the scales they really had."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfstep.formats import BlockFormat, Format, get
+from halfstep.pytorch.emulation.operands import needs_scale, scale_exponent
+from halfstep.pytorch.rounding.blocks import in_blocks
+
+
+@dataclass
+class Rounded:
+    """Operands of one kind in one module, over the sampled step.
+
+    Attributes:
+        format: what they were rounded to.
+        nonzero: how many finite numbers were not zero; the next three count those of them that
+        flushed: became zero,
+        subnormal: lay below the smallest normal number of the format and did not become zero,
+        overflowing: lay beyond its largest, and were clamped to it.
+        magnitude: the sum of magnitudes; the next two are the parts of it that
+        lost: the flushed numbers held,
+        clamped: lay above the format's largest number.
+        vectors: how many vectors, each one factor of a dot product, had a number that is not zero.
+        emptied: the sum over these vectors of the share of its magnitude that was flushed.
+    """
+
+    format: str = ""
+    nonzero: int = 0
+    flushed: int = 0
+    subnormal: int = 0
+    overflowing: int = 0
+    magnitude: float = 0.0
+    lost: float = 0.0
+    clamped: float = 0.0
+    vectors: int = 0
+    emptied: float = 0.0
+
+    def add(self, x: Tensor, format: str, axis: int) -> None:
+        """Count an operand in; ``axis`` as :func:`halfstep.pytorch.emulation.operands.round_operand` has it."""
+        self.format = format
+        y, element = in_units(x, get(format), axis)
+        x = torch.where(torch.isfinite(x), x, 0).double().abs()
+        y = torch.where(torch.isfinite(y), y, 0).double().abs()
+        flushed = (x > 0) & (y <= float(element.flush_threshold))
+        end = float(element.overflow_threshold)
+        over = (y >= end) if element.overflows_at_threshold else (y > end)
+        gone = torch.where(flushed, x, 0)
+        self.nonzero += int((x > 0).sum())
+        self.flushed += int(flushed.sum())
+        self.subnormal += int(((y > 0) & (y < element.smallest_normal) & ~flushed).sum())
+        self.overflowing += int(over.sum())
+        self.magnitude += float(x.sum())
+        self.lost += float(gone.sum())
+        self.clamped += float(torch.where(over, x * (1 - element.largest / y), 0).sum())
+        self._vectors(x, gone, axis)
+
+    def _vectors(self, x: Tensor, gone: Tensor, axis: int) -> None:
+        whole, part = _over_vectors(x, axis), _over_vectors(gone, axis)
+        self.vectors += int((whole > 0).sum())
+        self.emptied += float((part / whole.where(whole > 0, 1)).sum())
+
+    def fields(self) -> dict[str, Any]:
+        """As a record has it."""
+        return asdict(self)
+
+
+def in_units(x: Tensor, fmt: Format | BlockFormat, axis: int) -> tuple[Tensor, Format]:
+    """x divided by the scales that the format gives it, in x's shape; and the format of what is left."""
+    if isinstance(fmt, BlockFormat):
+        elements, _ = in_blocks(x, fmt, axis)
+        rows = elements.flatten(-2)[..., : x.shape[axis]]
+        return rows.movedim(-1, axis), fmt.element
+    if not needs_scale(fmt):
+        return x, fmt
+    top = torch.where(torch.isfinite(x), x, 0).abs().amax().item()
+    return x.double() * math.ldexp(1.0, scale_exponent(top, fmt)), fmt
+
+
+def _over_vectors(x: Tensor, axis: int) -> Tensor:
+    """Sums over what one result is made from: a product's vectors (axis -1, -2), a convolution's samples or filters."""
+    if axis < 0:
+        return x.sum(axis)
+    return x.sum([d for d in range(x.dim()) if d != (0 if axis == 1 else 1)])

@@ -1,0 +1,279 @@
+"""The watch of ``halfstep diagnose``: what the numbers of a training are, and where they go wrong.
+
+All that is seen goes into the record at once as events ``watch``, with ``what`` it is:
+
+- ``origin``: an operation whose inputs were finite and whose result was not; ``arrived``: the first operation that
+  was given such numbers although none was seen to make them; ``input``: the model was called with them
+- ``epsilon``: a constant that is zero in the format it is added in; ``optimizer``: likewise an optimizer's ``eps``
+- ``sum``: a 16-bit sum that stops growing
+- ``numbers``: the exponents of one module's weights, activations, gradients, weight gradients or updates, and of
+  what its emulated products were given (``inputs``); ``rounded``: what the emulated format made of these operands
+- ``update``: how many 16-bit weights did not move although they had a gradient
+- ``state``: whether gradients and weights were finite at a step; ``eager``: a compiled model ran eagerly
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import _disable_current_modes
+
+from halfstep.formats import get_scalar
+from halfstep.pytorch.dtypes import SIXTEEN_BIT, format_name
+from halfstep.pytorch.loss_scaling.backward import inside_backward
+from halfstep.pytorch.loss_scaling.gradients import all_finite
+from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.watching.modules import Call, Modules, tensors_in
+from halfstep.pytorch.watching.numbers import Tally
+from halfstep.pytorch.watching.operations import Operations
+from halfstep.pytorch.watching.rounding import Rounded
+from halfstep.record import NullWriter, Writer
+
+#: the steps whose numbers are counted: the first two, then one in so many
+FIRST, EVERY = 2, 8
+
+
+def _unseen(method: Callable[..., None]) -> Callable[..., None]:
+    """What the watch itself computes is none of the program's operations."""
+
+    @functools.wraps(method)
+    def unseen(*args: Any) -> None:
+        with _disable_current_modes():
+            method(*args)
+
+    return unseen
+
+
+class NullWatch:
+    """Nobody asked for a diagnosis."""
+
+    def install(self, patches: Patches) -> None:
+        """Nothing."""
+
+    def remove(self) -> None:
+        """Nothing."""
+
+    def backward_pass(self, running: bool) -> None:
+        """A backward pass of the script's begins, or is over."""
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """An optimizer is about to step."""
+
+    def after_step(self, optimizer: Optimizer, finite: bool, primary: bool) -> None:
+        """It has stepped (or was kept from it); the primary one's steps are the steps that are counted."""
+
+
+class Watch(NullWatch):
+    """Looks at every operation; counts the numbers of the sampled steps.
+
+    Args:
+        writer: the record.
+        in_step: whether an optimizer's arithmetic is running.
+        scale: the loss scale in force, and whether a scaled backward pass is under way.
+    """
+
+    def __init__(
+        self, writer: Writer | NullWriter, in_step: Callable[[], bool], scale: Callable[[], float]
+    ) -> None:
+        self._writer, self._scale = writer, scale
+        self.step = 0
+        self._modules = Modules(self._entered, self._left)
+        self._operations = Operations(self._modules, self._write, in_step, scale, self._rounded)
+        self._tallies: dict[tuple[str, str], Tally] = {}
+        self._roundings: dict[tuple[str, str], Rounded] = {}
+        self._before: dict[int, Tensor] = {}
+        self._seen: set[int] = set()
+        self._poisoned = self._looking = False
+        self._register: Callable[..., Any] = Tensor.register_hook
+
+    @property
+    def sampled(self) -> bool:
+        """Whether this step's numbers are counted."""
+        return self.step < FIRST or self.step % EVERY == 0
+
+    def _write(self, what: str, **fields: Any) -> None:
+        self._writer.write("watch", what=what, step=self.step, **fields)
+
+    def install(self, patches: Patches) -> None:
+        """Look in at modules, operations and compilation; before hooks are wrapped: ours take scaled gradients."""
+        self._register = Tensor.register_hook
+        self._modules.install(patches)
+        patches.wrap(torch, "compile", self._compile)
+        self._operations.__enter__()  # type: ignore[no-untyped-call]
+        self._looking = True
+
+    def remove(self) -> None:
+        """Stop looking at operations; again does nothing."""
+        if self._looking:
+            self._looking = False
+            self._operations.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    def _compile(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def compile(*args: Any, **kwargs: Any) -> Any:
+            torch.compiler.set_stance("force_eager")
+            self._write("eager")
+            return original(*args, **kwargs)
+
+        return compile
+
+    @_unseen
+    def _entered(self, call: Call, args: tuple[Any, ...]) -> None:
+        """An outermost module is called: whether its inputs are finite."""
+        for position, tensor in enumerate(tensors_in(list(args))):
+            if tensor.requires_grad or not tensor.numel() or not self._operations.clean:
+                continue
+            bad = int((~torch.isfinite(tensor)).sum())
+            if bad:
+                fields = {"count": bad, "elements": tensor.numel(), "argument": position}
+                self._write("input", module=call.path, type=call.kind, **fields)
+
+    def _left(self, call: Call, output: Tensor) -> None:
+        """A module has handed back ``output``: count it, and its gradient when it comes."""
+        if not self.sampled or (not torch.is_grad_enabled() and not inside_backward()):
+            return
+        again = call.in_pass != -1
+        if not again and torch.is_grad_enabled():
+            self._count("activations", call.path, output, 1.0)
+        if output.requires_grad:
+            self._register(output, lambda gradient: self._gradient(call.path, gradient))
+
+    def _gradient(self, path: str, gradient: Tensor) -> None:
+        if gradient.layout is torch.strided and type(gradient) is Tensor:
+            self._count("gradients", path, gradient, self._scale())
+
+    @_unseen
+    def _rounded(self, path: str, operand: Tensor, format: str, axis: int, gradient: bool) -> None:
+        """An operand of an emulated product, in the steps that are sampled."""
+        if not self.sampled or not operand.numel():
+            return
+        weight = self._modules.weight_in(operand)
+        kind = "gradients" if gradient else "inputs" if weight is None else "weights"
+        path = path if weight is None else self._modules.path_of(weight)
+        if kind == "inputs":
+            self._tally(kind, path).add(operand, format_name(operand.dtype))
+        with torch._C._AutoDispatchBelowAutograd():
+            self._roundings.setdefault((kind, path), Rounded()).add(operand.detach(), format, axis)
+
+    @_unseen
+    def _count(self, kind: str, path: str, tensor: Tensor, scale: float) -> None:
+        self._tally(kind, path).add(tensor, format_name(tensor.dtype), scale)
+
+    def _tally(self, kind: str, path: str) -> Tally:
+        return self._tallies.setdefault((kind, path), Tally())
+
+    def backward_pass(self, running: bool) -> None:
+        self._operations.in_pass = running
+
+    @_unseen
+    @torch.no_grad()
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Keep the weights as they are, in the steps that are sampled: their memory once more, for a step."""
+        self._optimizer(optimizer)
+        if self.sampled:
+            self._before = {id(p): p.detach().clone() for p in _parameters(optimizer) if _plain(p)}
+
+    @_unseen
+    @torch.no_grad()
+    def after_step(self, optimizer: Optimizer, finite: bool, primary: bool) -> None:
+        parameters = [p for p in _parameters(optimizer) if _plain(p)]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        self._state(parameters, finite and all_finite(gradients))
+        if self.sampled:
+            for parameter in parameters:
+                self._parameter(parameter, finite)
+            self._updates(optimizer, finite)
+        self._before = {}
+        if primary:
+            self._flush()
+            self.step += 1
+            self._operations.stepped(self.sampled)
+
+    def _state(self, parameters: Sequence[Tensor], finite: bool) -> None:
+        """Say so where gradients are not finite, and once where weights have become so."""
+        if finite or self._poisoned:
+            return
+        weights = all(math.isfinite(x) for p in parameters for x in torch.aminmax(p.detach()) if p.numel())
+        self._poisoned = not weights
+        names = [name for p in parameters if (name := self._modules.name_of(p)) and p.grad is not None
+                 and not all_finite([p.grad])]  # fmt: skip
+        self._write("state", gradients=False, weights=weights, parameters=names[-8:], scale=self._scale())
+
+    def _parameter(self, parameter: Tensor, finite: bool) -> None:
+        path = self._modules.path_of(parameter)
+        self._tally("weights", path).add(parameter, format_name(parameter.dtype))
+        if parameter.grad is not None and parameter.grad.layout is torch.strided and finite:
+            self._tally("weight_gradients", path).add(parameter.grad, format_name(parameter.grad.dtype))
+
+    def _updates(self, optimizer: Optimizer, finite: bool) -> None:
+        rates = {
+            id(p): float(group.get("lr", 1.0)) for group in optimizer.param_groups for p in group["params"]
+        }
+        for parameter in _parameters(optimizer):
+            before = self._before.get(id(parameter))
+            if before is None or parameter.grad is None or not finite or rates[id(parameter)] == 0:
+                continue
+            path = self._modules.path_of(parameter)
+            update = parameter.detach() - before
+            self._tally("updates", path).add(update, format_name(update.dtype))
+            if parameter.dtype in SIXTEEN_BIT and parameter.grad.layout is torch.strided:
+                due = parameter.grad != 0
+                lost = int(((update == 0) & due).sum())
+                self._write(
+                    "update", module=path, parameter=self._modules.name_of(parameter), lost=lost,
+                    due=int(due.sum()), dtype=format_name(parameter.dtype), optimizer=type(optimizer).__name__,
+                    type=self._modules.kinds.get(path, ""), largest=_largest(before),
+                )  # fmt: skip
+
+    def _optimizer(self, optimizer: Optimizer) -> None:
+        """Once for each: whether ``eps`` is zero in the format of the weights, which is that of its state."""
+        if id(optimizer) in self._seen:
+            return
+        self._seen.add(id(optimizer))
+        for group in optimizer.param_groups:
+            eps = group.get("eps")
+            low = [p for p in group["params"] if p.dtype in SIXTEEN_BIT]
+            if not isinstance(eps, float) or not low or eps == 0:
+                continue
+            name = format_name(low[0].dtype)
+            if eps <= float(get_scalar(name).flush_threshold):
+                modules = sorted({self._modules.path_of(p) for p in low})
+                fields = {
+                    "value": eps,
+                    "dtype": name,
+                    "type": type(optimizer).__name__,
+                    "modules": modules[:8],
+                }
+                self._write("optimizer", parameters=len(low), **fields)
+
+    def _flush(self) -> None:
+        for (kind, path), tally in self._tallies.items():
+            if tally.elements:
+                self._write(
+                    "numbers",
+                    kind=kind,
+                    module=path,
+                    type=self._modules.kinds.get(path, ""),
+                    **tally.fields(),
+                )
+        for (kind, path), rounded in self._roundings.items():
+            self._write("rounded", kind=kind, module=path, **rounded.fields())
+        self._tallies, self._roundings = {}, {}
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _plain(parameter: Tensor) -> bool:
+    """A tensor of this process's own: not sharded over ranks, nor of another kind."""
+    return type(parameter) in (Tensor, torch.nn.Parameter) and parameter.is_floating_point()
+
+
+def _largest(tensor: Tensor) -> float:
+    return float(tensor.abs().max()) if tensor.numel() else 0.0
