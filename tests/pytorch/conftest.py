@@ -26,7 +26,7 @@ def begin() -> Iterator[Begin]:
 
     yield start
     for takeover in reversed(begun):
-        takeover.recorder.close()
+        takeover.close()
         takeover.remove()
 
 

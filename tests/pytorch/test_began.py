@@ -54,7 +54,7 @@ def trained(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    takeover.recorder.close()
+    takeover.close()
     return read(record)
 
 

@@ -89,7 +89,7 @@ def watched(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    takeover.recorder.close()
+    takeover.close()
     return read(path)
 
 
@@ -139,7 +139,7 @@ def test_operands_of_emulated_products_are_those_of_their_layers(
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     (model(torch.randn(4, 8)) * torch.randn(4, 5)).sum().backward()
     optimizer.step()
-    takeover.recorder.close()
+    takeover.close()
     events = [e for e in read(tmp_path / "r.jsonl").watched if e["what"] == "rounded"]
     counted = {(e["module"], e["kind"]): e["vectors"] for e in events}
     # Blocks are rounded along both axes of a gradient where both products are made; the first layer's x needs none.
@@ -162,7 +162,7 @@ def test_watching_changes_no_number(begin: Begin, tmp_path: Path) -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        takeover.recorder.close()
+        takeover.close()
         takeover.remove()
         losses.append(read(tmp_path / f"{watch}.jsonl").losses)
     assert losses[0] == losses[1]

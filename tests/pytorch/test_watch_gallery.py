@@ -84,7 +84,7 @@ def trial(program: str, precision: str, faulty: bool, record: Path) -> Record:
         with contextlib.suppress(EnoughSteps, GradientsOverflow):
             importlib.import_module(program).train(faulty)
     finally:
-        takeover.recorder.close()
+        takeover.close()
         takeover.remove()
     return read(record)
 
