@@ -54,6 +54,14 @@ def test_a_peak_below_the_parts_is_no_negative_workspace() -> None:
     assert row["workspace_absent"] == "the peak after the warm-up is below the parts of the sampled step"
 
 
+def test_without_activations_there_is_no_workspace() -> None:
+    record = ended(peak_memory_bytes=500, peak_memory_how="torch.cuda.max_memory_allocated, 1 device")
+    known = {part: size for part, size in PARTS.items() if part != "activations"}
+    row = parts_of_memory(known, [record], "")
+    assert row["memory"] == known
+    assert row["workspace_absent"].startswith("the activations are not known")
+
+
 def test_a_program_without_a_third_step_says_so() -> None:
     assert time_shares({}, 2)["time_shares_absent"] == "measured in the third step, which was not reached"
     assert time_shares({"time_shares_absent": "why"}, 9)["time_shares_absent"] == "why"

@@ -33,3 +33,12 @@ def begin() -> Iterator[Begin]:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays() -> Iterator[None]:
+    """What a look at a step leaves behind would be seen by all later tests."""
+    yield
+    assert not torch._C._autograd._profiler_enabled()
+    assert torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+    assert torch._C._len_torch_dispatch_stack() == 0

@@ -57,3 +57,24 @@ def test_casts_of_weights_are_counted_apart_from_activations() -> None:
     assert cast["activations"] == 2 * 32 * (16 + 64)
     # weights and biases: autocast casts both for a linear layer
     assert cast["casts"] == 2 * (16 * 64 + 64 + 64 * 10 + 10)
+
+
+def test_torch_func_runs_in_a_step_that_is_looked_at() -> None:
+    """PyTorch refuses it inside hooks on saved tensors, which are how the bytes kept for the backward pass are seen."""
+    model = nn.Linear(16, 8)
+    x, weights = torch.randn(32, 16), dict(model.named_parameters())
+
+    def loss(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.func.functional_call(model, parameters, (x,)).square().sum()
+
+    expected = torch.func.grad(loss)(weights)
+    sample = Sample()
+    sample.begin(list(model.parameters()))
+    seen = torch.func.grad(loss)(weights)
+    with pytest.raises(RuntimeError, match="saved tensor hooks"), torch.autograd.graph.save_on_cpu():
+        torch.func.grad(loss)(weights)  # hooks of the script's own are refused as ever
+    fields = sample.end(list(model.parameters()), [])
+    assert all(torch.equal(seen[name], gradient) for name, gradient in expected.items())
+    assert "activations" not in fields["memory"]
+    assert "torch.func" in fields["memory_absent"]["activations"]
+    assert sum(fields["matmul_flops"].values()) >= 2 * 2 * 32 * 16 * 8

@@ -183,3 +183,16 @@ def test_mutation_of_weights_by_hand_is_no_obstacle_to_names(begin: Begin, tmp_p
     assert {e["parameter"] for e in record.watched if e["what"] == "update"} == {
         "0.linear.weight", "0.linear.bias", "1.weight", "1.bias"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_numbers_of_8_bits_are_looked_at(begin: Begin, tmp_path: Path, dtype: torch.dtype) -> None:
+    """PyTorch has no sum of them; a cast to e5m2 overflows, one to e4m3fn saturates."""
+    model, large = nn.Linear(8, 8), torch.tensor([1e6] * 8)
+    record = watched(
+        begin, "bf16", model, tmp_path / "r.jsonl",
+        lambda: model(torch.ones(8)) + 0 * large.to(dtype).float().nan_to_num(0, 0, 0),
+    )  # fmt: skip
+    origins = [e for e in record.watched if e["what"] == "origin"]
+    overflowing = {("_to_copy", 0, 8)} if dtype is torch.float8_e5m2 else set()
+    assert {(e["operation"], e["nan"], e["infinite"]) for e in origins} == overflowing

@@ -50,6 +50,8 @@ def parts_of_memory(parts: dict[str, int] | None, ranks: Sequence[Record], absen
             "on a CPU the peak is the resident set's, which holds the program's data and code too: "
             "the rest of the peak is not workspace alone",
         )
+    if "activations" not in parts:
+        return _with_parts(parts, "the activations are not known, and so neither is what is left beside them")
     rest = peak - sum(parts.values())
     if rest < 0:  # the sampled step kept more than any later one
         return _with_parts(parts, "the peak after the warm-up is below the parts of the sampled step")

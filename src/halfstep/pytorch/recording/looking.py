@@ -76,4 +76,6 @@ class Looking:
         """The program is over: a profiler that still runs would end the process badly."""
         if self._profile is not None:
             self._profile.end()
-            self._profile = None
+        if self._sample is not None:
+            self._sample.end([], [])
+        self._profile = self._sample = None

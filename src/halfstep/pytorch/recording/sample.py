@@ -7,9 +7,10 @@ the operands that the kernel was really given.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -24,6 +25,9 @@ from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.recording.shapes import odd_sizes
 
 aten = torch.ops.aten
+
+#: why a record has no bytes of activations
+FUNCTIONAL = "the step uses torch.func, which runs no hooks on the tensors that it keeps"
 
 
 def _cpu_attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
@@ -138,13 +142,17 @@ class Sample:
         self._thread = 0
         self._fresh = True
         self._samples = 0
+        self._absent: dict[str, str] = {}
+        self._hooks: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
         self._patches = Patches()
 
     def begin(self, parameters: list[Tensor]) -> None:
         """Start to look, in this thread; ``parameters`` are the weights."""
         self._thread = threading.get_ident()
         self._activations.exclude(parameters)
-        torch._C._autograd._push_saved_tensors_default_hooks(self._activations.pack, lambda tensor: tensor)
+        self._hooks = (self._activations.pack, lambda tensor: tensor)
+        torch._C._autograd._push_saved_tensors_default_hooks(*self._hooks)
+        self._patches.wrap(torch.autograd.graph, "disable_saved_tensors_hooks", self._disabling)
         self._counter.__enter__()  # type: ignore[no-untyped-call]
         # Not a global module hook: torch.compile warns of those.
         self._patches.wrap(nn.Module, "__call__", self._call)
@@ -153,6 +161,29 @@ class Sample:
         """A backward pass is over."""
         self._activations.passed()
         self._fresh = True
+
+    def _disabling(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """``torch.func`` refuses to run inside hooks, also these: they are taken away for as long."""
+
+        @contextlib.contextmanager
+        def disable_saved_tensors_hooks(error_message: str) -> Iterator[None]:
+            ours = self._innermost()
+            if ours:
+                self._absent["activations"] = FUNCTIONAL
+                torch._C._autograd._pop_saved_tensors_default_hooks()
+            try:
+                with original(error_message):
+                    yield
+            finally:
+                if ours:
+                    torch._C._autograd._push_saved_tensors_default_hooks(*self._hooks)
+
+        return disable_saved_tensors_hooks
+
+    def _innermost(self) -> bool:
+        """Whether nobody has put other hooks inside of these, in this thread."""
+        top = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        return top is not None and top[0] == self._activations.pack
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -175,10 +206,12 @@ class Sample:
             return {"absent": "the training loop moved to another thread during the sampled step"}
         self._counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         torch._C._autograd._pop_saved_tensors_default_hooks()
+        memory = memory_of(parameters, optimizers, self._activations.peak, self._activations.casts)
         return {
             "matmul_flops": dict(self._counter.flops),
             "odd_flops": self._counter.odd,
-            "memory": memory_of(parameters, optimizers, self._activations.peak, self._activations.casts),
+            "memory": {part: size for part, size in memory.items() if part not in self._absent},
+            **({"memory_absent": self._absent} if self._absent else {}),
             "samples": self._samples or None,
         }
 

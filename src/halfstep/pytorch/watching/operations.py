@@ -205,7 +205,7 @@ class Operations(TorchDispatchMode):
         if _deliberate(args) or _deliberate(kwargs.values()) or known:
             return
         nan_in, inf_in = _kinds(given)
-        makes_nan = not nan_in and bool(torch.isnan(output).any())
+        makes_nan = not nan_in and bool(torch.isnan(_summable(output)).any())
         if nan_in or (inf_in and not makes_nan):
             self._passes_on(todo, backward, place)
             return
@@ -270,6 +270,7 @@ def _numbers(values: Any) -> Iterator[Tensor]:
 
 def _finite(tensor: Tensor) -> bool:
     """A finite sum has only finite terms, at half of what aminmax costs; a sum may overflow by itself."""
+    tensor = _summable(tensor)
     if math.isfinite(tensor.sum()):
         return True
     low, high = torch.aminmax(tensor)
@@ -278,7 +279,7 @@ def _finite(tensor: Tensor) -> bool:
 
 def _kinds(tensors: Sequence[Tensor]) -> tuple[bool, bool]:
     """Whether there is a NaN, and whether there is an infinity."""
-    bad = [tensor for tensor in tensors if not _finite(tensor)]
+    bad = [_summable(tensor) for tensor in tensors if not _finite(tensor)]
     return any(bool(t.isnan().any()) for t in bad), any(bool(t.isinf().any()) for t in bad)
 
 
@@ -297,11 +298,17 @@ def _address(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
+def _summable(tensor: Tensor) -> Tensor:
+    """PyTorch has casts for numbers of 8 bits, and hardly any arithmetic."""
+    return tensor.float() if tensor.dtype.itemsize == 1 else tensor
+
+
 def _result(output: Tensor) -> dict[str, Any]:
+    wide = _summable(output)
     return {
         "dtype": format_name(output.dtype),
-        "nan": int(output.isnan().sum()),
-        "infinite": int(output.isinf().sum()),
+        "nan": int(wide.isnan().sum()),
+        "infinite": int(wide.isinf().sum()),
         "elements": output.numel(),
     }
 
