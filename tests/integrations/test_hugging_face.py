@@ -29,6 +29,12 @@ def test_accelerated_sixteen_bits_stay_close_to_float64(ran: Runs, plain: Ran, r
     assert_close(losses, plain.losses("double"), recipe, products=2, passes=2)
 
 
+@pytest.mark.parametrize("recipe", ["bf16", "fp16"])
+def test_trainers_sixteen_bits_stay_close_to_float64(ran: Runs, plain: Ran, recipe: str) -> None:
+    losses = ran(PROGRAM, recipe, UNDER[recipe]).losses(of=" of Trainer")
+    assert_close(losses, plain.losses("double", " of Trainer"), recipe, products=2, passes=2)
+
+
 def test_what_ran_is_what_was_asked_for(under: tuple[str, Ran]) -> None:
     recipe, ran = under
     assert ran.record.sample["matmul_flops"].keys() == {recipe}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from halfstep.pytorch.takeover import Takeover
-from halfstep.pytorch.watching.numbers import LARGEST_COUNTED, Tally, exponents
+from halfstep.pytorch.watching.numbers import LARGEST_COUNTED, Tally, histogram
 from halfstep.record import Record, Writer, read
 
 from .conftest import Begin
@@ -24,7 +24,7 @@ def test_exponents_are_frexps(dtype: torch.dtype) -> None:
         dtype
     )
     x[:7] = torch.tensor([0.0, -0.0, float("inf"), float("-inf"), float("nan"), 1.0, -0.75])
-    found = np.array(exponents(x))
+    found = np.array(histogram(x).exponents)
     values = x.float().numpy()
     usual = values[np.isfinite(values) & (np.abs(values) >= 2.0**-126)]
     expected = np.bincount(np.frexp(np.abs(usual))[1] - 1 + 127, minlength=256)
@@ -39,7 +39,20 @@ def test_every_fp16_number_has_its_exponent() -> None:
     finite = np.abs(values[np.isfinite(values) & (values != 0)])
     expected = np.bincount(np.frexp(finite)[1] + 126, minlength=256)
     expected[0], expected[255] = 2, 2 * 1024
-    assert (np.array(exponents(every)) == expected).all()
+    assert (np.array(histogram(every).exponents) == expected).all()
+
+
+def test_edges_are_what_rounding_to_so_many_digits_gives() -> None:
+    """A mantissa in [1, 2), rounded half to even to 11 digits (fp16) or 8 (bf16), becomes 2 or not."""
+    fractions = torch.arange(0, 1 << 23, 1021, dtype=torch.int32)
+    tops = torch.arange((1 << 23) - (1 << 16), 1 << 23, 7, dtype=torch.int32)
+    x = (torch.cat([fractions, tops, torch.zeros(5, dtype=torch.int32)]) | (130 << 23)).view(torch.float32)
+    found = histogram(torch.cat([x, -x])).edges
+    mantissas = x.double().numpy() / 8
+    assert found["powers"] == {3: 2 * int((mantissas == 1).sum())}
+    for name, digits in (("fp16", 11), ("bf16", 8)):
+        rounded = np.rint(mantissas * 2.0 ** (digits - 1)) / 2.0 ** (digits - 1)
+        assert found[name] == {3: 2 * int((rounded == 2).sum())}
 
 
 def test_a_large_tensor_is_counted_in_part_and_says_so() -> None:

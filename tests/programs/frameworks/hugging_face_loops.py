@@ -126,18 +126,19 @@ def trained(own, double, folder, steps=8, resume=None):
 
 
 class Net(nn.Module):
-    """A model of one's own with BatchNorm, as Trainer takes it; batch 6 overflows on purpose."""
+    """A model of one's own with BatchNorm, as Trainer takes it; one batch may overflow on purpose."""
 
-    def __init__(self):
+    def __init__(self, poisoned=None):
         super().__init__()
+        self.poisoned, self.losses = poisoned, []
         self.net = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 1))
-        self.seen = 0
 
     def forward(self, input_ids, labels=None):
-        out = self.net(input_ids.float() / 32)
-        loss = F.mse_loss(out, labels[:, :1].float() / 32)
-        self.seen += 1
-        return {"loss": loss * float("inf") if self.seen == 6 else loss, "logits": out}
+        dtype = self.net[0].weight.dtype
+        out = self.net(input_ids.to(dtype) / 32)
+        loss = F.mse_loss(out, labels[:, :1].to(dtype) / 32)
+        self.losses.append(loss.item())
+        return {"loss": loss * float("inf") if len(self.losses) == self.poisoned else loss, "logits": out}
 
 
 class Watch(TrainerCallback):
@@ -152,7 +153,7 @@ class Watch(TrainerCallback):
             print("a bad step of Trainer changed", [k for k in after if not torch.equal(after[k], self.before[k])])
 
 
-def trained_badly(own, folder):
+def regressed(own, double, folder, poisoned=None):
     start_again()
     torch.manual_seed(0)
     arguments = TrainingArguments(
@@ -160,9 +161,13 @@ def trained_badly(own, folder):
         use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True, fp16=own == "fp16", bf16=own == "bf16",
         max_grad_norm=1.0, logging_nan_inf_filter=False,
     )
-    trainer = Trainer(model=Net(), args=arguments, train_dataset=Counting(64), callbacks=[Watch()])
+    net = Net(poisoned).double() if double else Net(poisoned)
+    callbacks = [] if poisoned is None else [Watch()]
+    trainer = Trainer(model=net, args=arguments, train_dataset=Counting(64), callbacks=callbacks)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
+    if poisoned is None:
+        print("losses of Trainer", [f"{loss:.9g}" for loss in net.losses])
 
 
 def main(folder, precisions):
@@ -174,7 +179,8 @@ def main(folder, precisions):
         resumed = trained(own, double, f"{folder}/whole", resume=f"{folder}/whole/checkpoint-4")
         print("trained:", whole, "resumed the same:", whole == resumed)
         accelerated(own, double, f"{folder}/accelerate", poisoned=True)
-        trained_badly(own, f"{folder}/bad")
+        regressed(own, double, f"{folder}/regressed")
+        regressed(own, False, f"{folder}/bad", poisoned=6)
 
 
 os.makedirs(sys.argv[1], exist_ok=True)

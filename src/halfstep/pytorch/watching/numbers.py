@@ -13,50 +13,58 @@ import torch
 from torch import Tensor
 
 #: of a larger tensor every k-th block is counted
-LARGEST_COUNTED = 1 << 16
+LARGEST_COUNTED = 1 << 15
 _BLOCK = 4096
 _CHUNK = 1 << 18
 _BIAS = 127
 _NOT_FINITE = 255
 
 
-def exponents(tensor: Tensor) -> list[int]:
-    """256 counts by the exponent field of binary32: 0 holds zeros (and what binary32 has as subnormal), 255
-    infinities and NaN, e + 127 the numbers in [2^e, 2^(e+1)). One pass over memory; on a GPU it synchronises.
-    """
-    flat = tensor.detach().reshape(-1)
-    counts = torch.zeros(256, dtype=torch.int64, device=flat.device)
-    for chunk in flat.split(_CHUNK):
-        counts += torch.bincount(_fields(chunk), minlength=256)
-    found: list[int] = counts.tolist()
-    return found
-
-
-def _fields(chunk: Tensor) -> Tensor:
-    """The exponent fields, uint8; bf16 is the upper half of binary32, whose upper halves are read, too."""
-    if chunk.dtype is torch.bfloat16:
-        upper = chunk.contiguous().view(torch.int16)
-    else:
-        upper = chunk.to(torch.float32).contiguous().view(torch.int16)[1::2]
-    return ((upper >> 7) & 255).to(torch.uint8)
-
-
-#: formats -> what a fraction of binary32 is at least in a number that rounds up out of its binade: with the largest
-#: exponent of the format it overflows (fp16: from 65520 on)
+#: what a fraction of binary32 is at least in a number that rounds up out of its binade: with the largest exponent of
+#: the format it overflows (fp16: from 65520 on). Whatever does so in fp16 does so in bf16.
 _TOPS = {name: ((1 << digits) - 1) << (23 - digits) for name, digits in (("fp16", 11), ("bf16", 8))}
 
 
-def edges(tensor: Tensor) -> dict[str, dict[int, int]]:
-    """Where rounding decides within a binade: by exponent, how many numbers are powers of two (``powers``), half of the
-    smallest subnormal among them, and how many round up out of their binade in a format (by its name)."""
-    bits = tensor.detach().reshape(-1).to(torch.float32).contiguous().view(torch.int32)
-    fields, fractions = (bits >> 23) & 255, bits & 0x7FFFFF
-    masks = {"powers": fractions == 0} | {name: fractions >= least for name, least in _TOPS.items()}
-    found = {}
-    for name, mask in masks.items():
-        counts = torch.bincount(fields[mask], minlength=256).tolist()
-        found[name] = {n - _BIAS: c for n, c in enumerate(counts) if c and 0 < n < _NOT_FINITE}
-    return found
+@dataclass(frozen=True)
+class Histogram:
+    """Counts by binary exponent.
+
+    Attributes:
+        exponents: 256 counts by the exponent field of binary32: 0 holds zeros (and what binary32 has as subnormal),
+            255 infinities and NaN, e + 127 the numbers in [2^e, 2^(e+1)).
+        edges: where rounding decides within a binade: by exponent, how many numbers are powers of two (``powers``),
+            half of the smallest subnormal among them, and how many round up out of their binade in a format (by name).
+    """
+
+    exponents: list[int]
+    edges: dict[str, dict[int, int]]
+
+
+def histogram(tensor: Tensor) -> Histogram:
+    """The tensor's numbers by exponent. A few passes over memory; on a GPU it synchronises."""
+    flat = tensor.detach().reshape(-1)
+    counts = torch.zeros(1024, dtype=torch.int64, device=flat.device)
+    for chunk in flat.split(_CHUNK):
+        counts += torch.bincount(_bins(chunk), minlength=1024)
+    rows: list[list[int]] = counts.view(256, 4).tolist()
+    normal = [(n - _BIAS, row) for n, row in enumerate(rows) if 0 < n < _NOT_FINITE]
+    edges = {
+        "powers": {e: row[1] for e, row in normal if row[1]},
+        "fp16": {e: row[3] for e, row in normal if row[3]},
+        "bf16": {e: row[2] + row[3] for e, row in normal if row[2] + row[3]},
+    }
+    return Histogram([sum(row) for row in rows], edges)
+
+
+def _bins(chunk: Tensor) -> Tensor:
+    """Four times the exponent field, and 1 for powers of two, 2 for what rounds up in bf16, 3 in fp16, too."""
+    bits = chunk.to(torch.float32).contiguous().view(torch.int32)
+    fractions = bits & 0x7FFFFF
+    bins = (bits >> 21) & 0x3FC
+    bins += fractions == 0
+    bins += (fractions >= _TOPS["bf16"]) * 2
+    bins += fractions >= _TOPS["fp16"]
+    return bins
 
 
 def largest(tensor: Tensor) -> float:
@@ -81,7 +89,8 @@ class Tally:
 
     Attributes:
         counts: how many by exponent; the key -127 stands for zeros, 128 for what is not finite.
-        edges: as :func:`edges`; with ``counts`` they tell exactly what 16-bit formats flush, and what overflows.
+        edges: as :class:`Histogram` has them; with ``counts`` they tell exactly what 16-bit formats flush, and what
+            overflows.
         largest: the largest finite magnitude.
         elements: how many there were; ``counted`` of them were looked at.
         dtype: the format that they are stored in.
@@ -107,11 +116,12 @@ class Tally:
     def _add(self, tensor: Tensor, scale: float) -> None:
         part = thinned(tensor)
         shift = 0 if scale == 1.0 else int(torch.frexp(torch.tensor(scale, dtype=torch.float64))[1]) - 1
-        for index, count in enumerate(exponents(part)):
+        seen = histogram(part)
+        for index, count in enumerate(seen.exponents):
             if count:
                 key = index - _BIAS - (shift if 0 < index < _NOT_FINITE else 0)
                 self.counts[key] = self.counts.get(key, 0) + count
-        for name, found in edges(part).items():
+        for name, found in seen.edges.items():
             kept = self.edges.setdefault(name, {})
             for exponent, count in found.items():
                 kept[exponent - shift] = kept.get(exponent - shift, 0) + count
