@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from halfstep.pytorch.takeover import Takeover
 
 
+_FAKE, _PROXY, _FUNCTIONAL = (
+    getattr(torch._C._TorchDispatchModeKey, key) for key in ("FAKE", "PROXY", "FUNCTIONAL")
+)
+
+
 def inside_backward() -> bool:
     """Whether this thread is executing a backward pass."""
     return bool(torch._C._current_graph_task_id() != -1)
@@ -36,10 +41,8 @@ def inside_backward() -> bool:
 
 def tracing() -> bool:
     """Whether a compiler is tracing: its joint graph must not have a scale baked into it."""
-    keys = torch._C._TorchDispatchModeKey
-    return any(
-        torch._C._get_dispatch_mode(key) is not None for key in (keys.FAKE, keys.PROXY, keys.FUNCTIONAL)
-    )
+    mode = torch._C._get_dispatch_mode
+    return mode(_FAKE) is not None or mode(_PROXY) is not None or mode(_FUNCTIONAL) is not None
 
 
 def install(takeover: Takeover, patches: Patches) -> None:

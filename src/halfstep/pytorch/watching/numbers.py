@@ -24,19 +24,22 @@ _NOT_FINITE = 255
 #: the format it overflows (fp16: from 65520 on). Whatever does so in fp16 does so in bf16.
 _TOPS = {name: ((1 << digits) - 1) << (23 - digits) for name, digits in (("fp16", 11), ("bf16", 8))}
 
+#: what a number of each kind of :func:`_bins` counts as
+_EDGES = ((), ("powers",), ("bf16",), ("bf16", "fp16"))
+
 
 @dataclass(frozen=True)
 class Histogram:
     """Counts by binary exponent.
 
     Attributes:
-        exponents: 256 counts by the exponent field of binary32: 0 holds zeros (and what binary32 has as subnormal),
-            255 infinities and NaN, e + 127 the numbers in [2^e, 2^(e+1)).
+        exponents: counts by the exponent field of binary32, where there are any: 0 stands for zeros (and what binary32
+            has as subnormal), 255 for infinities and NaN, e + 127 for the numbers in [2^e, 2^(e+1)).
         edges: where rounding decides within a binade: by exponent, how many numbers are powers of two (``powers``),
             half of the smallest subnormal among them, and how many round up out of their binade in a format (by name).
     """
 
-    exponents: list[int]
+    exponents: dict[int, int]
     edges: dict[str, dict[int, int]]
 
 
@@ -46,14 +49,15 @@ def histogram(tensor: Tensor) -> Histogram:
     counts = torch.zeros(1024, dtype=torch.int64, device=flat.device)
     for chunk in flat.split(_CHUNK):
         counts += torch.bincount(_bins(chunk), minlength=1024)
-    rows: list[list[int]] = counts.view(256, 4).tolist()
-    normal = [(n - _BIAS, row) for n, row in enumerate(rows) if 0 < n < _NOT_FINITE]
-    edges = {
-        "powers": {e: row[1] for e, row in normal if row[1]},
-        "fp16": {e: row[3] for e, row in normal if row[3]},
-        "bf16": {e: row[2] + row[3] for e, row in normal if row[2] + row[3]},
-    }
-    return Histogram([sum(row) for row in rows], edges)
+    some = counts.nonzero().reshape(-1)
+    exponents: dict[int, int] = {}
+    edges: dict[str, dict[int, int]] = {"powers": {}, "fp16": {}, "bf16": {}}
+    for place, count in zip(some.tolist(), counts[some].tolist(), strict=True):
+        field, kind = divmod(place, 4)
+        exponents[field] = exponents.get(field, 0) + count
+        for name in _EDGES[kind] if 0 < field < _NOT_FINITE else ():
+            edges[name][field - _BIAS] = edges[name].get(field - _BIAS, 0) + count
+    return Histogram(exponents, edges)
 
 
 def _bins(chunk: Tensor) -> Tensor:
@@ -117,10 +121,9 @@ class Tally:
         part = thinned(tensor)
         shift = 0 if scale == 1.0 else int(torch.frexp(torch.tensor(scale, dtype=torch.float64))[1]) - 1
         seen = histogram(part)
-        for index, count in enumerate(seen.exponents):
-            if count:
-                key = index - _BIAS - (shift if 0 < index < _NOT_FINITE else 0)
-                self.counts[key] = self.counts.get(key, 0) + count
+        for index, count in seen.exponents.items():
+            key = index - _BIAS - (shift if 0 < index < _NOT_FINITE else 0)
+            self.counts[key] = self.counts.get(key, 0) + count
         for name, found in seen.edges.items():
             kept = self.edges.setdefault(name, {})
             for exponent, count in found.items():

@@ -119,9 +119,7 @@ class Operations(TorchDispatchMode):
         if todo.name == "halfstep.round":
             self._operand(*args)
             return func(*args, **kwargs)
-        backward = (inside_backward() and self._modules.running is None) or (
-            self.in_pass and not inside_backward()
-        )
+        backward = self._modules.running is None if inside_backward() else self.in_pass
         place = None if backward else self._remember(todo)
         result = func(*args, **kwargs)
         if todo.looks:
@@ -271,7 +269,7 @@ def _numbers(values: Any) -> Iterator[Tensor]:
 def _finite(tensor: Tensor) -> bool:
     """A finite sum has only finite terms, at half of what aminmax costs; a sum may overflow by itself."""
     tensor = _summable(tensor)
-    if math.isfinite(tensor.sum()):
+    if math.isfinite(tensor.sum().item()):
         return True
     low, high = torch.aminmax(tensor)
     return math.isfinite(low) and math.isfinite(high)

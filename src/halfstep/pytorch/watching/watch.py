@@ -36,7 +36,7 @@ from halfstep.pytorch.watching.rounding import Rounded
 from halfstep.record import NullWriter, Writer
 
 #: the steps whose numbers are counted: the first two, then one in so many
-FIRST, EVERY = 2, 8
+FIRST, EVERY = 2, 16
 
 
 def _unseen(method: Callable[..., None]) -> Callable[..., None]:
