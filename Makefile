@@ -12,7 +12,7 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## train a small GPT in every precision of this machine, and compare
-	$(BIN)/halfstep compare --steps 60 --repeats 2 --out halfstep-out/demo examples/char_gpt.py
+	$(BIN)/halfstep compare --steps 60 --repeats 3 --out halfstep-out/demo examples/char_gpt.py
 
 test: lint types ## what CI runs: lint, types and every test
 	$(BIN)/pytest -n 2 --dist worksteal

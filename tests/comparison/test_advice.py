@@ -11,6 +11,18 @@ from halfstep.comparison.advice import RULES, recommend
 FALL = 1.0
 
 
+def noisy(value: float, low: float | None, high: float | None, runs: int = 6) -> dict[str, Any]:
+    """A ratio that noise may have made, of so many runs a side: twice each of the 3 seeds."""
+    return {
+        "value": value,
+        "low": low,
+        "high": high,
+        "significant": False,
+        "words": "not significant",
+        "runs": [runs, runs],
+    }
+
+
 def ratio(value: float, more: str, less: str) -> dict[str, Any]:
     """A ratio to fp32 as the comparison writes it: significant if it is not 1."""
     words = (
@@ -47,6 +59,7 @@ def verdict(
         "speed_ratio": None if speed is None else ratio(speed, "faster", "slower"),
         "memory_ratio": None,
         "energy_ratio": None,
+        "energy_absent": NO_COUNTER,
         "loss": None if speed is None else loss(0.001),
         "quality": {
             "kind": quality if speed is not None else "baseline",
@@ -62,6 +75,7 @@ def loss(value: float, detectable: float | None = None) -> dict[str, Any]:
     return {"difference": {"value": value, "fall": FALL, "detectable": detectable}, "words": f"{value:+.3f}"}
 
 
+NO_COUNTER = "no counter here"
 ONE_SEED = {"quality": "one_seed"}
 NO_UNITS = "bf16, products in fp32 units"
 FP32 = verdict("fp32")
@@ -139,7 +153,54 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
         "no_gain", "speed", [FP32, verdict("bf16", 1.0, memory_ratio=SMALLER)], "fp32",
         "If memory is short, bf16 needs 0.60× of it.",
     ),
-    ("no_gain", "energy", [FP32, verdict("bf16", 1.9)], "fp32", "no other precision was thriftier here."),
+    (
+        "no_gain", "speed", [FP32, verdict("bf16", 1.0, memory_ratio=SMALL | {"value": 0.99})], "fp32",
+        "no other precision was faster here.",
+    ),
+    (
+        "no_gain", "energy", [FP32, verdict("bf16", 1.9, energy_ratio=ratio(1.3, "energy", "less"))], "fp32",
+        "no other precision was thriftier here.",
+    ),
+    ("not_measured", "energy", [FP32, verdict("bf16", 1.9)], "fp32", "no energy was measured here, so that no gain"),
+    (
+        "gain_cannot_be_told", "speed", [FP32, verdict("bf16", 1.43, speed_ratio=noisy(1.43, 0.93, 2.19))], "fp32",
+        "Stay with fp32 for now: whether bf16 is faster the data cannot tell (1.43×, from 0.93 to 2.19×); "
+        "run with --repeats 3.",
+    ),
+    (
+        "gain_cannot_be_told", "speed", [FP32, verdict("bf16", 0.98, speed_ratio=noisy(0.98, 0.9, 1.06, runs=1))], "fp32",
+        "run with --repeats 3.",
+    ),
+    (
+        "gain_cannot_be_told", "speed",
+        [FP32, verdict("bf16", 1.02, speed_ratio=noisy(1.02, 0.5, 2.08, runs=3)), verdict("fp16", 0.5, ran_as=NO_UNITS)],
+        "fp32", "30 runs would not be enough: make them longer, or the machine quieter.",
+    ),
+    (
+        "gain_cannot_be_told", "speed", [FP32, verdict("bf16", 1.9, speed_ratio=noisy(1.9, None, None))], "fp32",
+        "whether bf16 is faster the data cannot tell (1.90×); let it make more steps.",
+    ),
+    (
+        "gain_cannot_be_told", "memory", [FP32, verdict("bf16", 1.9, memory_ratio=noisy(0.95, None, None, 1))], "fp32",
+        "whether bf16 is smaller the data cannot tell (0.95×); run with --repeats 3.",
+    ),
+    (
+        "gain_cannot_be_told", "energy",
+        [FP32, verdict("bf16", 1.9, energy_ratio=noisy(0.9, 0.79, 1.02)), verdict("fp16", 1.9, "worse", energy_ratio=SMALL)],
+        "fp32", "whether bf16 is thriftier the data cannot tell (0.90×, from 0.79 to 1.02×); run with --repeats 3.",
+    ),
+    (
+        "gains_but_worse", "speed",
+        [FP32, verdict("bf16", 1.9, "worse"), verdict("fp16", 1.2, "worse", speed_ratio=noisy(1.2, 0.9, 1.6))], "fp32",
+        "bf16 is 1.90× faster, but worse.",
+    ),
+    (
+        "no_units", "speed", [FP32, verdict("bf16", 1.0, ran_as=NO_UNITS, speed_ratio=noisy(1.0, 0.9, 1.1))], "fp32",
+        "this device has no units for bf16.",
+    ),
+    ("no_gain", "speed", [FP32, verdict("bf16", 1.0, speed_ratio=noisy(1.0, 0.96, 1.04))], "fp32", "was faster here."),
+    ("best", "speed", [FP32, verdict("bf16", 1.9, speed_ratio=noisy(1.9, 0.9, 4.0)), verdict("tf32", 1.4)], "tf32",
+     "Use tf32: 1.40× faster"),
 ]  # fmt: skip
 
 

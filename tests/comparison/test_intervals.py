@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from halfstep.comparison.intervals import ratio_of_medians
+from halfstep.comparison.intervals import Interval, ratio_of_medians, runs_to_tell
 
 
 def runs(random: np.random.Generator, center: float, count: int = 3, steps: int = 60) -> list[list[float]]:
@@ -55,3 +56,30 @@ def test_two_runs_that_happen_to_agree_are_not_certain() -> None:
     assert ratio.value == 1
     assert ratio.high is not None
     assert ratio.high > 1.03
+
+
+@pytest.mark.parametrize(
+    ("value", "s", "runs"), [(1.43, 0.2, 2), (1.11, 0.23, 5), (0.98, 0.07, 5), (1.0, 0.05, 2)]
+)
+def test_enough_runs_tell_and_one_fewer_does_not(value: float, s: float, runs: int) -> None:
+    """Against SciPy's t: the runs asked for leave out 1, or a gain of ``worth``; one fewer leaves out neither."""
+    worth = 1.05
+
+    def interval(n: int) -> Interval:
+        half = stats.t.ppf(0.975, 2 * n - 2) * s / np.sqrt(n)
+        return Interval(value, value * np.exp(-half), value * np.exp(half))
+
+    def tells(n: int) -> bool:
+        found = interval(n)
+        assert found.high is not None
+        return found.excludes_one or found.high < worth
+
+    enough = runs_to_tell(interval(runs), runs, worth)
+    assert enough is not None
+    assert enough > runs
+    assert tells(enough)
+    assert enough == runs + 1 or not tells(enough - 1)
+
+
+def test_what_no_number_of_runs_would_tell_is_not_asked_for() -> None:
+    assert runs_to_tell(Interval(1.025, 0.4, 2.6), 3, 1.05) is None

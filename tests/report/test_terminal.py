@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from halfstep.report import units
+from halfstep.report import page, units
 from halfstep.report.terminal import table
 
 from .sample import DROPPED, comparison, damaged, hostile, metered, paths
@@ -156,6 +156,16 @@ def test_one_trial_has_no_interval_and_says_so() -> None:
     final = compared["verdicts"][0]["loss"]["final"]
     final["low"] = final["high"] = None
     assert "no interval: one trial" in shown(compared, 120)
+
+
+def test_repeats_of_one_seed_have_no_range_of_final_values_and_say_so() -> None:
+    compared = comparison(repeats=2)
+    for verdict in compared["verdicts"]:
+        if verdict["loss"]:
+            verdict["loss"]["final"] |= {"low": None, "high": None}
+    for text in (shown(compared, 120), page.render(compared)):
+        assert "no interval: one seed" in text
+        assert "no interval: one trial" not in text
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])

@@ -10,16 +10,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from halfstep.comparison.adopt import Script, adopt
-from halfstep.comparison.evidence import RATIOS, Evidence, Prefer, Row, Verdict, not_learning
+from halfstep.comparison.evidence import (
+    AS_GOOD,
+    RATIOS,
+    Evidence,
+    Prefer,
+    Row,
+    Verdict,
+    enough_repeats,
+    not_learning,
+)
 from halfstep.comparison.evidence import gain as gain_of
-from halfstep.comparison.reasons import explained, failure, quality, ratios, reason, units
-
-#: a precision this much short of the best is still preferred where it is the safer one
-AS_GOOD = 0.95
+from halfstep.comparison.intervals import MOST_RUNS
+from halfstep.comparison.reasons import explained, failure, quality, ratios, reason, units, unmeasured
 
 Answer = dict[str, Any]
 
 _COST = {"speed": "faster", "memory": "smaller", "energy": "thriftier", "accuracy": "better"}
+_UNMEASURED = {
+    "speed": "no step was timed here",
+    "memory": "no peak of memory was measured here",
+    "energy": "no energy was measured here",
+}
 
 
 @dataclass(frozen=True)
@@ -156,6 +168,35 @@ def _undecided(evidence: Evidence) -> Answer | None:
     return {"precision": None, "text": text, "reasons": reasons, "decided": False}
 
 
+def _gain_cannot_be_told(evidence: Evidence) -> Answer | None:
+    # Where the device has no units for it, why it is no faster is known.
+    open_ = [row for row in evidence.open if evidence.prefer != "speed" or not units(row)]
+    if not open_:
+        return None
+    _, base = _base(evidence)
+    _, first = open_[0]
+    ratio = first[RATIOS[evidence.prefer]]
+    seen = f"{ratio['value']:.2f}×"
+    if ratio["low"] is not None:
+        seen += f", from {ratio['low']:.2f} to {ratio['high']:.2f}×"
+    text = (
+        f"Stay with {base['precision']} for now: whether {first['precision']} is {_COST[evidence.prefer]} "
+        f"the data cannot tell ({seen}); {_more_runs(first, evidence.prefer)}." + _smaller(evidence)
+    )
+    reasons = [r for row in open_ for r in (*ratios(row, evidence.prefer), quality(row))]
+    return {"precision": base["precision"], "text": text, "reasons": reasons, "decided": False}
+
+
+def _more_runs(verdict: Verdict, prefer: Prefer) -> str:
+    """What to do to have its gain told from noise."""
+    if prefer == "speed" and verdict["speed_ratio"]["low"] is None:
+        return "let it make more steps"
+    enough = enough_repeats(verdict, prefer)
+    if enough is None:
+        return f"{MOST_RUNS} runs would not be enough: make them longer, or the machine quieter"
+    return f"run with --repeats {enough}"
+
+
 def _gains_but_worse(evidence: Evidence) -> Answer | None:
     bad = evidence.judged("bad")
     if not bad:
@@ -187,6 +228,15 @@ def _no_units(evidence: Evidence) -> Answer | None:
     text = f"Stay with {base['precision']}: this device has no units for {names}." + _smaller(evidence)
     reasons = [r for row in lacking for r in (*units(row), *ratios(row), *explained(row, evidence.prefer))]
     return {"precision": base["precision"], "text": text, "reasons": reasons}
+
+
+def _not_measured(evidence: Evidence) -> Answer | None:
+    if any(v[RATIOS[evidence.prefer]] is not None for _, v in evidence.real):
+        return None
+    _, base = _base(evidence)
+    text = f"Stay with {base['precision']}: {_UNMEASURED[evidence.prefer]}, so that no gain is known."
+    reasons = [unmeasured(row, evidence.prefer) for row in (evidence.baseline, *evidence.real) if row]
+    return {"precision": base["precision"], "text": text, "reasons": reasons[:1], "decided": False}
 
 
 def _no_gain(evidence: Evidence) -> Answer | None:
@@ -244,13 +294,13 @@ def _smaller(evidence: Evidence) -> str:
     if evidence.prefer != "speed":
         return ""
     smaller = Evidence("memory", evidence.baseline, evidence.ran, evidence.failed).judged("good", "close")
-    if not smaller:
+    if not smaller or gain_of(smaller[0][1], "memory") < 1 / AS_GOOD:
         return ""
     verdict = smaller[0][1]
     return f" If memory is short, {verdict['precision']} needs {verdict['memory_ratio']['value']:.2f}× of it."
 
 
-#: the first rule that has an answer decides; the test of each is in tests/test_advice.py
+#: the first rule that has an answer decides; the test of each is in tests/comparison/test_advice.py
 RULES: tuple[Rule, ...] = (
     Rule("nothing_ran", "Without a run there is nothing to say.", _nothing_ran),
     Rule("unstable", "An unstable model belongs in fp32 until it is stable.", _unstable),
@@ -269,7 +319,13 @@ RULES: tuple[Rule, ...] = (
     Rule("fp16_where_bf16_is_not_native", "fp16 where bf16 has no units.", _fp16_where_bf16_is_not_native),
     Rule("best", "Use the best that is not worse.", _best),
     Rule("undecided", "Where the data do not carry a verdict, say so and ask for more seeds.", _undecided),
+    Rule(
+        "gain_cannot_be_told",
+        "A gain that noise may have made, or have hidden, asks for more runs.",
+        _gain_cannot_be_told,
+    ),
     Rule("gains_but_worse", "A gain is worth nothing if the training is worse.", _gains_but_worse),
     Rule("no_units", "Without units for it, mixed precision cannot be faster.", _no_units),
+    Rule("not_measured", "What was not measured cannot be advised on.", _not_measured),
     Rule("no_gain", "Without a gain, stay with what is exact.", _no_gain),
 )

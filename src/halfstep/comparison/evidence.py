@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from halfstep.comparison.intervals import Interval, runs_to_tell
 
 Prefer = Literal["speed", "memory", "energy", "accuracy"]
 PREFER: tuple[Prefer, ...] = ("speed", "memory", "energy", "accuracy")
@@ -18,6 +21,12 @@ CLOSE = 0.05
 
 #: a ratio without an interval counts as a gain from here on
 PLAIN_GAIN = 1 / 0.9
+
+#: a precision this much short of the best is still preferred where it is the safer one; a lesser gain is not worth it
+AS_GOOD = 0.95
+
+#: the fewest runs whose spread says something of the next
+FEW_RUNS = 3
 
 #: in how many steps a loss should have begun to fall
 LEARNING_STEPS = 50
@@ -76,6 +85,12 @@ class Evidence:
         return self.judged("good") or self.judged("close")
 
     @property
+    def open(self) -> list[Row]:
+        """Those that may gain, for all the data say, and are not worse; the largest first."""
+        found = [r for r in self.real if may_gain(r[1], self.prefer) and standing(r[1]) != "bad"]
+        return sorted(found, key=lambda row: -gain(row[1], self.prefer))
+
+    @property
     def decided(self) -> bool:
         """Whether the data carry a verdict on those to choose among."""
         return bool(self.judged("good"))
@@ -99,6 +114,33 @@ def is_gain(verdict: Verdict, prefer: Prefer) -> bool:
     if prefer == "memory" and ratio.get("low") is None:
         return gain(verdict, prefer) >= PLAIN_GAIN
     return bool(ratio.get("significant")) and gain(verdict, prefer) > 1
+
+
+def may_gain(verdict: Verdict, prefer: Prefer) -> bool:
+    """Whether the data leave open that it gains: the interval holds no gain and one worth having, or there is none."""
+    ratio = verdict.get(RATIOS.get(prefer, "speed_ratio")) or {}
+    if ratio.get("value") is None or is_gain(verdict, prefer):
+        return False
+    if ratio.get("low") is None:
+        return gain(verdict, prefer) > 1
+    return not ratio["significant"] and _gains(ratio, prefer)[2] >= 1 / AS_GOOD
+
+
+def _gains(ratio: dict[str, Any], prefer: Prefer) -> tuple[float, float, float]:
+    """A ratio with its interval as gains: of memory and energy less is more."""
+    value, low, high = ratio["value"], ratio["low"], ratio["high"]
+    return (value, low, high) if prefer in ("speed", "accuracy") else (1 / value, 1 / high, 1 / low)
+
+
+def enough_repeats(verdict: Verdict, prefer: Prefer) -> int | None:
+    """How many ``--repeats`` would tell whether it gains, all else as it was; None where they are too many."""
+    ratio = verdict[RATIOS.get(prefer, "speed_ratio")]
+    seeds: int = max((verdict.get("quality") or {}).get("seeds") or 1, 1)
+    runs: int = min(ratio.get("runs") or [verdict["trials"]])
+    if runs < 2 or ratio["low"] is None:
+        return max(FEW_RUNS, runs // seeds + 1)
+    enough = runs_to_tell(Interval(*_gains(ratio, prefer)), runs, 1 / AS_GOOD)
+    return None if enough is None else max(math.ceil(enough / seeds), runs // seeds + 1)
 
 
 def standing(verdict: Verdict) -> Literal["good", "close", "bad", "unknown"]:

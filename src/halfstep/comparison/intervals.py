@@ -14,6 +14,9 @@ from dataclasses import dataclass
 DRAWS = 1000
 LEVEL = 0.95
 
+#: more runs than this are not asked for
+MOST_RUNS = 30
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -83,6 +86,36 @@ def ratio_of_means(numerator: Sequence[float], denominator: Sequence[float]) -> 
     parts = [error**2 / (len(side) - 1) for error, side in zip(errors, sides, strict=True)]
     half = _t_quantile(sum(errors) ** 2 / sum(parts)) * math.sqrt(sum(errors))
     return Interval(value, value * math.exp(-half), value * math.exp(half))
+
+
+def runs_to_tell(ratio: Interval, runs: int, worth: float) -> int | None:
+    """How many runs a side would tell whether a ratio is above 1, or else that it is below ``worth``.
+
+    Half the interval's logarithm is t(2n - 2) * s / sqrt(n) for n runs a side; s stays as it was seen, and so does the
+    ratio.
+
+    Args:
+        ratio: a ratio with an interval.
+        runs: how many runs a side it rests on, 2 or more.
+        worth: the least ratio that matters, above 1.
+
+    Returns:
+        The least number that does, more than ``runs``; None where that is more than :data:`MOST_RUNS`.
+    """
+    if ratio.low is None or ratio.high is None:
+        raise ValueError("the ratio has no interval to tell the spread by")
+    half = math.log(ratio.high / ratio.low) / 2
+    spread = half / _t_quantile(2 * runs - 2) * math.sqrt(runs)
+    value = math.log(ratio.value)
+    enough = max(abs(value), math.log(worth) - value)
+    return next(
+        (
+            n
+            for n in range(runs + 1, MOST_RUNS + 1)
+            if _t_quantile(2 * n - 2) * spread / math.sqrt(n) < enough
+        ),
+        None,
+    )
 
 
 def _t_quantile(freedom: float) -> float:

@@ -47,6 +47,16 @@ def _range(ratio: dict[str, Any], figure: str) -> str:
     return f"{lead} (95 % interval {ratio['low']:.2f} to {ratio['high']:.2f}×{alone})"
 
 
+_ABSENT = {"speed": "step_time_absent", "memory": "peak_memory_absent", "energy": "energy_absent"}
+
+
+def unmeasured(row: Row, prefer: Prefer) -> dict[str, str]:
+    """Why the objective's figure was not measured."""
+    index, verdict = row
+    figure = _ABSENT[prefer]
+    return reason(f"{verdict['precision']}: {verdict[figure]}", index, figure)
+
+
 def units(row: Row) -> list[dict[str, str]]:
     """Whether the hardware computes it in units of another format, from what ran."""
     index, verdict = row

@@ -67,13 +67,23 @@ def _verdict(
 def _figures(group: list[Outcome], rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Its own figures; the ratios of a baseline are absent."""
     return {
-        "step_time": step_time(group),
-        "peak_memory": spread([row["peak_memory_bytes"] for row in rows]),
-        "energy": energy(rows),
+        "step_time": (seconds := step_time(group)),
+        "step_time_absent": None
+        if seconds
+        else _absent(rows, "step_seconds_absent", "no step after the warm-up"),
+        "peak_memory": (peak := spread([row["peak_memory_bytes"] for row in rows])),
+        "peak_memory_absent": None if peak else _absent(rows, "peak_memory_absent", "no trial told"),
+        "energy": (joules := energy(rows)),
+        "energy_absent": None if joules else _absent(rows, "joules_per_step_absent", "no trial told"),
         "speed_ratio": None,
         "memory_ratio": None,
         "energy_ratio": None,
     }
+
+
+def _absent(rows: list[dict[str, Any]], figure: str, otherwise: str) -> str:
+    """Why no trial has a figure."""
+    return next((str(why) for row in rows if (why := row.get(figure))), otherwise)
 
 
 def _ratios(
@@ -95,8 +105,9 @@ def _ratios(
 METHOD = [
     ("Step time", "time between the ends of two optimizer steps, on the host's clock (on a GPU: CUDA events); the "
      "median over all steps after the warm-up, with the 95 % interval of the median by order statistics"),
-    ("Spread", "of step times, ratios and differences the figures beside are 95 % intervals; of peak memory, joules a "
-     "step and final values they are the lowest and the highest of the trials, and of one trial nothing"),
+    ("Spread", "of step times, ratios and differences the figures beside are 95 % intervals; of peak memory and "
+     "joules a step they are the lowest and the highest of the trials, of final values those of the seeds, and of one "
+     "nothing"),
     ("Speed ratio", "medians of this precision and the baseline, trials interleaved; 95 % interval by Student's t of "
      "the runs' medians, never narrower than a moving-block bootstrap of the steps within them; of one run on a side "
      "by that bootstrap alone: how runs differ is not in it. 'not significant' where it includes 1"),

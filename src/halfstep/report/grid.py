@@ -84,8 +84,7 @@ def _figure(label: str, row: Row, figure: Figure | Absent, unit: str, notes: dic
         return Cell(label, "absent" if told_beneath else f"absent [{_note(notes, figure.reason)}]", "dim")
     flat = units.pm(figure.value, figure.low, figure.high, unit)
     if figure.low is None or figure.high is None:
-        why = "no interval: one trial" if row.trials == 1 else "no interval is recorded"
-        return Cell(label, f"{flat} [{_note(notes, why)}]")
+        return Cell(label, f"{flat} [{_note(notes, row.no_interval(figure))}]")
     interval = units.span(figure.value, figure.low, figure.high, unit)
     return Cell(label, flat, stack=(units.quantity(figure.value, unit), interval))
 

@@ -98,6 +98,11 @@ class Row:
         """Whether the other precisions are measured against this one."""
         return self.precision == self.baseline
 
+    def no_interval(self, part: Figure | Absent) -> str:
+        """Why a figure of this row has no interval: one trial; and of final values one seed, one training repeated."""
+        one = "one trial" if self.trials == 1 else "one seed" if part is self.final_loss else ""
+        return f"no interval: {one}" if one else "no interval is recorded"
+
     @property
     def measured(self) -> bool:
         """Whether the row has any figure at all."""
