@@ -193,6 +193,28 @@ def test_clipped_gradients_are_not_read_again_and_still_tested(
     weight.grad.mul_(float("nan"))
     optimizer.step()
     assert takeover.scaling.skipped == 2
+    optimizer.zero_grad()
+    weight.sum().backward()
+    weight.grad.mul_(2.0)
+    read = len(reads)
+    nn.utils.clip_grad_norm_([weight], 1.0)
+    optimizer.step()
+    assert (takeover.scaling.skipped, len(reads)) == (2, read), "the norm has read what was written meanwhile"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("norm_type", [2.0, 1, 0.5, float("inf"), "inf", 0.0])
+def test_a_norm_vouches_for_gradients_only_where_it_tells(begin, norm_type: float, bad: float) -> None:
+    """The norm of type 0 counts what is not zero: it is finite whatever the gradients are."""
+    takeover = begin(SCALED)
+    weights = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    optimizer = torch.optim.SGD(weights, lr=1.0)
+    sum(weight.sum() for weight in weights).backward()
+    weights[1].grad[2] = bad
+    nn.utils.clip_grad_norm_(weights, 1.0, norm_type)
+    optimizer.step()
+    assert takeover.scaling.skipped == 1
+    assert all(torch.equal(weight.detach(), torch.ones(3)) for weight in weights)
 
 
 def test_large_gradients_under_a_small_scale(begin) -> None:

@@ -116,16 +116,17 @@ class Scaling:
     def clipping(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """Wrap ``clip_grad_norm_``, so that what it has changed need not be read again.
 
-        Finite gradients times a coefficient between 0 and 1 are finite; the norm, which has been computed anyway,
-        tells whether the coefficient was one. No synchronisation.
+        The norm, which has been computed anyway, is finite only if every gradient is (for a positive ``norm_type``;
+        one of 0 counts a NaN as 1), and then the coefficient is between 0 and 1. No synchronisation.
         """
 
-        def clip_grad_norm_(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Tensor:
+        def clip_grad_norm_(
+            parameters: Any, max_norm: float, norm_type: float = 2.0, *args: Any, **kwargs: Any
+        ) -> Tensor:
             tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-            gradients = [grad for p in tensors if (grad := p.grad) is not None]
-            tested = max_norm >= 0 and self._unchanged(gradients)
-            norm = original(tensors, max_norm, *args, **kwargs)
-            if tested:
+            norm = original(tensors, max_norm, norm_type, *args, **kwargs)
+            if max_norm >= 0 and float(norm_type) > 0:
+                gradients = [grad for p in tensors if (grad := p.grad) is not None]
                 self.checked(gradients, [(~torch.isfinite(norm)).float().reshape(1)])
             return norm
 
