@@ -23,6 +23,9 @@ def test_the_scale_survives_and_plain_python_loads_the_rest(tmp_path: Path, form
     saved = halfstep("run", "--precision", "fp16:init_scale=1024", PROGRAM, "save", folder, form)
     state, _, moment = saved.stdout.strip().rpartition(" ")
     assert state == SAVED, saved.stderr
+    assert "4 steps, 2 of them skipped" in saved.stderr, (
+        "the step that PyTorch makes of a new optimizer is not the program's"
+    )
     loaded = halfstep("run", "--precision", "fp16", PROGRAM, "load", folder, form)
     assert loaded.stdout.splitlines() == [FRESH, SAVED, moment], loaded.stderr
     assert python(PROGRAM, "load", folder, form).stdout.splitlines() == ["None", "None", moment]
@@ -31,6 +34,9 @@ def test_the_scale_survives_and_plain_python_loads_the_rest(tmp_path: Path, form
 def test_a_checkpoint_of_plain_python_leaves_the_scale_alone(tmp_path: Path) -> None:
     folder, form = str(tmp_path / "checkpoint"), "flat"
     assert python(PROGRAM, "save", folder, form).stdout.startswith("None ")
+    assert halfstep("run", "--precision", "bf16", PROGRAM, "save", folder, form).stderr.endswith(
+        ": 4 steps\n"
+    )
     loaded = halfstep("run", "--precision", "fp16", PROGRAM, "load", folder, form)
     assert loaded.stdout.splitlines()[:2] == [FRESH, FRESH], loaded.stderr
 

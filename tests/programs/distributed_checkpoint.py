@@ -27,6 +27,8 @@ def step(factor):
     optimizer.step()
 
 
+get_optimizer_state_dict(model, optimizer, options=options)  # steps a new optimizer, with gradients of zero
+optimizer.state.clear()
 step(1.0)
 if what == "save":
     step(float("inf"))

@@ -2,12 +2,15 @@
 
 It lies beside ``state`` and ``param_groups``, flattened or not, as one tensor: [loss scale, finite steps since it
 moved, skipped steps]. A checkpoint written without halfstep has none, and the scale then stays what it is.
+
+To have something to fill, it also lets a new optimizer make a step with gradients of zero: none of the program's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,8 @@ from halfstep.integrations.attached import Attached
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from halfstep.pytorch.takeover import Takeover
+
 KEY = "halfstep"
 _FIELDS = ("loss_scale", "finite_steps", "skipped_steps")
 
@@ -26,10 +31,13 @@ _FIELDS = ("loss_scale", "finite_steps", "skipped_steps")
 def install(module: ModuleType, attached: Attached) -> None:
     """Take over ``torch.distributed.checkpoint``'s ``state_dict`` or ``default_planner``, just imported."""
     takeover = attached.takeover
-    if not takeover.recipe.loss_scale.guards:
-        return
-    if module.__name__.endswith("default_planner"):
+    planner, guards = module.__name__.endswith("default_planner"), takeover.recipe.loss_scale.guards
+    if planner and guards:
         takeover.patches.wrap(module, "create_default_local_load_plan", _planning)
+    if planner:
+        return
+    takeover.patches.wrap(module, "_init_optim_state", partial(_initializing, takeover))
+    if not guards:
         return
     carrier = _Carrier(attached)
     takeover.patches.wrap(module, "_get_optim_state_dict", carrier.getting)
@@ -86,6 +94,14 @@ class _Carrier:
         shared = (nothing if found is None else found).to(self._device)
         torch.distributed.broadcast(shared, src=0)
         return None if shared.isnan().any() else shared
+
+
+def _initializing(takeover: Takeover, original: Callable[..., None]) -> Callable[..., None]:
+    def initialize(optimizer: Any) -> None:
+        with takeover.other_steps():
+            original(optimizer)
+
+    return initialize
 
 
 def _planning(original: Callable[..., Any]) -> Callable[..., Any]:

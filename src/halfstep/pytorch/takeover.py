@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any, NoReturn
 
@@ -251,6 +252,10 @@ class Takeover(Face):
         self.stepped(finite, primary)
         if primary:
             self.end_if_enough()
+
+    def other_steps(self) -> AbstractContextManager[None]:
+        """Steps that a library makes for its own ends, inside this context, are neither guarded nor counted."""
+        return self._steps.left_alone()
 
     def stepped(self, finite: bool, counts: bool) -> None:
         """Weights have been updated, or kept from it; ``counts``: it is one of the program's steps."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,6 +50,15 @@ class Steps:
     def inside(self) -> bool:
         """Whether this thread is inside an optimizer's arithmetic (not in its closure)."""
         return bool(getattr(self._local, "inside", False))
+
+    @contextmanager
+    def left_alone(self) -> Iterator[None]:
+        """Steps of this thread are none of the program's: neither guarded nor counted."""
+        before, self._local.inside = self.inside, True
+        try:
+            yield
+        finally:
+            self._local.inside = before
 
     def install(self, patches: Patches) -> None:
         """Wrap the step of every optimizer class made from now on, and ``state_dict`` where a scale rides in it."""
