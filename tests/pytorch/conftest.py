@@ -11,6 +11,8 @@ from halfstep.pytorch.takeover import Options, Takeover
 from halfstep.recipes import parse
 from halfstep.record import NullWriter, Writer
 
+from .played_device import play
+
 Begin = Callable[..., Takeover]
 
 
@@ -28,6 +30,12 @@ def begin() -> Iterator[Begin]:
     for takeover in reversed(begun):
         takeover.close()
         takeover.remove()
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's events and pinned memory, played by the CPU."""
+    play(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
 
 from halfstep.pytorch.recording.looking import PROFILED_STEP
 from halfstep.pytorch.recording.recorder import Recorder
 from halfstep.pytorch.watching.began import Began
 from halfstep.record import Writer
 
-aten = torch.ops.aten
-#: on a GPU each of these waits for the device
-READS = (aten._local_scalar_dense, aten.equal, aten.nonzero, aten.is_nonzero, aten.masked_select)
-
-
-class Reads(TorchDispatchMode):
-    """Counts the reads of values."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func._overloadpacket in READS
-        return func(*args, **(kwargs or {}))
+from .played_device import Device, Event, Reads
 
 
 def reads_of_a_step(steps: int = 3) -> list[int]:
@@ -54,60 +41,6 @@ def test_recording_reads_the_loss_and_nothing_else(begin, tmp_path: Path, precis
     plain.remove()
     begin(precision, Writer(tmp_path / "record.jsonl"))
     assert reads_of_a_step() == [reads + 2 for reads in own]
-
-
-class Event:
-    """A CUDA event on a device that works when the test lets it."""
-
-    arrived = 0
-    recorded: ClassVar[list[Event]] = []
-    waits = 0
-
-    def __init__(self, enable_timing: bool = False) -> None:
-        self.timing = enable_timing
-
-    def record(self) -> None:
-        self.recorded.append(self)
-
-    def query(self) -> bool:
-        return self.recorded.index(self) < Event.arrived
-
-    def synchronize(self) -> None:
-        Event.waits += 1
-        Event.arrived = len(self.recorded)
-
-    def elapsed_time(self, later: Event) -> float:
-        assert self.timing
-        assert later.timing
-        return 1000.0 * (self.recorded.index(later) - self.recorded.index(self))
-
-
-class Device(Tensor):
-    """A tensor that says it is on a GPU; a read of its value fails."""
-
-    is_cuda = True
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "")
-        assert name not in ("item", "__float__", "__bool__", "tolist", "cpu", "numpy", "equal"), name
-        assert name != "copy_" or (kwargs or {}).get("non_blocking"), "this copy waits for the device"
-        return super().__torch_function__(func, types, args, kwargs or {})
-
-
-@pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CUDA's events and pinned memory, played by the CPU."""
-    empty = torch.empty
-
-    def pageable(*size: Any, pin_memory: bool = False, **options: Any) -> Tensor:
-        return empty(*size, **options)
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch, "empty", pageable)
-    monkeypatch.setattr(Event, "recorded", [])
-    monkeypatch.setattr(Event, "arrived", 0)
-    monkeypatch.setattr(Event, "waits", 0)
 
 
 def written(path: Path) -> list[dict[str, Any]]:

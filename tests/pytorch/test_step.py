@@ -227,6 +227,17 @@ def test_large_gradients_under_a_small_scale(begin) -> None:
     assert torch.equal(weight.detach(), torch.ones(1))
 
 
+def test_a_scale_that_has_fallen_to_1_grows_again(begin) -> None:
+    takeover = begin("fp32:loss_scale=dynamic:init_scale=2:growth_interval=2")
+    net = net_for(torch.optim.SGD)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    scales = []
+    for factor in (float("inf"), 1.0, 1.0, 1.0, 1.0):
+        train(optimizer, net, factor)
+        scales.append(takeover.scaling.value)
+    assert scales == [1.0, 1.0, 2.0, 2.0, 4.0]
+
+
 def test_several_optimizers_move_the_scale_once_a_pass(begin) -> None:
     takeover = begin("fp32:loss_scale=dynamic:growth_interval=2")
     a, b = (nn.Parameter(torch.ones(1)) for _ in range(2))

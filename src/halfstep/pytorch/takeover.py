@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from halfstep.errors import HalfstepError, Unsupported
+from halfstep.loss_scale import Skip
 from halfstep.pytorch import own_amp, spawning
 from halfstep.pytorch.ambient import Ambient, NoAmbient
 from halfstep.pytorch.capabilities import Support, support
@@ -24,6 +25,7 @@ from halfstep.pytorch.loss_scaling.by_hand import ByHand
 from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.loss_scaling.statistics import Statistics
 from halfstep.pytorch.loss_scaling.step import Steps
+from halfstep.pytorch.loss_scaling.verdict import Verdict
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.products.products import choose, install, plan
 from halfstep.pytorch.recording.habits import Habits
@@ -45,7 +47,6 @@ class Takeover(Face):
         recorder: counts the steps and records them.
         scaling: the loss scale in force.
         patches: what is replaced in PyTorch, and by adapters in the frameworks on top of it.
-        last_skipped: whether the last optimizer step was skipped.
     """
 
     framework = "pytorch"
@@ -59,7 +60,7 @@ class Takeover(Face):
         self.patches = Patches()
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._own_amp: set[str] = set()
-        self.last_skipped = False
+        self._last_skipped = False
         self._undo: list[Callable[[], None]] = []
         self.by_hand = ByHand(self)
         self._looking = Looking(self._optimizers, self.by_hand, options)
@@ -91,6 +92,26 @@ class Takeover(Face):
     def skipped(self) -> int:
         return self.scaling.skipped
 
+    @property
+    def last_skipped(self) -> bool:
+        """Whether the last optimizer step was skipped."""
+        self.scaling.settle()
+        return self._last_skipped
+
+    @property
+    def may_read_late(self) -> bool:
+        """Whether the host need not know yet if the step to come is skipped.
+
+        It has to where running statistics are to be put back before the next forward pass, where every step is looked
+        at, and while the loss scale is being found: what is told of bad steps takes their gradients.
+        """
+        return (
+            self.scaling.calm
+            and not self.scaling.active
+            and not self._statistics.kept
+            and not self.options.watch
+        )
+
     def announce(self) -> None:
         self.recorder.write(
             "takeover",
@@ -107,6 +128,7 @@ class Takeover(Face):
         self.recorder.write(event, **fields)
 
     def close(self) -> None:
+        self.scaling.settle()
         self._looking.close()
         self.recorder.close()
 
@@ -223,6 +245,7 @@ class Takeover(Face):
 
     def before_backward(self, outputs: Sequence[Tensor]) -> None:
         """A backward pass of the script's is about to start."""
+        self.scaling.begin_pass()
         self.by_hand.about_to_pass(outputs)
         self._habits.backward()
         self._on_backward(outputs)
@@ -236,9 +259,8 @@ class Takeover(Face):
         self._looking.backward_done()
         self.by_hand.passed()
 
-    def after_step(self, optimizer: Optimizer, finite: bool) -> None:
-        """An optimizer has stepped, or was kept from it."""
-        self.last_skipped = not finite
+    def after_step(self, optimizer: Optimizer, verdict: bool | Verdict) -> None:
+        """An optimizer has stepped, or was kept from it, or (a verdict that is not read yet) kept itself from it."""
         self.ambient.forget_casts()
         self._optimizers.add(optimizer)
         self._habits.stepped()
@@ -247,9 +269,12 @@ class Takeover(Face):
         except HalfstepError as error:
             self._stop(error)
         primary = self.recorder.is_primary(optimizer)
-        self.watch.after_step(optimizer, finite, primary)
-        self.began.after_step(optimizer, finite)
-        self.stepped(finite, primary)
+        if isinstance(verdict, Verdict):
+            self._stepped_unread(verdict, primary)
+        else:
+            self.watch.after_step(optimizer, verdict, primary)
+            self.began.after_step(optimizer, verdict)
+            self.stepped(verdict, primary)
         if primary:
             self.end_if_enough()
 
@@ -259,18 +284,28 @@ class Takeover(Face):
 
     def stepped(self, finite: bool, counts: bool) -> None:
         """Weights have been updated, or kept from it; ``counts``: it is one of the program's steps."""
-        scale = self.scaling.value
+        scale = self.scaling.last_value
         if self.recipe.guards:
             self._statistics.stepped(finite)
-            self.scaling.stepped(finite, self.recorder.steps)
-        if not finite:
-            self.recorder.write("skip", **asdict(self.scaling.skips.since[-1]))
+            self._told(self.scaling.stepped(finite, self.recorder.steps))
         if counts:
             self.recorder.step(not finite, scale)
         if self.scaling.hopeless:
             started = self.recipe.loss_scale.value
             sentence = overflow_sentence(self.recipe.compute, self.scaling.value, started)
             self._stop(GradientsOverflow(sentence))
+
+    def _stepped_unread(self, verdict: Verdict, counts: bool) -> None:
+        """As :meth:`stepped`; hopeless it cannot become: bad steps in a row are read at once."""
+        self.scaling.stepped_unread(verdict, self.recorder.steps, self._told)
+        if counts:
+            self.recorder.step(verdict, self.scaling.last_value)
+
+    def _told(self, skip: Skip | None) -> None:
+        """Whether the last step was made is known."""
+        self._last_skipped = skip is not None
+        if skip is not None:
+            self.recorder.write("skip", **asdict(skip))
 
     def end_if_enough(self) -> None:
         """Raise EnoughSteps where ``--steps`` have been made."""

@@ -132,6 +132,7 @@ def _grad(takeover: Takeover, original: Callable[..., Any]) -> Callable[..., Any
         arguments = (retain_graph, create_graph, *args)
         if inside_backward() or tracing():
             return original(outputs, inputs, grad_outputs, *arguments, **kwargs)
+        takeover.scaling.begin_pass()
         by_hand = takeover.by_hand if not create_graph else None
         if by_hand is not None:
             by_hand.about_to_pass(_as_tuple(outputs))

@@ -13,8 +13,21 @@ from torch import Tensor
 
 from halfstep.errors import HalfstepError
 from halfstep.loss_scale import DynamicScale, LossScale, Skip, Skips
-from halfstep.pytorch.loss_scaling.gradients import all_finite, multiply_, trouble_in, values_of
+from halfstep.pytorch.loss_scaling.gradients import (
+    all_finite,
+    multiply_,
+    multiply_and_test_,
+    trouble_in,
+    values_of,
+)
+from halfstep.pytorch.loss_scaling.verdict import Verdict
 from halfstep.takeover import HOPELESS
+
+#: after so many finite steps in a row the next is likely to be finite, too: its verdict may be read late
+CALM = 8
+
+#: is told of a step's skip, None if it was made
+Told = Callable[[Skip | None], None]
 
 
 class SharedGradients(HalfstepError, RuntimeError):
@@ -34,16 +47,17 @@ class Scaling:
     """Mutable companion of a frozen :class:`~halfstep.loss_scale.LossScale`.
 
     Attributes:
-        loss_scale: the scale for the next backward pass.
         active: whether a scaled backward pass is under way (hooks then see scaled numbers).
         reached: the tensors that the pass under way accumulates gradients into, by id.
-        skips: what was skipped so far, when and why.
     """
 
     def __init__(self, loss_scale: LossScale) -> None:
-        self.loss_scale = loss_scale
+        self._loss_scale = loss_scale
+        self._under = loss_scale.value
         self.active = False
-        self.skips = Skips()
+        self._skips = Skips()
+        self._awaited: list[tuple[Verdict, int, Told]] = []
+        self._finite_in_a_row = 0
         self.reached: dict[int, Tensor] = {}
         self._turn = threading.Lock()
         self._backed_off = False
@@ -54,15 +68,48 @@ class Scaling:
         self._retained: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
 
     @property
+    def loss_scale(self) -> LossScale:
+        """The scale for the next backward pass. Waits for the verdicts of the steps before."""
+        self.settle()
+        return self._loss_scale
+
+    @loss_scale.setter
+    def loss_scale(self, loss_scale: LossScale) -> None:
+        self.settle()
+        self._loss_scale, self._under = loss_scale, loss_scale.value
+
+    @property
+    def skips(self) -> Skips:
+        """What was skipped so far, when and why. Waits for the verdicts of the steps before."""
+        self.settle()
+        return self._skips
+
+    @property
     def value(self) -> float:
-        """The factor that losses are multiplied by."""
+        """The factor that losses are multiplied by. Waits for the verdicts of the steps before."""
         return self.loss_scale.value
+
+    @property
+    def last_value(self) -> float:
+        """The factor that the last backward pass was made under. Waits for nothing."""
+        return self._under
+
+    @property
+    def calm(self) -> bool:
+        """Whether the last steps were all finite, as far as is known."""
+        return self._finite_in_a_row >= CALM
 
     def reach(self, tensors: Iterable[Tensor]) -> None:
         """The pass will accumulate into ``tensors``: bring the gradients that they have already to its unit."""
         new = {id(t): t for t in tensors if id(t) not in self.reached}
         multiply_([grad for t in new.values() if (grad := t.grad) is not None], self.value)
         self.reached |= new
+
+    def begin_pass(self) -> None:
+        """A backward pass is about to start, scaled or (at a scale of 1) not: the steps after it may move the scale."""
+        self.settle()
+        self._backed_off = self._counted = False
+        self._under = self._loss_scale.value
 
     @contextmanager
     def running(self, tensors: Iterable[Tensor] = ()) -> Iterator[None]:
@@ -81,7 +128,6 @@ class Scaling:
         finally:
             self.active = False
             self.reached = {}
-            self._backed_off = self._counted = False
             self._turn.release()
 
     def refuse_shared(self, tensors: Iterable[Tensor]) -> None:
@@ -112,6 +158,17 @@ class Scaling:
         finite = all_finite(gradients)
         self._trouble = None if finite else trouble_in(gradients)
         return finite
+
+    def verdict(self, gradients: Sequence[Tensor]) -> Verdict:
+        """As :meth:`finite`, of gradients on one device, without waiting for the answer."""
+        return Verdict(self.found(gradients))
+
+    def found(self, gradients: Sequence[Tensor]) -> Tensor:
+        """1 where a gradient is not finite, else 0: a float32 scalar on their device. No synchronisation."""
+        tested = len(self._versions) == len(gradients) and self._unchanged(gradients)
+        flags = self._flags if tested else multiply_and_test_(gradients, 1.0)
+        scalars = [flag.reshape(()) for flag in flags]
+        return scalars[0] if len(scalars) == 1 else torch.stack(scalars).amax()
 
     def clipping(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """Wrap ``clip_grad_norm_``, so that what it has changed need not be read again.
@@ -164,22 +221,42 @@ class Scaling:
                 return False
         return True
 
-    def stepped(self, finite: bool, step: int) -> None:
-        """Move the scale on after step number ``step`` was made or skipped.
+    def stepped(self, finite: bool, step: int) -> Skip | None:
+        """Move the scale on after step number ``step`` was made (None is returned) or skipped.
 
         Several optimizers that step after one backward pass move it once; so do skips without a pass between.
         """
+        self.settle()
+        reason, self._trouble = self._trouble or "gradients of another rank are not finite", None
+        self._forget_tests()
+        return self._move(finite, step, reason)
+
+    def stepped_unread(self, verdict: Verdict, step: int, told: Told) -> None:
+        """As :meth:`stepped`, when the verdict is read: before anything is asked that depends on it."""
+        self._forget_tests()
+        self._awaited.append((verdict, step, told))
+
+    def settle(self) -> None:
+        """Read the verdicts that are awaited, and tell what they were."""
+        while self._awaited:
+            verdict, step, told = self._awaited.pop(0)
+            told(self._move(verdict.finite, step, "gradients are not finite"))
+
+    def _forget_tests(self) -> None:
         self._versions.clear()
-        self._flags.clear()
-        reason = self._trouble or "gradients of another rank are not finite"
-        self.skips = self.skips.next(None if finite else Skip(step, self.value, reason))
-        self._trouble = None
+        self._flags = []
+
+    def _move(self, finite: bool, step: int, reason: str) -> Skip | None:
+        skip = None if finite else Skip(step, self._under, reason)
+        self._skips = self._skips.next(skip)
+        self._finite_in_a_row = self._finite_in_a_row + 1 if finite else 0
         if finite and not self._counted:
             self._counted = True
-            self.loss_scale = self.loss_scale.next(True)
+            self._loss_scale = self._loss_scale.next(True)
         if not finite and not self._backed_off:
             self._backed_off = True
-            self.loss_scale = self.loss_scale.next(False)
+            self._loss_scale = self._loss_scale.next(False)
+        return skip
 
     @property
     def skipped(self) -> int:
@@ -200,8 +277,8 @@ class Scaling:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up where a checkpoint left off; a scale that is not dynamic keeps its own value."""
-        self.skips = Skips(before=int(state["skipped_steps"]))
         scale = self.loss_scale
+        self._skips = Skips(before=int(state["skipped_steps"]))
         if isinstance(scale, DynamicScale):
             value = min(max(float(state["loss_scale"]), scale.floor), scale.ceiling)
             self.loss_scale = DynamicScale(

@@ -27,6 +27,11 @@ class Statistics:
         self._saved: list[tuple[Tensor, Tensor]] = []
         self._fresh = False
 
+    @property
+    def kept(self) -> bool:
+        """Whether there are copies that a skipped step would need."""
+        return self._fresh
+
     def install(self, patches: Patches) -> None:
         """Look in before every normalisation layer's forward pass."""
         subclasses = [_NormBase, *descendants(_NormBase)]

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from halfstep.patches import descendants
@@ -20,6 +21,7 @@ from halfstep.pytorch.loss_scaling.backward import inside_backward
 from halfstep.pytorch.loss_scaling.gradients import gradients_of
 from halfstep.pytorch.loss_scaling.sharded import agreed
 from halfstep.pytorch.loss_scaling.snapshot import may_evaluate_again, snapshot
+from halfstep.pytorch.loss_scaling.verdict import Readiness, Verdict, capturing, refuse_capture
 from halfstep.pytorch.patches import Patches, never_traced
 from halfstep.pytorch.recording.timeline import CLOSURE
 
@@ -42,6 +44,7 @@ class Steps:
     def __init__(self, takeover: Takeover) -> None:
         self._takeover = takeover
         self._guards = takeover.recipe.guards
+        self._ready = Readiness()
         self._local = threading.local()
         #: set when the takeover is undone: classes that were wrapped meanwhile stay so
         self.removed = False
@@ -91,27 +94,49 @@ class Steps:
         self._local.inside = True
         try:
             with self._takeover.ambient.paused():
-                finite, result = self._guarded(step, optimizer, args, kwargs)
+                if capturing():
+                    return self._captured(step, optimizer, args, kwargs)
+                verdict, result = self._guarded(step, optimizer, args, kwargs)
         finally:
             self._local.inside = False
-        self._takeover.after_step(optimizer, finite)
+        self._takeover.after_step(optimizer, verdict)
         return result
 
     def _guarded(
         self, step: Callable[..., Any], optimizer: Optimizer, args: Any, kwargs: Any
-    ) -> tuple[bool, Any]:
+    ) -> tuple[bool | Verdict, Any]:
         closure = kwargs["closure"] if "closure" in kwargs else args[0] if args else None
         if callable(closure):
             return self._with_closure(step, optimizer, closure, args, kwargs)
-        if not self._guards or self._finite(optimizer):
+        if not self._guards:
             return True, step(optimizer, *args, **kwargs)
-        return False, None
+        gradients = gradients_of(optimizer)
+        if self._takeover.may_read_late and self._ready.may_wait(optimizer, gradients):
+            verdict = self._takeover.scaling.verdict(gradients)
+            return verdict, _skipping_by_itself(step, optimizer, verdict.found, args, kwargs)
+        if not self._finite(optimizer, gradients):
+            return False, None
+        self._ready.made(optimizer, gradients)
+        return True, step(optimizer, *args, **kwargs)
 
-    def _finite(self, optimizer: Optimizer) -> bool:
+    def _finite(self, optimizer: Optimizer, gradients: list[Tensor]) -> bool:
         scaling = self._takeover.scaling
         if scaling.active and not inside_backward():  # inside, it is a hook of that very pass
             scaling.refuse_shared(p for group in optimizer.param_groups for p in group["params"])
-        return agreed(scaling.finite(gradients_of(optimizer)), optimizer)
+        return agreed(scaling.finite(gradients), optimizer)
+
+    def _captured(self, step: Callable[..., Any], optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        """A step that becomes part of a CUDA graph: whatever it does has to stay on the device.
+
+        Raises:
+            Captured: bad gradients would not be skipped, or the scale not move, when the graph is replayed.
+        """
+        self._takeover.recorder.captured()
+        if not self._guards:
+            return step(optimizer, *args, **kwargs)
+        scaling = self._takeover.scaling
+        refuse_capture(scaling.loss_scale, optimizer)
+        return _skipping_by_itself(step, optimizer, scaling.found(gradients_of(optimizer)), args, kwargs)
 
     def _with_closure(
         self,
@@ -134,7 +159,7 @@ class Steps:
             finally:
                 self._local.inside = True
             takeover.recorder.closure_done()
-            if self._guards and not self._finite(optimizer):
+            if self._guards and not self._finite(optimizer, gradients_of(optimizer)):
                 raise _Skipped(loss)
             if self._guards and not before and may_evaluate_again(optimizer):
                 before.append(snapshot(optimizer))
@@ -166,6 +191,17 @@ class Steps:
                 self._takeover.scaling.restore(state_dict[_STATE_KEY])
 
         return load_state_dict
+
+
+def _skipping_by_itself(
+    step: Callable[..., Any], optimizer: Any, found: Tensor, args: Any, kwargs: Any
+) -> Any:
+    """A step of a fused optimizer, whose kernel writes nothing where ``found`` is 1: gradients are unscaled already."""
+    optimizer.grad_scale, optimizer.found_inf = None, found
+    try:
+        return step(optimizer, *args, **kwargs)
+    finally:
+        del optimizer.grad_scale, optimizer.found_inf
 
 
 def _named() -> AbstractContextManager[Any]:

@@ -17,7 +17,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from halfstep.pytorch.loss_scaling.verdict import Verdict
 from halfstep.record import NullWriter, StepLines, Writer
+
+CAPTURED = (
+    "the program captures its steps into a CUDA graph: the graph's replays are not seen, so they are neither counted "
+    "nor timed"
+)
 
 
 class NullRecorder:
@@ -42,9 +48,12 @@ class NullRecorder:
     def closure_done(self) -> None:
         """An optimizer's closure has returned: its first loss is the step's."""
 
-    def step(self, skipped: bool, loss_scale: float) -> None:
-        """The primary optimizer has stepped, or skipped."""
+    def step(self, skipped: bool | Verdict, loss_scale: float) -> None:
+        """The primary optimizer has stepped, or skipped, or it is not known yet which."""
         self.steps += 1
+
+    def captured(self) -> None:
+        """A step was captured into a CUDA graph, whose replays nobody sees."""
 
     def write(self, event: str, **fields: Any) -> None:
         """Write an event of another kind."""
@@ -70,6 +79,7 @@ class Recorder(NullRecorder):
         self._clock = HostClock()
         self._waiting: deque[Line] = deque()
         self._figures: deque[tuple[str, int, Figure]] = deque()
+        self._warned = False
 
     def backward(self, outputs: Sequence[Tensor]) -> None:
         if not self._closed:
@@ -85,7 +95,7 @@ class Recorder(NullRecorder):
     def closure_done(self) -> None:
         self._closed = True
 
-    def step(self, skipped: bool, loss_scale: float) -> None:
+    def step(self, skipped: bool | Verdict, loss_scale: float) -> None:
         index = self.steps
         self.steps += 1
         losses, self._losses, self._closed = self._losses, [], False
@@ -94,12 +104,18 @@ class Recorder(NullRecorder):
         seconds = self._clock.lap()
         loss = _read(losses)
         sampled = self._on_step(index)
-        if self._waiting or callable(loss) or callable(seconds):
+        if isinstance(skipped, Verdict) or self._waiting or callable(loss) or callable(seconds):
             self._waiting.append(Line(index, loss, seconds, skipped, loss_scale, sampled))
             self._flush(wait=False)
         else:
             self._lines.write(index, loss, seconds, skipped, loss_scale, sampled)
         self._clock.resume(sampled)
+
+    def captured(self) -> None:
+        self._losses = []
+        if not self._warned:
+            self._warned = True
+            self.write("warning", text=CAPTURED)
 
     def _flush(self, wait: bool) -> None:
         """Write the steps whose loss and time have arrived, in order."""
@@ -108,8 +124,13 @@ class Recorder(NullRecorder):
             loss, seconds = _now(line.loss, wait), _now(line.seconds, wait)
             if isinstance(loss, _Pending) or isinstance(seconds, _Pending):
                 return
+            skipped = line.skipped
+            if isinstance(skipped, Verdict):
+                if not wait and not skipped.arrived:
+                    return
+                skipped = not skipped.finite
             self._waiting.popleft()
-            self._lines.write(line.step, loss, seconds, line.skipped, line.scale, line.sampled)
+            self._lines.write(line.step, loss, seconds, skipped, line.scale, line.sampled)
 
     def write(self, event: str, **fields: Any) -> None:
         self._writer.write(event, **fields)
@@ -152,7 +173,7 @@ class Line(NamedTuple):
     step: int
     loss: Figure
     seconds: Figure
-    skipped: bool
+    skipped: bool | Verdict
     scale: float
     sampled: bool
 
