@@ -7,8 +7,7 @@ result (``aminmax``) tells whether it is finite; where it is not, and what went 
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,18 @@ from halfstep.pytorch.loss_scaling.backward import inside_backward, tracing
 from halfstep.pytorch.watching.domain import outside_domain
 from halfstep.pytorch.watching.modules import Modules
 from halfstep.pytorch.watching.source import Line, described, user_line
-from halfstep.pytorch.watching.sums import Sums, widened
+from halfstep.pytorch.watching.sums import Sums
+from halfstep.pytorch.watching.tensors import (
+    address,
+    deliberate,
+    exactly,
+    floating,
+    input_figures,
+    is_finite,
+    nan_and_infinity,
+    result_figures,
+    summable,
+)
 
 Write = Callable[..., None]
 #: origins looked at closely in one step, and in all
@@ -161,7 +171,7 @@ class Operations(TorchDispatchMode):
     def _look(
         self, todo: Plan, func: Any, args: Any, kwargs: Any, result: Any, backward: bool, place: Place | None
     ) -> None:
-        outputs = list(_numbers(args[0] if todo.writes else result))
+        outputs = list(floating(args[0] if todo.writes else result))
         if not outputs:
             return
         sixteen = outputs[0].dtype in SIXTEEN_BIT
@@ -170,7 +180,7 @@ class Operations(TorchDispatchMode):
             where = functools.partial(self._where, todo, backward, place)
             self.sums.look(todo.name, func, args, kwargs, outputs[0], where)
         for output in outputs:
-            if not _finite(output):
+            if not is_finite(output):
                 self._not_finite(todo, func, args, kwargs, output, backward, place)
                 break
 
@@ -197,13 +207,13 @@ class Operations(TorchDispatchMode):
         backward: bool,
         place: Place | None,
     ) -> None:
-        given = list(_numbers([*(args[1:] if todo.writes else args), *kwargs.values()]))
-        known = todo.writes and _address(output) in self._bad
-        self._bad.add(_address(output))
-        if _deliberate(args) or _deliberate(kwargs.values()) or known:
+        given = list(floating([*(args[1:] if todo.writes else args), *kwargs.values()]))
+        known = todo.writes and address(output) in self._bad
+        self._bad.add(address(output))
+        if deliberate(args) or deliberate(kwargs.values()) or known:
             return
-        nan_in, inf_in = _kinds(given)
-        makes_nan = not nan_in and bool(torch.isnan(_summable(output)).any())
+        nan_in, inf_in = nan_and_infinity(given)
+        makes_nan = not nan_in and bool(torch.isnan(summable(output)).any())
         if nan_in or (inf_in and not makes_nan):
             self._passes_on(todo, backward, place)
             return
@@ -217,8 +227,8 @@ class Operations(TorchDispatchMode):
             from_infinity=inf_in,
             scale=self._scale(),
             **self._where(todo, backward, place),
-            **_result(output),
-            inputs=[_described(tensor) for tensor in given[:4]],
+            **result_figures(output),
+            inputs=[input_figures(tensor) for tensor in given[:4]],
             exact=None if todo.writes else exactly(func, args, kwargs, output.dtype),
             domain=outside_domain(todo.name, args),
         )
@@ -253,85 +263,3 @@ class Operations(TorchDispatchMode):
         self._bad.clear()
         self._origins = self._passed = 0
         self.sums.active = sampled
-
-
-def _numbers(values: Any) -> Iterator[Tensor]:
-    """Plain floating-point tensors in what an operation takes or returns."""
-    if isinstance(values, Tensor):
-        plain = type(values) in (Tensor, torch.nn.Parameter) and values.layout is torch.strided
-        if plain and values.is_floating_point() and values.numel() and values.device.type != "meta":
-            yield values
-    elif isinstance(values, tuple | list):
-        for value in values:
-            yield from _numbers(value)
-
-
-def _finite(tensor: Tensor) -> bool:
-    """A finite sum has only finite terms, at half of what aminmax costs; a sum may overflow by itself."""
-    tensor = _summable(tensor)
-    if math.isfinite(tensor.sum().item()):
-        return True
-    low, high = torch.aminmax(tensor)
-    return math.isfinite(low) and math.isfinite(high)
-
-
-def _kinds(tensors: Sequence[Tensor]) -> tuple[bool, bool]:
-    """Whether there is a NaN, and whether there is an infinity."""
-    bad = [_summable(tensor) for tensor in tensors if not _finite(tensor)]
-    return any(bool(t.isnan().any()) for t in bad), any(bool(t.isinf().any()) for t in bad)
-
-
-def _deliberate(values: Any) -> bool:
-    """Whether the program itself has written an infinity or a NaN here, as masks do."""
-    return any(not math.isfinite(float(value)) for value in values if _is_scalar(value))
-
-
-def _is_scalar(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        return value.dim() == 0 and value.is_floating_point() and not value.requires_grad
-    return isinstance(value, float)
-
-
-def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
-
-
-def _summable(tensor: Tensor) -> Tensor:
-    """PyTorch has casts for numbers of 8 bits, and hardly any arithmetic."""
-    return tensor.float() if tensor.dtype.itemsize == 1 else tensor
-
-
-def _result(output: Tensor) -> dict[str, Any]:
-    wide = _summable(output)
-    return {
-        "dtype": format_name(output.dtype),
-        "nan": int(wide.isnan().sum()),
-        "infinite": int(wide.isinf().sum()),
-        "elements": output.numel(),
-    }
-
-
-def _described(tensor: Tensor) -> dict[str, Any]:
-    """Magnitudes of the finite numbers of an input, and how many are zero."""
-    magnitudes = tensor.double().abs()
-    finite = magnitudes[magnitudes.isfinite()]
-    above = finite[finite > 0]
-    return {
-        "dtype": format_name(tensor.dtype),
-        "largest": float(finite.max()) if finite.numel() else None,
-        "smallest": float(above.min()) if above.numel() else None,
-        "zeros": int((magnitudes == 0).sum()),
-        "elements": tensor.numel(),
-    }
-
-
-def exactly(func: Any, args: Any, kwargs: Any, dtype: torch.dtype) -> float | None:
-    """The largest magnitude of the same operation on the same numbers in fp32; None where it cannot be told."""
-    if dtype not in SIXTEEN_BIT:
-        return None
-    try:
-        result = widened(func, args, kwargs)
-        finite = [float(torch.aminmax(t.abs()).max) for t in _numbers(result)]
-    except (RuntimeError, TypeError, NotImplementedError, ValueError):
-        return None
-    return max(finite) if finite else None
