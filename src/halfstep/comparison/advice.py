@@ -17,21 +17,38 @@ from halfstep.comparison.evidence import (
     Prefer,
     Row,
     Verdict,
-    enough_repeats,
+    is_gain,
+    lower,
+    may_gain,
     not_learning,
+    standing,
 )
 from halfstep.comparison.evidence import gain as gain_of
-from halfstep.comparison.intervals import MOST_RUNS
-from halfstep.comparison.reasons import explained, failure, quality, ratios, reason, units, unmeasured
+from halfstep.comparison.reasons import (
+    explained,
+    failure,
+    quality,
+    ratios,
+    reason,
+    skipped,
+    steps_skipped,
+    units,
+    unmeasured,
+)
+from halfstep.comparison.sentences import (
+    COST,
+    UNMEASURED,
+    cost,
+    more_runs,
+    names,
+    no_faster,
+    none_was,
+    seen,
+    smaller_one,
+    why_open,
+)
 
 Answer = dict[str, Any]
-
-_COST = {"speed": "faster", "memory": "smaller", "energy": "thriftier", "accuracy": "better"}
-_UNMEASURED = {
-    "speed": "no step was timed here",
-    "memory": "no peak of memory was measured here",
-    "energy": "no energy was measured here",
-}
 
 
 @dataclass(frozen=True)
@@ -92,7 +109,9 @@ def _alone(evidence: Evidence) -> Answer | None:
     if evidence.ran:
         return None
     _, base = _base(evidence)
-    text = f"Stay with {base['precision']}: it alone ran to its end."
+    every = " in every trial" if any(v["trials"] > 1 for _, v in evidence.failed) else ""
+    why = f"it alone ran to its end{every}" if evidence.failed else "nothing else was run"
+    text = f"Stay with {base['precision']}: {why}."
     return {"precision": base["precision"], "text": text, "reasons": [failure(r) for r in evidence.failed]}
 
 
@@ -104,19 +123,29 @@ def _accuracy_first(evidence: Evidence) -> Answer | None:
     better = [(i, v) for i, v in shown if v["quality"]["kind"] == "better"]
     reasons = [quality(row) for row in evidence.ran]
     if not shown:
-        why = f"no other precision was shown to be as accurate; {evidence.more_seeds} tells more"
-        text = f"Stay with {base['precision']}: {why}."
-        return {"precision": base["precision"], "text": text, "reasons": reasons, "decided": False}
-    i, best = max(better or shown, key=lambda row: gain_of(row[1], "speed"))
-    if not better and gain_of(best, "speed") <= 1:
-        text = f"Stay with {base['precision']}: {best['precision']} is as accurate, and no faster."
-        return {"precision": base["precision"], "text": text, "reasons": [*reasons, *ratios((i, best))]}
+        return _none_as_accurate(evidence, reasons)
+    row = max(better or shown, key=lambda row: (is_gain(row[1], "speed"), gain_of(row[1], "speed")))
+    best = row[1]
+    if not better and not is_gain(best, "speed"):
+        text = f"Stay with {base['precision']}: {best['precision']} is as accurate, {no_faster(best)}."
+        decided = best["speed_ratio"] is not None and not may_gain(best, "speed")
+        reasons += ratios(row)
+        return {"precision": base["precision"], "text": text, "reasons": reasons, "decided": decided}
     text = f"Use {best['precision']}: {best['quality']['words']}."
-    return {
-        "precision": best["precision"],
-        "text": text,
-        "reasons": [quality((i, best)), *ratios((i, best))],
-    }
+    return {"precision": best["precision"], "text": text, "reasons": [quality(row), *ratios(row)]}
+
+
+def _none_as_accurate(evidence: Evidence, reasons: list[dict[str, str]]) -> Answer:
+    _, base = _base(evidence)
+    emulated = len(evidence.real) < len(evidence.ran)
+    no_other = "no precision that was not emulated" if emulated else "no other precision"
+    text = f"Stay with {base['precision']}: {no_other} was shown to be as accurate"
+    unsure = [v for _, v in evidence.real if standing(v) != "bad"]
+    if not unsure:
+        text = f"{text}, and {names(evidence.real)} {'were' if len(evidence.real) > 1 else 'was'} shown to be worse"
+    else:
+        text = f"{text}; to know more, {evidence.more_seeds(unsure[0])}"
+    return {"precision": base["precision"], "text": f"{text}.", "reasons": reasons, "decided": not unsure}
 
 
 def _keep_own_amp(evidence: Evidence) -> Answer | None:
@@ -136,9 +165,9 @@ def _bf16_for_its_range(evidence: Evidence) -> Answer | None:
     if not safer:
         return None
     index, fp16 = pool[0]
-    skipped = f", which skipped {fp16['skipped_steps']} steps" if fp16["skipped_steps"] else ""
+    left_out = f", in which {steps_skipped(fp16)}" if fp16["skipped_steps"] else ""
     more = reason(
-        f"fp32's range, so no loss scale; nearly as good as {fp16['precision']}{skipped}",
+        f"fp32's range, so no loss scale; nearly as good as {fp16['precision']}{left_out}",
         index,
         RATIOS.get(evidence.prefer, "speed_ratio"),
     )
@@ -162,8 +191,9 @@ def _undecided(evidence: Evidence) -> Answer | None:
     if not open_:
         return None
     _, verdict = open_[0]
-    why = f"{verdict['precision']} is {_cost(verdict, evidence)}, but its quality is open"
-    text = f"Undecided: {why}; run with {evidence.more_seeds}."
+    text = (
+        f"Undecided: {verdict['precision']} is {cost(verdict, evidence)}, but {why_open(verdict, evidence)}."
+    )
     reasons = [*ratios(open_[0]), quality(open_[0])]
     return {"precision": None, "text": text, "reasons": reasons, "decided": False}
 
@@ -175,37 +205,25 @@ def _gain_cannot_be_told(evidence: Evidence) -> Answer | None:
         return None
     _, base = _base(evidence)
     _, first = open_[0]
-    ratio = first[RATIOS[evidence.prefer]]
-    seen = f"{ratio['value']:.2f}×"
-    if ratio["low"] is not None:
-        seen += f", from {ratio['low']:.2f} to {ratio['high']:.2f}×"
     text = (
-        f"Stay with {base['precision']} for now: whether {first['precision']} is {_COST[evidence.prefer]} "
-        f"the data cannot tell ({seen}); {_more_runs(first, evidence.prefer)}." + _smaller(evidence)
+        f"Stay with {base['precision']} for now: whether {first['precision']} is {COST[evidence.prefer]} "
+        f"the data cannot tell ({seen(first, evidence.prefer)}); {more_runs(first, evidence.prefer)}."
+        + smaller_one(evidence)
     )
     reasons = [r for row in open_ for r in (*ratios(row, evidence.prefer), quality(row))]
     return {"precision": base["precision"], "text": text, "reasons": reasons, "decided": False}
 
 
-def _more_runs(verdict: Verdict, prefer: Prefer) -> str:
-    """What to do to have its gain told from noise."""
-    if prefer == "speed" and verdict["speed_ratio"]["low"] is None:
-        return "let it make more steps"
-    enough = enough_repeats(verdict, prefer)
-    if enough is None:
-        return f"{MOST_RUNS} runs would not be enough: make them longer, or the machine quieter"
-    return f"run with --repeats {enough}"
-
-
 def _gains_but_worse(evidence: Evidence) -> Answer | None:
     bad = evidence.judged("bad")
-    if not bad:
+    maybe = [r for r in evidence.real if standing(r[1]) == "bad" and may_gain(r[1], evidence.prefer)]
+    if not bad and not maybe:
         return None
     _, base = _base(evidence)
-    text = (
-        f"Stay with {base['precision']}: {bad[0][1]['precision']} is {_cost(bad[0][1], evidence)}, but worse."
-    )
-    reasons = [reason for row in bad for reason in (*ratios(row)[:1], quality(row))]
+    first = (bad or maybe)[0][1]
+    gains = cost(first, evidence) if bad else f"perhaps {COST[evidence.prefer]}"
+    text = f"Stay with {base['precision']}: {first['precision']} is {gains}, but worse."
+    reasons = [reason for row in bad or maybe for reason in (*ratios(row, evidence.prefer)[:1], quality(row))]
     return {"precision": base["precision"], "text": text, "reasons": reasons}
 
 
@@ -224,8 +242,9 @@ def _no_units(evidence: Evidence) -> Answer | None:
     if evidence.prefer != "speed" or not lacking or len(lacking) < len(evidence.real):
         return None
     _, base = _base(evidence)
-    names = " and ".join(v["precision"] for _, v in lacking)
-    text = f"Stay with {base['precision']}: this device has no units for {names}." + _smaller(evidence)
+    text = f"Stay with {base['precision']}: this device has no units for {names(lacking)}." + smaller_one(
+        evidence
+    )
     reasons = [r for row in lacking for r in (*units(row), *ratios(row), *explained(row, evidence.prefer))]
     return {"precision": base["precision"], "text": text, "reasons": reasons}
 
@@ -234,20 +253,23 @@ def _not_measured(evidence: Evidence) -> Answer | None:
     if any(v[RATIOS[evidence.prefer]] is not None for _, v in evidence.real):
         return None
     _, base = _base(evidence)
-    text = f"Stay with {base['precision']}: {_UNMEASURED[evidence.prefer]}, so that no gain is known."
-    reasons = [unmeasured(row, evidence.prefer) for row in (evidence.baseline, *evidence.real) if row]
+    measured = not unmeasured(_base(evidence), evidence.prefer)
+    what = UNMEASURED[evidence.prefer].format(f" of {names(evidence.real)}" if measured else "")
+    text = f"Stay with {base['precision']}: {what}, so that no gain is known."
+    reasons = [r for row in (_base(evidence), *evidence.real) for r in unmeasured(row, evidence.prefer)]
     return {"precision": base["precision"], "text": text, "reasons": reasons[:1], "decided": False}
 
 
 def _no_gain(evidence: Evidence) -> Answer | None:
     _, base = _base(evidence)
-    text = f"Stay with {base['precision']}: no other precision was {_COST[evidence.prefer]} here." + _smaller(
-        evidence
-    )
+    text = f"Stay with {base['precision']}: no other precision was {none_was(evidence)} here."
+    if evidence.unmeasured:
+        text += f" What {names(evidence.unmeasured)} would gain was not measured."
     reasons = [
         r for row in evidence.real for r in (*ratios(row), *units(row), *explained(row, evidence.prefer))
     ]
-    return {"precision": base["precision"], "text": text, "reasons": reasons}
+    reasons += [r for row in evidence.unmeasured for r in unmeasured(row, evidence.prefer)]
+    return {"precision": base["precision"], "text": text + smaller_one(evidence), "reasons": reasons}
 
 
 def _base(evidence: Evidence) -> Row:
@@ -269,35 +291,16 @@ def _use(
 ) -> Answer:
     """The recommendation of a row, firm or, where the data do not carry a verdict, for the time being."""
     _, verdict = row
-    reasons = [*ratios(row, evidence.prefer), quality(row), *(more or [])]
-    if verdict["skipped_steps"]:
-        skipped = f"{verdict['skipped_steps']} steps were skipped while the loss scale settled"
-        reasons.append(reason(skipped, row[0], "skipped_steps"))
+    reasons = [*ratios(row, evidence.prefer), quality(row), *(more or []), *skipped(row)]
     head = text or f"Use {verdict['precision']}"
     if evidence.decided:
-        said = f"{head}: {_cost(verdict, evidence)}, and no worse."
+        said = f"{head}: {cost(verdict, evidence)}, and no worse."
     else:
         said = (
-            f"{head} for now: {_cost(verdict, evidence)}, and the loss is close; "
-            f"whether it is worse the data cannot tell: run with {evidence.more_seeds}."
+            f"{head} for now: {cost(verdict, evidence)}, and the loss is {'lower' if lower(verdict) else 'close'}; "
+            f"whether it is worse the data cannot tell: {evidence.more_seeds(verdict)}."
         )
     return {"precision": verdict["precision"], "text": said, "reasons": reasons, "decided": evidence.decided}
-
-
-def _cost(verdict: Verdict, evidence: Evidence) -> str:
-    ratio = verdict[RATIOS.get(evidence.prefer, "speed_ratio")]
-    return str(ratio["words"])
-
-
-def _smaller(evidence: Evidence) -> str:
-    """What to do if memory is short, although nothing is faster."""
-    if evidence.prefer != "speed":
-        return ""
-    smaller = Evidence("memory", evidence.baseline, evidence.ran, evidence.failed).judged("good", "close")
-    if not smaller or gain_of(smaller[0][1], "memory") < 1 / AS_GOOD:
-        return ""
-    verdict = smaller[0][1]
-    return f" If memory is short, {verdict['precision']} needs {verdict['memory_ratio']['value']:.2f}× of it."
 
 
 #: the first rule that has an answer decides; the test of each is in tests/comparison/test_advice.py

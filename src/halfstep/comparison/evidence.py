@@ -96,10 +96,16 @@ class Evidence:
         return bool(self.judged("good"))
 
     @property
-    def more_seeds(self) -> str:
-        """How many seeds would tell more."""
-        seeds = max((v.get("quality", {}).get("seeds") or 1 for _, v in self.ran), default=1)
-        return f"--seeds {5 if seeds < 5 else 2 * seeds}"
+    def unmeasured(self) -> list[Row]:
+        """Those that ran, and whose gain by the objective is not known."""
+        return [row for row in self.ran if row[1].get(RATIOS.get(self.prefer, "speed_ratio")) is None]
+
+    def more_seeds(self, verdict: Verdict) -> str:
+        """What would tell more of its quality: more seeds; where they change nothing, a program that takes them."""
+        if (verdict.get("quality") or {}).get("kind") == "one_seed" and _seeds(verdict) > 1:
+            return "let the program take its seed from HALFSTEP_TRIAL, as shifting its own changed nothing"
+        seeds = max(map(_seeds, (v for _, v in self.ran)), default=1)
+        return f"run with --seeds {5 if seeds < 5 else 2 * seeds}"
 
 
 def gain(verdict: Verdict, prefer: Prefer) -> float:
@@ -108,22 +114,38 @@ def gain(verdict: Verdict, prefer: Prefer) -> float:
     return float(ratio) if prefer in ("speed", "accuracy") else 1.0 / float(ratio)
 
 
+def _seeds(verdict: Verdict) -> int:
+    return (verdict.get("quality") or {}).get("seeds") or 1
+
+
 def is_gain(verdict: Verdict, prefer: Prefer) -> bool:
-    """Whether the gain is more than noise; a ratio of memory without an interval must be large."""
+    """Whether the gain is more than noise, and can be seen in two decimals.
+
+    A ratio of memory without an interval must be large.
+    """
     ratio = verdict.get(RATIOS.get(prefer, "speed_ratio")) or {}
     if prefer == "memory" and ratio.get("low") is None:
         return gain(verdict, prefer) >= PLAIN_GAIN
-    return bool(ratio.get("significant")) and gain(verdict, prefer) > 1
+    return bool(ratio.get("significant")) and gain(verdict, prefer) > 1 and round(ratio["value"], 2) != 1
 
 
 def may_gain(verdict: Verdict, prefer: Prefer) -> bool:
-    """Whether the data leave open that it gains: the interval holds no gain and one worth having, or there is none."""
+    """Whether the data leave open that it gains: the interval holds no gain and one worth having.
+
+    Without an interval it is open unless the ratio is plainly a loss.
+    """
     ratio = verdict.get(RATIOS.get(prefer, "speed_ratio")) or {}
     if ratio.get("value") is None or is_gain(verdict, prefer):
         return False
     if ratio.get("low") is None:
-        return gain(verdict, prefer) > 1
+        return gain(verdict, prefer) > 1 / PLAIN_GAIN
     return not ratio["significant"] and _gains(ratio, prefer)[2] >= 1 / AS_GOOD
+
+
+def may_gain_little(verdict: Verdict, prefer: Prefer) -> bool:
+    """Whether its interval reaches beyond 1, if not to a gain worth having."""
+    ratio = verdict.get(RATIOS.get(prefer, "speed_ratio")) or {}
+    return ratio.get("low") is not None and _gains(ratio, prefer)[2] > 1
 
 
 def _gains(ratio: dict[str, Any], prefer: Prefer) -> tuple[float, float, float]:
@@ -135,7 +157,7 @@ def _gains(ratio: dict[str, Any], prefer: Prefer) -> tuple[float, float, float]:
 def enough_repeats(verdict: Verdict, prefer: Prefer) -> int | None:
     """How many ``--repeats`` would tell whether it gains, all else as it was; None where they are too many."""
     ratio = verdict[RATIOS.get(prefer, "speed_ratio")]
-    seeds: int = max((verdict.get("quality") or {}).get("seeds") or 1, 1)
+    seeds = _seeds(verdict)
     runs: int = min(ratio.get("runs") or [verdict["trials"]])
     if runs < 2 or ratio["low"] is None:
         return max(FEW_RUNS, runs // seeds + 1)
@@ -146,7 +168,7 @@ def enough_repeats(verdict: Verdict, prefer: Prefer) -> int | None:
 def standing(verdict: Verdict) -> Literal["good", "close", "bad", "unknown"]:
     """How the quality stands: shown to be no worse, close though not shown, shown to be worse, or not known.
 
-    "No difference seen" is good where a difference of :data:`CLOSE` of the loss's fall would have been seen.
+    "No difference seen" is good where the interval ends below ``--tolerance``, or else :data:`CLOSE` of the fall.
     """
     kind = (verdict.get("quality") or {}).get("kind")
     if kind in ("worse", "diverged"):
@@ -154,12 +176,27 @@ def standing(verdict: Verdict) -> Literal["good", "close", "bad", "unknown"]:
     if kind in ("equivalent", "better"):
         return "good"
     difference = (verdict.get("loss") or {}).get("difference") or {}
-    value, fall = difference.get("value"), difference.get("fall")
-    if kind not in ("one_seed", "no_difference_seen") or value is None or not fall or fall <= 0:
+    value, limit = difference.get("value"), _limit(difference)
+    if kind not in ("one_seed", "no_difference_seen") or value is None or limit is None:
         return "unknown"
-    if kind == "no_difference_seen" and difference["detectable"] <= CLOSE * fall:
+    if kind == "no_difference_seen" and difference["high"] <= limit:
         return "good"
-    return "close" if value <= CLOSE * fall else "unknown"
+    return "close" if value <= limit else "unknown"
+
+
+def lower(verdict: Verdict) -> bool:
+    """Whether its loss came out lower than the baseline's by more than is close."""
+    difference = (verdict.get("loss") or {}).get("difference") or {}
+    limit = _limit(difference)
+    return limit is not None and difference["value"] < -limit
+
+
+def _limit(difference: dict[str, Any]) -> float | None:
+    """How large a difference of the loss counts as close; None where the loss did not fall."""
+    if difference.get("margin_from") == "tolerance":
+        return float(difference["margin"])
+    fall = difference.get("fall")
+    return CLOSE * fall if fall and fall > 0 else None
 
 
 def not_learning(verdict: Verdict) -> bool:

@@ -40,21 +40,40 @@ def ratios(row: Row, first: Prefer = "speed") -> list[dict[str, str]]:
 def _range(ratio: dict[str, Any], figure: str) -> str:
     plain = ratio["words"] == "not significant"
     # What is significant has its size in its words.
-    lead = f"{ratio['value']:.2f}× the {_NAMES[figure]}, not significant" if plain else ratio["words"]
+    lead = f"{ratio['value']:.2f}× the {_NAMES[figure]}" if plain else ratio["words"]
     if ratio["low"] is None:
         return f"{lead} (no interval)"
+    lead += ", not significant" * plain
     alone = ", within one run: --repeats 3 tells how runs differ" if 1 in ratio.get("runs", ()) else ""
-    return f"{lead} (95 % interval {ratio['low']:.2f} to {ratio['high']:.2f}×{alone})"
+    low, high = ratio["low"], ratio["high"]
+    # "1.20× slower" is the other way round, and so are the ends of its interval.
+    if lead.endswith("slower"):
+        low, high = 1 / high, 1 / low
+    return f"{lead} (95 % interval {low:.2f} to {high:.2f}×{alone})"
 
 
 _ABSENT = {"speed": "step_time_absent", "memory": "peak_memory_absent", "energy": "energy_absent"}
 
 
-def unmeasured(row: Row, prefer: Prefer) -> dict[str, str]:
-    """Why the objective's figure was not measured."""
+def unmeasured(row: Row, prefer: Prefer) -> list[dict[str, str]]:
+    """Why the objective's figure was not measured; nothing where it was."""
     index, verdict = row
     figure = _ABSENT[prefer]
-    return reason(f"{verdict['precision']}: {verdict[figure]}", index, figure)
+    why = verdict.get(figure)
+    return [] if why is None else [reason(f"{verdict['precision']}: {why}", index, figure)]
+
+
+def skipped(row: Row) -> list[dict[str, str]]:
+    """How many steps were skipped, if any."""
+    index, verdict = row
+    text = f"{steps_skipped(verdict)}, as their gradients were not finite"
+    return [reason(text, index, "skipped_steps")] if verdict["skipped_steps"] else []
+
+
+def steps_skipped(verdict: dict[str, Any]) -> str:
+    """``3 steps were skipped``; of several trials the one that skipped most."""
+    number = verdict["skipped_steps"]
+    return f"{number} step{'s were' if number != 1 else ' was'} skipped"
 
 
 def units(row: Row) -> list[dict[str, str]]:

@@ -1,0 +1,191 @@
+"""Whatever the evidence, the advice claims no more than it carries: verdicts are drawn at random, as a comparison writes them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from halfstep.comparison.advice import recommend
+from halfstep.comparison.evidence import AS_GOOD, CLOSE, PREFER, RATIOS, Prefer
+from halfstep.comparison.intervals import Interval
+from halfstep.comparison.paired import Paired, holm, paired
+from halfstep.comparison.quality import _numbers
+from halfstep.comparison.ratios import _ratio_of_trials, _ratio_row, faster_words
+from halfstep.comparison.wording import figure_words, kind_of
+
+CASES = 1500
+LEAST = 1 / AS_GOOD
+
+
+def speed(random: np.random.Generator) -> dict[str, Any] | None:
+    if random.random() < 0.1:
+        return None
+    value, runs = math.exp(0.3 * random.standard_normal()), int(random.integers(1, 5))
+    half = random.choice([0.003, 0.03, 0.2, 0.6])
+    ends = (None, None) if random.random() < 0.15 else (value * math.exp(-half), value * math.exp(half))
+    ratio = Interval(value, *ends)
+    return _ratio_row(ratio, faster_words(ratio)) | {"runs": [runs, runs]}
+
+
+def cost(random: np.random.Generator, what: str) -> dict[str, Any] | None:
+    if random.random() < 0.2:
+        return None
+    runs, spread = int(random.integers(1, 5)), random.choice([0.0, 0.001, 0.03, 0.3])
+    sides = np.exp(spread * random.standard_normal((2, runs)))
+    ours = sides[0] * math.exp(0.2 * random.standard_normal())
+    return _ratio_of_trials(ours.tolist(), sides[1].tolist(), what)
+
+
+def judged(random: np.random.Generator, fall: float, seeds: int, precisions: int) -> list[dict[str, Any]]:
+    """``loss`` and ``quality`` of several precisions, by the comparison's own statistics."""
+    live = random.random() < 0.8
+    margin = [("tolerance", 0.02), ("seeds", 0.05)][int(random.integers(2))]
+    shifts = random.choice([-0.3, -0.05, 0.0, 0.02, 0.05, 0.3], size=precisions)
+    drawn = [
+        s + random.choice([0.003, 0.03, 0.2]) * random.standard_normal(seeds if live else 1) for s in shifts
+    ]
+    found = [paired(list(d), margin[1], precisions) for d in drawn]
+    ps = holm([each.p for each in found])
+    return [
+        _judged(replace(each, p_holm=p), fall, margin[0], live, seeds)
+        for each, p in zip(found, ps, strict=True)
+    ]
+
+
+def _judged(found: Paired, fall: float, margin_from: str, live: bool, seeds: int) -> dict[str, Any]:
+    kind = kind_of(found, "lower")
+    words = figure_words(found, kind, fall, margin_from, live)
+    row = {"difference": _numbers(found, margin_from) | {"fall": fall}, "kind": kind, "words": words}
+    return {"loss": row, "quality": {"kind": kind, "words": f"loss: {words}", "seeds": seeds}}
+
+
+def drawn(random: np.random.Generator) -> list[dict[str, Any]]:
+    """A comparison's verdicts: fp32 and up to four others, some failed, some emulated, one perhaps as-is."""
+    names = random.permutation(["bf16", "fp16", "tf32", "as-is", "bf16-true"])[
+        : random.integers(0, 5)
+    ].tolist()
+    seeds = int(random.integers(1, 6))
+    fall = float(random.choice([-0.1, 1.0, 1.0, 1.0, 1.0]))
+    base = {
+        "precision": "fp32", "baseline": "fp32", "status": "ok", "reason": "", "ran_as": "fp32", "emulated": False,
+        "trials": seeds, "steps": int(random.choice([10, 60])), "fall": fall, "diverged": None, "skipped_steps": 0,
+        "speed_ratio": None, "memory_ratio": None, "energy_ratio": None, "loss": None, "warnings": [],
+        "quality": {"kind": "baseline", "words": "the baseline", "seeds": seeds},
+    }  # fmt: skip
+    absent = {"step_time_absent": None, "peak_memory_absent": None, "energy_absent": None}
+    no_energy = random.random() < 0.5
+    rows = [base | absent | ({"energy_absent": "no counter"} if no_energy else {})]
+    for name, quality in zip(names, judged(random, fall, seeds, len(names)), strict=True):
+        row = (
+            rows[0] | quality | {"precision": name, "ran_as": name, "skipped_steps": int(random.integers(3))}
+        )
+        row |= {"speed_ratio": speed(random), "memory_ratio": cost(random, "memory")}
+        row["energy_ratio"] = None if no_energy else cost(random, "energy")
+        if random.random() < 0.1:
+            row |= {"loss": None, "quality": {"kind": "not_known", "words": "neither", "seeds": seeds}}
+        if random.random() < 0.2:
+            row["ran_as"] = f"{name}, products in fp32 units"
+        if random.random() < 0.15:
+            row |= {"status": "failed", "reason": "boom"}
+        elif random.random() < 0.15:
+            row |= {"emulated": True, **dict.fromkeys(RATIOS.values())} | dict.fromkeys(absent, "emulated")
+        for prefer, figure in RATIOS.items():
+            why = {"speed": "step_time_absent", "memory": "peak_memory_absent", "energy": "energy_absent"}[
+                prefer
+            ]
+            row[why] = row[why] or (f"no {prefer}" if row[figure] is None else None)
+        rows.append(row)
+    return rows
+
+
+def most(row: dict[str, Any], prefer: Prefer) -> float:
+    """The largest gain that the data leave open; of a ratio without an interval, a tenth more than it is."""
+    ratio = row[RATIOS.get(prefer, "speed_ratio")]
+    if ratio is None:
+        return math.inf
+    value, low, high = ratio["value"], ratio["low"], ratio["high"]
+    if low is None:
+        return float((value if prefer in ("speed", "accuracy") else 1 / value) / 0.9)
+    return float(high if prefer in ("speed", "accuracy") else 1 / low)
+
+
+def no_worse(row: dict[str, Any]) -> bool:
+    """Whether the data show it, for the tolerance that was given, or else a twentieth of the loss's fall."""
+    if row["quality"]["kind"] in ("equivalent", "better"):
+        return True
+    if row["quality"]["kind"] != "no_difference_seen":
+        return False
+    difference = row["loss"]["difference"]
+    limit = difference["margin"] if difference["margin_from"] == "tolerance" else CLOSE * difference["fall"]
+    return bool(difference["high"] <= limit)
+
+
+def resolves(verdicts: list[dict[str, Any]], evidence: str) -> bool:
+    index, _, path = evidence.removeprefix("verdicts[").partition("].")
+    found: Any = verdicts[int(index)]
+    for part in path.split("."):
+        found = found[part]
+    return found is not None
+
+
+@pytest.mark.parametrize("prefer", PREFER)
+def test_no_advice_claims_what_its_evidence_does_not_carry(prefer: Prefer) -> None:
+    random = np.random.default_rng(20_000)
+    rules = set()
+    for _ in range(CASES):
+        verdicts = drawn(random)
+        found = recommend(verdicts, prefer=prefer)
+        rules.add(found["rule"])
+        for claim, holds in _claims(verdicts, found, prefer).items():
+            assert holds, (claim, found, verdicts)
+    assert len(rules) >= 3
+
+
+def _claims(verdicts: list[dict[str, Any]], found: dict[str, Any], prefer: Prefer) -> dict[str, bool]:
+    """What the advice says -> whether the verdicts carry it."""
+    text, reasons = found["text"], found["reasons"]
+    real = [v for v in verdicts[1:] if v["status"] == "ok" and not v["emulated"]]
+    chosen = next((v for v in real if v["precision"] == found["precision"]), None)
+    one_figure = chosen and chosen.get(RATIOS.get(prefer, "speed_ratio"))
+    told = " ".join([text, *(r["text"] for r in reasons)])
+    least = 1.0 if "5 % or more" not in text else LEAST
+    measured = [v for v in real if v[RATIOS.get(prefer, "speed_ratio")]]
+    gone = [v for v in verdicts[1:] if v["status"] == "ok" and v not in measured]
+    live = [v for v in verdicts[1:] if v["quality"]["kind"] not in ("one_seed", "not_known")]
+    return {
+        "each reason rests on a figure": all(resolves(verdicts, r["evidence"]) for r in reasons),
+        "no worse": "no worse." not in text or (chosen is not None and no_worse(chosen)),
+        "what was not shown is not decided": not found["decided"] or chosen is None or no_worse(chosen),
+        "what is advised gains": chosen is None
+        or (prefer == "accuracy" and chosen["quality"]["kind"] == "better")
+        or bool(one_figure["significant"] or (prefer == "memory" and one_figure["low"] is None)),
+        "none gained": "no other precision was" not in text
+        or prefer == "accuracy"
+        or "was shown to be" in text
+        or all(most(v, prefer) <= least + 1e-9 or v["quality"]["kind"] == "worse" for v in measured),
+        "what was not measured is named": "no other precision was" not in text
+        or prefer == "accuracy"
+        or all(v["precision"] in told for v in gone),
+        "no faster": "and no faster" not in text
+        or all(most(v, "speed") <= least + 1e-9 for v in real if f"{v['precision']} is as accurate" in text),
+        "worse is never advised": chosen is None or chosen["quality"]["kind"] != "worse",
+        "undecided says what would tell": found["decided"]
+        or any(
+            word in text
+            for word in ("--seeds", "--repeats", "more steps", "longer", "known", "halfstep.log", "seed")
+        ),
+        "more seeds only where seeds matter": "--seeds" not in text
+        or not real
+        or bool(live)
+        or all(v["quality"]["seeds"] == 1 for v in real)
+        or any(v["quality"]["kind"] == "not_known" for v in real),
+        "plain English": "1 steps" not in told and "None" not in told and "nan" not in told,
+        "a figure that prints as one is no gain": chosen is None or "1.00× " not in text,
+        "of everything worse, it is said": prefer != "accuracy"
+        or "tells more" not in text
+        or any(v["quality"]["kind"] != "worse" for v in real),
+    }
