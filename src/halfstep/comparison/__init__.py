@@ -8,6 +8,6 @@ In the order in which they are used:
 - :mod:`ratios`, :mod:`intervals`, :mod:`drift`: speed, memory and energy against noise
 - :mod:`quality`, :mod:`curves`, :mod:`paired`, :mod:`tolerance`, :mod:`wording`: losses and figures against noise
 - :mod:`why`: why a precision is no faster or smaller
-- :mod:`advice`, :mod:`evidence`, :mod:`reasons`, :mod:`sentences`, :mod:`adopt`: what to use, why, and the lines that make it
-  permanent
+- :mod:`advice`, :mod:`evidence`, :mod:`reasons`, :mod:`sentences`, :mod:`adopt`: what to use, why, and the lines that
+  make it permanent
 """
