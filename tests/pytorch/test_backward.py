@@ -7,6 +7,7 @@ the gradients are held against float64 within a derived bound.
 from __future__ import annotations
 
 import copy
+import pickle
 import warnings
 from collections.abc import Callable
 
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 SCALED = "fp32:loss_scale=1024"
+#: doubles after every step
+MOVING = "fp32:loss_scale=dynamic:init_scale=1024:growth_interval=1"
 
 
 def model() -> nn.Module:
@@ -210,15 +213,121 @@ def float64_and_complex() -> list[Tensor]:
     return [a.grad, torch.view_as_real(c.grad)]
 
 
+def generators() -> list[Tensor]:
+    net, (x, y) = model(), data()
+    loss = (net(x) - y).square().mean()
+    found = torch.autograd.grad((part for part in [loss]), net.parameters(), retain_graph=True)
+    torch.autograd.backward(part for part in [loss, loss * 2])
+    (net(x) - y).square().mean().backward(inputs=(p for p in net.parameters()))
+    return [*found, *gradients(net)]
+
+
+def edges() -> list[Tensor]:
+    """A gradient edge stands for a tensor, as in pipelines that have let go of it."""
+    edge_of = torch.autograd.graph.get_gradient_edge
+    net, (x, y) = model(), data()
+    loss = (net(x) - y).square().mean()
+    found = torch.autograd.grad(edge_of(loss), list(net.parameters()), retain_graph=True)
+    torch.autograd.backward(edge_of(loss), retain_graph=True)
+    torch.autograd.backward((edge_of(loss),), (torch.full((), 2.0),), retain_graph=True)
+    loss.backward(inputs=[edge_of(net[0].weight)])
+    return [*found, *gradients(net)]
+
+
+def inner_inputs() -> list[Tensor]:
+    """Gradients of tensors inside the graph, which PyTorch warns of where nobody asks it to keep them."""
+    net, (x, y) = model(), data()
+    hidden = net[0](x)
+    loss = (net[2](net[1](hidden)) - y).square().mean()
+    loss.backward(inputs=[hidden], retain_graph=True)
+    first = hidden.grad
+    loss.backward(inputs=[hidden, net[2].weight])
+    return [first, hidden.grad, net[2].weight.grad]
+
+
+def old_module_hooks() -> list[Tensor]:
+    """``register_backward_hook``, deprecated for years and in many scripts still."""
+    net, (x, y) = model(), data()
+    seen: list[Tensor] = []
+    everywhere = nn.modules.module.register_module_backward_hook(lambda m, gi, go: seen.append(go[0].clone()))
+    net[1].register_backward_hook(lambda m, gi, go: (gi[0].clamp(-1e-3, 1e-3),))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using a non-full backward hook")
+        (net[2](net[1](net[0](x))) - y).square().mean().backward()
+    everywhere.remove()
+    return [*seen, *gradients(net)]
+
+
+def pickled_hooks() -> list[Tensor]:
+    """A model that is pickled with its hooks, and a copy of it."""
+    net, (x, y) = model(), data()
+    net[2].register_full_backward_hook(clamped)
+    net[1].register_full_backward_pre_hook(halved)
+    copies = [copy.deepcopy(net), pickle.loads(pickle.dumps(net))]
+    for one in copies:
+        (one(x.clone().requires_grad_()) - y).square().mean().backward()
+    return [gradient for one in copies for gradient in gradients(one)]
+
+
+def clamped(module: nn.Module, inwards: tuple[Tensor], outwards: tuple[Tensor]) -> tuple[Tensor]:
+    return (inwards[0].clamp(-1e-2, 1e-2),)
+
+
+def halved(module: nn.Module, outwards: tuple[Tensor]) -> tuple[Tensor]:
+    return (outwards[0].clamp(-5e-3, 5e-3) * 0.5,)
+
+
+def accumulated_graphs() -> list[Tensor]:
+    """Gradients with a graph of their own, added up over two passes: the first is in use elsewhere already."""
+    net, (x, y) = model(), data()
+    weights = list(net.parameters())
+    with warnings.catch_warnings():  # PyTorch warns of the reference cycle, once a process
+        warnings.filterwarnings("ignore", message="Using backward\\(\\) with create_graph=True")
+        (net(x) - y).square().mean().backward(create_graph=True)
+        early = sum(p.grad.square().sum() for p in weights)
+        (net(x) - y).abs().mean().backward(create_graph=True)
+    late = sum(p.grad.square().sum() for p in weights)
+    return [*torch.autograd.grad(late, weights, retain_graph=True), *torch.autograd.grad(early, weights)]
+
+
+def learned_rate() -> list[Tensor]:
+    """The gradient of an inner step is part of the outer loss's graph, and the tensor of it, too."""
+    net, (x, _) = model(), data()
+    rate, weight = torch.tensor(0.1, requires_grad=True), net[0].weight.clone()
+    weight.retain_grad()
+    (x @ weight.t()).square().mean().backward(retain_graph=True)
+    (x @ (weight - rate * weight.grad).t()).square().mean().backward()
+    return [rate.grad, net[0].weight.grad]
+
+
+def stepped_in_backward() -> list[Tensor]:
+    """An optimizer a parameter, each stepped as soon as its gradient is there; the loss scale moves meanwhile."""
+    net, (x, y) = model(), data()
+    optimizers = {p: torch.optim.AdamW([p], lr=0.01) for p in net.parameters()}
+
+    def step(parameter: Tensor) -> None:
+        optimizers[parameter].step()
+        optimizers[parameter].zero_grad()
+
+    for parameter in net.parameters():
+        parameter.register_post_accumulate_grad_hook(step)
+    seen: list[Tensor] = []
+    net[0].weight.register_hook(lambda gradient: seen.append(gradient.clone()))
+    for _ in range(3):
+        (net(x) - y).square().mean().backward()
+    return [*seen, *(p.detach() for p in net.parameters())]
+
+
 PATTERNS = [
     once, accumulated, clipped, retained, several_losses, given_gradient, named_inputs, input_gradient, autograd_grad,
     gradient_penalty, backward_of_backward, parameter_hooks, accumulated_grad_hooks, module_hooks, retain_grad,
-    checkpointed, functional, zeroed_in_place, tied_and_frozen, sparse, float64_and_complex,
+    checkpointed, functional, zeroed_in_place, tied_and_frozen, sparse, float64_and_complex, generators, edges,
+    inner_inputs, old_module_hooks, pickled_hooks, accumulated_graphs, learned_rate, stepped_in_backward,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.__name__)
-@pytest.mark.parametrize("recipe", ["fp32", SCALED])
+@pytest.mark.parametrize("recipe", ["fp32", SCALED, MOVING])
 def test_bit_identical_in_fp32(begin, pattern: Callable[[], list[Tensor]], recipe: str) -> None:
     plain = pattern()
     begin(recipe)
@@ -279,6 +388,13 @@ def test_pytorchs_own_complaints_are_unchanged(begin) -> None:
     begin(SCALED)
     with pytest.raises(RuntimeError, match="grad can be implicitly created only for scalar outputs"):
         (torch.ones(3, requires_grad=True) * 2).backward()
+    with pytest.raises(RuntimeError, match="real scalar outputs but got torch.complex64"):
+        torch.ones(3, dtype=torch.complex64, requires_grad=True).sum().backward()
+    with pytest.raises(RuntimeError, match="got 2 tensors and 1 gradients"):
+        weight = torch.ones((), requires_grad=True)
+        torch.autograd.backward([weight * 2, weight * 3], [torch.ones(())])
+    with pytest.warns(UserWarning, match="empty generator, no gradient clipping"):
+        nn.utils.clip_grad_norm_((p for p in ()), 1.0)
     with pytest.raises(RuntimeError, match="does not require grad"):
         torch.ones(()).backward()
     with pytest.raises(RuntimeError, match="second time"):

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 from torch.optim import Optimizer
 
 from halfstep.errors import HalfstepError, Unsupported
@@ -243,14 +244,15 @@ class Takeover(Face):
         self.by_hand.active = False
         self._on_backward = on_backward
 
-    def before_backward(self, outputs: Sequence[Tensor]) -> None:
-        """A backward pass of the script's is about to start."""
+    def before_backward(self, outputs: Sequence[Tensor | GradientEdge]) -> None:
+        """A backward pass of the script's is about to start. Of a gradient edge the loss is not known."""
         self.scaling.begin_pass()
         self.by_hand.about_to_pass(outputs)
         self._habits.backward()
-        self._on_backward(outputs)
+        losses = [output for output in outputs if isinstance(output, Tensor)]
+        self._on_backward(losses)
         self.watch.backward_pass(True)
-        self.began.before_backward(outputs)
+        self.began.before_backward(losses)
 
     def after_backward(self) -> None:
         """It is over: cast weights were part of its graph."""

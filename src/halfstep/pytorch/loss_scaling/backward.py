@@ -12,12 +12,14 @@ the scale S and divide what comes out by it. S is a power of two, so in fp32 bot
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from halfstep.pytorch.loss_scaling.gradients import multiply_, multiply_and_test_
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
@@ -64,21 +66,23 @@ def _backward(takeover: Takeover, sharded: Sharded, original: Callable[..., None
         inputs: Any = None,
     ) -> None:
         outputs = _as_tuple(tensors)
+        inputs = _as_tuple(inputs) if isinstance(inputs, Iterator) else inputs
         if tracing():
-            original(tensors, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
+            original(outputs, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
             return
         if inside_backward():
             # Checkpointing recomputes, and goes back through what it recomputed: part of the pass under way.
             if takeover.scaling.active:
-                takeover.scaling.reach(_as_tuple(inputs) if inputs is not None else leaves_of(outputs))
-            original(tensors, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
+                leaves, inside = _targets(outputs, inputs)
+                takeover.scaling.reach(leaves, create_graph)
+                takeover.scaling.reach_inside(inside)
+            original(outputs, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
             return
         takeover.before_backward(outputs)
         seeds = grad_variables if grad_tensors is None else grad_tensors
-        scale = takeover.scaling.value
         with takeover.ambient.paused():
-            if scale == 1.0:
-                original(tensors, seeds, retain_graph, create_graph, None, inputs)
+            if takeover.scaling.value == 1.0:
+                original(outputs, seeds, retain_graph, create_graph, None, inputs)
             else:
                 sharded.follow()
                 run = functools.partial(
@@ -99,24 +103,35 @@ def _scaled(
     create: bool,
 ) -> None:
     scaling = takeover.scaling
-    scale = scaling.value
-    scaled_seeds = [_times(seed, scale) for seed in _seeds(outputs, seeds)]
-    targets = _as_tuple(inputs) if inputs is not None else (*leaves_of(outputs), *scaling.retained())
-    with scaling.running(targets):
+    seeds = _seeds(outputs, seeds)
+    leaves, inside = _targets(outputs, inputs)
+    with scaling.running(leaves, create) as scale:
+        scaling.reach_inside(inside)
+        if inputs is None:
+            scaling.reach_inside(scaling.retained())
         try:
-            run(grad_tensors=scaled_seeds, inputs=inputs)
+            run(grad_tensors=[_times(seed, scale) for seed in seeds], inputs=inputs)
         finally:
-            _unscale(scaling, create)
+            _unscale(scaling, 1.0 / scale, create)
 
 
-def _unscale(scaling: Scaling, create: bool) -> None:
+def _unscale(scaling: Scaling, inverse: float, create: bool) -> None:
     if create:
         for tensor in scaling.reached.values():  # not in place: these gradients are part of a graph
             if tensor.grad is not None:
-                tensor.grad = _times(tensor.grad, scaling.loss_scale.inverse)
+                tensor.grad = _times(tensor.grad, inverse)
         return
     gradients = [grad for tensor in scaling.reached.values() if (grad := tensor.grad) is not None]
-    scaling.checked(gradients, multiply_and_test_(gradients, scaling.loss_scale.inverse))
+    scaling.checked(gradients, multiply_and_test_(gradients, inverse))
+
+
+def _targets(outputs: tuple[Any, ...], inputs: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """Leaves, and tensors inside the graph, that a backward pass accumulates gradients into."""
+    if inputs is None:
+        return leaves_of(outputs), []
+    edges = leaves_of(target for target in _as_tuple(inputs) if isinstance(target, GradientEdge))
+    tensors = [target for target in _as_tuple(inputs) if isinstance(target, Tensor)]
+    return [*edges, *(t for t in tensors if t.is_leaf)], [t for t in tensors if not t.is_leaf]
 
 
 def _grad(takeover: Takeover, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,21 +145,22 @@ def _grad(takeover: Takeover, original: Callable[..., Any]) -> Callable[..., Any
         **kwargs: Any,
     ) -> Any:
         arguments = (retain_graph, create_graph, *args)
+        outputs = _as_tuple(outputs) if isinstance(outputs, Iterator) else outputs
         if inside_backward() or tracing():
             return original(outputs, inputs, grad_outputs, *arguments, **kwargs)
         takeover.scaling.begin_pass()
         by_hand = takeover.by_hand if not create_graph else None
         if by_hand is not None:
             by_hand.about_to_pass(_as_tuple(outputs))
-        scale = takeover.scaling.value
         with takeover.ambient.paused():
-            if scale == 1.0:
+            if takeover.scaling.value == 1.0:
                 results = original(outputs, inputs, grad_outputs, *arguments, **kwargs)
             else:
                 tensors = _as_tuple(outputs)
-                seeds = [_times(seed, scale) for seed in _seeds(tensors, grad_outputs)]
-                with takeover.scaling.running():
-                    scaled = original(tensors, inputs, seeds, *arguments, **kwargs)
+                seeds = _seeds(tensors, grad_outputs)
+                with takeover.scaling.running() as scale:
+                    scaled_seeds = [_times(seed, scale) for seed in seeds]
+                    scaled = original(tensors, inputs, scaled_seeds, *arguments, **kwargs)
                 # Not in place: two inputs may be given one and the same gradient.
                 results = type(scaled)(_times(result, 1.0 / scale) for result in scaled)
         if by_hand is not None:
@@ -154,17 +170,25 @@ def _grad(takeover: Takeover, original: Callable[..., Any]) -> Callable[..., Any
     return grad
 
 
-def _as_tuple(tensors: Any) -> tuple[Tensor, ...]:
-    return (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
+def _as_tuple(tensors: Any) -> tuple[Any, ...]:
+    return (tensors,) if isinstance(tensors, Tensor | GradientEdge) else tuple(tensors)
 
 
-def _seeds(outputs: Sequence[Tensor], seeds: Any) -> list[Tensor | None]:
+def _seeds(outputs: Sequence[Any], seeds: Any) -> list[Tensor | None]:
     """The gradients that the pass starts from; None where PyTorch is to complain about its absence."""
     given = [None] * len(outputs) if seeds is None else list(_as_tuple(seeds))
-    return [
-        torch.ones_like(output) if seed is None and output.requires_grad and output.numel() == 1 else seed
-        for output, seed in zip(outputs, given, strict=True)
-    ]
+    if len(given) != len(outputs):  # PyTorch's to complain about
+        return given
+    return [_implicit(output) if seed is None else seed for output, seed in zip(outputs, given, strict=True)]
+
+
+def _implicit(output: Any) -> Tensor | None:
+    """1 for a real scalar, from which a pass may start without being told a gradient."""
+    if isinstance(output, GradientEdge):
+        output = output.node._input_metadata[output.output_nr]
+        output = torch.empty(output.shape, dtype=output.dtype, device=output.device, requires_grad=True)
+    starts = output.requires_grad and output.numel() == 1 and output.is_floating_point()
+    return torch.ones_like(output) if starts else None
 
 
 def _times(tensor: Tensor | None, factor: float) -> Tensor | None:
@@ -175,16 +199,8 @@ def _install_hooks(takeover: Takeover, patches: Patches) -> None:
     """Hooks see true gradients; what they return goes back into the scaled pass."""
     scaling = takeover.scaling
 
-    def through(hook: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(hook)
-        def unscaled(*args: Any) -> Any:
-            scale = scaling.value if scaling.active else 1.0
-            if scale == 1.0:
-                return hook(*args)
-            returned = hook(*(_map(arg, 1.0 / scale) for arg in args))
-            return _map(returned, scale)
-
-        return unscaled
+    def through(hook: Callable[..., Any]) -> _Through:
+        return _Through(scaling, hook)
 
     def registering(original: Callable[..., Any]) -> Callable[..., Any]:
         def register(self: Any, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -211,11 +227,50 @@ def _install_hooks(takeover: Takeover, patches: Patches) -> None:
     patches.set(torch.Tensor, "data", scaling.exposing(torch.Tensor.data))
     for home in (torch.nn.utils, torch.nn.utils.clip_grad):
         patches.wrap(home, "clip_grad_norm_", scaling.clipping)
-    for name in ("register_full_backward_hook", "register_full_backward_pre_hook"):
+    for name in ("register_full_backward_hook", "register_full_backward_pre_hook", "register_backward_hook"):
         patches.wrap(torch.nn.Module, name, registering)
+    patches.wrap(torch.nn.Module, "__setstate__", lambda original: _unpickling(original, through))
     module = torch.nn.modules.module
-    for name in ("register_module_full_backward_hook", "register_module_full_backward_pre_hook"):
+    for name in (
+        "register_module_full_backward_hook",
+        "register_module_full_backward_pre_hook",
+        "register_module_backward_hook",
+    ):
         patches.wrap(module, name, registering_global)
+
+
+class _Through:
+    """A hook that is handed true gradients. A copy of it is one, too; pickled it is the hook as the script has it."""
+
+    def __init__(self, scaling: Scaling, hook: Callable[..., Any]) -> None:
+        self._scaling, self._hook = scaling, hook
+        functools.update_wrapper(self, hook)
+
+    def __call__(self, *args: Any) -> Any:
+        scale = self._scaling.last_value if self._scaling.active else 1.0
+        if scale == 1.0:
+            return self._hook(*args)
+        returned = self._hook(*(_map(arg, 1.0 / scale) for arg in args))
+        return _map(returned, scale)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Through:
+        return _Through(self._scaling, copy.deepcopy(self._hook, memo))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial, (self._hook,)
+
+
+def _unpickling(original: Callable[..., None], through: Callable[..., _Through]) -> Callable[..., None]:
+    """Wrap ``Module.__setstate__``: hooks that come out of a pickle have not been registered."""
+
+    def __setstate__(module: Any, state: dict[str, Any]) -> None:
+        original(module, state)
+        for hooks in (module._backward_hooks, module._backward_pre_hooks):
+            hooks.update(
+                (key, through(hook)) for key, hook in hooks.items() if not isinstance(hook, _Through)
+            )
+
+    return __setstate__
 
 
 def _accumulated(scaling: Scaling, hook: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
@@ -223,7 +278,7 @@ def _accumulated(scaling: Scaling, hook: Callable[[Tensor], None]) -> Callable[[
 
     @functools.wraps(hook)
     def unscaled(parameter: Tensor) -> None:
-        scale = scaling.value if scaling.active else 1.0
+        scale = scaling.last_value if scaling.active else 1.0
         if scale == 1.0 or parameter.grad is None:
             hook(parameter)
             return

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 from torch.optim import Optimizer
 
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
@@ -52,7 +53,7 @@ class ByHand:
 
         return __init__
 
-    def about_to_pass(self, outputs: Sequence[Tensor]) -> None:
+    def about_to_pass(self, outputs: Sequence[Tensor | GradientEdge]) -> None:
         """A backward pass is about to start. Raises EnoughSteps where the program has made the last step asked for."""
         if not self.active:
             return
@@ -65,11 +66,13 @@ class ByHand:
         if self.active:
             self._step([p.grad for p in self.parameters if p.grad is not None] if self._guards else [])
 
-    def passed_grad(self, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    def passed_grad(
+        self, outputs: Sequence[Tensor | GradientEdge], gradients: Sequence[Tensor | None]
+    ) -> None:
         """``torch.autograd.grad`` has returned ``gradients``, which are of no further graph."""
         if self.active:
             self._takeover.ambient.forget_casts()
-            self._takeover.recorder.backward(outputs)
+            self._takeover.recorder.backward([output for output in outputs if isinstance(output, Tensor)])
             self._step([gradient for gradient in gradients if gradient is not None])
 
     def _step(self, gradients: list[Tensor]) -> None:

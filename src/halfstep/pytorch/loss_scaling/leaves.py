@@ -6,11 +6,12 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 _Accumulate = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 
 
-def leaves_of(outputs: Iterable[Tensor]) -> list[Tensor]:
+def leaves_of(outputs: Iterable[Tensor | GradientEdge]) -> list[Tensor]:
     """Every leaf tensor that a backward pass from ``outputs`` accumulates a gradient into.
 
     Walks the graph, about 0.15 µs a node, 0.15 ms for 300 parameters under autocast: half of it is PyTorch's, which
@@ -18,8 +19,12 @@ def leaves_of(outputs: Iterable[Tensor]) -> list[Tensor]:
     as an adversarial input; the engine's own order of execution takes longer to ask for.
     """
     outputs = list(outputs)
-    leaves = [output for output in outputs if output.grad_fn is None and output.requires_grad]
-    nodes = list(dict.fromkeys(output.grad_fn for output in outputs if output.grad_fn is not None))
+    edges = [output for output in outputs if isinstance(output, GradientEdge)]
+    tensors = [output for output in outputs if isinstance(output, Tensor)]
+    leaves = [tensor for tensor in tensors if tensor.grad_fn is None and tensor.requires_grad]
+    leaves += [edge.node.variable for edge in edges if type(edge.node) is _Accumulate]  # type: ignore[attr-defined]
+    starts = [*(tensor.grad_fn for tensor in tensors), *(edge.node for edge in edges)]
+    nodes = list(dict.fromkeys(node for node in starts if node is not None and type(node) is not _Accumulate))
     seen = set(nodes)
     for node in nodes:  # which grows meanwhile
         for after, _ in node.next_functions:

@@ -60,8 +60,9 @@ class Scaling:
         self._finite_in_a_row = 0
         self.reached: dict[int, Tensor] = {}
         self._turn = threading.Lock()
-        self._backed_off = False
-        self._counted = False
+        self._at_pass = loss_scale
+        self._bad = False
+        self._one_test = False
         self._versions: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._flags: list[Tensor] = []
         self._trouble: str | None = None
@@ -76,7 +77,8 @@ class Scaling:
     @loss_scale.setter
     def loss_scale(self, loss_scale: LossScale) -> None:
         self.settle()
-        self._loss_scale, self._under = loss_scale, loss_scale.value
+        self._loss_scale = loss_scale
+        self._begin()
 
     @property
     def skips(self) -> Skips:
@@ -91,7 +93,7 @@ class Scaling:
 
     @property
     def last_value(self) -> float:
-        """The factor that the last backward pass was made under. Waits for nothing."""
+        """The factor of the backward pass under way, or else of the last. Waits for nothing."""
         return self._under
 
     @property
@@ -99,21 +101,47 @@ class Scaling:
         """Whether the last steps were all finite, as far as is known."""
         return self._finite_in_a_row >= CALM
 
-    def reach(self, tensors: Iterable[Tensor]) -> None:
-        """The pass will accumulate into ``tensors``: bring the gradients that they have already to its unit."""
+    def reach(self, tensors: Iterable[Tensor], create: bool = False) -> None:
+        """The pass will accumulate into ``tensors``: bring the gradients that they have already to its unit.
+
+        Args:
+            tensors: leaves.
+            create: the pass creates a graph: then PyTorch accumulates out of place.
+        """
         new = {id(t): t for t in tensors if id(t) not in self.reached}
-        multiply_([grad for t in new.values() if (grad := t.grad) is not None], self.value)
         self.reached |= new
+        if create:
+            for tensor in new.values():
+                if tensor.grad is not None:
+                    tensor.grad = tensor.grad * self._under
+        else:
+            multiply_([grad for t in new.values() if (grad := t.grad) is not None], self._under)
+
+    def reach_inside(self, tensors: Iterable[Tensor]) -> None:
+        """As :meth:`reach`, of tensors inside the graph."""
+        new = {id(t): t for t in tensors if id(t) not in self.reached}
+        self.reached |= new
+        for tensor in new.values():
+            if (
+                tensor.retains_grad and tensor.grad is not None
+            ):  # without the first, asking for it draws a warning
+                tensor.grad = tensor.grad * self._under
 
     def begin_pass(self) -> None:
         """A backward pass is about to start, scaled or (at a scale of 1) not: the steps after it may move the scale."""
         self.settle()
-        self._backed_off = self._counted = False
-        self._under = self._loss_scale.value
+        if not self.active:  # another thread's, which has to end under the scale that it began under
+            self._begin()
+
+    def _begin(self) -> None:
+        self._at_pass, self._bad, self._under = self._loss_scale, False, self._loss_scale.value
 
     @contextmanager
-    def running(self, tensors: Iterable[Tensor] = ()) -> Iterator[None]:
+    def running(self, tensors: Iterable[Tensor] = (), create: bool = False) -> Iterator[float]:
         """A scaled backward pass into ``tensors`` is under way; threads take turns.
+
+        Yields:
+            The scale, the same until the pass is over although a hook may step an optimizer meanwhile.
 
         Raises:
             SharedGradients: another thread is in a pass into one of them.
@@ -121,10 +149,11 @@ class Scaling:
         if not self._turn.acquire(blocking=False):
             self.refuse_shared(tensors := list(tensors))
             self._turn.acquire()
+        self._begin()
         self.active = True
         try:
-            self.reach(tensors)
-            yield
+            self.reach(tensors, create)
+            yield self._under
         finally:
             self.active = False
             self.reached = {}
@@ -144,7 +173,8 @@ class Scaling:
         for g in gradients:  # a plain loop, as in _unchanged
             if g.layout is strided:
                 versions[id(g)] = weakref.ref(g), g._version if type(g) is Tensor else values_of(g)._version
-        self._flags += flags
+        self._one_test = len(versions) == len(gradients)  # then what was found before is superseded
+        self._flags = list(flags) if self._one_test else self._flags + flags
 
     def finite(self, gradients: Sequence[Tensor]) -> bool:
         """Whether all gradients are finite, as the optimizer will use them. One synchronisation.
@@ -165,7 +195,7 @@ class Scaling:
 
     def found(self, gradients: Sequence[Tensor]) -> Tensor:
         """1 where a gradient is not finite, else 0: a float32 scalar on their device. No synchronisation."""
-        tested = len(self._versions) == len(gradients) and self._unchanged(gradients)
+        tested = self._one_test and len(self._versions) == len(gradients) and self._unchanged(gradients)
         flags = self._flags if tested else multiply_and_test_(gradients, 1.0)
         scalars = [flag.reshape(()) for flag in flags]
         return scalars[0] if len(scalars) == 1 else torch.stack(scalars).amax()
@@ -181,7 +211,8 @@ class Scaling:
             parameters: Any, max_norm: float, norm_type: float = 2.0, *args: Any, **kwargs: Any
         ) -> Tensor:
             tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-            norm = original(tensors, max_norm, norm_type, *args, **kwargs)
+            given = tensors or parameters  # of an empty generator PyTorch warns
+            norm = original(given, max_norm, norm_type, *args, **kwargs)
             if max_norm >= 0 and float(norm_type) > 0:
                 gradients = [grad for p in tensors if (grad := p.grad) is not None]
                 self.checked(gradients, [(~torch.isfinite(norm)).float().reshape(1)])
@@ -224,7 +255,8 @@ class Scaling:
     def stepped(self, finite: bool, step: int) -> Skip | None:
         """Move the scale on after step number ``step`` was made (None is returned) or skipped.
 
-        Several optimizers that step after one backward pass move it once; so do skips without a pass between.
+        Several optimizers that step after one backward pass move it once, down if one of them was kept from it; so do
+        steps without a pass between.
         """
         self.settle()
         reason, self._trouble = self._trouble or "gradients of another rank are not finite", None
@@ -250,12 +282,8 @@ class Scaling:
         skip = None if finite else Skip(step, self._under, reason)
         self._skips = self._skips.next(skip)
         self._finite_in_a_row = self._finite_in_a_row + 1 if finite else 0
-        if finite and not self._counted:
-            self._counted = True
-            self._loss_scale = self._loss_scale.next(True)
-        if not finite and not self._backed_off:
-            self._backed_off = True
-            self._loss_scale = self._loss_scale.next(False)
+        self._bad = self._bad or not finite
+        self._loss_scale = self._at_pass.next(not self._bad)
         return skip
 
     @property
