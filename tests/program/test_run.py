@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .launch import LAUNCH, PROGRAMS, both, environment
+from .launch import LAUNCH, PROGRAMS, both, environment, launch
 
 PROBE = PROGRAMS / "probe.py"
 
@@ -162,6 +162,18 @@ def test_a_module_ends_as_under_python(beside: Path, name: str) -> None:
     script.write_text(ENDINGS[name])
     python, ours = both(["-m", script.stem], beside)
     assert ours == python
+
+
+@pytest.mark.parametrize("name", ["exit 3", "exception", "syntax error", "indentation error", "own hook"])
+def test_a_script_ends_so_under_the_installed_command_too(beside: Path, tmp_path: Path, name: str) -> None:
+    """The interpreter still holds the `__main__` of the script `halfstep` that pip writes, and no frame does."""
+    command = tmp_path / "halfstep"
+    command.write_text("import sys\nfrom halfstep.cli import main\nsys.exit(main())\n")
+    script = beside / (name.replace(" ", "_") + "_command.py")
+    script.write_text(ENDINGS[name])
+    debugging = ["-X", "dev"]  # memory that was given back is overwritten
+    ours = launch([script.name], beside, options=debugging, by=[str(command), *LAUNCH[2:]])
+    assert ours == launch([script.name], beside, options=debugging)
 
 
 @pytest.mark.parametrize(

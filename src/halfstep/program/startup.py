@@ -29,6 +29,10 @@ KEPT = {
     *("__main__", "halfstep"),
 }
 
+# The interpreter deletes names from the `__main__` it began with, at the end, without holding it: it takes for granted that `sys.modules`
+# or a traceback does. We replace it in the first, and an exception shown without our frames has none of the second.
+_OUTLIVING: list[ModuleType] = []
+
 
 def set_up(target: Target) -> ModuleType:
     """Make argv, `sys.path[0]` and `__main__` those of the program; return the new `__main__`."""
@@ -80,8 +84,9 @@ def forget_what_lies_in(directory: str) -> None:
 
 def _fresh_main() -> ModuleType:
     """An empty `__main__`, with the names that this version's interpreter gives it, in its order."""
-    old, main = vars(sys.modules["__main__"]), ModuleType("__main__")
-    if "__annotations__" in old:
+    old, main = sys.modules["__main__"], ModuleType("__main__")
+    _OUTLIVING.append(old)
+    if "__annotations__" in vars(old):
         vars(main)["__annotations__"] = {}
     vars(main)["__builtins__"] = builtins
     sys.modules["__main__"] = main
