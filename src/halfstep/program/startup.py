@@ -29,8 +29,8 @@ KEPT = {
     *("__main__", "halfstep"),
 }
 
-# The interpreter deletes names from the `__main__` it began with, at the end, without holding it: it takes for granted that `sys.modules`
-# or a traceback does. We replace it in the first, and an exception shown without our frames has none of the second.
+# The interpreter deletes names from the `__main__` it began with, at the end, and does not hold it: it takes for
+# granted that `sys.modules` or a traceback does. Ours is in neither if an exception is shown without our frames.
 _OUTLIVING: list[ModuleType] = []
 
 
