@@ -163,11 +163,11 @@ def _claims(verdicts: list[dict[str, Any]], found: dict[str, Any], prefer: Prefe
         "what is advised gains": chosen is None
         or (prefer == "accuracy" and chosen["quality"]["kind"] == "better")
         or bool(one_figure["significant"] or (prefer == "memory" and one_figure["low"] is None)),
-        "none gained": "no other precision was" not in text
+        "none gained": "no other precision" not in text
         or prefer == "accuracy"
         or "was shown to be" in text
         or all(most(v, prefer) <= least + 1e-9 or v["quality"]["kind"] == "worse" for v in measured),
-        "what was not measured is named": "no other precision was" not in text
+        "what was not measured is named": "no other precision" not in text
         or prefer == "accuracy"
         or all(v["precision"] in told for v in gone),
         "no faster": "and no faster" not in text

@@ -64,7 +64,7 @@ def test_drift_within_trials_is_said() -> None:
     found = speed_drift(trials(0.0, inside=-0.2))
     assert found["within_trials"]["significant"]
     assert found["within_trials"]["rise"] < -0.1
-    assert "% faster within the trials (p = " in found["words"]
+    assert "% faster within the trials of all precisions (p = " in found["words"]
 
 
 def test_no_drift_is_seldom_said() -> None:

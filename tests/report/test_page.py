@@ -113,6 +113,45 @@ def test_what_does_not_pay_is_explained_with_its_shares(sample: Seen) -> None:
     assert "Why bf16" not in sample.text
 
 
+def words(compared: dict[str, Any]) -> str:
+    return " ".join(" ".join(Seen(page.render(compared)).words).split())
+
+
+def test_undecided_advice_looks_undecided() -> None:
+    compared = comparison()
+    compared["recommendation"]["decided"] = False
+    told = page.render(compared)
+    assert '<span class="tag">for now</span>' in told
+    assert '<span class="tag">advised</span>' not in told
+    assert 'class="advised"' not in told
+
+
+def test_what_has_no_interval_is_not_called_insignificant() -> None:
+    compared = comparison()
+    for row in compared["verdicts"]:
+        for figure in ("speed_ratio", "memory_ratio"):
+            if row[figure]:
+                row[figure] |= {"low": None, "high": None, "significant": False}
+    told = words(compared)
+    assert "no interval" in told
+    assert "not significant" not in told.split("How each figure was measured")[0]
+
+
+def test_what_needs_more_memory_is_not_said_to_need_less() -> None:
+    compared = comparison()
+    fp16 = next(row for row in compared["verdicts"] if row["precision"] == "fp16")
+    fp16["memory_ratio"] |= {"value": 1.08, "low": 1.04, "high": 1.12, "significant": True}
+    assert "Why fp16 needs no less memory" in words(compared)
+
+
+def test_one_precision_has_no_difference_to_explain() -> None:
+    compared = comparison()
+    alone = compared["verdicts"][:1]
+    only = [trial for trial in compared["trials"] if trial["precision"] == alone[0]["precision"]]
+    assert "Below: the difference" in words(compared)
+    assert "Below: the difference" not in words(compared | {"verdicts": alone, "trials": only})
+
+
 def test_samples_a_second_have_the_interval_of_the_step_time() -> None:
     compared = comparison()
     trial = compared["trials"][0]

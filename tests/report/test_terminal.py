@@ -138,6 +138,17 @@ def test_what_is_not_significant_is_said_and_dim() -> None:
     assert f"memory ratio {flat}, not significant" in shown(compared, 60)
 
 
+def test_what_has_no_interval_is_not_called_insignificant() -> None:
+    compared = comparison()
+    for row in compared["verdicts"]:
+        for figure in ("speed_ratio", "memory_ratio"):
+            if row[figure]:
+                row[figure] |= {"low": None, "high": None, "significant": False}
+    text = shown(compared, 200)
+    assert "1.02× [" in text
+    assert "not significant" not in text
+
+
 def test_what_is_absent_has_its_reason() -> None:
     compared = comparison()
     row = compared["verdicts"][2]

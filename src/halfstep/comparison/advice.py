@@ -262,9 +262,8 @@ def _not_measured(evidence: Evidence) -> Answer | None:
 
 def _no_gain(evidence: Evidence) -> Answer | None:
     _, base = _base(evidence)
-    text = f"Stay with {base['precision']}: no other precision was {none_was(evidence)} here."
-    if evidence.unmeasured:
-        text += f" What {names(evidence.unmeasured)} would gain was not measured."
+    measured = " that was measured" * bool(evidence.unmeasured)
+    text = f"Stay with {base['precision']}: no other precision{measured} was {none_was(evidence)} here."
     reasons = [
         r for row in evidence.real for r in (*ratios(row), *units(row), *explained(row, evidence.prefer))
     ]

@@ -80,7 +80,7 @@ def speed_drift(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return {
         "across_trials": _numbers(across),
         "within_trials": _numbers(within),
-        "words": "; ".join(_words(across, within)),
+        "words": "; ".join(_words(across, within, len(precisions) > 1)),
     }
 
 
@@ -93,7 +93,7 @@ def _numbers(found: Trend | None) -> dict[str, Any] | None:
     return None if found is None else {"rise": found.rise, "p": found.p, "significant": found.seen}
 
 
-def _words(across: Trend | None, within: Trend | None) -> list[str]:
+def _words(across: Trend | None, within: Trend | None, several: bool) -> list[str]:
     words = []
     if across is not None and across.seen:
         words.append(
@@ -101,7 +101,8 @@ def _words(across: Trend | None, within: Trend | None) -> list[str]:
             "interleaved, so that all precisions bear it alike"
         )
     if within is not None and within.seen:
-        words.append(f"steps became {_by(within.rise)} within the trials (p = {within.p:.2g})")
+        of_all = " of all precisions" * several
+        words.append(f"steps became {_by(within.rise)} within the trials{of_all} (p = {within.p:.2g})")
     return words
 
 

@@ -62,6 +62,21 @@ def ratio_of_medians(
     return Interval(value, value * math.exp(-half), value * math.exp(half))
 
 
+def median_over_runs(runs: Sequence[Sequence[float]]) -> Interval:
+    """The step time over several runs: the geometric mean of their medians, so that ratios are quotients of these.
+
+    Its 95 % interval is as in :func:`ratio_of_medians`, with one freedom less than runs, which are two or more.
+    """
+    import numpy as np
+
+    value = _center(runs)
+    if min(map(len, runs)) < 8:
+        return Interval(value, None, None)
+    within = float(_draws(runs, np.random.default_rng(20180131)).std())
+    half = _t_quantile(len(runs) - 1) * max(within, _error_of_runs(runs))
+    return Interval(value, value * math.exp(-half), value * math.exp(half))
+
+
 def ratio_of_means(numerator: Sequence[float], denominator: Sequence[float]) -> Interval:
     """The ratio of two geometric means of positive figures, one a trial, with its 95 % interval.
 

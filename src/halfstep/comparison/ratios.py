@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from halfstep.comparison.intervals import Interval, ratio_of_means, ratio_of_medians
+from halfstep.comparison.intervals import Interval, median_over_runs, ratio_of_means, ratio_of_medians
 from halfstep.comparison.rows import measured, peak
 from halfstep.meters import Absent, summary
 from halfstep.trials import Outcome
 
 
 def step_time(group: list[Outcome]) -> dict[str, Any] | None:
-    """The median over all trials' steps with its interval, seconds."""
-    times = [t for outcome in group for t in measured(outcome)]
-    center = summary(times) if times else None
+    """The median step with its interval, seconds: of one trial by order statistics, of several over their medians."""
+    runs = [times for outcome in group if (times := measured(outcome))]
+    if len(runs) > 1:
+        over = median_over_runs(runs)
+        return {"median": over.value, "low": over.low, "high": over.high, "unit": "s"}
+    center = summary(runs[0]) if runs else None
     if center is None or isinstance(center, Absent):
         return None
     return {"median": center.median, "low": center.low, "high": center.high, "unit": "s"}

@@ -103,14 +103,15 @@ def _ratios(
 
 
 METHOD = [
-    ("Step time", "time between the ends of two optimizer steps, on the host's clock (on a GPU: CUDA events); the "
-     "median over all steps after the warm-up, with the 95 % interval of the median by order statistics"),
+    ("Step time", "time between the ends of two optimizer steps, on the host's clock (on a GPU: CUDA events), after "
+     "the warm-up; of one trial the median step with the 95 % interval of the median by order statistics, of several "
+     "the geometric mean of their medians, with Student's t of these, never narrower than the steps within them allow"),
     ("Spread", "of step times, ratios and differences the figures beside are 95 % intervals; of peak memory and "
      "joules a step they are the lowest and the highest of the trials, of final values those of the seeds, and of one "
      "nothing"),
-    ("Speed ratio", "medians of this precision and the baseline, trials interleaved; 95 % interval by Student's t of "
-     "the runs' medians, never narrower than a moving-block bootstrap of the steps within them; of one run on a side "
-     "by that bootstrap alone: how runs differ is not in it. 'not significant' where it includes 1"),
+    ("Speed ratio", "the baseline's step time over this precision's, trials interleaved; 95 % interval by Student's t "
+     "of the runs' medians, never narrower than a moving-block bootstrap of the steps within them; of one run on a "
+     "side by that bootstrap alone: how runs differ is not in it. 'not significant' where it includes 1"),
     ("Memory and energy ratios", "geometric means of the trials' peaks and joules a step, this precision's over the "
      "baseline's; 95 % interval by Welch's t of their logarithms, from two trials on either side"),
     ("Drift", "the seasonal Kendall test (Hirsch, Slack & Smith 1982), exact: of the trials' medians in the order they "

@@ -7,7 +7,7 @@ several trials the range of the share, and the figure of the comparison object t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean, median
+from statistics import fmean, geometric_mean
 from typing import Any
 
 #: a gain below this is explained too: the hardware's units are twice as fast and more
@@ -153,8 +153,9 @@ def _mean_shares(rows: Any) -> dict[str, float]:
 
 
 def _median_step(trials: Trials) -> float | None:
+    """As the comparison's table has it: the geometric mean of the trials' medians."""
     steps = [row["step_seconds"]["median"] for _, row in trials if row.get("step_seconds")]
-    return median(steps) if steps else None
+    return geometric_mean(steps) if steps else None
 
 
 # --- memory ------------------------------------------------------------------------------------------------

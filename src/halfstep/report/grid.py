@@ -99,7 +99,9 @@ def _ratio(
     if isinstance(figure, Absent):
         return cell
     if figure.significant is not True:
-        return Cell(label, f"{cell.text}, {_UNSURE}", "dim", stack=(*cell.lines, _UNSURE))
+        # Without an interval nothing was tested; the note says why there is none.
+        said = (_UNSURE,) * (figure.low is not None and figure.high is not None)
+        return Cell(label, ", ".join([cell.text, *said]), "dim", stack=(*cell.lines, *said))
     return Cell(label, cell.text, "green" if better(figure.value) else "red", stack=cell.stack)
 
 

@@ -208,6 +208,7 @@ class Comparison:
     rows: tuple[Row, ...]
     trials: tuple[Trial, ...]
     advised: str
+    decided: bool
     advice: str
     reasons: tuple[tuple[str, str], ...]
     framework: str

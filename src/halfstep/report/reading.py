@@ -40,6 +40,7 @@ def read(comparison: Mapping[str, Any]) -> Comparison:
         rows=tuple(_row(i, raw, trials) for i, raw in enumerate(tables(comparison, "verdicts"))),
         trials=trials,
         advised=text(recommendation, "precision"),
+        decided=recommendation.get("decided") is not False,
         advice=text(recommendation, "text") or "No precision is recommended: the comparison gives no advice.",
         reasons=tuple((text(r, "text"), text(r, "evidence")) for r in tables(recommendation, "reasons")),
         framework=text(adopt, "framework"),

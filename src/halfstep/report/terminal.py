@@ -136,7 +136,7 @@ def _warnings(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
 
 def _advice(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
     yield Text()
-    yield from sheet.flow(sheet.words(comparison.advice, "bold"))
+    yield from sheet.flow(sheet.words(comparison.advice, "bold" if comparison.decided else "bold yellow"))
     # Why a precision is no faster is told in full beneath.
     for reason in (text for text, where in comparison.reasons if ".why_no_faster[" not in where):
         yield from sheet.flow([Text("-"), *sheet.words(reason)], _INDENT, 2)
