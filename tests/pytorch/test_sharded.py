@@ -51,3 +51,24 @@ def test_one_process_alone_asks_nobody() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
     assert agreed(True, optimizer)
     assert not agreed(False, optimizer)
+
+
+def torchrun(*command: str) -> list[str]:
+    start = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*start, *command], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_ranks_that_use_different_parameters_or_reduce_by_hand() -> None:
+    """Bit-identical to plain PyTorch; and one rank's overflow, reduced into all, is skipped on all."""
+    program = str(PROGRAMS / "apart.py")
+    ours = ["-m", "halfstep", "run", "--precision", "fp32:loss_scale=1024", program]
+    plain = torchrun(program)
+    assert torchrun(*ours) == plain
+    *_, before, bad, _, after = torchrun(*ours, "overflow")
+    assert bad == before
+    assert after != before
+    assert "inf" not in after
+    assert "nan" not in after

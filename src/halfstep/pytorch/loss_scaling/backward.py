@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from halfstep.pytorch.loss_scaling.data_parallel import DataParallel
 from halfstep.pytorch.loss_scaling.gradients import multiply_, multiply_and_test_
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
 from halfstep.pytorch.loss_scaling.sharded import Sharded
@@ -49,14 +50,19 @@ def tracing() -> bool:
 
 def install(takeover: Takeover, patches: Patches) -> None:
     """Put the recipe's backward pass in force."""
-    sharded = Sharded(takeover.scaling, patches)
-    patches.wrap(torch.autograd, "backward", lambda original: _backward(takeover, sharded, original))
+    sharded, parallel = Sharded(takeover.scaling, patches), DataParallel(takeover.scaling)
+    patches.wrap(
+        torch.autograd, "backward", lambda original: _backward(takeover, sharded, parallel, original)
+    )
     patches.wrap(torch.autograd, "grad", lambda original: _grad(takeover, original))
     if takeover.recipe.loss_scale.guards:
+        parallel.install(patches)
         _install_hooks(takeover, patches)
 
 
-def _backward(takeover: Takeover, sharded: Sharded, original: Callable[..., None]) -> Callable[..., None]:
+def _backward(
+    takeover: Takeover, sharded: Sharded, parallel: DataParallel, original: Callable[..., None]
+) -> Callable[..., None]:
     def backward(
         tensors: Any,
         grad_tensors: Any = None,
@@ -86,31 +92,30 @@ def _backward(takeover: Takeover, sharded: Sharded, original: Callable[..., None
             else:
                 sharded.follow()
                 run = functools.partial(
-                    original, outputs, retain_graph=retain_graph, create_graph=create_graph
+                    original, outputs, retain_graph=retain_graph, create_graph=create_graph, inputs=inputs
                 )
-                _scaled(takeover, run, outputs, seeds, inputs, create_graph)
+                leaves, inside = _targets(outputs, inputs)
+                leaves += parallel.unused(leaves)
+                if inputs is None:
+                    inside += takeover.scaling.retained()
+                _scaled(takeover.scaling, run, _seeds(outputs, seeds), leaves, inside, create_graph)
         takeover.after_backward()
 
     return backward
 
 
 def _scaled(
-    takeover: Takeover,
+    scaling: Scaling,
     run: Callable[..., None],
-    outputs: tuple[Tensor, ...],
-    seeds: Any,
-    inputs: Any,
+    seeds: list[Tensor | None],
+    leaves: list[Tensor],
+    inside: list[Tensor],
     create: bool,
 ) -> None:
-    scaling = takeover.scaling
-    seeds = _seeds(outputs, seeds)
-    leaves, inside = _targets(outputs, inputs)
     with scaling.running(leaves, create) as scale:
         scaling.reach_inside(inside)
-        if inputs is None:
-            scaling.reach_inside(scaling.retained())
         try:
-            run(grad_tensors=[_times(seed, scale) for seed in seeds], inputs=inputs)
+            run(grad_tensors=[_times(seed, scale) for seed in seeds])
         finally:
             _unscale(scaling, 1.0 / scale, create)
 

@@ -63,6 +63,7 @@ class Scaling:
         self._at_pass = loss_scale
         self._bad = False
         self._one_test = False
+        self._written: set[int] = set()
         self._versions: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._flags: list[Tensor] = []
         self._trouble: str | None = None
@@ -173,6 +174,8 @@ class Scaling:
         for g in gradients:  # a plain loop, as in _unchanged
             if g.layout is strided:
                 versions[id(g)] = weakref.ref(g), g._version if type(g) is Tensor else values_of(g)._version
+        if len(versions) == len(gradients):
+            self._written.clear()
         self._one_test = len(versions) == len(gradients)  # then what was found before is superseded
         self._flags = list(flags) if self._one_test else self._flags + flags
 
@@ -242,7 +245,12 @@ class Scaling:
 
         return numpy
 
-    def _unchanged(self, gradients: Iterable[Tensor]) -> bool:
+    def written(self, tensors: Iterable[Tensor]) -> None:
+        """``tensors`` are being written to, uncounted by PyTorch: gradients in their memory are read again."""
+        if self._versions:
+            self._written.update(_memory(tensor) for tensor in tensors)
+
+    def _unchanged(self, gradients: Sequence[Tensor]) -> bool:
         """Whether each was tested and not written to since. One loop: this is asked of every gradient of every step."""
         find = self._versions.get
         for gradient in gradients:
@@ -250,7 +258,7 @@ class Scaling:
             own = gradient if type(gradient) is Tensor else values_of(gradient)
             if entry is None or entry[0]() is not gradient or entry[1] != own._version:
                 return False
-        return True
+        return not self._written or self._written.isdisjoint(map(_memory, gradients))
 
     def stepped(self, finite: bool, step: int) -> Skip | None:
         """Move the scale on after step number ``step`` was made (None is returned) or skipped.
@@ -276,6 +284,7 @@ class Scaling:
 
     def _forget_tests(self) -> None:
         self._versions.clear()
+        self._written.clear()
         self._flags = []
 
     def _move(self, finite: bool, step: int, reason: str) -> Skip | None:
@@ -327,3 +336,8 @@ class Scaling:
                 self._retained[id(tensor)] = tensor
 
         return retain_grad
+
+
+def _memory(tensor: Tensor) -> int:
+    """Names the memory that a tensor is a view of."""
+    return int(values_of(tensor).untyped_storage()._cdata)

@@ -1,0 +1,72 @@
+"""Data parallelism: gradients that arrive from other ranks, for parameters that this rank's graph does not name.
+
+DistributedDataParallel that looks for unused parameters gives each the average of the ranks that did use it, inside the
+backward pass. Programs that reduce gradients by hand write them by collectives, which PyTorch does not count as writes.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from halfstep.pytorch.loss_scaling.scale import Scaling
+from halfstep.pytorch.patches import Patches
+
+#: collectives that write into tensors they are given
+_WRITING = (
+    "all_gather", "all_gather_into_tensor", "all_reduce", "all_to_all", "all_to_all_single", "broadcast", "irecv",
+    "recv", "reduce", "reduce_scatter", "reduce_scatter_tensor", "scatter",
+)  # fmt: skip
+
+
+class DataParallel:
+    """Tells a scaling of gradients that come from other ranks."""
+
+    def __init__(self, scaling: Scaling) -> None:
+        self._scaling = scaling
+        self._partly_used: weakref.WeakSet[DistributedDataParallel] = weakref.WeakSet()
+
+    def install(self, patches: Patches) -> None:
+        """Look in at models as they are made, and at collectives."""
+        patches.wrap(DistributedDataParallel, "__init__", self._init)
+        if torch.distributed.is_available():
+            for home in (torch.distributed, torch.distributed.distributed_c10d):
+                for name in _WRITING:
+                    patches.wrap(home, name, self._collective)
+
+    def unused(self, leaves: Iterable[Tensor]) -> list[Tensor]:
+        """Parameters that a pass into ``leaves`` may bring a gradient for although they are not among them."""
+        if not self._partly_used:
+            return []
+        reached = set(map(id, leaves))
+        models = [[p for p in model.parameters() if p.requires_grad] for model in self._partly_used]
+        return [p for parameters in models if not reached.isdisjoint(map(id, parameters)) for p in parameters]
+
+    def _init(self, original: Callable[..., None]) -> Callable[..., None]:
+        def __init__(model: Any, *args: Any, **kwargs: Any) -> None:
+            original(model, *args, **kwargs)
+            if model.find_unused_parameters or model.static_graph:
+                self._partly_used.add(model)
+
+        return __init__
+
+    def _collective(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def collective(*args: Any, **kwargs: Any) -> Any:
+            if not torch.compiler.is_compiling():
+                self._scaling.written(_tensors((*args, *kwargs.values())))
+            return original(*args, **kwargs)
+
+        return collective
+
+
+def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
