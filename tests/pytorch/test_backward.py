@@ -15,6 +15,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from halfstep.pytorch.loss_scaling import gradients as kernels
+
 SCALED = "fp32:loss_scale=1024"
 #: doubles after every step
 MOVING = "fp32:loss_scale=dynamic:init_scale=1024:growth_interval=1"
@@ -290,6 +292,18 @@ def accumulated_graphs() -> list[Tensor]:
     return [*torch.autograd.grad(late, weights, retain_graph=True), *torch.autograd.grad(early, weights)]
 
 
+def penalised_gradients() -> list[Tensor]:
+    """A penalty on gradients that have a graph, added to those very gradients."""
+    net, (x, y) = model(), data()
+    with warnings.catch_warnings():  # PyTorch warns of the reference cycle, once a process
+        warnings.filterwarnings("ignore", message="Using backward\\(\\) with create_graph=True")
+        (net(x) - y).square().mean().backward(create_graph=True)
+    first = net[0].weight.grad
+    sum(p.grad.square().sum() for p in net.parameters()).backward()
+    assert net[0].weight.grad is first, "PyTorch adds in place"
+    return [gradient.detach() for gradient in gradients(net)]
+
+
 def learned_rate() -> list[Tensor]:
     """The gradient of an inner step is part of the outer loss's graph, and the tensor of it, too."""
     net, (x, _) = model(), data()
@@ -322,7 +336,8 @@ PATTERNS = [
     once, accumulated, clipped, retained, several_losses, given_gradient, named_inputs, input_gradient, autograd_grad,
     gradient_penalty, backward_of_backward, parameter_hooks, accumulated_grad_hooks, module_hooks, retain_grad,
     checkpointed, functional, zeroed_in_place, tied_and_frozen, sparse, float64_and_complex, generators, edges,
-    inner_inputs, old_module_hooks, pickled_hooks, accumulated_graphs, learned_rate, stepped_in_backward,
+    inner_inputs, old_module_hooks, pickled_hooks, accumulated_graphs,
+    penalised_gradients, learned_rate, stepped_in_backward,
 ]  # fmt: skip
 
 
@@ -333,6 +348,32 @@ def test_bit_identical_in_fp32(begin, pattern: Callable[[], list[Tensor]], recip
     begin(recipe)
     for ours, theirs in zip(pattern(), plain, strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.__name__)
+def test_bit_identical_by_pytorchs_own_kernels(
+    begin, monkeypatch: pytest.MonkeyPatch, pattern: Callable[[], list[Tensor]]
+) -> None:
+    """As on a GPU, and where there is no C compiler."""
+    plain = pattern()
+    monkeypatch.setattr(kernels, "gradient_kernels", lambda: None)
+    begin(SCALED)
+    for ours, theirs in zip(pattern(), plain, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_gradients_that_the_graph_needs_as_they_were_are_not_written_over_silently(
+    begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a gradient, without a graph of its own, cannot be told from others: the pass is refused by PyTorch."""
+    begin(SCALED)
+    for of_c in (True, False):
+        if not of_c:
+            monkeypatch.setattr(kernels, "gradient_kernels", lambda: None)
+        weight, rate = torch.ones(3, requires_grad=True), torch.tensor(0.1, requires_grad=True)
+        weight.square().sum().backward()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            (weight.exp() - rate * weight.grad).sum().backward()
 
 
 @pytest.mark.parametrize(

@@ -519,3 +519,18 @@ def test_fused_and_capturable_steps_do_not_synchronize(options: dict[str, bool])
             torch.cuda.set_sync_debug_mode("default")
         assert torch.equal(p, before) is (index == 1)
     assert use.skipped_steps == 1
+
+
+def test_a_default_device_is_the_scripts_own_affair() -> None:
+    use = scaler(init_scale=4.0)
+    p = parameter()
+    optimizer = torch.optim.SGD([p], lr=0.25)
+    before = p.detach().clone()
+    with torch.device("meta"):
+        for grad in (4.0, INF):
+            use.scale(before.sum())
+            p.grad = torch.full((3,), grad, device="cpu")
+            use.step(optimizer)
+            use.update()
+    assert use.skipped_steps == 1
+    assert torch.equal(p.detach(), before - 0.25)

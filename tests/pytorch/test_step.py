@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import random
 import warnings
 from typing import Any
 
@@ -13,8 +14,7 @@ from torch import Tensor, nn
 
 from halfstep.loss_scale import DynamicScale, Skip
 from halfstep.pytorch.loss_scaling import scale as scaling
-from halfstep.pytorch.loss_scaling.scale import HOPELESS
-from halfstep.pytorch.takeover import EnoughSteps, GradientsOverflow
+from halfstep.takeover import HOPELESS, EnoughSteps, GradientsOverflow
 
 SCALED = "fp32:loss_scale=dynamic:init_scale=1024"
 OPTIMIZERS = [
@@ -126,6 +126,25 @@ def test_running_statistics_survive_an_overflow_in_the_forward_pass(begin) -> No
     optimizer.zero_grad()
     net(torch.full((6, 4), 3e38)).sum().backward()
     assert not torch.isfinite(net[1].running_var).all(), "the control: the forward pass has poisoned them"
+    optimizer.step()
+    assert same(dict(net.state_dict()), before)
+
+
+def test_running_statistics_of_a_layer_of_the_scripts_own_survive(begin) -> None:
+    """Its class is made after the takeover, and its forward pass is all its own, as in timm."""
+    begin(SCALED)
+
+    class Activated(nn.BatchNorm1d):
+        def forward(self, x: Tensor) -> Tensor:
+            self.num_batches_tracked.add_(1)
+            mean, var = self.running_mean, self.running_var
+            return nn.functional.batch_norm(x, mean, var, self.weight, self.bias, True, 0.1).relu()
+
+    net = Activated(4)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net(torch.full((6, 4), 3e38)).sum().backward()
+    assert not torch.isfinite(net.running_mean).all(), "the control: the forward pass has poisoned them"
     optimizer.step()
     assert same(dict(net.state_dict()), before)
 
@@ -252,6 +271,71 @@ def test_several_optimizers_move_the_scale_once_a_pass(begin) -> None:
     second.step()
     assert takeover.scaling.value == 2.0**16, "one overflow halves it once"
     assert takeover.scaling.skipped == 1, "the optimizer whose gradients were finite has stepped"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_scale_moves_as_torchs_with_several_optimizers(begin, seed: int) -> None:
+    """Random steps, each the verdicts of three optimizers after one or two passes; the floor is ours."""
+    choose = random.Random(seed)
+    interval = choose.randint(1, 4)
+    reference = torch.amp.GradScaler("cpu", init_scale=16.0, growth_interval=interval)
+    takeover = begin(f"fp32:loss_scale=dynamic:init_scale=16:growth_interval={interval}")
+    weights = [nn.Parameter(torch.ones(2)) for _ in range(3)]
+    optimizers = [torch.optim.SGD([weight], lr=1e-3) for weight in weights]
+    for _ in range(60):
+        factors = [choose.choice([1.0] * 7 + [float("inf")]) for _ in weights]
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        for _ in range(choose.randint(1, 2)):
+            sum((weight * factor).sum() for weight, factor in zip(weights, factors, strict=True)).backward()
+        for optimizer in choose.sample(optimizers, 3):
+            optimizer.step()
+        reference.scale(torch.ones(()))
+        for index, factor in enumerate(factors):
+            found = torch.tensor(float(factor != 1.0))
+            reference._per_optimizer_states[index]["found_inf_per_device"] = {found.device: found}
+        reference.update()
+        reference._scale.clamp_(1.0, DynamicScale().ceiling)
+        assert takeover.scaling.value == reference.get_scale()
+
+
+def test_an_optimizer_a_parameter_is_not_hopeless_after_one_pass(begin) -> None:
+    """More parameters overflow in one pass than steps in a row are borne; twenty such passes end the program."""
+    begin("fp32:loss_scale=1024")
+    weights = [nn.Parameter(torch.ones(2)) for _ in range(HOPELESS + 5)]
+    optimizers = {weight: torch.optim.SGD([weight], lr=0.1) for weight in weights}
+    for weight in weights:
+        weight.register_post_accumulate_grad_hook(lambda weight: optimizers[weight].step())
+    for _ in range(HOPELESS - 1):
+        (sum(weight.sum() for weight in weights) * float("inf")).backward()
+    with pytest.raises(GradientsOverflow):
+        (sum(weight.sum() for weight in weights) * float("inf")).backward()
+
+
+def test_one_of_two_optimizers_that_never_steps_is_told_of(begin) -> None:
+    begin("fp32:loss_scale=1024")
+    good, bad = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizers = [torch.optim.SGD([weight], lr=0.1) for weight in (good, bad)]
+    with pytest.raises(GradientsOverflow, match=f"not finite in {HOPELESS} steps in a row"):
+        for _ in range(HOPELESS):
+            good.sum().backward()
+            (bad * float("nan")).sum().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+
+
+def test_a_default_device_is_the_scripts_own_affair(begin) -> None:
+    """Scripts say ``torch.set_default_device("cuda")``; what halfstep makes for itself lies where it has to."""
+    takeover = begin(SCALED)
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=0.25)
+    with torch.device("meta"):
+        for factor in (1.0, float("inf"), 1.0):
+            optimizer.zero_grad()
+            (weight * factor).sum().backward()
+            optimizer.step()
+    assert takeover.skipped == 1
+    assert torch.equal(weight.detach(), torch.full((3,), 0.5))
 
 
 def test_bf16_and_fp32_step_as_plain_pytorch_does_unless_asked(begin) -> None:

@@ -196,6 +196,30 @@ def test_optimizers_that_cannot_skip_by_themselves_are_read_at_once(
     assert not late
 
 
+@pytest.mark.parametrize("devices", [{"cpu"}, set()], ids=["late", "at once"])
+def test_a_pass_that_the_script_has_thrown_away_does_not_count(
+    begin, late: list[Tensor], monkeypatch: pytest.MonkeyPatch, devices: set[str]
+) -> None:
+    """Its gradients were not finite, so the script has zeroed them; those that it steps with are finite."""
+    monkeypatch.setattr(verdict, "DEVICES", devices)
+    takeover = begin(SCALED)
+    net, optimizer = made()
+    train(net, optimizer, [1.0] * scale.CALM)
+    for _ in range(2):
+        backward(net, float("inf"))
+        optimizer.zero_grad(set_to_none=False)
+        backward(net)
+        optimizer.step()
+        backward(net, float("inf"))
+        net[0].weight.grad.zero_()
+        for p in list(net.parameters())[1:]:
+            p.grad = torch.ones_like(p)
+        net[0].weight.sum().backward()
+        optimizer.step()
+    assert bool(late) is bool(devices)
+    assert takeover.skipped == 0
+
+
 def test_gradients_written_after_the_pass_are_tested_as_they_are(begin, late: list[Tensor]) -> None:
     takeover = begin(SCALED)
     net, optimizer = made()

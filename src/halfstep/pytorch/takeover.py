@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ from halfstep.pytorch.tf32 import set_tf32
 from halfstep.pytorch.watching.began import Began, NullBegan
 from halfstep.pytorch.watching.watch import NullWatch, Watch
 from halfstep.record import Writer
-from halfstep.takeover import EnoughSteps, GradientsOverflow, Options, overflow_sentence
+from halfstep.takeover import HOPELESS, EnoughSteps, GradientsOverflow, Options, overflow_sentence
 from halfstep.takeover import Takeover as Face
 
 
@@ -62,6 +63,7 @@ class Takeover(Face):
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._own_amp: set[str] = set()
         self._last_skipped = False
+        self._bad_in_a_row: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
         self._undo: list[Callable[[], None]] = []
         self.by_hand = ByHand(self)
         self._looking = Looking(self._optimizers, self.by_hand, options)
@@ -272,11 +274,11 @@ class Takeover(Face):
             self._stop(error)
         primary = self.recorder.is_primary(optimizer)
         if isinstance(verdict, Verdict):
-            self._stepped_unread(verdict, primary)
+            self._stepped_unread(verdict, primary, optimizer)
         else:
             self.watch.after_step(optimizer, verdict, primary)
             self.began.after_step(optimizer, verdict)
-            self.stepped(verdict, primary)
+            self.stepped(verdict, primary, by=optimizer)
         if primary:
             self.end_if_enough()
 
@@ -284,28 +286,34 @@ class Takeover(Face):
         """Steps that a library makes for its own ends, inside this context, are neither guarded nor counted."""
         return self._steps.left_alone()
 
-    def stepped(self, finite: bool, counts: bool) -> None:
-        """Weights have been updated, or kept from it; ``counts``: it is one of the program's steps."""
+    def stepped(self, finite: bool, counts: bool, by: object) -> None:
+        """Weights have been updated, or kept from it; ``counts``: it is one of the program's steps.
+
+        Raises:
+            GradientsOverflow: too many steps ``by`` the same optimizer were kept from it in a row, and the scale can
+                fall no further.
+        """
         scale = self.scaling.last_value
         if self.recipe.guards:
             self._statistics.stepped(finite)
-            self._told(self.scaling.stepped(finite, self.recorder.steps))
+            self._told(by, self.scaling.stepped(finite, self.recorder.steps))
         if counts:
             self.recorder.step(not finite, scale)
-        if self.scaling.hopeless:
+        if self._bad_in_a_row.get(by, 0) >= HOPELESS and self.scaling.stuck:
             started = self.recipe.loss_scale.value
             sentence = overflow_sentence(self.recipe.compute, self.scaling.value, started)
             self._stop(GradientsOverflow(sentence))
 
-    def _stepped_unread(self, verdict: Verdict, counts: bool) -> None:
+    def _stepped_unread(self, verdict: Verdict, counts: bool, by: Optimizer) -> None:
         """As :meth:`stepped`; hopeless it cannot become: bad steps in a row are read at once."""
-        self.scaling.stepped_unread(verdict, self.recorder.steps, self._told)
+        self.scaling.stepped_unread(verdict, self.recorder.steps, functools.partial(self._told, by))
         if counts:
             self.recorder.step(verdict, self.scaling.last_value)
 
-    def _told(self, skip: Skip | None) -> None:
+    def _told(self, by: object, skip: Skip | None) -> None:
         """Whether the last step was made is known."""
         self._last_skipped = skip is not None
+        self._bad_in_a_row[by] = self._bad_in_a_row.get(by, 0) + 1 if skip is not None else 0
         if skip is not None:
             self.recorder.write("skip", **asdict(skip))
 

@@ -128,6 +128,7 @@ def _unscale(scaling: Scaling, inverse: float, create: bool) -> None:
         return
     gradients = [grad for tensor in scaling.reached.values() if (grad := tensor.grad) is not None]
     scaling.checked(gradients, multiply_and_test_(gradients, inverse))
+    scaling.put_back()
 
 
 def _targets(outputs: tuple[Any, ...], inputs: Any) -> tuple[list[Tensor], list[Tensor]]:

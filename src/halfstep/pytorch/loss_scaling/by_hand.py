@@ -82,4 +82,4 @@ class ByHand:
         if not finite:
             with torch.no_grad():
                 torch._foreach_zero_(gradients)
-        self._takeover.stepped(finite, counts=True)
+        self._takeover.stepped(finite, counts=True, by=self)

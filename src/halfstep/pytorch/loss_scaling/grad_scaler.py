@@ -379,7 +379,7 @@ def _unscale_in_c(gradients: list[Tensor], inverse: Tensor, fp16: bool) -> tuple
     if not inverse.is_cpu:  # reading it would synchronize
         return None, gradients
     bad, left = unscale_in_c_(gradients, inverse.item(), fp16)
-    return (torch.tensor(float(bad)) if len(left) < len(gradients) else None), left
+    return (torch.tensor(float(bad), device="cpu") if len(left) < len(gradients) else None), left
 
 
 def _inverse(scale: Tensor) -> Tensor:

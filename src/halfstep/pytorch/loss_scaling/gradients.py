@@ -105,6 +105,7 @@ def multiply_(gradients: Iterable[Tensor], factor: float) -> None:
     The kernels that also test are four times faster on a CPU than ``torch._foreach_mul_`` where tensors are many.
     """
     _, left = unscale_in_c_(list(gradients), factor)
+    _count_writes(left, factor)
     for device, tensors in Values.of(left).by_device():
         unscale_(tensors, constant(factor, device), torch.zeros(1, device=device), test_result=False)
 
@@ -117,11 +118,18 @@ def multiply_and_test_(gradients: Iterable[Tensor], factor: float) -> list[Tenso
         One float32 flag of shape [1] a device, 1.0 where any result is not finite. Reading one synchronises.
     """
     bad, left = unscale_in_c_(list(gradients), factor)
-    flags = {torch.device("cpu"): torch.ones(1)} if bad else {}
+    _count_writes(left, factor)
+    flags = {torch.device("cpu"): torch.ones(1, device="cpu")} if bad else {}
     for device, tensors in Values.of(left).by_device():
         found = flags.setdefault(device, torch.zeros(1, device=device))
         unscale_(tensors, constant(factor, device), found, test_result=factor > 1.0)
     return list(flags.values())
+
+
+def _count_writes(gradients: list[Tensor], factor: float) -> None:
+    """Tell autograd, which PyTorch's kernel does not, that they are written to; a factor of 1 leaves them alone."""
+    if gradients and factor != 1.0:
+        torch.autograd.graph.increment_version([values_of(gradient) for gradient in gradients])
 
 
 @never_traced

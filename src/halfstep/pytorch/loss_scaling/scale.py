@@ -21,7 +21,6 @@ from halfstep.pytorch.loss_scaling.gradients import (
     values_of,
 )
 from halfstep.pytorch.loss_scaling.verdict import Verdict
-from halfstep.takeover import HOPELESS
 
 #: after so many finite steps in a row the next is likely to be finite, too: its verdict may be read late
 CALM = 8
@@ -64,6 +63,7 @@ class Scaling:
         self._bad = False
         self._one_test = False
         self._written: set[int] = set()
+        self._aside: list[tuple[Tensor, Tensor]] = []
         self._versions: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._flags: list[Tensor] = []
         self._trouble: str | None = None
@@ -116,7 +116,24 @@ class Scaling:
                 if tensor.grad is not None:
                     tensor.grad = tensor.grad * self._under
         else:
+            self._set_aside(new.values())
             multiply_([grad for t in new.values() if (grad := t.grad) is not None], self._under)
+
+    def _set_aside(self, tensors: Iterable[Tensor]) -> None:
+        """Gradients that have a graph may be needed, as they are, by the pass itself: copies stand in for them."""
+        for tensor in tensors:
+            if (grad := tensor.grad) is not None and grad.requires_grad:
+                self._aside.append((tensor, grad))
+                tensor.grad = grad.detach().clone()
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """The pass is over, and gradients are unscaled: those that were set aside take over what they have become."""
+        while self._aside:
+            tensor, grad = self._aside.pop()
+            if tensor.grad is not None:
+                grad.copy_(tensor.grad)
+                tensor.grad = grad
 
     def reach_inside(self, tensors: Iterable[Tensor]) -> None:
         """As :meth:`reach`, of tensors inside the graph."""
@@ -301,11 +318,10 @@ class Scaling:
         return self.skips.count
 
     @property
-    def hopeless(self) -> bool:
-        """Whether gradients keep overflowing although the scale can fall no further."""
+    def stuck(self) -> bool:
+        """Whether the scale can fall no further."""
         scale = self.loss_scale
-        stuck = not isinstance(scale, DynamicScale) or scale.at_floor
-        return stuck and self.skips.in_a_row >= HOPELESS
+        return not isinstance(scale, DynamicScale) or scale.at_floor
 
     def state(self) -> dict[str, float | int]:
         """What a checkpoint has to carry: plain numbers, so that ``weights_only=True`` loads them."""

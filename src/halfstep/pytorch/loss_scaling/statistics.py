@@ -38,6 +38,17 @@ class Statistics:
         for cls in subclasses:
             if "forward" in vars(cls):
                 patches.wrap(cls, "forward", self._before_forward)
+        patches.set(_NormBase, "__init_subclass__", classmethod(self._subclassing(patches)))
+
+    def _subclassing(self, patches: Patches) -> Callable[..., None]:
+        """Look in at layers whose classes are made later, too, where they have a forward pass of their own."""
+
+        def __init_subclass__(cls: Any, **kwargs: Any) -> None:
+            super(_NormBase, cls).__init_subclass__(**kwargs)  # type: ignore[misc]
+            if "forward" in vars(cls):
+                patches.wrap(cls, "forward", self._before_forward)
+
+        return __init_subclass__
 
     def _before_forward(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def forward(layer: Any, *args: Any, **kwargs: Any) -> Tensor:
