@@ -191,6 +191,24 @@ def test_a_folder_that_cannot_be_written_is_said_before_any_training(tmp_path: P
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("command", ["compare", "diagnose"])
+def test_a_launcher_that_is_not_there_is_said_before_any_training(tmp_path: Path, command: str) -> None:
+    done = halfstep(command, "--launch", "torchrn --nproc-per-node 2", "--out", "out", FAULTY, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "halfstep: There is no program 'torchrn' to launch with; give --launch one on PATH, or its whole path.\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_launcher_with_an_open_quote_is_refused(tmp_path: Path) -> None:
+    done = halfstep("compare", "--launch", "torchrun '--nproc", FAULTY, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        'halfstep: --launch is "torchrun \'--nproc" (No closing quotation); close its quotes.\n'
+    )
+
+
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="a GPU has memory of its own to fit into")
 def test_a_batch_needs_something_to_fit_into(tmp_path: Path) -> None:
     done = halfstep("compare", "--fit-batch", "--batch-size", FAULTY, cwd=tmp_path)

@@ -377,3 +377,21 @@ def test_a_slower_precision_has_its_interval_the_same_way_round() -> None:
 def test_skipped_steps_are_told_as_what_they_are(skipped: int, told: str) -> None:
     reasons = recommend([FP32, verdict("fp16", 1.9, skipped_steps=skipped)])["reasons"]
     assert reasons[-1]["text"] == f"{told}, as their gradients were not finite"
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "said"),
+    [
+        ("out_of_memory", "MemoryError at train.py:9", "bf16: out of memory, MemoryError at train.py:9"),
+        (
+            "timed_out",
+            "ran longer than the time limit of 8 s",
+            "bf16: timed out, ran longer than the time limit of 8 s",
+        ),
+        ("interrupted", "interrupted by Ctrl-C after 9 steps", "bf16: interrupted by Ctrl-C after 9 steps"),
+        ("interrupted", "terminated by SIGTERM", "bf16: interrupted, terminated by SIGTERM"),
+    ],
+)
+def test_a_failure_is_said_in_words_and_once(status: str, reason: str, said: str) -> None:
+    found = recommend([FP32, verdict("bf16", status=status, reason=reason)])
+    assert said in [row["text"] for row in found["reasons"]]

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from halfstep.cli.outputs import json_path_of, new_folder, write_json
-from halfstep.cli.run import SETTINGS, emulation_options, products_option, program_options
+from halfstep.cli.run import SETTINGS, check_launcher, emulation_options, products_option, program_options
 from halfstep.comparison.evidence import PREFER
 from halfstep.comparison.fit import FitOption, parse_fit, parse_size
 from halfstep.comparison.request import Request, resumed, stored
@@ -96,6 +96,7 @@ def compare(
         raise UsageError(
             "halfstep compare was given no program; name one, or --resume DIR to go on with a comparison."
         )
+    check_launcher(launch)
     margins = parse_tolerance(tolerance)
     fit, limit = _fit(fit_batch, memory_limit)
     request = Request(
@@ -119,6 +120,7 @@ def compare(
     )
     old = None if resume is None else stored(Path(resume))
     request = request if old is None else resumed(old, _given(request))
+    check_launcher(request.launch)
     json_path = json_path_of(json_file)
     err, console = Console(stderr=True), Console(stderr=json_file == "-")
     with terminal.Progress(err) as progress:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from halfstep.cli.outputs import diagnosis_folder, json_path_of, write_json
-from halfstep.cli.run import SETTINGS, emulation_options, products_option, program_options
+from halfstep.cli.run import SETTINGS, check_launcher, emulation_options, products_option, program_options
 from halfstep.diagnosis.loading import NAME, holds_comparison, stored
 from halfstep.diagnosis.run import Question, run_diagnosis
 from halfstep.program import Target
@@ -69,6 +69,7 @@ def diagnose(
 
     recipe = str(parse(precision))
     Target.parse(program, arguments, module=module)
+    check_launcher(launch)
     folder, json_path = diagnosis_folder(out, program, recipe), json_path_of(json_file)
     job = Job(
         program, arguments, module, folder, steps, time_limit, launch, products,

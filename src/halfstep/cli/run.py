@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 from collections.abc import Callable
 from typing import Any
 
 import click
 
+from halfstep.errors import UsageError
 from halfstep.program import Target
 from halfstep.program import run as run_program
 from halfstep.session import AUTO, Session, Settings
@@ -19,6 +22,22 @@ def program_options(command: Callable[..., Any], required: bool = True) -> Calla
     return click.option("-m", "module", is_flag=True, help="PROGRAM is a module's name, as for `python -m`.")(
         command
     )
+
+
+def check_launcher(launch: str) -> None:
+    """Look for the program of ``--launch`` before anything is run.
+
+    Raises:
+        UsageError: it is not there, or the quotes of ``launch`` do not match.
+    """
+    try:
+        words = shlex.split(launch)
+    except ValueError as error:
+        raise UsageError(f"--launch is {launch!r} ({error}); close its quotes.") from None
+    if words and shutil.which(words[0]) is None:
+        raise UsageError(
+            f"There is no program '{words[0]}' to launch with; give --launch one on PATH, or its whole path."
+        )
 
 
 SETTINGS = {"ignore_unknown_options": False, "allow_interspersed_args": False}

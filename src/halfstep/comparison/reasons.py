@@ -17,7 +17,9 @@ def reason(text: str, index: int, figure: str) -> dict[str, str]:
 def failure(row: Row) -> dict[str, str]:
     """Why a precision did not run to its end."""
     index, verdict = row
-    return reason(f"{verdict['precision']}: {verdict['status']}, {verdict['reason']}", index, "reason")
+    status, why = verdict["status"].replace("_", " "), verdict["reason"]
+    words = why if why.startswith(status) else f"{status}, {why}"
+    return reason(f"{verdict['precision']}: {words}", index, "reason")
 
 
 def quality(row: Row) -> dict[str, str]:
