@@ -34,7 +34,8 @@ class Event:
     def __init__(self, enable_timing: bool = False) -> None:
         self.timing = enable_timing
 
-    def record(self) -> None:
+    def record(self, stream: Any = None) -> None:
+        self.stream = stream
         self.recorded.append(self)
 
     def query(self) -> bool:
@@ -71,6 +72,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> None:
         return empty(*size, **options)
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: ("stream of", device))
     monkeypatch.setattr(torch, "empty", pageable)
     monkeypatch.setattr(Event, "recorded", [])
     monkeypatch.setattr(Event, "arrived", 0)

@@ -58,6 +58,9 @@ def test_a_gpus_losses_are_written_when_they_have_arrived(device: None, tmp_path
     recorder = Recorder(Writer(path), lambda index: False)
     train(recorder, [3.0, 2.0])
     assert written(path) == []  # the device has done nothing yet, and nobody waited
+    assert {event.stream for event in Event.recorded} == {("stream of", torch.device("cpu"))}, (
+        "the losses' own"
+    )
     Event.arrived = len(Event.recorded)
     train(recorder, [1.0])
     assert [line["loss"] for line in written(path)] == [3.0, 2.0]

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from halfstep.pytorch.loss_scaling import backward as backward_passes
 from halfstep.pytorch.loss_scaling import gradients, scale, step, verdict
 from halfstep.pytorch.loss_scaling.verdict import Captured
 from halfstep.record import Writer
@@ -220,6 +222,47 @@ def test_a_pass_that_the_script_has_thrown_away_does_not_count(
     assert takeover.skipped == 0
 
 
+def test_a_flag_is_waited_for_on_its_own_device_and_kept_on_the_host(device: None) -> None:
+    """A program may use another device than the current one, and have another default device."""
+    flag = torch.zeros(())
+    with torch.device("meta"):
+        read = verdict.Verdict(flag)
+        assert read.finite
+    assert [event.stream for event in Event.recorded] == [("stream of", flag.device)]
+
+
+@pytest.mark.parametrize("way", ["another parameter", "state cleared", "momentum later"])
+def test_a_bad_first_step_leaves_no_state_behind(begin, late: list[Tensor], way: str) -> None:
+    """A fused SGD takes a momentum that it skipped for written: it has to be told in time."""
+    takeover = begin(SCALED)
+    used, other = (nn.Parameter(torch.ones(64)) for _ in range(2))
+    optimizer = torch.optim.SGD(
+        [used, other], lr=0.25, momentum=0.0 if way == "momentum later" else 0.5, fused=True
+    )
+
+    def one(weight: nn.Parameter, factor: float = 1.0) -> None:
+        optimizer.zero_grad()
+        (weight.sum() * factor).backward()
+        optimizer.step()
+
+    for _ in range(scale.CALM + 2):
+        one(used)
+    assert late, "the control: such steps are read late"
+    late.clear()
+    weight = other if way == "another parameter" else used
+    if way == "state cleared":
+        optimizer.state.clear()
+    if way == "momentum later":
+        optimizer.param_groups[0]["momentum"] = 0.5
+    before = weight.detach().clone()
+    one(weight, float("nan"))
+    assert not late
+    assert "momentum_buffer" not in optimizer.state.get(weight, {})
+    one(weight)
+    assert takeover.skipped == 1
+    assert torch.equal(weight.detach(), before - 0.25)
+
+
 def test_gradients_written_after_the_pass_are_tested_as_they_are(begin, late: list[Tensor]) -> None:
     takeover = begin(SCALED)
     net, optimizer = made()
@@ -287,6 +330,104 @@ def test_the_record_is_as_if_every_step_had_been_read_at_once(
 def captured(late: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step is being captured."""
     monkeypatch.setattr(step, "capturing", lambda: True)
+
+
+@pytest.fixture
+def capture(late: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Whether whatever happens is being captured."""
+
+    def switch(on: bool) -> None:
+        for place in (step, scale, gradients, backward_passes):
+            monkeypatch.setattr(place, "capturing", lambda: on)
+
+    return switch
+
+
+class Operations(TorchDispatchMode):
+    """Which operations are run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.run: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.run.append(func._overloadpacket)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["pass and step", "step alone"])
+def test_a_captured_step_uses_no_test_from_outside_its_graph(
+    begin, capture: Callable[[bool], None], whole: bool
+) -> None:
+    """In a replay the gradients are others, and the flag of the pass before the capture is stale."""
+    begin("fp32:loss_scale=1024")
+    net, optimizer = made(FUSED["SGD"])
+    train(net, optimizer, [1.0])
+    capture(whole)
+    optimizer.zero_grad()
+    backward(net)
+    capture(True)
+    with Operations() as operations:
+        optimizer.step()
+    assert (torch.ops.aten._amp_foreach_non_finite_check_and_unscale_ in operations.run) is not whole
+    capture(False)
+    backward(net)
+    with Operations() as operations:
+        optimizer.step()
+    assert torch.ops.aten._amp_foreach_non_finite_check_and_unscale_ not in operations.run
+
+
+def test_nothing_is_waited_for_during_a_capture(
+    begin, late: list[Tensor], capture: Callable[[bool], None]
+) -> None:
+    takeover = begin("fp32:loss_scale=1024")
+    net, optimizer = made()
+    train(net, optimizer, [1.0] * (scale.CALM + 1) + [float("inf")])
+    assert late
+    capture(True)
+    waits = Event.waits
+    train(net, optimizer, [1.0])
+    assert Event.waits == waits
+    capture(False)
+    assert takeover.skipped == 1
+
+
+def test_constants_of_a_graph_are_its_own(capture: Callable[[bool], None]) -> None:
+    here = torch.device("cpu")
+    capture(True)
+    captured = gradients.constant(0.125, here)
+    capture(False)
+    after = gradients.constant(0.125, here)
+    assert after is not captured
+    assert gradients.constant(0.125, here) is after
+
+
+def test_passes_captured_under_a_dynamic_scale_are_refused(begin, capture: Callable[[bool], None]) -> None:
+    begin(SCALED)
+    net, _ = made()
+    loss = net(torch.ones(1, 4)).sum()
+    capture(True)
+    for run in (loss.backward, lambda: torch.autograd.grad(loss, list(net.parameters()))):
+        with pytest.raises(Captured, match="where a dynamic loss scale cannot move"):
+            run()
+    assert net[0].weight.grad is None
+
+
+def test_a_captured_part_of_passes_to_come_is_not_scaled_itself(
+    begin, capture: Callable[[bool], None]
+) -> None:
+    """As in torch.cuda.make_graphed_callables: the gradients that come in later are scaled."""
+    begin(SCALED)
+    net, _ = made()
+    out = net(torch.ones(1, 4))
+    capture(True)
+    with Operations() as operations:
+        torch.autograd.grad(out, list(net.parameters()), torch.ones_like(out), retain_graph=True)
+    capture(False)
+    scaled = operations.run.count(torch.ops.aten.mul)
+    with Operations() as operations:
+        torch.autograd.grad(out, list(net.parameters()), torch.ones_like(out))
+    assert operations.run.count(torch.ops.aten.mul) == scaled + 1 + len(list(net.parameters()))
 
 
 def test_a_captured_step_skips_itself_under_a_static_scale(begin, captured: None, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from halfstep.pytorch.loss_scaling.data_parallel import DataParallel
 from halfstep.pytorch.loss_scaling.gradients import multiply_, multiply_and_test_
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
 from halfstep.pytorch.loss_scaling.sharded import Sharded
+from halfstep.pytorch.loss_scaling.verdict import capturing
 from halfstep.pytorch.patches import Patches
 
 if TYPE_CHECKING:
@@ -152,7 +153,8 @@ def _grad(takeover: Takeover, original: Callable[..., Any]) -> Callable[..., Any
     ) -> Any:
         arguments = (retain_graph, create_graph, *args)
         outputs = _as_tuple(outputs) if isinstance(outputs, Iterator) else outputs
-        if inside_backward() or tracing():
+        if inside_backward() or tracing() or (grad_outputs is not None and capturing()):
+            # Such a graph (make_graphed_callables) is a part of backward passes to come, and they are scaled.
             return original(outputs, inputs, grad_outputs, *arguments, **kwargs)
         takeover.scaling.begin_pass()
         by_hand = takeover.by_hand if not create_graph else None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from halfstep.pytorch.loss_scaling.gradient_kernels import gradient_kernels
+from halfstep.pytorch.loss_scaling.verdict import capturing
 from halfstep.pytorch.patches import never_traced
 
 # The attributes' C getters: looked up in a Python loop, three attributes of 10,000 gradients cost 1 ms more.
@@ -74,11 +75,12 @@ def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def constant(value: float, device: torch.device) -> Tensor:
-    """A float32 scalar on ``device``, made once."""
+    """A float32 scalar on ``device``, made once; during a capture into a CUDA graph made for that graph alone."""
     key = (device, value)
-    if key not in _CONSTANTS:
-        _CONSTANTS[key] = torch.full((), value, dtype=torch.float32, device=device)
-    return _CONSTANTS[key]
+    if key in _CONSTANTS:
+        return _CONSTANTS[key]
+    made = torch.full((), value, dtype=torch.float32, device=device)
+    return made if capturing() else _CONSTANTS.setdefault(key, made)
 
 
 def unscale_(tensors: list[Tensor], factor: Tensor, found: Tensor, test_result: bool) -> None:

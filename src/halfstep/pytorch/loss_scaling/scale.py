@@ -20,7 +20,7 @@ from halfstep.pytorch.loss_scaling.gradients import (
     trouble_in,
     values_of,
 )
-from halfstep.pytorch.loss_scaling.verdict import Verdict
+from halfstep.pytorch.loss_scaling.verdict import Verdict, capturing, refuse_dynamic
 
 #: after so many finite steps in a row the next is likely to be finite, too: its verdict may be read late
 CALM = 8
@@ -62,6 +62,7 @@ class Scaling:
         self._at_pass = loss_scale
         self._bad = False
         self._one_test = False
+        self._tests_captured = False
         self._written: set[int] = set()
         self._aside: list[tuple[Tensor, Tensor]] = []
         self._versions: dict[int, tuple[weakref.ref[Tensor], int]] = {}
@@ -146,7 +147,13 @@ class Scaling:
                 tensor.grad = tensor.grad * self._under
 
     def begin_pass(self) -> None:
-        """A backward pass is about to start, scaled or (at a scale of 1) not: the steps after it may move the scale."""
+        """A backward pass is about to start, scaled or (at a scale of 1) not: the steps after it may move the scale.
+
+        Raises:
+            Captured: it is being captured into a CUDA graph, whose scale cannot move.
+        """
+        if isinstance(self._loss_scale, DynamicScale) and capturing():
+            refuse_dynamic()
         self.settle()
         if not self.active:  # another thread's, which has to end under the scale that it began under
             self._begin()
@@ -191,6 +198,7 @@ class Scaling:
         for g in gradients:  # a plain loop, as in _unchanged
             if g.layout is strided:
                 versions[id(g)] = weakref.ref(g), g._version if type(g) is Tensor else values_of(g)._version
+        self._tests_captured = capturing()
         if len(versions) == len(gradients):
             self._written.clear()
         self._one_test = len(versions) == len(gradients)  # then what was found before is superseded
@@ -216,6 +224,16 @@ class Scaling:
     def found(self, gradients: Sequence[Tensor]) -> Tensor:
         """1 where a gradient is not finite, else 0: a float32 scalar on their device. No synchronisation."""
         tested = self._one_test and len(self._versions) == len(gradients) and self._unchanged(gradients)
+        return self._in_one(gradients, tested)
+
+    def found_in_graph(self, gradients: Sequence[Tensor]) -> Tensor:
+        """As :meth:`found`, of a step that is being captured: what was tested outside the graph is tested in it."""
+        captured = self._tests_captured
+        found = self.found(gradients) if captured else self._in_one(gradients, tested=False)
+        self._forget_tests()
+        return found
+
+    def _in_one(self, gradients: Sequence[Tensor], tested: bool) -> Tensor:
         flags = self._flags if tested else multiply_and_test_(gradients, 1.0)
         scalars = [flag.reshape(()) for flag in flags]
         return scalars[0] if len(scalars) == 1 else torch.stack(scalars).amax()
@@ -294,7 +312,9 @@ class Scaling:
         self._awaited.append((verdict, step, told))
 
     def settle(self) -> None:
-        """Read the verdicts that are awaited, and tell what they were."""
+        """Read the verdicts that are awaited, and tell what they were; during a capture nothing may be waited for."""
+        if not self._awaited or capturing():
+            return
         while self._awaited:
             verdict, step, told = self._awaited.pop(0)
             told(self._move(verdict.finite, step, "gradients are not finite"))

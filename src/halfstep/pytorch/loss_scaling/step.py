@@ -116,8 +116,9 @@ class Steps:
             return verdict, _skipping_by_itself(step, optimizer, verdict.found, args, kwargs)
         if not self._finite(optimizer, gradients):
             return False, None
+        result = step(optimizer, *args, **kwargs)
         self._ready.made(optimizer, gradients)
-        return True, step(optimizer, *args, **kwargs)
+        return True, result
 
     def _finite(self, optimizer: Optimizer, gradients: list[Tensor]) -> bool:
         scaling = self._takeover.scaling
@@ -136,7 +137,8 @@ class Steps:
             return step(optimizer, *args, **kwargs)
         scaling = self._takeover.scaling
         refuse_capture(scaling.loss_scale, optimizer)
-        return _skipping_by_itself(step, optimizer, scaling.found(gradients_of(optimizer)), args, kwargs)
+        found = scaling.found_in_graph(gradients_of(optimizer))
+        return _skipping_by_itself(step, optimizer, found, args, kwargs)
 
     def _with_closure(
         self,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -32,10 +33,12 @@ class Verdict:
 
     def __init__(self, found: Tensor) -> None:
         self.found = found
-        self._host = torch.empty((), pin_memory=True)
+        self._host = torch.empty((), device="cpu", pin_memory=True)
         self._host.copy_(found, non_blocking=True)
         self._event = torch.cuda.Event()
-        self._event.record()
+        self._event.record(
+            torch.cuda.current_stream(found.device)
+        )  # not the current device's: the copy is in this one
 
     @property
     def arrived(self) -> bool:
@@ -64,9 +67,14 @@ class Captured(HalfstepError, RuntimeError):
 def refuse_capture(loss_scale: LossScale, optimizer: Optimizer) -> None:
     """Raise Captured where a step with bad gradients would not be skipped, or the scale not move, in a replay."""
     if isinstance(loss_scale, DynamicScale):
-        raise Captured("where a dynamic loss scale cannot move")
+        refuse_dynamic()
     if not skips_by_itself(optimizer):
         raise Captured(f"where {type(optimizer).__name__} cannot skip a bad step by itself")
+
+
+def refuse_dynamic() -> NoReturn:
+    """Raise Captured for a loss scale that would stay as it is in every replay."""
+    raise Captured("where a dynamic loss scale cannot move")
 
 
 def capturing() -> bool:
@@ -90,24 +98,37 @@ def skips_by_itself(optimizer: Optimizer) -> bool:
 
 
 class Readiness:
-    """Which optimizers have made a step with as many gradients: then a skipped one finds all its state made.
+    """Which optimizers have made such a step before: then a skipped one finds all its state made.
 
     A fused SGD that skips its first step takes its momentum, not yet written, for written.
     """
 
     def __init__(self) -> None:
-        self._gradients: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+        self._made: weakref.WeakKeyDictionary[Optimizer, tuple[Any, ...]] = weakref.WeakKeyDictionary()
 
     def made(self, optimizer: Optimizer, gradients: Sequence[Tensor]) -> None:
         """A step was made by ``gradients``."""
-        self._gradients[optimizer] = len(gradients)
+        if _might_wait(optimizer, gradients):
+            self._made[optimizer] = _kind(optimizer)
 
     def may_wait(self, optimizer: Optimizer, gradients: Sequence[Tensor]) -> bool:
         """Whether the verdict on ``gradients`` may be read after the step."""
         return (
-            self._gradients.get(optimizer) == len(gradients) > 0
-            and gradients[0].device.type in DEVICES
+            _might_wait(optimizer, gradients)
+            and self._made.get(optimizer) == _kind(optimizer)
             and skips_by_itself(optimizer)
             and len({gradient.device for gradient in gradients}) == 1
             and not any(hasattr(gradient, "_local_tensor") for gradient in gradients)
         )
+
+
+def _might_wait(optimizer: Optimizer, gradients: Sequence[Tensor]) -> bool:
+    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+    return bool(fused and gradients) and gradients[0].device.type in DEVICES
+
+
+def _kind(optimizer: Optimizer) -> tuple[Any, ...]:
+    """What the state that a step leaves depends on: which parameters have gradients, and how many have state."""
+    groups = optimizer.param_groups
+    used = [id(p) for group in groups for p in group["params"] if p.grad is not None]
+    return used, len(optimizer.state), [bool(group.get("momentum")) for group in groups]

@@ -100,7 +100,7 @@ class Recorder(NullRecorder):
         self.steps += 1
         losses, self._losses, self._closed = self._losses, [], False
         if losses and losses[0].is_cuda and not isinstance(self._clock, CudaClock):
-            self._clock = CudaClock()
+            self._clock = CudaClock(losses[0].device)
         seconds = self._clock.lap()
         loss = _read(losses)
         sampled = self._on_step(index)
@@ -186,14 +186,15 @@ def _read(losses: list[Tensor]) -> Figure:
     """The sum of the losses, in float64; on a GPU, ask again later."""
     if not losses:
         return None
-    if not any(loss.is_cuda for loss in losses):
+    device = next((loss.device for loss in losses if loss.is_cuda), None)
+    if device is None:
         return sum(loss.item() for loss in losses)
     with torch.no_grad():
-        total = torch.stack([x.double().reshape(()) for x in losses]).sum()
-        host = torch.empty((), dtype=torch.float64, pin_memory=True)
-        host.copy_(total, non_blocking=True)
+        parts = [x.double().reshape(()).to(device, non_blocking=True) for x in losses]
+        host = torch.empty((), dtype=torch.float64, device="cpu", pin_memory=True)
+        host.copy_(torch.stack(parts).sum(), non_blocking=True)
     event = torch.cuda.Event()
-    event.record()
+    event.record(torch.cuda.current_stream(device))
 
     def arrived(wait: bool) -> float | _Pending | None:
         if wait:
@@ -220,14 +221,15 @@ class HostClock:
 
 
 class CudaClock(HostClock):
-    """Seconds between steps on the device's clock, by events in its stream: a recorded event costs no sync."""
+    """Seconds between steps on the clock of ``device``, by events in its stream: a recorded event costs no sync."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._previous: torch.cuda.Event | None = None
 
     def lap(self) -> Figure:
         before, now = self._previous, torch.cuda.Event(enable_timing=True)
-        now.record()
+        now.record(torch.cuda.current_stream(self._device))
         self._previous = now
         if before is None:
             return None
@@ -243,4 +245,4 @@ class CudaClock(HostClock):
         """The device's clock goes on by itself; only what was done about a sampled step is left out."""
         if sampled:
             self._previous = torch.cuda.Event(enable_timing=True)
-            self._previous.record()
+            self._previous.record(torch.cuda.current_stream(self._device))
