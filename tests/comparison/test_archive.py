@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -102,6 +102,19 @@ def test_only_what_is_missing_is_run_again(request_: Request, ran: list[Trial]) 
     again = run_comparison(request_, Quiet(), stored(request_.folder))
     assert ran == []
     assert again["verdicts"] == found["verdicts"]
+
+
+def test_resuming_counts_the_trials_that_are_left(request_: Request, ran: list[Trial]) -> None:
+    class Counting(Quiet):
+        planned: ClassVar[list[int]] = []
+
+        def plan(self, trials: list[str]) -> None:
+            self.planned.append(len(trials))
+
+    save(request_, ENVIRONMENT)
+    written(request_, plan(["fp32", "bf16"], 1, 2)[0])
+    run_comparison(request_, Counting(), stored(request_.folder))
+    assert (len(ran), Counting.planned) == (3, [3, 3, 3])
 
 
 def test_more_seeds_run_only_the_new_ones(request_: Request, ran: list[Trial]) -> None:

@@ -76,6 +76,24 @@ def test_a_run_that_is_too_short_for_the_counter_says_so() -> None:
     assert "joules_per_step" not in found
 
 
+def test_joules_are_of_all_counters_or_of_none() -> None:
+    """The CPU's counter needs 0.05 s, the GPU's 5 s: what the CPU alone took is not the step's energy."""
+    machine = Machine(watts=200)
+    both = [machine.meter(), machine.meter("CPU energy", 1e-3)]
+    found = run(machine, 8, 0.5, both)  # 4 s of steps, 11 s in all
+    assert found["energy_joules"] == pytest.approx(2 * 200 * 11, rel=1e-12)
+    assert "joules_per_step" not in found
+    assert found["joules_per_step_absent"] == (
+        "the window of 4 s is too short for the GPU energy counter; run for 5 s or more"
+    )
+    meter = RunMeters(both, machine.clock)
+    meter.warm()
+    machine.sleep(2)
+    assert meter.read()["energy_absent"] == (
+        "the window of 2 s is too short for the GPU energy counter; run for 5 s or more"
+    )
+
+
 def test_what_has_no_counter_costs_no_reading_and_gives_its_reason() -> None:
     machine = Machine(watts=200)
     found = run(

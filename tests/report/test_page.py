@@ -113,6 +113,13 @@ def test_what_does_not_pay_is_explained_with_its_shares(sample: Seen) -> None:
     assert "Why bf16" not in sample.text
 
 
+def test_an_energy_ratio_has_its_interval_beside_it() -> None:
+    compared = metered(comparison())
+    bf16 = next(row for row in compared["verdicts"] if row["precision"] == "bf16")
+    bf16["energy_ratio"] |= {"value": 0.53, "low": 0.513, "high": 0.548}
+    assert "0.530× (0.513–0.548×) of fp32’s" in words(compared)
+
+
 def words(compared: dict[str, Any]) -> str:
     return " ".join(" ".join(Seen(page.render(compared)).words).split())
 
@@ -175,7 +182,7 @@ def test_shares_have_the_range_of_the_trials() -> None:
 def test_energy_is_shown_where_it_was_measured_and_else_its_absence() -> None:
     seen = Seen(page.render(metered(comparison()))).text
     assert "Energy a step" in seen
-    assert "0.530× of fp32’s" in seen
+    assert "0.530× (0.500–0.560×) of fp32’s" in seen
     assert "The idle machine drew 61.5 W before the first trial." in seen
     assert "a sample" in seen
     bare = Seen(page.render(comparison())).text
@@ -358,3 +365,22 @@ def test_in_a_browser_plots_are_drawn_and_hostile_text_does_not_run(tmp_path: Pa
     assert document.count('class="main-svg"') >= len(figures)
     assert ">This plot could not be drawn" not in document
     assert html.escape("<script>", quote=False) in document
+
+
+MEASURE = """<script>onload = () => { document.title = [...document.querySelectorAll("iframe")].map((frame) => {
+  const root = frame.contentDocument.documentElement; return root.scrollWidth - root.clientWidth; }).join(" "); };</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the path to open the page in")
+@pytest.mark.parametrize("compared", [comparison(), metered(comparison())], ids=["plain", "metered"])
+def test_no_page_is_wider_than_its_window(compared: dict[str, Any], tmp_path: Path) -> None:
+    still = re.sub(r"(?s)<script.*?</script>|<meta http-equiv[^>]*>", "", page.render(compared))
+    widths = (390, 760, 901, 1000, 1100, 1240, 1800)
+    frames = "".join(
+        f'<iframe srcdoc="{html.escape(still)}" style="width: {w}px; height: 900px"></iframe>' for w in widths
+    )
+    (tmp_path / "frames.html").write_text(f"<!doctype html><title>-</title>{frames}{MEASURE}")
+    title = re.search("<title>(.*?)</title>", dom(tmp_path / "frames.html", tmp_path / "profile"))
+    assert title is not None
+    assert dict(zip(widths, title[1].split(), strict=True)) == dict.fromkeys(widths, "0")

@@ -75,11 +75,12 @@ def run_comparison(request: Request, display: Display, resume: Stored | None = N
     outcomes = [] if resume is None else _done(request, resume)
     recipes = _recipes(request, environment, outcomes)
     known = {o.trial for o in outcomes}
+    done = len(outcomes)
     pending = [trial for trial in plan(recipes, request.repeats, request.seeds) if trial not in known]
     known_steps = request.steps
     while pending:
         trial = pending.pop(0)
-        display.plan([t.label for t in (*(o.trial for o in outcomes), trial, *pending)])
+        display.plan([t.label for t in (*(o.trial for o in outcomes[done:]), trial, *pending)])
         outcome = _run(request, trial, known_steps, display)
         outcomes.append(outcome)
         if outcome.status == "ok":

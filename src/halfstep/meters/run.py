@@ -32,6 +32,7 @@ class RunMeters:
         self._steps = 0
         self._next = 0.0
         self._at_tick: tuple[float, int] | None = None
+        self._tick_absent = "no step ended while the counters were read"
 
     def warm(self) -> None:
         """Training runs as it will from now on: restart the windows."""
@@ -45,7 +46,7 @@ class RunMeters:
         """A step has ended; once in a while, read the counters."""
         self._steps += 1
         if self._counts and self._clock() >= self._next:
-            joules, _, _ = _sum([meter.read() for meter in self._energy])
+            joules, _, self._tick_absent = _sum(self._energy)
             if joules is not None:
                 self._at_tick = joules, self._steps
             self._next = self._clock() + TICK_SECONDS
@@ -68,22 +69,27 @@ class RunMeters:
     def _joules(self) -> dict[str, Any]:
         if not self._warm:
             return {"energy_absent": "the program ended before the meters were started, in its third step"}
-        joules, how, reason = _sum([meter.read() for meter in self._energy])
+        joules, how, reason = _sum(self._energy)
         if joules is None:
             return {"energy_absent": reason}
         fields: dict[str, Any] = {"energy_joules": joules, "energy_how": how}
         if self._at_tick is None:
-            return fields | {"joules_per_step_absent": "no step ended while the counters were read"}
+            return fields | {"joules_per_step_absent": self._tick_absent}
         at_tick, steps = self._at_tick
         return fields | {"joules_per_step": at_tick / steps, "energy_steps": steps}
 
 
-def _sum(readings: Sequence[Reading | Absent]) -> tuple[float | None, str, str]:
-    """(joules of all meters that have any, or None; where they came from; why others have none)."""
+def _sum(meters: Sequence[EnergyMeter]) -> tuple[float | None, str, str]:
+    """(joules of all meters that have a counter, or None; where they came from; why there are none).
+
+    One that has a counter and no reading leaves no sum: the others alone are not what the training took.
+    """
+    counting = [meter for meter in meters if not isinstance(meter.kind(), Absent)]
+    readings = [meter.read() for meter in counting or meters]
     known = [reading for reading in readings if isinstance(reading, Reading)]
     reasons = "; ".join(reading.reason for reading in readings if isinstance(reading, Absent))
     how = "; ".join(reading.how for reading in known)
-    return (sum(reading.value for reading in known) if known else None), how, reasons
+    return (sum(reading.value for reading in known) if known and not reasons else None), how, reasons
 
 
 def idle_watts(
@@ -104,7 +110,7 @@ def idle_watts(
     for meter in meters:
         meter.start()
     sleep(seconds)
-    joules, how, reason = _sum([meter.read() for meter in meters])
+    joules, how, reason = _sum(meters)
     if joules is None:
         return {"idle_watts": None, "idle_watts_absent": reason}
     return {"idle_watts": joules / (clock() - began), "idle_watts_absent": None, "idle_watts_how": how}
