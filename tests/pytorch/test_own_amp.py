@@ -128,6 +128,28 @@ def test_cuda_spellings_on_a_machine_without_cuda_warn_as_ever(begin) -> None:
     assert any("CUDA is not available" in str(w.message) for w in caught)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.parametrize("recipe", ["as-is", "bf16"])
+def test_a_warning_names_the_line_that_it_names_without_halfstep(begin, recipe: str) -> None:
+    def places() -> list[tuple[str, int]]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.autocast("cuda", dtype=torch.float16)
+            torch.amp.GradScaler("cuda")
+            torch.cuda.amp.GradScaler()
+            torch.cuda.amp.autocast()
+        return [(w.filename, w.lineno) for w in caught]
+
+    plain = places()
+    assert {file for file, _ in plain} == {
+        __file__,
+        torch.cuda.amp.grad_scaler.__file__,
+        torch.cuda.amp.autocast_mode.__file__,
+    }
+    begin(recipe)
+    assert places() == plain
+
+
 def test_float32_matmul_precision_is_the_recipes(begin) -> None:
     begin("fp32")
     torch.set_float32_matmul_precision("medium")
