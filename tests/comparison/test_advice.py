@@ -225,6 +225,10 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
     ),
     ("not_measured", "energy", [FP32, verdict("bf16", 1.9)], "fp32", "no energy was measured here, so that no gain"),
     (
+        "not_measured", "speed", [FP32 | {"step_time_absent": "no step"}, verdict("bf16", step_time_absent="no step")],
+        "fp32", "Stay with fp32: no step was timed here, so that no gain is known; let it make more steps.",
+    ),
+    (
         "gain_cannot_be_told", "speed", [FP32, verdict("bf16", 1.43, speed_ratio=noisy(1.43, 0.93, 2.19))], "fp32",
         "Stay with fp32 for now: whether bf16 is faster the data cannot tell (1.43×, from 0.93 to 2.19×); "
         "run with --repeats 3.",

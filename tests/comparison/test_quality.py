@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from halfstep.comparison.curves import direction, is_quality
-from halfstep.comparison.paired import ALPHA, POWER, noncentrality
+from halfstep.comparison.paired import ALPHA, POWER, Paired, noncentrality
 from halfstep.comparison.rows import trial_row
 from halfstep.comparison.tolerance import Tolerance, parse_tolerance
 from halfstep.comparison.verdicts import verdicts
+from halfstep.comparison.wording import figure_words
 from halfstep.errors import UsageError
 from halfstep.trials import Outcome
 
@@ -60,6 +61,19 @@ def test_worse_and_better_by_how_much() -> None:
     assert worse["words"].endswith("of the fall) (5 seeds)")
     assert found["bf16"]["quality"]["kind"] == "worse"
     assert found["fp32"]["quality"] == {"kind": "baseline", "words": "the baseline (5 seeds)", "seeds": 5}
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (-2e-5, "-2e-05 (under 0.1% of the fall)"),
+        (0.0, "+0 (under 0.1% of the fall)"),
+        (0.01, "+0.01 (+1.0% of the fall)"),
+    ],
+)
+def test_a_small_share_of_the_fall_is_not_written_as_none(value: float, said: str) -> None:
+    words = figure_words(Paired(1, value), "one_seed", 1.0, None, True)
+    assert words == f"{said}; one seed cannot tell it from noise"
 
 
 def test_equivalent_within_the_seeds_or_the_tolerance() -> None:

@@ -138,6 +138,15 @@ def test_what_is_not_significant_is_said_and_dim() -> None:
     assert f"memory ratio {flat}, not significant" in shown(compared, 60)
 
 
+def test_a_run_too_short_to_be_timed_says_so() -> None:
+    compared = comparison()
+    for row in compared["verdicts"]:
+        row |= {"step_time": None, "speed_ratio": None, "step_time_absent": "no step after the warm-up"}
+    text = shown(compared, 200)
+    assert "] no step after the warm-up" in text
+    assert "not recorded" not in text
+
+
 def test_what_has_no_interval_is_not_called_insignificant() -> None:
     compared = comparison()
     for row in compared["verdicts"]:

@@ -255,7 +255,8 @@ def _not_measured(evidence: Evidence) -> Answer | None:
     _, base = _base(evidence)
     measured = not unmeasured(_base(evidence), evidence.prefer)
     what = UNMEASURED[evidence.prefer].format(f" of {names(evidence.real)}" if measured else "")
-    text = f"Stay with {base['precision']}: {what}, so that no gain is known."
+    more = "; let it make more steps" * (evidence.prefer == "speed")
+    text = f"Stay with {base['precision']}: {what}, so that no gain is known{more}."
     reasons = [r for row in (_base(evidence), *evidence.real) for r in unmeasured(row, evidence.prefer)]
     return {"precision": base["precision"], "text": text, "reasons": reasons[:1], "decided": False}
 

@@ -40,7 +40,7 @@ def kind_of(found: Paired, way: Direction) -> Kind:
 
 def figure_words(found: Paired, kind: Kind, fall: float | None, margin_from: str | None, seeded: bool) -> str:
     """The verdict on one figure, with the size of what was seen or could have been."""
-    share = f" ({found.value / fall:+.1%} of the fall)" if fall and fall > 0 else ""
+    share = f" ({_share(found.value / fall)} of the fall)" if fall and fall > 0 else ""
     seeds = f"{found.seeds} seeds"
     size = f"{abs(found.value):.3g} ± {found.half_width:.2g}"
     if kind == "one_seed":
@@ -58,6 +58,10 @@ def figure_words(found: Paired, kind: Kind, fall: float | None, margin_from: str
     if kind == "different":
         return f"differs by {found.value:+.3g} ± {found.half_width:.2g} ({seeds})"
     return f"{kind} by {size}{share} ({seeds})" if kind in ("worse", "better") else ""
+
+
+def _share(share: float) -> str:
+    return "under 0.1%" if abs(share) < 0.0005 else f"{share:+.1%}"
 
 
 def _equivalent_words(found: Paired, margin_from: str | None, seeds: str) -> str:

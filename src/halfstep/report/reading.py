@@ -51,6 +51,9 @@ def read(comparison: Mapping[str, Any]) -> Comparison:
     )
 
 
+_NOT_RECORDED = "not recorded"
+
+
 def _row(index: int, raw: Mapping[str, Any], trials: Sequence[Trial]) -> Row:
     name, baseline = text(raw, "precision") or "unnamed", text(raw, "baseline")
     own = [trial for trial in trials if trial.precision == name]
@@ -59,6 +62,7 @@ def _row(index: int, raw: Mapping[str, Any], trials: Sequence[Trial]) -> Row:
     loss = table(raw, "loss")
     energy_why = next((t.joules_per_step.reason for t in own if isinstance(t.joules_per_step, Absent)), why)
     memory_why = next((t.peak_memory.reason for t in own if isinstance(t.peak_memory, Absent)), why)
+    time_why = (text(raw, "step_time_absent") if why == _NOT_RECORDED else "") or why
     return Row(
         index=index,
         precision=name,
@@ -67,8 +71,8 @@ def _row(index: int, raw: Mapping[str, Any], trials: Sequence[Trial]) -> Row:
         reason=text(raw, "reason"),
         ran_as=text(raw, "ran_as"),
         trials=integer(raw, "trials") or len(own),
-        step_time=_figure(raw.get("step_time"), why),
-        speed=_figure(raw.get("speed_ratio"), against),
+        step_time=_figure(raw.get("step_time"), time_why),
+        speed=_figure(raw.get("speed_ratio"), against if name == baseline else time_why),
         peak_memory=_figure(raw.get("peak_memory"), memory_why),
         memory_ratio=_figure(raw.get("memory_ratio"), against if name == baseline else memory_why),
         energy=_figure(raw.get("energy"), energy_why),
@@ -93,7 +97,7 @@ def _why(raw: Mapping[str, Any], trials: Sequence[Trial]) -> str:
     status = text(raw, "status")
     if status and status != "ok":
         return text(raw, "reason") or STATUS_WORDS.get(status, status)
-    return "not recorded"
+    return _NOT_RECORDED
 
 
 def _quality(raw: Mapping[str, Any], loss: Mapping[str, Any], is_baseline: bool) -> str:
