@@ -221,6 +221,28 @@ def test_clipped_gradients_are_not_read_again_and_still_tested(
     assert (takeover.scaling.skipped, len(reads)) == (2, read), "the norm has read what was written meanwhile"
 
 
+def test_a_scale_that_is_too_high_is_no_error_of_the_scripts(begin) -> None:
+    """It asks to be told of a norm that is not finite; where the scale can fall no further, it is told."""
+    takeover = begin("fp16:init_scale=65536")
+    weight = nn.Parameter(torch.ones(4, 4))
+
+    def one(optimizer: torch.optim.Optimizer, factor: float = 1.0) -> None:
+        optimizer.zero_grad()
+        ((torch.ones(4, 4) @ weight).float() * factor).sum().backward()
+        nn.utils.clip_grad_norm_([weight], 1.0, error_if_nonfinite=True)
+        optimizer.step()
+
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    for _ in range(4):
+        one(optimizer)
+    assert (takeover.skipped, takeover.scaling.value) == (3, 8192.0)
+    assert not torch.equal(weight.detach(), torch.ones(4, 4)), "the fourth step was made"
+    takeover.remove()
+    begin("fp16:loss_scale=1024")
+    with pytest.raises(RuntimeError, match="is non-finite, so it cannot be clipped"):
+        one(torch.optim.SGD([weight], lr=0.1), float("inf"))
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("norm_type", [2.0, 1, 0.5, float("inf"), "inf", 0.0])
 def test_a_norm_vouches_for_gradients_only_where_it_tells(begin, norm_type: float, bad: float) -> None:

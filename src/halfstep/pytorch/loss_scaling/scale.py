@@ -246,11 +246,18 @@ class Scaling:
         """
 
         def clip_grad_norm_(
-            parameters: Any, max_norm: float, norm_type: float = 2.0, *args: Any, **kwargs: Any
+            parameters: Any,
+            max_norm: float,
+            norm_type: float = 2.0,
+            error_if_nonfinite: bool = False,
+            *args: Any,
+            **kwargs: Any,
         ) -> Tensor:
             tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
             given = tensors or parameters  # of an empty generator PyTorch warns
-            norm = original(given, max_norm, norm_type, *args, **kwargs)
+            # A scale that is too high is no error of the script's: the step is skipped, and the next scale is lower.
+            error = error_if_nonfinite and self.stuck
+            norm = original(given, max_norm, norm_type, error, *args, **kwargs)
             if max_norm >= 0 and float(norm_type) > 0:
                 gradients = [grad for p in tensors if (grad := p.grad) is not None]
                 self.checked(gradients, [(~torch.isfinite(norm)).float().reshape(1)])
