@@ -207,6 +207,15 @@ def sparse() -> list[Tensor]:
     return [gradient, embedding.weight.detach()]
 
 
+def compressed() -> list[Tensor]:
+    """A sparse weight in compressed rows, whose gradient is stored so, too."""
+    with warnings.catch_warnings():  # PyTorch says once that this is in beta state
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+        weight = torch.eye(3).to_sparse_csr().requires_grad_()
+        torch.sparse.mm(weight, torch.linspace(0, 1, 6).reshape(3, 2)).square().sum().backward()
+        return [weight.grad.to_dense()]
+
+
 def float64_and_complex() -> list[Tensor]:
     torch.manual_seed(0)
     a = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
@@ -335,7 +344,7 @@ def stepped_in_backward() -> list[Tensor]:
 PATTERNS = [
     once, accumulated, clipped, retained, several_losses, given_gradient, named_inputs, input_gradient, autograd_grad,
     gradient_penalty, backward_of_backward, parameter_hooks, accumulated_grad_hooks, module_hooks, retain_grad,
-    checkpointed, functional, zeroed_in_place, tied_and_frozen, sparse, float64_and_complex, generators, edges,
+    checkpointed, functional, zeroed_in_place, tied_and_frozen, sparse, compressed, float64_and_complex, generators, edges,
     inner_inputs, old_module_hooks, pickled_hooks, accumulated_graphs,
     penalised_gradients, learned_rate, stepped_in_backward,
 ]  # fmt: skip

@@ -19,6 +19,8 @@ _dtype, _layout, _on_cpu = (
     cast(Callable[[Tensor], Any], getattr(Tensor, name).__get__) for name in ("dtype", "layout", "is_cpu")
 )
 
+_COMPRESSED = {torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc}
+
 # One tensor per (device, value): the kernels take their factor from the device.
 _CONSTANTS: dict[tuple[torch.device, float], Tensor] = {}
 
@@ -64,6 +66,8 @@ def values_of(gradient: Tensor, own_part: bool = True) -> Tensor:
     """The numbers of one gradient as a dense real tensor that shares its memory."""
     if gradient.layout is torch.sparse_coo:
         gradient = gradient._values()
+    elif gradient.layout in _COMPRESSED:
+        gradient = gradient.values()
     if own_part:
         gradient = getattr(gradient, "_local_tensor", gradient)
     return torch.view_as_real(gradient) if gradient.is_complex() else gradient
