@@ -392,7 +392,10 @@ def test_nothing_is_waited_for_during_a_capture(
     assert takeover.skipped == 1
 
 
-def test_constants_of_a_graph_are_its_own(capture: Callable[[bool], None]) -> None:
+def test_constants_of_a_graph_are_its_own(
+    capture: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gradients, "_CONSTANTS", {})
     here = torch.device("cpu")
     capture(True)
     captured = gradients.constant(0.125, here)
