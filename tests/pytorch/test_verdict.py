@@ -35,6 +35,8 @@ BAD = [index for index, factor in enumerate(FACTORS) if factor != 1.0]
 #: the last bad step of a burst is made under a scale that has moved: it is read at once
 LATE = [BAD[0], BAD[1]]
 
+LATE_AND_AT_ONCE = pytest.mark.parametrize("devices", [{"cpu"}, set()], ids=["late", "at once"])
+
 
 @pytest.fixture
 def late(device: None, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
@@ -198,7 +200,7 @@ def test_optimizers_that_cannot_skip_by_themselves_are_read_at_once(
     assert not late
 
 
-@pytest.mark.parametrize("devices", [{"cpu"}, set()], ids=["late", "at once"])
+@LATE_AND_AT_ONCE
 def test_a_pass_that_the_script_has_thrown_away_does_not_count(
     begin, late: list[Tensor], monkeypatch: pytest.MonkeyPatch, devices: set[str]
 ) -> None:
@@ -277,7 +279,7 @@ def test_gradients_written_after_the_pass_are_tested_as_they_are(begin, late: li
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
 
-@pytest.mark.parametrize("devices", [{"cpu"}, set()], ids=["late", "at once"])
+@LATE_AND_AT_ONCE
 def test_two_optimizers_after_one_pass_move_the_scale_once(
     begin, late: list[Tensor], monkeypatch: pytest.MonkeyPatch, devices: set[str]
 ) -> None:

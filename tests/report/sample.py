@@ -337,6 +337,15 @@ def _method() -> list[dict[str, str]]:
     ]
 
 
+def untested(compared: dict[str, Any]) -> dict[str, Any]:
+    """The same with ratios that have no interval."""
+    for row in compared["verdicts"]:
+        for figure in ("speed_ratio", "memory_ratio"):
+            if row[figure]:
+                row[figure] |= {"low": None, "high": None, "significant": False}
+    return compared
+
+
 def hostile(payload: str) -> dict[str, Any]:
     """The sample with `payload` for every text in it, and as a name wherever names are free."""
     made = replaced(comparison(steps=8), payload)

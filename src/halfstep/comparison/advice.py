@@ -12,7 +12,6 @@ from typing import Any
 from halfstep.comparison.adopt import Script, adopt
 from halfstep.comparison.evidence import (
     AS_GOOD,
-    RATIOS,
     Evidence,
     Prefer,
     Row,
@@ -21,6 +20,8 @@ from halfstep.comparison.evidence import (
     lower,
     may_gain,
     not_learning,
+    ratio_name,
+    ratio_of,
     standing,
 )
 from halfstep.comparison.evidence import gain as gain_of
@@ -169,7 +170,7 @@ def _bf16_for_its_range(evidence: Evidence) -> Answer | None:
     more = reason(
         f"fp32's range, so no loss scale; nearly as good as {fp16['precision']}{left_out}",
         index,
-        RATIOS.get(evidence.prefer, "speed_ratio"),
+        ratio_name(evidence.prefer),
     )
     return _use(safer[0], evidence, more=[more])
 
@@ -250,7 +251,7 @@ def _no_units(evidence: Evidence) -> Answer | None:
 
 
 def _not_measured(evidence: Evidence) -> Answer | None:
-    if any(v[RATIOS[evidence.prefer]] is not None for _, v in evidence.real):
+    if any(ratio_of(v, evidence.prefer) for _, v in evidence.real):
         return None
     _, base = _base(evidence)
     measured = not unmeasured(_base(evidence), evidence.prefer)

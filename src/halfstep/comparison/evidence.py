@@ -98,7 +98,7 @@ class Evidence:
     @property
     def unmeasured(self) -> list[Row]:
         """Those that ran, and whose gain by the objective is not known."""
-        return [row for row in self.ran if row[1].get(RATIOS.get(self.prefer, "speed_ratio")) is None]
+        return [row for row in self.ran if not ratio_of(row[1], self.prefer)]
 
     def more_seeds(self, verdict: Verdict) -> str:
         """What would tell more of its quality: more seeds; where they change nothing, a program that takes them."""
@@ -108,9 +108,19 @@ class Evidence:
         return f"run with --seeds {5 if seeds < 5 else 2 * seeds}"
 
 
+def ratio_name(prefer: Prefer) -> str:
+    """The field of a verdict that an objective looks at; among those as accurate, speed."""
+    return RATIOS.get(prefer, "speed_ratio")
+
+
+def ratio_of(verdict: Verdict, prefer: Prefer) -> dict[str, Any]:
+    """The ratio to the baseline that an objective looks at; empty where it was not measured."""
+    return verdict.get(ratio_name(prefer)) or {}
+
+
 def gain(verdict: Verdict, prefer: Prefer) -> float:
     """How many times as good as the baseline by the objective; 1 where it is not known."""
-    ratio = (verdict.get(RATIOS.get(prefer, "speed_ratio")) or {}).get("value") or 1.0
+    ratio = ratio_of(verdict, prefer).get("value") or 1.0
     return float(ratio) if prefer in ("speed", "accuracy") else 1.0 / float(ratio)
 
 
@@ -123,7 +133,7 @@ def is_gain(verdict: Verdict, prefer: Prefer) -> bool:
 
     A ratio of memory without an interval must be large.
     """
-    ratio = verdict.get(RATIOS.get(prefer, "speed_ratio")) or {}
+    ratio = ratio_of(verdict, prefer)
     if prefer == "memory" and ratio.get("low") is None:
         return gain(verdict, prefer) >= PLAIN_GAIN
     return bool(ratio.get("significant")) and gain(verdict, prefer) > 1 and round(ratio["value"], 2) != 1
@@ -134,7 +144,7 @@ def may_gain(verdict: Verdict, prefer: Prefer) -> bool:
 
     Without an interval it is open unless the ratio is plainly a loss.
     """
-    ratio = verdict.get(RATIOS.get(prefer, "speed_ratio")) or {}
+    ratio = ratio_of(verdict, prefer)
     if ratio.get("value") is None or is_gain(verdict, prefer):
         return False
     if ratio.get("low") is None:
@@ -144,7 +154,7 @@ def may_gain(verdict: Verdict, prefer: Prefer) -> bool:
 
 def may_gain_little(verdict: Verdict, prefer: Prefer) -> bool:
     """Whether its interval reaches beyond 1, if not to a gain worth having."""
-    ratio = verdict.get(RATIOS.get(prefer, "speed_ratio")) or {}
+    ratio = ratio_of(verdict, prefer)
     return ratio.get("low") is not None and _gains(ratio, prefer)[2] > 1
 
 
@@ -156,7 +166,7 @@ def _gains(ratio: dict[str, Any], prefer: Prefer) -> tuple[float, float, float]:
 
 def enough_repeats(verdict: Verdict, prefer: Prefer) -> int | None:
     """How many ``--repeats`` would tell whether it gains, all else as it was; None where they are too many."""
-    ratio = verdict[RATIOS.get(prefer, "speed_ratio")]
+    ratio = ratio_of(verdict, prefer)
     seeds = _seeds(verdict)
     runs: int = min(ratio.get("runs") or [verdict["trials"]])
     if runs < 2 or ratio["low"] is None:

@@ -26,6 +26,11 @@ class Interval:
     low: float | None
     high: float | None
 
+    @classmethod
+    def around(cls, value: float, half: float) -> Interval:
+        """``half`` on either side of the value's logarithm."""
+        return cls(value, value * math.exp(-half), value * math.exp(half))
+
     @property
     def excludes_one(self) -> bool:
         """For a ratio: whether it differs from 1."""
@@ -59,7 +64,7 @@ def ratio_of_medians(
         return Interval(value, float(min(low, value)), float(max(high, value)))
     error = max(float(logs.std()), math.hypot(_error_of_runs(numerator), _error_of_runs(denominator)))
     half = _t_quantile(freedom) * error
-    return Interval(value, value * math.exp(-half), value * math.exp(half))
+    return Interval.around(value, half)
 
 
 def median_over_runs(runs: Sequence[Sequence[float]]) -> Interval:
@@ -74,7 +79,7 @@ def median_over_runs(runs: Sequence[Sequence[float]]) -> Interval:
         return Interval(value, None, None)
     within = float(_draws(runs, np.random.default_rng(20180131)).std())
     half = _t_quantile(len(runs) - 1) * max(within, _error_of_runs(runs))
-    return Interval(value, value * math.exp(-half), value * math.exp(half))
+    return Interval.around(value, half)
 
 
 def ratio_of_means(numerator: Sequence[float], denominator: Sequence[float]) -> Interval:
@@ -100,7 +105,7 @@ def ratio_of_means(numerator: Sequence[float], denominator: Sequence[float]) -> 
         return Interval(value, value, value)
     parts = [error**2 / (len(side) - 1) for error, side in zip(errors, sides, strict=True)]
     half = _t_quantile(sum(errors) ** 2 / sum(parts)) * math.sqrt(sum(errors))
-    return Interval(value, value * math.exp(-half), value * math.exp(half))
+    return Interval.around(value, half)
 
 
 def runs_to_tell(ratio: Interval, runs: int, worth: float) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from halfstep.comparison.evidence import RATIOS, Prefer, Row
+from halfstep.comparison.evidence import RATIOS, Prefer, Row, ratio_name
 
 _NAMES = {"speed_ratio": "speed", "memory_ratio": "memory", "energy_ratio": "energy"}
 
@@ -31,7 +31,7 @@ def quality(row: Row) -> dict[str, str]:
 def ratios(row: Row, first: Prefer = "speed") -> list[dict[str, str]]:
     """The measured ratios of a row, that of the objective first."""
     index, verdict = row
-    figures = sorted(RATIOS.values(), key=lambda figure: figure != RATIOS.get(first, "speed_ratio"))
+    figures = sorted(RATIOS.values(), key=lambda figure: figure != ratio_name(first))
     return [
         reason(f"{verdict['precision']}: {_range(ratio, figure)}", index, figure)
         for figure in figures

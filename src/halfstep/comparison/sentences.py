@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from halfstep.comparison.evidence import (
     AS_GOOD,
-    RATIOS,
     Evidence,
     Prefer,
     Row,
@@ -12,6 +11,7 @@ from halfstep.comparison.evidence import (
     enough_repeats,
     may_gain,
     may_gain_little,
+    ratio_of,
 )
 from halfstep.comparison.evidence import gain as gain_of
 from halfstep.comparison.intervals import MOST_RUNS
@@ -48,7 +48,7 @@ def why_open(verdict: Verdict, evidence: Evidence) -> str:
 
 def seen(verdict: Verdict, prefer: Prefer) -> str:
     """``1.43×, from 0.93 to 2.19×``."""
-    ratio = verdict[RATIOS[prefer]]
+    ratio = ratio_of(verdict, prefer)
     ends = "" if ratio["low"] is None else f", from {ratio['low']:.2f} to {ratio['high']:.2f}×"
     return f"{ratio['value']:.2f}×{ends}"
 
@@ -78,8 +78,7 @@ def names(rows: list[Row]) -> str:
 
 def cost(verdict: Verdict, evidence: Evidence) -> str:
     """``1.90× faster``: what it gains by the objective."""
-    ratio = verdict[RATIOS.get(evidence.prefer, "speed_ratio")]
-    return str(ratio["words"])
+    return str(ratio_of(verdict, evidence.prefer)["words"])
 
 
 def smaller_one(evidence: Evidence) -> str:

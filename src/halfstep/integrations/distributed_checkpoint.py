@@ -31,17 +31,15 @@ _FIELDS = ("loss_scale", "finite_steps", "skipped_steps")
 def install(module: ModuleType, attached: Attached) -> None:
     """Take over ``torch.distributed.checkpoint``'s ``state_dict`` or ``default_planner``, just imported."""
     takeover = attached.takeover
-    planner, guards = module.__name__.endswith("default_planner"), takeover.recipe.loss_scale.guards
-    if planner and guards:
-        takeover.patches.wrap(module, "create_default_local_load_plan", _planning)
-    if planner:
-        return
-    takeover.patches.wrap(module, "_init_optim_state", partial(_initializing, takeover))
-    if not guards:
-        return
-    carrier = _Carrier(attached)
-    takeover.patches.wrap(module, "_get_optim_state_dict", carrier.getting)
-    takeover.patches.wrap(module, "_load_optim_state_dict", carrier.loading)
+    wrap, scaled = partial(takeover.patches.wrap, module), takeover.recipe.loss_scale.guards
+    if not module.__name__.endswith("default_planner"):
+        wrap("_init_optim_state", partial(_initializing, takeover))
+        if scaled:
+            carrier = _Carrier(attached)
+            wrap("_get_optim_state_dict", carrier.getting)
+            wrap("_load_optim_state_dict", carrier.loading)
+    elif scaled:
+        wrap("create_default_local_load_plan", _planning)
 
 
 class _Carrier:

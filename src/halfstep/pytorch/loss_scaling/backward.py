@@ -206,9 +206,7 @@ def _times(tensor: Tensor | None, factor: float) -> Tensor | None:
 def _install_hooks(takeover: Takeover, patches: Patches) -> None:
     """Hooks see true gradients; what they return goes back into the scaled pass."""
     scaling = takeover.scaling
-
-    def through(hook: Callable[..., Any]) -> _Through:
-        return _Through(scaling, hook)
+    through = functools.partial(_Through, scaling)
 
     def registering(original: Callable[..., Any]) -> Callable[..., Any]:
         def register(self: Any, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from halfstep.pytorch.loss_scaling.scale import Scaling
+from halfstep.pytorch.nested import tensors_of
 from halfstep.pytorch.patches import Patches
 
 #: collectives that write into tensors they are given
@@ -58,15 +59,7 @@ class DataParallel:
     def _collective(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def collective(*args: Any, **kwargs: Any) -> Any:
             if not torch.compiler.is_compiling():
-                self._scaling.written(_tensors((*args, *kwargs.values())))
+                self._scaling.written(tensors_of((*args, *kwargs.values())))
             return original(*args, **kwargs)
 
         return collective
-
-
-def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)

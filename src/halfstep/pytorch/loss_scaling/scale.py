@@ -199,10 +199,10 @@ class Scaling:
             if g.layout is strided:
                 versions[id(g)] = weakref.ref(g), g._version if type(g) is Tensor else values_of(g)._version
         self._tests_captured = capturing()
-        if len(versions) == len(gradients):
-            self._written.clear()
         self._one_test = len(versions) == len(gradients)  # then what was found before is superseded
-        self._flags = list(flags) if self._one_test else self._flags + flags
+        if self._one_test:
+            self._forget_findings()
+        self._flags = self._flags + flags
 
     def finite(self, gradients: Sequence[Tensor]) -> bool:
         """Whether all gradients are finite, as the optimizer will use them. One synchronisation.
@@ -328,6 +328,9 @@ class Scaling:
 
     def _forget_tests(self) -> None:
         self._versions.clear()
+        self._forget_findings()
+
+    def _forget_findings(self) -> None:
         self._written.clear()
         self._flags = []
 

@@ -105,7 +105,7 @@ class Recorder(NullRecorder):
         loss = _read(losses)
         sampled = self._on_step(index)
         if isinstance(skipped, Verdict) or self._waiting or callable(loss) or callable(seconds):
-            self._waiting.append(Line(index, loss, seconds, skipped, loss_scale, sampled))
+            self._waiting.append(Line(index, loss, seconds, _known(skipped), loss_scale, sampled))
             self._flush(wait=False)
         else:
             self._lines.write(index, loss, seconds, skipped, loss_scale, sampled)
@@ -118,19 +118,14 @@ class Recorder(NullRecorder):
             self.write("warning", text=CAPTURED)
 
     def _flush(self, wait: bool) -> None:
-        """Write the steps whose loss and time have arrived, in order."""
+        """Write the steps of which all has arrived, in order."""
         while self._waiting:
             line = self._waiting[0]
-            loss, seconds = _now(line.loss, wait), _now(line.seconds, wait)
-            if isinstance(loss, _Pending) or isinstance(seconds, _Pending):
+            loss, seconds, skipped = (_now(part, wait) for part in (line.loss, line.seconds, line.skipped))
+            if isinstance(loss, _Pending) or isinstance(seconds, _Pending) or isinstance(skipped, _Pending):
                 return
-            skipped = line.skipped
-            if isinstance(skipped, Verdict):
-                if not wait and not skipped.arrived:
-                    return
-                skipped = not skipped.finite
             self._waiting.popleft()
-            self._lines.write(line.step, loss, seconds, skipped, line.scale, line.sampled)
+            self._lines.write(line.step, loss, seconds, bool(skipped), line.scale, line.sampled)
 
     def write(self, event: str, **fields: Any) -> None:
         self._writer.write(event, **fields)
@@ -168,12 +163,12 @@ Figure = float | None | Callable[[bool], float | _Pending | None]
 
 
 class Line(NamedTuple):
-    """A step whose loss or time is still on its way from the device."""
+    """A step of which something is still on its way from the device."""
 
     step: int
     loss: Figure
     seconds: Figure
-    skipped: bool | Verdict
+    skipped: Figure
     scale: float
     sampled: bool
 
@@ -202,6 +197,13 @@ def _read(losses: list[Tensor]) -> Figure:
         return float(host) if event.query() else _PENDING
 
     return arrived
+
+
+def _known(skipped: bool | Verdict) -> Figure:
+    """Whether a step was skipped; where its verdict is not read yet, ask again later."""
+    if not isinstance(skipped, Verdict):
+        return skipped
+    return lambda wait: not skipped.finite if wait or skipped.arrived else _PENDING
 
 
 class HostClock:

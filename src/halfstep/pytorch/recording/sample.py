@@ -21,6 +21,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 
 from halfstep.pytorch.dtypes import format_name
 from halfstep.pytorch.emulation.flops import emulated_flops
+from halfstep.pytorch.nested import tensors_of
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.recording.shapes import odd_sizes
 
@@ -221,7 +222,7 @@ def memory_of(
 ) -> dict[str, int]:
     """Bytes of ``parameters``, their gradients and the state of ``optimizers``, beside what a pass keeps."""
     state = [
-        t for o in optimizers for s in o.state.values() if isinstance(s, dict) for t in _tensors(s.values())
+        t for o in optimizers for s in o.state.values() if isinstance(s, dict) for t in tensors_of(s.values())
     ]
     return {
         "weights": _bytes(parameters),
@@ -236,14 +237,6 @@ def parameters_of(optimizers: Iterable[Optimizer]) -> list[Tensor]:
     """Every parameter that ``optimizers`` train, once."""
     every = {id(p): p for o in optimizers for group in o.param_groups for p in group["params"]}
     return list(every.values())
-
-
-def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
