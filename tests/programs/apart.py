@@ -3,6 +3,7 @@
 Prints what each rank has: gradients of DistributedDataParallel with experts that one rank alone uses, then weights of a
 data-parallel loop of the program's own; given ``overflow``, rank 1 alone overflows in its third step.
 """
+import gc
 import sys
 
 import torch
@@ -55,4 +56,6 @@ for step in range(5):
     all_reduce(weight.grad)
     optimizer.step()
     show(*weight.tolist())
+dist.barrier()
 dist.destroy_process_group()
+gc.collect()  # gloo that outlives the interpreter aborts the process now and then

@@ -1,4 +1,5 @@
 """Distributed data parallel on two processes; one rank overflows when it is told to."""
+import gc
 import os
 import sys
 
@@ -30,4 +31,6 @@ dist.all_gather(everywhere, total)
 assert everywhere[0] == everywhere[1], "the ranks have drifted apart"
 if rank == 0:
     print("weights", repr(total.item()))
+dist.barrier()
 dist.destroy_process_group()
+gc.collect()  # gloo that outlives the interpreter aborts the process now and then

@@ -4,6 +4,7 @@ Started by torchrun with two processes. One line a way: whether the ranks agree,
 of the first step compare with those of one process that has the whole batch.
 """
 import contextlib
+import gc
 
 import halfstep
 import torch
@@ -106,4 +107,6 @@ for make, split in ((ddp, True), (fsdp, True), (fsdp_with_policy, True), (tensor
     if rank == 0:
         print(make.__name__, "agree" if agree else "DIFFER", "untouched" if untouched else "CHANGED",
               f"skipped {counts}", f"error {error:.2g}", flush=True)
+dist.barrier()
 dist.destroy_process_group()
+gc.collect()  # gloo that outlives the interpreter aborts the process now and then
