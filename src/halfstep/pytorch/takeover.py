@@ -248,13 +248,18 @@ class Takeover(Face):
 
     def before_backward(self, outputs: Sequence[Tensor | GradientEdge]) -> None:
         """A backward pass of the script's is about to start. Of a gradient edge the loss is not known."""
-        self.scaling.begin_pass()
+        self.begin_pass()
         self.by_hand.about_to_pass(outputs)
         self._habits.backward()
         losses = [output for output in outputs if isinstance(output, Tensor)]
         self._on_backward(losses)
         self.watch.backward_pass(True)
         self.began.before_backward(losses)
+
+    def begin_pass(self) -> None:
+        """Gradients are about to be computed, by ``backward`` or ``autograd.grad``."""
+        self.scaling.begin_pass()
+        self._statistics.begin_pass()
 
     def after_backward(self) -> None:
         """It is over: cast weights were part of its graph."""

@@ -156,7 +156,7 @@ def _grad(takeover: Takeover, original: Callable[..., Any]) -> Callable[..., Any
         if inside_backward() or tracing() or (grad_outputs is not None and capturing()):
             # Such a graph (make_graphed_callables) is a part of backward passes to come, and they are scaled.
             return original(outputs, inputs, grad_outputs, *arguments, **kwargs)
-        takeover.scaling.begin_pass()
+        takeover.begin_pass()
         by_hand = takeover.by_hand if not create_graph else None
         if by_hand is not None:
             by_hand.about_to_pass(_as_tuple(outputs))

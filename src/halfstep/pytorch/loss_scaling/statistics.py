@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,29 +18,78 @@ from halfstep.pytorch.patches import Patches
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-class Statistics:
-    """Copies of the running statistics of every normalisation layer, as they were at the last step.
+class Copies:
+    """What tensors held at some moment. Small (a few numbers a channel); one fused call a dtype to take again."""
 
-    Small (a few numbers a channel), copied by one fused call a step.
+    def __init__(self, live: Iterable[Tensor] = ()) -> None:
+        self._live: list[Tensor] = []
+        self._kept: list[Tensor] = []
+        self._pairs: list[tuple[list[Tensor], list[Tensor]]] = []
+        self.add(live)
+
+    def __bool__(self) -> bool:
+        return bool(self._live)
+
+    @torch.no_grad()
+    def add(self, live: Iterable[Tensor]) -> None:
+        """Copy ``live`` beside what there is."""
+        new = list(live)
+        self._live += new
+        self._kept += [tensor.clone() for tensor in new]
+        alike: defaultdict[Any, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
+        for tensor, copy in zip(self._live, self._kept, strict=True):
+            tensors, copies = alike[tensor.dtype, tensor.device]
+            tensors.append(tensor)
+            copies.append(copy)
+        self._pairs = list(alike.values())
+
+    @torch.no_grad()
+    def again(self, live: list[Tensor]) -> Copies:
+        """Copies of ``live`` as they are now, in the same memory where it fits."""
+        if list(map(id, live)) != list(map(id, self._live)):
+            return Copies(live)
+        for tensors, copies in self._pairs:
+            torch._foreach_copy_(copies, tensors)
+        return self
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Let the tensors hold again what they held."""
+        for tensors, copies in self._pairs:
+            torch._foreach_copy_(tensors, copies)
+
+
+class Statistics:
+    """Copies of the running statistics of every normalisation layer, as they were before what led to the last pass.
+
+    They are taken before the first training forward pass after a step, and outlive that step: another optimizer may
+    still use the gradients of the same backward pass, and find them bad. A forward pass before it does so changes
+    statistics that a second set of copies is taken of; which of the two a skipped step needs, the next backward pass
+    decides.
     """
 
     def __init__(self) -> None:
-        self._layers: weakref.WeakSet[_NormBase] = weakref.WeakSet()
-        self._saved: list[tuple[Tensor, Tensor]] = []
-        self._fresh = False
+        self._made: weakref.WeakSet[_NormBase] = weakref.WeakSet()
+        self._seen: weakref.WeakSet[_NormBase] = weakref.WeakSet()
+        self._copies = self._of_pass = self._spare = Copies()
+        self._changing = False
+        self._compiled_calls = 0
 
     @property
     def kept(self) -> bool:
         """Whether there are copies that a skipped step would need."""
-        return self._fresh
+        return bool(self._copies or self._of_pass)
 
     def install(self, patches: Patches) -> None:
-        """Look in before every normalisation layer's forward pass."""
+        """Look in before every normalisation layer's forward pass, and before compiled code, where there is no such."""
         subclasses = [_NormBase, *descendants(_NormBase)]
         for cls in subclasses:
             if "forward" in vars(cls):
                 patches.wrap(cls, "forward", self._before_forward)
         patches.set(_NormBase, "__init_subclass__", classmethod(self._subclassing(patches)))
+        for name in ("__init__", "__setstate__"):  # the latter: of a deep copy, or unpickled
+            patches.wrap(_NormBase, name, self._making)
+        patches.wrap(torch, "compile", lambda original: self._compiling(original, patches))
 
     def _subclassing(self, patches: Patches) -> Callable[..., None]:
         """Look in at layers whose classes are made later, too, where they have a forward pass of their own."""
@@ -53,30 +104,80 @@ class Statistics:
     def _before_forward(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def forward(layer: Any, *args: Any, **kwargs: Any) -> Tensor:
             if layer.training and not torch.compiler.is_compiling():
-                self.about_to_change(layer)
+                self._about_to_change([layer])
             return original(layer, *args, **kwargs)
 
         return forward
 
-    def about_to_change(self, layer: _NormBase) -> None:
-        """Save all layers' statistics once a step, before the first of them changes."""
-        if layer not in self._layers:
-            self._layers.add(layer)
-            self._saved += self._copy([layer])
-        elif not self._fresh:
-            self._saved = self._copy(self._layers)
-        self._fresh = True
+    def _making(self, original: Callable[..., None]) -> Callable[..., None]:
+        def make(layer: Any, *args: Any, **kwargs: Any) -> None:
+            original(layer, *args, **kwargs)
+            if not torch.compiler.is_compiling():
+                self._made.add(layer)
 
-    @staticmethod
-    @torch.no_grad()
-    def _copy(layers: Any) -> list[tuple[Tensor, Tensor]]:
-        live = [b for layer in layers for name in _BUFFERS if (b := getattr(layer, name, None)) is not None]
-        return [(buffer, buffer.clone()) for buffer in live]
+        return make
 
-    @torch.no_grad()
+    def _compiling(self, original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
+        """Wrap ``torch.compile``. What it returns for a module, and for a function, is looked in at."""
+        looked_in = False
+
+        def compile(*args: Any, **kwargs: Any) -> Any:
+            nonlocal looked_in
+            compiled = original(*args, **kwargs)
+            if not looked_in:  # not before: this imports the compiler
+                looked_in = True
+                from torch._dynamo.eval_frame import OptimizedModule
+
+                patches.wrap(OptimizedModule, "__call__", self._before_compiled)
+            model = args[0] if args else kwargs.get("model")
+            plain = model is None or isinstance(model, (torch.nn.Module, type)) or compiled is model
+            return compiled if plain else functools.wraps(compiled)(self._before_compiled(compiled))
+
+        return compile
+
+    def _before_compiled(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Which layers it will use cannot be told: all that train."""
+
+        def compiled(*args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return original(*args, **kwargs)
+            self._about_to_change([layer for layer in self._made if layer.training])
+            self._compiled_calls += 1
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._compiled_calls -= 1
+
+        return compiled
+
+    def _about_to_change(self, layers: Iterable[_NormBase]) -> None:
+        """Save the statistics of all layers that have been seen, and of these, before the first of them changes."""
+        new = [layer for layer in layers if layer not in self._seen]
+        self._seen.update(new)
+        if self._changing:
+            if new:
+                self._copies.add(_buffers(new))
+        elif self._seen:
+            if not self._of_pass:
+                self._of_pass, self._copies, self._spare = self._copies, self._spare, Copies()
+            self._copies = self._copies.again(_buffers(self._seen))
+            self._changing = True
+
+    def begin_pass(self) -> None:
+        """A backward pass is about to start: the gradients of the one before are used, or part of this one's sum."""
+        if self._of_pass:
+            self._spare, self._of_pass = self._of_pass, Copies()
+        if not self._changing:
+            self._copies = Copies()
+
     def stepped(self, finite: bool) -> None:
-        """Forget the copies after a step; put them back after a skipped one."""
-        if not finite and self._fresh:
-            for live, saved in self._saved:
-                live.copy_(saved)
-        self._fresh = False
+        """A step was made, or skipped: then what the last pass came from did not happen."""
+        if not finite:
+            (self._of_pass or self._copies).put_back()
+        self._changing = False
+        if self._compiled_calls:  # the next forward pass may be in the same call
+            self._about_to_change(())
+
+
+def _buffers(layers: Iterable[_NormBase]) -> list[Tensor]:
+    return [b for layer in layers for name in _BUFFERS if (b := getattr(layer, name, None)) is not None]
