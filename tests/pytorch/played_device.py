@@ -39,11 +39,14 @@ class Event:
         self.recorded.append(self)
 
     def query(self) -> bool:
+        if self not in self.recorded:  # the test is over, and the device put away
+            return True
         return self.recorded.index(self) < Event.arrived
 
     def synchronize(self) -> None:
-        Event.waits += 1
-        Event.arrived = len(self.recorded)
+        if not self.query():
+            Event.waits += 1
+            Event.arrived = self.recorded.index(self) + 1
 
     def elapsed_time(self, later: Event) -> float:
         assert self.timing

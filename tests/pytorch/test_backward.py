@@ -470,3 +470,19 @@ def test_deepcopied_models_train_alike(begin) -> None:
         (one(x) - y).square().mean().backward()
     for a, b in zip(gradients(net), gradients(twin), strict=True):
         assert torch.equal(a, b)
+
+
+def test_two_parameters_may_share_one_gradient(begin) -> None:
+    """Its sum is scaled once and unscaled once, although it is reached twice."""
+
+    def gradients() -> Tensor:
+        first, second = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+        first.grad = second.grad = torch.full((3,), 0.5)
+        for _ in range(2):
+            (2 * first + 3 * second).sum().backward()
+        assert first.grad is second.grad
+        return first.grad
+
+    plain = gradients()
+    begin("fp32:loss_scale=1024")
+    assert torch.equal(gradients(), plain)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import inspect
 import random
 import warnings
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from halfstep.loss_scale import DynamicScale, Skip
-from halfstep.pytorch.loss_scaling import scale as scaling
+from halfstep.pytorch.loss_scaling import tested
 from halfstep.takeover import HOPELESS, EnoughSteps, GradientsOverflow
+
+from .conftest import Begin
 
 SCALED = "fp32:loss_scale=dynamic:init_scale=1024"
 OPTIMIZERS = [
@@ -167,26 +172,112 @@ def test_the_value_tested_is_the_value_used(begin) -> None:
     assert takeover.scaling.skipped == 1
 
 
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda gradient: gradient.data.mul_(float("inf")),
-        lambda gradient: gradient.detach().mul_(float("inf")),
-        lambda gradient: gradient.view(-1)[:1].fill_(float("nan")),
-        lambda gradient: gradient.numpy().fill(float("inf")),
-        lambda gradient: setattr(gradient, "data", torch.full((3,), float("inf"))),
-    ],
-    ids=["data", "detach", "view", "numpy", "set_data"],
-)
-def test_gradients_changed_behind_pytorchs_back_are_tested_again(begin, write) -> None:
+INF = float("inf")
+
+
+def _by_pointer(gradient: Tensor) -> None:
+    (ctypes.c_float * gradient.numel()).from_address(gradient.data_ptr())[0] = INF
+
+
+def _by_storage(gradient: Tensor) -> None:
+    torch.empty(0).set_(gradient.untyped_storage(), 0, (3,)).fill_(INF)
+
+
+def _by_the_kernel_of_a_scaler(gradient: Tensor) -> None:
+    torch._amp_foreach_non_finite_check_and_unscale_([gradient], torch.zeros(1), torch.full((), INF))
+
+
+WRITES = {
+    "data": lambda gradient: gradient.data.mul_(INF),
+    "data of a view": lambda gradient: gradient.view(-1).data.mul_(INF),
+    "detach": lambda gradient: gradient.detach().mul_(INF),
+    "view": lambda gradient: gradient.view(-1)[:1].fill_(float("nan")),
+    "numpy": lambda gradient: gradient.numpy().fill(INF),
+    "numpy of a view": lambda gradient: gradient.detach()[1:].numpy().fill(INF),
+    "array": lambda gradient: np.asarray(gradient).fill(INF),
+    "set data": lambda gradient: setattr(gradient, "data", torch.full((3,), INF)),
+    "dlpack": lambda gradient: np.from_dlpack(gradient).__setitem__(0, INF),
+    "dlpack capsule": lambda gradient: torch.from_dlpack(torch.utils.dlpack.to_dlpack(gradient)).mul_(INF),
+    "pointer": _by_pointer,
+    "storage": _by_storage,
+    "storage's bytes": lambda gradient: gradient.untyped_storage().fill_(0xFF),
+    "kernel": _by_the_kernel_of_a_scaler,
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+def test_gradients_changed_behind_pytorchs_back_are_tested_again(
+    begin: Begin, write: Callable[[Tensor], object]
+) -> None:
     takeover = begin(SCALED)
     weight = nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([weight], lr=0.1)
     weight.sum().backward()
     write(weight.grad)
+    assert not weight.grad.isfinite().all(), "the control: the write has reached the gradient"
     optimizer.step()
     assert takeover.scaling.skipped == 1
     assert torch.equal(weight.detach(), torch.ones(3))
+
+
+HELD = {
+    "data": lambda gradient: gradient.data,
+    "numpy": lambda gradient: gradient.numpy(),
+    "dlpack": np.from_dlpack,
+    "pointer": lambda gradient: (ctypes.c_float * 3).from_address(gradient.data_ptr()),
+}
+
+
+@pytest.mark.parametrize("hold", HELD.values(), ids=HELD.keys())
+def test_an_alias_that_is_held_may_write_in_any_later_step(
+    begin: Begin, hold: Callable[[Tensor], Any]
+) -> None:
+    takeover = begin(SCALED)
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    weight.sum().backward()
+    alias = hold(weight.grad)
+    for step in range(4):
+        optimizer.zero_grad(set_to_none=False)
+        weight.sum().backward()
+        if step % 2:
+            alias[0] = INF
+        before = weight.detach().clone()
+        optimizer.step()
+        assert torch.equal(weight.detach(), before) is bool(step % 2)
+    assert takeover.scaling.skipped == 2
+
+
+def test_memory_that_nobody_else_has_is_not_read_again(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights, losses and batches may be looked at: their memory is not that of gradients."""
+    begin(SCALED)
+    monkeypatch.setattr(tested, "all_finite", lambda gradients: pytest.fail("the gradients were read again"))
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    batch = torch.ones(3)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = (weight * batch).sum()
+        loss.backward()
+        assert weight.detach().numpy().sum() == loss.detach().numpy()
+        assert weight.data.data_ptr() != batch.data_ptr()
+        optimizer.step()
+
+
+def test_parameters_may_be_swapped_between_the_pass_and_the_step(begin: Begin) -> None:
+    """As ``Module.to`` does where it is told to; gradients go with their parameters."""
+    begin(SCALED)
+    layer = nn.Linear(2, 2)
+    layer(torch.ones(2)).sum().backward()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        layer.double()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    before = layer.bias.detach().clone()
+    torch.optim.SGD(layer.parameters(), lr=0.5).step()
+    assert layer.bias.dtype is torch.float64
+    assert torch.equal(layer.bias.detach(), before - 0.5)
 
 
 def test_clipped_gradients_are_not_read_again_and_still_tested(
@@ -194,8 +285,8 @@ def test_clipped_gradients_are_not_read_again_and_still_tested(
 ) -> None:
     takeover = begin(SCALED)
     reads: list[int] = []
-    exact = scaling.all_finite
-    monkeypatch.setattr(scaling, "all_finite", lambda gradients: reads.append(1) or exact(gradients))
+    exact = tested.all_finite
+    monkeypatch.setattr(tested, "all_finite", lambda gradients: reads.append(1) or exact(gradients))
     weight = nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([weight], lr=1.0)
     for factor, skipped, passes in ((2.0, 0, 0), (float("inf"), 1, 1), (1e34, 1, 2)):

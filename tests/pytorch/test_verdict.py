@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from halfstep.pytorch.loss_scaling import backward as backward_passes
-from halfstep.pytorch.loss_scaling import gradients, scale, step, verdict
+from halfstep.pytorch.loss_scaling import gradients, scale, step, tested, verdict
 from halfstep.pytorch.loss_scaling.verdict import Captured
 from halfstep.record import Writer
 
@@ -48,7 +48,7 @@ def late(device: None, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
             super().__init__(flag)
             found.append(flag)
 
-    monkeypatch.setattr(scale, "Verdict", Noted)
+    monkeypatch.setattr(tested, "Verdict", Noted)
     monkeypatch.setattr(verdict, "DEVICES", {"cpu"})
     monkeypatch.setattr(
         gradients, "gradient_kernels", lambda: None
@@ -325,6 +325,30 @@ def test_the_record_is_as_if_every_step_had_been_read_at_once(
     assert late
 
 
+def test_a_device_that_fails_does_not_cost_the_record_its_end(
+    begin, late: list[Tensor], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """After an illegal access CUDA answers every question with an error; the step whose verdict is lost is not told of."""
+    takeover = begin(SCALED, Writer(tmp_path / "r.jsonl"))
+    train(*made(), [1.0] * (scale.CALM + 4))
+    assert late
+
+    def fails(event: Event) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+
+    with monkeypatch.context() as failed:
+        failed.setattr(Event, "synchronize", fails)
+        failed.setattr(Event, "query", fails)
+        takeover.close()
+        assert (takeover.steps, takeover.skipped) == (scale.CALM + 4, 0)
+    events = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    told = [event["text"] for event in events if event["event"] == "warning"]
+    lost = "what was on its way from the device is lost: CUDA error: an illegal memory access was encountered"
+    assert lost in told
+    steps = [event for event in events if event["event"] == "step"]
+    assert 0 < len(steps) < scale.CALM + 4
+
+
 # --- CUDA graphs ----------------------------------------------------------------------------------------------
 
 
@@ -339,7 +363,7 @@ def capture(late: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> Callable[[bo
     """Whether whatever happens is being captured."""
 
     def switch(on: bool) -> None:
-        for place in (step, scale, gradients, backward_passes):
+        for place in (step, scale, tested, gradients, backward_passes):
             monkeypatch.setattr(place, "capturing", lambda: on)
 
     return switch

@@ -131,9 +131,12 @@ class Takeover(Face):
         self.recorder.write(event, **fields)
 
     def close(self) -> None:
-        self.scaling.settle()
-        self._looking.close()
-        self.recorder.close()
+        for end in (self.scaling.settle, self._looking.close, self.recorder.close):
+            try:
+                end()
+            except RuntimeError as error:  # a device that has failed answers nothing any more
+                reason = str(error).partition("\n")[0]
+                self.write("warning", text=f"what was on its way from the device is lost: {reason}")
 
     def _supported(self) -> Support | None:
         """What this machine's units do for the recipe.

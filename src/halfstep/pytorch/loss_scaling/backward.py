@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from halfstep.pytorch.loss_scaling.data_parallel import DataParallel
-from halfstep.pytorch.loss_scaling.gradients import multiply_, multiply_and_test_
+from halfstep.pytorch.loss_scaling.gradients import gradients_at, multiply_, multiply_and_test_
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
 from halfstep.pytorch.loss_scaling.sharded import Sharded
 from halfstep.pytorch.loss_scaling.verdict import capturing
@@ -127,8 +127,8 @@ def _unscale(scaling: Scaling, inverse: float, create: bool) -> None:
             if tensor.grad is not None:
                 tensor.grad = _times(tensor.grad, inverse)
         return
-    gradients = [grad for tensor in scaling.reached.values() if (grad := tensor.grad) is not None]
-    scaling.checked(gradients, multiply_and_test_(gradients, inverse))
+    gradients = gradients_at(scaling.reached.values())
+    scaling.tested.record(gradients, multiply_and_test_(gradients, inverse))
     scaling.put_back()
 
 
@@ -229,8 +229,7 @@ def _install_hooks(takeover: Takeover, patches: Patches) -> None:
     patches.wrap(torch.Tensor, "register_hook", registering)
     patches.wrap(torch.Tensor, "register_post_accumulate_grad_hook", registering_accumulated)
     patches.wrap(torch.Tensor, "retain_grad", scaling.retaining)
-    patches.wrap(torch.Tensor, "numpy", scaling.exposing_array)
-    patches.set(torch.Tensor, "data", scaling.exposing(torch.Tensor.data))
+    scaling.tested.install(patches)
     for home in (torch.nn.utils, torch.nn.utils.clip_grad):
         patches.wrap(home, "clip_grad_norm_", scaling.clipping)
     for name in ("register_full_backward_hook", "register_full_backward_pre_hook", "register_backward_hook"):

@@ -76,7 +76,7 @@ class ByHand:
             self._step([gradient for gradient in gradients if gradient is not None])
 
     def _step(self, gradients: list[Tensor]) -> None:
-        finite = not self._guards or self._takeover.scaling.finite(gradients)
+        finite = not self._guards or self._takeover.scaling.tested.finite(gradients)
         if self._takeover.steps == 0:
             self._takeover.write("warning", text=TOLD + (TOLD_OF_ZEROS if self._guards else ""))
         if not finite:

@@ -21,6 +21,8 @@ _dtype, _layout, _on_cpu = (
 
 _COMPRESSED = {torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc}
 
+_unscale_and_test = torch._amp_foreach_non_finite_check_and_unscale_
+
 # One tensor per (device, value): the kernels take their factor from the device.
 _CONSTANTS: dict[tuple[torch.device, float], Tensor] = {}
 
@@ -78,6 +80,14 @@ def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [grad for group in optimizer.param_groups for p in group["params"] if (grad := p.grad) is not None]
 
 
+def gradients_at(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """The gradients that ``tensors`` have, each once although two of them may share it."""
+    found = [grad for tensor in tensors if (grad := tensor.grad) is not None]
+    return (
+        found if len(set(map(id, found))) == len(found) else list({id(grad): grad for grad in found}.values())
+    )
+
+
 def constant(value: float, device: torch.device) -> Tensor:
     """A float32 scalar on ``device``, made once; during a capture into a CUDA graph made for that graph alone."""
     key = (device, value)
@@ -99,9 +109,9 @@ def unscale_(tensors: list[Tensor], factor: Tensor, found: Tensor, test_result: 
         test_result: test the products and not the tensors, at the cost of a second pass. Needed where the factor
             is above 1: 3e38 * 2^10 overflows although 3e38 is finite.
     """
-    torch._amp_foreach_non_finite_check_and_unscale_(tensors, found, factor)
+    _unscale_and_test(tensors, found, factor)
     if test_result:
-        torch._amp_foreach_non_finite_check_and_unscale_(tensors, found, torch.ones_like(factor))
+        _unscale_and_test(tensors, found, torch.ones_like(factor))
 
 
 @torch.no_grad()

@@ -1,10 +1,10 @@
-"""The loss scale in force, what was skipped, and whether the gradients that an optimizer will use are finite."""
+"""The loss scale in force: what is multiplied by it, what was skipped, and when it moves."""
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,13 +13,8 @@ from torch import Tensor
 
 from halfstep.errors import HalfstepError
 from halfstep.loss_scale import DynamicScale, LossScale, Skip, Skips
-from halfstep.pytorch.loss_scaling.gradients import (
-    all_finite,
-    multiply_,
-    multiply_and_test_,
-    trouble_in,
-    values_of,
-)
+from halfstep.pytorch.loss_scaling.gradients import gradients_at, multiply_
+from halfstep.pytorch.loss_scaling.tested import Tested
 from halfstep.pytorch.loss_scaling.verdict import Verdict, capturing, refuse_dynamic
 
 #: after so many finite steps in a row the next is likely to be finite, too: its verdict may be read late
@@ -47,6 +42,7 @@ class Scaling:
 
     Attributes:
         active: whether a scaled backward pass is under way (hooks then see scaled numbers).
+        tested: which gradients need not be read again.
         reached: the tensors that the pass under way accumulates gradients into, by id.
     """
 
@@ -54,6 +50,7 @@ class Scaling:
         self._loss_scale = loss_scale
         self._under = loss_scale.value
         self.active = False
+        self.tested = Tested()
         self._skips = Skips()
         self._awaited: list[tuple[Verdict, int, Told]] = []
         self._finite_in_a_row = 0
@@ -61,13 +58,7 @@ class Scaling:
         self._turn = threading.Lock()
         self._at_pass = loss_scale
         self._bad = False
-        self._one_test = False
-        self._tests_captured = False
-        self._written: set[int] = set()
         self._aside: list[tuple[Tensor, Tensor]] = []
-        self._versions: dict[int, tuple[weakref.ref[Tensor], int]] = {}
-        self._flags: list[Tensor] = []
-        self._trouble: str | None = None
         self._retained: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
 
     @property
@@ -118,7 +109,7 @@ class Scaling:
                     tensor.grad = tensor.grad * self._under
         else:
             self._set_aside(new.values())
-            multiply_([grad for t in new.values() if (grad := t.grad) is not None], self._under)
+            multiply_(gradients_at(new.values()), self._under)
 
     def _set_aside(self, tensors: Iterable[Tensor]) -> None:
         """Gradients that have a graph may be needed, as they are, by the pass itself: copies stand in for them."""
@@ -189,55 +180,6 @@ class Scaling:
         if any(id(tensor) in self.reached for tensor in tensors):
             raise SharedGradients
 
-    def checked(self, gradients: Sequence[Tensor], flags: list[Tensor]) -> None:
-        """Remember that ``gradients``, as they are now, were tested; ``flags`` tell the outcome.
-
-        PyTorch counts the writes to a tensor, but not, of a DTensor, those to this rank's part: that has its own count.
-        """
-        versions, strided = self._versions, torch.strided
-        for g in gradients:  # a plain loop, as in _unchanged
-            if g.layout is strided:
-                versions[id(g)] = weakref.ref(g), g._version if type(g) is Tensor else values_of(g)._version
-        self._tests_captured = capturing()
-        self._one_test = len(versions) == len(gradients)  # then what was found before is superseded
-        if self._one_test:
-            self._forget_findings()
-        self._flags = self._flags + flags
-
-    def finite(self, gradients: Sequence[Tensor]) -> bool:
-        """Whether all gradients are finite, as the optimizer will use them. One synchronisation.
-
-        What the unscaling pass has tested and nobody changed since (PyTorch counts a tensor's versions) is not
-        read again; anything else is.
-        """
-        if self._unchanged(gradients) and not any(bool(flag) for flag in self._flags):
-            return True
-        # Not tested yet, or some gradient of some pass was not finite: whether it is one of these takes a look.
-        finite = all_finite(gradients)
-        self._trouble = None if finite else trouble_in(gradients)
-        return finite
-
-    def verdict(self, gradients: Sequence[Tensor]) -> Verdict:
-        """As :meth:`finite`, of gradients on one device, without waiting for the answer."""
-        return Verdict(self.found(gradients))
-
-    def found(self, gradients: Sequence[Tensor]) -> Tensor:
-        """1 where a gradient is not finite, else 0: a float32 scalar on their device. No synchronisation."""
-        tested = self._one_test and len(self._versions) == len(gradients) and self._unchanged(gradients)
-        return self._in_one(gradients, tested)
-
-    def found_in_graph(self, gradients: Sequence[Tensor]) -> Tensor:
-        """As :meth:`found`, of a step that is being captured: what was tested outside the graph is tested in it."""
-        captured = self._tests_captured
-        found = self.found(gradients) if captured else self._in_one(gradients, tested=False)
-        self._forget_tests()
-        return found
-
-    def _in_one(self, gradients: Sequence[Tensor], tested: bool) -> Tensor:
-        flags = self._flags if tested else multiply_and_test_(gradients, 1.0)
-        scalars = [flag.reshape(()) for flag in flags]
-        return scalars[0] if len(scalars) == 1 else torch.stack(scalars).amax()
-
     def clipping(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """Wrap ``clip_grad_norm_``, so that what it has changed need not be read again.
 
@@ -260,47 +202,10 @@ class Scaling:
             norm = original(given, max_norm, norm_type, error, *args, **kwargs)
             if max_norm >= 0 and float(norm_type) > 0:
                 gradients = [grad for p in tensors if (grad := p.grad) is not None]
-                self.checked(gradients, [(~torch.isfinite(norm)).float().reshape(1)])
+                self.tested.record(gradients, [(~torch.isfinite(norm)).float().reshape(1)])
             return norm
 
         return clip_grad_norm_
-
-    def exposing(self, original: Any) -> property:
-        """Wrap ``Tensor.data``: PyTorch does not count writes through it, so a gradient asked for it is read again."""
-
-        def get(tensor: Tensor) -> Tensor:
-            self._versions.pop(id(tensor), None)
-            return original.__get__(tensor)  # type: ignore[no-any-return]
-
-        def set_(tensor: Tensor, data: Tensor) -> None:
-            self._versions.pop(id(tensor), None)
-            original.__set__(tensor, data)
-
-        return property(get, set_)
-
-    def exposing_array(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap ``Tensor.numpy``, as :meth:`exposing`."""
-
-        def numpy(tensor: Tensor, **kwargs: bool) -> Any:
-            self._versions.pop(id(tensor), None)
-            return original(tensor, **kwargs)
-
-        return numpy
-
-    def written(self, tensors: Iterable[Tensor]) -> None:
-        """``tensors`` are being written to, uncounted by PyTorch: gradients in their memory are read again."""
-        if self._versions:
-            self._written.update(_memory(tensor) for tensor in tensors)
-
-    def _unchanged(self, gradients: Sequence[Tensor]) -> bool:
-        """Whether each was tested and not written to since. One loop: this is asked of every gradient of every step."""
-        find = self._versions.get
-        for gradient in gradients:
-            entry = find(id(gradient))
-            own = gradient if type(gradient) is Tensor else values_of(gradient)
-            if entry is None or entry[0]() is not gradient or entry[1] != own._version:
-                return False
-        return not self._written or self._written.isdisjoint(map(_memory, gradients))
 
     def stepped(self, finite: bool, step: int) -> Skip | None:
         """Move the scale on after step number ``step`` was made (None is returned) or skipped.
@@ -309,30 +214,22 @@ class Scaling:
         steps without a pass between.
         """
         self.settle()
-        reason, self._trouble = self._trouble or "gradients of another rank are not finite", None
-        self._forget_tests()
+        reason, self.tested.trouble = self.tested.trouble or "gradients of another rank are not finite", None
+        self.tested.forget()
         return self._move(finite, step, reason)
 
     def stepped_unread(self, verdict: Verdict, step: int, told: Told) -> None:
         """As :meth:`stepped`, when the verdict is read: before anything is asked that depends on it."""
-        self._forget_tests()
+        self.tested.forget()
         self._awaited.append((verdict, step, told))
 
     def settle(self) -> None:
         """Read the verdicts that are awaited, and tell what they were; during a capture nothing may be waited for."""
         if not self._awaited or capturing():
             return
-        while self._awaited:
-            verdict, step, told = self._awaited.pop(0)
+        awaited, self._awaited = self._awaited, []  # where the device has failed, none of them ever comes
+        for verdict, step, told in awaited:
             told(self._move(verdict.finite, step, "gradients are not finite"))
-
-    def _forget_tests(self) -> None:
-        self._versions.clear()
-        self._forget_findings()
-
-    def _forget_findings(self) -> None:
-        self._written.clear()
-        self._flags = []
 
     def _move(self, finite: bool, step: int, reason: str) -> Skip | None:
         skip = None if finite else Skip(step, self._under, reason)
@@ -382,8 +279,3 @@ class Scaling:
                 self._retained[id(tensor)] = tensor
 
         return retain_grad
-
-
-def _memory(tensor: Tensor) -> int:
-    """Names the memory that a tensor is a view of."""
-    return int(values_of(tensor).untyped_storage()._cdata)

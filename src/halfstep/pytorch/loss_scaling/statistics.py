@@ -87,8 +87,8 @@ class Statistics:
             if "forward" in vars(cls):
                 patches.wrap(cls, "forward", self._before_forward)
         patches.set(_NormBase, "__init_subclass__", classmethod(self._subclassing(patches)))
-        for name in ("__init__", "__setstate__"):  # the latter: of a deep copy, or unpickled
-            patches.wrap(_NormBase, name, self._making)
+        patches.wrap(_NormBase, "__init__", self._making)
+        patches.set(_NormBase, "__setstate__", self._unpickling())
         patches.wrap(torch, "compile", lambda original: self._compiling(original, patches))
 
     def _subclassing(self, patches: Patches) -> Callable[..., None]:
@@ -116,6 +116,15 @@ class Statistics:
                 self._made.add(layer)
 
         return make
+
+    def _unpickling(self) -> Callable[..., None]:
+        """Of a deep copy, too."""
+
+        def __setstate__(layer: Any, state: dict[str, Any]) -> None:
+            super(_NormBase, layer).__setstate__(state)  # type: ignore[misc]
+            self._made.add(layer)
+
+        return __setstate__
 
     def _compiling(self, original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
         """Wrap ``torch.compile``. What it returns for a module, and for a function, is looked in at."""

@@ -112,7 +112,7 @@ class Steps:
             return True, step(optimizer, *args, **kwargs)
         gradients = gradients_of(optimizer)
         if self._takeover.may_read_late and self._ready.may_wait(optimizer, gradients):
-            verdict = self._takeover.scaling.verdict(gradients)
+            verdict = self._takeover.scaling.tested.verdict(gradients)
             return verdict, _skipping_by_itself(step, optimizer, verdict.found, args, kwargs)
         if not self._finite(optimizer, gradients):
             return False, None
@@ -124,7 +124,7 @@ class Steps:
         scaling = self._takeover.scaling
         if scaling.active and not inside_backward():  # inside, it is a hook of that very pass
             scaling.refuse_shared(p for group in optimizer.param_groups for p in group["params"])
-        return agreed(scaling.finite(gradients), optimizer)
+        return agreed(scaling.tested.finite(gradients), optimizer)
 
     def _captured(self, step: Callable[..., Any], optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         """A step that becomes part of a CUDA graph: whatever it does has to stay on the device.
@@ -137,7 +137,7 @@ class Steps:
             return step(optimizer, *args, **kwargs)
         scaling = self._takeover.scaling
         refuse_capture(scaling.loss_scale, optimizer)
-        found = scaling.found_in_graph(gradients_of(optimizer))
+        found = scaling.tested.found_in_graph(gradients_of(optimizer))
         return _skipping_by_itself(step, optimizer, found, args, kwargs)
 
     def _with_closure(
