@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from halfstep.pytorch.patches import never_traced
+
 _Accumulate = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 
 
+@never_traced
 def leaves_of(outputs: Iterable[Tensor | GradientEdge]) -> list[Tensor]:
     """Every leaf tensor that a backward pass from ``outputs`` accumulates a gradient into.
 
@@ -18,7 +22,16 @@ def leaves_of(outputs: Iterable[Tensor | GradientEdge]) -> list[Tensor]:
     makes a Python object of each node. There is no cheaper way that is right for leaves that no optimizer knows, such
     as an adversarial input; the engine's own order of execution takes longer to ask for.
     """
-    outputs = list(outputs)
+    collecting = gc.isenabled()
+    gc.disable()  # thousands of objects, none of which outlives this: they would have all others looked through
+    try:
+        return _walk(list(outputs))
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _walk(outputs: list[Tensor | GradientEdge]) -> list[Tensor]:
     edges = [output for output in outputs if isinstance(output, GradientEdge)]
     tensors = [output for output in outputs if isinstance(output, Tensor)]
     leaves = [tensor for tensor in tensors if tensor.grad_fn is None and tensor.requires_grad]

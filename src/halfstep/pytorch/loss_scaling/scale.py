@@ -107,7 +107,7 @@ class Scaling:
             for tensor in new.values():
                 if tensor.grad is not None:
                     tensor.grad = tensor.grad * self._under
-        else:
+        elif any(tensor.grad is not None for tensor in new.values()):
             self._set_aside(new.values())
             multiply_(gradients_at(new.values()), self._under)
 

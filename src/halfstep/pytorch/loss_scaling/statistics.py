@@ -176,7 +176,7 @@ class Statistics:
         """A backward pass is about to start: the gradients of the one before are used, or part of this one's sum."""
         if self._of_pass:
             self._spare, self._of_pass = self._of_pass, Copies()
-        if not self._changing:
+        if self._copies and not self._changing:
             self._copies = Copies()
 
     def stepped(self, finite: bool) -> None:
