@@ -1,8 +1,8 @@
 """Runs a program in this process, exactly as `python` would.
 
 Known differences, all that were found: `sys.orig_argv`; frames of halfstep lie below the program's
-first, seen by whoever walks the stack (`inspect.stack()`, `warnings.warn(stacklevel=2)` at the top of a script)
-and counted in the recursion limit (some 7 of 1000); `sys.modules` also has what halfstep imported; a
+first, seen by whoever walks the stack (`inspect.stack()`, `warnings.warn` from more than three levels beyond its top)
+and counted in the recursion limit (some 10 of 1000); `sys.modules` also has what halfstep imported; a
 script that cannot be decoded fails in the words of `compile`.
 """
 
@@ -15,6 +15,7 @@ from contextlib import suppress
 from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 from types import CodeType, ModuleType
 
+from halfstep.program import beneath
 from halfstep.program.ending import OK, Ending, note
 from halfstep.program.startup import set_up
 from halfstep.program.target import Target
@@ -57,7 +58,7 @@ def _run_file(path: str, main: ModuleType) -> None:
     main.__file__ = path
     vars(main)["__cached__"] = None
     try:
-        exec(_read_compiled(path) if compiled else _compile(path), vars(main))
+        beneath.call(exec, _read_compiled(path) if compiled else _compile(path), vars(main))
     finally:
         _flush()
 
@@ -68,9 +69,9 @@ def _run_module(target: Target) -> None:
     # traceback under python too, and its messages ("No module named x") are the interpreter's.
     runpy = importlib.import_module("runpy")
     if target.kind == "module":
-        runpy._run_module_as_main(target.given)
+        beneath.call(runpy._run_module_as_main, target.given)
     else:
-        runpy._run_module_as_main("__main__", alter_argv=False)
+        beneath.call(runpy._run_module_as_main, "__main__", False)
 
 
 def _compile(path: str) -> CodeType:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from halfstep.program.beneath import is_beneath
 from halfstep.program.ending import Ending, note
 
 Hook = Callable[[type[BaseException], BaseException, "TracebackType | None"], Any]
@@ -48,10 +49,13 @@ def _call(
 
 
 def _beyond(file: str, traceback: TracebackType | None) -> TracebackType | None:
-    """The part of `traceback` inside the innermost frame of `file`; all of it if there is no such frame."""
+    """The part of `traceback` inside the innermost frame of `file` and those that it puts beneath the program.
+
+    All of it if there is no such frame.
+    """
     beyond = entry = traceback
     while entry is not None:
-        if entry.tb_frame.f_code.co_filename == file:
+        if entry.tb_frame.f_code.co_filename == file or is_beneath(entry.tb_frame):
             beyond = entry.tb_next
         entry = entry.tb_next
     return beyond

@@ -121,6 +121,7 @@ def what_tools_use():
         warnings.warn("one of my caller's", stacklevel=2)
     inner()
     show("registry", "__warningregistry__" in globals())
+    show("sys", (sorted(vars(sys)), sorted(getattr(sys, "__warningregistry__", {}), key=str)))
     logging.warning("to stderr")
 
 
@@ -135,6 +136,8 @@ def children():
 
 
 if __name__ == "__main__":
+    for level in range(2, 5):
+        warnings.warn("of whoever is beneath", stacklevel=level)
     show("probe", "starts")
     atexit.register(at_exit)
     itself()

@@ -1,0 +1,38 @@
+"""What lies beneath a program's first frame: under python nothing, so ``warnings`` names ``sys`` there.
+
+``warnings.warn(stacklevel=2)`` at the top of a script counts beyond the end of the stack. Frames cannot be taken away,
+but ones that look like that end can be put in between.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import CodeType, FrameType, FunctionType
+from typing import Any
+
+#: how many levels beyond the program's first frame are hidden; each is a frame of the recursion limit
+DEPTH = 3
+
+# The place that `warnings` names when the stack has ended.
+_FILE, _LINE = ("<sys>", 0) if sys.version_info >= (3, 13) else ("sys", 1)
+_SOURCE = "lambda us, more, function, *args: us(us, more - 1, function, *args) if more else function(*args)"
+
+
+def call(function: Callable[..., Any], *args: Any) -> Any:
+    """``function(*args)``, called from frames that bear the name, line and globals of the stack's end."""
+    return _as_the_end(_as_the_end, DEPTH - 1, function, *args)
+
+
+def is_beneath(frame: FrameType) -> bool:
+    """Whether this is one of the frames of :func:`call`."""
+    return frame.f_code is _as_the_end.__code__
+
+
+def _compile() -> CodeType:
+    code = next(c for c in compile(_SOURCE, _FILE, "eval").co_consts if isinstance(c, CodeType))
+    return code.replace(co_firstlineno=_LINE, co_name="start")
+
+
+# A function and not `exec`, which would leave `__builtins__` in the globals.
+_as_the_end = FunctionType(_compile(), vars(sys))
