@@ -57,6 +57,7 @@ class Ambient(NoAmbient):
         self._devices = devices_here()
         self._patches = patches
         self._before = [(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in self._devices]
+        self._left = False
 
     def enter(self) -> None:
         self._enter_thread()
@@ -72,6 +73,7 @@ class Ambient(NoAmbient):
         patches.wrap(threading.Thread, "_bootstrap_inner", self._in_thread)
 
     def leave(self) -> None:
+        self._left = True
         for device, enabled, dtype in self._before:
             torch.set_autocast_enabled(device, enabled)
             torch.set_autocast_dtype(device, dtype)
@@ -113,7 +115,8 @@ class Ambient(NoAmbient):
 
     def _in_thread(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def _bootstrap_inner(thread: threading.Thread) -> None:
-            self._enter_thread()
+            if not self._left:
+                self._enter_thread()
             original(thread)
 
         return _bootstrap_inner

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from halfstep.errors import HalfstepError, Unsupported
 from halfstep.loss_scale import Skip
-from halfstep.pytorch import own_amp, spawning
+from halfstep.pytorch import own_amp, preparing, spawning
 from halfstep.pytorch.ambient import Ambient, NoAmbient
 from halfstep.pytorch.capabilities import Support, support
 from halfstep.pytorch.dtypes import DTYPES
@@ -187,6 +187,7 @@ class Takeover(Face):
         if recipe.guards:
             self._statistics.install(patches)
         self.ambient.enter()
+        preparing.outside(self.ambient, patches)
         self.watch.install(patches)
         self._habits.install(patches)
         backward.install(self, patches)

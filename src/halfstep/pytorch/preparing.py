@@ -1,0 +1,44 @@
+"""What a data loader prepares, it prepares in the dtypes that the script wrote, in whichever process.
+
+A hand-written autocast region is around the forward pass, not around the data; and a worker that is spawned or comes
+from a fork server starts without the recipe, so that one that is forked has to do without it, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.utils.data._utils import worker
+from torch.utils.data.dataloader import _SingleProcessDataLoaderIter
+
+from halfstep.pytorch.ambient import NoAmbient
+from halfstep.pytorch.patches import Patches
+
+
+def outside(ambient: NoAmbient, patches: Patches) -> None:
+    """Let data loaders fetch and collate outside of ``ambient``: in the program's own process, and in forked workers.
+
+    Args:
+        ambient: the recipe's autocast.
+        patches: where the replaced functions are remembered.
+    """
+    if ambient.dtype is None:
+        return
+
+    def paused(original: Callable[..., Any]) -> Callable[..., Any]:
+        def _next_data(loader: Any) -> Any:
+            with ambient.paused():
+                return original(loader)
+
+        return _next_data
+
+    def left(original: Callable[..., Any]) -> Callable[..., Any]:
+        def _worker_loop(*args: Any, **kwargs: Any) -> Any:
+            ambient.leave()
+            return original(*args, **kwargs)
+
+        return _worker_loop
+
+    patches.wrap(_SingleProcessDataLoaderIter, "_next_data", paused)
+    patches.wrap(worker, "_worker_loop", left)
