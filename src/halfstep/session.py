@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
@@ -79,6 +79,7 @@ class Session:
         self._takeovers: list[Takeover] = []
         self._attached: Attached | None = None
         self._end_program = end_program
+        self._asked_by_script = False
         self._failure: tuple[str, str] | None = None
         self._meters: RunMeters | None = None
         self._writer = self._open_record()
@@ -98,19 +99,55 @@ class Session:
         if Session.current is not None:
             raise UsageError(
                 f"halfstep is already in force here with precision {Session.current.name}; enable it once, "
-                "as the first line of the program, or by `halfstep run`, not both."
+                "as the first line of the program."
             )
         Session.current = self
         self._writer.write("start", **self._start())
-        if self.settings.seed is not None:
-            from halfstep.seeds import shift_seeds
-
-            shift_seeds(self.settings.seed)
+        _shift(self.settings.seed)
         at_end(self._end)
         on_import("torch", self._take_over_torch)
         on_import("keras", self._take_over_keras)
         on_import("tf_keras", self._refuse_keras_2)
         watch(lambda: self._attached)
+
+    def yielded_to(self, asked: Settings) -> bool:
+        """The script enables halfstep although `halfstep run` runs it: its first wish yields, or rules under ``as-is``.
+
+        Returns:
+            False if this process is not `halfstep run`'s, or the script has asked before: then it is a mistake.
+        """
+        if not self._end_program or self._asked_by_script:
+            return False
+        self._asked_by_script = True
+        asks = parse(asked.precision).compute if asked.precision != AUTO else None
+        self._writer.write("own_amp", what="halfstep.enable", **({} if asks is None else {"asks": asks}))
+        if self.recipe is not None and self.recipe.as_is:
+            self._follow(asked)
+        else:
+            say(f"the program's own halfstep.enable({asked.precision!r}) yields to --precision {self.name}")
+        return True
+
+    def _follow(self, asked: Settings) -> None:
+        """``as-is`` is what the script itself does, and it enables ``asked``."""
+        self.settings = replace(
+            self.settings,
+            precision=asked.precision,
+            products=asked.products,
+            steps=self.settings.steps or asked.steps,
+            emulate=asked.emulate,
+            as_on=asked.as_on,
+        )
+        self.recipe = None if asked.precision == AUTO else parse(asked.precision)
+        _shift(asked.seed)
+        taken, self._takeovers = self._takeovers, []
+        if any(takeover.framework != "pytorch" for takeover in taken):
+            raise UsageError(
+                "halfstep.enable() came after Keras was imported; make it the first line of the program."
+            )
+        for takeover in taken:
+            takeover.remove()
+            _refuse_if_late()
+            self._take_over_torch(sys.modules["torch"])
 
     @property
     def takeover(self) -> Takeover | None:
@@ -307,6 +344,9 @@ class Session:
 def enable(precision: str = AUTO, **options: Any) -> None:
     """Put a precision into force in this program: the first line of a script, before any training.
 
+    Where `halfstep run` or a comparison runs the program, the precision of the command wins, and one line on stderr
+    says so; under ``as-is`` this one is what the script does.
+
     Args:
         precision: as on the command line, e.g. ``"bf16"`` or ``"fp16:loss_scale=1024"``; ``"auto"`` chooses.
         **options: ``products``, ``steps``, ``seed``, ``record``, ``emulate`` and ``as_on``, as the options of
@@ -326,15 +366,31 @@ def enable(precision: str = AUTO, **options: Any) -> None:
         raise UsageError(
             f"halfstep.enable() was given {', '.join(sorted(unknown))}; allowed are {', '.join(allowed)}."
         )
-    if "torch" in sys.modules:
-        from halfstep.pytorch.late import refuse_if_late
+    settings = Settings(precision, command=tuple(sys.argv), **options)
+    if Session.current is not None and Session.current.yielded_to(settings):
+        return
+    _refuse_if_late()
+    Session(settings, end_program=False).begin()
 
-        refuse_if_late()
-    if "keras" in sys.modules:
-        from halfstep.keras import late
+
+def _refuse_if_late() -> None:
+    """Raise UsageError if a framework has been used already."""
+    if "torch" in sys.modules:
+        from halfstep.pytorch import late
 
         late.refuse_if_late()
-    Session(Settings(precision, command=tuple(sys.argv), **options), end_program=False).begin()
+    if "keras" in sys.modules:
+        from halfstep.keras import late as late_for_keras
+
+        late_for_keras.refuse_if_late()
+
+
+def _shift(seed: int | None) -> None:
+    """Shift every seed that the program sets."""
+    if seed is not None:
+        from halfstep.seeds import shift_seeds
+
+        shift_seeds(seed)
 
 
 def log(**figures: float) -> None:

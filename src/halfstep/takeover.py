@@ -97,6 +97,10 @@ class Takeover(ABC):
         """Write an event to the record, after the steps that came before it."""
 
     @abstractmethod
+    def remove(self) -> None:
+        """Put the framework back as it was."""
+
+    @abstractmethod
     def close(self) -> None:
         """The program is over: write what is still on its way from a device."""
 

@@ -198,6 +198,57 @@ def test_enable_too_late_is_refused(before: str, sentence: str, tmp_path: Path) 
     )
 
 
+def test_an_enable_of_the_program_yields_to_the_command(tmp_path: Path) -> None:
+    script = tmp_path / "s.py"
+    script.write_text(ENABLED.format(arguments='"bf16", steps=3') + Path(FAULTY).read_text())
+    done = halfstep("run", "--precision", "fp32", "--record", "r", str(script), cwd=tmp_path)
+    assert (done.stdout, done.returncode) == (python(FAULTY).stdout, 0)
+    assert done.stderr == "halfstep: the program's own halfstep.enable('bf16') yields to --precision fp32\n"
+    record = read(tmp_path / "r")
+    assert record.takeover["ran_as"] == "fp32"
+    assert record.own_asks == {"halfstep.enable": "bf16"}
+
+
+@pytest.mark.parametrize("before", ["", "import torch; "])
+def test_as_is_is_what_the_program_enables(before: str, tmp_path: Path) -> None:
+    """Bit for bit what python prints, also where PyTorch was taken over before the program said what it wants."""
+    script = tmp_path / "s.py"
+    script.write_text(before + ENABLED.format(arguments='"bf16", steps=7') + Path(FAULTY).read_text())
+    plain = python(str(script))
+    done = halfstep("run", "--precision", "as-is", "--record", "r", str(script), cwd=tmp_path)
+    assert (done.stdout, done.stderr, done.returncode) == (plain.stdout, plain.stderr, 0)
+    record = read(tmp_path / "r")
+    assert record.takeover["ran_as"].startswith("bf16")
+    assert len(record.steps) == 7
+
+
+def test_a_program_that_enables_halfstep_can_be_compared(tmp_path: Path) -> None:
+    script = tmp_path / "s.py"
+    script.write_text(ENABLED.format(arguments='"bf16"') + Path(FAULTY).read_text())
+    halfstep("compare", "--json", "c.json", str(script), cwd=tmp_path)
+    trials = json.loads((tmp_path / "c.json").read_text())["trials"]
+    assert {trial["precision"]: trial["status"] for trial in trials}["as-is"] == "ok"
+    ran_as = {trial["precision"]: trial["ran_as"] for trial in trials}
+    assert ran_as["as-is"] == ran_as["bf16"]
+    assert ran_as["fp32"] == "fp32"
+
+
+def test_an_unknown_precision_of_the_programs_is_an_error_under_the_command_too(tmp_path: Path) -> None:
+    script = tmp_path / "s.py"
+    script.write_text(ENABLED.format(arguments='"fp17"'))
+    done = halfstep("run", "--precision", "fp32", str(script))
+    assert done.returncode == 1
+    assert "UsageError: Unknown precision 'fp17'" in done.stderr
+
+
+def test_a_second_enable_is_refused_under_the_command_too(tmp_path: Path) -> None:
+    script = tmp_path / "s.py"
+    script.write_text(2 * ENABLED.format(arguments='"bf16"'))
+    done = halfstep("run", "--precision", "fp32", str(script))
+    assert done.returncode == 1
+    assert "UsageError: halfstep is already in force here with precision fp32" in done.stderr
+
+
 def test_log_and_skipped_steps(tmp_path: Path) -> None:
     script = tmp_path / "s.py"
     more = "import halfstep\nhalfstep.log(accuracy=0.5)\nprint(halfstep.skipped_steps())\n"
