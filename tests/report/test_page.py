@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import json
 import math
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfstep.errors import UsageError
-from halfstep.report import diagnosis_page, document, page, units
+from halfstep.report import document, page, units
 from halfstep.report.reading import read
 
 from . import test_diagnosis as diagnosed
@@ -34,7 +31,6 @@ PAYLOADS = [
     f"</style></title></textarea><img src=x onerror={PWN}>",
     f'<a href="javascript:{PWN}">n</a> {{{{ 7*7 }}}} {{% raw %}} %{{x}} \u2028\u2029 日本語 \x1b[31m \ud800',
 ]
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Seen(HTMLParser):
@@ -294,24 +290,6 @@ def test_a_path_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         page.write(comparison(), tmp_path / "file" / "page.html")
 
 
-def dom(file: Path, profile: Path) -> str:
-    """The document as a browser has it once its scripts have run."""
-    assert BROWSER
-    flags = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    )
-    flags += " --disable-component-update --disable-sync --virtual-time-budget=5000 --window-size=1280,3000"
-    command = [BROWSER, *flags.split(), "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}"]
-    done = subprocess.run(
-        [*command, "--dump-dom", file.as_uri()], capture_output=True, timeout=120, check=True
-    )
-    return done.stdout.decode()
-
-
-def pwned(document: str) -> bool:
-    return re.search(r"<html[^>]*data-pwned", document) is not None
-
-
 def hostile_diagnosis(payload: str) -> dict[str, Any]:
     """A diagnosis with ``payload`` for every text in it; one layer keeps its format, whose edges are drawn."""
     made: dict[str, Any] = replaced(diagnosed.sample(layers=3), payload)
@@ -341,42 +319,3 @@ def test_hostile_text_in_a_diagnosis_adds_no_element(payload: str) -> None:
     assert {tag for tag, _ in seen.tags} <= {tag for tag, _ in plain.tags}
     assert sum(tag == "script" for tag, _ in seen.tags) == 4
     assert not re.search("[\x1b\ud800]", "".join(seen.words))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the path to open the page in")
-def test_in_a_browser_plots_are_drawn_and_hostile_text_does_not_run(tmp_path: Path) -> None:
-    bare = tmp_path / "bare.html"
-    bare.write_text(f"<!doctype html><html><body>{PAYLOADS[2]}</body></html>")
-    assert pwned(dom(bare, tmp_path / "profile"))  # the check sees what does run
-    compared = metered(hostile(" ".join(PAYLOADS)))
-    found = hostile_diagnosis(" ".join(PAYLOADS))
-    alone = dom(diagnosis_page.write(found, tmp_path / "diagnosis.html"), tmp_path / "profile")
-    assert not pwned(alone)
-    assert alone.count('class="main-svg"') >= 2
-    document = dom(page.write(compared, tmp_path / "page.html", [found]), tmp_path / "profile")
-    assert not pwned(document)
-    figures = set(re.findall(r'data-figure="([\w-]+)"', document))
-    assert figures == {"loss", "steps", "scale", "logged-0", "d0-gradients", "d0-activations"}
-    assert document.count('class="main-svg"') >= len(figures)
-    assert ">This plot could not be drawn" not in document
-    assert html.escape("<script>", quote=False) in document
-
-
-MEASURE = """<script>onload = () => { document.title = [...document.querySelectorAll("iframe")].map((frame) => {
-  const root = frame.contentDocument.documentElement; return root.scrollWidth - root.clientWidth; }).join(" "); };</script>"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the path to open the page in")
-@pytest.mark.parametrize("compared", [comparison(), metered(comparison())], ids=["plain", "metered"])
-def test_no_page_is_wider_than_its_window(compared: dict[str, Any], tmp_path: Path) -> None:
-    still = re.sub(r"(?s)<script.*?</script>|<meta http-equiv[^>]*>", "", page.render(compared))
-    widths = (390, 760, 901, 1000, 1100, 1240, 1800)
-    frames = "".join(
-        f'<iframe srcdoc="{html.escape(still)}" style="width: {w}px; height: 900px"></iframe>' for w in widths
-    )
-    (tmp_path / "frames.html").write_text(f"<!doctype html><title>-</title>{frames}{MEASURE}")
-    title = re.search("<title>(.*?)</title>", dom(tmp_path / "frames.html", tmp_path / "profile"))
-    assert title is not None
-    assert dict(zip(widths, title[1].split(), strict=True)) == dict.fromkeys(widths, "0")

@@ -47,7 +47,7 @@ def test_the_thick_line_is_the_median_of_the_trials() -> None:
         for t in compared["trials"]
         if t["precision"] == "bf16"
     ]
-    thick = [t for t in drawn(compared)["loss"]["data"] if t["name"] == "bf16" and t["showlegend"]]
+    thick = [t for t in drawn(compared)["loss"]["data"] if t["name"] == "bf16" and t["line"]["width"] == 2]
     assert thick[0]["y"] == np.median(losses, axis=0).tolist()
 
 
@@ -144,6 +144,27 @@ def test_names_are_escaped_for_plotly() -> None:
     written = json.dumps(drawn(hostile("<a href='javascript:x'>n</a>")))
     assert "<a" not in written
     assert "&lt;a href=" in written
+
+
+def test_a_long_name_beside_an_axis_is_broken_between_its_options() -> None:
+    assert traces.lines("fp16:loss_scale=8") == "fp16:loss_scale=8"
+    assert (
+        traces.lines("fp16:init_scale=256:growth_interval=500")
+        == "fp16:<br>init_scale=256:<br>growth_interval=500"
+    )
+    assert traces.lines("<" * 99) == f"{'&lt;' * 20}<br>{'&lt;' * 20}<br>…"
+
+
+def test_a_legend_names_what_is_drawn_in_the_order_of_the_table() -> None:
+    compared_ = read(comparison())
+    made = plots.figures(compared_, plots.slots(compared_.precisions))
+    named = {name: plots.names(figure, compared_) for name, figure in made.items()}
+    assert named == {
+        "loss": ["fp32", "bf16", "fp16", "bf16-true"],
+        "steps": [],
+        "scale": ["fp16"],
+        "logged-0": ["fp32", "bf16", "fp16", "bf16-true"],
+    }
 
 
 def test_nothing_to_draw_is_no_figure() -> None:

@@ -153,7 +153,7 @@ def heat_map(diagnosis: Raw, kind: str) -> dict[str, Any] | None:
         "xgap": 1,
         "ygap": 1,
     }
-    layout = traces.layout(height=130 + 20 * len(rows)) | {"hovermode": "closest", "showlegend": False}
+    layout = traces.layout(height=130 + 20 * len(rows), top=44) | {"hovermode": "closest"}
     layout["xaxis"] |= traces.title("binary exponent") | {"range": [_LOW - 0.5, _HIGH + 0.5], "dtick": 10}
     shown = [name if len(name) <= 28 else "…" + name[-27:] for name in names]
     layout["yaxis"] |= {

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from halfstep.report import bars, units
 from halfstep.report.parts import STATUS_WORDS, Absent, Figure
 from halfstep.report.terminal import why
+from halfstep.report.traces import plain
 
 EMPTY_STYLE = ""  #: plotly adds an empty style element and fills it by the CSSOM
 #: what a script element must not hold as it is
@@ -48,6 +49,7 @@ def templates() -> Environment:
     )
     made.filters |= {"embedded": embedded, "count": units.count, "quantity": units.quantity}
     made.filters |= {"duration": units.duration, "status": _status}
+    made.filters |= {"plain": plain}
     made.globals |= {"span": units.span, "join": shlex.join, "legend": bars.legend, "why": why}
     made.filters |= {"percent": units.percent}
     made.tests |= {"absent": lambda part: isinstance(part, Absent), "figure": lambda p: isinstance(p, Figure)}

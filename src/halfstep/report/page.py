@@ -20,6 +20,8 @@ from halfstep.report.plain import clean, finite
 from halfstep.report.reading import read
 
 _EVIDENCE = re.compile(r"(verdicts|trials)\[(\d+)\]")
+#: reasons that have a list of their own further down
+_TOLD_BENEATH = re.compile(r"\.why_(no_faster|memory)\[")
 #: what the environment's parts are called; those that are numbers with how they are written
 _ENVIRONMENT = {
     "started": "Started",
@@ -72,6 +74,7 @@ def render(comparison: Mapping[str, Any], diagnoses: Diagnoses = ()) -> str:
     colours = plots.slots([*read_.precisions, *_formats(read_), *fitted])
     scripts = [get_plotlyjs(), asset("page.js")]
     style = asset("page.css") + (asset("diagnosis.css") if diagnoses else "")
+    figures = plots.figures(read_, colours)
     maps = {
         name: figure for n, raw in enumerate(diagnoses) for name, figure in heat_maps(raw, f"d{n}-").items()
     }
@@ -80,8 +83,10 @@ def render(comparison: Mapping[str, Any], diagnoses: Diagnoses = ()) -> str:
         .get_template("page.html.j2")
         .render(
             c=read_,
+            leading=[(text, where) for text, where in read_.reasons if not _TOLD_BENEATH.search(where)],
             colours=colours,
-            figures=plots.figures(read_, colours) | maps,
+            figures=figures | maps,
+            names={name: plots.names(figure, read_) for name, figure in figures.items()},
             diagnoses=[parts(raw, f"d{n}-") for n, raw in enumerate(diagnoses)],
             logged=plots.logged_names(read_),
             memory=bars.drawn(bars.memory(read_), read_),

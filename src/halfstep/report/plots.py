@@ -49,6 +49,12 @@ def logged_names(comparison: Comparison) -> list[str]:
     )
 
 
+def names(figure: Figure, comparison: Comparison) -> list[str]:
+    """The precisions that a figure's legend names, in order: those that have a line or dots of their own in it."""
+    drawn = {trace.get("legendgroup") for trace in figure["data"]}
+    return [name for name in comparison.precisions if traces.plain(name) in drawn]
+
+
 def loss(comparison: Comparison, colours: dict[str, int]) -> Figure:
     """The loss by step, the median of a precision's trials in the band of its seeds; beneath, less the baseline's."""
     baseline = next((row.baseline for row in comparison.rows if row.baseline), "")
@@ -61,17 +67,14 @@ def loss(comparison: Comparison, colours: dict[str, int]) -> Figure:
             gaps = [(seed, less(curve, _at_seed(base, seed))) for seed, curve in own]
             data += _curves(gaps, name, f"@p{colours[name]}", axis="y2")
     two = any(trace.get("yaxis") == "y2" for trace in data)
-    layout = traces.layout(height=540 if two else 380)
+    layout = traces.layout(height=508 if two else 348)
     layout["yaxis"] |= {"domain": [0.42, 1] if two else [0, 1]}
     layout["xaxis"] |= traces.title("step") | {"anchor": "y2" if two else "y"}
     longest = max((len(trial.losses) for trial in comparison.trials), default=0)
     layout["xaxis"] |= {"range": [0, max(longest - 1, 1)]}
-    layout["annotations"] = [traces.caption("loss", 1.0)]
     if two:
         layout["yaxis2"] = layout["yaxis"] | {"domain": [0, 0.31], "zeroline": True, "zerolinecolor": "@soft"}
-        layout["annotations"] += [
-            traces.caption(f"loss less {traces.plain(baseline)}'s on the same seed", 0.31)
-        ]
+        layout["annotations"] = [traces.caption("loss less the baseline's on the same seed", 0.31)]
     return {"data": data, "layout": layout}
 
 
@@ -87,12 +90,9 @@ def over_run(comparison: Comparison, colours: dict[str, int]) -> Figure:
         share = (place + 1) / (len(rows) + 1)
         at = [part.first - 0.5 + share * (part.last + 1 - part.first) for part in row.over_run]
         data.append(traces.intervals(at, row.over_run, row.precision, f"@p{colours[row.precision]}"))
-    layout = traces.layout(height=280) | {"hovermode": "closest"}
+    layout = traces.layout(height=248) | {"hovermode": "closest"}
     layout["xaxis"] |= traces.title("step") | {"range": edge}
     layout["yaxis"] |= {"zeroline": True, "zerolinecolor": "@soft"}
-    baseline = next((row.baseline for row in rows), "")
-    words = f"mean difference of the loss from {traces.plain(baseline)}'s, by part of the run"
-    layout["annotations"] = [traces.caption(words, 1.0)]
     return {"data": data if rows else [], "layout": layout}
 
 
@@ -148,7 +148,7 @@ def step_times(comparison: Comparison, colours: dict[str, int]) -> Figure:
     data: list[Figure] = []
     for place, (name, values) in enumerate(times.items()):
         data += traces.spread(name, [x / size for x in values], -place, f"@p{colours[name]}", unit)
-    layout = traces.layout(height=90 + 74 * len(times)) | {"hovermode": "closest", "showlegend": False}
+    layout = traces.layout(height=58 + 74 * len(times)) | {"hovermode": "closest"}
     edge = max((traces.quantile(values, 0.99) for values in times.values()), default=1.0) / size
     layout["xaxis"] |= traces.title(f"time of one step, {unit}") | {
         "range": [0, 1.12 * edge],
@@ -157,7 +157,7 @@ def step_times(comparison: Comparison, colours: dict[str, int]) -> Figure:
     places = [-place for place in range(len(times))]
     layout["yaxis"] |= {
         "tickvals": places,
-        "ticktext": [traces.plain(name) for name in times],
+        "ticktext": [traces.lines(name) for name in times],
         "showgrid": False,
     }
     layout["yaxis"] |= {
@@ -178,10 +178,9 @@ def loss_scale(comparison: Comparison, colours: dict[str, int]) -> Figure:
                 [(trial.steps - 1, points[-1][1])] if trial.steps and trial.steps - 1 > points[-1][0] else []
             )
             line = traces.line(points, trial.label, f"@p{colours[trial.precision]}")
-            data.append(
-                line | {"line": line["line"] | {"shape": "hv"}, "hovertemplate": "%{y:,} at step %{x}"}
-            )
-    layout = traces.layout(height=260) | {"hovermode": "closest"}
+            line |= {"line": line["line"] | {"shape": "hv"}, "hovertemplate": "%{y:,} at step %{x}"}
+            data.append(line | {"legendgroup": traces.plain(trial.precision)})
+    layout = traces.layout(height=228) | {"hovermode": "closest"}
     layout["xaxis"] |= traces.title("step")
     powers = sorted({2.0 ** round(math.log2(y)) for trace in data for y in trace["y"]})
     ends = [math.log10(end) for end in (powers[0] / 1.5, powers[-1] * 1.5)] if powers else [0.0, 1.0]
@@ -192,22 +191,18 @@ def loss_scale(comparison: Comparison, colours: dict[str, int]) -> Figure:
         "tickvals": ticks,
         "ticktext": [f"{tick:,.6g}" for tick in ticks],
     }
-    layout["annotations"] = [traces.caption("loss scale", 1.0)]
     return {"data": data, "layout": layout}
 
 
 def logged(comparison: Comparison, colours: dict[str, int], name: str) -> Figure:
     """A figure of the script's own by step, a line a trial."""
-    trials = [trial for trial in comparison.trials if trial.logged.get(name)]
-    first: set[str] = set()
-    data = []
-    for trial in trials:
-        line = traces.line(trial.logged[name], trial.precision, f"@p{colours[trial.precision]}")
-        data.append(line | {"showlegend": trial.precision not in first})
-        first.add(trial.precision)
-    layout = traces.layout(height=280)
+    data = [
+        traces.line(trial.logged[name], trial.precision, f"@p{colours[trial.precision]}")
+        for trial in comparison.trials
+        if trial.logged.get(name)
+    ]
+    layout = traces.layout(height=248)
     layout["xaxis"] |= traces.title("step")
-    layout["annotations"] = [traces.caption(traces.plain(name), 1.0)]
     return {"data": data, "layout": layout}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ def steps(curve: Curve) -> list[tuple[float, float | None]]:
 def line(
     points: Sequence[tuple[float, float | None]], name: str, colour: str, thin: bool = False, axis: str = "y"
 ) -> Figure:
-    """A line through the points; a thin one is a single trial's and stays out of legend and hover."""
+    """A line through the points; a thin one is a single trial's and stays out of the hover."""
     kept = thinned(points)
     return {
         "type": "scatter",
@@ -46,7 +47,6 @@ def line(
         "y": [y for _, y in kept],
         "name": plain(name),
         "legendgroup": plain(name),
-        "showlegend": not thin and axis == "y",
         "yaxis": axis,
         "line": {"color": colour, "width": 0.8 if thin else 2},
         "opacity": 0.4 if thin else 1,
@@ -55,11 +55,11 @@ def line(
 
 
 def band(low: Curve, high: Curve, name: str, colour: str, axis: str = "y", shade: str = "22") -> list[Figure]:
-    """The area between two curves, where both are there; it stays out of legend and hover.
+    """The area between two curves, where both are there; it stays out of the hover.
 
     Args:
         low, high: by step.
-        name: of the legend's group, so that the area leaves with its line.
+        name: of the precision, so that the area leaves with its line.
         colour: a colour's name; ``shade`` is its opacity in hexadecimal.
         axis: the vertical axis.
         shade: how dense.
@@ -71,7 +71,7 @@ def band(low: Curve, high: Curve, name: str, colour: str, axis: str = "y", shade
     ]
     kept = both[:: -(-len(both) // POINTS)] if both else []
     common: Figure = {"type": "scatter", "mode": "lines", "x": [x for x, _, _ in kept], "name": plain(name)}
-    common |= {"legendgroup": plain(name), "showlegend": False, "yaxis": axis, "hoverinfo": "skip"}
+    common |= {"legendgroup": plain(name), "yaxis": axis, "hoverinfo": "skip"}
     common |= {"line": {"width": 0, "color": colour}}
     lower, upper = {"y": [a for _, a, _ in kept]}, {"y": [b for _, _, b in kept]}
     return (
@@ -83,13 +83,7 @@ def band(low: Curve, high: Curve, name: str, colour: str, axis: str = "y", shade
 
 def margin(edge: Sequence[float], size: float) -> list[Figure]:
     """The area from -size to size, the whole plot wide: what is too little to matter."""
-    common: Figure = {
-        "type": "scatter",
-        "mode": "lines",
-        "x": list(edge),
-        "showlegend": False,
-        "hoverinfo": "skip",
-    }
+    common: Figure = {"type": "scatter", "mode": "lines", "x": list(edge), "hoverinfo": "skip"}
     common |= {"line": {"width": 0, "color": "@soft"}}
     return [
         common | {"y": [-size, -size]},
@@ -111,6 +105,7 @@ def intervals(at: Sequence[float], parts: Sequence[Stretch], name: str, colour: 
         "x": list(at),
         "y": [p.value for p in parts],
         "name": plain(name),
+        "legendgroup": plain(name),
         "text": told,
         "hovertemplate": "%{text}",
         "error_y": arms | {"type": "data", "symmetric": False, "color": colour, "thickness": 1.5, "width": 0},
@@ -132,7 +127,6 @@ def holes(curve: Curve, name: str, colour: str) -> Figure:
         "y": [y for _, y in at],
         "name": plain(name),
         "legendgroup": plain(name),
-        "showlegend": False,
         "marker": {"symbol": "x-thin", "size": 9, "color": colour, "line": {"width": 2, "color": colour}},
         "hovertemplate": "not finite",
     }
@@ -166,8 +160,11 @@ def quantile(ordered: Sequence[float], q: float) -> float:
     return ordered[low] + (at - low) * (ordered[high] - ordered[low])
 
 
-def layout(height: int) -> Figure:
-    """What all plots look like, `height` pixels high."""
+def layout(height: int, top: int = 12) -> Figure:
+    """What all plots look like, `height` pixels high with `top` of them above the axes.
+
+    The legend is the page's own, above the plot: plotly's is set over what else stands there where names are many.
+    """
     axis = {
         "gridcolor": "@line",
         "zeroline": False,
@@ -177,21 +174,13 @@ def layout(height: int) -> Figure:
     axis |= {"automargin": True}
     return {
         "height": height,
-        "margin": {"l": 8, "r": 8, "t": 44, "b": 8},
+        "margin": {"l": 8, "r": 8, "t": top, "b": 8},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"size": 12, "color": "@soft"},
         "hovermode": "x unified",
         "hoverlabel": {"bgcolor": "@paper", "bordercolor": "@line", "font": {"size": 12, "color": "@ink"}},
-        # Without it plotly turns the order round where areas are filled.
-        "legend": {
-            "traceorder": "normal",
-            "orientation": "h",
-            "x": 1,
-            "xanchor": "right",
-            "y": 1.01,
-            "yanchor": "bottom",
-        },
+        "showlegend": False,
         "xaxis": dict(axis, showgrid=False, ticks="outside", tickcolor="@line"),
         "yaxis": dict(axis),
     }
@@ -219,3 +208,9 @@ def title(text: str) -> Figure:
 def plain(text: str) -> str:
     """The text as plotly shows it letter by letter."""
     return html.escape(text)
+
+
+def lines(name: str) -> str:
+    """A precision's name beside an axis, where a phone has room for 20 letters: broken between its options."""
+    broken = textwrap.wrap(name.replace(":", ": "), 20, max_lines=3, placeholder="…")
+    return "<br>".join(plain(part.replace(": ", ":")) for part in broken)

@@ -5,7 +5,10 @@
   const figures = JSON.parse(byId("figures").textContent);
   const plots = [...document.querySelectorAll("[data-figure]")];
   const touch = matchMedia("(pointer: coarse)").matches;
-  const config = { responsive: true, displayModeBar: false, scrollZoom: false };
+  // Pixels: about a sheet of A4 or Letter without its margins; nothing tells how wide it will be.
+  const SHEET = 700;
+  let printing = false;
+  const config = { displayModeBar: false, scrollZoom: false };
 
   // Colours are names, "@p2" or, with an opacity, "@p2:22": look them up in the theme that the page has now.
   const colour = (name, style) => {
@@ -30,13 +33,28 @@
       const figure = painted(figures[plot.dataset.figure], style);
       figure.layout.font.family = family;
       figure.layout.dragmode = touch ? false : "zoom";
-      // On a narrow page the names stand above the caption of the axis, not beside it.
-      if (plot.clientWidth < 560) Object.assign(figure.layout.legend, { x: 0, xanchor: "left", y: 1.0 + 26 / figure.layout.height });
+      figure.layout.width = widthOf(plot);
+      const hidden = namesOf(plot).filter((button) => button.ariaPressed === "false").map((button) => button.dataset.group);
+      for (const trace of figure.data) trace.visible = !hidden.includes(trace.legendgroup);
       const now = plot.layout;
       if (now && now.yaxis) figure.layout.yaxis.type = now.yaxis.type;
       else if (figure.layout.yaxis.type === undefined) figure.layout.yaxis.type = "linear";
       try { Plotly.react(plot, figure.data, figure.layout, config); }
       catch (error) { plot.textContent = "This plot could not be drawn: " + error.message; }
+      scalable(plot, printing);
+    }
+  };
+  const widthOf = (plot) => (!printing && plot.clientWidth) || SHEET;
+  const namesOf = (plot) => [...plot.parentElement.querySelectorAll(".names button")];
+  // On paper the style sets the width; with a box of its own the drawing follows.
+  const scalable = (plot, on) => {
+    const whole = plot.querySelector(".svg-container");
+    if (!whole) return;
+    const { width, height } = plot.layout;
+    whole.style.aspectRatio = on ? `${width} / ${height}` : "";
+    for (const svg of plot.querySelectorAll(".main-svg")) {
+      if (on) svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+      else svg.removeAttribute("viewBox");
     }
   };
 
@@ -58,9 +76,33 @@
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   let before = null;
-  addEventListener("beforeprint", () => { before = root.dataset.theme || "auto"; themed("light"); });
-  addEventListener("afterprint", () => themed(before));
+  const printed = (on) => {
+    if (on === printing) return;
+    printing = on;
+    if (on) before = root.dataset.theme || "auto";
+    themed(on ? "light" : before);
+  };
+  addEventListener("beforeprint", () => printed(true));
+  addEventListener("afterprint", () => printed(false));
+  matchMedia("print").addEventListener("change", (media) => printed(media.matches));
   themed(asked ? asked[1] : recall());
+
+  const resized = new ResizeObserver((entries) => {
+    for (const { target: plot } of entries) {
+      if (plot.layout && plot.layout.width !== widthOf(plot)) Plotly.relayout(plot, { width: widthOf(plot) });
+    }
+  });
+  for (const plot of plots) {
+    resized.observe(plot);
+    for (const button of namesOf(plot)) {
+      button.addEventListener("click", () => {
+        const shown = button.ariaPressed === "false";
+        button.ariaPressed = String(shown);
+        const group = plot.data.flatMap((trace, n) => (trace.legendgroup === button.dataset.group ? [n] : []));
+        Plotly.restyle(plot, { visible: shown }, group);
+      });
+    }
+  }
 
   for (const group of document.querySelectorAll(".switch")) {
     const plot = document.querySelector(`[data-figure="${group.dataset.for}"]`);
