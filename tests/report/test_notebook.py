@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from halfstep.comparison.loading import load
-from halfstep.report.notebook import HEIGHT, WIDTH, curves, render
+from halfstep.report.notebook import HEIGHT, WIDTH, chart, render
 from halfstep.report.reading import read
 
 from .sample import comparison, damaged, hostile, paths
@@ -71,9 +71,30 @@ def test_curves_are_mean_and_range_over_the_trials() -> None:
         t | {"losses": losses} for t, losses in zip(made["trials"][:2], ([4.0, 0.0], [2.0, 2.0]), strict=True)
     ]
     made["trials"][1]["precision"] = made["trials"][0]["precision"] = "fp32"
-    drawn = curves(read(made))["fp32"]
+    found = chart(read(made))
+    assert found is not None
+    drawn = found.curves["fp32"]
     assert drawn["line"] == f"0.0,{HEIGHT / 4:.1f} {WIDTH:.1f},{HEIGHT * 3 / 4:.1f}"
     assert drawn["band"].split(" ")[0] == f"0.0,{HEIGHT / 2:.1f}"
+
+
+def test_the_curves_have_numbers_at_their_axes() -> None:
+    made = comparison()
+    found = chart(read(made))
+    assert found is not None
+    losses = [x for trial in made["trials"] for x in trial["losses"] if x is not None]
+    span = max(losses) - min(losses)
+    assert len(found.losses) >= 3
+    assert [words for _, words in found.steps] == ["0", "10", "20", "30", "40", "50"]
+    for y, words in found.losses:
+        assert y == pytest.approx(HEIGHT * (max(losses) - float(words)) / span)
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", render(made))
+    assert texts == [words for _, words in (*found.losses, *found.steps)]
+
+
+def test_without_a_loss_there_is_no_chart() -> None:
+    assert chart(read({})) is None
+    assert "<svg" not in render({})
 
 
 def test_a_damaged_comparison_is_still_shown() -> None:

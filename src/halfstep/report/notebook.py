@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,11 +12,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from halfstep.report import plots, units
 from halfstep.report.parts import Absent, Comparison, Figure, Trial
 from halfstep.report.reading import read
+from halfstep.report.ticks import labels, ticks
 
 #: Okabe and Ito's colours, told apart by colour-blind readers, too; readable on light and dark
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
 WIDTH, HEIGHT = 640.0, 200.0
 POINTS = 200
+LETTER = 6.5  #: how wide a digit of the axes is, about
 
 Point = tuple[float, float]
 
@@ -28,7 +31,7 @@ def render(comparison: Mapping[str, Any]) -> str:
     )
     colours = {name: COLOURS[i % len(COLOURS)] for name, i in plots.slots(found.precisions).items()}
     return made.get_template("notebook.html.j2").render(
-        c=found, shown=figure, colours=colours, curves=curves(found), width=WIDTH, height=HEIGHT
+        c=found, shown=figure, colours=colours, chart=chart(found), width=WIDTH, height=HEIGHT
     )
 
 
@@ -37,21 +40,53 @@ def figure(value: Figure | Absent, unit: str) -> str:
     return "–" if isinstance(value, Absent) else units.pm(value.value, value.low, value.high, unit)
 
 
-def curves(comparison: Comparison) -> dict[str, dict[str, str]]:
-    """For each precision the mean loss (``line``) and the range over its trials (``band``), as points of an SVG."""
+Band = tuple[list[Point], list[Point], list[Point]]
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """The loss curves as an SVG has them.
+
+    Attributes:
+        curves: for each precision the mean loss (``line``) and the range over its trials (``band``), as points.
+        steps: (place from the left, words) of the numbers beneath.
+        losses: (place from above, words) of the numbers beside.
+    """
+
+    curves: dict[str, dict[str, str]]
+    steps: list[tuple[float, str]]
+    losses: list[tuple[float, str]]
+
+    @property
+    def left(self) -> float:
+        """The room that the numbers beside take."""
+        return 10 + LETTER * max(len(words) for _, words in self.losses)
+
+
+def chart(comparison: Comparison) -> Chart | None:
+    """The curves with the numbers at their axes; None without a loss."""
     drawn = {name: _band(comparison.of(name)) for name in comparison.precisions}
     flat = [point for band in drawn.values() for side in band for point in side]
     if not flat:
-        return {}
+        return None
     box = (min(x for x, _ in flat), max(x for x, _ in flat), min(y for _, y in flat), max(y for _, y in flat))
-    return {
+    curves = {
         name: {"line": _points(mean, box), "band": _points([*low, *reversed(high)], box)}
         for name, (low, mean, high) in drawn.items()
         if mean
     }
+    steps, losses = ticks(*box[:2]), ticks(*box[2:])
+    across = [_place((step, box[2]), box)[0] for step in steps]
+    upward = [_place((box[0], loss), box)[1] for loss in losses]
+    return Chart(
+        curves,
+        list(zip(across, labels(steps), strict=True)),
+        list(zip(upward, labels(losses), strict=True)),
+    )
 
 
-def _band(trials: Sequence[Trial]) -> tuple[list[Point], list[Point], list[Point]]:
+def _band(trials: Sequence[Trial]) -> Band:
     """Lowest, mean and highest loss at each step that a trial has."""
     losses = [trial.losses for trial in trials if trial.losses]
     length = max(map(len, losses), default=0)
@@ -65,9 +100,10 @@ def _band(trials: Sequence[Trial]) -> tuple[list[Point], list[Point], list[Point
     )
 
 
-def _points(points: Sequence[Point], box: tuple[float, float, float, float]) -> str:
-    left, right, low, high = box
-    return " ".join(
-        f"{WIDTH * (x - left) / ((right - left) or 1):.1f},{HEIGHT * (1 - (y - low) / ((high - low) or 1)):.1f}"
-        for x, y in points
-    )
+def _points(points: Sequence[Point], box: Box) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in (_place(point, box) for point in points))
+
+
+def _place(point: Point, box: Box) -> Point:
+    (x, y), (left, right, low, high) = point, box
+    return WIDTH * (x - left) / ((right - left) or 1), HEIGHT * (1 - (y - low) / ((high - low) or 1))
