@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from halfstep.comparison.advice import RULES, recommend
+from halfstep.comparison.advice import recommend
+from halfstep.comparison.rules import RULES
 
 FALL = 1.0
 

@@ -13,6 +13,9 @@ PREFER: tuple[Prefer, ...] = ("speed", "memory", "energy", "accuracy")
 
 Verdict = dict[str, Any]
 
+#: a rule's: ``precision``, ``text``, ``reasons`` and, where it is not, ``decided``
+Answer = dict[str, Any]
+
 #: a verdict and its place in the list, which evidence is named by
 Row = tuple[int, Verdict]
 
@@ -63,6 +66,13 @@ class Evidence:
             [(i, v) for i, v in others if v["status"] == "ok"],
             [(i, v) for i, v in others if v["status"] != "ok"],
         )
+
+    @property
+    def base(self) -> Row:
+        """The baseline, for the rules after the one that answers where there is none."""
+        if self.baseline is None:
+            raise LookupError("no trial ran to its end, so there is no baseline")
+        return self.baseline
 
     @property
     def real(self) -> list[Row]:
@@ -209,7 +219,7 @@ def _limit(difference: dict[str, Any]) -> float | None:
     return CLOSE * fall if fall and fall > 0 else None
 
 
-def not_learning(verdict: Verdict) -> bool:
+def does_not_fall(verdict: Verdict) -> bool:
     """Whether the baseline's loss did not fall although it had time to."""
     fall = verdict.get("fall")
     return fall is not None and fall <= 0 and verdict["steps"] >= LEARNING_STEPS

@@ -1,0 +1,164 @@
+"""Answers that stay with the baseline, or name none: why nothing else is advised, and what would tell."""
+
+from __future__ import annotations
+
+from halfstep.comparison.evidence import (
+    Answer,
+    Evidence,
+    does_not_fall,
+    may_gain,
+    ratio_of,
+    standing,
+)
+from halfstep.comparison.reasons import (
+    explained,
+    failure,
+    quality,
+    ratios,
+    reason,
+    units,
+    unmeasured,
+)
+from halfstep.comparison.sentences import (
+    COST,
+    UNMEASURED,
+    cost,
+    more_runs,
+    names,
+    none_was,
+    seen,
+    smaller_one,
+    why_open,
+)
+
+
+def nothing_ran(evidence: Evidence) -> Answer | None:
+    """No baseline: no trial ended well."""
+    if evidence.baseline is not None:
+        return None
+    reasons = [failure(row) for row in evidence.failed]
+    return {"precision": None, "text": "No trial ran to its end, so there is no advice.", "reasons": reasons}
+
+
+def unstable(evidence: Evidence) -> Answer | None:
+    """The baseline itself diverged."""
+    index, base = evidence.base
+    if not base.get("diverged"):
+        return None
+    words = f"{base['precision']} itself {base['quality']['words']}"
+    text = f"Stay with {base['precision']} until the training is stable: {words}."
+    return {"precision": base["precision"], "text": text, "reasons": [reason(words, index, "diverged")]}
+
+
+def not_learning(evidence: Evidence) -> Answer | None:
+    """The baseline's loss did not fall."""
+    index, base = evidence.base
+    if not does_not_fall(base):
+        return None
+    words = f"the loss did not fall in {base['steps']} steps of {base['precision']}"
+    text = f"Debug in {base['precision']} first: {words}, and a precision cannot be judged by it."
+    return {"precision": base["precision"], "text": text, "reasons": [reason(words, index, "fall")]}
+
+
+def alone(evidence: Evidence) -> Answer | None:
+    """None of the others ran to its end."""
+    if evidence.ran:
+        return None
+    _, base = evidence.base
+    every = " in every trial" if any(v["trials"] > 1 for _, v in evidence.failed) else ""
+    why = f"it alone ran to its end{every}" if evidence.failed else "nothing else was run"
+    text = f"Stay with {base['precision']}: {why}."
+    return {"precision": base["precision"], "text": text, "reasons": [failure(r) for r in evidence.failed]}
+
+
+def only_emulated(evidence: Evidence) -> Answer | None:
+    """All the others were emulated."""
+    if evidence.real:
+        return None
+    _, base = evidence.base
+    why = "the others were emulated, which tells how well they train, not what they cost"
+    text = f"Stay with {base['precision']} here: {why}."
+    reasons = [reason(f"{v['precision']}: emulated", i, "emulated") for i, v in evidence.ran]
+    return {"precision": base["precision"], "text": text, "reasons": [*reasons, *map(quality, evidence.ran)]}
+
+
+def undecided(evidence: Evidence) -> Answer | None:
+    """The first that gains is of open quality."""
+    open_ = evidence.judged("unknown")
+    if not open_:
+        return None
+    _, verdict = open_[0]
+    text = (
+        f"Undecided: {verdict['precision']} is {cost(verdict, evidence)}, but {why_open(verdict, evidence)}."
+    )
+    reasons = [*ratios(open_[0]), quality(open_[0])]
+    return {"precision": None, "text": text, "reasons": reasons, "decided": False}
+
+
+def gain_cannot_be_told(evidence: Evidence) -> Answer | None:
+    """Noise leaves open whether the first gains."""
+    # Where the device has no units for it, why it is no faster is known.
+    open_ = [row for row in evidence.open if evidence.prefer != "speed" or not units(row)]
+    if not open_:
+        return None
+    _, base = evidence.base
+    _, first = open_[0]
+    text = (
+        f"Stay with {base['precision']} for now: whether {first['precision']} is {COST[evidence.prefer]} "
+        f"the data cannot tell ({seen(first, evidence.prefer)}); {more_runs(first, evidence.prefer)}."
+        + smaller_one(evidence)
+    )
+    reasons = [r for row in open_ for r in (*ratios(row, evidence.prefer), quality(row))]
+    return {"precision": base["precision"], "text": text, "reasons": reasons, "decided": False}
+
+
+def gains_but_worse(evidence: Evidence) -> Answer | None:
+    """What gains, or may, was shown to be worse."""
+    bad = evidence.judged("bad")
+    maybe = [r for r in evidence.real if standing(r[1]) == "bad" and may_gain(r[1], evidence.prefer)]
+    if not bad and not maybe:
+        return None
+    _, base = evidence.base
+    first = (bad or maybe)[0][1]
+    gains = cost(first, evidence) if bad else f"perhaps {COST[evidence.prefer]}"
+    text = f"Stay with {base['precision']}: {first['precision']} is {gains}, but worse."
+    reasons = [reason for row in bad or maybe for reason in (*ratios(row, evidence.prefer)[:1], quality(row))]
+    return {"precision": base["precision"], "text": text, "reasons": reasons}
+
+
+def no_units(evidence: Evidence) -> Answer | None:
+    """The hardware computes all of them in units of another format."""
+    lacking = [row for row in evidence.real if units(row)]
+    if evidence.prefer != "speed" or not lacking or len(lacking) < len(evidence.real):
+        return None
+    _, base = evidence.base
+    text = f"Stay with {base['precision']}: this device has no units for {names(lacking)}." + smaller_one(
+        evidence
+    )
+    reasons = [r for row in lacking for r in (*units(row), *ratios(row), *explained(row, evidence.prefer))]
+    return {"precision": base["precision"], "text": text, "reasons": reasons}
+
+
+def not_measured(evidence: Evidence) -> Answer | None:
+    """None has the objective's figure."""
+    if any(ratio_of(v, evidence.prefer) for _, v in evidence.real):
+        return None
+    _, base = evidence.base
+    measured = not unmeasured(evidence.base, evidence.prefer)
+    what = UNMEASURED[evidence.prefer].format(f" of {names(evidence.real)}" if measured else "")
+    more = "; let it make more steps" * (evidence.prefer == "speed")
+    text = f"Stay with {base['precision']}: {what}, so that no gain is known{more}."
+    reasons = [r for row in (evidence.base, *evidence.real) for r in unmeasured(row, evidence.prefer)]
+    return {"precision": base["precision"], "text": text, "reasons": reasons[:1], "decided": False}
+
+
+def no_gain(evidence: Evidence) -> Answer | None:
+    """What is left: none that was measured gained."""
+    _, base = evidence.base
+    measured = " that was measured" * bool(evidence.unmeasured)
+    text = f"Stay with {base['precision']}: no other precision{measured} was {none_was(evidence)} here."
+    reasons = [
+        r for row in evidence.real for r in (*ratios(row), *units(row), *explained(row, evidence.prefer))
+    ]
+    reasons += [r for row in evidence.unmeasured for r in unmeasured(row, evidence.prefer)]
+    return {"precision": base["precision"], "text": text + smaller_one(evidence), "reasons": reasons}
