@@ -301,8 +301,75 @@ def test_a_case_a_rule(
         assert row is not None, "every reason rests on a figure"
 
 
+def fitting(name: str = "images", **found: tuple[int | None, int | None]) -> dict[str, Any]:
+    """``fit_batch`` with (largest, the smallest that did not fit) of each precision."""
+    rows = [
+        {"precision": precision.replace("_", "-"), "largest": largest, "fails_at": fails, "reason": "", "trials": []}
+        for precision, (largest, fails) in found.items()
+    ]  # fmt: skip
+    return {"name": name, "argument": "--batch-size", "rows": rows}
+
+
+BATCHES = fitting(fp32=(128, 136), bf16=(248, 264), fp16=(250, 264), bf16_true=(400, 424))
+FIT_CASES: list[tuple[str, list[dict[str, Any]], dict[str, Any], str | None, str]] = [
+    (
+        "largest_batch", [FP32, verdict("bf16", 0.9, memory_ratio=ratio(0.99, "", ""))], BATCHES, "bf16",
+        "Use bf16: a batch of 248 images fits, 1.94× fp32's 128, and no worse.",
+    ),
+    ("largest_batch", [FP32, verdict("bf16", 1.0), verdict("fp16", 1.0)], BATCHES, "bf16", "a batch of 248 images fits"),
+    ("largest_batch", [FP32, verdict("fp16", 1.0), verdict("bf16-true", 1.0, "worse")], BATCHES, "fp16", "250 images"),
+    (
+        "largest_batch", [FP32, verdict("as-is", 1.0), verdict("bf16", 1.0)],
+        fitting(fp32=(8, 9), bf16=(12, 13), as_is=(12, 13)), "as-is",
+        "Keep what the script does by itself: a batch of 12 images fits, 1.50× fp32's 8, and no worse.",
+    ),
+    (
+        "largest_batch", [FP32, verdict("bf16", 1.0, **ONE_SEED)], fitting("batch", fp32=(None, 1), bf16=(2, 3)), "bf16",
+        "Use bf16 for now: a batch of 2 fits, of which fp32 fits not even 1, and the loss is close; whether it is worse "
+        "the data cannot tell: run with --seeds 5.",
+    ),
+    (
+        "larger_batch_not_as_good", [FP32, verdict("bf16-true", 1.0, "worse")], BATCHES, "fp32",
+        "Stay with fp32: in bf16-true a batch of 400 images fits, 3.12× fp32's 128, but it is worse.",
+    ),
+    (
+        "larger_batch_not_as_good", [FP32, verdict("bf16-true", 1.0, loss=loss(0.5), **ONE_SEED)], BATCHES, None,
+        "Undecided: in bf16-true a batch of 400 images fits, 3.12× fp32's 128, but its quality is open; run with --seeds 5.",
+    ),
+    (
+        "best", [FP32, verdict("bf16", 1.0, memory_ratio=SMALL), verdict("bf16-true", 1.0, "worse")], BATCHES | {
+            "rows": [row for row in BATCHES["rows"] if row["precision"] != "bf16"]}, "bf16", "Use bf16: 0.80× memory",
+    ),
+    # Between 124 and 136 the baseline's own largest is not known: 132 is no larger for sure.
+    ("best", [FP32, verdict("bf16", 1.0, memory_ratio=SMALL)], fitting(fp32=(124, 136), bf16=(132, 140)), "bf16",
+     "Use bf16: 0.80× memory"),
+    ("no_gain", [FP32, verdict("bf16", 1.0, memory_ratio=ratio(1.2, "memory", "memory"))], fitting(fp32=(8, 9), bf16=(8, 9)),
+     "fp32", "no other precision was smaller here."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "verdicts", "fit", "precision", "text"), FIT_CASES)
+def test_where_memory_counts_advice_rests_on_the_largest_batch_that_fits(
+    rule: str, verdicts: list[dict[str, Any]], fit: dict[str, Any], precision: str | None, text: str
+) -> None:
+    found = recommend(verdicts, prefer="memory", fit=fit)
+    assert (found["rule"], found["precision"]) == (rule, precision)
+    assert text in found["text"]
+    batches = [reason for reason in found["reasons"] if reason["evidence"].startswith("fit_batch.")]
+    for reason in batches:
+        row = fit["rows"][int(reason["evidence"].removeprefix("fit_batch.rows[").removesuffix("].largest"))]
+        assert reason["text"].startswith(f"{row['precision']}: a batch of {row['largest']} ")
+    assert batches or rule == "best"
+
+
+def test_batches_are_no_evidence_where_memory_does_not_count() -> None:
+    verdicts = [FP32, verdict("bf16", 1.9), verdict("fp16", 0.5)]
+    for prefer in ("speed", "energy", "accuracy"):
+        assert recommend(verdicts, prefer=prefer, fit=BATCHES) == recommend(verdicts, prefer=prefer)
+
+
 def test_every_rule_has_a_case_and_a_wisdom() -> None:
-    assert {rule.name for rule in RULES} == {rule for rule, *_ in CASES}
+    assert {rule.name for rule in RULES} == {rule for rule, *_ in (*CASES, *FIT_CASES)}
     assert all(rule.wisdom.endswith(".") for rule in RULES)
 
 

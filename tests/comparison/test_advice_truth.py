@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from halfstep.comparison.advice import recommend
 from halfstep.comparison.evidence import AS_GOOD, CLOSE, PREFER, RATIOS, Prefer, standing
+from halfstep.comparison.fit import Search
 from halfstep.comparison.intervals import Interval
 from halfstep.comparison.paired import Paired, holm, paired
 from halfstep.comparison.quality import _numbers
@@ -102,6 +104,26 @@ def drawn(random: np.random.Generator) -> list[dict[str, Any]]:
     return rows
 
 
+def capacities(random: np.random.Generator, verdicts: list[dict[str, Any]]) -> dict[str, int]:
+    """How large a batch really fits each precision."""
+    base = int(random.integers(0, 300))
+    return {
+        v["precision"]: int(base * random.choice([0.5, 0.98, 1.0, 1.02, 1.5, 2.0])) + int(random.integers(2))
+        for v in verdicts
+    }
+
+
+def searched(capacity: dict[str, int], first: int) -> dict[str, Any]:
+    """``fit_batch`` as the search itself finds it, where a batch fits that is no larger than the capacity."""
+    rows = []
+    for precision, most_ in capacity.items():
+        search = Search()
+        while (batch := search.next(first)) is not None:
+            search = Search(batch, search.fails) if batch <= most_ else Search(search.fits, batch)
+        rows.append({"precision": precision, "largest": search.fits, "fails_at": search.fails, "reason": ""})
+    return {"name": "images", "argument": "--batch-size", "rows": rows}
+
+
 def most(row: dict[str, Any], prefer: Prefer) -> float:
     """The largest gain that the data leave open; of a ratio without an interval, a tenth more than it is."""
     ratio = row[RATIOS.get(prefer, "speed_ratio")]
@@ -130,6 +152,49 @@ def resolves(verdicts: list[dict[str, Any]], evidence: str) -> bool:
     for part in path.split("."):
         found = found[part]
     return found is not None
+
+
+def test_what_is_said_of_batches_is_true() -> None:
+    random = np.random.default_rng(6)
+    rules: dict[str, int] = {}
+    for _ in range(CASES):
+        verdicts = drawn(random)
+        capacity = capacities(random, verdicts)
+        fit = searched(capacity, int(random.choice([1, 8, 32])))
+        found = recommend(verdicts, prefer="memory", fit=fit)
+        rules[found["rule"]] = rules.get(found["rule"], 0) + 1
+        others = [r for r in found["reasons"] if not r["evidence"].startswith("fit_batch.")]
+        claims = _claims(verdicts, found | {"reasons": others}, "memory")
+        if found["rule"] == "largest_batch":
+            claims["what is advised gains"] = capacity[found["precision"]] > capacity["fp32"]
+        for reason in found["reasons"]:
+            if reason not in others:
+                row = fit["rows"][int(reason["evidence"].split("[")[1].split("]")[0])]
+                claims[reason["text"]] = _batch_claim(reason["text"], row, capacity)
+        if "a batch of" in found["text"]:
+            told = re.search(r"(?:Use|in) (bf16-true|[a-z]+\d+)", found["text"])
+            name = told[1] if told else "as-is"
+            claims["a larger batch fits"] = capacity[name] > capacity["fp32"]
+        for claim, holds in claims.items():
+            assert holds, (claim, found, verdicts, capacity)
+    assert min(rules[name] for name in ("largest_batch", "larger_batch_not_as_good", "best")) > 20
+
+
+def _batch_claim(text: str, row: dict[str, Any], capacity: dict[str, int]) -> bool:
+    """Whether each number of ``bf16: a batch of 248 images fits, 1.94× fp32's 128`` is true."""
+    said = re.fullmatch(
+        r"(\S+): a batch of (\d+) images fits"
+        r"(?:, (?P<ratio>[\d.]+)× fp32's (?P<base>\d+)|, of which fp32 fits not even (?P<none>\d+)|, as in fp32)",
+        text,
+    )
+    assert said is not None, text
+    own, base, none = int(said[2]), said["base"], said["none"]
+    return (
+        said[1] == row["precision"]
+        and own == row["largest"] <= capacity[said[1]]
+        and (base is None or (int(base) <= capacity["fp32"] and f"{own / int(base):.2f}" == said["ratio"]))
+        and (none is None or int(none) > capacity["fp32"])
+    )
 
 
 @pytest.mark.parametrize("prefer", PREFER)
@@ -162,7 +227,9 @@ def _claims(verdicts: list[dict[str, Any]], found: dict[str, Any], prefer: Prefe
         "what was not shown is not decided": not found["decided"] or chosen is None or no_worse(chosen),
         "what is advised gains": chosen is None
         or (prefer == "accuracy" and chosen["quality"]["kind"] == "better")
-        or bool(one_figure["significant"] or (prefer == "memory" and one_figure["low"] is None)),
+        or bool(
+            one_figure and (one_figure["significant"] or (prefer == "memory" and one_figure["low"] is None))
+        ),
         "none gained": "no other precision" not in text
         or prefer == "accuracy"
         or "was shown to be" in text

@@ -12,6 +12,7 @@ import pytest
 
 import halfstep
 from halfstep.comparison import archive, running
+from halfstep.comparison.fit import FitOption
 from halfstep.comparison.loading import rebuild
 from halfstep.comparison.request import Request, check_machine, resumed, save, stored
 from halfstep.comparison.running import plan, rebuilt, run_comparison
@@ -141,6 +142,29 @@ def test_rebuilding_gives_the_same_object(request_: Request, ran: list[Trial]) -
     assert halfstep.load(request_.folder).verdicts == found["verdicts"]
     (request_.folder / "comparison.json").write_text("{")
     assert rebuild(request_.folder).verdicts == found["verdicts"]
+
+
+def test_batches_that_fit_are_evidence_for_memory_and_stay_where_it_is_drawn_again(
+    request_: Request, ran: list[Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {"precision": "fp32", "largest": 8, "fails_at": 9},
+        {"precision": "bf16", "largest": 12, "fails_at": 13},
+    ]
+    fit = {"name": "images", "argument": "--batch", "rows": rows}
+    monkeypatch.setattr(running, "fit_batch", lambda *args: fit)
+    found = run_comparison(
+        replace(request_, prefer="memory", fit=FitOption("images", "--batch"), memory_limit=9), Quiet()
+    )
+    assert found["recommendation"]["rule"] == "largest_batch"
+    assert {
+        "text": "bf16: a batch of 12 images fits, 1.50× fp32's 8",
+        "evidence": "fit_batch.rows[1].largest",
+    } in (found["recommendation"]["reasons"])
+    assert rebuilt(request_.folder) == json.loads(json.dumps(found))
+    whole = json.loads((request_.folder / "comparison.json").read_text())
+    (request_.folder / "comparison.json").write_text(json.dumps(whole | {"fit_batch": {"rows": 3}}))
+    assert "fit_batch" not in rebuilt(request_.folder)
 
 
 def test_an_unfinished_comparison_is_drawn_with_what_there_is(request_: Request) -> None:

@@ -5,18 +5,30 @@ Each reason names the figure of the comparison object that it rests on.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from halfstep.comparison.adopt import Script, adopt
+from halfstep.comparison.batches import Batches
 from halfstep.comparison.evidence import Evidence, Prefer, Verdict
 from halfstep.comparison.rules import RULES
 
 
 def recommend(
-    verdicts: list[Verdict], script: Script | None = None, prefer: Prefer = "speed"
+    verdicts: list[Verdict],
+    script: Script | None = None,
+    prefer: Prefer = "speed",
+    fit: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The recommendation for a comparison's verdicts, with its reasons and the lines to adopt it."""
-    evidence = Evidence.of(verdicts, prefer)
+    """The recommendation for a comparison's verdicts, with its reasons and the lines to adopt it.
+
+    Args:
+        verdicts: the comparison object's.
+        script: what the lines are to suit.
+        prefer: the objective.
+        fit: the comparison object's ``fit_batch``, where batches were looked for.
+    """
+    evidence = Evidence.of(verdicts, prefer, Batches.of(fit))
     rule, found = next((r, answer) for r in RULES if (answer := r.answer(evidence)) is not None)
     precision = found["precision"]
     # What the script does by itself needs no lines.

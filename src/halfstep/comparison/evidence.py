@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from halfstep.comparison.batches import NO_BATCHES, Batches
 from halfstep.comparison.intervals import Interval, runs_to_tell
 
 Prefer = Literal["speed", "memory", "energy", "accuracy"]
@@ -47,15 +48,17 @@ class Evidence:
         baseline: the row that the others are compared with.
         ran: the others that ran to their end in all trials.
         failed: the others that did not.
+        batches: the largest that fit each precision, where they were looked for.
     """
 
     prefer: Prefer
     baseline: Row | None
     ran: list[Row]
     failed: list[Row]
+    batches: Batches = NO_BATCHES
 
     @classmethod
-    def of(cls, verdicts: list[Verdict], prefer: Prefer = "speed") -> Evidence:
+    def of(cls, verdicts: list[Verdict], prefer: Prefer = "speed", batches: Batches = NO_BATCHES) -> Evidence:
         """Sort the verdicts."""
         rows = list(enumerate(verdicts))
         name = next((v["baseline"] for v in verdicts), None)
@@ -65,6 +68,7 @@ class Evidence:
             next((row for row in rows if row[1]["precision"] == name), None),
             [(i, v) for i, v in others if v["status"] == "ok"],
             [(i, v) for i, v in others if v["status"] != "ok"],
+            batches,
         )
 
     @property
@@ -104,6 +108,17 @@ class Evidence:
     def decided(self) -> bool:
         """Whether the data carry a verdict on those to choose among."""
         return bool(self.judged("good"))
+
+    @property
+    def roomier(self) -> list[Row]:
+        """Where memory is what counts, those that fit a larger batch than the baseline, the largest first."""
+        base = self.base[1]["precision"]
+        found = [
+            row
+            for row in self.real
+            if self.prefer == "memory" and self.batches.fits_more(row[1]["precision"], base)
+        ]
+        return sorted(found, key=lambda row: -self.batches.largest(row[1]["precision"]))
 
     @property
     def unmeasured(self) -> list[Row]:

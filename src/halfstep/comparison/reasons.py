@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from halfstep.comparison.evidence import RATIOS, Prefer, Row, ratio_name
+from halfstep.comparison.evidence import RATIOS, Evidence, Prefer, Row, ratio_name
 
 _NAMES = {"speed_ratio": "speed", "memory_ratio": "memory", "energy_ratio": "energy"}
 
@@ -52,6 +52,15 @@ def _range(ratio: dict[str, Any], figure: str) -> str:
     if lead.endswith("slower"):
         low, high = 1 / high, 1 / low
     return f"{lead} (95 % interval {low:.2f} to {high:.2f}×{alone})"
+
+
+def fitted(row: Row, evidence: Evidence) -> list[dict[str, str]]:
+    """The largest batch that fits a row beside the baseline's, where memory is what counts and they were looked for."""
+    own, base = row[1]["precision"], evidence.base[1]["precision"]
+    if evidence.prefer != "memory" or not evidence.batches.known(own, base):
+        return []
+    words = evidence.batches.words(own, base)
+    return [{"text": f"{own}: {words}", "evidence": evidence.batches.evidence(own)}]
 
 
 _ABSENT = {"speed": "step_time_absent", "memory": "peak_memory_absent", "energy": "energy_absent"}

@@ -33,6 +33,11 @@ RULES: tuple[Rule, ...] = (
         "only_emulated", "An emulated run tells how well it trains, not what it costs.", staying.only_emulated
     ),
     Rule(
+        "largest_batch",
+        "Where memory is what counts, the largest batch that fits tells more than a peak.",
+        using.largest_batch,
+    ),
+    Rule(
         "keep_own_amp",
         "A script that has good mixed precision of its own should keep it.",
         using.keep_own_amp,
@@ -46,6 +51,11 @@ RULES: tuple[Rule, ...] = (
         "fp16_where_bf16_is_not_native", "fp16 where bf16 has no units.", using.fp16_where_bf16_is_not_native
     ),
     Rule("best", "Use the best that is not worse.", using.best),
+    Rule(
+        "larger_batch_not_as_good",
+        "Room for a larger batch is worth nothing if the training is worse.",
+        staying.larger_batch_not_as_good,
+    ),
     Rule(
         "undecided",
         "Where the data do not carry a verdict, say so and ask for more seeds.",

@@ -16,6 +16,7 @@ from halfstep import __version__
 from halfstep.comparison import archive
 from halfstep.comparison.adopt import Script
 from halfstep.comparison.advice import recommend
+from halfstep.comparison.batches import Batches
 from halfstep.comparison.drift import speed_drift
 from halfstep.comparison.fit import fit_batch
 from halfstep.comparison.request import Request, Stored, check_machine, save, stored, write_whole
@@ -93,10 +94,11 @@ def run_comparison(request: Request, display: Display, resume: Stored | None = N
         _write(request.folder, assemble(request, outcomes, environment))
         if outcome.status == "interrupted":
             break
-    comparison = assemble(request, outcomes, environment)
+    fit = None
     if request.fit is not None and not any(o.status == "interrupted" for o in outcomes):
         job = replace(request.job, memory_limit=request.memory_limit)
-        comparison["fit_batch"] = fit_batch(job, request.fit, recipes, display)
+        fit = fit_batch(job, request.fit, recipes, display)
+    comparison = assemble(request, outcomes, environment, fit=fit)
     _write(request.folder, comparison)
     return comparison
 
@@ -144,15 +146,18 @@ def rebuilt(folder: str | Path) -> dict[str, Any]:
     found = archive.outcomes(old.request)
     if not found:
         raise UsageError(f"No trial in {str(folder)!r} has left a record yet; resume it with `--resume`.")
-    return _with_batches(assemble(old.request, found, old.environment, old.cwd), Path(folder))
+    return assemble(old.request, found, old.environment, old.cwd, _batches(Path(folder)))
 
 
-def _with_batches(comparison: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _batches(folder: Path) -> dict[str, Any] | None:
     """The batches that fit are the end of a search and stand in the comparison alone."""
-    with contextlib.suppress(OSError, ValueError):
-        before = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
-        comparison |= {"fit_batch": before["fit_batch"]} if before.get("fit_batch") else {}
-    return comparison
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        fit: dict[str, Any] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))[
+            "fit_batch"
+        ]
+        Batches.of(fit)  # else the file is damaged
+        return fit
+    return None
 
 
 def plan(recipes: Sequence[str], repeats: int, seeds: int) -> list[Trial]:
@@ -176,7 +181,11 @@ def _run(request: Request, trial: Trial, steps: int | None, display: Display) ->
 
 
 def assemble(
-    request: Request, outcomes: Sequence[Outcome], environment: dict[str, Any], cwd: str | None = None
+    request: Request,
+    outcomes: Sequence[Outcome],
+    environment: dict[str, Any],
+    cwd: str | None = None,
+    fit: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The comparison object: what ``--json`` writes, and every report is drawn from."""
     job = request.job
@@ -214,8 +223,9 @@ def assemble(
         "trials": rows,
         "verdicts": found,
         "speed_drift": drift,
-        "recommendation": recommend(found, script, request.prefer),
+        "recommendation": recommend(found, script, request.prefer, fit),
         "method": [{"figure": figure, "how": how} for figure, how in METHOD],
+        **({} if fit is None else {"fit_batch": fit}),
     }
 
 

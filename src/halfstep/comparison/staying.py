@@ -13,6 +13,7 @@ from halfstep.comparison.evidence import (
 from halfstep.comparison.reasons import (
     explained,
     failure,
+    fitted,
     quality,
     ratios,
     reason,
@@ -91,8 +92,25 @@ def undecided(evidence: Evidence) -> Answer | None:
     text = (
         f"Undecided: {verdict['precision']} is {cost(verdict, evidence)}, but {why_open(verdict, evidence)}."
     )
-    reasons = [*ratios(open_[0]), quality(open_[0])]
+    reasons = [*ratios(open_[0]), *fitted(open_[0], evidence), quality(open_[0])]
     return {"precision": None, "text": text, "reasons": reasons, "decided": False}
+
+
+def larger_batch_not_as_good(evidence: Evidence) -> Answer | None:
+    """What fits a larger batch than the baseline is of open quality, or worse."""
+    roomier = evidence.roomier
+    if not roomier:
+        return None
+    _, base = evidence.base
+    open_ = [row for row in roomier if standing(row[1]) == "unknown"]
+    _, first = row = (open_ or roomier)[0]
+    fits = f"in {first['precision']} {evidence.batches.words(first['precision'], base['precision'])}"
+    reasons = [*fitted(row, evidence), *ratios(row, "memory"), quality(row)]
+    if open_:
+        text = f"Undecided: {fits}, but {why_open(first, evidence)}."
+        return {"precision": None, "text": text, "reasons": reasons, "decided": False}
+    text = f"Stay with {base['precision']}: {fits}, but it is worse."
+    return {"precision": base["precision"], "text": text, "reasons": reasons}
 
 
 def gain_cannot_be_told(evidence: Evidence) -> Answer | None:
@@ -108,7 +126,9 @@ def gain_cannot_be_told(evidence: Evidence) -> Answer | None:
         f"the data cannot tell ({seen(first, evidence.prefer)}); {more_runs(first, evidence.prefer)}."
         + smaller_one(evidence)
     )
-    reasons = [r for row in open_ for r in (*ratios(row, evidence.prefer), quality(row))]
+    reasons = [
+        r for row in open_ for r in (*ratios(row, evidence.prefer), *fitted(row, evidence), quality(row))
+    ]
     return {"precision": base["precision"], "text": text, "reasons": reasons, "decided": False}
 
 
@@ -122,7 +142,11 @@ def gains_but_worse(evidence: Evidence) -> Answer | None:
     first = (bad or maybe)[0][1]
     gains = cost(first, evidence) if bad else f"perhaps {COST[evidence.prefer]}"
     text = f"Stay with {base['precision']}: {first['precision']} is {gains}, but worse."
-    reasons = [reason for row in bad or maybe for reason in (*ratios(row, evidence.prefer)[:1], quality(row))]
+    reasons = [
+        reason
+        for row in bad or maybe
+        for reason in (*ratios(row, evidence.prefer)[:1], *fitted(row, evidence), quality(row))
+    ]
     return {"precision": base["precision"], "text": text, "reasons": reasons}
 
 
@@ -158,7 +182,9 @@ def no_gain(evidence: Evidence) -> Answer | None:
     measured = " that was measured" * bool(evidence.unmeasured)
     text = f"Stay with {base['precision']}: no other precision{measured} was {none_was(evidence)} here."
     reasons = [
-        r for row in evidence.real for r in (*ratios(row), *units(row), *explained(row, evidence.prefer))
+        r
+        for row in evidence.real
+        for r in (*ratios(row), *fitted(row, evidence), *units(row), *explained(row, evidence.prefer))
     ]
     reasons += [r for row in evidence.unmeasured for r in unmeasured(row, evidence.prefer)]
     return {"precision": base["precision"], "text": text + smaller_one(evidence), "reasons": reasons}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from halfstep.comparison.evidence import (
     AS_GOOD,
     Answer,
     Evidence,
     Row,
+    Verdict,
     is_gain,
     lower,
     may_gain,
@@ -15,6 +18,7 @@ from halfstep.comparison.evidence import (
 )
 from halfstep.comparison.evidence import gain as gain_of
 from halfstep.comparison.reasons import (
+    fitted,
     quality,
     ratios,
     reason,
@@ -68,7 +72,7 @@ def keep_own_amp(evidence: Evidence) -> Answer | None:
     own = [row for row in evidence.pool if row[1]["precision"] == "as-is"]
     if not own or _falls_short(own[0], evidence):
         return None
-    return _use(own[0], evidence, text="Keep what the script does by itself")
+    return _use(own[0], evidence)
 
 
 def bf16_for_its_range(evidence: Evidence) -> Answer | None:
@@ -103,21 +107,40 @@ def best(evidence: Evidence) -> Answer | None:
     return _use(evidence.pool[0], evidence) if evidence.pool else None
 
 
-def _use(
-    row: Row, evidence: Evidence, text: str | None = None, more: list[dict[str, str]] | None = None
+def largest_batch(evidence: Evidence) -> Answer | None:
+    """Of those that fit a larger batch than the baseline the largest; of nearly as large ones the safest."""
+    good = [row for row in evidence.roomier if standing(row[1]) == "good"]
+    pool = good or [row for row in evidence.roomier if standing(row[1]) == "close"]
+    if not pool:
+        return None
+    size = {i: evidence.batches.largest(v["precision"]) for i, v in pool}
+    near = [row for row in pool if size[row[0]] >= AS_GOOD * size[pool[0][0]]]
+    row = max(near, key=lambda row: (row[1]["precision"] == "as-is", not _is(row, "fp16"), size[row[0]]))
+    words = evidence.batches.words(row[1]["precision"], evidence.base[1]["precision"])
+    reasons = [*fitted(row, evidence), *ratios(row, "memory"), quality(row), *skipped(row)]
+    return _advised(row[1], evidence, words, bool(good), reasons)
+
+
+def _use(row: Row, evidence: Evidence, more: Sequence[dict[str, str]] = ()) -> Answer:
+    """The recommendation of a row for its ratio to the baseline."""
+    reasons = [*ratios(row, evidence.prefer), *fitted(row, evidence), quality(row), *more, *skipped(row)]
+    return _advised(row[1], evidence, cost(row[1], evidence), evidence.decided, reasons)
+
+
+def _advised(
+    verdict: Verdict, evidence: Evidence, gain: str, decided: bool, reasons: list[dict[str, str]]
 ) -> Answer:
-    """The recommendation of a row, firm or, where the data do not carry a verdict, for the time being."""
-    _, verdict = row
-    reasons = [*ratios(row, evidence.prefer), quality(row), *(more or []), *skipped(row)]
-    head = text or f"Use {verdict['precision']}"
-    if evidence.decided:
-        said = f"{head}: {cost(verdict, evidence)}, and no worse."
+    """The recommendation, firm or, where the data do not carry a verdict, for the time being."""
+    own = verdict["precision"] == "as-is"
+    head = "Keep what the script does by itself" if own else f"Use {verdict['precision']}"
+    if decided:
+        said = f"{head}: {gain}, and no worse."
     else:
         said = (
-            f"{head} for now: {cost(verdict, evidence)}, and the loss is {'lower' if lower(verdict) else 'close'}; "
+            f"{head} for now: {gain}, and the loss is {'lower' if lower(verdict) else 'close'}; "
             f"whether it is worse the data cannot tell: {evidence.more_seeds(verdict)}."
         )
-    return {"precision": verdict["precision"], "text": said, "reasons": reasons, "decided": evidence.decided}
+    return {"precision": verdict["precision"], "text": said, "reasons": reasons, "decided": decided}
 
 
 def _is(row: Row, name: str) -> bool:

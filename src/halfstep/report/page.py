@@ -179,6 +179,8 @@ def evidence(comparison: Comparison) -> Callable[[str], str]:
     known = {"verdicts": len(comparison.rows), "trials": len(comparison.trials)}
 
     def anchor(where: str) -> str:
+        if where.startswith("fit_batch."):
+            return "fit" if comparison.fit else ""
         found = _EVIDENCE.match(where)
         return f"{found[1]}-{int(found[2])}" if found and int(found[2]) < known[found[1]] else ""
 
