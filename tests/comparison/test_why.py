@@ -102,6 +102,16 @@ def test_only_what_does_not_pay_is_explained(speed: float | None, significant: b
     assert bool(found["why_no_faster"]) == told
 
 
+@pytest.mark.parametrize("status", ["out_of_memory", "failed", "interrupted"])
+def test_what_did_not_run_to_its_end_is_not_explained(status: str) -> None:
+    own = [(1, trial({"products": 1.0}, memory=parts(30, 20), peak_memory_bytes=240 * MIB))]
+    assert why(verdict(0.7, memory=1.2) | {"status": status}, own, BASE) == {
+        "why_no_faster": [],
+        "why_memory": [],
+    }
+    assert all(why(verdict(0.7, memory=1.2) | {"status": "timed_out"}, own, BASE).values())
+
+
 def test_what_was_not_profiled_has_its_reason() -> None:
     found = why(verdict(), [(1, trial(None))], BASE)["why_no_faster"]
     assert found[0]["text"] == "Where the time went is not known: the script's own profiler was running."

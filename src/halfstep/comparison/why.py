@@ -17,6 +17,8 @@ LITTLE_LESS = 0.9
 #: a share of odd sizes, or of time between operations, that is worth a word
 WORTH_A_WORD = 0.1
 LAUNCH_BOUND = 0.3
+#: what ended so is of no use here, however fast or small its first steps were
+_NO_USE = ("out_of_memory", "failed", "interrupted", "unsupported")
 
 _WORK = {
     "products": "matrix products, convolutions and attention",
@@ -36,11 +38,15 @@ Entry = dict[str, Any]
 def why(verdict: Mapping[str, Any], own: Trials, base: Trials) -> dict[str, list[Entry]]:
     """``why_no_faster`` and ``why_memory`` of one verdict; empty lists where there is nothing to explain.
 
+    Of a precision with a trial that failed, ran out of memory or was stopped nothing is: why it is of no use is known.
+
     Args:
         verdict: a row of the comparison's verdicts.
         own: the precision's trials that ended well.
         base: the baseline's.
     """
+    if verdict.get("status") in _NO_USE:
+        return {"why_no_faster": [], "why_memory": []}
     return {
         "why_no_faster": _why_no_faster(verdict, own, base) if _is_slow(verdict) else [],
         "why_memory": _why_memory(verdict, own, base) if _is_large(verdict) else [],
