@@ -6,6 +6,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -14,7 +15,7 @@ from halfstep.comparison.loading import load
 from halfstep.report.notebook import HEIGHT, WIDTH, chart, render
 from halfstep.report.reading import read
 
-from .sample import comparison, damaged, hostile, paths
+from .sample import comparison, damaged, hostile, paths, untested
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -63,6 +64,28 @@ def test_it_tells_what_the_comparison_tells(tmp_path: Path) -> None:
     assert loaded.recommendation["text"].replace("'", "&#39;") in text
     for verdict in loaded.verdicts:
         assert verdict["precision"] in text
+
+
+def words(made: dict[str, Any]) -> str:
+    """What the fragment says, without its elements."""
+    return " ".join(re.sub(r"<[^>]*>", " ", render(made)).split())
+
+
+def test_every_figure_stands_over_its_interval_or_why_there_is_none() -> None:
+    made = comparison()
+    bf16 = next(row for row in made["verdicts"] if row["precision"] == "bf16")
+    bf16["speed_ratio"] |= {"value": 1.43, "low": 0.93, "high": 2.19, "significant": False}
+    bf16["memory_ratio"] |= {"value": 0.828, "low": 0.768, "high": 0.891, "significant": True}
+    assert "1.43× 0.93–2.19×, not significant" in words(made)
+    assert "0.828× 0.768–0.891× " in words(made)
+    alone = untested(comparison())
+    for row in alone["verdicts"]:
+        row["trials"] = 1
+        if row["peak_memory"]:
+            row["peak_memory"] |= {"low": None, "high": None}
+    assert "MiB no interval: one trial" in words(alone)
+    assert re.search(r"[\d.]+× no interval: one trial", words(alone))
+    assert "not significant" not in words(alone)
 
 
 def test_curves_are_mean_and_range_over_the_trials() -> None:

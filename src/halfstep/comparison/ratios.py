@@ -35,7 +35,9 @@ def speed_ratio(base: list[Outcome], group: list[Outcome]) -> dict[str, Any] | N
 
 
 def faster_words(ratio: Interval) -> str:
-    """``1.90× faster``, ``1.20× slower`` or ``not significant``."""
+    """``1.90× faster``, ``1.20× slower`` or ``not significant``; without an interval nothing was tested."""
+    if ratio.low is None:
+        return "no interval"
     if not ratio.excludes_one:
         return "not significant"
     return f"{ratio.value:.2f}× faster" if ratio.value > 1 else f"{1 / ratio.value:.2f}× slower"

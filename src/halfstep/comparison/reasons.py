@@ -40,7 +40,7 @@ def ratios(row: Row, first: Prefer = "speed") -> list[dict[str, str]]:
 
 
 def _range(ratio: dict[str, Any], figure: str) -> str:
-    plain = ratio["words"] == "not significant"
+    plain = ratio["words"] in ("not significant", "no interval")
     # What is significant has its size in its words.
     lead = f"{ratio['value']:.2f}× the {_NAMES[figure]}" if plain else ratio["words"]
     if ratio["low"] is None:

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from halfstep.report import plots, units
-from halfstep.report.parts import Absent, Comparison, Figure, Trial
+from halfstep.report.parts import Absent, Comparison, Figure, Row, Trial
 from halfstep.report.reading import read
 from halfstep.report.ticks import labels, ticks
 
@@ -29,15 +29,21 @@ def render(comparison: Mapping[str, Any]) -> str:
     made = Environment(
         loader=PackageLoader("halfstep.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    made.tests["absent"] = lambda part: isinstance(part, Absent)
     colours = {name: COLOURS[i % len(COLOURS)] for name, i in plots.slots(found.precisions).items()}
     return made.get_template("notebook.html.j2").render(
         c=found, shown=figure, colours=colours, chart=chart(found), width=WIDTH, height=HEIGHT
     )
 
 
-def figure(value: Figure | Absent, unit: str) -> str:
-    """A figure with its interval, or a dash: the reason is its title."""
-    return "–" if isinstance(value, Absent) else units.pm(value.value, value.low, value.high, unit)
+def figure(row: Row, value: Figure | Absent, unit: str) -> tuple[str, str]:
+    """A figure, and what stands beneath: its interval, or why there is none; of one not measured a dash, and why."""
+    if isinstance(value, Absent):
+        return "–", value.reason
+    if value.low is None or value.high is None:
+        return units.quantity(value.value, unit), row.no_interval(value)
+    unsure = ", not significant" * (value.significant is False)
+    return units.quantity(value.value, unit), units.span(value.value, value.low, value.high, unit) + unsure
 
 
 Band = tuple[list[Point], list[Point], list[Point]]
