@@ -78,3 +78,20 @@ def test_torch_func_runs_in_a_step_that_is_looked_at() -> None:
     assert "activations" not in fields["memory"]
     assert "torch.func" in fields["memory_absent"]["activations"]
     assert sum(fields["matmul_flops"].values()) >= 2 * 2 * 32 * 16 * 8
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_a_cast_of_a_sparse_matrix_is_passed_over(layout: torch.layout) -> None:
+    """Autocast casts it for a product, and it has no one storage; the two dense factors, 8x4 and 4x2, are counted."""
+    graph = torch.eye(8).to_sparse(layout=layout)
+    x, weight = torch.randn(8, 4), torch.nn.Parameter(torch.randn(4, 2))
+    sample = Sample()
+    sample.begin([weight])
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = (graph @ (x @ weight)).float().sum()
+    loss.backward()
+    sample.backward_done()
+    seen = sample.end([weight], [])
+    assert seen["memory"]["casts"] == 2 * 4 * 2
+    assert seen["memory"]["activations"] >= 2 * 8 * 4

@@ -105,15 +105,14 @@ class Activations:
 
     def exclude(self, tensors: Iterable[Tensor]) -> None:
         """Do not count these (the weights themselves are kept anyway)."""
-        self._weights.update(t.untyped_storage().data_ptr() for t in tensors)
+        self._weights.update(storage[0] for t in tensors if (storage := _storage(t)) is not None)
 
     def pack(self, tensor: Tensor) -> Tensor:
         """Note a tensor that is kept; each storage counts once."""
-        try:
-            storage = tensor.untyped_storage()
-            address, size = storage.data_ptr(), storage.nbytes()
-        except (NotImplementedError, RuntimeError):
+        storage = _storage(tensor)
+        if storage is None:
             return tensor
+        address, size = storage
         if address not in self._weights and address not in self._cast:
             self._total += size - self._live.get(address, 0)
             self._live[address] = size
@@ -122,9 +121,9 @@ class Activations:
 
     def cast(self, tensor: Tensor, copy: Tensor) -> None:
         """Note a cast: one of a weight stays in autocast's cache until the pass is over."""
-        if tensor.untyped_storage().data_ptr() in self._weights:
-            storage = copy.untyped_storage()
-            self._cast[storage.data_ptr()] = storage.nbytes()
+        weight, storage = _storage(tensor), _storage(copy)
+        if weight is not None and storage is not None and weight[0] in self._weights:
+            self._cast[storage[0]] = storage[1]
             self.casts = max(self.casts, sum(self._cast.values()))
 
     def passed(self) -> None:
@@ -132,6 +131,15 @@ class Activations:
         self._live.clear()
         self._cast.clear()
         self._total = 0
+
+
+def _storage(tensor: Tensor) -> tuple[int, int] | None:
+    """Where a tensor's memory begins, and its bytes; None of a sparse one, or another that has no single memory."""
+    try:
+        storage = tensor.untyped_storage()
+        return storage.data_ptr(), storage.nbytes()
+    except (NotImplementedError, RuntimeError):
+        return None
 
 
 class Sample:
