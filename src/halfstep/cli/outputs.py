@@ -17,13 +17,15 @@ def new_folder(out: str | None, program: str) -> Path:
     Raises:
         UsageError: it cannot be written, or holds a comparison already.
     """
-    name = f"{Path(program).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = (Path("halfstep-out") / name if out is None else Path(out)).absolute()
+    if out is None:
+        name = f"{Path(program).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        return _writable(_unused(Path("halfstep-out").absolute() / name))
+    folder = Path(out).absolute()
     if holds_comparison(folder):
         raise UsageError(
             f"{out!r} already holds a comparison; give --out a new folder, --resume it, or delete that one."
         )
-    return _made(folder)
+    return _writable(folder)
 
 
 def diagnosis_folder(out: str | None, program: str, precision: str) -> Path:
@@ -34,20 +36,37 @@ def diagnosis_folder(out: str | None, program: str, precision: str) -> Path:
     """
     if out is None or not holds_comparison(Path(out)):
         return new_folder(out, program)
-    return _made(place_in(Path(out).absolute(), precision))
+    return _writable(place_in(Path(out).absolute(), precision))
 
 
-def _made(folder: Path) -> Path:
+def _unused(folder: Path) -> Path:
+    """The folder, made by this very call; with a number behind its name where another began in the same second."""
+    for place in (folder, *(folder.with_name(f"{folder.name}-{n}") for n in range(2, 1000))):
+        try:
+            place.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise _unwritable(place, error) from None
+        return place
+    raise UsageError(f"{str(folder)!r} and 998 more of its name are there already; give --out a new folder.")
+
+
+def _writable(folder: Path) -> Path:
     try:
         (folder / "trials").mkdir(parents=True, exist_ok=True)
         probe = folder / "trials" / ".writable"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UsageError(
-            f"Cannot write to the folder {str(folder)!r} ({error.strerror}); give --out a folder you may write."
-        ) from None
+        raise _unwritable(folder, error) from None
     return folder
+
+
+def _unwritable(folder: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"Cannot write to the folder {str(folder)!r} ({error.strerror}); give --out a folder you may write."
+    )
 
 
 def json_path_of(json_file: str | None) -> Path | None:
