@@ -125,6 +125,15 @@ def test_persistent_overflow_stays_at_the_floor_and_is_diagnosed() -> None:
     assert torch.equal(bad, torch.ones(3))
 
 
+def test_a_collapse_is_diagnosed_in_a_sparse_gradient() -> None:
+    table = torch.nn.Embedding(4, 3, sparse=True)
+    use, optimizer = started(table.weight, init_scale=1.0, floor_patience=1)
+    use.scale(table(torch.tensor([1, 1])).sum() * INF).backward()
+    use.step(optimizer)
+    with pytest.raises(ScaleCollapse, match=re.escape("param_groups[0]['params'][0] of shape (4, 3)")):
+        use.update()
+
+
 def test_a_finite_step_breaks_the_row() -> None:
     p = parameter()
     use, optimizer = started(p, init_scale=1.0, floor_patience=3)
@@ -414,6 +423,43 @@ def test_clipping_of_scaled_gradients_draws_a_warning(fused: bool) -> None:
     use.step(optimizer)
 
 
+def test_clipping_at_a_scale_of_1_is_in_order() -> None:
+    p = parameter(grad=3.0)
+    use, optimizer = started(p, init_scale=1.0)
+    torch.nn.utils.clip_grad_norm_([p], 1.0)
+    assert p.grad is not None
+    clipped = p.grad.clone()
+    use.step(optimizer)
+    assert torch.equal(p, 1 - clipped)
+
+
+def test_clipping_of_a_parameter_that_two_optimizers_share_is_in_order() -> None:
+    p = parameter(grad=3.0)
+    use, first = started(p)
+    second = torch.optim.SGD([p], lr=1.0)
+    use.unscale_(first)
+    torch.nn.utils.clip_grad_norm_([p], 1.0)
+    use.step(first)
+    use.step(second)
+
+
+def test_warnings_name_the_scripts_line() -> None:
+    p = parameter(grad=1.0)
+    use, optimizer = started(p)
+
+    def script() -> None:
+        GradScaler("cpu", init_scale=3.0)
+        torch.nn.utils.clip_grad_norm_([p], 1.0)
+        use.step(optimizer)
+        use.update(3.0)
+        use.load_state_dict({**use.state_dict(), "scale": 0.25})
+
+    with pytest.warns(UserWarning, match="power of two|still scaled|below min_scale") as caught:
+        script()
+    begin = script.__code__.co_firstlineno
+    assert [(w.filename, w.lineno - begin) for w in caught] == [(__file__, line) for line in (1, 3, 4, 5)]
+
+
 def test_a_scheduler_after_a_skipped_first_step_is_not_too_early() -> None:
     p = parameter(grad=INF)
     use, optimizer = started(p)
@@ -458,6 +504,36 @@ def test_step_without_gradients() -> None:
         use.step(optimizer)
 
 
+@pytest.mark.parametrize("unscale", [False, True])
+def test_a_fused_optimizer_may_have_no_gradients(unscale: bool) -> None:
+    use, optimizer = started(parameter(grad=1.0))
+    idle = torch.optim.SGD([parameter()], lr=1.0, fused=True)
+    if unscale:
+        use.unscale_(idle)
+    use.step(idle)
+    assert not use.last_step_skipped
+    with pytest.raises(ScalerMisuse, match="No inf checks were recorded"):
+        use.update()
+    use.step(optimizer)
+    use.update()
+
+
+def test_a_grad_scale_of_the_scripts_is_for_one_step() -> None:
+    moved: list[list[float]] = []
+    for use in (scaler(init_scale=8.0), torch.amp.GradScaler("cpu", init_scale=8.0)):
+        p = parameter()
+        optimizer: Any = torch.optim.SGD([p], lr=1.0, fused=True)
+        optimizer.grad_scale = torch.tensor(4.0)
+        for _ in range(2):
+            optimizer.zero_grad()
+            use.scale(p.sum()).backward()
+            use.step(optimizer)
+            use.update()
+            assert not hasattr(optimizer, "grad_scale")
+        moved.append(p.tolist())
+    assert moved == [[-0.25] * 3] * 2  # 1 - 1/4 - 1
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -480,11 +556,26 @@ def test_arguments_out_of_range(options: dict[str, float], sentence: str) -> Non
         scaler(**options)
 
 
-def test_factors_that_are_no_powers_of_two_are_taken_with_a_warning() -> None:
-    sentence = "init_scale is 3, which is not a power of two such as 2 or 4: unscaling rounds."
+@pytest.mark.parametrize(
+    ("argument", "value", "allowed"),
+    [
+        ("init_scale", 3.0, "2 or 4"),
+        ("init_scale", 1.5, "1 or 2"),
+        ("growth_factor", 1.5, "2"),
+        ("growth_factor", 3.0, "2 or 4"),
+        ("backoff_factor", 0.8, "0.5"),
+        ("backoff_factor", 0.3, "0.25 or 0.5"),
+    ],
+)
+def test_factors_that_are_no_powers_of_two_are_taken_with_a_warning(
+    argument: str, value: float, allowed: str
+) -> None:
+    sentence = f"{argument} is {value:g}, which is not a power of two such as {allowed}: unscaling rounds."
     with pytest.warns(UserWarning, match="^" + re.escape(sentence) + "$"):
-        use = scaler(init_scale=3.0)
-    assert use.get_scale() == 3.0
+        use = scaler(**{argument: value})
+    assert getattr(use, f"_{argument}") == value
+    for power in allowed.split(" or "):
+        scaler(**{argument: float(power)})  # the cure is accepted
 
 
 def test_update_to_a_given_scale() -> None:

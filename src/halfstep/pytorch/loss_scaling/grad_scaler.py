@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import warnings
 import weakref
 from collections import defaultdict
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from halfstep.pytorch.loss_scaling.scaler_misuse import (
     ScalerMisuse,
     check_factors,
     check_scale,
+    warn,
     warn_if_inexact,
     where,
 )
@@ -39,12 +39,17 @@ class GradScaler(torch.amp.GradScaler):
     - The scale never falls below ``min_scale``. After ``floor_patience`` updates in a row that skipped at the
       floor, ``update()`` raises :class:`ScaleCollapse`, which names the parameters whose gradients are not finite.
     - What is tested for finiteness is what the optimizer uses: gradient / scale, also where the scale is below 1.
+    - A skipped step leaves the state of a fused optimizer as it was, also where there was none yet: PyTorch's makes it,
+      and a fused SGD then takes its momentum for written. Gradients are unscaled after a skipped step, too, and a
+      scheduler after a skipped first step draws no warning.
     - ``last_step_skipped`` and ``skipped_steps`` tell what happened. ``step()`` returns what the optimizer
       returned, or None for a skipped step, as PyTorch's does.
     - ``step(optimizer, closure)`` works, with LBFGS too; the closure scales its own loss, calls ``backward`` and
       returns the loss *unscaled*. Where the optimizer may call it more than once, a copy of the weights and of
       the optimizer's state is kept during the step, so that a skipped step changes nothing.
-    - Scales and factors that are not powers of two draw a warning: with them, unscaling rounds.
+    - Complex gradients are unscaled on a CPU as well.
+    - Scales and factors that are not powers of two draw a warning: with them unscaling rounds, and not always as in
+      PyTorch's fused optimizers, which divide by the scale.
 
     Args:
         device: as PyTorch's: ``cuda`` or ``cpu``.
@@ -81,9 +86,9 @@ class GradScaler(torch.amp.GradScaler):
         if enabled:
             check_factors(growth_factor, backoff_factor, growth_interval, floor_patience)
             check_scale(init_scale, self._min_scale, "init_scale")
-            for value, what in ((init_scale, "init_scale"), (growth_factor, "growth_factor")):
-                warn_if_inexact(value, what)
-            warn_if_inexact(backoff_factor, "backoff_factor")
+            warn_if_inexact(init_scale, "init_scale", least=self._min_scale)
+            warn_if_inexact(growth_factor, "growth_factor", least=2.0)
+            warn_if_inexact(backoff_factor, "backoff_factor", most=0.5)
             clipping.watch()
         super().__init__(device, init_scale, growth_factor, backoff_factor, growth_interval, enabled)
 
@@ -131,7 +136,7 @@ class GradScaler(torch.amp.GradScaler):
         state["found_inf_per_device"] = self._unscale_grads_(
             optimizer, _inverse(scale), constant(0.0, scale.device), False
         )
-        state["stage"] = OptState.UNSCALED
+        state["stage"], state["unscaled"] = OptState.UNSCALED, optimizer
 
     def step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         """Unscale the gradients unless ``unscale_()`` did, and step the optimizer if they are all finite.
@@ -156,7 +161,7 @@ class GradScaler(torch.amp.GradScaler):
         closure, args, kwargs = _split_closure(args, kwargs)
         if closure is not None:
             result = self._step_with_closure(optimizer, closure, *args, **kwargs)
-        elif getattr(optimizer, "_step_supports_amp_scaling", False) and not self._known_here(optimizer):
+        elif _is_fused(optimizer):
             result = self._step_fused(optimizer, *args, **kwargs)
         else:
             result = self._step_plain(optimizer, *args, **kwargs)
@@ -195,10 +200,7 @@ class GradScaler(torch.amp.GradScaler):
         if scale is not None:
             warn_if_inexact(scale, "The loaded scale")
             if not scale >= self._min_scale:
-                warnings.warn(
-                    f"The loaded scale is {scale:g}, below min_scale; going on from {self._min_scale:g}.",
-                    stacklevel=2,
-                )
+                warn(f"The loaded scale is {scale:g}, below min_scale; going on from {self._min_scale:g}.")
                 state_dict = {**state_dict, "scale": self._min_scale}
         super().load_state_dict(state_dict)
 
@@ -209,10 +211,9 @@ class GradScaler(torch.amp.GradScaler):
     # --- how each kind of optimizer is stepped -----------------------------------------------------------------
 
     def _step_plain(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        state = self._per_optimizer_states[id(optimizer)]
-        if state["stage"] is OptState.READY:
+        if self._per_optimizer_states[id(optimizer)]["stage"] is OptState.READY:
             self.unscale_(optimizer)
-        found = self._found_inf(state)
+        found = self._verdict(optimizer)
         if self._skips.stepped(
             bool(found.item())
         ):  # synchronizes: such an optimizer cannot skip on the device
@@ -220,9 +221,22 @@ class GradScaler(torch.amp.GradScaler):
         return optimizer.step(*args, **kwargs)
 
     def _step_fused(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-        """Hand scale and verdict to an optimizer that unscales, and skips, in its own kernel."""
+        """Step an optimizer that can unscale, and skip, in its own kernel.
+
+        A ``grad_scale`` that the script has set on it is for one step.
+        """
         if _wants_scaler(optimizer.__class__):
             return self._step_deprecated(optimizer, *args, **kwargs)
+        try:
+            if self._known_here(optimizer):
+                return self._step_plain(optimizer, *args, **kwargs)
+            return self._step_in_kernel(optimizer, *args, **kwargs)
+        finally:
+            for name in ("grad_scale", "found_inf"):
+                vars(optimizer).pop(name, None)
+
+    def _step_in_kernel(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        """Hand scale and verdict to the optimizer's kernel."""
         scale, _ = self._check_scale_growth_tracker("step")
         state = self._per_optimizer_states[id(optimizer)]
         if state["stage"] is OptState.READY and self._min_scale < 1:
@@ -233,13 +247,10 @@ class GradScaler(torch.amp.GradScaler):
             optimizer.grad_scale = scale * getattr(optimizer, "grad_scale", 1)
         else:
             optimizer.grad_scale = getattr(optimizer, "grad_scale", None)
-        optimizer.found_inf = found = self._found_inf(state)
-        try:
-            if self._skips.stepped(bool(found.item()) if found.is_cpu else found):
-                return None
-            return optimizer.step(*args, **kwargs)
-        finally:
-            del optimizer.grad_scale, optimizer.found_inf
+        optimizer.found_inf = found = self._verdict(optimizer)
+        if self._skips.stepped(bool(found.item()) if found.is_cpu else found):
+            return None
+        return optimizer.step(*args, **kwargs)
 
     def _known_here(self, optimizer: Optimizer) -> bool:
         """Whether the verdict costs no synchronization, so that a fused optimizer is stepped as any other.
@@ -270,7 +281,7 @@ class GradScaler(torch.amp.GradScaler):
                 loss = closure()
             if state["stage"] is OptState.READY:
                 self.unscale_(optimizer)
-            if self._found_inf(state).item():
+            if self._verdict(optimizer).item():
                 raise _NotFinite
             return loss
 
@@ -316,6 +327,14 @@ class GradScaler(torch.amp.GradScaler):
             )
         return self._scale, self._growth_tracker
 
+    def _verdict(self, optimizer: Optimizer) -> Tensor:
+        """1.0 if the optimizer's gradients are not all finite, else 0.0; a fused one may have none, as in PyTorch."""
+        state = self._per_optimizer_states[id(optimizer)]
+        if not state["found_inf_per_device"] and _is_fused(optimizer):
+            scale, _ = self._check_scale_growth_tracker("step")
+            return constant(0.0, scale.device)
+        return self._found_inf(state)
+
     def _found_inf(self, *states: dict[str, Any]) -> Tensor:
         """1.0 if any of the states found a value that is not finite, else 0.0; on the scale's device."""
         scale, _ = self._check_scale_growth_tracker("step")
@@ -330,13 +349,16 @@ class GradScaler(torch.amp.GradScaler):
         return torch.stack([found.to(scale.device, non_blocking=True) for found in founds]).amax(0)
 
     def _warn_if_clipped(self, optimizer: Optimizer) -> None:
-        if clipping.clipped(optimizer):
-            clipping.forget()
-            warnings.warn(
-                f"clip_grad_norm_() has clipped gradients that were still scaled by {self.get_scale():g}; "
-                "call scaler.unscale_(optimizer) before clipping, unless max_norm was scaled as well.",
-                stacklevel=3,
-            )
+        if not clipping.clipped(optimizer) or (scale := self.get_scale()) == 1.0:
+            return
+        unscaled = [state["unscaled"] for state in self._per_optimizer_states.values() if "unscaled" in state]
+        if any(map(clipping.clipped, unscaled)):  # of a parameter of both, and rightly
+            return
+        clipping.forget()
+        warn(
+            f"clip_grad_norm_() has clipped gradients that were still scaled by {scale:g}; "
+            "call scaler.unscale_(optimizer) before clipping, unless max_norm was scaled as well."
+        )
 
     def _set_scale(self, new_scale: float | Tensor, scale: Tensor) -> None:
         if not isinstance(new_scale, Tensor):
@@ -356,6 +378,11 @@ class GradScaler(torch.amp.GradScaler):
 
 
 _CURE = "look for a loss that is not finite, a learning rate too high, or an operation that needs float32"
+
+
+def _is_fused(optimizer: Optimizer) -> bool:
+    """Whether the optimizer reads ``grad_scale`` and ``found_inf``."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
 def _nothing() -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 
 import torch
 from torch.optim import Optimizer
 
 from halfstep.errors import HalfstepError, UsageError
+from halfstep.pytorch.loss_scaling.gradients import values_of
+
+_PACKAGE = __package__ + "."
 
 
 class ScalerMisuse(UsageError, RuntimeError, ValueError, AssertionError):
@@ -30,7 +34,7 @@ def where(optimizer: Optimizer | None) -> str:
         for j, p in enumerate(group["params"])
         if p.grad is not None
     ]
-    bad = [(name, p) for name, p in named if not torch.isfinite(p.grad).all()]
+    bad = [(name, p) for name, p in named if not torch.isfinite(values_of(p.grad)).all()]
     if not bad:
         return "the gradients are no longer there to be looked at"
     name, p = bad[0]
@@ -58,12 +62,24 @@ def check_scale(scale: float, floor: float, what: str) -> None:
         )
 
 
-def warn_if_inexact(value: float, what: str) -> None:
-    """PyTorch takes any factor, so a drop-in must; only with powers of two is scaling exact."""
+def warn_if_inexact(value: float, what: str, least: float = 0.0, most: float = math.inf) -> None:
+    """PyTorch takes any factor, so a drop-in must; only with powers of two is scaling exact.
+
+    Args:
+        value: what was given.
+        what: its name.
+        least, most: the powers of two that are allowed, of which the sentence names the nearest.
+    """
     mantissa, exponent = math.frexp(value)
     if mantissa != 0.5 and math.isfinite(value) and value > 0:
-        below, above = math.ldexp(1.0, exponent - 1), math.ldexp(1.0, exponent)
-        warnings.warn(
-            f"{what} is {value:g}, which is not a power of two such as {below:g} or {above:g}: unscaling rounds.",
-            stacklevel=3,
-        )
+        near = (math.ldexp(1.0, exponent - 1), math.ldexp(1.0, exponent))
+        allowed = " or ".join(f"{power:g}" for power in near if least <= power <= most)
+        warn(f"{what} is {value:g}, which is not a power of two such as {allowed}: unscaling rounds.")
+
+
+def warn(sentence: str) -> None:
+    """A UserWarning at the line outside this package that led to it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(sentence, stacklevel=level)
