@@ -103,7 +103,7 @@ def test_a_skipped_step_names_the_layer_whose_gradient_went_bad_first(begin: Beg
     record = trained(begin, "fp16", model, tmp_path / "r.jsonl")
     assert [step["skipped"] for step in record.steps] == [True] * 3
     assert record.nonfinite["what"] == "gradients"
-    assert record.nonfinite["words"] == "in 1 (backward)"
+    assert record.nonfinite["words"] == "in module 1 (backward)"
 
 
 def test_a_healthy_run_says_nothing(begin: Begin, tmp_path: Path) -> None:

@@ -68,8 +68,3 @@ def placed(event: Mapping[str, Any]) -> dict[str, Any]:
         "source": event.get("source", ""),
         "code": event.get("code", ""),
     }
-
-
-def shown(module: str) -> str:
-    """A module path in a sentence."""
-    return module or "code outside of modules"

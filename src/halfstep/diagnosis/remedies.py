@@ -7,6 +7,7 @@ from dataclasses import replace
 from halfstep.diagnosis.evidence import Case
 from halfstep.diagnosis.finding import Remedy
 from halfstep.loss_scale import StaticScale
+from halfstep.module_names import shown
 from halfstep.recipes import Recipe, parse
 
 
@@ -17,7 +18,7 @@ def keep(case: Case, module: str, kinds: dict[str, str]) -> list[Remedy]:
     if outermost or recipe.compute not in ("bf16", "fp16") or module in recipe.keep:
         return []
     kept = replace(recipe, keep=(*recipe.keep, module))
-    return [Remedy(f"keep {module} in fp32", str(kept))]
+    return [Remedy(f"keep {shown(module)} in fp32", str(kept))]
 
 
 def wider(case: Case) -> list[Remedy]:

@@ -11,6 +11,7 @@ from halfstep.comparison.running import Display
 from halfstep.diagnosis import SCHEMA, diagnose
 from halfstep.diagnosis.finding import Row
 from halfstep.errors import UsageError
+from halfstep.module_names import shown
 from halfstep.recipes import parse
 from halfstep.trials import Job, Outcome, Trial, run_trial
 
@@ -133,8 +134,8 @@ def _notes(tried: Outcome, reference: Outcome | None, plain: bool) -> list[str]:
 
 
 def _spelled(steps: list[int]) -> str:
-    shown = ", ".join(str(step + 1) for step in steps[:8])
-    return f"{shown}, …" if len(steps) > 8 else shown
+    told = ", ".join(str(step + 1) for step in steps[:8])
+    return f"{told}, …" if len(steps) > 8 else told
 
 
 def _try_remedies(
@@ -169,5 +170,5 @@ def judge(finding: Row, outcome: Outcome, left: list[Row]) -> tuple[bool, str]:
         return False, f"the same finding is left: {same[0]['evidence']}"
     others = [f for f in left if f["severity"] >= finding["severity"] and f["fault"] == "precision"]
     if others:
-        return False, f"{others[0]['kind']} in {others[0]['where'] or 'code outside of modules'} instead"
+        return False, f"{others[0]['kind']} in {shown(others[0]['where'])} instead"
     return True, f"the finding is gone; loss {losses[-1]:.4g} after {len(losses)} steps"

@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from halfstep.module_names import shown
 from halfstep.report import units
 from halfstep.report.diagnosis_spark import LEGEND, ruler, spark
 from halfstep.report.layout import Sheet
@@ -104,7 +105,7 @@ def _finding(number: int, raw: Raw, sheet: Sheet) -> Iterator[Text]:
         yield from sheet.flow(sheet.words(said, style), _INDENT, _INDENT)
     also = texts(raw, "also")
     if also:
-        more = f"also in {', '.join(also[:4])}{', …' if len(also) > 4 else ''}"
+        more = f"also in {', '.join(map(shown, also[:4]))}{', …' if len(also) > 4 else ''}"
         yield from sheet.flow(sheet.words(more, "dim"), _INDENT, _INDENT)
     for way in tables(raw, "remedies"):
         yield from sheet.flow(_way(way, sheet), _INDENT + 2, _INDENT)
@@ -120,7 +121,7 @@ def where(raw: Raw) -> str:
     step = integer(raw, "step")
     module = text(raw, "where")
     parts = [
-        f"in {module}" if module else "outside of modules",
+        f"in {shown(module)}" if module else "outside of modules",
         text(raw, "operation"),
         text(raw, "direction"),
     ]

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from halfstep.errors import UsageError
 from halfstep.formats import FORMATS, Format, get_scalar
+from halfstep.module_names import shown
 from halfstep.report import traces, units
 from halfstep.report.diagnosis import headline, next_command, place, title, where
 from halfstep.report.document import EMPTY_STYLE, asset, policy, templates
@@ -101,7 +102,7 @@ def _finding(raw: Raw) -> dict[str, Any]:
         "place": place(raw),
         "evidence": text(raw, "evidence"),
         "fault": text(raw, "fault"),
-        "also": ", ".join(texts(raw, "also")),
+        "also": ", ".join(map(shown, texts(raw, "also"))),
         "ways": ways,
     }
 

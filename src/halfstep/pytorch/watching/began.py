@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from halfstep.module_names import shown
 from halfstep.pytorch.keep import WRAPPERS
 from halfstep.pytorch.loss_scaling.gradients import all_finite
 
@@ -111,11 +112,11 @@ def forward(output: Tensor) -> Beginning | None:
     bad = first_bad(nodes)
     if bad is None:
         module = used[-1][1].rpartition(".")[0] if used else ""
-        return Beginning("", "", "forward", f"after {module or 'the last layer'}, in the loss")
+        return Beginning("", "", "forward", f"after {shown(module, 'the last layer')}, in the loss")
     module = module_at(bad._sequence_nr(), used)
     operation = operation_of(bad)
     last = bool(used) and int(bad._sequence_nr()) > used[-1][0]
-    where = f"after {module or 'the last layer'}" if last else f"in {module or 'code outside of modules'}"
+    where = f"after {shown(module, 'the last layer')}" if last else f"in {shown(module)}"
     return Beginning(module, operation, "forward", f"{where} (forward, {operation})")
 
 
@@ -133,9 +134,12 @@ def backward(optimizer: Optimizer) -> Beginning | None:
     module = names[id(held[last])].rpartition(".")[0]
     if last == len(held) - 1:
         return Beginning(
-            module, "", "backward", f"at or after {module or 'the only layer'}, the last layer (backward)"
+            module,
+            "",
+            "backward",
+            f"at or after {shown(module, 'the only layer')}, the last layer (backward)",
         )
-    return Beginning(module, "", "backward", f"in {module} (backward)")
+    return Beginning(module, "", "backward", f"in {shown(module)} (backward)")
 
 
 def parameter_names() -> dict[int, str]:
