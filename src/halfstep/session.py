@@ -317,7 +317,7 @@ class Session:
     def _no_step(self) -> str:
         """Why no step was seen, in words that follow "the program"."""
         if self.takeover is not None:
-            return self.takeover.no_step
+            return self.takeover.no_step + _elsewhere()
         for module, name in (("tensorflow", "TensorFlow"), ("jax", "JAX")):
             if module in sys.modules:
                 return (
@@ -334,11 +334,23 @@ class Session:
         if takeover is None:
             say(f"the program {self._no_step()}: precision {asked} was not put into force")
         elif steps == 0:
-            say(f"the program {takeover.no_step}; it ran as {takeover.ran_as}")
+            say(f"the program {self._no_step()}; it ran as {takeover.ran_as}")
         else:
             skipped = takeover.skipped
             skips = f", {skipped} of them skipped (gradients were not finite)" if skipped else ""
             say(f"ran as {takeover.ran_as}: {steps} steps{skips}")
+
+
+def _elsewhere() -> str:
+    """What to know of steps that other processes may have made; the end of a sentence."""
+    if (
+        "multiprocessing.popen_spawn_posix" in sys.modules
+        or "multiprocessing.popen_forkserver" in sys.modules
+    ):
+        return " in its first process; those that it spawned are not in the recipe: start them with torchrun"
+    if "multiprocessing.popen_fork" in sys.modules:
+        return " in its first process; those that it forked are in the recipe, but not in the record"
+    return ""
 
 
 def enable(precision: str = AUTO, **options: Any) -> None:

@@ -288,6 +288,8 @@ def judge(
         return _without_an_end(exit_code, steps)
     if status == "ok" and exit_code not in (0, None):
         return "failed", f"exit code {exit_code}"
+    if record.end.get("exception") == "EOFError":
+        reason += "; a comparison gives a program nothing to read on stdin"
     return status, f"{reason}{began(record)}" if status == "diverged" else reason
 
 

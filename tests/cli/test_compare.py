@@ -98,6 +98,12 @@ def test_children_are_told_which_trial_they_are(compared) -> None:
         ("no_training", "failed", 0, "ended without an optimizer step"),
         ("raise", "failed", 7, "RuntimeError: boom at step 7"),
         (
+            "ask",
+            "failed",
+            7,
+            "EOFError: EOF when reading a line; a comparison gives a program nothing to read on stdin",
+        ),
+        (
             "nan",
             "diverged",
             12,

@@ -165,6 +165,29 @@ def test_a_precision_that_could_not_be_put_into_force_is_said(tmp_path: Path) ->
     assert done.stderr.startswith("halfstep: the program ended without an optimizer step; it ran as bf16")
 
 
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("spawn", "those that it spawned are not in the recipe: start them with torchrun"),
+        ("fork", "those that it forked are in the recipe, but not in the record"),
+    ],
+)
+def test_training_in_processes_of_the_programs_own_is_said(method: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "s.py").write_text(
+        "import torch, torch.multiprocessing as mp\n"
+        "def train():\n"
+        "    w = torch.nn.Parameter(torch.ones(2, 2))\n"
+        "    torch.optim.SGD([w], lr=0.1).step((w @ w).sum().backward)\n"
+        "if __name__ == '__main__':\n"
+        f"    p = mp.get_context({method!r}).Process(target=train)\n"
+        "    p.start(); p.join(); print(p.exitcode)\n"
+    )
+    done = halfstep("run", "--precision", "bf16", "s.py", cwd=tmp_path)
+    assert done.stdout == "0\n"
+    start = "halfstep: the program ended without an optimizer step in its first process; "
+    assert done.stderr.startswith(f"{start}{said}; it ran as bf16")
+
+
 ENABLED = "import halfstep; halfstep.enable({arguments})\n"
 
 

@@ -24,6 +24,8 @@ for step in range(12):
             os.kill(os.getpid(), signal.SIGKILL)
         if fault == "hang":
             time.sleep(600)
+        if fault == "ask":
+            input("go on? ")
         if fault == "os_exit":
             os._exit(4)
         if fault == "nan":

@@ -80,11 +80,9 @@ def test_torch_func_runs_in_a_step_that_is_looked_at() -> None:
     assert sum(fields["matmul_flops"].values()) >= 2 * 2 * 32 * 16 * 8
 
 
-@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
-@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
-def test_a_cast_of_a_sparse_matrix_is_passed_over(layout: torch.layout) -> None:
+def test_a_cast_of_a_sparse_matrix_is_passed_over() -> None:
     """Autocast casts it for a product, and it has no one storage; the two dense factors, 8x4 and 4x2, are counted."""
-    graph = torch.eye(8).to_sparse(layout=layout)
+    graph = torch.eye(8).to_sparse()
     x, weight = torch.randn(8, 4), torch.nn.Parameter(torch.randn(4, 2))
     sample = Sample()
     sample.begin([weight])
