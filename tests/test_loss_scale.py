@@ -68,10 +68,10 @@ ONE, TWO = (
     ("skips", "skip", "after", "count"),
     [
         (Skips(), None, Skips(), 0),
-        (Skips(), ONE, Skips(since=(ONE,), in_a_row=1), 1),
-        (Skips(since=(ONE,), in_a_row=1), TWO, Skips(since=(ONE, TWO), in_a_row=2), 2),
-        (Skips(since=(ONE, TWO), in_a_row=2), None, Skips(since=(ONE, TWO)), 2),
-        (Skips(before=5), ONE, Skips(before=5, since=(ONE,), in_a_row=1), 6),
+        (Skips(), ONE, Skips(since=(ONE,)), 1),
+        (Skips(since=(ONE,)), TWO, Skips(since=(ONE, TWO)), 2),
+        (Skips(since=(ONE, TWO)), None, Skips(since=(ONE, TWO)), 2),
+        (Skips(before=5), ONE, Skips(before=5, since=(ONE,)), 6),
     ],
 )
 def test_skips_tell_how_many_when_and_why(skips: Skips, skip: Skip | None, after: Skips, count: int) -> None:

@@ -158,12 +158,10 @@ class Skips:
     Attributes:
         before: how many steps were skipped before the checkpoint that the program has gone on from.
         since: those skipped since, oldest first.
-        in_a_row: how many have been skipped since the last step that was made.
     """
 
     before: int = 0
     since: tuple[Skip, ...] = ()
-    in_a_row: int = 0
 
     @property
     def count(self) -> int:
@@ -172,6 +170,4 @@ class Skips:
 
     def next(self, skip: Skip | None) -> Skips:
         """After a step that was skipped, or made (None)."""
-        if skip is None:
-            return replace(self, in_a_row=0)
-        return replace(self, since=(*self.since, skip), in_a_row=self.in_a_row + 1)
+        return self if skip is None else replace(self, since=(*self.since, skip))
