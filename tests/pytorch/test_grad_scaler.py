@@ -544,6 +544,7 @@ def test_a_grad_scale_of_the_scripts_is_for_one_step() -> None:
             {"growth_interval": 0},
             "growth_interval is 0 and floor_patience 50; each must be 1 or more updates.",
         ),
+        ({"init_scale": math.nan}, "init_scale is nan; it must be finite and at least min_scale, 1."),
         (
             {"init_scale": 0.5},
             "init_scale is 0.5; it must be finite and at least min_scale, 1: "

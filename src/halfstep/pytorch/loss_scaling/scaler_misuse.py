@@ -55,7 +55,9 @@ def check_factors(growth: float, backoff: float, interval: int, patience: int) -
 
 
 def check_scale(scale: float, floor: float, what: str) -> None:
-    if not (math.isfinite(scale) and scale >= floor):
+    if not math.isfinite(scale):
+        raise UsageError(f"{what} is {scale:g}; it must be finite and at least min_scale, {floor:g}.")
+    if scale < floor:
         raise UsageError(
             f"{what} is {scale:g}; it must be finite and at least min_scale, {floor:g}: "
             "give a smaller min_scale, a power of two, if that is meant."
