@@ -1,4 +1,4 @@
-"""Random training programs under halfstep's scaler and under PyTorch's: equal bit for bit, and what is not, on purpose."""
+"""Random training programs: equal bit for bit under halfstep's scaler and PyTorch's, and under a scale and none."""
 
 from __future__ import annotations
 
@@ -247,3 +247,52 @@ def test_random_programs_end_as_with_torchs(first: int) -> None:
             expected = list(run(seed, Plain))
         for i, (theirs, ours) in enumerate(zip(expected, run(seed, GradScaler), strict=True)):
             assert same(theirs, ours), (seed, i)
+
+
+class Bare:
+    """No scaler: a script that knows nothing of loss scales."""
+
+    def __init__(self, *arguments: Any) -> None:
+        pass
+
+    def scale(self, outputs: Any) -> Any:
+        return outputs
+
+    def unscale_(self, optimizer: Optimizer) -> None:
+        pass
+
+    def step(self, optimizer: Optimizer) -> Any:
+        return optimizer.step()
+
+    def update(self, new_scale: Any = None) -> None:
+        pass
+
+    def is_enabled(self) -> bool:
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+
+class Guarded(Bare):
+    """The same script, had it looked at its gradients before every step."""
+
+    def step(self, optimizer: Optimizer) -> Any:
+        gradients = [
+            p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
+        dense = [g.to_dense() if g.is_sparse else g for g in gradients]
+        return optimizer.step() if all(bool(g.isfinite().all()) for g in dense) else None
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step:UserWarning")
+@pytest.mark.parametrize(
+    "recipe",
+    ["fp32:loss_scale=4", "fp32:loss_scale=dynamic:init_scale=1024:growth_interval=1"],
+)
+def test_random_scripts_see_nothing_of_a_scale_but_skipped_steps(begin: Any, recipe: str) -> None:
+    expected = [list(run(seed, Guarded)) for seed in range(60)]
+    begin(recipe)
+    for seed, theirs in enumerate(expected):
+        for i, (was, is_) in enumerate(zip(theirs, run(seed, Bare), strict=True)):
+            assert same(was, is_), (seed, i)
