@@ -137,6 +137,7 @@ def test_a_trial_out_of_time_is_run_again_only_with_more_of_it(request_: Request
 
 def test_rebuilding_gives_the_same_object(request_: Request, ran: list[Trial]) -> None:
     found = run_comparison(request_, Quiet())
+    assert found["missing"] == []
     assert rebuilt(request_.folder) == json.loads(json.dumps(found))
     (request_.folder / "comparison.json").unlink()
     assert halfstep.load(request_.folder).verdicts == found["verdicts"]
@@ -176,6 +177,7 @@ def test_an_unfinished_comparison_is_drawn_with_what_there_is(request_: Request)
         ("fp32", "ok", 12), ("bf16", "interrupted", 7)
     ]  # fmt: skip
     assert found["trials"][1]["reason"] == "no end is recorded: killed, or still running; 7 steps were made"
+    assert found["missing"] == ["bf16-seed0-repeat0", "fp32-seed1-repeat0", "bf16-seed1-repeat0"]
 
 
 def test_nothing_to_draw_is_said(request_: Request, tmp_path: Path) -> None:

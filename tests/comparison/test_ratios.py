@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import gmean, ttest_ind
 
-from halfstep.comparison.intervals import ratio_of_means
-from halfstep.comparison.ratios import energy, energy_ratio
+from halfstep.comparison.intervals import Interval, ratio_of_means
+from halfstep.comparison.ratios import energy, energy_ratio, faster_words
 
 
 def rows(*joules: float | None) -> list[dict[str, float | None]]:
@@ -72,3 +72,16 @@ def test_what_noise_may_be_is_not_significant() -> None:
 def test_what_was_not_measured_has_no_ratio() -> None:
     assert energy_ratio(rows(None), rows(4.0)) is None
     assert energy_ratio(rows(4.0), rows(None)) is None
+
+
+@pytest.mark.parametrize(
+    ("ratio", "said"),
+    [
+        (1.9, "1.90× faster"),
+        (1 / 1.2, "1.20× slower"),
+        (1 / 1.0034, "1.003× slower"),
+        (1.00012, "1.0001× faster"),
+    ],
+)
+def test_a_difference_that_is_there_is_not_written_as_none(ratio: float, said: str) -> None:
+    assert faster_words(Interval(ratio, ratio * 0.99999, ratio * 1.00001)) == said

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from halfstep.report import page, units
+from halfstep.report import notebook, page, units
 from halfstep.report.terminal import table
 
 from .sample import DROPPED, comparison, damaged, hostile, metered, paths, untested
@@ -256,3 +256,14 @@ def test_where_a_trial_failed_its_output_is_named() -> None:
     comparison = {"trials": [{"status": "ok", "log": "a.log"}, {"status": "failed", "log": "trials/b.log"}]}
     assert table(comparison, page=Path("/out/report.html")).output == Path("/out/trials/b.log")
     assert table({"trials": [{"status": "ok", "log": "a.log"}]}, page=Path("/o/r")).output is None
+
+
+def test_what_an_unfinished_comparison_lacks_is_said_with_the_command_that_runs_it() -> None:
+    labels = [f"bf16-seed{n}-repeat0" for n in range(4)]
+    unfinished = comparison() | {"missing": labels}
+    said = "Unfinished: 4 trials still to be run (bf16-seed0-repeat0, bf16-seed1-repeat0, bf16-seed2-repeat0, …)."
+    assert said in shown(unfinished, 200)
+    assert "next halfstep compare --resume ." in shown(unfinished, 200)
+    assert said in " ".join(re.sub("<[^>]*>", " ", page.render(unfinished)).split())
+    assert said in notebook.render(unfinished)
+    assert "Unfinished" not in shown(comparison(), 200)

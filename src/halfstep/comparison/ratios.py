@@ -40,7 +40,12 @@ def faster_words(ratio: Interval) -> str:
         return "no interval"
     if not ratio.excludes_one:
         return "not significant"
-    return f"{ratio.value:.2f}× faster" if ratio.value > 1 else f"{1 / ratio.value:.2f}× slower"
+    return f"{times(ratio.value)} faster" if ratio.value > 1 else f"{times(1 / ratio.value)} slower"
+
+
+def times(ratio: float) -> str:
+    """``1.43×``; of what is not one as many decimals, to four, as show it: ``1.003×``."""
+    return f"{next((said for n in (2, 3) if float(said := f'{ratio:.{n}f}') != 1), f'{ratio:.4f}')}×"
 
 
 def _ratio_row(ratio: Interval, words: str) -> dict[str, Any]:
@@ -88,5 +93,5 @@ def _ratio_of_trials(ours: Sequence[float], theirs: Sequence[float], what: str) 
     if not ours or not theirs:
         return None
     ratio = ratio_of_means(ours, theirs)
-    words = f"{ratio.value:.2f}× {what}" if ratio.excludes_one or ratio.low is None else "not significant"
+    words = f"{times(ratio.value)} {what}" if ratio.excludes_one or ratio.low is None else "not significant"
     return _ratio_row(ratio, words)

@@ -51,7 +51,8 @@ def _range(ratio: dict[str, Any], figure: str) -> str:
     # "1.20× slower" is the other way round, and so are the ends of its interval.
     if lead.endswith("slower"):
         low, high = 1 / high, 1 / low
-    return f"{lead} (95 % interval {low:.2f} to {high:.2f}×{alone})"
+    places = next((n for n in (2, 3) if f"{low:.{n}f}" != f"{high:.{n}f}"), 4)
+    return f"{lead} (95 % interval {low:.{places}f} to {high:.{places}f}×{alone})"
 
 
 def fitted(row: Row, evidence: Evidence) -> list[dict[str, str]]:

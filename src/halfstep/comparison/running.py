@@ -221,12 +221,20 @@ def assemble(
             "as_on": request.as_on,
         },
         "trials": rows,
+        "missing": [trial.label for trial in missing(request, outcomes, environment)],
         "verdicts": found,
         "speed_drift": drift,
         "recommendation": recommend(found, script, request.prefer, fit),
         "method": [{"figure": figure, "how": how} for figure, how in METHOD],
         **({} if fit is None else {"fit_batch": fit}),
     }
+
+
+def missing(request: Request, outcomes: Sequence[Outcome], environment: dict[str, Any]) -> list[Trial]:
+    """The trials that were asked for and have not ended, in the order in which they are to be run."""
+    known = {o.trial for o in archive.done(outcomes)}
+    asked = plan(_recipes(request, environment, outcomes), request.repeats, request.seeds)
+    return [trial for trial in asked if trial not in known]
 
 
 def _write(folder: Path, comparison: dict[str, Any]) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from halfstep.report import units
+
 STATUS_WORDS = {
     "ok": "ok",
     "diverged": "diverged",
@@ -207,6 +209,7 @@ class Comparison:
     options: Mapping[str, Any]
     rows: tuple[Row, ...]
     trials: tuple[Trial, ...]
+    missing: tuple[str, ...]
     advised: str
     decided: bool
     advice: str
@@ -216,6 +219,14 @@ class Comparison:
     idle: float | Absent
     fit: Fit | None
     method: tuple[tuple[str, str], ...]
+
+    @property
+    def unfinished(self) -> str:
+        """What a comparison that was not run to its end lacks, in a sentence; empty where it lacks nothing."""
+        if not self.missing:
+            return ""
+        lacking, more = ", ".join(self.missing[:3]), ", …" * (len(self.missing) > 3)
+        return f"Unfinished: {units.count(len(self.missing), 'trial')} still to be run ({lacking}{more})."
 
     @property
     def command_line(self) -> str:

@@ -39,6 +39,7 @@ def read(comparison: Mapping[str, Any]) -> Comparison:
         options=table(comparison, "options"),
         rows=tuple(_row(i, raw, trials) for i, raw in enumerate(tables(comparison, "verdicts"))),
         trials=trials,
+        missing=texts(comparison, "missing"),
         advised=text(recommendation, "precision"),
         decided=recommendation.get("decided") is not False,
         advice=text(recommendation, "text") or "No precision is recommended: the comparison gives no advice.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +41,15 @@ class Summary:
         yield from grid(self.comparison, sheet)
         yield from _fit(self.comparison, sheet)
         yield from _warnings(self.comparison, sheet)
+        yield from _unfinished(self.comparison, sheet)
         yield from _advice(self.comparison, sheet)
         yield from _reasons(self.comparison, sheet)
         yield from self._farewell(sheet)
 
     def _farewell(self, sheet: Sheet) -> Iterator[Text]:
         command = self.comparison.run_command if self.next_command is None else self.next_command
+        if self.comparison.unfinished and self.page is not None and self.next_command is None:
+            command = shlex.join(["halfstep", "compare", "--resume", str(self.page.parent)])
         page = "" if self.page is None else str(self.page)
         output = "" if self.output is None else str(self.output)
         told = [
@@ -132,6 +136,12 @@ def _warnings(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
     for warning, precisions in told.items():
         lead = [Text("warning:", "yellow"), *sheet.words(f"{', '.join(dict.fromkeys(precisions))}:", "bold")]
         yield from sheet.flow([*lead, *sheet.words(warning)], _INDENT)
+
+
+def _unfinished(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
+    if comparison.unfinished:
+        yield Text()
+        yield from sheet.flow(sheet.words(comparison.unfinished, "bold yellow"), _INDENT)
 
 
 def _advice(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
