@@ -51,6 +51,49 @@ def test_training_goes_on_under_the_ambient_autocast(begin) -> None:
     assert losses == pytest.approx(plain, rel=0.05)
 
 
+class OfOld(torch.optim.Optimizer):
+    """An optimizer that updates through ``.data``, and needs no grad mode for it."""
+
+    def step(self, closure=None):
+        for p in self.param_groups[0]["params"]:
+            p.data.add_(p.grad.data, alpha=-0.1)
+
+
+@pytest.mark.parametrize("look_between", [False, True])
+def test_weights_updated_through_data_are_seen(begin, look_between: bool) -> None:
+    """By hand after the backward pass, or by an optimizer, also where a forward pass came between the two."""
+    begin("bf16")
+    model, x = nn.Linear(8, 1, bias=False), torch.randn(32, 8)
+    optimizer = OfOld(model.parameters(), {})
+    for _ in range(3):
+        model.zero_grad()
+        model(x).float().square().mean().backward()
+        if look_between:
+            model(x)
+            optimizer.step()
+        else:
+            model.weight.data.add_(model.weight.grad, alpha=-0.1)
+        assert torch.equal(model(x), x.bfloat16() @ model.weight.bfloat16().T)
+
+
+@pytest.mark.parametrize("cls", [torch.optim.SGD, torch.optim.LBFGS])
+def test_a_closure_runs_in_the_recipe(begin, cls: type) -> None:
+    begin("bf16")
+    model, x, seen = nn.Linear(8, 1), torch.randn(32, 8), set()
+    optimizer = cls(model.parameters(), lr=0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        out = model(x)
+        seen.add(out.dtype)
+        loss = out.float().square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert seen == {BF16}
+
+
 @pytest.mark.parametrize(
     "region", [torch.no_grad, torch.inference_mode, lambda: torch.set_grad_enabled(False)]
 )
