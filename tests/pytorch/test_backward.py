@@ -10,12 +10,15 @@ import copy
 import pickle
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from halfstep.pytorch.loss_scaling import gradients as kernels
+
+from .conftest import Begin
 
 SCALED = "fp32:loss_scale=1024"
 #: doubles after every step
@@ -486,3 +489,40 @@ def test_two_parameters_may_share_one_gradient(begin) -> None:
     plain = gradients()
     begin("fp32:loss_scale=1024")
     assert torch.equal(gradients(), plain)
+
+
+Through = Callable[[Tensor, Tensor, Tensor], Any]
+
+
+@pytest.mark.parametrize(
+    "through",
+    [
+        lambda loss, w, y: torch.autograd.grad(loss, [w], retain_graph=True),
+        lambda loss, w, y: torch.autograd.grad(loss, [w], create_graph=True),
+        lambda loss, w, y: torch.autograd.grad(loss, [w, y], retain_graph=True),
+        lambda loss, w, y: loss.backward(inputs=[w], retain_graph=True),
+        lambda loss, w, y: loss.backward(inputs=[y], retain_graph=True),
+        lambda loss, w, y: loss.backward(retain_graph=True),
+    ],
+    ids=["grad", "create_graph", "grad of it", "inputs", "input", "backward"],
+)
+def test_a_gradient_that_is_to_be_kept_inside_the_graph_is_true_whatever_pass_comes_by(
+    begin: Begin, through: Through
+) -> None:
+    def kept() -> list[Tensor]:
+        w = torch.linspace(0.1, 1, 3).requires_grad_()
+        y, other = (w * 2).tanh(), w * 3
+        for hidden in (y, other):
+            hidden.retain_grad()
+        loss = y.square().mean()
+        other.sum().backward(retain_graph=True)
+        untouched = other.grad
+        through(loss, w, y)
+        first = y.grad.detach().clone()
+        through(loss, w, y)
+        assert other.grad is untouched
+        return [first, y.grad, other.grad]
+
+    plain = kept()
+    begin("fp32:loss_scale=1024")
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(kept(), plain, strict=True))

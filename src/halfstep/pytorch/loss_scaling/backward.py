@@ -97,8 +97,7 @@ def _backward(
                 )
                 leaves, inside = _targets(outputs, inputs)
                 leaves += parallel.unused(leaves)
-                if inputs is None:
-                    inside += takeover.scaling.retained()
+                inside += takeover.scaling.retained()
                 _scaled(takeover.scaling, run, _seeds(outputs, seeds), leaves, inside, create_graph)
         takeover.after_backward()
 
@@ -122,14 +121,20 @@ def _scaled(
 
 
 def _unscale(scaling: Scaling, inverse: float, create: bool) -> None:
+    scaling.pass_by()
     if create:
-        for tensor in scaling.reached.values():  # not in place: these gradients are part of a graph
-            if tensor.grad is not None:
-                tensor.grad = _times(tensor.grad, inverse)
+        _unscale_in_graph(scaling, inverse)
         return
     gradients = gradients_at(scaling.reached.values())
     scaling.tested.record(gradients, multiply_and_test_(gradients, inverse))
     scaling.put_back()
+
+
+def _unscale_in_graph(scaling: Scaling, inverse: float) -> None:
+    """Not in place: these gradients are part of a graph, or of somebody's results."""
+    for tensor in scaling.reached.values():
+        if tensor.grad is not None:
+            tensor.grad = _times(tensor.grad, inverse)
 
 
 def _targets(outputs: tuple[Any, ...], inputs: Any) -> tuple[list[Tensor], list[Tensor]]:
@@ -167,8 +172,13 @@ def _grad(takeover: Takeover, original: Callable[..., Any]) -> Callable[..., Any
                 tensors = _as_tuple(outputs)
                 seeds = _seeds(tensors, grad_outputs)
                 with takeover.scaling.running() as scale:
+                    takeover.scaling.reach_inside(takeover.scaling.retained())
                     scaled_seeds = [_times(seed, scale) for seed in seeds]
-                    scaled = original(tensors, inputs, scaled_seeds, *arguments, **kwargs)
+                    try:
+                        scaled = original(tensors, inputs, scaled_seeds, *arguments, **kwargs)
+                    finally:
+                        takeover.scaling.pass_by()
+                        _unscale_in_graph(takeover.scaling, 1.0 / scale)
                 # Not in place: two inputs may be given one and the same gradient.
                 results = type(scaled)(_times(result, 1.0 / scale) for result in scaled)
         if by_hand is not None:

@@ -59,6 +59,7 @@ class Scaling:
         self._at_pass = loss_scale
         self._bad = False
         self._aside: list[tuple[Tensor, Tensor]] = []
+        self._inside: list[tuple[Tensor, Tensor, Tensor]] = []
         self._retained: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
 
     @property
@@ -132,10 +133,18 @@ class Scaling:
         new = {id(t): t for t in tensors if id(t) not in self.reached}
         self.reached |= new
         for tensor in new.values():
-            if (
-                tensor.retains_grad and tensor.grad is not None
-            ):  # without the first, asking for it draws a warning
-                tensor.grad = tensor.grad * self._under
+            # Without the first, asking for it draws a warning.
+            if tensor.retains_grad and (grad := tensor.grad) is not None:
+                tensor.grad = scaled = grad * self._under
+                self._inside.append((tensor, grad, scaled))
+
+    def pass_by(self) -> None:
+        """The pass is over: tensors inside the graph that it did not come by have again what they had."""
+        while self._inside:
+            tensor, grad, scaled = self._inside.pop()
+            if tensor.grad is scaled:
+                tensor.grad = grad
+                self.reached.pop(id(tensor), None)
 
     def begin_pass(self) -> None:
         """A backward pass is about to start, scaled or (at a scale of 1) not: the steps after it may move the scale.
