@@ -288,9 +288,18 @@ def judge(
         return _without_an_end(exit_code, steps)
     if status == "ok" and exit_code not in (0, None):
         return "failed", f"exit code {exit_code}"
-    if record.end.get("exception") == "EOFError":
-        reason += "; a comparison gives a program nothing to read on stdin"
+    if status == "failed":
+        reason += _hint(record)
     return status, f"{reason}{began(record)}" if status == "diverged" else reason
+
+
+def _hint(record: Record) -> str:
+    """What the words of an exception leave unsaid, as the end of a sentence."""
+    if record.end.get("exception") == "EOFError":
+        return "; a comparison gives a program nothing to read on stdin"
+    if "unsupported ScalarType BFloat16" in record.end.get("reason", ""):
+        return "; NumPy has no bf16, so the program has to write .float().numpy()"
+    return ""
 
 
 def _of_rank(record: Record, exit_code: int | None) -> tuple[Status, str]:
