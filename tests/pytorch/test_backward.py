@@ -526,3 +526,26 @@ def test_a_gradient_that_is_to_be_kept_inside_the_graph_is_true_whatever_pass_co
     plain = kept()
     begin("fp32:loss_scale=1024")
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(kept(), plain, strict=True))
+
+
+FP16 = torch.float16
+
+
+def test_a_pass_that_starts_in_fp16_starts_from_a_number(begin: Begin) -> None:
+    """2^16 is infinite in fp16: such a pass is scaled by 2^15, which a scale that began there would be."""
+
+    def gradients(recipe: str) -> list[Tensor]:
+        takeover = begin(recipe)
+        w = torch.linspace(0.1, 1, 6).reshape(2, 3).requires_grad_()
+        out = torch.full((2, 2), 0.25) @ w
+        assert out.dtype is FP16
+        penalty = torch.autograd.grad(out, w, torch.ones_like(out), retain_graph=True)
+        (mean := out.mean()).backward(retain_graph=True)
+        edge = torch.autograd.graph.get_gradient_edge(mean)
+        found = [*penalty, w.grad, *torch.autograd.grad(edge, w)]
+        takeover.remove()
+        return found
+
+    low = gradients("fp16:init_scale=32768")
+    assert all(gradient.isfinite().all() and gradient.any() for gradient in low)
+    assert all(torch.equal(a, b) for a, b in zip(gradients("fp16:init_scale=65536"), low, strict=True))

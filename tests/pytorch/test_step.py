@@ -122,6 +122,59 @@ def test_lbfgs_that_overflows_in_a_later_evaluation_is_put_back(begin) -> None:
     assert same(state_of(net, optimizer), before)
 
 
+@pytest.mark.parametrize("at", [0, 3], ids=["first", "later"])
+def test_lbfgs_has_its_closure_again_where_only_the_scale_was_too_high(begin: Begin, at: int) -> None:
+    """One step may be all of a training: it goes the way of a run that had the lower scale from the start."""
+
+    def trained(scale: float) -> tuple[list[Tensor], float, int, int]:
+        takeover = begin(f"fp32:loss_scale=dynamic:init_scale={scale}")
+        net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 4))
+        net.load_state_dict(start)
+        optimizer = torch.optim.LBFGS(net.parameters(), lr=0.1, max_iter=6)
+        calls = 0
+
+        def closure() -> Tensor:
+            nonlocal calls
+            calls += 1
+            optimizer.zero_grad()
+            hidden = net(torch.linspace(-1, 1, 24).reshape(6, 4))
+            if calls > at:  # as fp16 would do: above 2^12 these gradients overflow
+                hidden.register_hook(
+                    lambda gradient: gradient * (INF if takeover.scaling.value > 4096 else 1)
+                )
+            loss = hidden.square().mean()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        found = [value.clone() for value in net.state_dict().values()]
+        takeover.remove()
+        return found, takeover.scaling.value, takeover.skipped, calls
+
+    start = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 4)).state_dict()
+    start = {name: value.clone() for name, value in start.items()}
+    plain, _, _, evaluations = trained(4096)
+    weights, scale, skipped, calls = trained(65536)
+    assert (scale, skipped, calls) == (4096, 0, evaluations + 4)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(weights, plain, strict=True))
+
+
+def test_lbfgs_is_skipped_where_no_scale_is_low_enough(begin: Begin) -> None:
+    takeover = begin("fp32:loss_scale=dynamic:init_scale=16")
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.LBFGS([weight])
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (weight - weight.detach()).sqrt().sum()  # 0, of infinite slope
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert torch.equal(weight.detach(), torch.ones(3))
+    assert (takeover.skipped, takeover.scaling.value) == (1, 1.0)
+
+
 def test_running_statistics_survive_an_overflow_in_the_forward_pass(begin) -> None:
     begin(SCALED)
     net = net_for(torch.optim.SGD)

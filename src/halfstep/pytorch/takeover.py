@@ -48,6 +48,7 @@ class Takeover(Face):
     Attributes:
         recorder: counts the steps and records them.
         scaling: the loss scale in force.
+        statistics: what a skipped step leaves as it was, beside weights and optimizer state.
         patches: what is replaced in PyTorch, and by adapters in the frameworks on top of it.
     """
 
@@ -76,7 +77,7 @@ class Takeover(Face):
         self.scaling = Scaling(self.recipe.loss_scale)
         quiet = not recording or options.watch
         self.began = NullBegan() if quiet else Began(self.recorder.write, lambda: self.recorder.steps)
-        self._statistics = Statistics()
+        self.statistics = Statistics()
         self._steps = Steps(self)
         self.watch = self._watch() if options.watch else NullWatch()
         self._habits = Habits(self.recorder.write)
@@ -111,7 +112,7 @@ class Takeover(Face):
         return (
             self.scaling.calm
             and not self.scaling.active
-            and not self._statistics.kept
+            and not self.statistics.kept
             and not self.options.watch
         )
 
@@ -185,7 +186,7 @@ class Takeover(Face):
         else:
             self._keep.install()
         if recipe.guards:
-            self._statistics.install(patches)
+            self.statistics.install(patches)
         self.ambient.enter()
         preparing.outside(self.ambient, patches)
         self.watch.install(patches)
@@ -263,7 +264,7 @@ class Takeover(Face):
     def begin_pass(self) -> None:
         """Gradients are about to be computed, by ``backward`` or ``autograd.grad``."""
         self.scaling.begin_pass()
-        self._statistics.begin_pass()
+        self.statistics.begin_pass()
 
     def after_backward(self) -> None:
         """It is over: cast weights were part of its graph."""
@@ -304,7 +305,7 @@ class Takeover(Face):
         """
         scale = self.scaling.last_value
         if self.recipe.guards:
-            self._statistics.stepped(finite)
+            self.statistics.stepped(finite)
             self._told(by, self.scaling.stepped(finite, self.recorder.steps))
         if counts:
             self.recorder.step(not finite, scale)

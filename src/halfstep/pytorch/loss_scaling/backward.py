@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -98,7 +99,8 @@ def _backward(
                 leaves, inside = _targets(outputs, inputs)
                 leaves += parallel.unused(leaves)
                 inside += takeover.scaling.retained()
-                _scaled(takeover.scaling, run, _seeds(outputs, seeds), leaves, inside, create_graph)
+                ceiling = _ceiling(outputs)
+                _scaled(takeover.scaling, run, _seeds(outputs, seeds), leaves, inside, create_graph, ceiling)
         takeover.after_backward()
 
     return backward
@@ -111,8 +113,9 @@ def _scaled(
     leaves: list[Tensor],
     inside: list[Tensor],
     create: bool,
+    ceiling: float,
 ) -> None:
-    with scaling.running(leaves, create) as scale:
+    with scaling.running(leaves, create, ceiling) as scale:
         scaling.reach_inside(inside)
         try:
             run(grad_tensors=[_times(seed, scale) for seed in seeds])
@@ -171,7 +174,7 @@ def _grad(takeover: Takeover, original: Callable[..., Any]) -> Callable[..., Any
             else:
                 tensors = _as_tuple(outputs)
                 seeds = _seeds(tensors, grad_outputs)
-                with takeover.scaling.running() as scale:
+                with takeover.scaling.running(ceiling=_ceiling(tensors)) as scale:
                     takeover.scaling.reach_inside(takeover.scaling.retained())
                     scaled_seeds = [_times(seed, scale) for seed in seeds]
                     try:
@@ -207,6 +210,18 @@ def _implicit(output: Any) -> Tensor | None:
         output = torch.empty(output.shape, dtype=output.dtype, device=output.device, requires_grad=True)
     starts = output.requires_grad and output.numel() == 1 and output.is_floating_point()
     return torch.ones_like(output) if starts else None
+
+
+def _ceiling(outputs: Iterable[Any]) -> float:
+    """The largest scale under which a pass may start from 1 in each of ``outputs``: 2^15 in fp16, up to 65504."""
+    return 2.0**15 if any(_dtype_of(output) is torch.float16 for output in outputs) else math.inf
+
+
+def _dtype_of(output: Tensor | GradientEdge) -> torch.dtype:
+    if isinstance(output, GradientEdge):
+        found: torch.dtype = output.node._input_metadata[output.output_nr].dtype
+        return found
+    return output.dtype
 
 
 def _times(tensor: Tensor | None, factor: float) -> Tensor | None:

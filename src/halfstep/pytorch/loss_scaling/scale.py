@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -162,8 +163,15 @@ class Scaling:
         self._at_pass, self._bad, self._under = self._loss_scale, False, self._loss_scale.value
 
     @contextmanager
-    def running(self, tensors: Iterable[Tensor] = (), create: bool = False) -> Iterator[float]:
+    def running(
+        self, tensors: Iterable[Tensor] = (), create: bool = False, ceiling: float = math.inf
+    ) -> Iterator[float]:
         """A scaled backward pass into ``tensors`` is under way; threads take turns.
+
+        Args:
+            tensors: leaves that it accumulates into.
+            create: it creates a graph.
+            ceiling: the largest scale that what the pass starts from can hold.
 
         Yields:
             The scale, the same until the pass is over although a hook may step an optimizer meanwhile.
@@ -175,6 +183,7 @@ class Scaling:
             self.refuse_shared(tensors := list(tensors))
             self._turn.acquire()
         self._begin()
+        self._under = min(self._under, ceiling)
         self.active = True
         try:
             self.reach(tensors, create)
@@ -247,6 +256,12 @@ class Scaling:
         self._bad = self._bad or not finite
         self._loss_scale = self._at_pass.next(not self._bad)
         return skip
+
+    def lower(self) -> None:
+        """Gradients were not finite, and are to be computed again under the next scale: no step is skipped."""
+        self.tested.forget()
+        self.tested.trouble = None
+        self._loss_scale = self._at_pass.next(False)
 
     @property
     def skipped(self) -> int:

@@ -172,6 +172,10 @@ class Statistics:
             self._copies = self._copies.again(_buffers(self._seen))
             self._changing = True
 
+    def now(self) -> Copies:
+        """The statistics of all layers there are."""
+        return Copies(_buffers(self._made))
+
     def begin_pass(self) -> None:
         """A backward pass is about to start: the gradients of the one before are used, or part of this one's sum."""
         if self._of_pass:

@@ -7,6 +7,7 @@ instance is made. Global step hooks would see the same steps, but cannot keep on
 from __future__ import annotations
 
 import functools
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -154,15 +155,14 @@ class Steps:
 
         @functools.wraps(closure)
         def guarded() -> Any:
-            self._local.inside = False
-            try:
-                with takeover.ambient.resumed(), _named():
-                    loss = closure()
-            finally:
-                self._local.inside = True
-            takeover.recorder.closure_done()
-            if self._guards and not self._finite(optimizer, gradients_of(optimizer)):
-                raise _Skipped(loss)
+            statistics = takeover.statistics.now() if _is_lbfgs(optimizer) else None
+            loss = self._evaluated(closure)
+            while self._guards and not self._finite(optimizer, gradients_of(optimizer)):
+                if statistics is None or not self._may_be_the_scales_fault(loss):
+                    raise _Skipped(loss)
+                statistics.put_back()
+                takeover.scaling.lower()
+                loss = self._evaluated(closure)
             if self._guards and not before and may_evaluate_again(optimizer):
                 before.append(snapshot(optimizer))
             return loss
@@ -177,6 +177,27 @@ class Steps:
             for restore in before:
                 restore()
             return False, skipped.loss
+
+    def _evaluated(self, closure: Callable[[], Any]) -> Any:
+        """What the program's ``closure`` returns: it runs in the recipe."""
+        self._local.inside = False
+        try:
+            with self._takeover.ambient.resumed(), _named():
+                loss = closure()
+        finally:
+            self._local.inside = True
+        self._takeover.recorder.closure_done()
+        return loss
+
+    def _may_be_the_scales_fault(self, loss: Any) -> bool:
+        """Whether a lower scale may help, where gradients are not finite.
+
+        A loss that is not finite has no gradients at any scale. Ranks do not tell each other their losses.
+        """
+        if self._takeover.scaling.stuck:
+            return False
+        alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        return alone and math.isfinite(loss.detach() if isinstance(loss, Tensor) else loss)
 
     def _state_dict(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def state_dict(optimizer: Optimizer) -> dict[str, Any]:
@@ -204,6 +225,11 @@ def _skipping_by_itself(
         return step(optimizer, *args, **kwargs)
     finally:
         del optimizer.grad_scale, optimizer.found_inf
+
+
+def _is_lbfgs(optimizer: Optimizer) -> bool:
+    """One step of it may be all of a training, and it may have its closure's value as often as it likes."""
+    return isinstance(optimizer, torch.optim.LBFGS)
 
 
 def _named() -> AbstractContextManager[Any]:
