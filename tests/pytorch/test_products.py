@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,9 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halfstep.errors import UsageError
+from halfstep.pytorch import takeover
 from halfstep.pytorch.capabilities import Support
 from halfstep.pytorch.products import products
 from halfstep.pytorch.products.kernels import KINDS
+
+from .conftest import Begin
 
 LOW = (torch.bfloat16, torch.float16)
 U32 = 2.0**-24  # unit roundoff of fp32
@@ -324,6 +328,60 @@ def test_a_kind_of_its_own_is_taken_over_alone(calls: list[str]) -> None:
     assert calls == []
     F.conv_transpose2d(x, w)
     assert calls == ["convolution"]
+
+
+@pytest.mark.parametrize("transposing", [False, True])
+def test_a_program_that_transposes_none_pays_no_call_for_it_after_its_first_steps(
+    monkeypatch: pytest.MonkeyPatch, calls: list[str], transposing: bool
+) -> None:
+    """The kernel's Python is what each convolution would pay."""
+    asked: list[str] = []
+    real = products.own_kernel
+
+    def counted(name: str, key: str) -> Callable[..., Any]:
+        own = real(name, key)
+        return lambda *args, **kwargs: asked.append(name) or own(*args, **kwargs)
+
+    monkeypatch.setattr(products, "own_kernel", counted)
+    x, w = operands([(2, 6, 5, 5), (6, 6, 3, 3)], torch.bfloat16)
+    products._current = products.Products({"transposed_convolution": frozenset({torch.bfloat16})})
+    products._current.settle()
+    F.conv2d(x, w)
+    if transposing:
+        F.conv_transpose2d(x, w)
+    products._current.settle()
+    before = len(asked)
+    expected = F.conv2d(x, w)
+    assert (len(asked) > before) is transposing
+    F.conv_transpose2d(x, w)
+    assert calls == ["convolution"] * 2 * transposing
+    products._current.remove()
+    assert torch.equal(F.conv2d(x, w), expected)
+
+
+@pytest.mark.parametrize(
+    "layer", [torch.nn.Conv2d(4, 4, 3, padding=1), torch.nn.ConvTranspose2d(4, 4, 3, padding=1)]
+)
+def test_the_takeover_settles_after_the_steps_that_are_looked_at(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, calls: list[str], layer: torch.nn.Module
+) -> None:
+    slow = Support("native", "units", frozenset({"transposed_convolution"}))
+    monkeypatch.setattr(takeover, "support", lambda *_: slow)
+    monkeypatch.setattr(takeover, "plan", functools.partial(products.plan, supported=lambda _: slow))
+    monkeypatch.setattr(
+        takeover,
+        "install",
+        lambda dtypes, mode: products.Products(products.plan(dtypes, mode, lambda _: slow)),
+    )
+    settled: list[int] = []
+    monkeypatch.setattr(products.Products, "settle", lambda _: settled.append(taken.steps))
+    taken = begin("bf16")
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for _ in range(5):
+        layer(torch.ones(1, 4, 5, 5)).float().square().mean().backward()
+        optimizer.step()
+    assert settled == [3]
+    assert bool(calls) is isinstance(layer, torch.nn.ConvTranspose2d)
 
 
 def test_mistakes_are_told() -> None:

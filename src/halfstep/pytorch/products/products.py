@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, get_args
 
 import torch
@@ -79,13 +79,32 @@ class Products:
 
     def __init__(self, planned: Plan) -> None:
         self.plan = planned
-        self._undo = _register(planned) if hasattr(torch.library, "get_kernel") else _enter(planned)
+        self._seen: set[str] = set()
+        self._for_transposed = Overrides()
+        self._undo = self._register() if hasattr(torch.library, "get_kernel") else _enter(planned)
+
+    def _register(self) -> Callable[[], None]:
+        """Put kernels before PyTorch's own: only those planned, since each costs its operation a Python call."""
+        operations = _operations(self.plan)
+        own = {name: own_kernel(name, "CPU") for op in operations for name in (op.name, op.base)}
+        lasting = Overrides()
+        for operation in operations:
+            kernel = _kernel(operation, self.plan, own[operation.name], own[operation.base], self._seen)
+            passing = operation.kind == "convolution" and operation.kind not in self.plan
+            (self._for_transposed if passing else lasting).put(operation.name, "CPU", kernel)
+        return lasting.remove
+
+    def settle(self) -> None:
+        """The program has made its first steps: one that convolves without transposing pays no more calls for that."""
+        if "convolution" in self._seen and "transposed_convolution" not in self._seen:
+            self._for_transposed.remove()
 
     def remove(self) -> None:
         """Put PyTorch's own kernels back. Removing again does nothing."""
         global _current
         undo, self._undo = self._undo, _nothing
         undo()
+        self._for_transposed.remove()
         if _current is self:
             _current = None
 
@@ -112,38 +131,27 @@ def install(dtypes: Collection[torch.dtype], mode: ProductsMode = "fp32") -> Pro
     return _current
 
 
-def _register(planned: Plan) -> Callable[[], None]:
-    """Put kernels before PyTorch's own: only those planned, since each costs fp32 products a Python call."""
-    operations = _operations(planned)
-    own = {name: own_kernel(name, "CPU") for op in operations for name in (op.name, op.base)}
-    overrides = Overrides()
-    for operation in operations:
-        kernel = _kernel(operation, planned, own[operation.name], own[operation.base])
-        overrides.put(operation.name, "CPU", kernel)
-    return overrides.remove
-
-
 def _operations(planned: Plan) -> list[Operation]:
     """The planned operations that this version of PyTorch has."""
     wanted = [op for op in OPERATIONS if not planned.keys().isdisjoint(op.kinds)]
     return [op for op in wanted if exists(op.name)]
 
 
-def _kernel(operation: Operation, planned: Plan, own: Callable[..., Any], base: Callable[..., Any]) -> Any:
-    """The kernel put before ``own``; ``base`` is PyTorch's own of ``operation.base``."""
+def _kernel(
+    operation: Operation, planned: Plan, own: Callable[..., Any], base: Callable[..., Any], seen: set[str]
+) -> Any:
+    """The kernel put before ``own``; ``base`` is PyTorch's own of ``operation.base``; ``seen`` is told the kinds."""
     ever = frozenset[torch.dtype]().union(*(planned.get(kind, ()) for kind in operation.kinds))
 
     def kernel(keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
-        if args[0].dtype in ever and applies(operation, _low(operation, planned, args), args, kwargs):
-            return in_fp32(operation, functools.partial(base, keyset), args, kwargs)
+        if args[0].dtype in ever:
+            kind = operation.kind_of(args)
+            seen.add(kind)
+            if applies(operation, planned.get(kind, frozenset()), args, kwargs):
+                return in_fp32(operation, functools.partial(base, keyset), args, kwargs)
         return own(keyset, *args, **kwargs)
 
     return kernel
-
-
-def _low(operation: Operation, planned: Plan, args: Sequence[Any]) -> frozenset[torch.dtype]:
-    """The dtypes that this call of ``operation`` computes in fp32."""
-    return planned.get(operation.kind_of(args), frozenset())
 
 
 def products_mode(dtypes: Collection[torch.dtype], mode: ProductsMode = "fp32") -> TorchDispatchMode:
@@ -168,7 +176,7 @@ class _Mode(TorchDispatchMode):
         if func not in self._table or not args[0].is_cpu:
             return func(*args, **kwargs)
         operation, base = self._table[func]
-        if not applies(operation, _low(operation, self._plan, args), args, kwargs):
+        if not applies(operation, self._plan.get(operation.kind_of(args), frozenset()), args, kwargs):
             return func(*args, **kwargs)
         return in_fp32(operation, base, args, kwargs)
 
