@@ -13,18 +13,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from halfstep.api import enable as enable
+    from halfstep.api import log as log
+    from halfstep.api import skipped_steps as skipped_steps
     from halfstep.comparison.loading import load as load
-    from halfstep.session import enable as enable
-    from halfstep.session import log as log
-    from halfstep.session import skipped_steps as skipped_steps
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "enable", "load", "log", "skipped_steps"]
 
 _HOMES = {
-    "enable": "halfstep.session",
-    "log": "halfstep.session",
-    "skipped_steps": "halfstep.session",
+    "enable": "halfstep.api",
+    "log": "halfstep.api",
+    "skipped_steps": "halfstep.api",
     "load": "halfstep.comparison.loading",
 }
 

@@ -401,25 +401,34 @@ def test_misuse(misuse: Any, kind: type[Exception], sentence: str) -> None:
     assert isinstance(caught.value, UsageError)
 
 
+CLIPPING = {
+    "max_norm": torch.nn.utils.clip_grad_norm_,
+    "clip_value": torch.nn.utils.clip_grad_value_,  # the names are a program's, from before there was a scaler
+}
+
+
+@pytest.mark.parametrize("limit", CLIPPING)
 @pytest.mark.parametrize("fused", [False, True])
-def test_clipping_of_scaled_gradients_draws_a_warning(fused: bool) -> None:
+def test_clipping_of_scaled_gradients_draws_a_warning(fused: bool, limit: str) -> None:
+    clip = CLIPPING[limit]
     p = parameter(grad=3.0 * 2.0**16)
     use, optimizer = started(p)
     if fused:
         optimizer = torch.optim.SGD([p], lr=1.0, fused=True)
-    torch.nn.utils.clip_grad_norm_([p], 1.0)
-    with pytest.warns(UserWarning, match="clip_grad_norm_") as caught:
+    clip((p for p in [p]), 1.0)
+    assert (p.grad.abs() <= 1).all(), "clipped it was"
+    with pytest.warns(UserWarning, match=clip.__name__) as caught:
         use.step(optimizer)
     assert [str(w.message) for w in caught] == [
-        "clip_grad_norm_() has clipped gradients that were still scaled by 65536; "
-        "call scaler.unscale_(optimizer) before clipping, unless max_norm was scaled as well."
+        f"{clip.__name__}() has clipped gradients that were still scaled by 65536; "
+        f"call scaler.unscale_(optimizer) before clipping, unless {limit} was scaled as well."
     ]
     use.update()
     p.grad = torch.ones(3)
-    torch.nn.utils.clip_grad_norm_([p], 1.0)  # before anything was scaled again
+    clip([p], 1.0)  # before anything was scaled again
     use.scale(torch.ones(()))
     use.unscale_(optimizer)
-    torch.nn.utils.clip_grad_norm_([p], 1.0)
+    clip([p], 1.0)
     use.step(optimizer)
 
 

@@ -69,26 +69,16 @@ class Two:
             p.grad.zero_()
 
 
-def test_they_survive_a_bad_step_after_a_good_one_of_the_same_pass(begin: Begin) -> None:
+@pytest.mark.parametrize("order", ["good first", "bad first"])
+def test_they_survive_a_bad_and_a_good_step_of_the_same_pass(begin: Begin, order: str) -> None:
     begin(SCALED)
     two = Two()
     two.step(good())
     before = statistics(two.net)
     two.a_pass_bad_for_the_second()
-    two.first.step()
-    assert not equal(statistics(two.net), before), "the control: the first step leaves them as they are"
-    two.second.step()
-    assert equal(statistics(two.net), before)
-
-
-def test_they_survive_a_good_step_after_a_bad_one_of_the_same_pass(begin: Begin) -> None:
-    begin(SCALED)
-    two = Two()
-    two.step(good())
-    before = statistics(two.net)
-    two.a_pass_bad_for_the_second()
-    two.second.step()
-    two.first.step()
+    assert not equal(statistics(two.net), before), "the control: the pass has changed them"
+    for optimizer in (two.first, two.second) if order == "good first" else (two.second, two.first):
+        optimizer.step()
     assert equal(statistics(two.net), before)
 
 

@@ -4,37 +4,64 @@ from __future__ import annotations
 
 import functools
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.nn.utils import clip_grad
 from torch.optim import Optimizer
 
-#: a parameter of the latest ``clip_grad_norm_``
-_latest: weakref.ref[Tensor] | None = None
+
+class Clipping(NamedTuple):
+    """A call of one of PyTorch's two functions.
+
+    Attributes:
+        function: its name.
+        limit: the name of the argument that would have to be scaled, too.
+        parameter: one whose gradient was clipped.
+    """
+
+    function: str
+    limit: str
+    parameter: weakref.ref[Tensor]
+
+
+_latest: Clipping | None = None
 
 
 def watch() -> None:
-    """Look in at ``clip_grad_norm_`` from now on, also where a program has imported its name already."""
-    inner = getattr(clip_grad, "_clip_grads_with_norm_", None)  # PyTorch's own; without it nothing is noticed
-    if inner is None or hasattr(inner, "_watched"):
-        return
+    """Look in at the two functions from now on, also where a program has imported their names already.
 
+    Hence not they are replaced but what they call; where a PyTorch has it otherwise, nothing is noticed.
+    """
+    by_norm = getattr(clip_grad, "_clip_grads_with_norm_", None)
+    if by_norm is not None and not hasattr(by_norm, "_watched"):
+        clip_grad._clip_grads_with_norm_ = _noting(by_norm, "clip_grad_norm_", "max_norm")
+    by_value: Any = clip_grad.clip_grad_value_
+    inner = getattr(by_value, "__wrapped__", None)
+    for cell in by_value.__closure__ or ():
+        if cell.cell_contents is inner and inner is not None and not hasattr(inner, "_watched"):
+            cell.cell_contents = by_value.__wrapped__ = _noting(inner, "clip_grad_value_", "clip_value")
+
+
+def _noting(inner: Callable[..., Any], function: str, limit: str) -> Any:
     @functools.wraps(inner)
     def clip(parameters: Any, *args: Any, **kwargs: Any) -> Any:
         global _latest
         tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-        _latest = weakref.ref(tensors[0]) if tensors else None
+        _latest = Clipping(function, limit, weakref.ref(tensors[0])) if tensors else None
         return inner(tensors, *args, **kwargs)
 
     clip._watched = True  # type: ignore[attr-defined]
-    clip_grad._clip_grads_with_norm_ = clip
+    return clip
 
 
-def clipped(optimizer: Optimizer) -> bool:
-    """Whether the latest clipping was of this optimizer's gradients, and was not forgotten."""
-    parameter = _latest() if _latest is not None else None
-    return parameter is not None and any(p is parameter for g in optimizer.param_groups for p in g["params"])
+def clipped(optimizer: Optimizer) -> Clipping | None:
+    """The latest clipping, if it was of this optimizer's gradients and was not forgotten."""
+    parameter = _latest.parameter() if _latest is not None else None
+    if parameter is None:
+        return None
+    return _latest if any(p is parameter for g in optimizer.param_groups for p in g["params"]) else None
 
 
 def forget() -> None:

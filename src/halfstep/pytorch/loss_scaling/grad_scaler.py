@@ -349,15 +349,16 @@ class GradScaler(torch.amp.GradScaler):
         return torch.stack([found.to(scale.device, non_blocking=True) for found in founds]).amax(0)
 
     def _warn_if_clipped(self, optimizer: Optimizer) -> None:
-        if not clipping.clipped(optimizer) or (scale := self.get_scale()) == 1.0:
+        clipped = clipping.clipped(optimizer)
+        if clipped is None or (scale := self.get_scale()) == 1.0:
             return
         unscaled = [state["unscaled"] for state in self._per_optimizer_states.values() if "unscaled" in state]
         if any(map(clipping.clipped, unscaled)):  # of a parameter of both, and rightly
             return
         clipping.forget()
         warn(
-            f"clip_grad_norm_() has clipped gradients that were still scaled by {scale:g}; "
-            "call scaler.unscale_(optimizer) before clipping, unless max_norm was scaled as well."
+            f"{clipped.function}() has clipped gradients that were still scaled by {scale:g}; "
+            f"call scaler.unscale_(optimizer) before clipping, unless {clipped.limit} was scaled as well."
         )
 
     def _set_scale(self, new_scale: float | Tensor, scale: Tensor) -> None:
