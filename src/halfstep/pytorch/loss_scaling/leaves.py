@@ -18,7 +18,7 @@ _Accumulate = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 def leaves_of(outputs: Iterable[Tensor | GradientEdge]) -> list[Tensor]:
     """Every leaf tensor that a backward pass from ``outputs`` accumulates a gradient into.
 
-    Walks the graph, about 0.15 µs a node, 0.15 ms for 300 parameters under autocast: half of it is PyTorch's, which
+    Walks the graph, about 0.28 µs a node, 0.3 ms for 300 parameters under autocast: half of it is PyTorch's, which
     makes a Python object of each node. There is no cheaper way that is right for leaves that no optimizer knows, such
     as an adversarial input; the engine's own order of execution takes longer to ask for.
     """
