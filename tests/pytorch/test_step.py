@@ -321,6 +321,7 @@ def test_parameters_may_be_swapped_between_the_pass_and_the_step(begin: Begin) -
     """As ``Module.to`` does where it is told to; gradients go with their parameters."""
     begin(SCALED)
     layer = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.5)
     layer(torch.ones(2)).sum().backward()
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
@@ -328,7 +329,7 @@ def test_parameters_may_be_swapped_between_the_pass_and_the_step(begin: Begin) -
     finally:
         torch.__future__.set_swap_module_params_on_conversion(False)
     before = layer.bias.detach().clone()
-    torch.optim.SGD(layer.parameters(), lr=0.5).step()
+    optimizer.step()
     assert layer.bias.dtype is torch.float64
     assert torch.equal(layer.bias.detach(), before - 0.5)
 
