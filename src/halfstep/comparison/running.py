@@ -75,9 +75,8 @@ def run_comparison(request: Request, display: Display, resume: Stored | None = N
     save(request, environment)
     outcomes = [] if resume is None else _done(request, resume)
     recipes = _recipes(request, environment, outcomes)
-    known = {o.trial for o in outcomes}
     done = len(outcomes)
-    pending = [trial for trial in plan(recipes, request.repeats, request.seeds) if trial not in known]
+    pending = missing(request, outcomes, environment)
     known_steps = request.steps
     while pending:
         trial = pending.pop(0)

@@ -311,8 +311,8 @@ class Takeover(Face):
             self._told(by, self.scaling.stepped(finite, self.recorder.steps))
         if counts:
             self.recorder.step(not finite, scale)
-        if self._products is not None and self.steps == PROFILED_STEP + 1:
-            self._products.settle()
+            if self._products is not None and self.steps == PROFILED_STEP + 1:
+                self._products.settle()
         if self._bad_in_a_row.get(by, 0) >= HOPELESS and self.scaling.stuck:
             started = self.recipe.loss_scale.value
             sentence = overflow_sentence(self.recipe.compute, self.scaling.value, started)

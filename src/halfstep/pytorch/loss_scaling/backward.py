@@ -206,7 +206,7 @@ def _seeds(outputs: Sequence[Any], seeds: Any) -> list[Tensor | None]:
 def _implicit(output: Any) -> Tensor | None:
     """1 for a real scalar, from which a pass may start without being told a gradient."""
     if isinstance(output, GradientEdge):
-        output = output.node._input_metadata[output.output_nr]
+        output = _described(output)
         output = torch.empty(output.shape, dtype=output.dtype, device=output.device, requires_grad=True)
     starts = output.requires_grad and output.numel() == 1 and output.is_floating_point()
     return torch.ones_like(output) if starts else None
@@ -214,14 +214,12 @@ def _implicit(output: Any) -> Tensor | None:
 
 def _ceiling(outputs: Iterable[Any]) -> float:
     """The largest scale under which a pass may start from 1 in each of ``outputs``: 2^15 in fp16, up to 65504."""
-    return 2.0**15 if any(_dtype_of(output) is torch.float16 for output in outputs) else math.inf
+    return 2.0**15 if any(_described(output).dtype is torch.float16 for output in outputs) else math.inf
 
 
-def _dtype_of(output: Tensor | GradientEdge) -> torch.dtype:
-    if isinstance(output, GradientEdge):
-        found: torch.dtype = output.node._input_metadata[output.output_nr].dtype
-        return found
-    return output.dtype
+def _described(output: Tensor | GradientEdge) -> Any:
+    """What has the output's shape, dtype and device."""
+    return output.node._input_metadata[output.output_nr] if isinstance(output, GradientEdge) else output
 
 
 def _times(tensor: Tensor | None, factor: float) -> Tensor | None:

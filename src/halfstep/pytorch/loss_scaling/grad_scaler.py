@@ -28,6 +28,7 @@ from halfstep.pytorch.loss_scaling.scaler_misuse import (
 )
 from halfstep.pytorch.loss_scaling.skips import Skips, floored
 from halfstep.pytorch.loss_scaling.snapshot import may_evaluate_again, snapshot
+from halfstep.pytorch.loss_scaling.verdict import is_fused
 
 
 class GradScaler(torch.amp.GradScaler):
@@ -161,7 +162,7 @@ class GradScaler(torch.amp.GradScaler):
         closure, args, kwargs = _split_closure(args, kwargs)
         if closure is not None:
             result = self._step_with_closure(optimizer, closure, *args, **kwargs)
-        elif _is_fused(optimizer):
+        elif is_fused(optimizer):
             result = self._step_fused(optimizer, *args, **kwargs)
         else:
             result = self._step_plain(optimizer, *args, **kwargs)
@@ -330,7 +331,7 @@ class GradScaler(torch.amp.GradScaler):
     def _verdict(self, optimizer: Optimizer) -> Tensor:
         """1.0 if the optimizer's gradients are not all finite, else 0.0; a fused one may have none, as in PyTorch."""
         state = self._per_optimizer_states[id(optimizer)]
-        if not state["found_inf_per_device"] and _is_fused(optimizer):
+        if not state["found_inf_per_device"] and is_fused(optimizer):
             scale, _ = self._check_scale_growth_tracker("step")
             return constant(0.0, scale.device)
         return self._found_inf(state)
@@ -379,11 +380,6 @@ class GradScaler(torch.amp.GradScaler):
 
 
 _CURE = "look for a loss that is not finite, a learning rate too high, or an operation that needs float32"
-
-
-def _is_fused(optimizer: Optimizer) -> bool:
-    """Whether the optimizer reads ``grad_scale`` and ``found_inf``."""
-    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
 def _nothing() -> None:

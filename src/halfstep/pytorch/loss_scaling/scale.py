@@ -232,7 +232,7 @@ class Scaling:
         steps without a pass between.
         """
         self.settle()
-        reason, self.tested.trouble = self.tested.trouble or "gradients of another rank are not finite", None
+        reason = self.tested.trouble or "gradients of another rank are not finite"
         self.tested.forget()
         return self._move(finite, step, reason)
 
@@ -260,7 +260,6 @@ class Scaling:
     def lower(self) -> None:
         """Gradients were not finite, and are to be computed again under the next scale: no step is skipped."""
         self.tested.forget()
-        self.tested.trouble = None
         self._loss_scale = self._at_pass.next(False)
 
     @property

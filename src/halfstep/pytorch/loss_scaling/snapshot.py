@@ -11,10 +11,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 
+def is_lbfgs(optimizer: Optimizer) -> bool:
+    """One step of it may be all of a training, and it may have its closure's value as often as it likes."""
+    return isinstance(optimizer, torch.optim.LBFGS)
+
+
 def may_evaluate_again(optimizer: Optimizer) -> bool:
     """Whether weights may have moved before a later closure call; only LBFGS of torch's own does that."""
     cls = type(optimizer)
-    return isinstance(optimizer, torch.optim.LBFGS) or not cls.__module__.startswith("torch.optim")
+    return is_lbfgs(optimizer) or not cls.__module__.startswith("torch.optim")
 
 
 def snapshot(optimizer: Optimizer) -> Callable[[], None]:

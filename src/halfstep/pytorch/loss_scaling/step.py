@@ -21,7 +21,7 @@ from halfstep.patches import descendants
 from halfstep.pytorch.loss_scaling.backward import inside_backward
 from halfstep.pytorch.loss_scaling.gradients import gradients_of
 from halfstep.pytorch.loss_scaling.sharded import agreed
-from halfstep.pytorch.loss_scaling.snapshot import may_evaluate_again, snapshot
+from halfstep.pytorch.loss_scaling.snapshot import is_lbfgs, may_evaluate_again, snapshot
 from halfstep.pytorch.loss_scaling.verdict import Readiness, Verdict, capturing, refuse_capture
 from halfstep.pytorch.patches import Patches, never_traced
 from halfstep.pytorch.recording.timeline import CLOSURE
@@ -155,7 +155,7 @@ class Steps:
 
         @functools.wraps(closure)
         def guarded() -> Any:
-            statistics = takeover.statistics.now() if _is_lbfgs(optimizer) else None
+            statistics = takeover.statistics.now() if is_lbfgs(optimizer) else None
             loss = self._evaluated(closure)
             while self._guards and not self._finite(optimizer, gradients_of(optimizer)):
                 if statistics is None or not self._may_be_the_scales_fault(loss):
@@ -225,11 +225,6 @@ def _skipping_by_itself(
         return step(optimizer, *args, **kwargs)
     finally:
         del optimizer.grad_scale, optimizer.found_inf
-
-
-def _is_lbfgs(optimizer: Optimizer) -> bool:
-    """One step of it may be all of a training, and it may have its closure's value as often as it likes."""
-    return isinstance(optimizer, torch.optim.LBFGS)
 
 
 def _named() -> AbstractContextManager[Any]:

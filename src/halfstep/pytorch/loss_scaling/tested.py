@@ -28,7 +28,7 @@ class Tested:
     ``GradScaler`` write when they are called. A pointer that C++ takes for itself is not seen.
 
     Attributes:
-        trouble: what is not finite, in words, after a look that found something; to be taken by who reads it.
+        trouble: what is not finite, in words, after a look that found something.
     """
 
     def __init__(self) -> None:
@@ -111,6 +111,7 @@ class Tested:
 
     def forget(self) -> None:
         """A step is over, which used the gradients, or did not: nothing is known of those to come."""
+        self.trouble = None
         self._versions.clear()
         self._forget_findings()
 

@@ -82,6 +82,11 @@ def capturing() -> bool:
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
+def is_fused(optimizer: Optimizer) -> bool:
+    """Whether the optimizer reads ``grad_scale`` and ``found_inf``."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
 def skips_by_itself(optimizer: Optimizer) -> bool:
     """Whether it is a fused optimizer of PyTorch's own, and its step nothing but its kernel.
 
@@ -94,7 +99,7 @@ def skips_by_itself(optimizer: Optimizer) -> bool:
         torch_optimizer._global_optimizer_post_hooks,
     )
     own = type(optimizer).__module__.startswith("torch.optim.")
-    return own and bool(getattr(optimizer, "_step_supports_amp_scaling", False)) and not any(hooks)
+    return own and is_fused(optimizer) and not any(hooks)
 
 
 class Readiness:
@@ -123,8 +128,7 @@ class Readiness:
 
 
 def _might_wait(optimizer: Optimizer, gradients: Sequence[Tensor]) -> bool:
-    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-    return bool(fused and gradients) and gradients[0].device.type in DEVICES
+    return is_fused(optimizer) and bool(gradients) and gradients[0].device.type in DEVICES
 
 
 def _kind(optimizer: Optimizer) -> tuple[Any, ...]:
