@@ -57,5 +57,6 @@ for step in range(5):
     optimizer.step()
     show(*weight.tolist())
 dist.barrier()
+del net, optimizer  # its reducer holds on to gloo
 dist.destroy_process_group()
 gc.collect()  # gloo that outlives the interpreter aborts the process now and then
