@@ -47,7 +47,7 @@ for views in (False, True):
         optimizer.step()
 
 torch.manual_seed(0)
-weight = nn.Parameter(torch.ones(3))
+weight = nn.Parameter(torch.ones(8192))  # large enough for what was tested to be remembered
 optimizer = torch.optim.SGD([weight], lr=0.1)
 for step in range(5):
     optimizer.zero_grad()
@@ -55,7 +55,7 @@ for step in range(5):
     (weight * (float("inf") if bad else 1.0 + rank)).square().sum().backward()
     all_reduce(weight.grad)
     optimizer.step()
-    show(*weight.tolist())
+    show(*weight[:3].tolist(), weight.sum().item())
 dist.barrier()
 del net, optimizer  # its reducer holds on to gloo
 dist.destroy_process_group()

@@ -160,3 +160,16 @@ def test_there_is_none_where_nothing_compiles(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CC", "false")
     assert native.library.__wrapped__(SOURCE) is None
+
+
+def test_what_did_not_compile_is_tried_again_with_another_compiler_only(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path,  # type: ignore[no-untyped-def]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tries: list[str] = []
+    monkeypatch.setattr(native, "_run", lambda command: bool(tries.append(command[0])))
+    for compiler in ("one", "one", "another"):
+        monkeypatch.setenv("CC", compiler)
+        assert native.library.__wrapped__(SOURCE) is None
+    assert tries == ["one"] * 3 + ["another"] * 3, "each way to compile once"

@@ -29,6 +29,17 @@ OPTIMIZERS = [
 ]
 
 
+@pytest.fixture(autouse=True, params=["remembered", "read again"])
+def gradients(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was tested is remembered of large gradients; small ones are read once more."""
+    monkeypatch.setattr(tested, "READ_AGAIN", 0 if request.param == "remembered" else 1 << 40)
+
+
+@pytest.fixture
+def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tested, "READ_AGAIN", 0)
+
+
 def net_for(cls: type) -> nn.Module:
     torch.manual_seed(0)
     if cls is torch.optim.SparseAdam:
@@ -301,6 +312,7 @@ def test_an_alias_that_is_held_may_write_in_any_later_step(
     assert takeover.scaling.skipped == 2
 
 
+@pytest.mark.usefixtures("remembered")
 def test_memory_that_nobody_else_has_is_not_read_again(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights, losses and batches may be looked at: their memory is not that of gradients."""
     begin(SCALED)
@@ -334,6 +346,7 @@ def test_parameters_may_be_swapped_between_the_pass_and_the_step(begin: Begin) -
     assert torch.equal(layer.bias.detach(), before - 0.5)
 
 
+@pytest.mark.usefixtures("remembered")
 def test_clipped_gradients_are_not_read_again_and_still_tested(
     begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:

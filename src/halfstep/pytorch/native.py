@@ -1,6 +1,6 @@
-"""Kernels in C, compiled when first needed and kept in the user's cache directory.
+"""Kernels in C and C++, compiled when first needed and kept in the user's cache directory.
 
-Where there is no C compiler, or nowhere to keep the result, there are none, and PyTorch's operations do the same work.
+Where there is no compiler, or nowhere to keep the result, there are none, and PyTorch's operations do the same work.
 """
 
 from __future__ import annotations
@@ -14,36 +14,84 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from halfstep.pytorch.capabilities import cpu
 
-#: No contraction: a fused multiply-add would round once where the reference rounds twice.
-_FLAGS = (
-    "-O3",
-    "-std=gnu11",
-    "-fPIC",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-ffp-contract=off",
-)
+_TORCH = Path(torch.__file__).parent
 
-#: How to compile, and how to link. The first takes the OpenMP that PyTorch has loaded: a second one would have threads
-#: of its own, which wait for work, spinning, on the cores where PyTorch's want to run. The last is for compilers
-#: without OpenMP or without these options.
-_TRIES = ((("-march=native", "-fopenmp"), ()), (("-march=native", "-fopenmp"), ("-fopenmp",)), ((), ()))
+
+class _Language(NamedTuple):
+    """How to compile and link.
+
+    Attributes:
+        variable: of the environment, that names a compiler.
+        compilers: those that are looked for, where it does not.
+        flags: of the compiler.
+        libraries: that the linker is given.
+        tries: further flags of the compiler and the linker, until those of one try work.
+    """
+
+    variable: str
+    compilers: Sequence[str]
+    flags: Sequence[str]
+    libraries: Sequence[str]
+    tries: Sequence[tuple[Sequence[str], Sequence[str]]]
+
+
+_LANGUAGES = {
+    ".c": _Language(
+        "CC",
+        ("cc", "gcc", "clang"),
+        # No contraction: a fused multiply-add would round once where the reference rounds twice.
+        ("-O3", "-std=gnu11", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
+        ("-lm",),
+        # The first takes the OpenMP that PyTorch has loaded: a second one would have threads of its own, which wait
+        # for work, spinning, on the cores where PyTorch's want to run. The last is for compilers without OpenMP or
+        # without these options.
+        ((("-march=native", "-fopenmp"), ()), (("-march=native", "-fopenmp"), ("-fopenmp",)), ((), ())),
+    ),
+    ".cpp": _Language(
+        "CXX",
+        ("c++", "g++", "clang++"),
+        (
+            "-O2",
+            "-fPIC",
+            f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}",
+            f"-I{_TORCH / 'include'}",
+            f"-I{_TORCH / 'include' / 'torch' / 'csrc' / 'api' / 'include'}",
+        ),
+        (f"-L{_TORCH / 'lib'}", "-ltorch_cpu", "-lc10", "-ltorch_python"),
+        ((("-std=c++20",), ()), (("-std=c++17",), ())),
+    ),
+}
 
 
 @functools.cache
-def library(source: Path) -> ctypes.CDLL | None:
-    """``source``, compiled and loaded; None where it cannot be."""
-    path = _cache() / f"{source.parent.name}-{source.stem}-{_key(source)}.so"
-    if not path.exists() and not _compile(source, path):
-        return None
+def library(source: Path, kind: type[ctypes.CDLL] = ctypes.CDLL) -> ctypes.CDLL | None:
+    """``source``, in C or C++, compiled and loaded; None where it cannot be.
+
+    Args:
+        source: C++ is compiled against PyTorch's headers, which takes some seconds.
+        kind: ``ctypes.PyDLL`` for functions that are to be called with Python's lock held.
+    """
+    name = f"{source.parent.name}-{source.stem}-{_key(source)}"
+    path, failed = _cache() / f"{name}.so", _cache() / f"{name}.failed"
+    language = _LANGUAGES[source.suffix]
+    compiler = os.environ.get(language.variable) or next(filter(shutil.which, language.compilers), None)
+    if not path.exists():
+        if compiler is None or platform.system() == "Windows" or _read(failed) == compiler:
+            return None
+        if not _compile(source, path, compiler, language):
+            with contextlib.suppress(OSError):
+                failed.write_text(compiler)  # not to be tried again in every process
+            return None
     try:
-        return ctypes.CDLL(str(path))
+        return kind(str(path))
     except OSError:
         return None
 
@@ -52,28 +100,32 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "halfstep"
 
 
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except OSError:
+        return None
+
+
 def _key(source: Path) -> str:
     """A home directory may serve several machines: what is native to one is not to all."""
     machine = cpu()
-    # Another PyTorch may come with another OpenMP.
-    options = [*_FLAGS, str(_TRIES), str(torch.__version__)]
+    # Another PyTorch may come with another OpenMP, and lie elsewhere.
+    options = [str(_LANGUAGES[source.suffix]), str(torch.__version__)]
     parts = [platform.system(), machine.architecture, machine.model, *sorted(machine.flags), *options]
     return hashlib.sha256(source.read_bytes() + "\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _compile(source: Path, path: Path) -> bool:
+def _compile(source: Path, path: Path, compiler: str, language: _Language) -> bool:
     """Compile ``source`` into ``path``, whole or not at all: other processes may be doing the same."""
-    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
-    if compiler is None or platform.system() == "Windows":
-        return False
     with contextlib.suppress(OSError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             built = Path(folder) / path.name
-            for compiled, linked in _TRIES:
+            for compiled, linked in language.tries:
                 unit = str(Path(folder) / "unit.o")
-                first = [*compiler.split(), *_FLAGS, *compiled, "-c", str(source), "-o", unit]
-                second = [*compiler.split(), "-shared", *linked, unit, "-o", str(built), "-lm"]
+                first = [*compiler.split(), *language.flags, *compiled, "-c", str(source), "-o", unit]
+                second = [*compiler.split(), "-shared", *linked, unit, "-o", str(built), *language.libraries]
                 if _run(first) and _run(second) and _loads(built):
                     built.replace(path)
                     return True

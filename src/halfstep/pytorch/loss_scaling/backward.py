@@ -15,7 +15,9 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +25,8 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from halfstep.pytorch.loss_scaling.data_parallel import DataParallel
-from halfstep.pytorch.loss_scaling.gradients import gradients_at, multiply_, multiply_and_test_
+from halfstep.pytorch.loss_scaling.gradients import gradients_at, multiply_
+from halfstep.pytorch.loss_scaling.graph_task import leaves_under_way
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
 from halfstep.pytorch.loss_scaling.sharded import Sharded
 from halfstep.pytorch.loss_scaling.verdict import capturing
@@ -93,34 +96,55 @@ def _backward(
                 original(outputs, seeds, retain_graph, create_graph, None, inputs)
             else:
                 sharded.follow()
-                run = functools.partial(
-                    original, outputs, retain_graph=retain_graph, create_graph=create_graph, inputs=inputs
-                )
-                leaves, inside = _targets(outputs, inputs)
-                leaves += parallel.unused(leaves)
-                inside += takeover.scaling.retained()
-                ceiling = _ceiling(outputs)
-                _scaled(takeover.scaling, run, _seeds(outputs, seeds), leaves, inside, create_graph, ceiling)
+                scaling, given = takeover.scaling, _seeds(outputs, seeds)
+                with (
+                    scaling.running(lambda: _targets(outputs, inputs)[0], _ceiling(outputs)) as scale,
+                    _reaching(scaling, parallel, outputs, inputs, create_graph),
+                ):
+                    try:
+                        scaled = [_times(seed, scale) for seed in given]
+                        original(outputs, scaled, retain_graph, create_graph, None, inputs)
+                    finally:
+                        _unscale(scaling, 1.0 / scale, create_graph)
         takeover.after_backward()
 
     return backward
 
 
-def _scaled(
-    scaling: Scaling,
-    run: Callable[..., None],
-    seeds: list[Tensor | None],
-    leaves: list[Tensor],
-    inside: list[Tensor],
-    create: bool,
-    ceiling: float,
-) -> None:
-    with scaling.running(leaves, create, ceiling) as scale:
+@contextmanager
+def _reaching(
+    scaling: Scaling, parallel: DataParallel, outputs: tuple[Any, ...], inputs: Any, create: bool
+) -> Iterator[None]:
+    """Let the scaling know what a pass from ``outputs`` accumulates into, before it does.
+
+    The engine knows at the pass's first node, without a walk. Several outputs, on several devices, start at once.
+    """
+    scaling.reach_inside(scaling.retained())
+    asked = leaves_under_way() if inputs is None and not create and not _compiled() else None
+    first = getattr(outputs[0], "grad_fn", None) if len(outputs) == 1 else None
+    if asked is None or first is None:
+        leaves, inside = _targets(outputs, inputs)
+        scaling.reach([*leaves, *parallel.unused(leaves)], create)
         scaling.reach_inside(inside)
-        try:
-            run(grad_tensors=[_times(seed, scale) for seed in seeds])
-        finally:
-            _unscale(scaling, 1.0 / scale, create)
+        yield
+        return
+
+    def begun(_: Any) -> None:
+        leaves = asked()
+        assert leaves is not None
+        scaling.reach([*leaves, *parallel.unused(leaves)])
+
+    handle = first.register_prehook(begun)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _compiled() -> bool:
+    """Whether the pass to come will be compiled, hooks and all."""
+    compiler: Any = sys.modules.get("torch._dynamo.compiled_autograd")
+    return compiler is not None and bool(compiler.compiled_autograd_enabled)
 
 
 def _unscale(scaling: Scaling, inverse: float, create: bool) -> None:
@@ -128,8 +152,7 @@ def _unscale(scaling: Scaling, inverse: float, create: bool) -> None:
     if create:
         _unscale_in_graph(scaling, inverse)
         return
-    gradients = gradients_at(scaling.reached.values())
-    scaling.tested.record(gradients, multiply_and_test_(gradients, inverse))
+    scaling.tested.multiply_(gradients_at(scaling.reached.values()), inverse)
     scaling.put_back()
 
 

@@ -114,19 +114,16 @@ def unscale_(tensors: list[Tensor], factor: Tensor, found: Tensor, test_result: 
         _unscale_and_test(tensors, found, torch.ones_like(factor))
 
 
-@torch.no_grad()
 def multiply_(gradients: Iterable[Tensor], factor: float) -> None:
     """Multiply gradients in place by a power of two: one read and write pass.
 
     The kernels that also test are four times faster on a CPU than ``torch._foreach_mul_`` where tensors are many.
     """
     _, left = unscale_in_c_(list(gradients), factor)
-    _count_writes(left, factor)
-    for device, tensors in Values.of(left).by_device():
-        unscale_(tensors, constant(factor, device), torch.zeros(1, device=device), test_result=False)
+    if left:
+        _by_pytorch(left, factor, test_result=False)
 
 
-@torch.no_grad()
 def multiply_and_test_(gradients: Iterable[Tensor], factor: float) -> list[Tensor]:
     """Multiply gradients in place by a power of two and test the results, in one pass if ``factor`` is at most 1.
 
@@ -134,18 +131,22 @@ def multiply_and_test_(gradients: Iterable[Tensor], factor: float) -> list[Tenso
         One float32 flag of shape [1] a device, 1.0 where any result is not finite. Reading one synchronises.
     """
     bad, left = unscale_in_c_(list(gradients), factor)
-    _count_writes(left, factor)
-    flags = {torch.device("cpu"): torch.ones(1, device="cpu")} if bad else {}
-    for device, tensors in Values.of(left).by_device():
-        found = flags.setdefault(device, torch.zeros(1, device=device))
-        unscale_(tensors, constant(factor, device), found, test_result=factor > 1.0)
+    flags = _by_pytorch(left, factor, test_result=factor > 1.0) if left else {}
+    if bad:
+        flags[torch.device("cpu")] = torch.ones(1, device="cpu")
     return list(flags.values())
 
 
-def _count_writes(gradients: list[Tensor], factor: float) -> None:
-    """Tell autograd, which PyTorch's kernel does not, that they are written to; a factor of 1 leaves them alone."""
-    if gradients and factor != 1.0:
+@torch.no_grad()
+def _by_pytorch(gradients: list[Tensor], factor: float, test_result: bool) -> dict[torch.device, Tensor]:
+    """Multiply and test by PyTorch's kernel; a flag a device."""
+    if factor != 1.0:  # autograd is told of the writing, which the kernel does not do
         torch.autograd.graph.increment_version([values_of(gradient) for gradient in gradients])
+    flags: dict[torch.device, Tensor] = {}
+    for device, tensors in Values.of(gradients).by_device():
+        found = flags.setdefault(device, torch.zeros(1, device=device))
+        unscale_(tensors, constant(factor, device), found, test_result)
+    return flags
 
 
 @never_traced

@@ -120,13 +120,13 @@ class Scaling:
                 self._aside.append((tensor, grad))
                 tensor.grad = grad.detach().clone()
 
-    @torch.no_grad()
     def put_back(self) -> None:
         """The pass is over, and gradients are unscaled: those that were set aside take over what they have become."""
         while self._aside:
             tensor, grad = self._aside.pop()
             if tensor.grad is not None:
-                grad.copy_(tensor.grad)
+                with torch.no_grad():
+                    grad.copy_(tensor.grad)
                 tensor.grad = grad
 
     def reach_inside(self, tensors: Iterable[Tensor]) -> None:
@@ -164,13 +164,12 @@ class Scaling:
 
     @contextmanager
     def running(
-        self, tensors: Iterable[Tensor] = (), create: bool = False, ceiling: float = math.inf
+        self, targets: Callable[[], Iterable[Tensor]] = tuple, ceiling: float = math.inf
     ) -> Iterator[float]:
-        """A scaled backward pass into ``tensors`` is under way; threads take turns.
+        """A scaled backward pass is under way; threads take turns.
 
         Args:
-            tensors: leaves that it accumulates into.
-            create: it creates a graph.
+            targets: the leaves that it accumulates into; asked for if another thread is in a pass.
             ceiling: the largest scale that what the pass starts from can hold.
 
         Yields:
@@ -180,13 +179,12 @@ class Scaling:
             SharedGradients: another thread is in a pass into one of them.
         """
         if not self._turn.acquire(blocking=False):
-            self.refuse_shared(tensors := list(tensors))
+            self.refuse_shared(targets())
             self._turn.acquire()
         self._begin()
         self._under = min(self._under, ceiling)
         self.active = True
         try:
-            self.reach(tensors, create)
             yield self._under
         finally:
             self.active = False
@@ -218,7 +216,7 @@ class Scaling:
             # A scale that is too high is no error of the script's: the step is skipped, and the next scale is lower.
             error = error_if_nonfinite and self.stuck
             norm = original(given, max_norm, norm_type, error, *args, **kwargs)
-            if max_norm >= 0 and float(norm_type) > 0:
+            if max_norm >= 0 and float(norm_type) > 0 and not self.tested.reads_again:
                 gradients = [grad for p in tensors if (grad := p.grad) is not None]
                 self.tested.record(gradients, [(~torch.isfinite(norm)).float().reshape(1)])
             return norm

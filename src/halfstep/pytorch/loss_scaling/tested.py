@@ -16,6 +16,9 @@ from halfstep.pytorch.patches import Patches
 #: what hands out a tensor's memory, to be written to without PyTorch's knowing
 _EXPOSING = ("numpy", "data_ptr", "untyped_storage", "__dlpack__")
 
+#: numbers a gradient, on average, up to which a pass over them on a CPU takes less than to remember and compare
+READ_AGAIN = 4096
+
 _storage_of: Callable[[Tensor], UntypedStorage] = torch._C.TensorBase.untyped_storage
 
 
@@ -29,10 +32,12 @@ class Tested:
 
     Attributes:
         trouble: what is not finite, in words, after a look that found something.
+        reads_again: whether the gradients of the last pass are so small that nothing is remembered of them.
     """
 
     def __init__(self) -> None:
         self.trouble: str | None = None
+        self.reads_again = False
         self._versions: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._flags: list[Tensor] = []
         self._one_test = False
@@ -50,6 +55,13 @@ class Tested:
             patches.wrap(home, "to_dlpack", self._exposing)
         patches.wrap(torch.utils, "swap_tensors", self._swapping)
         patches.wrap(torch, "_amp_foreach_non_finite_check_and_unscale_", self._unscaling)
+
+    def multiply_(self, gradients: list[Tensor], factor: float) -> None:
+        """Multiply ``gradients`` by a power of two in place, and remember whether the products are finite."""
+        self.reads_again = _is_read_again(gradients)
+        flags = multiply_and_test_(gradients, factor)
+        if not self.reads_again:
+            self.record(gradients, flags)
 
     def record(self, gradients: Sequence[Tensor], flags: list[Tensor]) -> None:
         """Remember that ``gradients``, as they are now, were tested; ``flags`` tell the outcome.
@@ -111,7 +123,7 @@ class Tested:
 
     def forget(self) -> None:
         """A step is over, which used the gradients, or did not: nothing is known of those to come."""
-        self.trouble = None
+        self.trouble, self.reads_again = None, False
         self._versions.clear()
         self._forget_findings()
 
@@ -173,6 +185,13 @@ class Tested:
             return original(tensors, *args, **kwargs)
 
         return unscale
+
+
+def _is_read_again(gradients: Sequence[Tensor]) -> bool:
+    """Whether it takes less time to read all of them again than to find out which have not changed."""
+    if not gradients or not gradients[0].is_cpu:
+        return False
+    return sum(map(Tensor.numel, gradients)) <= READ_AGAIN * len(gradients)
 
 
 def _storages(tensors: Iterable[Tensor]) -> list[UntypedStorage]:
