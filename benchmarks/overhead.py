@@ -5,11 +5,11 @@ see ``--products``), on a model of few large layers and one of 300 small tensors
 step; start-up without torch at most 60 ms more than python's.
 
 Every variant is a process of its own, and all of them live at once: they take turns of a few steps, one at a time, so
-that what disturbs the machine falls on all alike. A turn's figure is its fastest step; a ratio is taken turn by turn,
-and its median and 95 % interval (of the median, by order statistics) are over all turns of all rounds. Each round
-starts new processes, because a process keeps its luck with memory; the medians of the rounds are shown beside.
+that what disturbs the machine falls on all alike. A turn's figure is its fastest step, and a ratio is taken turn by
+turn. Each round starts new processes, because a process keeps its luck with memory: a round's figure is the median of
+its turns, and what is told is the rounds' median with its 95 % interval (order statistics).
 
-    python benchmarks/overhead.py [--rounds 3] [--turns 60] [--json FILE]
+    python benchmarks/overhead.py [--rounds 9] [--turns 20] [--json FILE]
 """
 
 from __future__ import annotations
@@ -155,24 +155,19 @@ def measure_steps(script: Path, kind: str, rounds: int, turns: int, steps: int) 
 
 
 def ratio(rows: Seconds, ours: str, theirs: str) -> dict[str, object]:
-    """The ratio of two variants, turn by turn: its median, the median's 95 % interval, and each round's median."""
+    """The ratio of two variants, taken turn by turn: the median of the rounds' medians, its 95 % interval, and they."""
     by_round = [
-        [a / b for a, b in zip(us, them, strict=True)]
+        median(a / b for a, b in zip(us, them, strict=True))
         for us, them in zip(rows[ours], rows[theirs], strict=True)
     ]
-    center = summary([value for one in by_round for value in one])
-    return {
-        "median": center.median,
-        "low": center.low,
-        "high": center.high,
-        "rounds": [median(one) for one in by_round],
-    }
+    center = summary(by_round)
+    return {"median": center.median, "low": center.low, "high": center.high, "rounds": by_round}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--turns", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=9, help="six at least, for an interval")
+    parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--steps", type=int, default=4, help="steps a turn")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()

@@ -130,8 +130,7 @@ def _reaching(
         return
 
     def begun(_: Any) -> None:
-        leaves = asked()
-        assert leaves is not None
+        leaves = asked() or leaves_of(outputs)
         scaling.reach([*leaves, *parallel.unused(leaves)])
 
     handle = first.register_prehook(begun)
