@@ -96,3 +96,23 @@ def test_a_compiled_step_is_skipped_as_an_eager_one(begin, what: str) -> None:
     assert takeover.scaling.skipped == 2
     for ours, theirs in zip(compiled, eager, strict=True):
         assert (ours - theirs).abs().max() <= 5 * 0.01 * 8 * 2.0**-12
+
+
+@pytest.mark.slow
+def test_a_compiled_backward_pass_adds_to_true_gradients(begin) -> None:
+    """``torch.compile`` of the pass itself, which meets gradients that are there already."""
+    from torch._dynamo import compiled_autograd
+
+    def gradients() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        torch.compiler.reset()
+        net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+        for _ in range(3):
+            loss = net(torch.linspace(-1, 1, 12).reshape(3, 4)).square().mean()
+            with compiled_autograd._enable(torch.compile(backend="eager")):
+                loss.backward()
+        return [p.grad for p in net.parameters()]
+
+    plain = gradients()
+    begin("fp32:loss_scale=1024")
+    assert all(map(torch.equal, gradients(), plain))

@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import functools
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -120,7 +119,7 @@ def _reaching(
     The engine knows at the pass's first node, without a walk. Several outputs, on several devices, start at once.
     """
     scaling.reach_inside(scaling.retained())
-    asked = leaves_under_way() if inputs is None and not create and not _compiled() else None
+    asked = leaves_under_way() if inputs is None and not create else None
     first = getattr(outputs[0], "grad_fn", None) if len(outputs) == 1 else None
     if asked is None or first is None:
         leaves, inside = _targets(outputs, inputs)
@@ -138,12 +137,6 @@ def _reaching(
         yield
     finally:
         handle.remove()
-
-
-def _compiled() -> bool:
-    """Whether the pass to come will be compiled, hooks and all."""
-    compiler: Any = sys.modules.get("torch._dynamo.compiled_autograd")
-    return compiler is not None and bool(compiler.compiled_autograd_enabled)
 
 
 def _unscale(scaling: Scaling, inverse: float, create: bool) -> None:
