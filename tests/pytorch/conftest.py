@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import pytest
 import torch
@@ -14,6 +15,14 @@ from halfstep.record import NullWriter, Writer
 from .played_device import play
 
 Begin = Callable[..., Takeover]
+Kernel = TypeVar("Kernel")
+
+
+def compiled(found: Kernel | None) -> Kernel:
+    """What a compiler made of a source; the test is skipped where there is none."""
+    if found is None:
+        pytest.skip("no compiler for C or C++")
+    return found
 
 
 @pytest.fixture

@@ -16,15 +16,14 @@ from torch.utils.checkpoint import checkpoint
 from halfstep.pytorch.loss_scaling.graph_task import leaves_under_way
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
 
+from .conftest import compiled
+
 Ask = Callable[[], "list[Tensor] | None"]
 
 
 @pytest.fixture
 def ask() -> Ask:
-    found = leaves_under_way()
-    if found is None:
-        pytest.skip("no C++ compiler")
-    return found
+    return compiled(leaves_under_way())
 
 
 def ids(tensors: list[Tensor] | None) -> list[int]:

@@ -90,6 +90,11 @@ def library(source: Path, kind: type[ctypes.CDLL] = ctypes.CDLL) -> ctypes.CDLL 
             with contextlib.suppress(OSError):
                 failed.write_text(compiler)  # not to be tried again in every process
             return None
+    return _load(path, kind)
+
+
+def _load(path: Path, kind: type[ctypes.CDLL]) -> ctypes.CDLL | None:
+    """The library; None where it, or something that it calls, is missing."""
     try:
         return kind(str(path))
     except OSError:
@@ -126,7 +131,7 @@ def _compile(source: Path, path: Path, compiler: str, language: _Language) -> bo
                 unit = str(Path(folder) / "unit.o")
                 first = [*compiler.split(), *language.flags, *compiled, "-c", str(source), "-o", unit]
                 second = [*compiler.split(), "-shared", *linked, unit, "-o", str(built), *language.libraries]
-                if _run(first) and _run(second) and _loads(built):
+                if _run(first) and _run(second) and _load(built, ctypes.CDLL):
                     built.replace(path)
                     return True
     return False
@@ -134,11 +139,3 @@ def _compile(source: Path, path: Path, compiler: str, language: _Language) -> bo
 
 def _run(command: list[str]) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def _loads(library: Path) -> bool:
-    """Whether everything that the library calls is there."""
-    with contextlib.suppress(OSError):
-        ctypes.CDLL(str(library))
-        return True
-    return False
