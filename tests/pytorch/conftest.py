@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import torch
 
+from halfstep.pytorch.products import products, python_kernel
+from halfstep.pytorch.products.cpp_kernel import cpp_kernel
 from halfstep.pytorch.takeover import Options, Takeover
 from halfstep.recipes import parse
 from halfstep.record import NullWriter, Writer
@@ -59,3 +62,49 @@ def nothing_stays() -> Iterator[None]:
     assert not torch._C._autograd._profiler_enabled()
     assert torch._C._autograd._top_saved_tensors_default_hooks(True) is None
     assert torch._C._len_torch_dispatch_stack() == 0
+
+
+@pytest.fixture(params=["cpp", "python"])
+def products_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Products in fp32 units by the kernel in C++, and by the one for where there is no compiler."""
+    if request.param == "python":
+        monkeypatch.setattr(products, "cpp_kernel", lambda: None)
+    else:
+        compiled(cpp_kernel())
+    yield request.param
+    if products._current is not None:
+        products._current.remove()
+
+
+class Calls(list[str]):
+    """The operations that were computed in fp32, in their order.
+
+    Attributes:
+        threads: that did each.
+    """
+
+    def __init__(self) -> None:
+        self.threads: list[int] = []
+
+    def note(self, name: str) -> None:
+        self.append(name)
+        self.threads.append(threading.get_ident())
+
+
+@pytest.fixture
+def calls(products_kernel: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
+    """What either kernel, or the mode, computes in fp32."""
+    seen, real = Calls(), python_kernel.in_fp32
+
+    def noting(operation: Any, *rest: Any) -> Any:
+        seen.note(operation.name)
+        return real(operation, *rest)
+
+    monkeypatch.setattr(products, "in_fp32", noting)
+    monkeypatch.setattr(python_kernel, "in_fp32", noting)
+    kernel = cpp_kernel() if products_kernel == "cpp" else None
+    if kernel is not None:
+        kernel.listen(seen.note)
+    yield seen
+    if kernel is not None:
+        kernel.listen(None)

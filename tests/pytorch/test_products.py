@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,36 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halfstep.errors import UsageError
-from halfstep.pytorch import takeover
 from halfstep.pytorch.capabilities import Support
 from halfstep.pytorch.products import products
-from halfstep.pytorch.products.kernels import KINDS
+from halfstep.pytorch.products.cpp_kernel import cpp_kernel
+from halfstep.pytorch.products.operations import KINDS, Operation
 
-from .conftest import Begin
+from .conftest import Calls, compiled
 
 LOW = (torch.bfloat16, torch.float16)
 U32 = 2.0**-24  # unit roundoff of fp32
 
-
-@pytest.fixture(autouse=True)
-def _removed() -> Iterator[None]:
-    yield
-    if products._current is not None:
-        products._current.remove()
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The operations that were computed in fp32, in their order."""
-    seen: list[str] = []
-    real = products.in_fp32
-
-    def noting(operation: Any, *rest: Any) -> Any:
-        seen.append(operation.name)
-        return real(operation, *rest)
-
-    monkeypatch.setattr(products, "in_fp32", noting)
-    return seen
+pytestmark = pytest.mark.usefixtures("products_kernel")
 
 
 def half_ulp(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -142,7 +122,7 @@ def assert_case(function: Callable[..., Tensor], values: list[Tensor], backward:
 
 @pytest.mark.parametrize("dtype", LOW)
 @pytest.mark.parametrize("name", CASES)
-def test_products_are_rounded_once(name: str, dtype: torch.dtype, calls: list[str]) -> None:
+def test_products_are_rounded_once(name: str, dtype: torch.dtype, calls: Calls) -> None:
     function, shapes = CASES[name]
     products.install([dtype])
     assert_case(function, operands(shapes, dtype), backward=name not in ROUNDED_TWICE)
@@ -151,7 +131,7 @@ def test_products_are_rounded_once(name: str, dtype: torch.dtype, calls: list[st
 
 @pytest.mark.parametrize("dtype", LOW)
 @pytest.mark.parametrize("name", CASES)
-def test_mode_has_the_same_arithmetic(name: str, dtype: torch.dtype, calls: list[str]) -> None:
+def test_mode_has_the_same_arithmetic(name: str, dtype: torch.dtype, calls: Calls) -> None:
     function, shapes = CASES[name]
     values = operands(shapes, dtype)
     seed = torch.randn(function(*values).shape, dtype=torch.float32).to(dtype)
@@ -187,7 +167,7 @@ OUT = {
 
 
 @pytest.mark.parametrize("name", OUT)
-def test_out_is_written_in_place(name: str, calls: list[str]) -> None:
+def test_out_is_written_in_place(name: str, calls: Calls) -> None:
     function, shapes = OUT[name]
     values = operands(shapes, torch.float16)
     products.install([torch.float16])
@@ -201,7 +181,7 @@ def test_out_is_written_in_place(name: str, calls: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["addmm", "baddbmm", "addbmm"])
-def test_in_place(name: str, calls: list[str]) -> None:
+def test_in_place(name: str, calls: Calls) -> None:
     shapes = OUT[name][1]
     target, a, b = operands([(3, 24, 33) if name == "baddbmm" else (24, 33), *shapes[1:]], torch.bfloat16)
     products.install([torch.bfloat16])
@@ -225,7 +205,7 @@ def test_sums_beyond_the_range_round_to_infinity() -> None:
 
 
 @pytest.mark.parametrize("dtype", LOW)
-def test_grouped_products(dtype: torch.dtype, calls: list[str]) -> None:
+def test_grouped_products(dtype: torch.dtype, calls: Calls) -> None:
     a, b = operands([(16, 24), (2, 24, 32)], dtype)
     products.install([dtype])
     got = F.grouped_mm(a, b, offs=torch.tensor([8, 16], dtype=torch.int32))
@@ -254,7 +234,7 @@ def _message(attempt: Callable[[], Any]) -> str:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64, torch.int64])
-def test_other_dtypes_are_untouched(dtype: torch.dtype, calls: list[str]) -> None:
+def test_other_dtypes_are_untouched(dtype: torch.dtype, calls: Calls) -> None:
     a, b, c = (x.mul(8).to(dtype) for x in operands([(24, 40), (40, 33), (33,)], torch.float32))
     own = [a @ b, torch.addmm(c, a, b), a[None] @ b[None]]
     products.install(LOW)
@@ -262,7 +242,7 @@ def test_other_dtypes_are_untouched(dtype: torch.dtype, calls: list[str]) -> Non
     assert calls == []
 
 
-def test_installing_again_changes_nothing_and_removing_restores(calls: list[str]) -> None:
+def test_installing_again_changes_nothing_and_removing_restores(calls: Calls) -> None:
     a, b = operands([(24, 40), (40, 33)], torch.float16)
     own = a @ b
     first = products.install([torch.float16])
@@ -278,7 +258,7 @@ def test_installing_again_changes_nothing_and_removing_restores(calls: list[str]
     assert calls == ["mm", "mm"]
 
 
-def test_without_get_kernel_the_mode_is_entered(monkeypatch: pytest.MonkeyPatch, calls: list[str]) -> None:
+def test_without_get_kernel_the_mode_is_entered(monkeypatch: pytest.MonkeyPatch, calls: Calls) -> None:
     a, b = operands([(24, 40), (40, 33)], torch.float16)
     installed = products.install([torch.float16])
     by_kernel = a @ b
@@ -321,7 +301,7 @@ def test_plan_takes_over_only_what_is_slow() -> None:
     assert products.plan([torch.bfloat16], "native", supported) == {}
 
 
-def test_a_kind_of_its_own_is_taken_over_alone(calls: list[str]) -> None:
+def test_a_kind_of_its_own_is_taken_over_alone(calls: Calls) -> None:
     x, w = operands([(2, 6, 5, 5), (6, 6, 3, 3)], torch.bfloat16)
     products._current = products.Products({"transposed_convolution": frozenset({torch.bfloat16})})
     F.conv2d(x, w)
@@ -330,58 +310,10 @@ def test_a_kind_of_its_own_is_taken_over_alone(calls: list[str]) -> None:
     assert calls == ["convolution"]
 
 
-@pytest.mark.parametrize("transposing", [False, True])
-def test_a_program_that_transposes_none_pays_no_call_for_it_after_its_first_steps(
-    monkeypatch: pytest.MonkeyPatch, calls: list[str], transposing: bool
-) -> None:
-    """The kernel's Python is what each convolution would pay."""
-    asked: list[str] = []
-    real = products.own_kernel
-
-    def counted(name: str, key: str) -> Callable[..., Any]:
-        own = real(name, key)
-        return lambda *args, **kwargs: asked.append(name) or own(*args, **kwargs)
-
-    monkeypatch.setattr(products, "own_kernel", counted)
-    x, w = operands([(2, 6, 5, 5), (6, 6, 3, 3)], torch.bfloat16)
-    products._current = products.Products({"transposed_convolution": frozenset({torch.bfloat16})})
-    products._current.settle()
-    F.conv2d(x, w)
-    if transposing:
-        F.conv_transpose2d(x, w)
-    products._current.settle()
-    before = len(asked)
-    expected = F.conv2d(x, w)
-    assert (len(asked) > before) is transposing
-    F.conv_transpose2d(x, w)
-    assert calls == ["convolution"] * 2 * transposing
-    products._current.remove()
-    assert torch.equal(F.conv2d(x, w), expected)
-
-
-@pytest.mark.parametrize(
-    "layer", [torch.nn.Conv2d(4, 4, 3, padding=1), torch.nn.ConvTranspose2d(4, 4, 3, padding=1)]
-)
-def test_the_takeover_settles_after_the_steps_that_are_looked_at(
-    begin: Begin, monkeypatch: pytest.MonkeyPatch, calls: list[str], layer: torch.nn.Module
-) -> None:
-    slow = Support("native", "units", frozenset({"transposed_convolution"}))
-    monkeypatch.setattr(takeover, "support", lambda *_: slow)
-    monkeypatch.setattr(takeover, "plan", functools.partial(products.plan, supported=lambda _: slow))
-    monkeypatch.setattr(
-        takeover,
-        "install",
-        lambda dtypes, mode: products.Products(products.plan(dtypes, mode, lambda _: slow)),
-    )
-    settled: list[int] = []
-    monkeypatch.setattr(products.Products, "settle", lambda _: settled.append(taken.steps))
-    taken = begin("bf16")
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-    for _ in range(5):
-        layer(torch.ones(1, 4, 5, 5)).float().square().mean().backward()
-        optimizer.step()
-    assert settled == [3]
-    assert bool(calls) is isinstance(layer, torch.nn.ConvTranspose2d)
+def test_what_this_pytorch_lacks_is_named() -> None:
+    kernel = compiled(cpp_kernel())
+    with pytest.raises(RuntimeError, match=r"aten::no_such\.out"):
+        kernel.put([Operation("no_such.out", "product", 2)], {})
 
 
 def test_mistakes_are_told() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from halfstep.pytorch.products.products import install
 from halfstep.pytorch.products.scratch import LARGEST, SMALLEST, Scratch
@@ -29,26 +32,49 @@ def test_a_widened_operand_is_floats_in_values_and_strides(layout: str, shape: t
         assert torch.equal(wide, x.float())
 
 
-def test_results_of_all_sizes_stay_what_they_were() -> None:
-    """Each product overwrites the memory of the one before; one beyond LARGEST leaves it nothing."""
-    installed = install([torch.float16])
-    try:
-        pairs = [
-            (torch.randn(m, k).half(), torch.randn(k, n).half())
-            for m, k, n in [
-                (3, 4, 5),
-                (256, 128, 64),
-                (1040, 8, 1040),
-                (64, 512, 256),
-                (0, 4, 5),
-                (7, 3000, 9),
-            ]
-        ]
-        got = [a @ b for a, b in pairs]
-    finally:
-        installed.remove()
-    assert [x.shape for x in got] == [(a.shape[0], b.shape[1]) for a, b in pairs]
-    assert all(torch.equal(x, (a.float() @ b.float()).half()) for x, (a, b) in zip(got, pairs, strict=True))
+Sizes = list[tuple[int, ...]]
+
+PRODUCTS: Sizes = [(3, 4, 5), (256, 128, 64), (1040, 8, 1040), (64, 512, 256), (0, 4, 5), (7, 3000, 9)]
+CONVOLUTIONS: Sizes = [(1, 2, 3, 4), (4, 16, 32, 16), (2, 64, 96, 64), (4, 16, 32, 16), (2, 8, 20, 1)]
+
+
+def product(m: int, k: int, n: int) -> tuple[Tensor, Tensor]:
+    """By transposed and by contiguous operands."""
+    return torch.randn(k, m).mT, torch.randn(k, n)
+
+
+def convolution(images: int, channels: int, width: int, out: int) -> tuple[Tensor, Tensor]:
+    """By channels last and by contiguous operands."""
+    x = torch.randn(images, channels, width, width).contiguous(memory_format=torch.channels_last)
+    return x, torch.randn(out, channels, 1, 1)
+
+
+CASES = {"product": (torch.mm, product, PRODUCTS), "convolution": (F.conv2d, convolution, CONVOLUTIONS)}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("threads", [1, 4])
+def test_results_of_all_sizes_stay_what_they_were(products_kernel: str, case: str, threads: int) -> None:
+    """Each call overwrites the memory of the one before in its thread; one beyond LARGEST leaves it nothing."""
+    function, make, sizes = CASES[case]
+    operands = [tuple(x.half() for x in make(*size)) for size in sizes * threads]
+    exact = [function(a.float(), b.float()).half() for a, b in operands]
+    install([torch.float16])
+    with ThreadPoolExecutor(threads) as pool:
+        got = list(pool.map(lambda pair: function(*pair), operands))
+    assert all(map(torch.equal, got, exact))
+    assert [x.stride() for x in got] == [x.stride() for x in exact]
+
+
+def test_memory_of_inference_mode_is_written_to_in_training(products_kernel: str) -> None:
+    a, b = (x.half().requires_grad_() for x in product(256, 128, 256))
+    install([torch.float16])
+    with torch.inference_mode():
+        inferred = a @ b
+    trained = a @ b
+    trained.sum().backward()
+    assert torch.equal(trained, inferred)
+    assert a.grad is not None
 
 
 def test_memory_made_in_inference_mode_serves_training() -> None:

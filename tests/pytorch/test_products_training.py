@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +18,13 @@ from torch.utils.checkpoint import checkpoint
 
 from halfstep.pytorch.products import products
 
+from .conftest import Calls
+
 LOW = (torch.bfloat16, torch.float16)
 U32 = 2.0**-24
 
 
-@pytest.fixture(autouse=True)
-def _removed() -> Iterator[None]:
-    yield
-    if products._current is not None:
-        products._current.remove()
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """The operations that were computed in fp32 and the threads that did, in their order."""
-    seen: list[tuple[str, int]] = []
-    real = products.in_fp32
-
-    def noting(operation: Any, *rest: Any) -> Any:
-        seen.append((operation.name, threading.get_ident()))
-        return real(operation, *rest)
-
-    monkeypatch.setattr(products, "in_fp32", noting)
-    return seen
+pytestmark = pytest.mark.usefixtures("products_kernel")
 
 
 class Block(nn.Module):
@@ -134,7 +118,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> tu
 
 @pytest.mark.parametrize("dtype", LOW)
 @pytest.mark.parametrize("mask", ["none", "causal", "bool", "own dtype", "fp32"])
-def test_attention_is_rounded_once(mask: str, dtype: torch.dtype, calls: list[tuple[str, int]]) -> None:
+def test_attention_is_rounded_once(mask: str, dtype: torch.dtype, calls: Calls) -> None:
     """Against float64, forward and backward; logsumexp stays fp32.
 
     A weight's relative error is at most that of its score, gamma_d sum|q||k| scale, twice (for the row's sum), and
@@ -165,7 +149,7 @@ def test_attention_is_rounded_once(mask: str, dtype: torch.dtype, calls: list[tu
         assert value.dtype == dtype
         bound = noise * most + torch.finfo(dtype).eps / 2 * (right.abs() + noise * most)
         assert ((value.double() - right).abs() <= bound + torch.finfo(dtype).smallest_normal).all()
-    names = [name for name, _ in calls if "attention" in name]
+    names = [name for name in calls if "attention" in name]
     assert names == [
         "_scaled_dot_product_flash_attention_for_cpu",
         "_scaled_dot_product_flash_attention_for_cpu_backward",
@@ -196,7 +180,7 @@ def test_attention_through_the_math_path(dtype: torch.dtype, dropout: float) -> 
 
 @pytest.mark.parametrize("dtype", LOW)
 @pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU])
-def test_recurrent_layers(cell: type[nn.LSTM], dtype: torch.dtype, calls: list[tuple[str, int]]) -> None:
+def test_recurrent_layers(cell: type[nn.LSTM], dtype: torch.dtype, calls: Calls) -> None:
     """Forward and backward, to a few ulp of 16 bits: every step of the recurrence rounds its state."""
     net = cell(12, 16, batch_first=True)
     x = torch.randn(3, 7, 12)
@@ -217,30 +201,31 @@ def test_recurrent_layers(cell: type[nn.LSTM], dtype: torch.dtype, calls: list[t
 
 
 @pytest.mark.parametrize("network", [gpt, conv_net])
-def test_fp32_training_is_bit_identical(network: Network, calls: list[tuple[str, int]]) -> None:
+def test_fp32_training_is_bit_identical(network: Network, calls: Calls) -> None:
     own = gradients(network, torch.bfloat16, enabled=False)
     products.install(LOW)
     assert torch.equal(gradients(network, torch.bfloat16, enabled=False), own)
     assert calls == []
 
 
-def test_every_thread_has_them(calls: list[tuple[str, int]]) -> None:
+def test_every_thread_has_them(calls: Calls) -> None:
     products.install([torch.float16])
     expected = gradients(conv_net, torch.float16)
     here = threading.get_ident()
     calls.clear()
+    calls.threads.clear()
     a = torch.randn(9, 9).half()
     results: list[Tensor] = []
     worker = threading.Thread(target=lambda: results.append(a @ a))
     worker.start()
     worker.join()
     assert torch.equal(results[0], a @ a)
-    assert [thread == here for _, thread in calls] == [False, True]
+    assert [thread == here for thread in calls.threads] == [False, True]
     assert torch.equal(gradients(conv_net, torch.float16), expected)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_recompute_of_a_checkpoint(reentrant: bool, calls: list[tuple[str, int]]) -> None:
+def test_recompute_of_a_checkpoint(reentrant: bool, calls: Calls) -> None:
     products.install([torch.float16])
     layer = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8)).half()
     x = torch.randn(4, 8).half().requires_grad_()
@@ -252,7 +237,7 @@ def test_recompute_of_a_checkpoint(reentrant: bool, calls: list[tuple[str, int]]
     assert len(calls) - once > once  # two products more: the forward pass again
 
 
-def test_inference_mode_and_no_grad(calls: list[tuple[str, int]]) -> None:
+def test_inference_mode_and_no_grad(calls: Calls) -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 5)).bfloat16()
     x = torch.randn(2, 3, 8, 8).bfloat16()
     products.install([torch.bfloat16])
@@ -275,7 +260,7 @@ def test_backward_inside_autocast(network: Network) -> None:
         assert torch.equal(gradients(network, torch.bfloat16), outside)
 
 
-def test_fake_tensors_compute_nothing(calls: list[tuple[str, int]]) -> None:
+def test_fake_tensors_compute_nothing(calls: Calls) -> None:
     products.install(LOW)
     with FakeTensorMode():
         x = torch.empty(2, 3, 8, 8, dtype=torch.float16, requires_grad=True)
@@ -313,7 +298,7 @@ def test_strides_are_pytorchs_own(channels_last: bool) -> None:
         installed.remove()
 
 
-def test_export(calls: list[tuple[str, int]]) -> None:
+def test_export(calls: Calls) -> None:
     products.install([torch.float16])
     net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).half()
     x = torch.randn(3, 8).half()
@@ -328,13 +313,13 @@ def test_export(calls: list[tuple[str, int]]) -> None:
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inductor's own imports
 @pytest.mark.parametrize("network", [gpt, conv_net])
 def test_compiled_training(
-    network: Network, calls: list[tuple[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: Network, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """inductor's code reaches the same kernels, and its gradients are eager's but for its own roundings elsewhere."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     products.install([torch.float16])
     eager = gradients(network, torch.float16)
-    kinds = {name.removesuffix(".out") for name, _ in calls}
+    kinds = {name.removesuffix(".out") for name in calls}
     calls.clear()
 
     def compiled() -> tuple[nn.Module, Tensor, Tensor]:
@@ -344,4 +329,4 @@ def test_compiled_training(
 
     got = gradients(compiled, torch.float16)
     assert (got - eager).norm() < 4 * torch.finfo(torch.float16).eps * eager.norm()
-    assert {name.removesuffix(".out") for name, _ in calls} == kinds
+    assert {name.removesuffix(".out") for name in calls} == kinds

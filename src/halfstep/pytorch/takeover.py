@@ -29,9 +29,9 @@ from halfstep.pytorch.loss_scaling.statistics import Statistics
 from halfstep.pytorch.loss_scaling.step import Steps
 from halfstep.pytorch.loss_scaling.verdict import Verdict
 from halfstep.pytorch.patches import Patches
-from halfstep.pytorch.products.products import Products, choose, install, plan
+from halfstep.pytorch.products.products import choose, install, plan
 from halfstep.pytorch.recording.habits import Habits
-from halfstep.pytorch.recording.looking import PROFILED_STEP, Looking
+from halfstep.pytorch.recording.looking import Looking
 from halfstep.pytorch.recording.recorder import NullRecorder, Recorder
 from halfstep.pytorch.sixteen import SixteenBitWeights
 from halfstep.pytorch.tf32 import set_tf32
@@ -66,7 +66,6 @@ class Takeover(Face):
         self._last_skipped = False
         self._bad_in_a_row: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
         self._undo: list[Callable[[], None]] = []
-        self._products: Products | None = None
         self.by_hand = ByHand(self)
         self._looking = Looking(self._optimizers, self.by_hand, options)
         recording = isinstance(options.writer, Writer)
@@ -225,8 +224,7 @@ class Takeover(Face):
         kinds = plan([dtype], mode)
         if not kinds:
             return
-        self._products = install([dtype], mode)
-        self._undo.append(self._products.remove)
+        self._undo.append(install([dtype], mode).remove)
         what = (
             "products"
             if choose(mode, found)
@@ -311,8 +309,6 @@ class Takeover(Face):
             self._told(by, self.scaling.stepped(finite, self.recorder.steps))
         if counts:
             self.recorder.step(not finite, scale)
-            if self._products is not None and self.steps == PROFILED_STEP + 1:
-                self._products.settle()
         if self._bad_in_a_row.get(by, 0) >= HOPELESS and self.scaling.stuck:
             started = self.recipe.loss_scale.value
             sentence = overflow_sentence(self.recipe.compute, self.scaling.value, started)

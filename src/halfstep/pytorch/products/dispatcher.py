@@ -43,7 +43,7 @@ class Overrides:
             # Overriding is what is done here; PyTorch warns of the first kernel.
             warnings.filterwarnings("ignore", message=r"(?s).*Overriding a previously registered kernel")
             self._library.impl(name, kernel, key, allow_override=True, **options)
-        _forget(name)
+        forget(name)
 
     def remove(self) -> None:
         """Put PyTorch's own kernels back. Removing again does nothing."""
@@ -53,7 +53,7 @@ class Overrides:
 
             config.enable_autograd_cache, self._cached = self._cached, None
         while self._names:
-            _forget(self._names.pop())
+            forget(self._names.pop())
 
 
 def overload(name: str) -> Any:
@@ -62,8 +62,8 @@ def overload(name: str) -> Any:
     return getattr(getattr(torch.ops.aten, packet), variant or "default")
 
 
-def _forget(name: str) -> None:
-    """While it traces, torch.compile asks a cache in Python which kernel is whose."""
+def forget(name: str) -> None:
+    """A kernel of ``aten::name`` has come or gone: while it traces, torch.compile asks a cache which there are."""
     overload(name)._dispatch_cache.clear()
 
 

@@ -1,7 +1,7 @@
 """16-bit products computed in fp32 units: kernels put before PyTorch's own for the CPU.
 
 Where a CPU has no 16-bit units, PyTorch's bf16 and fp16 products are 4 to 300 times slower than fp32. These kernels
-keep every tensor 16-bit and compute only the products in fp32 (:mod:`halfstep.pytorch.products.kernels`). They are
+keep every tensor 16-bit and compute only the products in fp32 (:mod:`halfstep.pytorch.products.operations`). They are
 process-wide: they hold in every thread, in backward, in a checkpoint's recompute and in compiled code.
 
 Two ways lead past them: products that inductor writes itself in C++ (``max_autotune``, flex attention) and its
@@ -11,8 +11,7 @@ Two ways lead past them: products that inductor writes itself in C++ (``max_auto
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any, get_args
 
 import torch
@@ -21,12 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from halfstep.errors import UsageError
 from halfstep.pytorch import capabilities
 from halfstep.pytorch.capabilities import Support
-from halfstep.pytorch.products.dispatcher import Overrides, exists, overload, own_kernel
-from halfstep.pytorch.products.kernels import KINDS, OPERATIONS, Operation, applies, in_fp32
+from halfstep.pytorch.products import python_kernel
+from halfstep.pytorch.products.cpp_kernel import cpp_kernel
+from halfstep.pytorch.products.dispatcher import exists, overload
+from halfstep.pytorch.products.operations import KINDS, OPERATIONS, Operation, Plan
+from halfstep.pytorch.products.python_kernel import applies, in_fp32
 from halfstep.takeover import ProductsMode
-
-#: For every kind of product, the dtypes that are computed in fp32.
-Plan = Mapping[str, frozenset[torch.dtype]]
 
 #: The 16-bit dtypes and the precision that :func:`halfstep.pytorch.capabilities.support` knows each by.
 DTYPES: dict[torch.dtype, str] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -38,7 +37,8 @@ def choose(mode: ProductsMode, support: Support, kind: str = "product") -> bool:
     Args:
         mode: ``native``, never; ``fp32``, always; ``auto``, where that is faster.
         support: what the CPU does for the dtype.
-        kind: one of :data:`halfstep.pytorch.products.kernels.KINDS`; units that are fast as a whole may be slow at one.
+        kind: one of :data:`~halfstep.pytorch.products.operations.KINDS`; units that are fast as a whole may be slow at
+            one.
 
     Raises:
         UsageError: another mode; the message lists what is allowed.
@@ -79,32 +79,13 @@ class Products:
 
     def __init__(self, planned: Plan) -> None:
         self.plan = planned
-        self._seen: set[str] = set()
-        self._for_transposed = Overrides()
-        self._undo = self._register() if hasattr(torch.library, "get_kernel") else _enter(planned)
-
-    def _register(self) -> Callable[[], None]:
-        """Put kernels before PyTorch's own: only those planned, since each costs its operation a Python call."""
-        operations = _operations(self.plan)
-        own = {name: own_kernel(name, "CPU") for op in operations for name in (op.name, op.base)}
-        lasting = Overrides()
-        for operation in operations:
-            kernel = _kernel(operation, self.plan, own[operation.name], own[operation.base], self._seen)
-            passing = operation.kind == "convolution" and operation.kind not in self.plan
-            (self._for_transposed if passing else lasting).put(operation.name, "CPU", kernel)
-        return lasting.remove
-
-    def settle(self) -> None:
-        """The program has made its first steps: one that convolves without transposing pays no more calls for that."""
-        if "convolution" in self._seen and "transposed_convolution" not in self._seen:
-            self._for_transposed.remove()
+        self._undo = _put(planned)
 
     def remove(self) -> None:
         """Put PyTorch's own kernels back. Removing again does nothing."""
         global _current
         undo, self._undo = self._undo, _nothing
         undo()
-        self._for_transposed.remove()
         if _current is self:
             _current = None
 
@@ -137,21 +118,15 @@ def _operations(planned: Plan) -> list[Operation]:
     return [op for op in wanted if exists(op.name)]
 
 
-def _kernel(
-    operation: Operation, planned: Plan, own: Callable[..., Any], base: Callable[..., Any], seen: set[str]
-) -> Any:
-    """The kernel put before ``own``; ``base`` is PyTorch's own of ``operation.base``; ``seen`` is told the kinds."""
-    ever = frozenset[torch.dtype]().union(*(planned.get(kind, ()) for kind in operation.kinds))
-
-    def kernel(keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
-        if args[0].dtype in ever:
-            kind = operation.kind_of(args)
-            seen.add(kind)
-            if applies(operation, planned.get(kind, frozenset()), args, kwargs):
-                return in_fp32(operation, functools.partial(base, keyset), args, kwargs)
-        return own(keyset, *args, **kwargs)
-
-    return kernel
+def _put(planned: Plan) -> Callable[[], None]:
+    """Put kernels before PyTorch's own: only those planned, since each costs its operation a call."""
+    operations = _operations(planned)
+    if not operations:
+        return _nothing
+    if not hasattr(torch.library, "get_kernel"):
+        return _enter(planned)
+    in_cpp = cpp_kernel()
+    return python_kernel.put(operations, planned) if in_cpp is None else in_cpp.put(operations, planned)
 
 
 def products_mode(dtypes: Collection[torch.dtype], mode: ProductsMode = "fp32") -> TorchDispatchMode:

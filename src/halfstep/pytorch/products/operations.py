@@ -1,4 +1,4 @@
-"""The arithmetic of a matrix unit on a CPU that has none for 16 bits: one table of operations, one kernel.
+"""The arithmetic of a matrix unit on a CPU that has none for 16 bits: the table of operations that it is done for.
 
 For 16-bit operands ``a`` and ``b`` of a product::
 
@@ -7,19 +7,23 @@ For 16-bit operands ``a`` and ``b`` of a product::
 Products of two bf16 or two fp16 numbers are exact in fp32 (8 + 8 and 11 + 11 bits of significand fit in 24), sums
 are fp32, and the result is rounded once, to nearest even. A bias, ``alpha`` and ``beta`` take part before the
 rounding. The fp32 copies hold only during the call; operands and results stay 16-bit.
+
+Every operation is computed by one kernel, which is written twice: in C++, and in Python for where there is no compiler.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
-from halfstep.pytorch.products.scratch import Scratch
-
 Writes = Literal["new", "out", "self"]
+WRITES: tuple[Writes, ...] = get_args(Writes)
+
+#: For every kind of product, the dtypes that are computed in fp32.
+Plan = Mapping[str, frozenset[torch.dtype]]
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,21 @@ class Variant:
     """Calls of an operation that are a kind of their own, told by their arguments.
 
     They are those that units fast at the rest may be slow at; see ``slower`` in :mod:`halfstep.pytorch.capabilities`.
+
+    Attributes:
+        kind: what they are to the user.
+        position: of the argument that tells: a flag that is set, or a tensor.
+        shorter_than: the tensor's last dimension but one is smaller than this.
     """
 
     kind: str
-    holds: Callable[[Sequence[Any]], bool]
+    position: int
+    shorter_than: int | None = None
+
+    def holds(self, args: Sequence[Any]) -> bool:
+        """Whether the call with ``args`` is of this kind."""
+        told = args[self.position]
+        return bool(told) if self.shorter_than is None else told.shape[-2] < self.shorter_than
 
 
 @dataclass(frozen=True)
@@ -70,11 +85,11 @@ class Operation:
 
 
 def _transposed_at(position: int) -> Variant:
-    return Variant("transposed_convolution", lambda args: bool(args[position]))
+    return Variant("transposed_convolution", position)
 
 
 #: Queries are of shape (batch, heads, length, width). From 512 on, bf16 units win: 0.6 to 0.9 of fp32's time.
-_SHORT = Variant("short_attention_backward", lambda args: args[1].shape[-2] < 512)
+_SHORT = Variant("short_attention_backward", 1, shorter_than=512)
 
 
 def _with_variants(name: str, tensors: int) -> tuple[Operation, ...]:
@@ -112,79 +127,4 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("mkldnn_rnn_layer_backward", "recurrent", 13, rounded=7),
 )
 
-_scratch = Scratch()
-
 KINDS: tuple[str, ...] = tuple(dict.fromkeys(kind for operation in OPERATIONS for kind in operation.kinds))
-
-
-def applies(
-    operation: Operation, low: Collection[torch.dtype], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> bool:
-    """Whether the operands are 16-bit tensors of one dtype in ``low``; PyTorch refuses unlike ones in its own words."""
-    dtype: torch.dtype = args[0].dtype
-    out = kwargs.get("out")
-    if dtype not in low or (out is not None and out.dtype is not dtype):
-        return False
-    return all(x is None or x.dtype is dtype for x in args[1 : operation.tensors])
-
-
-def in_fp32(
-    operation: Operation, call: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
-) -> Any:
-    """Compute ``operation`` on 16-bit operands in fp32 and round once.
-
-    Args:
-        operation: what is computed; it ``applies`` to ``args`` and ``kwargs``, which are its own.
-        call: PyTorch's own kernel of ``operation.base``, which is given the widened operands.
-
-    Returns:
-        What the operation returns, in the dtypes that PyTorch's own has.
-    """
-    low = args[0].dtype
-    out = args[0] if operation.writes == "self" else kwargs.get("out")
-    named = {name: _widened(value, low) for name, value in kwargs.items() if name != "out"}
-    rest = args[operation.tensors :]
-    if operation.kind == "product":
-        wide = [_scratch.widened(x, place) for place, x in enumerate(args[: operation.tensors])]
-        result = call(*wide, *rest, **named, out=_scratch.result())
-        rounded = result.to(low) if out is None else _written(out, result)
-        _scratch.let_go()
-        return rounded
-    result = call(*(None if x is None else x.float() for x in args[: operation.tensors]), *rest, **named)
-    layout = _layout(operation, args)
-    if isinstance(result, torch.Tensor):
-        return result.to(low, memory_format=layout)
-    return tuple(_rounded(x, low, layout) if i < operation.rounded else x for i, x in enumerate(result))
-
-
-def _widened(value: Any, low: torch.dtype) -> Any:
-    return value.float() if isinstance(value, torch.Tensor) and value.dtype is low else value
-
-
-def _rounded(value: Any, low: torch.dtype, layout: torch.memory_format) -> Any:
-    """Round one of several results: a gradient not asked for is None, a workspace keeps its bytes."""
-    if not isinstance(value, torch.Tensor) or value.dtype is not torch.float32:
-        return value
-    return value.to(low, memory_format=layout if value.ndim == 5 else torch.preserve_format)
-
-
-def _written(out: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
-    """Round into ``out``, in the pass that copies. An ``out`` of another shape is resized, as in PyTorch."""
-    if out.shape != result.shape:
-        out.resize_(result.shape)
-    return out.copy_(result)
-
-
-def _layout(operation: Operation, args: Sequence[Any]) -> torch.memory_format:
-    """The strides that PyTorch's own kernel would give: compiled code has been told to expect them.
-
-    They differ from fp32's only in convolutions of volumes with channels last.
-    """
-    if operation.kind != "convolution" or args[1].ndim != 5:
-        return torch.preserve_format
-    if operation.name == "convolution":
-        (x, weight, bias, *geometry), bias_sizes = args[:9], None
-    else:
-        (_, x, weight, bias_sizes, *geometry), bias = args[:10], None
-    backend = torch._C._select_conv_backend(x, weight, bias, *geometry, bias_sizes)
-    return torch._C._conv_determine_backend_memory_format(x, weight, backend)
