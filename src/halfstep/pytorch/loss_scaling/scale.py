@@ -21,6 +21,9 @@ from halfstep.pytorch.loss_scaling.verdict import Verdict, capturing, refuse_dyn
 #: after so many finite steps in a row the next is likely to be finite, too: its verdict may be read late
 CALM = 8
 
+#: seconds: a pass under way learns what it accumulates into at its first node, and another may follow it
+LOOK_AGAIN = 0.01
+
 #: is told of a step's skip, None if it was made
 Told = Callable[[Skip | None], None]
 
@@ -179,8 +182,10 @@ class Scaling:
             SharedGradients: another thread is in a pass into one of them.
         """
         if not self._turn.acquire(blocking=False):
-            self.refuse_shared(targets())
-            self._turn.acquire()
+            own = tuple(targets())
+            self.refuse_shared(own)
+            while not self._turn.acquire(timeout=LOOK_AGAIN):
+                self.refuse_shared(own)
         self._begin()
         self._under = min(self._under, ceiling)
         self.active = True
