@@ -130,10 +130,16 @@ class DynamicScale(LossScale):
 
     def next(self, finite: bool) -> DynamicScale:
         if not finite:
-            return replace(self, value=max(self.value * self.backoff, self.floor), finite_steps=0)
+            return self._moved(max(self.value * self.backoff, self.floor), 0)
         if self.finite_steps + 1 < self.interval:
-            return replace(self, finite_steps=self.finite_steps + 1)
-        return replace(self, value=min(self.value * self.growth, self.ceiling), finite_steps=0)
+            return self._moved(self.value, self.finite_steps + 1)
+        return self._moved(min(self.value * self.growth, self.ceiling), 0)
+
+    def _moved(self, value: float, finite_steps: int) -> DynamicScale:
+        """As ``replace``, without looking at every step whether what was allowed is allowed."""
+        moved = object.__new__(type(self))
+        moved.__dict__.update(self.__dict__, value=value, finite_steps=finite_steps)
+        return moved
 
 
 @dataclass(frozen=True)

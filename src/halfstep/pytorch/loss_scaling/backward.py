@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from halfstep.pytorch.loss_scaling.data_parallel import DataParallel
-from halfstep.pytorch.loss_scaling.gradients import gradients_at, multiply_
+from halfstep.pytorch.loss_scaling.gradients import multiply_
 from halfstep.pytorch.loss_scaling.graph_task import leaves_under_way
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
 from halfstep.pytorch.loss_scaling.sharded import Sharded
@@ -95,13 +95,13 @@ def _backward(
                 original(outputs, seeds, retain_graph, create_graph, None, inputs)
             else:
                 sharded.follow()
-                scaling, given = takeover.scaling, _seeds(outputs, seeds)
+                scaling, given = takeover.scaling, _given(outputs, seeds)
                 with (
                     scaling.running(lambda: _targets(outputs, inputs)[0], _ceiling(outputs)) as scale,
                     _reaching(scaling, parallel, outputs, inputs, create_graph),
                 ):
                     try:
-                        scaled = [_times(seed, scale) for seed in given]
+                        scaled = _scaled_seeds(outputs, given, scale)
                         original(outputs, scaled, retain_graph, create_graph, None, inputs)
                     finally:
                         _unscale(scaling, 1.0 / scale, create_graph)
@@ -130,7 +130,8 @@ def _reaching(
 
     def begun(_: Any) -> None:
         leaves = asked() or leaves_of(outputs)
-        scaling.reach([*leaves, *parallel.unused(leaves)])
+        scaling.reach_first(leaves)
+        scaling.reach(parallel.unused(leaves))
 
     handle = first.register_prehook(begun)
     try:
@@ -144,7 +145,7 @@ def _unscale(scaling: Scaling, inverse: float, create: bool) -> None:
     if create:
         _unscale_in_graph(scaling, inverse)
         return
-    scaling.tested.multiply_(gradients_at(scaling.reached.values()), inverse)
+    scaling.tested.multiply_(scaling.reached_gradients(), inverse)
     scaling.put_back()
 
 
@@ -188,10 +189,10 @@ def _grad(takeover: Takeover, original: Callable[..., Any]) -> Callable[..., Any
                 results = original(outputs, inputs, grad_outputs, *arguments, **kwargs)
             else:
                 tensors = _as_tuple(outputs)
-                seeds = _seeds(tensors, grad_outputs)
+                given = _given(tensors, grad_outputs)
                 with takeover.scaling.running(ceiling=_ceiling(tensors)) as scale:
                     takeover.scaling.reach_inside(takeover.scaling.retained())
-                    scaled_seeds = [_times(seed, scale) for seed in seeds]
+                    scaled_seeds = _scaled_seeds(tensors, given, scale)
                     try:
                         scaled = original(tensors, inputs, scaled_seeds, *arguments, **kwargs)
                     finally:
@@ -210,21 +211,30 @@ def _as_tuple(tensors: Any) -> tuple[Any, ...]:
     return (tensors,) if isinstance(tensors, Tensor | GradientEdge) else tuple(tensors)
 
 
-def _seeds(outputs: Sequence[Any], seeds: Any) -> list[Tensor | None]:
+def _given(outputs: Sequence[Any], seeds: Any) -> list[Tensor | None]:
+    """The gradients that the script gives, one an output; None where it leaves one to PyTorch."""
+    return [None] * len(outputs) if seeds is None else list(_as_tuple(seeds))
+
+
+def _scaled_seeds(
+    outputs: Sequence[Any], given: Sequence[Tensor | None], scale: float
+) -> list[Tensor | None]:
     """The gradients that the pass starts from; None where PyTorch is to complain about its absence."""
-    given = [None] * len(outputs) if seeds is None else list(_as_tuple(seeds))
     if len(given) != len(outputs):  # PyTorch's to complain about
-        return given
-    return [_implicit(output) if seed is None else seed for output, seed in zip(outputs, given, strict=True)]
+        return list(given)
+    return [
+        _implicit(output, scale) if seed is None else seed * scale
+        for output, seed in zip(outputs, given, strict=True)
+    ]
 
 
-def _implicit(output: Any) -> Tensor | None:
-    """1 for a real scalar, from which a pass may start without being told a gradient."""
+def _implicit(output: Any, scale: float) -> Tensor | None:
+    """``scale`` for a real scalar, from which a pass may start without being told a gradient."""
     if isinstance(output, GradientEdge):
         output = _described(output)
         output = torch.empty(output.shape, dtype=output.dtype, device=output.device, requires_grad=True)
     starts = output.requires_grad and output.numel() == 1 and output.is_floating_point()
-    return torch.ones_like(output) if starts else None
+    return torch.full_like(output, scale) if starts else None
 
 
 def _ceiling(outputs: Iterable[Any]) -> float:

@@ -5,7 +5,10 @@
 // node. Called with Python's lock held. Python's own headers may not be installed: what is used of them is declared.
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
+#include <algorithm>
+#include <functional>
 #include <typeinfo>
+#include <vector>
 
 struct _object;
 extern "C" int PyList_Append(_object *, _object *);
@@ -18,9 +21,15 @@ using torch::autograd::AccumulateGrad;
 extern "C" int hs_leaves(_object *list) {
     const auto *nodes = torch::autograd::get_current_graph_task_nodes_in_graph();
     if (nodes == nullptr) return -1;
-    for (torch::autograd::Node *node : *nodes) {
-        if (typeid(*node) != typeid(AccumulateGrad)) continue;
-        _object *tensor = THPVariable_Wrap(static_cast<AccumulateGrad *>(node)->variable);
+    std::vector<const at::Tensor *> leaves;
+    for (torch::autograd::Node *node : *nodes)
+        if (typeid(*node) == typeid(AccumulateGrad)) leaves.push_back(&static_cast<AccumulateGrad *>(node)->variable);
+    // In the order that they were made in, more or less: what is done to one after the other lies side by side.
+    std::sort(leaves.begin(), leaves.end(), [](const at::Tensor *a, const at::Tensor *b) {
+        return std::less<>()(a->unsafeGetTensorImpl(), b->unsafeGetTensorImpl());
+    });
+    for (const at::Tensor *leaf : leaves) {
+        _object *tensor = THPVariable_Wrap(*leaf);
         if (tensor == nullptr) return -2;
         const int failed = PyList_Append(list, tensor);
         Py_DecRef(tensor);

@@ -47,7 +47,6 @@ class Scaling:
     Attributes:
         active: whether a scaled backward pass is under way (hooks then see scaled numbers).
         tested: which gradients need not be read again.
-        reached: the tensors that the pass under way accumulates gradients into, by id.
     """
 
     def __init__(self, loss_scale: LossScale) -> None:
@@ -58,7 +57,8 @@ class Scaling:
         self._skips = Skips()
         self._awaited: list[tuple[Verdict, int, Told]] = []
         self._finite_in_a_row = 0
-        self.reached: dict[int, Tensor] = {}
+        self._first: list[Tensor] = []
+        self._reached: dict[int, Tensor] = {}
         self._turn = threading.Lock()
         self._at_pass = loss_scale
         self._bad = False
@@ -99,6 +99,27 @@ class Scaling:
         """Whether the last steps were all finite, as far as is known."""
         return self._finite_in_a_row >= CALM
 
+    @property
+    def reached(self) -> dict[int, Tensor]:
+        """The tensors that the pass under way accumulates gradients into, by id."""
+        first = {id(tensor): tensor for tensor in self._first}
+        return self._reached | first if first else self._reached
+
+    def reached_gradients(self) -> list[Tensor]:
+        """The gradients that they have, each once."""
+        return gradients_at(self.reached.values() if self._reached else self._first)
+
+    def reach_first(self, leaves: list[Tensor]) -> None:
+        """As :meth:`reach`, of leaves of which none occurs twice, where no graph is created.
+
+        They are not listed by id before somebody asks for one: nobody does, in most passes.
+        """
+        if self._reached or self._first:
+            self.reach(leaves)
+            return
+        self._first = leaves
+        self._bring([leaf for leaf in leaves if leaf.grad is not None])
+
     def reach(self, tensors: Iterable[Tensor], create: bool = False) -> None:
         """The pass will accumulate into ``tensors``: bring the gradients that they have already to its unit.
 
@@ -106,15 +127,30 @@ class Scaling:
             tensors: leaves.
             create: the pass creates a graph: then PyTorch accumulates out of place.
         """
-        new = {id(t): t for t in tensors if id(t) not in self.reached}
-        self.reached |= new
-        if create:
-            for tensor in new.values():
-                if tensor.grad is not None:
-                    tensor.grad = tensor.grad * self._under
-        elif any(tensor.grad is not None for tensor in new.values()):
-            self._set_aside(new.values())
-            multiply_(gradients_at(new.values()), self._under)
+        new = self._not_reached(tensors)
+        if not create:
+            self._bring([tensor for tensor in new if tensor.grad is not None])
+            return
+        for tensor in new:
+            if tensor.grad is not None:
+                tensor.grad = tensor.grad * self._under
+
+    def _not_reached(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+        """Those that are new, each once; they are reached from now on."""
+        asked = list(tensors)
+        if not asked:
+            return asked
+        if self._first:
+            self._reached, self._first = self.reached, []  # in this order: another thread may be asking
+        new = {id(tensor): tensor for tensor in asked if id(tensor) not in self._reached}
+        self._reached |= new
+        return list(new.values())
+
+    def _bring(self, tensors: list[Tensor]) -> None:
+        """Bring the gradients that ``tensors`` have to the unit of the pass."""
+        if tensors:
+            self._set_aside(tensors)
+            multiply_(gradients_at(tensors), self._under)
 
     def _set_aside(self, tensors: Iterable[Tensor]) -> None:
         """Gradients that have a graph may be needed, as they are, by the pass itself: copies stand in for them."""
@@ -134,9 +170,7 @@ class Scaling:
 
     def reach_inside(self, tensors: Iterable[Tensor]) -> None:
         """As :meth:`reach`, of tensors inside the graph."""
-        new = {id(t): t for t in tensors if id(t) not in self.reached}
-        self.reached |= new
-        for tensor in new.values():
+        for tensor in self._not_reached(tensors):
             # Without the first, asking for it draws a warning.
             if tensor.retains_grad and (grad := tensor.grad) is not None:
                 tensor.grad = scaled = grad * self._under
@@ -148,7 +182,7 @@ class Scaling:
             tensor, grad, scaled = self._inside.pop()
             if tensor.grad is scaled:
                 tensor.grad = grad
-                self.reached.pop(id(tensor), None)
+                self._reached.pop(id(tensor), None)
 
     def begin_pass(self) -> None:
         """A backward pass is about to start, scaled or (at a scale of 1) not: the steps after it may move the scale.
@@ -193,12 +227,13 @@ class Scaling:
             yield self._under
         finally:
             self.active = False
-            self.reached = {}
+            self._first, self._reached = [], {}
             self._turn.release()
 
     def refuse_shared(self, tensors: Iterable[Tensor]) -> None:
         """Raise if the pass under way, in another thread, accumulates gradients into one of ``tensors``."""
-        if any(id(tensor) in self.reached for tensor in tensors):
+        reached = self.reached
+        if any(id(tensor) in reached for tensor in tensors):
             raise SharedGradients
 
     def clipping(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:

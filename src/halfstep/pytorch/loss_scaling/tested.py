@@ -38,6 +38,7 @@ class Tested:
     def __init__(self) -> None:
         self.trouble: str | None = None
         self.reads_again = False
+        self._counted, self._small = 0, False
         self._versions: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._flags: list[Tensor] = []
         self._one_test = False
@@ -58,7 +59,9 @@ class Tested:
 
     def multiply_(self, gradients: list[Tensor], factor: float) -> None:
         """Multiply ``gradients`` by a power of two in place, and remember whether the products are finite."""
-        self.reads_again = _is_read_again(gradients)
+        if len(gradients) != self._counted:  # it is not asked of the same gradients in every step
+            self._counted, self._small = len(gradients), _is_read_again(gradients)
+        self.reads_again = self._small
         flags = multiply_and_test_(gradients, factor)
         if not self.reads_again:
             self.record(gradients, flags)
