@@ -77,14 +77,14 @@ class GradientKernels:
     def _run(self, tensors: list[Tensor], factor: float, fp16: bool) -> tuple[int, bytes]:
         """1 where a product is not finite, 0, or -1 with nothing done; and which tensors can be served."""
         addresses = array("Q", [t._cdata for t in tensors])
-        served = ctypes.create_string_buffer(len(tensors))
+        served = array("B", bytes(len(tensors)))  # an array of ctypes would be a new class for every length
         bad: int = self._unscale(
-            addresses.buffer_info()[0], len(tensors), served, factor, factor != 1.0, not fp16,
+            addresses.buffer_info()[0], len(tensors), served.buffer_info()[0], factor, factor != 1.0, not fp16,
             torch.get_num_threads(), self._torch,
         )  # fmt: skip
         if bad >= 0 and factor != 1.0:  # tell autograd of the writing, as PyTorch's operations do
             torch.autograd.graph.increment_version(tensors)
-        return bad, served.raw if bad < 0 else b""
+        return bad, served.tobytes() if bad < 0 else b""
 
 
 def _without(tensors: list[Tensor], some: list[Tensor]) -> list[Tensor]:

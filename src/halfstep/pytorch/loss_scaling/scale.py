@@ -329,7 +329,7 @@ class Scaling:
 
     def retained(self) -> Iterable[Tensor]:
         """Tensors inside the graph whose ``.grad`` the script asked to keep."""
-        return tuple(self._retained.values())
+        return tuple(self._retained.values()) if self._retained else ()
 
     def retaining(self, original: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
         """Wrap ``Tensor.retain_grad``: these gradients have to be unscaled, too."""
