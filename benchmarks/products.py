@@ -5,11 +5,12 @@ and 1.00 for a ResNet; PyTorch's own 10 to 40. Where there are (bf16 on avx512_b
 than PyTorch's own.
 
 Seen on a 2-core AMD EPYC with avx512_bf16, of the fp32 step (results/products-amd-epyc.json): products in fp32 units
-1.02 to 1.10 for the GPT, and 1.04 to 1.14 for the ResNet, which is more than expected: AVX-512's fp32 convolutions are
-quick, and a call of a kernel costs 10 to 14 us more in 16 bits. PyTorch's own fp16 13 to 29. bf16 `auto` 0.47 to 0.49
-for the GPT, where PyTorch's own took 0.61 to 0.63, and 0.85 to 0.87 for the ResNet, where PyTorch's own took 0.80 to
-0.84: each convolution pays the call of a kernel that is there for transposed ones, which a program under halfstep that
-has none is let off after its third step.
+1.01 to 1.06 for the GPT; for the ResNet 0.98 and 1.01 eager, and 1.06 and 1.07 compiled, which is more than expected:
+compiled code has less to gain from 16 bits elsewhere, and to widen and round what the convolutions are given and return
+takes 0.6 ms of 12. PyTorch's own fp16 12 to 29. bf16 `auto` 0.46 to 0.48 for the GPT, where PyTorch's own took 0.62 and
+0.63, and 0.86 for the ResNet, as PyTorch's own: there a kernel for transposed convolutions is asked in vain.
+
+With the kernel in Python, for where there is no C++ compiler, a call takes 6 to 12 us more: 1.04 to 1.14 for the ResNet.
 
 One process; rounds are interleaved (A B C A B C). A variant's figure in a round is the fastest of 3 steps in a row
 (the machine has neighbours), and ratios are taken round by round to the fp32 step of the same network: their median

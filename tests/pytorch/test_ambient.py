@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+import weakref
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 BF16 = torch.bfloat16
 
@@ -130,6 +131,27 @@ def test_weights_changed_under_no_grad_are_seen(begin) -> None:
     region.__exit__(None, None, None)
     begin("bf16")
     assert doubles_when_its_weight_does()
+
+
+def test_cast_weights_are_freed_as_the_backward_pass_comes_by(begin) -> None:
+    """Held to its end, they would add the size of all weights to the peak of memory."""
+    begin("bf16")
+    model = nn.Sequential(*(nn.Linear(4, 4, bias=False) for _ in range(3)))
+    casts: list[weakref.ref[torch.UntypedStorage]] = []
+
+    def saved(tensor: Tensor) -> Tensor:
+        if tensor.dtype is BF16 and tensor.shape == (4, 4):
+            casts.append(weakref.ref(tensor.untyped_storage()))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
+        loss = model(torch.randn(2, 4, requires_grad=True)).float().sum()
+    alive: list[list[bool]] = []
+    for layer in model:
+        layer.weight.register_hook(lambda _: alive.append([cast() is not None for cast in casts]))
+    assert [cast() is not None for cast in casts] == [True, True, True]
+    loss.backward()
+    assert [sum(now) for now in alive] == [2, 1, 0]
 
 
 class Multiply(torch.autograd.Function):

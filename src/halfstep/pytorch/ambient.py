@@ -14,14 +14,30 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
 from halfstep.pytorch.dtypes import devices_here
 from halfstep.pytorch.patches import Patches
+
+
+class _Autocast(AbstractContextManager[None]):
+    """On, or off, on some devices; then as it was. A class, since a generator takes twice as long, in every step."""
+
+    def __init__(self, devices: Sequence[str], enabled: bool) -> None:
+        self._devices, self._enabled = devices, enabled
+
+    def __enter__(self) -> None:
+        self._were = [torch.is_autocast_enabled(device) for device in self._devices]
+        for device in self._devices:
+            torch.set_autocast_enabled(device, self._enabled)
+
+    def __exit__(self, *_: object) -> None:
+        for device, enabled in zip(self._devices, self._were, strict=True):
+            torch.set_autocast_enabled(device, enabled)
 
 
 class NoAmbient:
@@ -38,15 +54,13 @@ class NoAmbient:
     def forget_casts(self) -> None:
         """Nothing."""
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> AbstractContextManager[None]:
         """Nothing to pause."""
-        yield
+        return nullcontext()
 
-    @contextmanager
-    def resumed(self) -> Iterator[None]:
+    def resumed(self) -> AbstractContextManager[None]:
         """Nothing to resume."""
-        yield
+        return nullcontext()
 
 
 class Ambient(NoAmbient):
@@ -62,11 +76,11 @@ class Ambient(NoAmbient):
     def enter(self) -> None:
         self._enter_thread()
         patches = self._patches
-        for grad_mode in (torch.no_grad, torch.inference_mode, torch.set_grad_enabled):
-            patches.wrap(grad_mode, "__exit__", self._then_forget)
-        patches.wrap(torch.no_grad, "__enter__", _then_stop_caching)
-        patches.wrap(torch.inference_mode, "__enter__", _then_stop_caching)
+        # no_grad makes a set_grad_enabled when it begins, and another when it ends.
         patches.wrap(torch.set_grad_enabled, "__init__", _then_cache_if_grad)
+        for grad_mode in (torch.inference_mode, torch.set_grad_enabled):
+            patches.wrap(grad_mode, "__exit__", self._then_forget)
+        patches.wrap(torch.inference_mode, "__enter__", _then_stop_caching)
         patches.set(
             torch.autograd.Function, "apply", classmethod(_uncached_apply(torch.autograd.Function.apply))
         )
@@ -84,34 +98,18 @@ class Ambient(NoAmbient):
         """Drop the cached 16-bit copies of weights; no pass over memory, no sync."""
         torch.clear_autocast_cache()
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> AbstractContextManager[None]:
         """Autocast off: the backward pass and the optimizer's arithmetic keep the dtypes they are given."""
-        were = [torch.is_autocast_enabled(device) for device in self._devices]
-        self._set(False)
-        try:
-            yield
-        finally:
-            for device, enabled in zip(self._devices, were, strict=True):
-                torch.set_autocast_enabled(device, enabled)
+        return _Autocast(self._devices, False)
 
-    @contextmanager
-    def resumed(self) -> Iterator[None]:
+    def resumed(self) -> AbstractContextManager[None]:
         """Autocast on again inside :meth:`paused`: an optimizer's closure runs a forward pass."""
-        self._set(True)
-        try:
-            yield
-        finally:
-            self._set(False)
-
-    def _set(self, enabled: bool) -> None:
-        for device in self._devices:
-            torch.set_autocast_enabled(device, enabled)
+        return _Autocast(self._devices, True)
 
     def _enter_thread(self) -> None:
         for device in self._devices:
             torch.set_autocast_dtype(device, self.dtype)
-        self._set(True)
+            torch.set_autocast_enabled(device, True)
 
     def _in_thread(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def _bootstrap_inner(thread: threading.Thread) -> None:

@@ -253,6 +253,7 @@ class Takeover(Face):
 
     def before_backward(self, outputs: Sequence[Tensor | GradientEdge]) -> None:
         """A backward pass of the script's is about to start. Of a gradient edge the loss is not known."""
+        self.ambient.forget_casts()  # its graph has them: they go one by one, as the pass comes by
         self.begin_pass()
         self.by_hand.about_to_pass(outputs)
         self._habits.backward()
@@ -323,8 +324,10 @@ class Takeover(Face):
     def _told(self, by: object, skip: Skip | None) -> None:
         """Whether the last step was made is known."""
         self._last_skipped = skip is not None
-        self._bad_in_a_row[by] = self._bad_in_a_row.get(by, 0) + 1 if skip is not None else 0
-        if skip is not None:
+        if skip is None:
+            self._bad_in_a_row.pop(by, None)
+        else:
+            self._bad_in_a_row[by] = self._bad_in_a_row.get(by, 0) + 1
             self.recorder.write("skip", **asdict(skip))
 
     def end_if_enough(self) -> None:

@@ -21,7 +21,7 @@ from halfstep.pytorch.loss_scaling.verdict import Verdict, capturing, refuse_dyn
 #: after so many finite steps in a row the next is likely to be finite, too: its verdict may be read late
 CALM = 8
 
-#: seconds: a pass under way learns what it accumulates into at its first node, and another may follow it
+#: seconds, at first: a pass under way learns what it accumulates into at its first node, and another may follow it
 LOOK_AGAIN = 0.01
 
 #: is told of a step's skip, None if it was made
@@ -216,10 +216,11 @@ class Scaling:
             SharedGradients: another thread is in a pass into one of them.
         """
         if not self._turn.acquire(blocking=False):
-            own = tuple(targets())
+            own, wait = tuple(targets()), LOOK_AGAIN
             self.refuse_shared(own)
-            while not self._turn.acquire(timeout=LOOK_AGAIN):
+            while not self._turn.acquire(timeout=wait):
                 self.refuse_shared(own)
+                wait *= 2
         self._begin()
         self._under = min(self._under, ceiling)
         self.active = True
