@@ -4,9 +4,11 @@ Expected: fp32 at most 1.01 of plain python; bf16 and fp16 at most 1.01 of hand-
 see ``--products``), on a model of few large layers and one of 300 small tensors; recording at most 1 % of a 20 ms
 step; start-up without torch at most 60 ms more than python's.
 
-Seen on 2 cores (results/overhead-amd-epyc.json): with large layers 0.977 to 1.008; with small tensors fp32 1.014 and
-bf16 1.019, which nine rounds cannot tell from 1.01, and fp16 1.027 (1.016 to 1.033): a third of its 0.5 ms is that
-small gradients are tested once more when they are used, which takes less than remembering what was tested.
+Seen on 2 cores (results/overhead-amd-epyc.json): fp32 1.003 and 1.002; fp16 1.009 with large layers and 1.021 (1.008
+to 1.032) with small tensors, 0.3 ms: a third of it is that small gradients are tested once more when they are used,
+which takes less than remembering what was tested, the rest some hundred calls in Python whose code has left the caches.
+bf16 0.996 with small tensors; with large layers 1.027 (1.001 to 1.092), and 0.976 (0.953 to 1.011) in the run before:
+that is how much processes differ. A record takes 150 us a step (recording.py), less than can be told from that here.
 
 Every variant is a process of its own, and all of them live at once: they take turns of a few steps, one at a time, so
 that what disturbs the machine falls on all alike. A turn's figure is its fastest step, and a ratio is taken turn by

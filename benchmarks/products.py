@@ -10,7 +10,7 @@ compiled code has less to gain from 16 bits elsewhere, and to widen and round wh
 takes 0.6 ms of 12. PyTorch's own fp16 12 to 29. bf16 `auto` 0.46 to 0.48 for the GPT, where PyTorch's own took 0.62 and
 0.63, and 0.86 for the ResNet, as PyTorch's own: there a kernel for transposed convolutions is asked in vain.
 
-With the kernel in Python, for where there is no C++ compiler, a call takes 6 to 12 us more: 1.04 to 1.14 for the ResNet.
+With the kernel in Python, for where there is no C++ compiler, a call takes 6 to 12 us more.
 
 One process; rounds are interleaved (A B C A B C). A variant's figure in a round is the fastest of 3 steps in a row
 (the machine has neighbours), and ratios are taken round by round to the fp32 step of the same network: their median

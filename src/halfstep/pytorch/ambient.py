@@ -2,8 +2,8 @@
 
 PyTorch's own autocast is meant to be a short region. One that never ends needs care, and has it here:
 
-- The cache of cast weights is dropped after every backward pass, optimizer step and ``no_grad`` region: a weight
-  may have changed there. Left alone it serves stale weights, and training stops learning, silently.
+- The cache of cast weights is dropped around every backward pass, after optimizer steps and ``no_grad`` regions: a
+  weight may have changed there. Left alone it serves stale weights, and training stops learning, silently.
 - Nothing is cached under ``no_grad`` or in a custom function's forward: a cast made there has no gradient, and
   would be served to a pass that needs one (pytorch#65766, #112583).
 - The backward pass and the optimizer's arithmetic run outside autocast, as they do around a hand-written region.
