@@ -90,6 +90,10 @@ class Calls(list[str]):
         self.append(name)
         self.threads.append(threading.get_ident())
 
+    def clear(self) -> None:
+        super().clear()
+        self.threads.clear()
+
 
 @pytest.fixture
 def calls(products_kernel: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:

@@ -63,12 +63,10 @@ Tensor widened(const Tensor &x, size_t place) {
     return memory.as_strided(x.sizes(), x.strides()).copy_(x);
 }
 
-bool is_of(const IValue &value, ScalarType dtype) {
-    return value.isTensor() && value.toTensor().defined() && value.toTensor().scalar_type() == dtype;
-}
+bool is_given(const IValue &value) { return value.isTensor() && value.toTensor().defined(); }
 
-bool is_other(const IValue &value, ScalarType dtype) {
-    return value.isTensor() && value.toTensor().defined() && value.toTensor().scalar_type() != dtype;
+bool is_of(const IValue &value, ScalarType dtype) {
+    return is_given(value) && value.toTensor().scalar_type() == dtype;
 }
 
 class Kernel final : public c10::OperatorKernel {
@@ -97,7 +95,7 @@ class Kernel final : public c10::OperatorKernel {
         const uint32_t bit = dtype == at::kBFloat16 ? 1 : dtype == at::kHalf ? 2 : 0;
         if (!(bit & (is_variant(args) ? operation_.low_of_variant : operation_.low))) return false;
         for (int i = 1; i < operation_.tensors; i++)
-            if (is_other(args[i], dtype)) return false;
+            if (is_given(args[i]) && !is_of(args[i], dtype)) return false;
         return operation_.writes != OUT || is_of(args[arguments_ - 1], dtype);
     }
 

@@ -62,11 +62,11 @@ class CppKernel:
         if registrations is None:
             raise RuntimeError(self._error().decode(errors="replace"))
         names = [operation.name for operation in operations]
-        _forget_all(names)
+        forget(names)
 
         def remove() -> None:
             self._remove(registrations)
-            _forget_all(names)
+            forget(names)
 
         return remove
 
@@ -112,8 +112,3 @@ def _overload(name: str) -> tuple[bytes, bytes]:
 
 def _mask(planned: Plan, kind: str) -> int:
     return sum(_BITS[dtype] for dtype in planned.get(kind, ()))
-
-
-def _forget_all(names: Sequence[str]) -> None:
-    for name in names:
-        forget(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class Overrides:
             # Overriding is what is done here; PyTorch warns of the first kernel.
             warnings.filterwarnings("ignore", message=r"(?s).*Overriding a previously registered kernel")
             self._library.impl(name, kernel, key, allow_override=True, **options)
-        forget(name)
+        forget([name])
 
     def remove(self) -> None:
         """Put PyTorch's own kernels back. Removing again does nothing."""
@@ -52,8 +52,8 @@ class Overrides:
             from torch._functorch import config
 
             config.enable_autograd_cache, self._cached = self._cached, None
-        while self._names:
-            forget(self._names.pop())
+        forget(self._names)
+        self._names.clear()
 
 
 def overload(name: str) -> Any:
@@ -62,9 +62,10 @@ def overload(name: str) -> Any:
     return getattr(getattr(torch.ops.aten, packet), variant or "default")
 
 
-def forget(name: str) -> None:
-    """A kernel of ``aten::name`` has come or gone: while it traces, torch.compile asks a cache which there are."""
-    overload(name)._dispatch_cache.clear()
+def forget(names: Iterable[str]) -> None:
+    """Kernels of ``aten::name`` have come or gone: while it traces, torch.compile asks a cache which there are."""
+    for name in names:
+        overload(name)._dispatch_cache.clear()
 
 
 def own_kernel(name: str, key: str) -> Callable[..., Any]:
