@@ -15,6 +15,7 @@ from halfstep.pytorch.capabilities import Support
 from halfstep.pytorch.products import products
 from halfstep.pytorch.products.cpp_kernel import cpp_kernel
 from halfstep.pytorch.products.operations import KINDS, Operation
+from halfstep.pytorch.recording.profile import Profile
 
 from .conftest import Calls, compiled
 
@@ -308,6 +309,17 @@ def test_a_kind_of_its_own_is_taken_over_alone(calls: Calls) -> None:
     assert calls == []
     F.conv_transpose2d(x, w)
     assert calls == ["convolution"]
+
+
+def test_casts_are_no_part_of_the_product_in_a_profile() -> None:
+    products.install([torch.float16])
+    a = torch.ones(256, 256).half()
+    profile = Profile()
+    profile.begin()
+    torch.mm(a, a)
+    shares = profile.end()["time_shares"]
+    assert shares["products"] > 0
+    assert shares["casts"] > 0
 
 
 def test_what_this_pytorch_lacks_is_named() -> None:

@@ -93,6 +93,7 @@ def test_a_gpu_is_given_to_what_runs_on_it_and_idles_for_the_host() -> None:
         ("aten::convolution_backward", "products"),
         ("aten::_scaled_dot_product_flash_attention_for_cpu_backward", "products"),
         ("aten::_to_copy", "casts"),
+        ("halfstep: cast", "casts"),
         ("aten::addcmul_", ""),
         ("aten::comm", ""),
         ("Optimizer.zero_grad#SGD.zero_grad", "optimizer"),

@@ -22,6 +22,9 @@ _PRODUCTS = re.compile(
 #: what the profiler calls regions rather than operations: kinds that hold for all that runs inside
 _REGIONS = (("Optimizer.", OPTIMIZER), ("enumerate(DataLoader)", DATA))
 
+#: what :mod:`halfstep.pytorch.products` does around a product in fp32 units
+CAST = "halfstep: cast"
+
 #: the region of an optimizer's closure: a forward and a backward pass, inside the optimizer's step
 CLOSURE = "halfstep: closure"
 
@@ -46,7 +49,7 @@ def kind_of(event: Event) -> str:
         return region
     if _PRODUCTS.match(name):
         return PRODUCTS
-    if name == "aten::_to_copy":
+    if name in ("aten::_to_copy", CAST):
         return CASTS
     if name.startswith("Torch-Compiled Region"):
         return OTHER
