@@ -1,6 +1,7 @@
 // 16-bit products computed in fp32 (operations.py): a kernel put before PyTorch's own for the CPU, which gives them fp32
 // copies of the operands and rounds the results. What it does is what python_kernel.py does, in 1 to 2 us a call.
 #include <ATen/EmptyTensor.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/stack.h>
@@ -45,28 +46,76 @@ thread_local Tensor scratch_result;
 
 const char *const CAST = "halfstep: cast"; // timeline.py: in a profile it is no part of the product
 
+// casts.c, if it could be compiled
+struct Cast {
+    const void *from;
+    void *to;
+    int64_t n;
+};
+int32_t (*cast)(const Cast *casts, int32_t count, int32_t kind) = nullptr;
+
+enum { WIDEN_BF16, WIDEN_FP16, ROUND_BF16, ROUND_FP16 };
+
+// Casts between one 16-bit dtype and fp32, made all at once at the end.
+class Casts {
+  public:
+    explicit Casts(int32_t kind) : kind_(kind) {}
+
+    // `to` has the strides of `from`, which is dense.
+    void add(const Tensor &from, const Tensor &to) {
+        if (count_ == ROOM) run();
+        froms_[count_] = from, tos_[count_] = to;
+        casts_[count_++] = {from.const_data_ptr(), to.mutable_data_ptr(), from.numel()};
+    }
+
+    void run() {
+        if (count_ == 0) return;
+        RECORD_FUNCTION(CAST, c10::ArrayRef<const IValue>{});
+        at::get_num_threads(); // OpenMP learns in every thread how many PyTorch is to use
+        const bool made = cast != nullptr && cast(casts_.data(), count_, kind_) == 0;
+        for (int32_t i = 0; i < count_; i++) {
+            if (!made) tos_[i].copy_(froms_[i]);
+            froms_[i].reset(), tos_[i].reset();
+        }
+        count_ = 0;
+    }
+
+  private:
+    static constexpr int32_t ROOM = 8;
+    int32_t kind_, count_ = 0;
+    std::array<Cast, ROOM> casts_;
+    std::array<Tensor, ROOM> froms_, tos_;
+};
+
 Tensor scratch_of(int64_t n) {
     const c10::InferenceMode off(false); // what is made inside could not be written to outside
     return Tensor(at::detail::empty_cpu({n}, at::kFloat));
 }
 
-Tensor converted(const Tensor &x, ScalarType dtype, MemoryFormat layout = MemoryFormat::Preserve) {
-    RECORD_FUNCTION(CAST, c10::ArrayRef<const IValue>{});
-    if (layout != MemoryFormat::Preserve || !x.is_non_overlapping_and_dense())
+Tensor converted(const Tensor &x, ScalarType dtype, Casts &casts, MemoryFormat layout = MemoryFormat::Preserve) {
+    if (layout != MemoryFormat::Preserve || !x.is_non_overlapping_and_dense()) {
+        RECORD_FUNCTION(CAST, c10::ArrayRef<const IValue>{});
         return x.to(x.options().dtype(dtype), /*non_blocking=*/false, /*copy=*/false, layout);
-    return Tensor(at::detail::empty_strided_cpu(x.sizes(), x.strides(), dtype)).copy_(x);
+    }
+    const Tensor to(at::detail::empty_strided_cpu(x.sizes(), x.strides(), dtype));
+    casts.add(x, to);
+    return to;
 }
 
 // x in fp32, of x's strides; it may hold only until the next call for this place in this thread.
-Tensor widened(const Tensor &x, size_t place) {
+Tensor widened(const Tensor &x, size_t place, Casts &casts) {
     const int64_t n = x.numel();
     if (place >= scratch_operands.size() || n < SMALLEST || n > LARGEST || !x.is_non_overlapping_and_dense())
-        return converted(x, at::kFloat);
-    RECORD_FUNCTION(CAST, c10::ArrayRef<const IValue>{});
+        return converted(x, at::kFloat, casts);
     Tensor &memory = scratch_operands[place];
     if (!memory.defined() || memory.numel() < n) memory = scratch_of(n);
-    return memory.as_strided(x.sizes(), x.strides()).copy_(x);
+    const Tensor to = memory.as_strided(x.sizes(), x.strides());
+    casts.add(x, to);
+    return to;
 }
+
+Casts widening(ScalarType low) { return Casts(low == at::kHalf ? WIDEN_FP16 : WIDEN_BF16); }
+Casts rounding(ScalarType low) { return Casts(low == at::kHalf ? ROUND_FP16 : ROUND_BF16); }
 
 bool is_given(const IValue &value) { return value.isTensor() && value.toTensor().defined(); }
 
@@ -115,20 +164,31 @@ class Kernel final : public c10::OperatorKernel {
         const ScalarType low = args[0].toTensor().scalar_type();
         Tensor out;
         if (operation_.writes != NEW) out = args[operation_.writes == OUT ? arguments_ - 1 : 0].toTensor();
-        for (int i = 0; i < operation_.tensors; i++) args[i] = widened(args[i].toTensor(), i);
+        Casts wide = widening(low), rounded = rounding(low);
+        for (int i = 0; i < operation_.tensors; i++) args[i] = widened(args[i].toTensor(), i, wide);
+        wide.run();
         if (operation_.writes == OUT) stack->pop_back();
         if (!scratch_result.defined()) scratch_result = scratch_of(0);
         stack->emplace_back(scratch_result.resize_({0}));
         own_base_.callBoxed(base_, keys, stack);
         if (!out.defined()) {
-            out = converted(scratch_result, low);
+            out = converted(scratch_result, low, rounded);
         } else {
-            RECORD_FUNCTION(CAST, c10::ArrayRef<const IValue>{});
             if (out.sizes() != scratch_result.sizes()) out.resize_(scratch_result.sizes());
-            out.copy_(scratch_result); // rounds in the pass that copies
+            round_into(out, rounded);
         }
+        rounded.run();
         if (scratch_result.numel() > LARGEST) scratch_result.reset();
         stack->back() = std::move(out);
+    }
+
+    static void round_into(const Tensor &out, Casts &rounded) {
+        if (out.is_non_overlapping_and_dense() && out.strides() == scratch_result.strides()) {
+            rounded.add(scratch_result, out);
+        } else {
+            RECORD_FUNCTION(CAST, c10::ArrayRef<const IValue>{});
+            out.copy_(scratch_result); // rounds in the pass that copies
+        }
     }
 
     // Of several results those that fp32's kernel computed are rounded: a gradient not asked for is undefined, a workspace
@@ -137,15 +197,18 @@ class Kernel final : public c10::OperatorKernel {
         const ScalarType low = args[0].toTensor().scalar_type();
         const MemoryFormat layout = layout_of(args);
         const size_t below = stack->size() - arguments_;
+        Casts wide = widening(low), rounded = rounding(low);
         for (size_t i = 0; i < arguments_; i++)
-            if (is_of(args[i], low)) args[i] = widened(args[i].toTensor(), i);
+            if (is_of(args[i], low)) args[i] = widened(args[i].toTensor(), i, wide);
+        wide.run();
         own_base_.callBoxed(base_, keys, stack);
         for (int i = 0; i < operation_.rounded; i++) {
             IValue &result = (*stack)[below + i];
             if (!is_of(result, at::kFloat)) continue;
-            const Tensor wide = result.toTensor();
-            result = converted(wide, low, wide.dim() == 5 ? layout : MemoryFormat::Preserve);
+            const Tensor exact = result.toTensor();
+            result = converted(exact, low, rounded, exact.dim() == 5 ? layout : MemoryFormat::Preserve);
         }
+        rounded.run();
     }
 
     // The strides that PyTorch's own kernel would give: compiled code has been told to expect them. They differ from
@@ -207,6 +270,8 @@ extern "C" void *hs_put(const hs_operation *operations, int32_t n) {
         return nullptr;
     }
 }
+
+extern "C" void hs_cast_with(int32_t (*function)(const Cast *, int32_t, int32_t)) { cast = function; }
 
 extern "C" void hs_remove(void *registrations) { delete static_cast<Registrations *>(registrations); }
 

@@ -13,7 +13,7 @@ from halfstep.pytorch import native
 from halfstep.pytorch.products.dispatcher import forget
 from halfstep.pytorch.products.operations import WRITES, Operation, Plan
 
-SOURCE = Path(__file__).with_name("cpp_kernel.cpp")
+SOURCE, CASTS = (Path(__file__).with_name(name) for name in ("cpp_kernel.cpp", "casts.c"))
 
 _BITS = {torch.bfloat16: 1, torch.float16: 2}
 
@@ -37,9 +37,15 @@ _Listener = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
 
 
 class CppKernel:
-    """The compiled kernel."""
+    """The compiled kernel.
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    Args:
+        library: ``cpp_kernel.cpp``.
+        casts: ``casts.c``; without it PyTorch casts, one tensor after the other.
+    """
+
+    def __init__(self, library: ctypes.CDLL, casts: ctypes.CDLL | None) -> None:
+        library.hs_cast_with(None if casts is None else ctypes.cast(casts.hs_cast, ctypes.c_void_p))
         self._put, self._remove, self._error = library.hs_put, library.hs_remove, library.hs_error
         self._put.restype, self._put.argtypes = ctypes.c_void_p, (ctypes.POINTER(_Operation), ctypes.c_int32)
         self._remove.restype, self._remove.argtypes = None, (ctypes.c_void_p,)
@@ -85,7 +91,7 @@ class CppKernel:
 def cpp_kernel() -> CppKernel | None:
     """None where there is no compiler, or a PyTorch that has it otherwise. The first call may compile, some seconds."""
     library = native.library(SOURCE, ctypes.PyDLL)
-    return None if library is None else CppKernel(library)
+    return None if library is None else CppKernel(library, native.library(CASTS))
 
 
 def _row(operation: Operation, planned: Plan) -> _Operation:
