@@ -16,9 +16,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from halfstep.pytorch.loss_scaling import backward
 from halfstep.pytorch.loss_scaling import gradients as kernels
-from halfstep.pytorch.loss_scaling.graph_task import leaves_under_way
+from halfstep.pytorch.loss_scaling import scale
+from halfstep.pytorch.loss_scaling.scaled_pass import scaled_pass
 
 from .conftest import Begin, compiled
 
@@ -31,9 +31,9 @@ MOVING = "fp32:loss_scale=dynamic:init_scale=1024:growth_interval=1"
 def leaves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a pass reaches is asked of the engine where there is a C++ compiler; else halfstep walks the graph."""
     if request.param == "walked":
-        monkeypatch.setattr(backward, "leaves_under_way", lambda: None)
+        monkeypatch.setattr(scale, "scaled_pass", lambda: None)
     else:
-        compiled(leaves_under_way())
+        compiled(scaled_pass())
 
 
 def model() -> nn.Module:

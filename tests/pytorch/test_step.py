@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from halfstep.loss_scale import DynamicScale, Skip
-from halfstep.pytorch.loss_scaling import tested
+from halfstep.pytorch.loss_scaling import scale, tested
+from halfstep.pytorch.loss_scaling.scaled_pass import scaled_pass
 from halfstep.takeover import HOPELESS, EnoughSteps, GradientsOverflow
 
-from .conftest import Begin
+from .conftest import Begin, compiled
 
 SCALED = "fp32:loss_scale=dynamic:init_scale=1024"
 OPTIMIZERS = [
@@ -29,15 +30,13 @@ OPTIMIZERS = [
 ]
 
 
-@pytest.fixture(autouse=True, params=["remembered", "read again"])
-def gradients(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was tested is remembered of large gradients; small ones are read once more."""
-    monkeypatch.setattr(tested, "READ_AGAIN", 0 if request.param == "remembered" else 1 << 40)
-
-
-@pytest.fixture
-def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tested, "READ_AGAIN", 0)
+@pytest.fixture(autouse=True, params=["in C++", "in Python"])
+def remembered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was tested is remembered in C++ where there is a compiler."""
+    if request.param == "in Python":
+        monkeypatch.setattr(scale, "scaled_pass", lambda: None)
+    else:
+        compiled(scaled_pass())
 
 
 def net_for(cls: type) -> nn.Module:
@@ -312,7 +311,6 @@ def test_an_alias_that_is_held_may_write_in_any_later_step(
     assert takeover.scaling.skipped == 2
 
 
-@pytest.mark.usefixtures("remembered")
 def test_memory_that_nobody_else_has_is_not_read_again(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights, losses and batches may be looked at: their memory is not that of gradients."""
     begin(SCALED)
@@ -346,7 +344,6 @@ def test_parameters_may_be_swapped_between_the_pass_and_the_step(begin: Begin) -
     assert torch.equal(layer.bias.detach(), before - 0.5)
 
 
-@pytest.mark.usefixtures("remembered")
 def test_clipped_gradients_are_not_read_again_and_still_tested(
     begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:

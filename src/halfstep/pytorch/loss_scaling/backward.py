@@ -16,7 +16,6 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +24,6 @@ from torch.autograd.graph import GradientEdge
 
 from halfstep.pytorch.loss_scaling.data_parallel import DataParallel
 from halfstep.pytorch.loss_scaling.gradients import multiply_
-from halfstep.pytorch.loss_scaling.graph_task import leaves_under_way
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
 from halfstep.pytorch.loss_scaling.sharded import Sharded
 from halfstep.pytorch.loss_scaling.verdict import capturing
@@ -96,13 +94,12 @@ def _backward(
             else:
                 sharded.follow()
                 scaling, given = takeover.scaling, _given(outputs, seeds)
-                with (
-                    scaling.running(lambda: _targets(outputs, inputs)[0], _ceiling(outputs)) as scale,
-                    _reaching(scaling, parallel, outputs, inputs, create_graph),
-                ):
+                with scaling.running(lambda: _targets(outputs, inputs)[0], _ceiling(outputs)) as scale:
+                    _reach(scaling, parallel, outputs, inputs, create_graph)
                     try:
                         scaled = _scaled_seeds(outputs, given, scale)
                         original(outputs, scaled, retain_graph, create_graph, None, inputs)
+                        scaling.began()
                     finally:
                         _unscale(scaling, 1.0 / scale, create_graph)
         takeover.after_backward()
@@ -110,34 +107,21 @@ def _backward(
     return backward
 
 
-@contextmanager
-def _reaching(
+def _reach(
     scaling: Scaling, parallel: DataParallel, outputs: tuple[Any, ...], inputs: Any, create: bool
-) -> Iterator[None]:
+) -> None:
     """Let the scaling know what a pass from ``outputs`` accumulates into, before it does.
 
     The engine knows at the pass's first node, without a walk. Several outputs, on several devices, start at once.
     """
-    scaling.reach_inside(scaling.retained())
-    asked = leaves_under_way() if inputs is None and not create else None
-    first = getattr(outputs[0], "grad_fn", None) if len(outputs) == 1 else None
-    if asked is None or first is None:
-        leaves, inside = _targets(outputs, inputs)
-        scaling.reach([*leaves, *parallel.unused(leaves)], create)
-        scaling.reach_inside(inside)
-        yield
+    if retained := scaling.retained():
+        scaling.reach_inside(retained)
+    unused = parallel.unused if parallel.expects_more else None
+    if inputs is None and not create and len(outputs) == 1 and scaling.expect(outputs[0], unused):
         return
-
-    def begun(_: Any) -> None:
-        leaves = asked() or leaves_of(outputs)
-        scaling.reach_first(leaves)
-        scaling.reach(parallel.unused(leaves))
-
-    handle = first.register_prehook(begun)
-    try:
-        yield
-    finally:
-        handle.remove()
+    leaves, inside = _targets(outputs, inputs)
+    scaling.reach([*leaves, *parallel.unused(leaves)], create)
+    scaling.reach_inside(inside)
 
 
 def _unscale(scaling: Scaling, inverse: float, create: bool) -> None:
@@ -145,7 +129,7 @@ def _unscale(scaling: Scaling, inverse: float, create: bool) -> None:
     if create:
         _unscale_in_graph(scaling, inverse)
         return
-    scaling.tested.multiply_(scaling.reached_gradients(), inverse)
+    scaling.unscale(inverse)
     scaling.put_back()
 
 

@@ -40,6 +40,11 @@ class DataParallel:
                 for name in _WRITING:
                     patches.wrap(home, name, self._collective)
 
+    @property
+    def expects_more(self) -> bool:
+        """Whether a pass may bring gradients for parameters that are none of its leaves."""
+        return bool(self._partly_used)
+
     def unused(self, leaves: Iterable[Tensor]) -> list[Tensor]:
         """Parameters that a pass into ``leaves`` may bring a gradient for although they are not among them."""
         if not self._partly_used:

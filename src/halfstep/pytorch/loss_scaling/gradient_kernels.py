@@ -51,6 +51,14 @@ class GradientKernels:
         self._unscale = library.hs_unscale
         self._unscale.restype, self._unscale.argtypes = _int, _ARGUMENTS
 
+    @property
+    def pointers(self) -> tuple[int | None, int | None]:
+        """``hs_unscale``, and the last of its arguments: they hold as long as this object."""
+        return (
+            ctypes.cast(self._unscale, _pointer).value,
+            ctypes.cast(ctypes.pointer(self._torch), _pointer).value,
+        )
+
     def unscale_(self, tensors: list[Tensor], factor: float, fp16: bool = True) -> tuple[bool, list[Tensor]]:
         """Multiply by ``factor`` in place and test the products; a factor of 1 is a test alone, and writes nothing.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor
 from halfstep.errors import HalfstepError
 from halfstep.loss_scale import DynamicScale, LossScale, Skip, Skips
 from halfstep.pytorch.loss_scaling.gradients import gradients_at, multiply_
+from halfstep.pytorch.loss_scaling.leaves import leaves_of
+from halfstep.pytorch.loss_scaling.scaled_pass import scaled_pass
 from halfstep.pytorch.loss_scaling.tested import Tested
 from halfstep.pytorch.loss_scaling.verdict import Verdict, capturing, refuse_dynamic
 
@@ -41,6 +43,19 @@ class SharedGradients(HalfstepError, RuntimeError):
         )
 
 
+class _Running(AbstractContextManager[float]):
+    """A class, since a generator takes twice as long, in every pass."""
+
+    def __init__(self, scaling: Scaling, targets: Callable[[], Iterable[Tensor]], ceiling: float) -> None:
+        self._scaling, self._targets, self._ceiling = scaling, targets, ceiling
+
+    def __enter__(self) -> float:
+        return self._scaling.begin_running(self._targets, self._ceiling)
+
+    def __exit__(self, *_: object) -> None:
+        self._scaling.end_running()
+
+
 class Scaling:
     """Mutable companion of a frozen :class:`~halfstep.loss_scale.LossScale`.
 
@@ -53,11 +68,11 @@ class Scaling:
         self._loss_scale = loss_scale
         self._under = loss_scale.value
         self.active = False
-        self.tested = Tested()
+        self._in_cpp = scaled_pass() if loss_scale.guards else None
+        self.tested = Tested(self._in_cpp)
         self._skips = Skips()
         self._awaited: list[tuple[Verdict, int, Told]] = []
         self._finite_in_a_row = 0
-        self._first: list[Tensor] = []
         self._reached: dict[int, Tensor] = {}
         self._turn = threading.Lock()
         self._at_pass = loss_scale
@@ -102,23 +117,52 @@ class Scaling:
     @property
     def reached(self) -> dict[int, Tensor]:
         """The tensors that the pass under way accumulates gradients into, by id."""
-        first = {id(tensor): tensor for tensor in self._first}
-        return self._reached | first if first else self._reached
+        if self._in_cpp is None:
+            return self._reached
+        return self._reached | {id(leaf): leaf for leaf in self._in_cpp.leaves()}
 
-    def reached_gradients(self) -> list[Tensor]:
-        """The gradients that they have, each once."""
-        return gradients_at(self.reached.values() if self._reached else self._first)
+    def expect(self, output: Any, unused: Callable[[Iterable[Tensor]], list[Tensor]] | None) -> bool:
+        """As :meth:`reach`, when the pass begins, of all leaves that PyTorch's engine then knows of.
 
-    def reach_first(self, leaves: list[Tensor]) -> None:
-        """As :meth:`reach`, of leaves of which none occurs twice, where no graph is created.
+        No Python object is made of them before somebody asks for one: nobody does, in most passes.
 
-        They are not listed by id before somebody asks for one: nobody does, in most passes.
+        Args:
+            output: what the pass starts from, and nothing else.
+            unused: tells which further leaves to reach with some; None where there are none.
+
+        Returns:
+            Whether it will be so.
         """
-        if self._reached or self._first:
-            self.reach(leaves)
-            return
-        self._first = leaves
-        self._bring([leaf for leaf in leaves if leaf.grad is not None])
+        if self._in_cpp is None or not isinstance(output, Tensor):
+            return False
+
+        def rest(brought: bool | None) -> None:
+            if brought is None:
+                self.reach(leaves_of((output,)))
+            elif not brought:
+                self.reach(self._from_cpp())
+            if unused is not None:
+                self.reach(unused(self.reached.values()))
+
+        return self._in_cpp.expect(output, self._under, rest, always=unused is not None)
+
+    def began(self) -> None:
+        """The pass has begun, and is over: raise what went wrong at its beginning."""
+        if self._in_cpp is not None:
+            self._in_cpp.check()
+
+    def _from_cpp(self) -> list[Tensor]:
+        """The leaves that are listed there; they are no more."""
+        if self._in_cpp is None:
+            return []
+        leaves = self._in_cpp.leaves()
+        self._in_cpp.leave()
+        return leaves
+
+    def unscale(self, inverse: float) -> None:
+        """The pass is over: multiply the gradients of what it reached, and test them."""
+        if self._in_cpp is None or self._reached or not self._in_cpp.unscale(inverse):
+            self.tested.multiply_(gradients_at(self.reached.values()), inverse)
 
     def reach(self, tensors: Iterable[Tensor], create: bool = False) -> None:
         """The pass will accumulate into ``tensors``: bring the gradients that they have already to its unit.
@@ -140,8 +184,10 @@ class Scaling:
         asked = list(tensors)
         if not asked:
             return asked
-        if self._first:
-            self._reached, self._first = self.reached, []  # in this order: another thread may be asking
+        if self._in_cpp is not None and (leaves := self._in_cpp.leaves()):
+            # Before they are no more listed there: another thread may be asking.
+            self._reached = self._reached | {id(leaf): leaf for leaf in leaves}
+            self._in_cpp.leave()
         new = {id(tensor): tensor for tensor in asked if id(tensor) not in self._reached}
         self._reached |= new
         return list(new.values())
@@ -199,22 +245,25 @@ class Scaling:
     def _begin(self) -> None:
         self._at_pass, self._bad, self._under = self._loss_scale, False, self._loss_scale.value
 
-    @contextmanager
     def running(
         self, targets: Callable[[], Iterable[Tensor]] = tuple, ceiling: float = math.inf
-    ) -> Iterator[float]:
+    ) -> AbstractContextManager[float]:
         """A scaled backward pass is under way; threads take turns.
 
         Args:
             targets: the leaves that it accumulates into; asked for if another thread is in a pass.
             ceiling: the largest scale that what the pass starts from can hold.
 
-        Yields:
-            The scale, the same until the pass is over although a hook may step an optimizer meanwhile.
+        Returns:
+            Yields the scale, the same until the pass is over although a hook may step an optimizer meanwhile.
 
         Raises:
             SharedGradients: another thread is in a pass into one of them.
         """
+        return _Running(self, targets, ceiling)
+
+    def begin_running(self, targets: Callable[[], Iterable[Tensor]], ceiling: float) -> float:
+        """What :meth:`running` does first."""
         if not self._turn.acquire(blocking=False):
             own, wait = tuple(targets()), LOOK_AGAIN
             self.refuse_shared(own)
@@ -224,12 +273,15 @@ class Scaling:
         self._begin()
         self._under = min(self._under, ceiling)
         self.active = True
-        try:
-            yield self._under
-        finally:
-            self.active = False
-            self._first, self._reached = [], {}
-            self._turn.release()
+        return self._under
+
+    def end_running(self) -> None:
+        """What :meth:`running` does last."""
+        self.active = False
+        self._reached = {}
+        if self._in_cpp is not None:
+            self._in_cpp.leave()
+        self._turn.release()
 
     def refuse_shared(self, tensors: Iterable[Tensor]) -> None:
         """Raise if the pass under way, in another thread, accumulates gradients into one of ``tensors``."""
@@ -256,10 +308,10 @@ class Scaling:
             given = tensors or parameters  # of an empty generator PyTorch warns
             # A scale that is too high is no error of the script's: the step is skipped, and the next scale is lower.
             error = error_if_nonfinite and self.stuck
+            known = self.tested.unchanged
             norm = original(given, max_norm, norm_type, error, *args, **kwargs)
-            if max_norm >= 0 and float(norm_type) > 0 and not self.tested.reads_again:
-                gradients = [grad for p in tensors if (grad := p.grad) is not None]
-                self.tested.record(gradients, [(~torch.isfinite(norm)).float().reshape(1)])
+            if max_norm >= 0 and float(norm_type) > 0:
+                self.tested.clipped(tensors, norm, known)
             return norm
 
         return clip_grad_norm_

@@ -111,6 +111,10 @@ class Steps:
             return self._with_closure(step, optimizer, closure, args, kwargs)
         if not self._guards:
             return True, step(optimizer, *args, **kwargs)
+        if self._takeover.scaling.tested.finite_of(optimizer):
+            return (
+                (True, step(optimizer, *args, **kwargs)) if self._allowed(optimizer, True) else (False, None)
+            )
         gradients = gradients_of(optimizer)
         if self._takeover.may_read_late and self._ready.may_wait(optimizer, gradients):
             verdict = self._takeover.scaling.tested.verdict(gradients)
@@ -122,10 +126,18 @@ class Steps:
         return True, result
 
     def _finite(self, optimizer: Optimizer, gradients: list[Tensor]) -> bool:
+        return self._allowed(optimizer, self._takeover.scaling.tested.finite(gradients))
+
+    def _allowed(self, optimizer: Optimizer, finite: bool) -> bool:
+        """Whether a step may be made by gradients that are ``finite`` here.
+
+        Raises:
+            SharedGradients: another thread is in a pass into one of them.
+        """
         scaling = self._takeover.scaling
         if scaling.active and not inside_backward():  # inside, it is a hook of that very pass
             scaling.refuse_shared(p for group in optimizer.param_groups for p in group["params"])
-        return agreed(scaling.tested.finite(gradients), optimizer)
+        return agreed(finite, optimizer)
 
     def _captured(self, step: Callable[..., Any], optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         """A step that becomes part of a CUDA graph: whatever it does has to stay on the device.

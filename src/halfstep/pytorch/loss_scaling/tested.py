@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, UntypedStorage
+from torch.optim import Optimizer
 
 from halfstep.pytorch.loss_scaling.gradients import all_finite, multiply_and_test_, trouble_in, values_of
+from halfstep.pytorch.loss_scaling.scaled_pass import ScaledPass
 from halfstep.pytorch.loss_scaling.verdict import Verdict, capturing
 from halfstep.pytorch.patches import Patches
 
 #: what hands out a tensor's memory, to be written to without PyTorch's knowing
 _EXPOSING = ("numpy", "data_ptr", "untyped_storage", "__dlpack__")
 
-#: numbers a gradient, on average, up to which a pass over them on a CPU takes less than to remember and compare
-READ_AGAIN = 4096
+_NONE: set[UntypedStorage] = set()
 
 _storage_of: Callable[[Tensor], UntypedStorage] = torch._C.TensorBase.untyped_storage
 
@@ -30,15 +32,16 @@ class Tested:
     by DLPack, through ``.data``) may be written to at any time, as long as it lives; collectives and the kernel of
     ``GradScaler`` write when they are called. A pointer that C++ takes for itself is not seen.
 
+    Args:
+        in_cpp: what was found of gradients on a CPU that it has unscaled.
+
     Attributes:
         trouble: what is not finite, in words, after a look that found something.
-        reads_again: whether the gradients of the last pass are so small that nothing is remembered of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, in_cpp: ScaledPass | None = None) -> None:
         self.trouble: str | None = None
-        self.reads_again = False
-        self._counted, self._small = 0, False
+        self._in_cpp = in_cpp
         self._versions: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._flags: list[Tensor] = []
         self._one_test = False
@@ -59,12 +62,7 @@ class Tested:
 
     def multiply_(self, gradients: list[Tensor], factor: float) -> None:
         """Multiply ``gradients`` by a power of two in place, and remember whether the products are finite."""
-        if len(gradients) != self._counted:  # it is not asked of the same gradients in every step
-            self._counted, self._small = len(gradients), _is_read_again(gradients)
-        self.reads_again = self._small
-        flags = multiply_and_test_(gradients, factor)
-        if not self.reads_again:
-            self.record(gradients, flags)
+        self.record(gradients, multiply_and_test_(gradients, factor))
 
     def record(self, gradients: Sequence[Tensor], flags: list[Tensor]) -> None:
         """Remember that ``gradients``, as they are now, were tested; ``flags`` tell the outcome.
@@ -81,11 +79,39 @@ class Tested:
             self._forget_findings()
         self._flags = self._flags + flags
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether gradients on a CPU were unscaled in C++ and found finite, and none of them was written to since."""
+        return self._in_cpp is not None and self._in_cpp.unchanged()
+
+    def clipped(self, tensors: Iterable[Tensor], norm: Tensor, known: bool) -> None:
+        """The gradients of ``tensors`` were clipped: their ``norm`` is finite only if each of them was.
+
+        Args:
+            tensors: parameters.
+            norm: of their gradients.
+            known: what :attr:`unchanged` was before.
+        """
+        if self._in_cpp is not None and known and norm.is_cpu:
+            if math.isfinite(norm):
+                self._in_cpp.written()
+            return
+        gradients = [grad for p in tensors if (grad := p.grad) is not None]
+        self.record(gradients, [(~torch.isfinite(norm)).float().reshape(1)])
+
+    def finite_of(self, optimizer: Optimizer) -> bool:
+        """Whether all that ``optimizer`` will use is known to be finite, on a CPU, without a look at it."""
+        if self._in_cpp is None:
+            return False
+        return self._in_cpp.holds_of(optimizer, self._may_have_changed())
+
     def finite(self, gradients: Sequence[Tensor]) -> bool:
         """Whether all gradients are finite, as the optimizer will use them. One synchronisation.
 
         What the unscaling pass has tested and nobody changed since is not read again; anything else is.
         """
+        if self._in_cpp is not None and self._in_cpp.holds(gradients, self._may_have_changed()):
+            return True
         if self._unchanged(gradients) and not any(bool(flag) for flag in self._flags):
             return True
         # Not tested yet, or some gradient of some pass was not finite: whether it is one of these takes a look.
@@ -121,13 +147,15 @@ class Tested:
 
     def written(self, tensors: Iterable[Tensor]) -> None:
         """``tensors`` are being written to, uncounted by PyTorch: gradients in their memory are read again."""
-        if self._versions:
+        if self._versions or self._in_cpp is not None:
             self._written.update(_storages(tensors))
 
     def forget(self) -> None:
         """A step is over, which used the gradients, or did not: nothing is known of those to come."""
-        self.trouble, self.reads_again = None, False
+        self.trouble = None
         self._versions.clear()
+        if self._in_cpp is not None:
+            self._in_cpp.forget()
         self._forget_findings()
 
     def _forget_findings(self) -> None:
@@ -142,10 +170,12 @@ class Tested:
             own = gradient if type(gradient) is Tensor else values_of(gradient)
             if entry is None or entry[0]() is not gradient or entry[1] != own._version:
                 return False
-        if not self._written and not self._exposed:
-            return True
-        storages = _storages(gradients)
-        return self._written.isdisjoint(storages) and self._exposed.isdisjoint(storages)
+        exposed = self._may_have_changed()
+        return not exposed or exposed.isdisjoint(_storages(gradients))
+
+    def _may_have_changed(self) -> set[UntypedStorage]:
+        """The memory that PyTorch does not count all writes to."""
+        return {*self._written, *self._exposed} if self._written or self._exposed else _NONE
 
     def _expose(self, tensor: Tensor) -> None:
         """Its memory may be written to from now on. That of a leaf that has gradients is no gradient's."""
@@ -188,13 +218,6 @@ class Tested:
             return original(tensors, *args, **kwargs)
 
         return unscale
-
-
-def _is_read_again(gradients: Sequence[Tensor]) -> bool:
-    """Whether it takes less time to read all of them again than to find out which have not changed."""
-    if not gradients or not gradients[0].is_cpu:
-        return False
-    return sum(map(Tensor.numel, gradients)) <= READ_AGAIN * len(gradients)
 
 
 def _storages(tensors: Iterable[Tensor]) -> list[UntypedStorage]:

@@ -1,0 +1,158 @@
+"""A scaled backward pass over leaves on a CPU, without a Python object of each."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import weakref
+from array import array
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from torch import Tensor, UntypedStorage
+from torch.optim import Optimizer
+
+from halfstep.pytorch import native
+from halfstep.pytorch.loss_scaling.gradient_kernels import GradientKernels, gradient_kernels
+
+SOURCE = Path(__file__).with_name("scaled_pass.cpp")
+
+_pointer, _int = ctypes.c_void_p, ctypes.c_int
+_Begun = ctypes.CFUNCTYPE(None, _int)
+_FUNCTIONS = {
+    "hs_new": (_pointer, (_pointer, _pointer, _Begun)),
+    "hs_delete": (None, (_pointer,)),
+    "hs_expect": (_int, (_pointer, _pointer, ctypes.c_double, _int)),
+    "hs_leaves": (_int, (_pointer, ctypes.py_object)),
+    "hs_leave": (None, (_pointer,)),
+    "hs_unscale": (_int, (_pointer, ctypes.c_double)),
+    "hs_holds": (_int, (_pointer, _pointer, ctypes.c_int64, _int, _pointer, ctypes.c_int64)),
+    "hs_unchanged": (_int, (_pointer,)),
+    "hs_written": (None, (_pointer,)),
+    "hs_forget": (None, (_pointer,)),
+}
+
+
+class ScaledPass:
+    """The leaves of the pass under way, as PyTorch's engine has them, and what was found of their gradients.
+
+    Gradients that are not plain tensors on a CPU are left to the caller: nothing has then been done to any.
+    """
+
+    def __init__(self, library: ctypes.CDLL, kernels: GradientKernels) -> None:
+        self._library = library
+        self._kernels = kernels  # of which the other side has pointers
+        me = weakref.ref(self)
+        self._begun = _Begun(lambda reached: _begun(me, reached))
+        self._pass = library.hs_new(*kernels.pointers, self._begun)
+        self._rest: Callable[[bool | None], None] | None = None
+        self._error: BaseException | None = None
+        weakref.finalize(self, library.hs_delete, self._pass).atexit = False
+
+    def expect(
+        self, output: Tensor, scale: float, rest: Callable[[bool | None], None], always: bool = False
+    ) -> bool:
+        """Let the pass that starts from ``output`` list its leaves, and multiply the gradients that they have.
+
+        Args:
+            output: of the graph; the only one that the pass starts from.
+            scale: a power of two.
+            rest: does what is left as the pass begins: called with False, the gradients of the leaves that are listed
+                are left; with None, none is listed, since PyTorch's engine does not execute the pass (a compiled one),
+                and that may happen several times.
+            always: call ``rest`` with True, too, where nothing is left.
+
+        Returns:
+            Whether it will; a leaf is no pass's beginning.
+        """
+        self._rest = rest
+        return bool(self._library.hs_expect(self._pass, output._cdata, scale, always))
+
+    def check(self) -> None:
+        """Raise what ``rest`` has raised."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def began(self, reached: int) -> None:
+        """What is called from the other side. No exception finds its way through there."""
+        try:
+            if self._rest is not None:
+                self._rest(None if reached < 0 else reached == 0)
+        except BaseException as error:
+            self._error = error
+
+    def leaves(self) -> list[Tensor]:
+        """Those that are listed, each once, in the order in which they lie in memory."""
+        found: list[Tensor] = []
+        self._library.hs_leaves(self._pass, found)
+        return found
+
+    def leave(self) -> None:
+        """The pass is over, or its leaves are followed elsewhere: list none any more."""
+        self._library.hs_leave(self._pass)
+        self._rest = None
+
+    def unscale(self, factor: float) -> bool:
+        """Multiply the gradients of all that are listed by ``factor``, and test the products.
+
+        Returns:
+            Whether it was done.
+        """
+        return bool(self._library.hs_unscale(self._pass, factor))
+
+    def holds(self, gradients: Iterable[Tensor], exposed: Iterable[UntypedStorage] = ()) -> bool:
+        """Whether all were found finite by :meth:`unscale`, and not written to since.
+
+        Args:
+            gradients: what is asked for.
+            exposed: memory that may have been written to, uncounted by PyTorch.
+        """
+        return self._holds(array("Q", [gradient._cdata for gradient in gradients]), False, exposed)
+
+    def holds_of(self, optimizer: Optimizer, exposed: Iterable[UntypedStorage] = ()) -> bool:
+        """As :meth:`holds`, of all gradients that ``optimizer`` is about to use."""
+        parameters = [p._cdata for group in optimizer.param_groups for p in group["params"]]
+        return self._holds(array("Q", parameters), True, exposed)
+
+    def _holds(self, addresses: array[int], parameters: bool, exposed: Iterable[UntypedStorage]) -> bool:
+        memories = array("Q", [storage._cdata for storage in exposed])
+        return bool(
+            self._library.hs_holds(
+                self._pass, addresses.buffer_info()[0], len(addresses), parameters,
+                memories.buffer_info()[0], len(memories),
+            )
+        )  # fmt: skip
+
+    def unchanged(self) -> bool:
+        """Whether there are gradients that were found finite, and none was written to since."""
+        return bool(self._library.hs_unchanged(self._pass))
+
+    def written(self) -> None:
+        """They were written to since, and are finite still."""
+        self._library.hs_written(self._pass)
+
+    def forget(self) -> None:
+        """What was found of gradients."""
+        self._library.hs_forget(self._pass)
+
+
+def _begun(scaled_pass: weakref.ref[ScaledPass], reached: int) -> None:
+    if (alive := scaled_pass()) is not None:
+        alive.began(reached)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    library = native.library(SOURCE, ctypes.PyDLL)
+    if library is not None:
+        for name, (returned, arguments) in _FUNCTIONS.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = returned, arguments
+    return library
+
+
+def scaled_pass() -> ScaledPass | None:
+    """None where there is no compiler, or a PyTorch that has it otherwise. The first call may compile, some seconds."""
+    library, kernels = _library(), gradient_kernels()
+    return None if library is None or kernels is None else ScaledPass(library, kernels)
