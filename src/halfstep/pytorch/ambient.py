@@ -6,7 +6,8 @@ PyTorch's own autocast is meant to be a short region. One that never ends needs 
   weight may have changed there. Left alone it serves stale weights, and training stops learning, silently.
 - Nothing is cached under ``no_grad`` or in a custom function's forward: a cast made there has no gradient, and
   would be served to a pass that needs one (pytorch#65766, #112583).
-- The backward pass and the optimizer's arithmetic run outside autocast, as they do around a hand-written region.
+- The backward pass, PyTorch's clipping and the optimizer's arithmetic run outside autocast, as they do around a
+  hand-written region.
 - Threads that the program starts get it as well: autocast is thread-local.
 """
 
@@ -19,9 +20,20 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import (
+    clear_autocast_cache,
+    is_autocast_enabled,
+    is_grad_enabled,
+    set_autocast_cache_enabled,
+    set_autocast_enabled,
+)
 
 from halfstep.pytorch.dtypes import devices_here
 from halfstep.pytorch.patches import Patches
+
+_CLIPPING = {"clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"}
+
+_compiling = torch._guards.CompileContext.try_get
 
 
 class _Autocast(AbstractContextManager[None]):
@@ -31,13 +43,13 @@ class _Autocast(AbstractContextManager[None]):
         self._devices, self._enabled = devices, enabled
 
     def __enter__(self) -> None:
-        self._were = [torch.is_autocast_enabled(device) for device in self._devices]
+        self._were = [is_autocast_enabled(device) for device in self._devices]
         for device in self._devices:
-            torch.set_autocast_enabled(device, self._enabled)
+            set_autocast_enabled(device, self._enabled)
 
     def __exit__(self, *_: object) -> None:
         for device, enabled in zip(self._devices, self._were, strict=True):
-            torch.set_autocast_enabled(device, enabled)
+            set_autocast_enabled(device, enabled)
 
 
 class NoAmbient:
@@ -84,6 +96,9 @@ class Ambient(NoAmbient):
         patches.set(
             torch.autograd.Function, "apply", classmethod(_uncached_apply(torch.autograd.Function.apply))
         )
+        for home in (torch.nn.utils, torch.nn.utils.clip_grad):
+            for name in _CLIPPING & vars(home).keys():
+                patches.wrap(home, name, self._outside)
         patches.wrap(threading.Thread, "_bootstrap_inner", self._in_thread)
 
     def leave(self) -> None:
@@ -96,7 +111,7 @@ class Ambient(NoAmbient):
 
     def forget_casts(self) -> None:
         """Drop the cached 16-bit copies of weights; no pass over memory, no sync."""
-        torch.clear_autocast_cache()
+        clear_autocast_cache()
 
     def paused(self) -> AbstractContextManager[None]:
         """Autocast off: the backward pass and the optimizer's arithmetic keep the dtypes they are given."""
@@ -118,6 +133,15 @@ class Ambient(NoAmbient):
             original(thread)
 
         return _bootstrap_inner
+
+    def _outside(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def outside(*args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return original(*args, **kwargs)
+            with self.paused():
+                return original(*args, **kwargs)
+
+        return outside
 
     def _then_forget(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def __exit__(context: Any, *exc: Any) -> Any:
@@ -147,11 +171,11 @@ def _then_cache_if_grad(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _cache_if_grad(forget: bool) -> None:
     """Nothing while a compiler traces: its own grad modes are not the program's, and it allows no such change."""
-    if torch._guards.CompileContext.try_get() is not None:
+    if _compiling() is not None:
         return
     if forget:
-        torch.clear_autocast_cache()
-    torch.set_autocast_cache_enabled(torch.is_grad_enabled())
+        clear_autocast_cache()
+    set_autocast_cache_enabled(is_grad_enabled())
 
 
 def _uncached_apply(original: Callable[..., Any]) -> Callable[..., Any]:

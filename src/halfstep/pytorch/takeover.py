@@ -62,6 +62,7 @@ class Takeover(Face):
         self.support = self._supported()
         self.patches = Patches()
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._stepped_last: Callable[[], Optimizer | None] = lambda: None
         self._own_amp: set[str] = set()
         self._last_skipped = False
         self._bad_in_a_row: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
@@ -277,7 +278,9 @@ class Takeover(Face):
     def after_step(self, optimizer: Optimizer, verdict: bool | Verdict) -> None:
         """An optimizer has stepped, or was kept from it, or (a verdict that is not read yet) kept itself from it."""
         self.ambient.forget_casts()
-        self._optimizers.add(optimizer)
+        if optimizer is not self._stepped_last():
+            self._stepped_last = weakref.ref(optimizer)
+            self._optimizers.add(optimizer)
         self._habits.stepped()
         try:
             self._keep.stepped()
@@ -310,7 +313,7 @@ class Takeover(Face):
             self._told(by, self.scaling.stepped(finite, self.recorder.steps))
         if counts:
             self.recorder.step(not finite, scale)
-        if self._bad_in_a_row.get(by, 0) >= HOPELESS and self.scaling.stuck:
+        if self._last_skipped and self._bad_in_a_row.get(by, 0) >= HOPELESS and self.scaling.stuck:
             started = self.recipe.loss_scale.value
             sentence = overflow_sentence(self.recipe.compute, self.scaling.value, started)
             self._stop(GradientsOverflow(sentence))
@@ -325,7 +328,8 @@ class Takeover(Face):
         """Whether the last step was made is known."""
         self._last_skipped = skip is not None
         if skip is None:
-            self._bad_in_a_row.pop(by, None)
+            if self._bad_in_a_row:
+                self._bad_in_a_row.pop(by, None)
         else:
             self._bad_in_a_row[by] = self._bad_in_a_row.get(by, 0) + 1
             self.recorder.write("skip", **asdict(skip))

@@ -304,6 +304,8 @@ class Scaling:
             *args: Any,
             **kwargs: Any,
         ) -> Tensor:
+            if torch.compiler.is_compiling():
+                return original(parameters, max_norm, norm_type, error_if_nonfinite, *args, **kwargs)
             tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
             given = tensors or parameters  # of an empty generator PyTorch warns
             # A scale that is too high is no error of the script's: the step is skipped, and the next scale is lower.
