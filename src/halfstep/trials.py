@@ -25,6 +25,18 @@ GRACE = 8.0
 _POLL = 0.1
 _POLL_MEMORY = 0.02
 
+#: what the guard's shell does: told that the trial has ended it goes; at the end of the pipe, without a word, it ends
+#: the trial as `_end` does, and says so in its record, where a program that ends well on SIGTERM may have said "ok"
+_GUARD = """\
+read ended && exit
+kill -s TERM -- "-$1"
+waited=0
+while kill -0 "$1" && [ "$waited" -lt "$2" ]; do sleep 1; waited=$((waited + 1)); done
+kill -s KILL -- "-$1"
+printf '\\n%s\\n' "$3"
+"""
+_KILLED = {"event": "end", "status": "interrupted", "reason": "halfstep, which ran it, was killed"}
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -144,6 +156,7 @@ def run_trial(job: Job, trial: Trial, on_step: OnStep) -> Outcome:
     started = time.monotonic()
     stopped: Status | None = None
     by = "Ctrl-C"
+    guard = None
     with open(job.log(trial), "wb") as log:
         child = subprocess.Popen(
             job.command(trial),
@@ -155,6 +168,7 @@ def run_trial(job: Job, trial: Trial, on_step: OnStep) -> Outcome:
         )
         try:
             with _told_to_end():
+                guard = _guard(child.pid, job.record(trial))
                 stopped = _watch(child, job, _Tail(job.record(trial), on_step), started)
         except KeyboardInterrupt as told:
             stopped, by = "interrupted", str(told) or by
@@ -162,6 +176,8 @@ def run_trial(job: Job, trial: Trial, on_step: OnStep) -> Outcome:
         finally:
             if child.poll() is None:
                 _end(child, signal.SIGKILL)
+            if guard is not None:
+                guard.communicate(b"ended\n")
     outcome = _outcome(job, trial, child.returncode, stopped, by)
     outcome.seconds = time.monotonic() - started
     return outcome
@@ -184,6 +200,23 @@ def _told_to_end() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _guard(trial: int, record: Path) -> subprocess.Popen[bytes] | None:
+    """A shell that outlives this process and ends the trial if this one is killed, which no handler can see.
+
+    It waits at a pipe that only this process holds: the kernel closes that, however this process ends. It ends the
+    process group, launchers and all, and the trial knows nothing of it. None where no shell can be started.
+    """
+    with contextlib.suppress(OSError), open(record, "ab") as file:
+        return subprocess.Popen(
+            ["/bin/sh", "-c", _GUARD, "halfstep-guard", str(trial), f"{GRACE:.0f}", json.dumps(_KILLED)],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    return None
 
 
 def _watch(child: subprocess.Popen[bytes], job: Job, tail: _Tail, started: float) -> Status | None:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import psutil
+
+from halfstep.record import Record, read
 
 PROGRAMS = Path(__file__).parent.parent / "programs"
 Done = subprocess.CompletedProcess[str]
@@ -23,6 +29,29 @@ def halfstep(*arguments: str, cwd: Path | None = None, env: dict[str, str] | Non
         timeout=300,
         check=False,
     )
+
+
+def kill_in_training(record: Path, steps: int, *arguments: str, cwd: Path) -> Record:
+    """Kill ``halfstep compare`` when ``record`` has this many steps; the record, once its process has ended."""
+    with subprocess.Popen([sys.executable, "-m", "halfstep", "compare", *arguments], cwd=cwd) as child:
+        while not record.exists() or len(read(record).steps) < steps:
+            time.sleep(0.05)
+            assert child.poll() is None
+        child.send_signal(signal.SIGKILL)
+    trial = read(record).start["pid"]
+    ended_by = time.monotonic() + 30
+    while runs(trial) or "was killed" not in record.read_text():
+        assert time.monotonic() < ended_by, f"process {trial} runs on"
+        time.sleep(0.05)
+    return read(record)
+
+
+def runs(pid: int) -> bool:
+    """Whether the process is there, and not only waits for its parent to notice that it has ended."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def python(*arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> Done:

@@ -16,7 +16,7 @@ import torch
 
 import halfstep as package
 
-from .running import PROGRAMS, halfstep
+from .running import PROGRAMS, halfstep, kill_in_training
 
 FAULTY = str(PROGRAMS / "faulty.py")
 
@@ -187,6 +187,16 @@ def test_a_comparison_that_is_told_to_end_reports_what_there_is(
     trial = json.loads(record.read_text().splitlines()[0])["pid"]
     with pytest.raises(ProcessLookupError):
         os.kill(trial, 0)
+
+
+@pytest.mark.parametrize("fault", ["hang", "leave"])
+def test_the_trial_of_a_comparison_that_is_killed_ends_and_is_not_done(tmp_path: Path, fault: str) -> None:
+    record = tmp_path / "o" / "trials" / "fp32-seed0-repeat0.jsonl"
+    kill_in_training(record, 7, "--precisions", "fp32,bf16", "--out", "o", FAULTY, fault, cwd=tmp_path)
+    found = package.load(tmp_path / "o")
+    assert [(t["status"], t["steps"]) for t in found.trials] == [("interrupted", 7)]
+    assert found.trials[0]["reason"] == "halfstep, which ran it, was killed"
+    assert found.data["missing"] == ["fp32-seed0-repeat0", "bf16-seed0-repeat0"]
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_any_training(tmp_path: Path) -> None:

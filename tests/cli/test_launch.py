@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+import halfstep as package
 from halfstep.record import read
 
-from .running import PROGRAMS
+from .running import PROGRAMS, kill_in_training, runs
 
 pytestmark = pytest.mark.slow
 
@@ -50,3 +51,12 @@ def test_a_rank_that_dies_ends_the_trial_and_is_named(compared) -> None:
     assert trial["status"] == "failed"
     assert "rank 1" in trial["reason"]
     assert "5 steps" in trial["reason"]
+
+
+def test_no_rank_outlives_a_comparison_that_is_killed(tmp_path: Path) -> None:
+    record = tmp_path / "o" / "trials" / "fp32-seed0-repeat0.jsonl"
+    arguments = ("--launch", TORCHRUN, "--precisions", "fp32", "--out", "o", DDP, "hang")
+    kill_in_training(record, 5, *arguments, cwd=tmp_path)
+    (trial,) = package.load(tmp_path / "o").trials
+    assert (trial["status"], trial["steps"]) == ("interrupted", 5)
+    assert not runs(read(record.with_name(f"{record.name}.rank1")).start["pid"])

@@ -118,6 +118,20 @@ def test_resuming_counts_the_trials_that_are_left(request_: Request, ran: list[T
     assert (len(ran), Counting.planned) == (3, [3, 3, 3])
 
 
+def test_an_interrupted_trial_is_run_again_whatever_a_rank_said_and_nothing_of_it_is_left(
+    request_: Request, ran: list[Trial]
+) -> None:
+    request_ = replace(request_, seeds=1, recipes=("fp32",))
+    save(request_, ENVIRONMENT)
+    record = written(request_, Trial("fp32"), "interrupted")
+    rank = record.with_name(f"{record.name}.rank1")
+    rank.write_text('{"event": "start", "rank": 1}\n')
+    assert [(o.status, len(o.ranks)) for o in archive.outcomes(request_)] == [("interrupted", 1)]
+    run_comparison(request_, Quiet(), stored(request_.folder))
+    assert ran == [Trial("fp32")]
+    assert not rank.exists()
+
+
 def test_more_seeds_run_only_the_new_ones(request_: Request, ran: list[Trial]) -> None:
     run_comparison(request_, Quiet())
     ran.clear()

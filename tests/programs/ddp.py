@@ -2,6 +2,7 @@
 import gc
 import os
 import sys
+import time
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,8 @@ x, y = torch.randn(16, 8), torch.randn(16, 1)
 for step in range(10):
     if step == 5 and rank == 1 and "die" in sys.argv:
         os.kill(os.getpid(), 9)
+    if step == 5 and "hang" in sys.argv:
+        time.sleep(600)
     optimizer.zero_grad()
     with model.no_sync():
         (model(x[:8]) - y[:8]).float().square().mean().backward()

@@ -20,8 +20,10 @@ def _end_of(request: Request, trial: Trial) -> Path:
 
 
 def forget(request: Request, trial: Trial) -> None:
-    """Take away how an earlier run of the trial ended."""
-    _end_of(request, trial).unlink(missing_ok=True)
+    """Take away what an earlier run of the trial left; one that is only now being ended writes to no file of ours."""
+    record = request.job.record(trial)
+    for path in (_end_of(request, trial), record, *record.parent.glob(record.name + ".rank*")):
+        path.unlink(missing_ok=True)
 
 
 def keep(request: Request, outcome: Outcome) -> None:
@@ -82,6 +84,10 @@ def _unended(request: Request, path: Path) -> Outcome | None:
     if not record.end:
         reason = f"no end is recorded: killed, or still running; {len(record.steps)} steps were made"
         return Outcome(trial, "interrupted", reason, None, record, ranks)
+    if record.end.get("status") == "interrupted":  # whatever its other ranks came to say
+        return Outcome(
+            trial, "interrupted", record.end.get("reason", ""), record.end.get("exit_code"), record, ranks
+        )
     status, reason = judge(request.job, record, ranks, record.end.get("exit_code"), None, "")
     return Outcome(trial, status, reason, record.end.get("exit_code"), record, ranks)
 
