@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
-from halfstep.record import Record, read
+from halfstep.record import read
 
 PROGRAMS = Path(__file__).parent.parent / "programs"
 Done = subprocess.CompletedProcess[str]
@@ -31,19 +32,23 @@ def halfstep(*arguments: str, cwd: Path | None = None, env: dict[str, str] | Non
     )
 
 
-def kill_in_training(record: Path, steps: int, *arguments: str, cwd: Path) -> Record:
-    """Kill ``halfstep compare`` when ``record`` has this many steps; the record, once its process has ended."""
+def kill_in_training(
+    record: Path, steps: int, *arguments: str, cwd: Path, meanwhile: Callable[[], None] = lambda: None
+) -> None:
+    """Kill ``halfstep compare`` when ``record`` has this many steps, and see its process end."""
     with subprocess.Popen([sys.executable, "-m", "halfstep", "compare", *arguments], cwd=cwd) as child:
         while not record.exists() or len(read(record).steps) < steps:
             time.sleep(0.05)
             assert child.poll() is None
-        child.send_signal(signal.SIGKILL)
+        try:
+            meanwhile()
+        finally:
+            child.send_signal(signal.SIGKILL)
     trial = read(record).start["pid"]
     ended_by = time.monotonic() + 30
     while runs(trial) or "was killed" not in record.read_text():
         assert time.monotonic() < ended_by, f"process {trial} runs on"
         time.sleep(0.05)
-    return read(record)
 
 
 def runs(pid: int) -> bool:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import halfstep as package
+from halfstep.cli.outputs import held
 
 from .running import PROGRAMS, halfstep, kill_in_training
 
@@ -197,6 +198,31 @@ def test_the_trial_of_a_comparison_that_is_killed_ends_and_is_not_done(tmp_path:
     assert [(t["status"], t["steps"]) for t in found.trials] == [("interrupted", 7)]
     assert found.trials[0]["reason"] == "halfstep, which ran it, was killed"
     assert found.data["missing"] == ["fp32-seed0-repeat0", "bf16-seed0-repeat0"]
+
+
+def test_the_second_of_two_in_one_folder_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "o"
+    folder.mkdir()
+    with held(folder):  # as one does that has only begun
+        told = [halfstep(command, "--out", "o", FAULTY, cwd=tmp_path) for command in ("compare", "diagnose")]
+    assert list(folder.rglob("*")) == [folder / "trials"]
+    record = folder / "trials" / "fp32-seed0-repeat0.jsonl"
+    arguments = ("--precisions", "fp32", "--out", "o", FAULTY, "hang")
+
+    def resume() -> None:
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        told.append(halfstep("compare", "--resume", "o", cwd=tmp_path))
+        assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    kill_in_training(record, 7, *arguments, cwd=tmp_path, meanwhile=resume)
+    for done in told:
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == (
+            f"halfstep: Another halfstep is running in {str(folder)!r}; wait until it has ended, or give --out another "
+            "folder.\n"
+        )
+    with held(folder):
+        pass  # it is free again
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_any_training(tmp_path: Path) -> None:

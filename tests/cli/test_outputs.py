@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from halfstep.cli.outputs import new_folder
+from halfstep.cli.outputs import held, new_folder
 from halfstep.errors import UsageError
 
 
@@ -32,3 +35,26 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pyt
         UsageError, match=r"^Cannot write to the folder '.*train-.*' \(Not a directory\); give --out"
     ):
         new_folder(None, "train.py")
+
+
+def test_a_folder_is_held_once_and_by_no_child_that_lives_on(tmp_path: Path) -> None:
+    with held(tmp_path):
+        child = subprocess.Popen(["sleep", "60"])
+        with pytest.raises(UsageError) as told, held(tmp_path):
+            pass
+    assert str(told.value) == (
+        f"Another halfstep is running in {str(tmp_path)!r}; wait until it has ended, or give --out another folder."
+    )
+    with child, held(tmp_path):
+        assert child.poll() is None
+        child.kill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_locks_nothing_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with held(tmp_path), held(tmp_path):
+        pass

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from halfstep.cli.outputs import json_path_of, new_folder, write_json
+from halfstep.cli.outputs import held, json_path_of, new_folder, write_json
 from halfstep.cli.run import SETTINGS, check_launcher, emulation_options, products_option, program_options
 from halfstep.comparison.evidence import PREFER
 from halfstep.comparison.fit import FitOption, parse_fit, parse_size
@@ -123,10 +123,11 @@ def compare(
     check_launcher(request.launch)
     json_path = json_path_of(json_file)
     err, console = Console(stderr=True), Console(stderr=json_file == "-")
-    with terminal.Progress(err) as progress:
-        comparison = run_comparison(request, progress, old)
     page = request.folder / "report.html"
-    write_page(comparison, page, diagnoses(request.folder))
+    with held(request.folder):
+        with terminal.Progress(err) as progress:
+            comparison = run_comparison(request, progress, old)
+        write_page(comparison, page, diagnoses(request.folder))
     write_json(comparison, json_path)
     console.print(terminal.table(comparison, page=page))
     return 0 if any(trial["status"] == "ok" for trial in comparison["trials"]) else 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from halfstep.cli.outputs import diagnosis_folder, json_path_of, write_json
+from halfstep.cli.outputs import diagnosis_folder, held, json_path_of, write_json
 from halfstep.cli.run import SETTINGS, check_launcher, emulation_options, products_option, program_options
 from halfstep.diagnosis.loading import NAME, holds_comparison, stored
 from halfstep.diagnosis.run import Question, run_diagnosis
@@ -76,7 +76,7 @@ def diagnose(
         watch=True, emulate=emulate, as_on=as_on,
     )  # fmt: skip
     err, console = Console(stderr=True), Console(stderr=json_file == "-")
-    with terminal.Progress(err) as progress:
+    with held(folder), terminal.Progress(err) as progress:
         found = run_diagnosis(Question(job, recipe, steps, try_remedies), progress)
     (folder / NAME).write_text(json.dumps(found, allow_nan=False), encoding="utf-8")
     written = page.write(found, folder / "diagnosis.html")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,36 @@ def new_folder(out: str | None, program: str) -> Path:
             f"{out!r} already holds a comparison; give --out a new folder, --resume it, or delete that one."
         )
     return _writable(folder)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold the folder against any other halfstep, until this is left or the process ends, however it ends.
+
+    The lock is the system's, on the folder itself: no file is left, and no trial inherits it. Where the platform or
+    the file system has no such lock, as NFS has none on folders, nothing is held.
+
+    Args:
+        folder: where records are to be written.
+
+    Raises:
+        UsageError: another halfstep holds it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            import fcntl
+
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"Another halfstep is running in {str(folder)!r}; wait until it has ended, or give --out another "
+                "folder."
+            ) from None
+        except (ImportError, OSError):
+            pass
+        yield
 
 
 def diagnosis_folder(out: str | None, program: str, precision: str) -> Path:
