@@ -278,3 +278,31 @@ def test_pytorch_is_put_back_as_it_was(begin) -> None:
     )
     assert before == after
     assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.float32
+
+
+class Noting(float):
+    """A number that notes where PyTorch reads it."""
+
+    def __new__(cls, value: float, seen: list[bool]) -> Noting:
+        made = super().__new__(cls, value)
+        made.seen = seen
+        return made
+
+    def __float__(self) -> float:
+        self.seen.append(torch.is_autocast_enabled("cpu"))
+        return super().__float__()
+
+
+@pytest.mark.parametrize("recipe", ["bf16", "fp16"])
+@pytest.mark.parametrize("clip", ["clip_grad_norm_", "clip_grad_value_"])
+def test_gradients_are_clipped_outside_autocast(begin, recipe: str, clip: str) -> None:
+    """As a hand-written region leaves it, which is around the forward pass: each operation costs more inside."""
+    begin(recipe)
+    weight = nn.Parameter(torch.ones(4))
+    (weight * 3).sum().backward()
+    seen: list[bool] = []
+    getattr(nn.utils, clip)([weight], Noting(1.0, seen))
+    assert seen
+    assert not any(seen)
+    assert torch.is_autocast_enabled("cpu")
+    assert weight.grad.abs().max() <= 1.0
