@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from halfstep.errors import UsageError
-from halfstep.record import SCHEMA, Writer, read
+from halfstep.record import SCHEMA, Writer, plain, read
 
 
 def written(path: Path) -> Path:
@@ -72,3 +73,35 @@ def test_mistakes_get_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "other").write_text('{"event":"start","schema":"halfstep/record/99"}\n')
     with pytest.raises(UsageError, match="has schema 'halfstep/record/99'; this version of halfstep reads"):
         read(tmp_path / "other")
+
+
+NUMBERS = [
+    0,
+    -1,
+    10**40,
+    True,
+    False,
+    None,
+    0.0,
+    -0.0,
+    0.1,
+    1e-320,
+    1.7e308,
+    1e22,
+    math.nan,
+    math.inf,
+    -math.inf,
+]
+
+
+@pytest.mark.parametrize(
+    "value", [*NUMBERS, 'a "word"\n', "\u00e9\ud83d\ude00", [1, "b"], {"fp16": 0.5}], ids=repr
+)
+def test_a_value_is_written_as_by_pythons_own_encoder(tmp_path: Path, value: object) -> None:
+    writer = Writer(tmp_path / "r.jsonl")
+    writer.write("logged", value=value)
+    line = json.loads(writer.path.read_text())
+    assert list(line) == ["event", "at", "value"]
+    assert 0 <= line["at"] < 60
+    written = writer.path.read_text().partition(',"value":')[2]
+    assert written == json.dumps(plain(value), separators=(",", ":")) + "}\n"

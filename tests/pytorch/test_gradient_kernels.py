@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -172,3 +174,23 @@ def test_what_did_not_compile_is_tried_again_with_another_compiler_only(
         monkeypatch.setenv("CC", compiler)
         assert native.library.__wrapped__(SOURCE) is None
     assert tries == ["one"] * 3 + ["another"] * 3, "each way to compile once"
+
+
+def test_several_sources_are_compiled_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    both, compiled = threading.Barrier(2), []
+
+    def compile_(source: Path, path: Path, *_: object) -> bool:
+        both.wait(timeout=30)
+        compiled.append(source.name)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        return True
+
+    monkeypatch.setattr(native, "_compile", compile_)
+    sources = [tmp_path / name for name in ("one.c", "another.c")]
+    for source in sources:
+        source.write_text(source.name)
+    for _ in range(2):  # the second time they are there
+        native.prepare(sources)
+    assert sorted(compiled) == ["another.c", "one.c"]

@@ -43,6 +43,20 @@ def test_recording_reads_the_loss_and_nothing_else(begin, tmp_path: Path, precis
     assert reads_of_a_step() == [reads + 2 for reads in own]
 
 
+@pytest.mark.parametrize("precision", ["as-is", "fp32", "bf16", "fp16"])
+def test_a_complex_output_is_no_loss(begin, tmp_path: Path, precision: str) -> None:
+    """A pass may start from one, if it is given a gradient."""
+    takeover = begin(precision, Writer(tmp_path / "record.jsonl"))
+    weight = torch.nn.Parameter(torch.ones(3, dtype=torch.complex64))
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    (weight.sum() * 2).backward(torch.tensor(1 + 0j))
+    optimizer.step()
+    takeover.close()
+    steps = [event for event in written(tmp_path / "record.jsonl") if event["event"] == "step"]
+    assert [(step["loss"], step["skipped"]) for step in steps] == [(None, False)]
+    assert weight.tolist() == [0j] * 3
+
+
 def written(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 

@@ -14,7 +14,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,18 +80,37 @@ def library(source: Path, kind: type[ctypes.CDLL] = ctypes.CDLL) -> ctypes.CDLL 
         source: C++ is compiled against PyTorch's headers, which takes some seconds.
         kind: ``ctypes.PyDLL`` for functions that are to be called with Python's lock held.
     """
-    name = f"{source.parent.name}-{source.stem}-{_key(source)}"
-    path, failed = _cache() / f"{name}.so", _cache() / f"{name}.failed"
-    language = _LANGUAGES[source.suffix]
+    path = _place(source)
+    return _load(path, kind) if path.exists() or _built(source) else None
+
+
+def prepare(sources: Iterable[Path]) -> None:
+    """Compile those that are not compiled yet, all at once: one alone keeps one core busy for some seconds."""
+    missing = [source for source in sources if not _place(source).exists()]
+    threads = [threading.Thread(target=_built, args=(source,)) for source in missing]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _place(source: Path) -> Path:
+    """Where it lies compiled."""
+    return _cache() / f"{source.parent.name}-{source.stem}-{_key(source)}.so"
+
+
+def _built(source: Path) -> bool:
+    """Compile it, unless this compiler has failed at it before."""
+    path, language = _place(source), _LANGUAGES[source.suffix]
+    failed = path.with_suffix(".failed")
     compiler = os.environ.get(language.variable) or next(filter(shutil.which, language.compilers), None)
-    if not path.exists():
-        if compiler is None or platform.system() == "Windows" or _read(failed) == compiler:
-            return None
-        if not _compile(source, path, compiler, language):
-            with contextlib.suppress(OSError):
-                failed.write_text(compiler)  # not to be tried again in every process
-            return None
-    return _load(path, kind)
+    if compiler is None or platform.system() == "Windows" or _read(failed) == compiler:
+        return False
+    if _compile(source, path, compiler, language):
+        return True
+    with contextlib.suppress(OSError):
+        failed.write_text(compiler)  # not to be tried again in every process
+    return False
 
 
 def _load(path: Path, kind: type[ctypes.CDLL]) -> ctypes.CDLL | None:

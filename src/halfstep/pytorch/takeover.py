@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -17,18 +18,20 @@ from torch.optim import Optimizer
 
 from halfstep.errors import HalfstepError, Unsupported
 from halfstep.loss_scale import Skip
-from halfstep.pytorch import own_amp, preparing, spawning
+from halfstep.pytorch import native, own_amp, preparing, spawning
 from halfstep.pytorch.ambient import Ambient, NoAmbient
 from halfstep.pytorch.capabilities import Support, support
 from halfstep.pytorch.dtypes import DTYPES
 from halfstep.pytorch.keep import Keep
-from halfstep.pytorch.loss_scaling import backward
+from halfstep.pytorch.loss_scaling import backward, scaled_pass
 from halfstep.pytorch.loss_scaling.by_hand import ByHand
 from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.loss_scaling.statistics import Statistics
 from halfstep.pytorch.loss_scaling.step import Steps
 from halfstep.pytorch.loss_scaling.verdict import Verdict
 from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.products import cpp_kernel
+from halfstep.pytorch.products.operations import Plan
 from halfstep.pytorch.products.products import choose, install, plan
 from halfstep.pytorch.recording.habits import Habits
 from halfstep.pytorch.recording.looking import Looking
@@ -72,6 +75,7 @@ class Takeover(Face):
         recording = isinstance(options.writer, Writer)
         self.recorder = Recorder(options.writer, self._looking) if recording else NullRecorder()
         dtype = DTYPES[self.recipe.compute] if self.recipe.compute in ("bf16", "fp16") else None
+        native.prepare(self._sources(dtype))
         mixed = dtype if self.recipe.mixed else None
         self.ambient = NoAmbient() if mixed is None else Ambient(mixed, self.patches)
         self._on_backward: Callable[[Sequence[Tensor]], None] = self.recorder.backward
@@ -180,7 +184,7 @@ class Takeover(Face):
             self._emulate()
         if self.options.as_on is not None and recipe.mixed and self.device == "cpu":
             self._as_on_cuda()
-        if dtype is not None and self.support is not None and self.device == "cpu":
+        if dtype is not None and self.support is not None and self._planned(dtype):
             self._install_products(dtype, self.support)
         if dtype is not None and not recipe.mixed:
             SixteenBitWeights(dtype, self._keep.look).install(patches)
@@ -219,12 +223,19 @@ class Takeover(Face):
         self._undo.append(apply_cuda_lists().remove)
         self.ran_as = f"{self.recipe.name} with CUDA's autocast lists"
 
+    def _planned(self, dtype: torch.dtype | None) -> Plan:
+        """The products that are to be computed in fp32 units."""
+        on_cpu = dtype is not None and self.support is not None and self.device == "cpu"
+        return plan([dtype], self.options.products) if dtype is not None and on_cpu else {}
+
+    def _sources(self, dtype: torch.dtype | None) -> list[Path]:
+        """What has to be compiled once, before the recipe can be put in force."""
+        scaled = scaled_pass.SOURCES if self.recipe.loss_scale.guards else ()
+        return [*scaled, *(cpp_kernel.SOURCES if self._planned(dtype) else ())]
+
     def _install_products(self, dtype: torch.dtype, found: Support) -> None:
         """Products in fp32 units, all of them or the kinds that this CPU's 16-bit units are slow at."""
-        mode = self.options.products
-        kinds = plan([dtype], mode)
-        if not kinds:
-            return
+        mode, kinds = self.options.products, self._planned(dtype)
         self._undo.append(install([dtype], mode).remove)
         what = (
             "products"

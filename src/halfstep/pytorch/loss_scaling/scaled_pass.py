@@ -13,9 +13,11 @@ from torch import Tensor, UntypedStorage
 from torch.optim import Optimizer
 
 from halfstep.pytorch import native
+from halfstep.pytorch.loss_scaling import gradient_kernels as kernels_in_c
 from halfstep.pytorch.loss_scaling.gradient_kernels import GradientKernels, gradient_kernels
 
 SOURCE = Path(__file__).with_name("scaled_pass.cpp")
+SOURCES = (SOURCE, kernels_in_c.SOURCE)
 
 _pointer, _int = ctypes.c_void_p, ctypes.c_int
 _Begun = ctypes.CFUNCTYPE(None, _int)

@@ -13,7 +13,7 @@ from halfstep.pytorch import native
 from halfstep.pytorch.products.dispatcher import forget
 from halfstep.pytorch.products.operations import WRITES, Operation, Plan
 
-SOURCE, CASTS = (Path(__file__).with_name(name) for name in ("cpp_kernel.cpp", "casts.c"))
+SOURCES = SOURCE, CASTS = tuple(Path(__file__).with_name(name) for name in ("cpp_kernel.cpp", "casts.c"))
 
 _BITS = {torch.bfloat16: 1, torch.float16: 2}
 

@@ -84,8 +84,10 @@ class Recorder(NullRecorder):
     def backward(self, outputs: Sequence[Tensor]) -> None:
         if not self._closed:
             # The gradients of several passes add up to the gradient of the sum, so that is the step's loss.
-            losses = (self._unscaled.get(output, output) for output in outputs)
-            self._losses += [loss.detach() for loss in losses if loss.numel() == 1]
+            losses = [output for output in outputs if output.numel() == 1 and not output.is_complex()]
+            if self._unscaled:
+                losses = [self._unscaled.get(loss, loss) for loss in losses]
+            self._losses += [loss.detach() for loss in losses]
 
     def scaled(self, losses: Sequence[Tensor], by_script: Sequence[Tensor]) -> None:
         # What is recorded is the loss, not the loss times 65536.

@@ -70,14 +70,16 @@ class Began(NullBegan):
 
     def before_backward(self, outputs: Sequence[Tensor]) -> None:
         for output in outputs:
-            if not self._looks or "loss" in self._told or output.numel() != 1 or not self._may_wait(output):
+            if not self._looks or "loss" in self._told or output.numel() != 1 or output.is_complex():
                 continue
-            value = float(output.detach())
+            if not self._may_wait(output):
+                continue
+            value = output.item()
             if not math.isfinite(value):
                 self._tell("loss", value, self._step(), forward(output))
 
     def _may_wait(self, output: Tensor) -> bool:
-        if output.device.type == "cpu":
+        if output.is_cpu:
             return True
         self._waits -= 1
         return self._waits >= 0
