@@ -42,7 +42,7 @@ def asked(output: Tensor, **options: bool) -> list[int]:
         assert told == [True]
         return ids(it.leaves())
     finally:
-        it.leave()
+        it.end()
         assert it.leaves() == []
 
 
@@ -169,7 +169,7 @@ def test_gradients_are_brought_to_the_pass_and_back() -> None:
     d.grad = shared
     assert passed(it, loss_of([a, b, c, d]), 64.0) == []
     assert it.unscale(1 / 64)
-    it.leave()
+    it.end()
     assert [x.grad.tolist() for x in (a, b, c)] == [[3.0] * 2, [7.0 + 3 + 3] * 3, [10.0] * 4]
     assert b.grad is d.grad is shared
 
@@ -232,12 +232,12 @@ def test_a_sum_over_passes_is_held_as_a_whole() -> None:
     for scale in (4.0, 8.0):
         assert passed(it, loss_of(tensors), scale) == []
         assert it.unscale(1 / scale)
-        it.leave()
+        it.end()
     assert it.holds([x.grad for x in tensors])
     assert [x.grad.tolist() for x in tensors] == [[6.0] * 2, [6.0] * 3]
     passed(it, tensors[0].sum() * torch.inf)
     it.unscale(1.0)
-    it.leave()
+    it.end()
     assert not it.holds([tensors[1].grad])
 
 
@@ -277,7 +277,7 @@ def test_other_gradients_are_left_to_python(kind: str) -> None:
     other.grad = gradient
     assert not it.unscale(0.5)
     assert plain.grad.tolist() == [2.0] * 3
-    it.leave()
+    it.end()
 
 
 def test_an_error_at_the_beginning_is_told_after_the_pass() -> None:
@@ -290,8 +290,29 @@ def test_an_error_at_the_beginning_is_told_after_the_pass() -> None:
     loss.backward()
     with pytest.raises(ValueError, match="at the beginning"):
         it.check()
-    it.leave()
+    it.end()
     it.check()
+
+
+def test_other_hooks_of_the_first_node_run_beside_ours() -> None:
+    """What is left to Python is done while PyTorch goes through the node's hooks."""
+    it, weight = compiled(scaled_pass()), torch.ones(3, requires_grad=True)
+    weight.grad = torch.ones(3).to_sparse()
+    loss, seen = (weight * 2).sum(), list[str]()
+    loss.grad_fn.register_prehook(lambda _: seen.append("before"))
+
+    def rest(_: bool | None) -> None:
+        seen.append("ours")
+        weight.grad = None
+        it.leave()
+
+    it.expect(loss, 1.0, rest)
+    loss.grad_fn.register_prehook(lambda _: seen.append("after"))
+    loss.backward(retain_graph=True)
+    it.end()
+    assert seen == ["before", "after", "ours"], "Python's hooks are one to PyTorch"
+    loss.backward()
+    assert seen == ["before", "after", "ours", "before", "after"]
 
 
 def test_nothing_stays_on_a_graph_that_is_used_again() -> None:
@@ -300,7 +321,7 @@ def test_nothing_stays_on_a_graph_that_is_used_again() -> None:
     for _ in range(2):
         it.expect(loss, 1.0, told.append, always=True)
         loss.backward(retain_graph=True)
-        it.leave()
+        it.end()
     loss.backward()
     assert told == [True, True]
 
@@ -313,7 +334,7 @@ def test_gradients_of_a_program_that_makes_no_steps_are_not_kept() -> None:
         tensors = weights(*[None] * 5)
         passed(it, loss_of(tensors))
         it.unscale(1.0)
-        it.leave()
+        it.end()
         gone.append(weakref.ref(tensors[0]))
     assert it.holds([x.grad for x in tensors])
     assert sum(ref() is not None for ref in gone) == 1

@@ -30,6 +30,7 @@ from halfstep.pytorch.loss_scaling.verdict import capturing
 from halfstep.pytorch.patches import Patches
 
 if TYPE_CHECKING:
+    from halfstep.pytorch.loss_scaling.reached import Reached
     from halfstep.pytorch.loss_scaling.scale import Scaling
     from halfstep.pytorch.takeover import Takeover
 
@@ -82,8 +83,8 @@ def _backward(
             # Checkpointing recomputes, and goes back through what it recomputed: part of the pass under way.
             if takeover.scaling.active:
                 leaves, inside = _targets(outputs, inputs)
-                takeover.scaling.reach(leaves, create_graph)
-                takeover.scaling.reach_inside(inside)
+                takeover.scaling.reached.reach(leaves, create_graph)
+                takeover.scaling.reached.reach_inside(inside)
             original(outputs, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
             return
         takeover.before_backward(outputs)
@@ -94,48 +95,49 @@ def _backward(
             else:
                 sharded.follow()
                 scaling, given = takeover.scaling, _given(outputs, seeds)
+                reached = scaling.reached
                 with scaling.running(lambda: _targets(outputs, inputs)[0], _ceiling(outputs)) as scale:
-                    _reach(scaling, parallel, outputs, inputs, create_graph)
+                    _reach(reached, parallel, outputs, inputs, create_graph)
                     try:
                         scaled = _scaled_seeds(outputs, given, scale)
                         original(outputs, scaled, retain_graph, create_graph, None, inputs)
-                        scaling.began()
+                        reached.began()
                     finally:
-                        _unscale(scaling, 1.0 / scale, create_graph)
+                        _unscale(reached, 1.0 / scale, create_graph)
         takeover.after_backward()
 
     return backward
 
 
 def _reach(
-    scaling: Scaling, parallel: DataParallel, outputs: tuple[Any, ...], inputs: Any, create: bool
+    reached: Reached, parallel: DataParallel, outputs: tuple[Any, ...], inputs: Any, create: bool
 ) -> None:
-    """Let the scaling know what a pass from ``outputs`` accumulates into, before it does.
+    """Let it be known what a pass from ``outputs`` accumulates into, before it does.
 
     The engine knows at the pass's first node, without a walk. Several outputs, on several devices, start at once.
     """
-    if retained := scaling.retained():
-        scaling.reach_inside(retained)
+    if retained := reached.retained():
+        reached.reach_inside(retained)
     unused = parallel.unused if parallel.expects_more else None
-    if inputs is None and not create and len(outputs) == 1 and scaling.expect(outputs[0], unused):
+    if inputs is None and not create and len(outputs) == 1 and reached.expect(outputs[0], unused):
         return
     leaves, inside = _targets(outputs, inputs)
-    scaling.reach([*leaves, *parallel.unused(leaves)], create)
-    scaling.reach_inside(inside)
+    reached.reach([*leaves, *parallel.unused(leaves)], create)
+    reached.reach_inside(inside)
 
 
-def _unscale(scaling: Scaling, inverse: float, create: bool) -> None:
-    scaling.pass_by()
+def _unscale(reached: Reached, inverse: float, create: bool) -> None:
+    reached.pass_by()
     if create:
-        _unscale_in_graph(scaling, inverse)
+        _unscale_in_graph(reached, inverse)
         return
-    scaling.unscale(inverse)
-    scaling.put_back()
+    reached.unscale(inverse)
+    reached.put_back()
 
 
-def _unscale_in_graph(scaling: Scaling, inverse: float) -> None:
+def _unscale_in_graph(reached: Reached, inverse: float) -> None:
     """Not in place: these gradients are part of a graph, or of somebody's results."""
-    for tensor in scaling.reached.values():
+    for tensor in reached.tensors().values():
         if tensor.grad is not None:
             tensor.grad = _times(tensor.grad, inverse)
 
@@ -175,13 +177,13 @@ def _grad(takeover: Takeover, original: Callable[..., Any]) -> Callable[..., Any
                 tensors = _as_tuple(outputs)
                 given = _given(tensors, grad_outputs)
                 with takeover.scaling.running(ceiling=_ceiling(tensors)) as scale:
-                    takeover.scaling.reach_inside(takeover.scaling.retained())
+                    takeover.scaling.reached.reach_inside(takeover.scaling.reached.retained())
                     scaled_seeds = _scaled_seeds(tensors, given, scale)
                     try:
                         scaled = original(tensors, inputs, scaled_seeds, *arguments, **kwargs)
                     finally:
-                        takeover.scaling.pass_by()
-                        _unscale_in_graph(takeover.scaling, 1.0 / scale)
+                        takeover.scaling.reached.pass_by()
+                        _unscale_in_graph(takeover.scaling.reached, 1.0 / scale)
                 # Not in place: two inputs may be given one and the same gradient.
                 results = type(scaled)(_times(result, 1.0 / scale) for result in scaled)
         if by_hand is not None:
@@ -260,7 +262,7 @@ def _install_hooks(takeover: Takeover, patches: Patches) -> None:
 
     patches.wrap(torch.Tensor, "register_hook", registering)
     patches.wrap(torch.Tensor, "register_post_accumulate_grad_hook", registering_accumulated)
-    patches.wrap(torch.Tensor, "retain_grad", scaling.retaining)
+    patches.wrap(torch.Tensor, "retain_grad", scaling.reached.retaining)
     scaling.tested.install(patches)
     for home in (torch.nn.utils, torch.nn.utils.clip_grad):
         patches.wrap(home, "clip_grad_norm_", scaling.clipping)

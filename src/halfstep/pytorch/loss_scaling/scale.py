@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -14,8 +13,7 @@ from torch import Tensor
 
 from halfstep.errors import HalfstepError
 from halfstep.loss_scale import DynamicScale, LossScale, Skip, Skips
-from halfstep.pytorch.loss_scaling.gradients import gradients_at, multiply_
-from halfstep.pytorch.loss_scaling.leaves import leaves_of
+from halfstep.pytorch.loss_scaling.reached import Reached
 from halfstep.pytorch.loss_scaling.scaled_pass import scaled_pass
 from halfstep.pytorch.loss_scaling.tested import Tested
 from halfstep.pytorch.loss_scaling.verdict import Verdict, capturing, refuse_dynamic
@@ -62,24 +60,22 @@ class Scaling:
     Attributes:
         active: whether a scaled backward pass is under way (hooks then see scaled numbers).
         tested: which gradients need not be read again.
+        reached: what the pass under way accumulates into.
     """
 
     def __init__(self, loss_scale: LossScale) -> None:
         self._loss_scale = loss_scale
         self._under = loss_scale.value
         self.active = False
-        self._in_cpp = scaled_pass() if loss_scale.guards else None
-        self.tested = Tested(self._in_cpp)
+        in_cpp = scaled_pass() if loss_scale.guards else None
+        self.tested = Tested(in_cpp)
+        self.reached = Reached(in_cpp, self.tested)
         self._skips = Skips()
         self._awaited: list[tuple[Verdict, int, Told]] = []
         self._finite_in_a_row = 0
-        self._reached: dict[int, Tensor] = {}
         self._turn = threading.Lock()
         self._at_pass = loss_scale
         self._bad = False
-        self._aside: list[tuple[Tensor, Tensor]] = []
-        self._inside: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._retained: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
 
     @property
     def loss_scale(self) -> LossScale:
@@ -113,122 +109,6 @@ class Scaling:
     def calm(self) -> bool:
         """Whether the last steps were all finite, as far as is known."""
         return self._finite_in_a_row >= CALM
-
-    @property
-    def reached(self) -> dict[int, Tensor]:
-        """The tensors that the pass under way accumulates gradients into, by id."""
-        if self._in_cpp is None:
-            return self._reached
-        return self._reached | {id(leaf): leaf for leaf in self._in_cpp.leaves()}
-
-    def expect(self, output: Any, unused: Callable[[Iterable[Tensor]], list[Tensor]] | None) -> bool:
-        """As :meth:`reach`, when the pass begins, of all leaves that PyTorch's engine then knows of.
-
-        No Python object is made of them before somebody asks for one: nobody does, in most passes.
-
-        Args:
-            output: what the pass starts from, and nothing else.
-            unused: tells which further leaves to reach with some; None where there are none.
-
-        Returns:
-            Whether it will be so.
-        """
-        if self._in_cpp is None or not isinstance(output, Tensor):
-            return False
-
-        def rest(brought: bool | None) -> None:
-            if brought is None:
-                self.reach(leaves_of((output,)))
-            elif not brought:
-                self.reach(self._from_cpp())
-            if unused is not None:
-                self.reach(unused(self.reached.values()))
-
-        return self._in_cpp.expect(output, self._under, rest, always=unused is not None)
-
-    def began(self) -> None:
-        """The pass has begun, and is over: raise what went wrong at its beginning."""
-        if self._in_cpp is not None:
-            self._in_cpp.check()
-
-    def _from_cpp(self) -> list[Tensor]:
-        """The leaves that are listed there; they are no more."""
-        if self._in_cpp is None:
-            return []
-        leaves = self._in_cpp.leaves()
-        self._in_cpp.leave()
-        return leaves
-
-    def unscale(self, inverse: float) -> None:
-        """The pass is over: multiply the gradients of what it reached, and test them."""
-        if self._in_cpp is None or self._reached or not self._in_cpp.unscale(inverse):
-            self.tested.multiply_(gradients_at(self.reached.values()), inverse)
-
-    def reach(self, tensors: Iterable[Tensor], create: bool = False) -> None:
-        """The pass will accumulate into ``tensors``: bring the gradients that they have already to its unit.
-
-        Args:
-            tensors: leaves.
-            create: the pass creates a graph: then PyTorch accumulates out of place.
-        """
-        new = self._not_reached(tensors)
-        if not create:
-            self._bring([tensor for tensor in new if tensor.grad is not None])
-            return
-        for tensor in new:
-            if tensor.grad is not None:
-                tensor.grad = tensor.grad * self._under
-
-    def _not_reached(self, tensors: Iterable[Tensor]) -> list[Tensor]:
-        """Those that are new, each once; they are reached from now on."""
-        asked = list(tensors)
-        if not asked:
-            return asked
-        if self._in_cpp is not None and (leaves := self._in_cpp.leaves()):
-            # Before they are no more listed there: another thread may be asking.
-            self._reached = self._reached | {id(leaf): leaf for leaf in leaves}
-            self._in_cpp.leave()
-        new = {id(tensor): tensor for tensor in asked if id(tensor) not in self._reached}
-        self._reached |= new
-        return list(new.values())
-
-    def _bring(self, tensors: list[Tensor]) -> None:
-        """Bring the gradients that ``tensors`` have to the unit of the pass."""
-        if tensors:
-            self._set_aside(tensors)
-            multiply_(gradients_at(tensors), self._under)
-
-    def _set_aside(self, tensors: Iterable[Tensor]) -> None:
-        """Gradients that have a graph may be needed, as they are, by the pass itself: copies stand in for them."""
-        for tensor in tensors:
-            if (grad := tensor.grad) is not None and grad.requires_grad:
-                self._aside.append((tensor, grad))
-                tensor.grad = grad.detach().clone()
-
-    def put_back(self) -> None:
-        """The pass is over, and gradients are unscaled: those that were set aside take over what they have become."""
-        while self._aside:
-            tensor, grad = self._aside.pop()
-            if tensor.grad is not None:
-                with torch.no_grad():
-                    grad.copy_(tensor.grad)
-                tensor.grad = grad
-
-    def reach_inside(self, tensors: Iterable[Tensor]) -> None:
-        """As :meth:`reach`, of tensors inside the graph."""
-        for tensor in self._not_reached(tensors):
-            # Without the first, asking for it draws a warning.
-            if tensor.retains_grad and (grad := tensor.grad) is not None:
-                tensor.grad = scaled = grad * self._under
-                self._inside.append((tensor, grad, scaled))
-
-    def pass_by(self) -> None:
-        """The pass is over: tensors inside the graph that it did not come by have again what they had."""
-        while self._inside:
-            tensor, grad, scaled = self._inside.pop()
-            if tensor.grad is scaled:
-                tensor.grad = grad
-                self._reached.pop(id(tensor), None)
 
     def begin_pass(self) -> None:
         """A backward pass is about to start, scaled or (at a scale of 1) not: the steps after it may move the scale.
@@ -272,20 +152,19 @@ class Scaling:
                 wait *= 2
         self._begin()
         self._under = min(self._under, ceiling)
+        self.reached.begin(self._under)
         self.active = True
         return self._under
 
     def end_running(self) -> None:
         """What :meth:`running` does last."""
         self.active = False
-        self._reached = {}
-        if self._in_cpp is not None:
-            self._in_cpp.leave()
+        self.reached.end()
         self._turn.release()
 
     def refuse_shared(self, tensors: Iterable[Tensor]) -> None:
         """Raise if the pass under way, in another thread, accumulates gradients into one of ``tensors``."""
-        reached = self.reached
+        reached = self.reached.tensors()
         if any(id(tensor) in reached for tensor in tensors):
             raise SharedGradients
 
@@ -381,17 +260,3 @@ class Scaling:
                 value, scale.growth, scale.backoff, scale.interval, scale.floor, scale.ceiling,
                 int(state["finite_steps"]),
             )  # fmt: skip
-
-    def retained(self) -> Iterable[Tensor]:
-        """Tensors inside the graph whose ``.grad`` the script asked to keep."""
-        return tuple(self._retained.values()) if self._retained else ()
-
-    def retaining(self, original: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
-        """Wrap ``Tensor.retain_grad``: these gradients have to be unscaled, too."""
-
-        def retain_grad(tensor: Tensor) -> None:
-            original(tensor)
-            if not tensor.is_leaf:
-                self._retained[id(tensor)] = tensor
-
-        return retain_grad

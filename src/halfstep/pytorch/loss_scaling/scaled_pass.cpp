@@ -86,7 +86,9 @@ class ScaledPass {
 
     const std::vector<Tensor> &leaves() const { return leaves_; }
 
-    void leave() {
+    void leave() { leaves_.clear(); }
+
+    void end() {
         leaves_.clear();
         if (!first_) return;
         auto &hooks = first_->pre_hooks();
@@ -95,7 +97,7 @@ class ScaledPass {
         first_ = nullptr;
     }
 
-    // The pass is over. Returns whether it was done; else it is left to Python.
+    // Of the leaves. Returns whether it was done; else it is left to Python.
     bool unscale(double factor) {
         std::vector<Tensor> gradients;
         if (!collect(gradients)) return false;
@@ -269,6 +271,8 @@ int hs_leaves(const ScaledPass *pass, _object *list) {
 }
 
 void hs_leave(ScaledPass *pass) { pass->leave(); }
+
+void hs_end(ScaledPass *pass) { pass->end(); }
 
 int hs_unscale(ScaledPass *pass, double factor) { return pass->unscale(factor); }
 

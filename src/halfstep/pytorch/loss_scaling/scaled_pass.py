@@ -27,6 +27,7 @@ _FUNCTIONS = {
     "hs_expect": (_int, (_pointer, _pointer, ctypes.c_double, _int)),
     "hs_leaves": (_int, (_pointer, ctypes.py_object)),
     "hs_leave": (None, (_pointer,)),
+    "hs_end": (None, (_pointer,)),
     "hs_unscale": (_int, (_pointer, ctypes.c_double)),
     "hs_holds": (_int, (_pointer, _pointer, ctypes.c_int64, _int, _pointer, ctypes.c_int64)),
     "hs_unchanged": (_int, (_pointer,)),
@@ -91,8 +92,12 @@ class ScaledPass:
         return found
 
     def leave(self) -> None:
-        """The pass is over, or its leaves are followed elsewhere: list none any more."""
+        """They are followed elsewhere: list none any more."""
         self._library.hs_leave(self._pass)
+
+    def end(self) -> None:
+        """The pass is over."""
+        self._library.hs_end(self._pass)
         self._rest = None
 
     def unscale(self, factor: float) -> bool:

@@ -38,7 +38,7 @@ class Sharded:
     def _post_backward(self, original: Callable[..., None]) -> Callable[..., None]:
         def post_backward(group: Any, *unused: Any) -> None:
             if self._scaling.active:
-                self._scaling.reach(_targets(group))
+                self._scaling.reached.reach(_targets(group))
             original(group, *unused)
 
         return post_backward

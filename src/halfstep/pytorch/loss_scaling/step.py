@@ -112,9 +112,8 @@ class Steps:
         if not self._guards:
             return True, step(optimizer, *args, **kwargs)
         if self._takeover.scaling.tested.finite_of(optimizer):
-            return (
-                (True, step(optimizer, *args, **kwargs)) if self._allowed(optimizer, True) else (False, None)
-            )
+            allowed = self._allowed(optimizer, True)
+            return allowed, step(optimizer, *args, **kwargs) if allowed else None
         gradients = gradients_of(optimizer)
         if self._takeover.may_read_late and self._ready.may_wait(optimizer, gradients):
             verdict = self._takeover.scaling.tested.verdict(gradients)
