@@ -5,10 +5,11 @@ and 1.00 for a ResNet; PyTorch's own 10 to 40. Where there are (bf16 on avx512_b
 than PyTorch's own.
 
 Seen on a 2-core AMD EPYC with avx512_bf16, of the fp32 step (results/products-amd-epyc.json): products in fp32 units
-1.01 to 1.06 for the GPT; for the ResNet 0.98 and 1.01 eager, and 1.06 and 1.07 compiled, which is more than expected:
-compiled code has less to gain from 16 bits elsewhere, and to widen and round what the convolutions are given and return
-takes 0.6 ms of 12. PyTorch's own fp16 12 to 29. bf16 `auto` 0.46 to 0.48 for the GPT, where PyTorch's own took 0.62 and
-0.63, and 0.86 for the ResNet, as PyTorch's own: there a kernel for transposed convolutions is asked in vain.
+1.03 to 1.05 for the GPT; for the ResNet 0.96 and 0.99 eager, and 1.02 and 1.04 compiled, which is a little more than
+expected: compiled code has less to gain from 16 bits elsewhere, and to widen and round what the convolutions are given
+and return takes as long as memory does. PyTorch's own fp16 14 to 29. bf16 `auto` 0.47 and 0.48 for the GPT, where
+PyTorch's own took 0.62 and 0.64, and 0.84 and 0.86 for the ResNet, as PyTorch's own: there a kernel for transposed
+convolutions is asked in vain.
 
 With the kernel in Python, for where there is no C++ compiler, a call takes 6 to 12 us more.
 

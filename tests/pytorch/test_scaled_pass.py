@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from halfstep.pytorch.loss_scaling import tested
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
 from halfstep.pytorch.loss_scaling.scaled_pass import ScaledPass, scaled_pass
 
@@ -338,3 +339,18 @@ def test_gradients_of_a_program_that_makes_no_steps_are_not_kept() -> None:
         gone.append(weakref.ref(tensors[0]))
     assert it.holds([x.grad for x in tensors])
     assert sum(ref() is not None for ref in gone) == 1
+
+
+def test_memory_that_collectives_write_to_is_not_held_on_to() -> None:
+    """An evaluation reduces figures as often as it likes; only what has been tested can have changed since."""
+    it, tensors = compiled(scaled_pass()), weights(None)
+    found, figure = tested.Tested(it), torch.ones(3)
+    memory = weakref.ref(figure.untyped_storage())
+    found.written([figure])
+    del figure
+    assert memory() is None
+    passed(it, loss_of(tensors))
+    it.unscale(1.0)
+    assert found.finite([tensors[0].grad])
+    found.written([tensors[0].grad])
+    assert not it.holds([tensors[0].grad], found._may_have_changed())

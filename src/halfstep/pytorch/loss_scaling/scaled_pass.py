@@ -40,6 +40,9 @@ class ScaledPass:
     """The leaves of the pass under way, as PyTorch's engine has them, and what was found of their gradients.
 
     Gradients that are not plain tensors on a CPU are left to the caller: nothing has then been done to any.
+
+    Attributes:
+        remembers: whether there is anything that :meth:`forget` would forget.
     """
 
     def __init__(self, library: ctypes.CDLL, kernels: GradientKernels) -> None:
@@ -50,6 +53,7 @@ class ScaledPass:
         self._pass = library.hs_new(*kernels.pointers, self._begun)
         self._rest: Callable[[bool | None], None] | None = None
         self._error: BaseException | None = None
+        self.remembers = False
         weakref.finalize(self, library.hs_delete, self._pass).atexit = False
 
     def expect(
@@ -106,7 +110,9 @@ class ScaledPass:
         Returns:
             Whether it was done.
         """
-        return bool(self._library.hs_unscale(self._pass, factor))
+        done = bool(self._library.hs_unscale(self._pass, factor))
+        self.remembers = self.remembers or done
+        return done
 
     def holds(self, gradients: Iterable[Tensor], exposed: Iterable[UntypedStorage] = ()) -> bool:
         """Whether all were found finite by :meth:`unscale`, and not written to since.
@@ -141,7 +147,9 @@ class ScaledPass:
 
     def forget(self) -> None:
         """What was found of gradients."""
-        self._library.hs_forget(self._pass)
+        if self.remembers:
+            self._library.hs_forget(self._pass)
+            self.remembers = False
 
 
 def _begun(scaled_pass: weakref.ref[ScaledPass], reached: int) -> None:

@@ -82,7 +82,7 @@ class Tested:
     @property
     def unchanged(self) -> bool:
         """Whether gradients on a CPU were unscaled in C++ and found finite, and none of them was written to since."""
-        return self._in_cpp is not None and self._in_cpp.unchanged()
+        return self._in_cpp is not None and self._in_cpp.remembers and self._in_cpp.unchanged()
 
     def clipped(self, tensors: Iterable[Tensor], norm: Tensor, known: bool) -> None:
         """The gradients of ``tensors`` were clipped: their ``norm`` is finite only if each of them was.
@@ -101,7 +101,7 @@ class Tested:
 
     def finite_of(self, optimizer: Optimizer) -> bool:
         """Whether all that ``optimizer`` will use is known to be finite, on a CPU, without a look at it."""
-        if self._in_cpp is None:
+        if self._in_cpp is None or not self._in_cpp.remembers:
             return False
         return self._in_cpp.holds_of(optimizer, self._may_have_changed())
 
@@ -147,7 +147,7 @@ class Tested:
 
     def written(self, tensors: Iterable[Tensor]) -> None:
         """``tensors`` are being written to, uncounted by PyTorch: gradients in their memory are read again."""
-        if self._versions or self._in_cpp is not None:
+        if self._versions or (self._in_cpp is not None and self._in_cpp.remembers):
             self._written.update(_storages(tensors))
 
     def forget(self) -> None:
