@@ -4,11 +4,10 @@ Expected: fp32 at most 1.01 of plain python; bf16 and fp16 at most 1.01 of hand-
 see ``--products``), on a model of few large layers and one of 300 small tensors; recording at most 1 % of a 20 ms
 step; start-up without torch at most 60 ms more than python's.
 
-Seen on 2 cores (results/overhead-amd-epyc.json): fp32 1.003 and 1.002; fp16 1.009 with large layers and 1.021 (1.008
-to 1.032) with small tensors, 0.3 ms: a third of it is that small gradients are tested once more when they are used,
-which takes less than remembering what was tested, the rest some hundred calls in Python whose code has left the caches.
-bf16 0.996 with small tensors; with large layers 1.027 (1.001 to 1.092), and 0.976 (0.953 to 1.011) in the run before:
-that is how much processes differ. A record takes 150 us a step (recording.py), less than can be told from that here.
+Seen on 2 cores (results/overhead-amd-epyc.json): fp32 0.999 and 1.004; fp16 1.009 with large layers and 1.002 (0.993
+to 1.008) with small tensors; bf16 1.006 with small tensors, and 1.031 (1.007 to 1.064) with large layers, where it was
+1.000 (0.981 to 1.054) in the run before: that is how much processes differ, and beside_amp.py has none of it. A record
+takes 126 us a step (recording.py).
 
 Every variant is a process of its own, and all of them live at once: they take turns of a few steps, one at a time, so
 that what disturbs the machine falls on all alike. A turn's figure is its fastest step, and a ratio is taken turn by

@@ -355,8 +355,33 @@ def stepped_in_backward() -> list[Tensor]:
     return [*seen, *(p.detach() for p in net.parameters())]
 
 
+def asked_for_again() -> list[Tensor]:
+    """Hooks ask for gradients of the very loss, before and while the pass comes by; others are there already."""
+    net, (x, y) = model(), data()
+    loss = (net(x) - y).square().mean()
+    loss.backward(retain_graph=True)
+    hidden = net[1](net[0](x))
+    loss = (net[2](hidden) - y).square().mean()
+    asked: list[Tensor] = []
+
+    asking = False
+
+    def hook(_: Tensor) -> None:
+        nonlocal asking
+        if not asking:  # it is called inside itself
+            asking = True
+            asked.extend(torch.autograd.grad(loss, [net[2].weight], retain_graph=True))
+            asking = False
+
+    loss.register_hook(hook)
+    hidden.register_hook(hook)
+    loss.backward(retain_graph=True)
+    assert len(asked) == 2
+    return [*gradients(net), *asked]
+
+
 PATTERNS = [
-    once, accumulated, clipped, retained, several_losses, given_gradient, named_inputs, input_gradient, autograd_grad,
+    once, accumulated, asked_for_again, clipped, retained, several_losses, given_gradient, named_inputs, input_gradient, autograd_grad,
     gradient_penalty, backward_of_backward, parameter_hooks, accumulated_grad_hooks, module_hooks, retain_grad,
     checkpointed, functional, zeroed_in_place, tied_and_frozen, sparse, compressed, float64_and_complex, generators, edges,
     inner_inputs, old_module_hooks, pickled_hooks, accumulated_graphs,
@@ -560,3 +585,23 @@ def test_a_pass_that_starts_in_fp16_starts_from_a_number(begin: Begin) -> None:
     low = gradients("fp16:init_scale=32768")
     assert all(gradient.isfinite().all() and gradient.any() for gradient in low)
     assert all(torch.equal(a, b) for a, b in zip(gradients("fp16:init_scale=65536"), low, strict=True))
+
+
+def test_a_view_that_a_pass_cannot_start_from(begin: Begin) -> None:
+    """PyTorch says so as soon as it is asked where the graph begins."""
+
+    def outcome() -> str:
+        base = torch.ones(2, 3, requires_grad=True) * 1
+        first, _ = base.unbind()
+        base.mul_(2)
+        with pytest.raises(RuntimeError) as told:
+            first.backward(torch.ones(3))
+        return str(told.value)
+
+    plain = outcome()
+    begin(SCALED)
+    torch.optim.SGD(
+        [torch.zeros(1, requires_grad=True)], lr=0.1
+    )  # else the graph is asked for its leaves before
+    assert outcome() == plain
+    assert "modified inplace" in plain

@@ -33,7 +33,7 @@ def cast(sources: list[Tensor], to: list[Tensor]) -> None:
     rows = (_Cast * len(to))(
         *((a.data_ptr(), b.data_ptr(), a.numel()) for a, b in zip(sources, to, strict=True))
     )
-    if library.hs_cast(rows, len(to), KINDS[low, "widen" if widen else "round"]):
+    if library.hs_cast(rows, len(to), KINDS[low, "widen" if widen else "round"], torch.get_num_threads()):
         pytest.skip("this CPU has no such conversion")
 
 

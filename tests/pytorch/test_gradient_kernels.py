@@ -176,6 +176,19 @@ def test_what_did_not_compile_is_tried_again_with_another_compiler_only(
     assert tries == ["one"] * 3 + ["another"] * 3, "each way to compile once"
 
 
+def test_a_compiler_that_was_killed_is_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """By Ctrl-C, say: neither is another way to compile the better one, nor has this one failed."""
+    runs, compiler = tmp_path / "runs", tmp_path / "cc"
+    compiler.write_text(f"#!/bin/sh\necho run >> {runs}\nkill -s INT $$\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", str(compiler))
+    for _ in range(2):
+        native.prepare([SOURCE])
+    assert runs.read_text() == "run\n" * 2
+    assert list((tmp_path / "halfstep").iterdir()) == []
+
+
 def test_several_sources_are_compiled_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     both, compiled = threading.Barrier(2), []

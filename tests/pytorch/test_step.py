@@ -283,6 +283,21 @@ def test_gradients_changed_behind_pytorchs_back_are_tested_again(
     assert torch.equal(weight.detach(), torch.ones(3))
 
 
+def test_what_was_written_after_one_pass_is_not_forgotten_by_another(begin: Begin) -> None:
+    """The second starts from two losses, and is followed in another way than the first."""
+    takeover = begin(SCALED)
+    first, second = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizers = [torch.optim.SGD([weight], lr=0.1) for weight in (first, second)]
+    first.sum().backward()
+    _by_the_kernel_of_a_scaler(first.grad)
+    torch.autograd.backward([second.sum(), 2 * second.sum()])
+    for optimizer in optimizers:
+        optimizer.step()
+    assert takeover.scaling.skipped == 1
+    assert torch.equal(first.detach(), torch.ones(3))
+    assert torch.equal(second.detach(), torch.full((3,), 1 - 0.1 * 3.0))
+
+
 HELD = {
     "data": lambda gradient: gradient.data,
     "numpy": lambda gradient: gradient.numpy(),

@@ -76,10 +76,11 @@ def diagnose(
         watch=True, emulate=emulate, as_on=as_on,
     )  # fmt: skip
     err, console = Console(stderr=True), Console(stderr=json_file == "-")
-    with held(folder), terminal.Progress(err) as progress:
-        found = run_diagnosis(Question(job, recipe, steps, try_remedies), progress)
-    (folder / NAME).write_text(json.dumps(found, allow_nan=False), encoding="utf-8")
-    written = page.write(found, folder / "diagnosis.html")
+    with held(folder):
+        with terminal.Progress(err) as progress:
+            found = run_diagnosis(Question(job, recipe, steps, try_remedies), progress)
+        (folder / NAME).write_text(json.dumps(found, allow_nan=False), encoding="utf-8")
+        written = page.write(found, folder / "diagnosis.html")
     if out is not None and holds_comparison(Path(out)):
         written = write_page(rebuild(out).data, Path(out).absolute() / "report.html", stored(Path(out)))
     write_json(found, json_path)

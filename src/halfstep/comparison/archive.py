@@ -22,7 +22,12 @@ def _end_of(request: Request, trial: Trial) -> Path:
 def forget(request: Request, trial: Trial) -> None:
     """Take away what an earlier run of the trial left; one that is only now being ended writes to no file of ours."""
     record = request.job.record(trial)
-    for path in (_end_of(request, trial), record, *record.parent.glob(record.name + ".rank*")):
+    for path in (
+        _end_of(request, trial),
+        request.job.log(trial),
+        record,
+        *record.parent.glob(record.name + ".rank*"),
+    ):
         path.unlink(missing_ok=True)
 
 

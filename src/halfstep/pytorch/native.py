@@ -106,8 +106,11 @@ def _built(source: Path) -> bool:
     compiler = os.environ.get(language.variable) or next(filter(shutil.which, language.compilers), None)
     if compiler is None or platform.system() == "Windows" or _read(failed) == compiler:
         return False
-    if _compile(source, path, compiler, language):
-        return True
+    try:
+        if _compile(source, path, compiler, language):
+            return True
+    except _Killed:  # by Ctrl-C, say: nothing is known of the compiler
+        return False
     with contextlib.suppress(OSError):
         failed.write_text(compiler)  # not to be tried again in every process
     return False
@@ -157,5 +160,12 @@ def _compile(source: Path, path: Path, compiler: str, language: _Language) -> bo
     return False
 
 
+class _Killed(Exception):
+    """A signal has ended the compiler."""
+
+
 def _run(command: list[str]) -> bool:
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    code = subprocess.run(command, capture_output=True, check=False).returncode
+    if code < 0:
+        raise _Killed
+    return code == 0

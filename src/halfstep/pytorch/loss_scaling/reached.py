@@ -46,7 +46,8 @@ class Reached:
         """What the pass under way accumulates gradients into, by id."""
         if self._in_cpp is None:
             return self._known
-        return self._known | {id(leaf): leaf for leaf in self._in_cpp.leaves()}
+        leaves = {id(leaf): leaf for leaf in self._in_cpp.leaves()}  # first: they may be taken meanwhile
+        return self._known | leaves
 
     def expect(self, output: Any, unused: Callable[[Iterable[Tensor]], list[Tensor]] | None) -> bool:
         """As :meth:`reach`, when the pass begins, of all leaves that PyTorch's engine then knows of.
@@ -83,7 +84,7 @@ class Reached:
         if self._in_cpp is None or not (leaves := self._in_cpp.leaves()):
             return []
         # Before they are no more listed there: another thread may be asking.
-        self._known = self._known | {id(leaf): leaf for leaf in leaves}
+        self._known.update((id(leaf), leaf) for leaf in leaves)
         self._in_cpp.leave()
         return leaves
 

@@ -10,6 +10,7 @@
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
 
 #include <algorithm>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <type_traits>
@@ -37,7 +38,7 @@ using torch::autograd::AccumulateGrad;
 using Unscale = int (*)(void **tensors, int64_t n, uint8_t *served, double factor, int write, int refuse_float16,
                         int threads, const void *torch);
 
-// A pass begins, and something is left to Python: what ScaledPass::reach returned.
+// A pass begins, and something is left to Python: what ScaledPass::reach returned; -1 also where it began before.
 using Begun = void (*)(int reached);
 
 namespace {
@@ -76,7 +77,7 @@ class ScaledPass {
     // brought to its unit, times `scale`. Returns whether there is such a node.
     bool expect(const Tensor &output, double scale, bool always_tell) {
         if (!output.grad_fn()) return false;
-        scale_ = scale, always_tell_ = always_tell;
+        scale_ = scale, always_tell_ = always_tell, begun_once_ = false;
         first_ = output.grad_fn();
         auto hook = std::make_unique<Hook>(*this);
         hook_ = hook.get();
@@ -86,10 +87,10 @@ class ScaledPass {
 
     const std::vector<Tensor> &leaves() const { return leaves_; }
 
-    void leave() { leaves_.clear(); }
+    void leave() { std::vector<Tensor>().swap(leaves_); } // the last of them to go may call Python
 
     void end() {
-        leaves_.clear();
+        leave();
         if (!first_) return;
         auto &hooks = first_->pre_hooks();
         hooks.erase(std::remove_if(hooks.begin(), hooks.end(), [this](const auto &hook) { return hook.get() == hook_; }),
@@ -150,18 +151,20 @@ class ScaledPass {
 
         torch::autograd::variable_list operator()(const torch::autograd::variable_list &gradients) override {
             const WithLock lock;
-            pass.begin(pass.reach());
+            pass.begin();
             return gradients;
         }
 
         // A compiled backward pass asks before it begins, and calls no hook.
         void compiled_args(torch::dynamo::autograd::CompiledNodeArgs &) const override {
             const WithLock lock;
-            pass.begin(-1);
+            pass.begun_(-1);
         }
     };
 
-    void begin(int reached) {
+    void begin() {
+        if (std::exchange(begun_once_, true)) return begun_(-1); // a pass inside this one comes by the same node
+        const int reached = reach();
         if (reached != 0 || always_tell_) begun_(reached);
     }
 
@@ -236,7 +239,7 @@ class ScaledPass {
 
     // of the pass under way
     double scale_ = 1.0;
-    bool always_tell_ = false;
+    bool always_tell_ = false, begun_once_ = false;
     std::decay_t<decltype(std::declval<const Tensor &>().grad_fn())> first_; // a pointer of PyTorch's, which one depends
     const Hook *hook_ = nullptr;
     std::vector<Tensor> leaves_;
@@ -254,13 +257,19 @@ void *hs_new(Unscale unscale, const void *torch, Begun begun) { return new Scale
 
 void hs_delete(ScaledPass *pass) { delete pass; }
 
+// 0, too, where PyTorch refuses to tell the node: it will tell Python why.
 int hs_expect(ScaledPass *pass, void *output, double scale, int always_tell) {
-    return pass->expect(tensor_at(output), scale, always_tell);
+    try {
+        return pass->expect(tensor_at(output), scale, always_tell);
+    } catch (const std::exception &) {
+        return 0;
+    }
 }
 
 // Appends the leaves to a list. Returns 0, or -1 with an exception set.
 int hs_leaves(const ScaledPass *pass, _object *list) {
-    for (const Tensor &leaf : pass->leaves()) {
+    const std::vector<Tensor> leaves = pass->leaves(); // making objects may let another thread run
+    for (const Tensor &leaf : leaves) {
         _object *const tensor = THPVariable_Wrap(leaf);
         if (tensor == nullptr) return -1;
         const int failed = PyList_Append(list, tensor);

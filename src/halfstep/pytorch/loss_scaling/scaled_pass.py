@@ -65,14 +65,14 @@ class ScaledPass:
             output: of the graph; the only one that the pass starts from.
             scale: a power of two.
             rest: does what is left as the pass begins: called with False, the gradients of the leaves that are listed
-                are left; with None, none is listed, since PyTorch's engine does not execute the pass (a compiled one),
-                and that may happen several times.
+                are left; with None, once or several times, other leaves may have to be followed than those listed:
+                PyTorch's engine does not execute the pass (a compiled one), or a pass inside it began there, too.
             always: call ``rest`` with True, too, where nothing is left.
 
         Returns:
             Whether it will; a leaf is no pass's beginning.
         """
-        self._rest = rest
+        self._rest, self._error = rest, None
         return bool(self._library.hs_expect(self._pass, output._cdata, scale, always))
 
     def check(self) -> None:

@@ -76,13 +76,19 @@ class Tested:
         self._captured = capturing()
         self._one_test = len(versions) == len(gradients)  # then what was found before is superseded
         if self._one_test:
-            self._forget_findings()
+            self._flags = []
+            if not self._in_cpp_remembers:
+                self._written.clear()
         self._flags = self._flags + flags
 
     @property
     def unchanged(self) -> bool:
         """Whether gradients on a CPU were unscaled in C++ and found finite, and none of them was written to since."""
         return self._in_cpp is not None and self._in_cpp.remembers and self._in_cpp.unchanged()
+
+    @property
+    def _in_cpp_remembers(self) -> bool:
+        return self._in_cpp is not None and self._in_cpp.remembers
 
     def clipped(self, tensors: Iterable[Tensor], norm: Tensor, known: bool) -> None:
         """The gradients of ``tensors`` were clipped: their ``norm`` is finite only if each of them was.
@@ -147,7 +153,7 @@ class Tested:
 
     def written(self, tensors: Iterable[Tensor]) -> None:
         """``tensors`` are being written to, uncounted by PyTorch: gradients in their memory are read again."""
-        if self._versions or (self._in_cpp is not None and self._in_cpp.remembers):
+        if self._versions or self._in_cpp_remembers:
             self._written.update(_storages(tensors))
 
     def forget(self) -> None:
@@ -156,9 +162,6 @@ class Tested:
         self._versions.clear()
         if self._in_cpp is not None:
             self._in_cpp.forget()
-        self._forget_findings()
-
-    def _forget_findings(self) -> None:
         self._written.clear()
         self._flags = []
 

@@ -115,12 +115,14 @@ static void part(const cast_t *casts, int32_t count, int32_t kind, int64_t t, in
     }
 }
 
-/* All of one kind. Returns 0, or -1, with nothing done, where the CPU has no such conversion. */
-int32_t hs_cast(const cast_t *casts, int32_t count, int32_t kind) {
+/* All of one kind, in as many threads as PyTorch would use: this OpenMP may be another one. Returns 0, or -1, with
+ * nothing done, where the CPU has no such conversion. */
+int32_t hs_cast(const cast_t *casts, int32_t count, int32_t kind, int32_t most) {
     if (!HAS_FP16 && (kind == WIDEN_FP16 || kind == ROUND_FP16)) return -1;
     int64_t all = 0;
     for (int32_t i = 0; i < count; i++) all += casts[i].n;
-    const int64_t useful = (all + A_THREAD - 1) / A_THREAD;
+    int64_t useful = (all + A_THREAD - 1) / A_THREAD;
+    if (useful > most) useful = most;
     if (useful <= 1) {
         part(casts, count, kind, 0, 1);
         return 0;

@@ -52,7 +52,7 @@ struct Cast {
     void *to;
     int64_t n;
 };
-int32_t (*cast)(const Cast *casts, int32_t count, int32_t kind) = nullptr;
+int32_t (*cast)(const Cast *casts, int32_t count, int32_t kind, int32_t threads) = nullptr;
 
 enum { WIDEN_BF16, WIDEN_FP16, ROUND_BF16, ROUND_FP16 };
 
@@ -71,8 +71,8 @@ class Casts {
     void run() {
         if (count_ == 0) return;
         RECORD_FUNCTION(CAST, c10::ArrayRef<const IValue>{});
-        at::get_num_threads(); // OpenMP learns in every thread how many PyTorch is to use
-        const bool made = cast != nullptr && cast(casts_.data(), count_, kind_) == 0;
+        const int32_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
+        const bool made = cast != nullptr && cast(casts_.data(), count_, kind_, threads) == 0;
         for (int32_t i = 0; i < count_; i++) {
             if (!made) tos_[i].copy_(froms_[i]);
             froms_[i].reset(), tos_[i].reset();
@@ -271,7 +271,7 @@ extern "C" void *hs_put(const hs_operation *operations, int32_t n) {
     }
 }
 
-extern "C" void hs_cast_with(int32_t (*function)(const Cast *, int32_t, int32_t)) { cast = function; }
+extern "C" void hs_cast_with(int32_t (*function)(const Cast *, int32_t, int32_t, int32_t)) { cast = function; }
 
 extern "C" void hs_remove(void *registrations) { delete static_cast<Registrations *>(registrations); }
 
