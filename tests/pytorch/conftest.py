@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
+from halfstep.pytorch.loss_scaling import scale
+from halfstep.pytorch.loss_scaling.scaled_pass import scaled_pass
 from halfstep.pytorch.products import products, python_kernel
 from halfstep.pytorch.products.cpp_kernel import cpp_kernel
 from halfstep.pytorch.takeover import Options, Takeover
@@ -74,6 +76,15 @@ def products_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     yield request.param
     if products._current is not None:
         products._current.remove()
+
+
+@pytest.fixture(params=["in C++", "in Python"])
+def followed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a scaled pass reaches, and what was tested of it, is followed in C++, and in Python without a compiler."""
+    if request.param == "in Python":
+        monkeypatch.setattr(scale, "scaled_pass", lambda: None)
+    else:
+        compiled(scaled_pass())
 
 
 class Calls(list[str]):

@@ -17,23 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from halfstep.pytorch.loss_scaling import gradients as kernels
-from halfstep.pytorch.loss_scaling import scale
-from halfstep.pytorch.loss_scaling.scaled_pass import scaled_pass
 
-from .conftest import Begin, compiled
+from .conftest import Begin
+
+pytestmark = pytest.mark.usefixtures("followed")
 
 SCALED = "fp32:loss_scale=1024"
 #: doubles after every step
 MOVING = "fp32:loss_scale=dynamic:init_scale=1024:growth_interval=1"
-
-
-@pytest.fixture(autouse=True, params=["asked", "walked"])
-def leaves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a pass reaches is asked of the engine where there is a C++ compiler; else halfstep walks the graph."""
-    if request.param == "walked":
-        monkeypatch.setattr(scale, "scaled_pass", lambda: None)
-    else:
-        compiled(scaled_pass())
 
 
 def model() -> nn.Module:

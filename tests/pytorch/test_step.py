@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from halfstep.loss_scale import DynamicScale, Skip
-from halfstep.pytorch.loss_scaling import scale, tested
-from halfstep.pytorch.loss_scaling.scaled_pass import scaled_pass
+from halfstep.pytorch.loss_scaling import tested
 from halfstep.takeover import HOPELESS, EnoughSteps, GradientsOverflow
 
-from .conftest import Begin, compiled
+from .conftest import Begin
+
+pytestmark = pytest.mark.usefixtures("followed")
 
 SCALED = "fp32:loss_scale=dynamic:init_scale=1024"
 OPTIMIZERS = [
@@ -28,15 +29,6 @@ OPTIMIZERS = [
     for name, cls in sorted(vars(torch.optim).items())
     if inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer) and name != "Optimizer"
 ]
-
-
-@pytest.fixture(autouse=True, params=["in C++", "in Python"])
-def remembered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was tested is remembered in C++ where there is a compiler."""
-    if request.param == "in Python":
-        monkeypatch.setattr(scale, "scaled_pass", lambda: None)
-    else:
-        compiled(scaled_pass())
 
 
 def net_for(cls: type) -> nn.Module:
