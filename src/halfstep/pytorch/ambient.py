@@ -124,7 +124,7 @@ class Ambient(NoAmbient):
     def _enter_thread(self) -> None:
         for device in self._devices:
             torch.set_autocast_dtype(device, self.dtype)
-            torch.set_autocast_enabled(device, True)
+            set_autocast_enabled(device, True)
 
     def _in_thread(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def _bootstrap_inner(thread: threading.Thread) -> None:

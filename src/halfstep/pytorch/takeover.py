@@ -75,7 +75,8 @@ class Takeover(Face):
         recording = isinstance(options.writer, Writer)
         self.recorder = Recorder(options.writer, self._looking) if recording else NullRecorder()
         dtype = DTYPES[self.recipe.compute] if self.recipe.compute in ("bf16", "fp16") else None
-        native.prepare(self._sources(dtype))
+        self._in_fp32_units = self._planned(dtype)
+        native.prepare(self._sources())
         mixed = dtype if self.recipe.mixed else None
         self.ambient = NoAmbient() if mixed is None else Ambient(mixed, self.patches)
         self._on_backward: Callable[[Sequence[Tensor]], None] = self.recorder.backward
@@ -184,7 +185,7 @@ class Takeover(Face):
             self._emulate()
         if self.options.as_on is not None and recipe.mixed and self.device == "cpu":
             self._as_on_cuda()
-        if dtype is not None and self.support is not None and self._planned(dtype):
+        if dtype is not None and self.support is not None and self._in_fp32_units:
             self._install_products(dtype, self.support)
         if dtype is not None and not recipe.mixed:
             SixteenBitWeights(dtype, self._keep.look).install(patches)
@@ -228,19 +229,19 @@ class Takeover(Face):
         on_cpu = dtype is not None and self.support is not None and self.device == "cpu"
         return plan([dtype], self.options.products) if dtype is not None and on_cpu else {}
 
-    def _sources(self, dtype: torch.dtype | None) -> list[Path]:
+    def _sources(self) -> list[Path]:
         """What has to be compiled once, before the recipe can be put in force."""
         scaled = scaled_pass.SOURCES if self.recipe.loss_scale.guards else ()
-        return [*scaled, *(cpp_kernel.SOURCES if self._planned(dtype) else ())]
+        return [*scaled, *(cpp_kernel.SOURCES if self._in_fp32_units else ())]
 
     def _install_products(self, dtype: torch.dtype, found: Support) -> None:
         """Products in fp32 units, all of them or the kinds that this CPU's 16-bit units are slow at."""
-        mode, kinds = self.options.products, self._planned(dtype)
+        mode = self.options.products
         self._undo.append(install([dtype], mode).remove)
         what = (
             "products"
             if choose(mode, found)
-            else " and ".join(kind.replace("_", " ") for kind in sorted(kinds))
+            else " and ".join(kind.replace("_", " ") for kind in sorted(self._in_fp32_units))
         )
         self.ran_as = f"{self.ran_as}, {what} in fp32 units"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from halfstep.pytorch.loss_scaling.gradients import gradients_at, multiply_
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
-from halfstep.pytorch.loss_scaling.scaled_pass import ScaledPass
+from halfstep.pytorch.loss_scaling.scaled_pass import NoScaledPass
 from halfstep.pytorch.loss_scaling.tested import Tested
 
 
@@ -19,11 +19,11 @@ class Reached:
     """The tensors of one pass at a time, leaves and tensors inside the graph whose ``.grad`` is asked for.
 
     Args:
-        in_cpp: follows leaves on a CPU; None where there is no compiler.
+        in_cpp: follows leaves on a CPU.
         tested: remembers what unscaling found.
     """
 
-    def __init__(self, in_cpp: ScaledPass | None, tested: Tested) -> None:
+    def __init__(self, in_cpp: NoScaledPass, tested: Tested) -> None:
         self._in_cpp = in_cpp
         self._tested = tested
         self._scale = 1.0
@@ -39,13 +39,10 @@ class Reached:
     def end(self) -> None:
         """It is over."""
         self._known = {}
-        if self._in_cpp is not None:
-            self._in_cpp.end()
+        self._in_cpp.end()
 
     def tensors(self) -> dict[int, Tensor]:
         """What the pass under way accumulates gradients into, by id."""
-        if self._in_cpp is None:
-            return self._known
         leaves = {id(leaf): leaf for leaf in self._in_cpp.leaves()}  # first: they may be taken meanwhile
         return self._known | leaves
 
@@ -61,7 +58,7 @@ class Reached:
         Returns:
             Whether it will be so.
         """
-        if self._in_cpp is None or not isinstance(output, Tensor):
+        if not isinstance(output, Tensor):
             return False
 
         def rest(brought: bool | None) -> None:
@@ -76,21 +73,19 @@ class Reached:
 
     def began(self) -> None:
         """The pass has begun, and is over: raise what went wrong at its beginning."""
-        if self._in_cpp is not None:
-            self._in_cpp.check()
+        self._in_cpp.check()
 
     def _take(self) -> list[Tensor]:
         """The leaves that were followed in C++, and are followed here from now on."""
-        if self._in_cpp is None or not (leaves := self._in_cpp.leaves()):
-            return []
-        # Before they are no more listed there: another thread may be asking.
-        self._known.update((id(leaf), leaf) for leaf in leaves)
-        self._in_cpp.leave()
+        if leaves := self._in_cpp.leaves():
+            # Before they are no more listed there: another thread may be asking.
+            self._known.update((id(leaf), leaf) for leaf in leaves)
+            self._in_cpp.leave()
         return leaves
 
     def unscale(self, inverse: float) -> None:
         """The pass is over: multiply the gradients of what it reached, and test them."""
-        if self._in_cpp is None or self._known or not self._in_cpp.unscale(inverse):
+        if self._known or not self._in_cpp.unscale(inverse):
             self._tested.multiply_(gradients_at(self.tensors().values()), inverse)
 
     def reach(self, tensors: Iterable[Tensor], create: bool = False) -> None:

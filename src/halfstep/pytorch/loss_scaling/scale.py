@@ -14,7 +14,7 @@ from torch import Tensor
 from halfstep.errors import HalfstepError
 from halfstep.loss_scale import DynamicScale, LossScale, Skip, Skips
 from halfstep.pytorch.loss_scaling.reached import Reached
-from halfstep.pytorch.loss_scaling.scaled_pass import scaled_pass
+from halfstep.pytorch.loss_scaling.scaled_pass import NoScaledPass, scaled_pass
 from halfstep.pytorch.loss_scaling.tested import Tested
 from halfstep.pytorch.loss_scaling.verdict import Verdict, capturing, refuse_dynamic
 
@@ -67,7 +67,7 @@ class Scaling:
         self._loss_scale = loss_scale
         self._under = loss_scale.value
         self.active = False
-        in_cpp = scaled_pass() if loss_scale.guards else None
+        in_cpp = (scaled_pass() if loss_scale.guards else None) or NoScaledPass()
         self.tested = Tested(in_cpp)
         self.reached = Reached(in_cpp, self.tested)
         self._skips = Skips()

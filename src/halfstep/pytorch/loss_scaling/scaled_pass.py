@@ -36,13 +36,61 @@ _FUNCTIONS = {
 }
 
 
-class ScaledPass:
-    """The leaves of the pass under way, as PyTorch's engine has them, and what was found of their gradients.
-
-    Gradients that are not plain tensors on a CPU are left to the caller: nothing has then been done to any.
+class NoScaledPass:
+    """All is left to the caller: there is no compiler, or no scale.
 
     Attributes:
         remembers: whether there is anything that :meth:`forget` would forget.
+    """
+
+    remembers = False
+
+    def expect(
+        self, output: Tensor, scale: float, rest: Callable[[bool | None], None], always: bool = False
+    ) -> bool:
+        """Whether the pass from ``output`` will list its leaves."""
+        return False
+
+    def check(self) -> None:
+        """Nothing."""
+
+    def leaves(self) -> list[Tensor]:
+        """None."""
+        return []
+
+    def leave(self) -> None:
+        """Nothing."""
+
+    def end(self) -> None:
+        """Nothing."""
+
+    def unscale(self, factor: float) -> bool:
+        """Whether it was done."""
+        return False
+
+    def holds(self, gradients: Iterable[Tensor], exposed: Iterable[UntypedStorage] = ()) -> bool:
+        """Whether all were found finite by :meth:`unscale`, and not written to since."""
+        return False
+
+    def holds_of(self, optimizer: Optimizer, exposed: Iterable[UntypedStorage] = ()) -> bool:
+        """As :meth:`holds`, of all gradients that ``optimizer`` is about to use."""
+        return False
+
+    def unchanged(self) -> bool:
+        """Whether there are gradients that were found finite, and none was written to since."""
+        return False
+
+    def written(self) -> None:
+        """Nothing."""
+
+    def forget(self) -> None:
+        """Nothing."""
+
+
+class ScaledPass(NoScaledPass):
+    """The leaves of the pass under way, as PyTorch's engine has them, and what was found of their gradients.
+
+    Gradients that are not plain tensors on a CPU are left to the caller: nothing has then been done to any.
     """
 
     def __init__(self, library: ctypes.CDLL, kernels: GradientKernels) -> None:
@@ -139,7 +187,7 @@ class ScaledPass:
 
     def unchanged(self) -> bool:
         """Whether there are gradients that were found finite, and none was written to since."""
-        return bool(self._library.hs_unchanged(self._pass))
+        return self.remembers and bool(self._library.hs_unchanged(self._pass))
 
     def written(self) -> None:
         """They were written to since, and are finite still."""

@@ -12,7 +12,7 @@ from torch import Tensor, UntypedStorage
 from torch.optim import Optimizer
 
 from halfstep.pytorch.loss_scaling.gradients import all_finite, multiply_and_test_, trouble_in, values_of
-from halfstep.pytorch.loss_scaling.scaled_pass import ScaledPass
+from halfstep.pytorch.loss_scaling.scaled_pass import NoScaledPass
 from halfstep.pytorch.loss_scaling.verdict import Verdict, capturing
 from halfstep.pytorch.patches import Patches
 
@@ -39,7 +39,7 @@ class Tested:
         trouble: what is not finite, in words, after a look that found something.
     """
 
-    def __init__(self, in_cpp: ScaledPass | None = None) -> None:
+    def __init__(self, in_cpp: NoScaledPass) -> None:
         self.trouble: str | None = None
         self._in_cpp = in_cpp
         self._versions: dict[int, tuple[weakref.ref[Tensor], int]] = {}
@@ -77,18 +77,14 @@ class Tested:
         self._one_test = len(versions) == len(gradients)  # then what was found before is superseded
         if self._one_test:
             self._flags = []
-            if not self._in_cpp_remembers:
+            if not self._in_cpp.remembers:
                 self._written.clear()
         self._flags = self._flags + flags
 
     @property
     def unchanged(self) -> bool:
         """Whether gradients on a CPU were unscaled in C++ and found finite, and none of them was written to since."""
-        return self._in_cpp is not None and self._in_cpp.remembers and self._in_cpp.unchanged()
-
-    @property
-    def _in_cpp_remembers(self) -> bool:
-        return self._in_cpp is not None and self._in_cpp.remembers
+        return self._in_cpp.unchanged()
 
     def clipped(self, tensors: Iterable[Tensor], norm: Tensor, known: bool) -> None:
         """The gradients of ``tensors`` were clipped: their ``norm`` is finite only if each of them was.
@@ -98,7 +94,7 @@ class Tested:
             norm: of their gradients.
             known: what :attr:`unchanged` was before.
         """
-        if self._in_cpp is not None and known and norm.is_cpu:
+        if known and norm.is_cpu:
             if math.isfinite(norm):
                 self._in_cpp.written()
             return
@@ -107,16 +103,14 @@ class Tested:
 
     def finite_of(self, optimizer: Optimizer) -> bool:
         """Whether all that ``optimizer`` will use is known to be finite, on a CPU, without a look at it."""
-        if self._in_cpp is None or not self._in_cpp.remembers:
-            return False
-        return self._in_cpp.holds_of(optimizer, self._may_have_changed())
+        return self._in_cpp.remembers and self._in_cpp.holds_of(optimizer, self._may_have_changed())
 
     def finite(self, gradients: Sequence[Tensor]) -> bool:
         """Whether all gradients are finite, as the optimizer will use them. One synchronisation.
 
         What the unscaling pass has tested and nobody changed since is not read again; anything else is.
         """
-        if self._in_cpp is not None and self._in_cpp.holds(gradients, self._may_have_changed()):
+        if self._in_cpp.remembers and self._in_cpp.holds(gradients, self._may_have_changed()):
             return True
         if self._unchanged(gradients) and not any(bool(flag) for flag in self._flags):
             return True
@@ -153,15 +147,14 @@ class Tested:
 
     def written(self, tensors: Iterable[Tensor]) -> None:
         """``tensors`` are being written to, uncounted by PyTorch: gradients in their memory are read again."""
-        if self._versions or self._in_cpp_remembers:
+        if self._versions or self._in_cpp.remembers:
             self._written.update(_storages(tensors))
 
     def forget(self) -> None:
         """A step is over, which used the gradients, or did not: nothing is known of those to come."""
         self.trouble = None
         self._versions.clear()
-        if self._in_cpp is not None:
-            self._in_cpp.forget()
+        self._in_cpp.forget()
         self._written.clear()
         self._flags = []
 
