@@ -41,14 +41,15 @@ class _Autocast(AbstractContextManager[None]):
 
     def __init__(self, devices: Sequence[str], enabled: bool) -> None:
         self._devices, self._enabled = devices, enabled
+        self._were: dict[str, bool] = {}
 
     def __enter__(self) -> None:
-        self._were = [is_autocast_enabled(device) for device in self._devices]
         for device in self._devices:
+            self._were[device] = is_autocast_enabled(device)
             set_autocast_enabled(device, self._enabled)
 
     def __exit__(self, *_: object) -> None:
-        for device, enabled in zip(self._devices, self._were, strict=True):
+        for device, enabled in self._were.items():
             set_autocast_enabled(device, enabled)
 
 
@@ -164,7 +165,9 @@ def _then_stop_caching(original: Callable[..., Any]) -> Callable[..., Any]:
 def _then_cache_if_grad(original: Callable[..., Any]) -> Callable[..., Any]:
     def __init__(context: Any, mode: bool) -> None:
         original(context, mode)
-        _cache_if_grad(forget=True)
+        if _compiling() is None:
+            clear_autocast_cache()
+            set_autocast_cache_enabled(mode)
 
     return __init__
 

@@ -43,7 +43,6 @@ class Keep:
         self._wrapped: set[type] = set()
         self._missing = set(patterns)
         self._names: list[str] = []
-        self._checked = False
 
     def install(self) -> None:
         """Look in before modules are called; a model may be made at any time."""
@@ -78,9 +77,6 @@ class Keep:
         Raises:
             UsageError: naming the pattern and some of the modules that there are.
         """
-        if self._checked:
-            return
-        self._checked = True
         if self._missing:
             names = [name for name in self._names if name]
             raise UsageError(

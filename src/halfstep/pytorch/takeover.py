@@ -65,7 +65,7 @@ class Takeover(Face):
         self.support = self._supported()
         self.patches = Patches()
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
-        self._stepped_last: Callable[[], Optimizer | None] = lambda: None
+        self._stepped_last: Callable[[], Optimizer | None] | None = None
         self._own_amp: set[str] = set()
         self._last_skipped = False
         self._bad_in_a_row: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
@@ -277,8 +277,9 @@ class Takeover(Face):
 
     def begin_pass(self) -> None:
         """Gradients are about to be computed, by ``backward`` or ``autograd.grad``."""
-        self.scaling.begin_pass()
-        self.statistics.begin_pass()
+        if self.recipe.guards:
+            self.scaling.begin_pass()
+            self.statistics.begin_pass()
 
     def after_backward(self) -> None:
         """It is over: cast weights were part of its graph."""
@@ -290,14 +291,11 @@ class Takeover(Face):
     def after_step(self, optimizer: Optimizer, verdict: bool | Verdict) -> None:
         """An optimizer has stepped, or was kept from it, or (a verdict that is not read yet) kept itself from it."""
         self.ambient.forget_casts()
-        if optimizer is not self._stepped_last():
+        if self._stepped_last is None:
+            self._first_step()
+        if self._stepped_last is None or optimizer is not self._stepped_last():
             self._stepped_last = weakref.ref(optimizer)
             self._optimizers.add(optimizer)
-        self._habits.stepped()
-        try:
-            self._keep.stepped()
-        except HalfstepError as error:
-            self._stop(error)
         primary = self.recorder.is_primary(optimizer)
         if isinstance(verdict, Verdict):
             self._stepped_unread(verdict, primary, optimizer)
@@ -307,6 +305,14 @@ class Takeover(Face):
             self.stepped(verdict, primary, by=optimizer)
         if primary:
             self.end_if_enough()
+
+    def _first_step(self) -> None:
+        """Every model has been called, and whatever the script does around a step has been seen once."""
+        self._habits.stepped()
+        try:
+            self._keep.stepped()
+        except HalfstepError as error:
+            self._stop(error)
 
     def other_steps(self) -> AbstractContextManager[None]:
         """Steps that a library makes for its own ends, inside this context, are neither guarded nor counted."""

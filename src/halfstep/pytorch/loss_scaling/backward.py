@@ -39,14 +39,19 @@ _FAKE, _PROXY, _FUNCTIONAL = (
     getattr(torch._C._TorchDispatchModeKey, key) for key in ("FAKE", "PROXY", "FUNCTIONAL")
 )
 
+_modes = torch._C._len_torch_dispatch_stack
+_task = torch._C._current_graph_task_id
+
 
 def inside_backward() -> bool:
     """Whether this thread is executing a backward pass."""
-    return bool(torch._C._current_graph_task_id() != -1)
+    return bool(_task() != -1)
 
 
 def tracing() -> bool:
     """Whether a compiler is tracing: its joint graph must not have a scale baked into it."""
+    if not _modes():
+        return False
     mode = torch._C._get_dispatch_mode
     return mode(_FAKE) is not None or mode(_PROXY) is not None or mode(_FUNCTIONAL) is not None
 
@@ -66,6 +71,8 @@ def install(takeover: Takeover, patches: Patches) -> None:
 def _backward(
     takeover: Takeover, sharded: Sharded, parallel: DataParallel, original: Callable[..., None]
 ) -> Callable[..., None]:
+    scales = takeover.recipe.loss_scale.guards
+
     def backward(
         tensors: Any,
         grad_tensors: Any = None,
@@ -75,7 +82,8 @@ def _backward(
         inputs: Any = None,
     ) -> None:
         outputs = _as_tuple(tensors)
-        inputs = _as_tuple(inputs) if isinstance(inputs, Iterator) else inputs
+        if inputs is not None and isinstance(inputs, Iterator):
+            inputs = tuple(inputs)
         if tracing():
             original(outputs, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
             return
@@ -90,7 +98,7 @@ def _backward(
         takeover.before_backward(outputs)
         seeds = grad_variables if grad_tensors is None else grad_tensors
         with takeover.ambient.paused():
-            if takeover.scaling.value == 1.0:
+            if not scales or takeover.scaling.value == 1.0:
                 original(outputs, seeds, retain_graph, create_graph, None, inputs)
             else:
                 sharded.follow()

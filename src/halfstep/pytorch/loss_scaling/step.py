@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.optim import Optimizer
 
 from halfstep.patches import descendants
@@ -39,6 +40,12 @@ class _Skipped(Exception):
         self.loss = loss
 
 
+class _Thread(threading.local):
+    """Of each thread: whether it is inside an optimizer's arithmetic."""
+
+    inside = False
+
+
 class Steps:
     """What happens around every ``optimizer.step()``."""
 
@@ -46,23 +53,23 @@ class Steps:
         self._takeover = takeover
         self._guards = takeover.recipe.guards
         self._ready = Readiness()
-        self._local = threading.local()
+        self._thread = _Thread()
         #: set when the takeover is undone: classes that were wrapped meanwhile stay so
         self.removed = False
 
     @property
     def inside(self) -> bool:
         """Whether this thread is inside an optimizer's arithmetic (not in its closure)."""
-        return bool(getattr(self._local, "inside", False))
+        return self._thread.inside
 
     @contextmanager
     def left_alone(self) -> Iterator[None]:
         """Steps of this thread are none of the program's: neither guarded nor counted."""
-        before, self._local.inside = self.inside, True
+        before, self._thread.inside = self.inside, True
         try:
             yield
         finally:
-            self._local.inside = before
+            self._thread.inside = before
 
     def install(self, patches: Patches) -> None:
         """Wrap the step of every optimizer class made from now on, and ``state_dict`` where a scale rides in it."""
@@ -83,7 +90,7 @@ class Steps:
     def _around(self, stepping: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(stepping)
         def step(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_compiling() or self.inside or self.removed:
+            if is_compiling() or self._thread.inside or self.removed:
                 return stepping(optimizer, *args, **kwargs)
             return self._step(stepping, optimizer, args, kwargs)
 
@@ -92,14 +99,14 @@ class Steps:
 
     def _step(self, step: Callable[..., Any], optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         self._takeover.watch.before_step(optimizer)
-        self._local.inside = True
+        self._thread.inside = True
         try:
             with self._takeover.ambient.paused():
                 if capturing():
                     return self._captured(step, optimizer, args, kwargs)
                 verdict, result = self._guarded(step, optimizer, args, kwargs)
         finally:
-            self._local.inside = False
+            self._thread.inside = False
         self._takeover.after_step(optimizer, verdict)
         return result
 
@@ -191,12 +198,12 @@ class Steps:
 
     def _evaluated(self, closure: Callable[[], Any]) -> Any:
         """What the program's ``closure`` returns: it runs in the recipe."""
-        self._local.inside = False
+        self._thread.inside = False
         try:
             with self._takeover.ambient.resumed(), _named():
                 loss = closure()
         finally:
-            self._local.inside = True
+            self._thread.inside = True
         self._takeover.recorder.closure_done()
         return loss
 

@@ -42,7 +42,6 @@ class Habits:
         self._passes += 1
 
     def stepped(self) -> None:
-        """An optimizer has stepped."""
-        if not self._told:
-            self._told = True
-            self._write("takeover", clipping=self._clipping, passes=self._passes)
+        """An optimizer has stepped for the first time."""
+        self._told = True
+        self._write("takeover", clipping=self._clipping, passes=self._passes)
