@@ -22,16 +22,23 @@ SIZES = [0, 1, 7, 8, 15, 16, 17, 63, 65, 1000, 1 << 15, (1 << 15) + 1, 100_003, 
 
 
 class _Cast(ctypes.Structure):
-    _fields_ = [("source", ctypes.c_void_p), ("to", ctypes.c_void_p), ("n", ctypes.c_int64)]
+    _fields_ = [
+        ("source", ctypes.c_void_p),
+        ("to", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("n", "row", "step")),
+    ]
 
 
 def cast(sources: list[Tensor], to: list[Tensor]) -> None:
-    """Cast all of ``sources`` at once."""
+    """Cast all of ``sources``, which have one or two dimensions, at once."""
     library = compiled(native.library(CASTS))
     widen = sources[0].dtype in LOW
     low = sources[0].dtype if widen else to[0].dtype
     rows = (_Cast * len(to))(
-        *((a.data_ptr(), b.data_ptr(), a.numel()) for a, b in zip(sources, to, strict=True))
+        *(
+            (a.data_ptr(), b.data_ptr(), a.numel(), a.shape[-1], a.stride(0) if a.ndim > 1 else a.shape[-1])
+            for a, b in zip(sources, to, strict=True)
+        )
     )
     if library.hs_cast(rows, len(to), KINDS[low, "widen" if widen else "round"], torch.get_num_threads()):
         pytest.skip("this CPU has no such conversion")
@@ -98,3 +105,18 @@ def test_any_number_of_threads_does_all_of_it(threads: int) -> None:
     finally:
         torch.set_num_threads(before)
     assert all(same(a, b.float()) for a, b in zip(results, sources, strict=True))
+
+
+@pytest.mark.parametrize("low", LOW, ids=str)
+@pytest.mark.parametrize("row", [1, 32, 100, 256])
+def test_rows_that_lie_apart_are_cast_side_by_side(row: int, low: torch.dtype) -> None:
+    """Beside a dense tensor, in one thread and in several."""
+    for rows in (1, 3, 700):
+        whole = torch.randn(rows, row + 17)
+        parts, dense = [whole[:, 5 : 5 + row], whole.to(low)[:, 5 : 5 + row]], torch.randn(70_001)
+        rounded = [torch.full((rows, row), 7, dtype=low), torch.full((70_001,), 7, dtype=low)]
+        cast([parts[0], dense], rounded)
+        assert all(same(a, b.to(low)) for a, b in zip(rounded, (parts[0], dense), strict=True))
+        wide = torch.full((rows, row), 7.0)
+        cast([parts[1]], [wide])
+        assert same(wide, parts[1].float())

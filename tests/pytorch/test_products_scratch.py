@@ -49,7 +49,34 @@ def convolution(images: int, channels: int, width: int, out: int) -> tuple[Tenso
     return x, torch.randn(out, channels, 1, 1)
 
 
-CASES = {"product": (torch.mm, product, PRODUCTS), "convolution": (F.conv2d, convolution, CONVOLUTIONS)}
+def attention(batch: int, heads: int, length: int, width: int) -> tuple[Tensor, ...]:
+    """By q, k and v cut out of one product's result."""
+    whole = torch.randn(batch, length, 3 * heads * width)
+    return tuple(part.unflatten(-1, (heads, width)).transpose(1, 2) for part in whole.chunk(3, -1))
+
+
+def cut(m: int, k: int, n: int) -> tuple[Tensor, Tensor]:
+    """By columns and by rows of larger matrices, and where only every other number is used."""
+    return torch.randn(m, 2 * k + 5)[:, 3 : 3 + k], torch.randn(2 * n, k).mT[:, ::2]
+
+
+CASES = {
+    "product": (torch.mm, product, PRODUCTS),
+    "cut": (torch.mm, cut, PRODUCTS),
+    "convolution": (F.conv2d, convolution, CONVOLUTIONS),
+    "attention": (
+        F.scaled_dot_product_attention,
+        attention,
+        [(4, 8, 128, 32), (1, 1, 1, 40), (2, 3, 7, 5), (1, 8, 300, 512), (0, 2, 3, 32), (3, 2, 1, 16)],
+    ),
+}
+
+
+def halves(x: Tensor) -> Tensor:
+    """``x`` in fp16, where it lies in memory as it did: ``x.half()`` closes the gaps."""
+    size = x.untyped_storage().size() // x.element_size()
+    whole = x.as_strided((size,), (1,), 0).half()
+    return whole.as_strided(x.shape, x.stride(), x.storage_offset())
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -57,11 +84,11 @@ CASES = {"product": (torch.mm, product, PRODUCTS), "convolution": (F.conv2d, con
 def test_results_of_all_sizes_stay_what_they_were(products_kernel: str, case: str, threads: int) -> None:
     """Each call overwrites the memory of the one before in its thread; one beyond LARGEST leaves it nothing."""
     function, make, sizes = CASES[case]
-    operands = [tuple(x.half() for x in make(*size)) for size in sizes * threads]
-    exact = [function(a.float(), b.float()).half() for a, b in operands]
+    operands = [tuple(halves(x) for x in make(*size)) for size in sizes * threads]
+    exact = [function(*(x.float() for x in each)).half() for each in operands]
     install([torch.float16])
     with ThreadPoolExecutor(threads) as pool:
-        got = list(pool.map(lambda pair: function(*pair), operands))
+        got = list(pool.map(lambda each: function(*each), operands))
     assert all(map(torch.equal, got, exact))
     assert [x.stride() for x in got] == [x.stride() for x in exact]
 

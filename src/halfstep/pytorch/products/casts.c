@@ -1,4 +1,4 @@
-/* Casts of several dense tensors at once between 16 bits and fp32, round to nearest even.
+/* Casts of several tensors at once between 16 bits and fp32, round to nearest even.
  *
  * PyTorch casts them one by one: the threads are woken and waited for as often, and its bf16 casts take longer than memory
  * does. Compiled when first needed (native.py), for the kernel in C++, which casts every operand of a product.
@@ -15,10 +15,10 @@ static inline int omp_get_thread_num(void) { return 0; }
 #include <immintrin.h>
 #endif
 
-typedef struct {
+typedef struct { /* cpp_kernel.cpp has it, too */
     const void *from;
     void *to;
-    int64_t n;
+    int64_t n, row, step; /* rows of so many numbers, `step` apart in `from`; in `to` one after the other */
 } cast_t;
 
 enum { WIDEN_BF16, WIDEN_FP16, ROUND_BF16, ROUND_FP16 }; /* cpp_kernel.cpp has them, too */
@@ -103,14 +103,25 @@ static inline int64_t share(int64_t n, int64_t t, int64_t threads) {
     return t == threads ? n : n / threads * t / LINE * LINE;
 }
 
+/* n numbers of c: those from `from` on, to the place of those from `to` on. */
+static void some(const cast_t *c, int32_t kind, int64_t from, int64_t to, int64_t n) {
+    switch (kind) {
+    case WIDEN_BF16: widen_bf16((const uint16_t *)c->from + from, (float *)c->to + to, n); break;
+    case WIDEN_FP16: widen_fp16((const uint16_t *)c->from + from, (float *)c->to + to, n); break;
+    case ROUND_BF16: round_bf16((const float *)c->from + from, (uint16_t *)c->to + to, n); break;
+    case ROUND_FP16: round_fp16((const float *)c->from + from, (uint16_t *)c->to + to, n); break;
+    }
+}
+
 static void part(const cast_t *casts, int32_t count, int32_t kind, int64_t t, int64_t threads) {
     for (const cast_t *c = casts; c < casts + count; c++) {
-        const int64_t begin = share(c->n, t, threads), n = share(c->n, t + 1, threads) - begin;
-        switch (kind) {
-        case WIDEN_BF16: widen_bf16((const uint16_t *)c->from + begin, (float *)c->to + begin, n); break;
-        case WIDEN_FP16: widen_fp16((const uint16_t *)c->from + begin, (float *)c->to + begin, n); break;
-        case ROUND_BF16: round_bf16((const float *)c->from + begin, (uint16_t *)c->to + begin, n); break;
-        case ROUND_FP16: round_fp16((const float *)c->from + begin, (uint16_t *)c->to + begin, n); break;
+        if (c->row == c->step) {
+            const int64_t begin = share(c->n, t, threads);
+            some(c, kind, begin, begin, share(c->n, t + 1, threads) - begin);
+        } else {
+            const int64_t rows = c->n / c->row;
+            for (int64_t i = rows * t / threads; i < rows * (t + 1) / threads; i++)
+                some(c, kind, i * c->step, i * c->row, c->row);
         }
     }
 }

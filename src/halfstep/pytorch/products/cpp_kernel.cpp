@@ -1,6 +1,7 @@
 // 16-bit products computed in fp32 (operations.py): a kernel put before PyTorch's own for the CPU, which gives them fp32
 // copies of the operands and rounds the results. What it does is what python_kernel.py does, in 1 to 2 us a call.
 #include <ATen/EmptyTensor.h>
+#include <ATen/ExpandUtils.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -9,9 +10,12 @@
 #include <ATen/record_function.h>
 #include <c10/core/InferenceMode.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <memory>
+#include <numeric>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -50,7 +54,7 @@ const char *const CAST = "halfstep: cast"; // timeline.py: in a profile it is no
 struct Cast {
     const void *from;
     void *to;
-    int64_t n;
+    int64_t n, row, step;
 };
 int32_t (*cast)(const Cast *casts, int32_t count, int32_t kind, int32_t threads) = nullptr;
 
@@ -62,10 +66,13 @@ class Casts {
     explicit Casts(int32_t kind) : kind_(kind) {}
 
     // `to` has the strides of `from`, which is dense.
-    void add(const Tensor &from, const Tensor &to) {
+    void add(const Tensor &from, const Tensor &to) { add(from, to, from.numel(), from.numel()); }
+
+    // `to` is dense; `from`, in the same order, has rows of so many numbers, `step` apart.
+    void add(const Tensor &from, const Tensor &to, int64_t row, int64_t step) {
         if (count_ == ROOM) run();
         froms_[count_] = from, tos_[count_] = to;
-        casts_[count_++] = {from.const_data_ptr(), to.mutable_data_ptr(), from.numel()};
+        casts_[count_++] = {from.const_data_ptr(), to.mutable_data_ptr(), from.numel(), row, step};
     }
 
     void run() {
@@ -102,15 +109,54 @@ Tensor converted(const Tensor &x, ScalarType dtype, Casts &casts, MemoryFormat l
     return to;
 }
 
-// x in fp32, of x's strides; it may hold only until the next call for this place in this thread.
+// How a part of a dense tensor lies there: in rows of so many numbers, `step` apart, and the strides of the dense copy that
+// PyTorch makes. The q, k and v that a model cuts out of one product's result do.
+struct Rows {
+    int64_t row, step;
+    std::vector<int64_t> dense;
+};
+
+// Rows that are shorter are PyTorch's to cast.
+constexpr int64_t SHORTEST_ROW = 32;
+
+std::optional<Rows> rows_of(const Tensor &x) {
+    const auto sizes = x.sizes(), strides = x.strides();
+    at::DimVector inner_first(x.dim());
+    std::iota(inner_first.begin(), inner_first.end(), 0);
+    std::sort(inner_first.begin(), inner_first.end(), [&](int64_t a, int64_t b) { return strides[a] < strides[b]; });
+    Rows rows{0, 0, at::infer_dense_strides(sizes, strides)};
+    int64_t n = 1, next = 1;
+    for (const int64_t d : inner_first) {
+        if (sizes[d] == 1) continue;
+        if (rows.dense[d] != n) return std::nullopt; // in another order
+        if (strides[d] != next) {
+            if (rows.step != 0 || strides[d] < next) return std::nullopt; // a second gap, or numbers used twice
+            rows.row = n, rows.step = strides[d];
+        }
+        n *= sizes[d], next = strides[d] * sizes[d];
+    }
+    return n > 0 && rows.row >= SHORTEST_ROW ? std::optional(rows) : std::nullopt;
+}
+
+// x in fp32, in x's order; it may hold only until the next call for this place in this thread.
 Tensor widened(const Tensor &x, size_t place, Casts &casts) {
     const int64_t n = x.numel();
-    if (place >= scratch_operands.size() || n < SMALLEST || n > LARGEST || !x.is_non_overlapping_and_dense())
-        return converted(x, at::kFloat, casts);
-    Tensor &memory = scratch_operands[place];
-    if (!memory.defined() || memory.numel() < n) memory = scratch_of(n);
-    const Tensor to = memory.as_strided(x.sizes(), x.strides());
-    casts.add(x, to);
+    const bool dense = x.is_non_overlapping_and_dense();
+    const auto rows = dense ? std::nullopt : rows_of(x);
+    if (!dense && !rows) return converted(x, at::kFloat, casts);
+    const auto strides = dense ? x.strides() : at::IntArrayRef(rows->dense);
+    Tensor to;
+    if (place >= scratch_operands.size() || n < SMALLEST || n > LARGEST) {
+        to = Tensor(at::detail::empty_strided_cpu(x.sizes(), strides, at::kFloat));
+    } else {
+        Tensor &memory = scratch_operands[place];
+        if (!memory.defined() || memory.numel() < n) memory = scratch_of(n);
+        to = memory.as_strided(x.sizes(), strides);
+    }
+    if (dense)
+        casts.add(x, to);
+    else
+        casts.add(x, to, rows->row, rows->step);
     return to;
 }
 
