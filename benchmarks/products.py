@@ -24,12 +24,14 @@ Weights do not move (learning rate 0), so every round does the same work.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -40,6 +42,8 @@ from halfstep.meters.clock import now, summary
 from halfstep.meters.reading import Absent
 from halfstep.pytorch import capabilities
 from halfstep.pytorch.products import products
+from halfstep.pytorch.recording.profile import Profile
+from halfstep.pytorch.recording.timeline import KINDS
 
 
 class Attention(nn.Module):
@@ -119,6 +123,9 @@ class Variant:
     mode: products.ProductsMode = "native"
 
 
+#: Steps under the profiler: it costs what it measures some per cent.
+PROFILED = 15
+
 #: A round's figure is the fastest of this many steps in a row: the machine has neighbours.
 STEPS = 3
 
@@ -139,18 +146,25 @@ def step_of(
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, foreach=True)
 
     def step(variant: Variant) -> float:
-        installed = products.install([variant.dtype or torch.bfloat16], variant.mode)
         begin = now()
         with torch.autocast("cpu", dtype=variant.dtype or torch.bfloat16, enabled=variant.dtype is not None):
             loss = F.cross_entropy(call(x).float(), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        seconds = now() - begin
-        installed.remove()
-        return seconds
+        return now() - begin
 
     return step
+
+
+@contextlib.contextmanager
+def in_force(variant: Variant) -> Iterator[None]:
+    """Inside, products are computed where the variant has them."""
+    installed = products.install([variant.dtype or torch.bfloat16], variant.mode)
+    try:
+        yield
+    finally:
+        installed.remove()
 
 
 def is_slow(variant: Variant) -> bool:
@@ -163,14 +177,31 @@ def is_slow(variant: Variant) -> bool:
 def measure(step: Callable[[Variant], float], rounds: int, slow_rounds: int) -> dict[str, list[float]]:
     """Seconds of every variant, round by round; slow ones are left out of the later rounds."""
     for variant in VARIANTS:
-        step(variant), step(variant)
+        with in_force(variant):
+            step(variant), step(variant)
     times: dict[str, list[float]] = {variant.name: [] for variant in VARIANTS}
     for index in range(rounds):
         for variant in VARIANTS:
             slow = is_slow(variant)
             if index < slow_rounds or not slow:
-                times[variant.name].append(min(step(variant) for _ in range(1 if slow else STEPS)))
+                with in_force(variant):
+                    times[variant.name].append(min(step(variant) for _ in range(1 if slow else STEPS)))
     return times
+
+
+def work(step: Callable[[Variant], float], variant: Variant) -> dict[str, float]:
+    """Seconds of a step by kind of work, as a record has them: medians of some steps under PyTorch's profiler."""
+    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    with in_force(variant):
+        step(variant)
+        for _ in range(PROFILED):
+            profile = Profile()
+            profile.begin()
+            step(variant)
+            sample = profile.end()
+            for kind, seconds in found.items():
+                seconds.append(sample["time_shares"].get(kind, 0.0) * sample["profiled"]["seconds"])
+    return {kind: median(values) for kind, values in found.items() if any(values)}
 
 
 def spread(values: list[float]) -> dict[str, float | int | str]:
@@ -201,6 +232,11 @@ def show(title: str, rows: dict[str, Any]) -> None:
         ends = "{low:.2f} to {high:.2f}".format(**ratio)
         ends = ends if ratio["interval"] == "95 %" else f"[{ends}]"
         print(f"  {name:22} {seconds['median'] * 1e3:9.1f} ms  {ratio['median']:7.2f} of fp32  {ends}")
+    print("  where the time goes, under the profiler:")
+    for name, row in rows.items():
+        if "work_seconds" in row:
+            parts = ", ".join(f"{kind} {1e3 * seconds:.2f}" for kind, seconds in row["work_seconds"].items())
+            print(f"  {name:22} {parts} ms")
 
 
 def main() -> None:
@@ -219,7 +255,11 @@ def main() -> None:
         if not options.no_compile:
             calls["compiled"] = torch.compile(model)
         for how, call in calls.items():
-            rows = figures(measure(step_of(model, call, x, y), options.rounds, options.slow_rounds))
+            step = step_of(model, call, x, y)
+            rows = figures(measure(step, options.rounds, options.slow_rounds))
+            for variant in VARIANTS:
+                if not is_slow(variant):
+                    rows[variant.name]["work_seconds"] = work(step, variant)
             results[f"{name}, {how}"] = rows
             show(f"{name}, {how}", rows)
     if options.json:

@@ -1,4 +1,4 @@
-"""A compiled model trains in the recipe as the eager one does."""
+"""A compiled model trains in the recipe as the eager one does, and what it does is seen."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import shutil
 import pytest
 import torch
 from torch import nn
+
+from halfstep.pytorch.recording.profile import _sorted
+from halfstep.pytorch.recording.timeline import kinds
 
 pytestmark = [
     pytest.mark.skipif(
@@ -116,3 +119,14 @@ def test_a_compiled_backward_pass_adds_to_true_gradients(begin) -> None:
     plain = gradients()
     begin("fp32:loss_scale=1024")
     assert all(map(torch.equal, gradients(), plain))
+
+
+def test_compiled_code_is_work_in_both_directions() -> None:
+    compiled = torch.compile(lambda x: x.sin().exp().sum())
+    x = torch.randn(100, requires_grad=True)
+    compiled(x).backward()
+    with torch.autograd.profiler.profile() as profile:
+        compiled(x).backward()
+    host, _ = _sorted(profile.kineto_results.events())
+    every = [(event.name, kind) for thread in host.values() for event, kind in kinds(thread)]
+    assert [kind for name, kind in every if "CompiledFxGraph" in name] == ["other", "other"]

@@ -22,6 +22,9 @@ _PRODUCTS = re.compile(
 #: what the profiler calls regions rather than operations: kinds that hold for all that runs inside
 _REGIONS = (("Optimizer.", OPTIMIZER), ("enumerate(DataLoader)", DATA))
 
+#: what the profiler calls a compiled forward pass, and what inductor calls its code in a backward pass, too
+_COMPILED = ("Torch-Compiled Region", "## Call CompiledFxGraph")
+
 #: what :mod:`halfstep.pytorch.products` does around a product in fp32 units
 CAST = "halfstep: cast"
 
@@ -51,7 +54,7 @@ def kind_of(event: Event) -> str:
         return PRODUCTS
     if name in ("aten::_to_copy", CAST):
         return CASTS
-    if name.startswith("Torch-Compiled Region"):
+    if name.startswith(_COMPILED):
         return OTHER
     return ""
 
