@@ -57,7 +57,7 @@ class Attention(nn.Module):
 
 
 class Gpt(nn.Module):
-    """6 layers, width 256, 8 heads."""
+    """8 heads."""
 
     def __init__(self, layers: int = 6, width: int = 256, vocabulary: int = 512, length: int = 128) -> None:
         super().__init__()
@@ -109,6 +109,11 @@ def networks() -> dict[str, tuple[nn.Module, Tensor, Tensor]]:
             Gpt(),
             torch.randint(512, (4, 128)),
             torch.randint(512, (512,)),
+        ),
+        "GPT, 4 layers, width 192, 16 x 128 tokens": (
+            Gpt(layers=4, width=192, vocabulary=128),
+            torch.randint(128, (16, 128)),
+            torch.randint(128, (2048,)),
         ),
         "ResNet-20, 8 images": (resnet20(), torch.randn(8, 3, 32, 32), torch.randint(10, (8,))),
     }

@@ -34,8 +34,8 @@ def test_a_widened_operand_is_floats_in_values_and_strides(layout: str, shape: t
 
 Sizes = list[tuple[int, ...]]
 
-PRODUCTS: Sizes = [(3, 4, 5), (256, 128, 64), (1040, 8, 1040), (64, 512, 256), (0, 4, 5), (7, 3000, 9)]
-CONVOLUTIONS: Sizes = [(1, 2, 3, 4), (4, 16, 32, 16), (2, 64, 96, 64), (4, 16, 32, 16), (2, 8, 20, 1)]
+PRODUCTS: Sizes = [(3, 4, 5), (256, 128, 64), (4100, 4, 4100), (64, 512, 256), (0, 4, 5), (7, 3000, 9)]
+CONVOLUTIONS: Sizes = [(1, 2, 3, 4), (4, 16, 32, 16), (2, 64, 96, 64), (4, 16, 32, 16), (1, 64, 513, 2)]
 
 
 def product(m: int, k: int, n: int) -> tuple[Tensor, Tensor]:
