@@ -14,7 +14,11 @@ that what disturbs the machine falls on all alike. A turn's figure is its fastes
 turn. Each round starts new processes, because a process keeps its luck with memory: a round's figure is the median of
 its turns, and what is told is the rounds' median with its 95 % interval (order statistics).
 
-    python benchmarks/overhead.py [--rounds 9] [--turns 20] [--json FILE]
+Most of that luck is taken away: GNU's malloc gives memory back to the system, and asks for it again page by page, more
+or less often as small things come to lie between large ones, which took 3.7 to 5.4 ms of a step of large layers. All
+variants alike are told to keep it, unless ``--give-back`` is given.
+
+    python benchmarks/overhead.py [--rounds 9] [--turns 20] [--give-back] [--json FILE]
 """
 
 from __future__ import annotations
@@ -71,6 +75,9 @@ for turn in sys.stdin:
     print(min(seconds), losses[-1].item(), flush=True)
 """
 
+#: GNU's malloc: never give memory back to the system
+KEEPING = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(1 << 32))
+
 #: turns of each process that are not counted
 WARMUP = 5
 
@@ -106,10 +113,10 @@ def command(script: Path, kind: str, variant: str, steps: int) -> list[str]:
 class Variant:
     """A process that trains when it is told to."""
 
-    def __init__(self, script: Path, kind: str, name: str, steps: int) -> None:
+    def __init__(self, script: Path, kind: str, name: str, steps: int, environment: dict[str, str]) -> None:
         self._child = subprocess.Popen(
             command(script, kind, name, steps), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True,
+            stderr=subprocess.DEVNULL, text=True, env=os.environ | environment,
         )  # fmt: skip
 
     def turn(self) -> tuple[float, float]:
@@ -139,12 +146,14 @@ def startup_seconds(launch: list[str], script: Path) -> float:
 Seconds = dict[str, list[list[float]]]
 
 
-def measure_steps(script: Path, kind: str, rounds: int, turns: int, steps: int) -> Seconds:
+def measure_steps(
+    script: Path, kind: str, rounds: int, turns: int, steps: int, environment: dict[str, str]
+) -> Seconds:
     """variant -> round -> seconds of the fastest step, one a turn; the fp32 losses must be bit-identical."""
     rows: Seconds = {name: [] for name in VARIANTS}
     for _ in range(rounds):
         with ExitStack() as stack:
-            alive = {name: Variant(script, kind, name, steps) for name in VARIANTS}
+            alive = {name: Variant(script, kind, name, steps, environment) for name in VARIANTS}
             for variant in alive.values():
                 stack.callback(variant.close)
             for variant in alive.values():
@@ -174,14 +183,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="six at least, for an interval")
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--steps", type=int, default=4, help="steps a turn")
+    parser.add_argument("--give-back", action="store_true", help="malloc gives memory back to the system")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
+    environment = {} if options.give_back else KEEPING
     with tempfile.TemporaryDirectory() as folder:
         script, nothing = Path(folder) / "train.py", Path(folder) / "nothing.py"
         script.write_text(SCRIPT)
         nothing.write_text("")
         rows = {
-            kind: measure_steps(script, kind, options.rounds, options.turns, options.steps)
+            kind: measure_steps(script, kind, options.rounds, options.turns, options.steps, environment)
             for kind in ("large", "small")
         }
         ours = [sys.executable, "-m", "halfstep", "run", "--precision", "fp32"]
@@ -193,6 +204,7 @@ def main() -> None:
     result = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
+        "malloc": environment,
         "rounds": options.rounds,
         "turns": options.turns,
         "step_seconds": {k: {n: [median(r) for r in v] for n, v in of.items()} for k, of in rows.items()},

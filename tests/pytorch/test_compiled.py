@@ -102,6 +102,55 @@ def test_a_compiled_step_is_skipped_as_an_eager_one(begin, what: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["fp32", "bf16"])
+@pytest.mark.parametrize("what", ["the whole step", "the optimizer"])
+def test_a_compiled_optimizer_stays_compiled_and_its_steps_are_counted(
+    begin, what: str, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In fp32 the weights are, bit by bit, those of the program without halfstep; nothing around the step is compiled."""
+    from torch._dynamo import convert_frame
+
+    compiled: list[str] = []
+    own = torch.optim.AdamW.step
+    while own.__code__.co_name != "_use_grad":  # of takeovers that are over, too: their classes stay wrapped
+        own = own.__wrapped__
+
+    def weights() -> list[torch.Tensor]:
+        monkeypatch.setattr(torch.optim.AdamW, "step", own)
+        torch.manual_seed(0)
+        torch.compiler.reset()
+        net = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
+        optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+
+        def step(batch: torch.Tensor) -> None:
+            optimizer.zero_grad()
+            (net(batch).float() - 1).square().mean().backward()
+            update()
+
+        update = torch.compile(optimizer.step) if what == "the optimizer" else optimizer.step
+        run = torch.compile(step) if what == "the whole step" else step
+        for scale in range(1, 5):
+            run(torch.linspace(-scale, scale, 128).reshape(16, 8))
+        return [p.detach() for p in net.parameters()]
+
+    compile_inner = convert_frame._compile
+
+    def watching(code, *args, **kwargs):
+        compiled.append(code.co_filename)
+        return compile_inner(code, *args, **kwargs)
+
+    plain = weights()
+    takeover = begin(recipe)
+    monkeypatch.setattr(convert_frame, "_compile", watching)
+    ours = weights()
+    assert takeover.steps == 4
+    assert any(name.endswith("adam.py") for name in compiled)
+    assert not any(name.endswith(("step.py", "verdict.py", "recorder.py")) for name in compiled)
+    if recipe == "fp32":
+        assert all(map(torch.equal, ours, plain))
+
+
+@pytest.mark.slow
 def test_a_compiled_backward_pass_adds_to_true_gradients(begin) -> None:
     """``torch.compile`` of the pass itself, which meets gradients that are there already."""
     from torch._dynamo import compiled_autograd

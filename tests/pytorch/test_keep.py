@@ -63,3 +63,13 @@ def test_a_pattern_that_matches_nothing_is_said(begin) -> None:
     assert str(caught.value) == (
         "keep=*.norm matches no module of this program; its modules are inner, inner.0, inner.1, head."
     )
+
+
+def test_it_is_said_once_where_the_program_goes_on(begin) -> None:
+    takeover = begin("bf16:keep=*.norm")
+    net = Net()
+    with pytest.raises(UsageError):
+        step(net)
+    step(net)
+    step(net)
+    assert takeover.steps == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -34,8 +35,8 @@ def test_a_widened_operand_is_floats_in_values_and_strides(layout: str, shape: t
 
 Sizes = list[tuple[int, ...]]
 
-PRODUCTS: Sizes = [(3, 4, 5), (256, 128, 64), (4100, 4, 4100), (64, 512, 256), (0, 4, 5), (7, 3000, 9)]
-CONVOLUTIONS: Sizes = [(1, 2, 3, 4), (4, 16, 32, 16), (2, 64, 96, 64), (4, 16, 32, 16), (1, 64, 513, 2)]
+PRODUCTS: Sizes = [(3, 4, 5), (256, 128, 64), (2900, 4, 2900), (64, 512, 256), (0, 4, 5), (7, 3000, 9)]
+CONVOLUTIONS: Sizes = [(1, 2, 3, 4), (4, 16, 32, 16), (2, 64, 96, 64), (4, 16, 32, 16), (1, 32, 513, 2)]
 
 
 def product(m: int, k: int, n: int) -> tuple[Tensor, Tensor]:
@@ -56,7 +57,7 @@ def attention(batch: int, heads: int, length: int, width: int) -> tuple[Tensor, 
 
 
 def cut(m: int, k: int, n: int) -> tuple[Tensor, Tensor]:
-    """By columns and by rows of larger matrices, and where only every other number is used."""
+    """By some columns of a larger matrix, and by every other one of a transposed matrix."""
     return torch.randn(m, 2 * k + 5)[:, 3 : 3 + k], torch.randn(2 * n, k).mT[:, ::2]
 
 
@@ -93,6 +94,25 @@ def test_results_of_all_sizes_stay_what_they_were(products_kernel: str, case: st
     assert [x.stride() for x in got] == [x.stride() for x in exact]
 
 
+def test_operands_cut_out_of_a_product_are_cast_with_the_others(products_kernel: str) -> None:
+    """PyTorch casts what is cut otherwise: every other number, and rows that are too short."""
+    if products_kernel == "python":
+        pytest.skip("there PyTorch casts everything")
+    install([torch.float16])
+    assert copies(F.scaled_dot_product_attention, attention(4, 8, 128, 32)) == 0
+    assert copies(torch.mm, cut(40, 64, 40)) == 0
+    assert copies(torch.mm, cut(40, 31, 40)) == 2
+    assert copies(torch.mm, (torch.randn(40, 128)[:, ::2], torch.randn(64, 40))) == 1
+
+
+def copies(function: Callable[..., Tensor], operands: tuple[Tensor, ...]) -> int:
+    """How many of the operands PyTorch casts."""
+    halved = [halves(x) for x in operands]
+    with torch.autograd.profiler.profile() as profile:
+        function(*halved)
+    return sum(event.name == "aten::_to_copy" for event in profile.function_events)
+
+
 def test_memory_of_inference_mode_is_written_to_in_training(products_kernel: str) -> None:
     a, b = (x.half().requires_grad_() for x in product(256, 128, 256))
     install([torch.float16])
@@ -113,7 +133,7 @@ def test_memory_made_in_inference_mode_serves_training() -> None:
     assert torch.add(x.float(), 1, out=scratch.result()).shape == x.shape
 
 
-def test_only_small_memory_is_held_on_to() -> None:
+def test_only_so_much_memory_is_held_on_to() -> None:
     scratch = Scratch()
     for size, kept in ((LARGEST, 4 * LARGEST), (LARGEST + 1, 0)):
         scratch.result().resize_(size)

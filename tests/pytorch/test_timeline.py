@@ -49,6 +49,19 @@ def test_a_closures_work_is_not_the_optimizers() -> None:
     assert spent == {"optimizer": 10 + 30, "host": 10 + 20, "products": 30}
 
 
+def test_compiled_kernels_are_not_what_is_fused_in_their_names() -> None:
+    """As inductor names them; its templates are products."""
+    events = [
+        Event("CompiledFunctionBackward", 0, 100),
+        Event("## Call CompiledFxGraph f3ab ##", 10, 90),
+        Event("triton_poi_fused_convolution_relu_0", 20, 30),
+        Event("triton_tem_fused_mm_3", 30, 50),
+        Event("graph_0_cpp_fused_convolution_backward_1", 50, 60),
+        Event("aten::convolution_backward", 60, 80),
+    ]
+    assert host_time(kinds(events), 0, 100) == {"host": 20, "other": 10 + 10 + 10 + 10, "products": 20 + 20}
+
+
 def test_the_window_cuts_what_reaches_beyond_it() -> None:
     assert host_time(kinds(HOST), 50, 180) == {"data": 50, "host": 20, "products": 30, "casts": 30}
 

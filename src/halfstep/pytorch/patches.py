@@ -10,6 +10,7 @@ from torch._C._dynamo import eval_frame
 from halfstep.patches import Patches as Patches
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Result = TypeVar("Result")
 
 
 def never_traced(function: Function) -> Function:
@@ -17,7 +18,42 @@ def never_traced(function: Function) -> Function:
 
     ``torch.compiler.disable`` says the same, at the cost of importing the compiler.
     """
-    skip = eval_frame._FrameAction.SKIP
-    eval_frame.set_code_exec_strategy(function.__code__, eval_frame._FrameExecStrategy(skip, skip))
+    return _not_traced(function, eval_frame._FrameAction.SKIP)
+
+
+def itself_not_traced(function: Function) -> Function:
+    """Keep compilers out of ``function``, but not out of what it calls."""
+    return _not_traced(function, eval_frame._FrameAction.DEFAULT)
+
+
+def _not_traced(function: Function, what_it_calls: eval_frame._FrameAction) -> Function:
+    strategy = eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, what_it_calls)
+    eval_frame.set_code_exec_strategy(function.__code__, strategy)
     function._torchdynamo_disable = True  # type: ignore[attr-defined]
     return function
+
+
+@itself_not_traced
+def outside_compiler(
+    function: Callable[..., Result], inside: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Result:
+    """``function(inside, *args, **kwargs)``, which no compiler sees; of ``inside`` they see what they would have.
+
+    In a compiled program every function that is called is looked at, and compiled if it uses tensors.
+    """
+    compiler = eval_frame.get_eval_frame_callback()
+    if compiler is None:
+        return function(inside, *args, **kwargs)
+
+    def seen(*args: Any, **kwargs: Any) -> Any:
+        before = eval_frame.set_eval_frame(compiler)
+        try:
+            return inside(*args, **kwargs)
+        finally:
+            eval_frame.set_eval_frame(before)
+
+    eval_frame.set_eval_frame(None)
+    try:
+        return function(seen, *args, **kwargs)
+    finally:
+        eval_frame.set_eval_frame(compiler)

@@ -71,7 +71,7 @@ def install(takeover: Takeover, patches: Patches) -> None:
 def _backward(
     takeover: Takeover, sharded: Sharded, parallel: DataParallel, original: Callable[..., None]
 ) -> Callable[..., None]:
-    scales = takeover.recipe.loss_scale.guards
+    may_scale = takeover.recipe.guards
 
     def backward(
         tensors: Any,
@@ -98,7 +98,7 @@ def _backward(
         takeover.before_backward(outputs)
         seeds = grad_variables if grad_tensors is None else grad_tensors
         with takeover.ambient.paused():
-            if not scales or takeover.scaling.value == 1.0:
+            if not may_scale or takeover.scaling.value == 1.0:
                 original(outputs, seeds, retain_graph, create_graph, None, inputs)
             else:
                 sharded.follow()

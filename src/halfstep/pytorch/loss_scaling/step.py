@@ -24,7 +24,7 @@ from halfstep.pytorch.loss_scaling.gradients import gradients_of
 from halfstep.pytorch.loss_scaling.sharded import agreed
 from halfstep.pytorch.loss_scaling.snapshot import is_lbfgs, may_evaluate_again, snapshot
 from halfstep.pytorch.loss_scaling.verdict import Readiness, Verdict, capturing, refuse_capture
-from halfstep.pytorch.patches import Patches, never_traced
+from halfstep.pytorch.patches import Patches, itself_not_traced, never_traced, outside_compiler
 from halfstep.pytorch.recording.timeline import CLOSURE
 
 if TYPE_CHECKING:
@@ -92,10 +92,11 @@ class Steps:
         def step(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
             if is_compiling() or self._thread.inside or self.removed:
                 return stepping(optimizer, *args, **kwargs)
-            return self._step(stepping, optimizer, args, kwargs)
+            if self._guards:  # whether the step is to be skipped is known at run time only
+                return self._step(stepping, optimizer, args, kwargs)
+            return outside_compiler(self._step, stepping, optimizer, args, kwargs)
 
-        # Whether a step is to be skipped is known at run time only.
-        return never_traced(step) if self._guards else step
+        return never_traced(step) if self._guards else itself_not_traced(step)
 
     def _step(self, step: Callable[..., Any], optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         self._takeover.watch.before_step(optimizer)

@@ -115,13 +115,11 @@ static void some(const cast_t *c, int32_t kind, int64_t from, int64_t to, int64_
 
 static void part(const cast_t *casts, int32_t count, int32_t kind, int64_t t, int64_t threads) {
     for (const cast_t *c = casts; c < casts + count; c++) {
-        if (c->row == c->step) {
-            const int64_t begin = share(c->n, t, threads);
-            some(c, kind, begin, begin, share(c->n, t + 1, threads) - begin);
-        } else {
-            const int64_t rows = c->n / c->row;
-            for (int64_t i = rows * t / threads; i < rows * (t + 1) / threads; i++)
-                some(c, kind, i * c->step, i * c->row, c->row);
+        const int64_t end = share(c->n, t + 1, threads);
+        for (int64_t i = share(c->n, t, threads), n; i < end; i += n) {
+            const int64_t begun = i % c->row, left = c->row - begun;
+            n = left < end - i ? left : end - i;
+            some(c, kind, i / c->row * c->step + begun, i, n);
         }
     }
 }

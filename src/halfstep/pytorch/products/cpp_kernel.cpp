@@ -44,7 +44,7 @@ namespace {
 std::atomic<void (*)(const char *)> listener{nullptr};
 
 // scratch.py
-constexpr int64_t SMALLEST = 1 << 14, LARGEST = 1 << 24;
+constexpr int64_t SMALLEST = 1 << 14, LARGEST = 1 << 23;
 thread_local std::array<Tensor, 5> scratch_operands;
 thread_local Tensor scratch_result;
 

@@ -1,7 +1,8 @@
 """fp32 operands and results of products in memory that is used again: it is still in the CPU's caches.
 
 New memory's lines are fetched before they are written, which took 2 to 4 % of a small GPT's step; large pieces are
-asked of the system page by page, which takes more. What they leave between them is hard to use: peak memory falls, too.
+asked of the system page by page, which takes more. What they leave between them is hard to use, so that a small GPT's
+peak memory falls, too; but what is held on to is held on to in the optimizer's step as well.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import torch
 from torch import Tensor
 
 #: elements: a smaller tensor's new memory is in the caches anyway, and a larger one is not to be held on to
-SMALLEST, LARGEST = 1 << 14, 1 << 24
+SMALLEST, LARGEST = 1 << 14, 1 << 23
 
 
 class Scratch(threading.local):
-    """Each thread's own memory: as much as the largest operands and the largest result took, 64 MB each at most."""
+    """Each thread's own memory: as much as the largest operands and the largest result took, 32 MB each at most."""
 
     def __init__(self) -> None:
         self._operands: dict[int, Tensor] = {}
@@ -39,7 +40,7 @@ class Scratch(threading.local):
         return self._result.resize_(0)
 
     def let_go(self) -> None:
-        """The result has been read: hold on to its memory if it is small."""
+        """The result has been read: hold on to its memory if it is not too large."""
         if self._result is not None and self._result.numel() > LARGEST:
             self._result = None
 

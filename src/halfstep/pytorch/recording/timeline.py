@@ -25,6 +25,9 @@ _REGIONS = (("Optimizer.", OPTIMIZER), ("enumerate(DataLoader)", DATA))
 #: what the profiler calls a compiled forward pass, and what inductor calls its code in a backward pass, too
 _COMPILED = ("Torch-Compiled Region", "## Call CompiledFxGraph")
 
+#: inductor's own kernels; its templates are those of products
+_COMPILED_KERNEL = re.compile(r"triton_|.*cpp_fused")
+
 #: what :mod:`halfstep.pytorch.products` does around a product in fp32 units
 CAST = "halfstep: cast"
 
@@ -50,6 +53,8 @@ def kind_of(event: Event) -> str:
     region = next((kind for start, kind in _REGIONS if name.startswith(start)), "")
     if region:
         return region
+    if _COMPILED_KERNEL.match(name):  # it is named after all that is fused in it
+        return PRODUCTS if name.startswith("triton_tem_") else OTHER
     if _PRODUCTS.match(name):
         return PRODUCTS
     if name in ("aten::_to_copy", CAST):
