@@ -65,6 +65,24 @@ def test_compiled_as_eager(begin, recipe: str, dtype: torch.dtype, roundoff: flo
     assert compiled[-1] < compiled[0]
 
 
+def trained(batches: list[torch.Tensor], compiled: str) -> list[torch.Tensor]:
+    """The weights after a step for each of ``batches``."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+
+    def step(batch: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        (net(batch).float() - 1).square().mean().backward()
+        update()
+
+    update = torch.compile(optimizer.step) if compiled == "the optimizer" else optimizer.step
+    run = torch.compile(step) if compiled == "the whole step" else step
+    for batch in batches:
+        run(batch)
+    return [p.detach() for p in net.parameters()]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["the whole step", "the optimizer"])
 def test_a_compiled_step_is_skipped_as_an_eager_one(begin, what: str) -> None:
@@ -74,28 +92,12 @@ def test_a_compiled_step_is_skipped_as_an_eager_one(begin, what: str) -> None:
     of 0.01 times the relative error of a gradient, 2^-12 * 8.
     """
     x = torch.randn(16, 8)
-
-    def weights(compiled: bool) -> list[torch.Tensor]:
-        torch.manual_seed(0)
-        net = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
-        optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
-
-        def step(batch: torch.Tensor) -> None:
-            optimizer.zero_grad()
-            (net(batch).float() - 1).square().mean().backward()
-            update()
-
-        update = torch.compile(optimizer.step) if compiled and what == "the optimizer" else optimizer.step
-        run = torch.compile(step) if compiled and what == "the whole step" else step
-        for index in range(5):
-            run(x * float("inf") if index == 2 else x)
-        return [p.detach() for p in net.parameters()]
-
+    batches = [x * float("inf") if index == 2 else x for index in range(5)]
     torch.compiler.reset()
     takeover = begin("fp16:init_scale=256")
-    eager = weights(compiled=False)
+    eager = trained(batches, compiled="nothing")
     assert takeover.scaling.skipped == 1
-    compiled = weights(compiled=True)
+    compiled = trained(batches, compiled=what)
     assert takeover.scaling.skipped == 2
     for ours, theirs in zip(compiled, eager, strict=True):
         assert (ours - theirs).abs().max() <= 5 * 0.01 * 8 * 2.0**-12
@@ -110,33 +112,21 @@ def test_a_compiled_optimizer_stays_compiled_and_its_steps_are_counted(
     """In fp32 the weights are, bit by bit, those of the program without halfstep; nothing around the step is compiled."""
     from torch._dynamo import convert_frame
 
-    compiled: list[str] = []
+    files: list[str] = []
     own = torch.optim.AdamW.step
     while own.__code__.co_name != "_use_grad":  # of takeovers that are over, too: their classes stay wrapped
         own = own.__wrapped__
 
     def weights() -> list[torch.Tensor]:
         monkeypatch.setattr(torch.optim.AdamW, "step", own)
-        torch.manual_seed(0)
         torch.compiler.reset()
-        net = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
-        optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
-
-        def step(batch: torch.Tensor) -> None:
-            optimizer.zero_grad()
-            (net(batch).float() - 1).square().mean().backward()
-            update()
-
-        update = torch.compile(optimizer.step) if what == "the optimizer" else optimizer.step
-        run = torch.compile(step) if what == "the whole step" else step
-        for scale in range(1, 5):
-            run(torch.linspace(-scale, scale, 128).reshape(16, 8))
-        return [p.detach() for p in net.parameters()]
+        batches = [torch.linspace(-scale, scale, 128).reshape(16, 8) for scale in range(1, 5)]
+        return trained(batches, compiled=what)
 
     compile_inner = convert_frame._compile
 
     def watching(code, *args, **kwargs):
-        compiled.append(code.co_filename)
+        files.append(code.co_filename)
         return compile_inner(code, *args, **kwargs)
 
     plain = weights()
@@ -144,8 +134,8 @@ def test_a_compiled_optimizer_stays_compiled_and_its_steps_are_counted(
     monkeypatch.setattr(convert_frame, "_compile", watching)
     ours = weights()
     assert takeover.steps == 4
-    assert any(name.endswith("adam.py") for name in compiled)
-    assert not any(name.endswith(("step.py", "verdict.py", "recorder.py")) for name in compiled)
+    assert any(name.endswith("adam.py") for name in files)
+    assert not any(name.endswith(("step.py", "verdict.py", "recorder.py")) for name in files)
     if recipe == "fp32":
         assert all(map(torch.equal, ours, plain))
 
