@@ -4,10 +4,10 @@ Expected: fp32 at most 1.01 of plain python; bf16 and fp16 at most 1.01 of hand-
 see ``--products``), on a model of few large layers and one of 300 small tensors; recording at most 1 % of a 20 ms
 step; start-up without torch at most 60 ms more than python's.
 
-Seen on 2 cores (results/overhead-amd-epyc.json): fp32 0.999 and 1.004; fp16 1.009 with large layers and 1.002 (0.993
-to 1.008) with small tensors; bf16 1.006 with small tensors, and 1.031 (1.007 to 1.064) with large layers, where it was
-1.000 (0.981 to 1.054) in the run before: that is how much processes differ, and beside_amp.py has none of it. A record
-takes 126 us a step (recording.py).
+Seen on 2 cores (results/overhead-amd-epyc.json), with large layers and with small tensors: fp32 1.000 and 1.005, fp16
+1.005 and 0.996, bf16 1.003 with small tensors, and 1.017 (0.997 to 1.018) with large layers, where rounds of 1.00 and
+of 1.02 take turns, as processes differ; in one process it is 1.001 (beside_amp.py). Recorded or not: 1.001 and 1.009;
+a record takes 126 us a step (recording.py).
 
 Every variant is a process of its own, and all of them live at once: they take turns of a few steps, one at a time, so
 that what disturbs the machine falls on all alike. A turn's figure is its fastest step, and a ratio is taken turn by
@@ -15,7 +15,7 @@ turn. Each round starts new processes, because a process keeps its luck with mem
 its turns, and what is told is the rounds' median with its 95 % interval (order statistics).
 
 Most of that luck is taken away: GNU's malloc gives memory back to the system, and asks for it again page by page, more
-or less often as small things come to lie between large ones, which took 3.7 to 5.4 ms of a step of large layers. All
+or less often as small things come to lie between large ones, which takes milliseconds of a step of large layers. All
 variants alike are told to keep it, unless ``--give-back`` is given.
 
     python benchmarks/overhead.py [--rounds 9] [--turns 20] [--give-back] [--json FILE]

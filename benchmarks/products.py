@@ -5,12 +5,12 @@ and 1.00 for a ResNet; PyTorch's own 10 to 40. Where there are (bf16 on avx512_b
 than PyTorch's own.
 
 Seen on a 2-core AMD EPYC with avx512_bf16, of the fp32 step (results/products-amd-epyc.json): products in fp32 units
-1.01 for the GPT of width 256, 1.03 for the one of width 192 with four times the tokens; for the ResNet 0.96 and 0.97
-eager, and compiled 1.02 (0.99 to 1.05) in fp16 and 1.03 (1.00 to 1.09) in bf16. There the casts around convolutions
-take 0.5 ms of 13, as long as memory does, and PyTorch's compiled code 0.3 to 0.4 ms more than in fp32 (0.2 to 0.3 with
-its own bf16 products). PyTorch's own fp16 14 to 29. bf16 `auto` 0.46 and 0.47 for the GPTs, where PyTorch's own took
-0.61, 0.62 and 0.76, and 0.83 and 0.84 for the ResNet, as PyTorch's own: there a kernel for transposed convolutions is
-asked in vain.
+1.01 to 1.02 for the GPT of width 256, and 1.03 to 1.04 for the one of width 192 with four times the tokens (1.05 to
+1.08, when neighbours used the memory); for the ResNet 0.96 and 0.99 eager, and compiled 1.02 (0.97 to 1.09) in fp16 and
+1.02 (0.98 to 1.06) in bf16. There the casts around convolutions take 0.5 ms of 13, as long as memory does, and
+PyTorch's compiled code 0.3 to 0.5 ms more than in fp32 (as with its own bf16 products, 0.4). PyTorch's own fp16 15 to
+30. bf16 `auto` 0.45 to 0.47 for the GPTs, where PyTorch's own took 0.61, 0.75 and 0.76, and 0.83 for the ResNet, as
+PyTorch's own: there a kernel for transposed convolutions is asked in vain.
 
 With the kernel in Python, for where there is no C++ compiler, a call takes 6 to 12 us more.
 
