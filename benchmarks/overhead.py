@@ -7,7 +7,7 @@ step; start-up without torch at most 60 ms more than python's.
 Seen on 2 cores (results/overhead-amd-epyc.json), with large layers and with small tensors: fp32 1.000 and 1.005, fp16
 1.005 and 0.996, bf16 1.003 with small tensors, and 1.017 (0.997 to 1.018) with large layers, where rounds of 1.00 and
 of 1.02 take turns, as processes differ; in one process it is 1.001 (beside_amp.py). Recorded or not: 1.001 and 1.009;
-a record takes 126 us a step (recording.py).
+a record takes 154 us a step (recording.py).
 
 Every variant is a process of its own, and all of them live at once: they take turns of a few steps, one at a time, so
 that what disturbs the machine falls on all alike. A turn's figure is its fastest step, and a ratio is taken turn by

@@ -1,6 +1,6 @@
 """What a record costs: a step of some 20 ms with recording on against off, in one process.
 
-Expected: at most 1 % of a 20 ms step, 200 us. Seen in 240 pairs (results/recording-amd-epyc.json): 126 us (5 to 213).
+Expected: at most 1 % of a 20 ms step, 200 us. Seen in 240 pairs (results/recording-amd-epyc.json): 154 us (96 to 218).
 
 Two processes differ by their luck with memory, by more than a record costs (overhead.py shows both). So here one
 process, one network and one optimizer take turns with the takeover of ``halfstep run --precision fp32``, on and off
