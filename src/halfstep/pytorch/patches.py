@@ -41,7 +41,7 @@ def outside_compiler(
 
     In a compiled program every function that is called is looked at, and compiled if it uses tensors.
     """
-    compiler = eval_frame.get_eval_frame_callback()
+    compiler = eval_frame.set_eval_frame(None)
     if compiler is None:
         return function(inside, *args, **kwargs)
 
@@ -52,7 +52,6 @@ def outside_compiler(
         finally:
             eval_frame.set_eval_frame(before)
 
-    eval_frame.set_eval_frame(None)
     try:
         return function(seen, *args, **kwargs)
     finally:
