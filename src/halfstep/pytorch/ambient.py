@@ -147,7 +147,7 @@ class Ambient(NoAmbient):
     def _then_forget(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def __exit__(context: Any, *exc: Any) -> Any:
             result = original(context, *exc)
-            _cache_if_grad(forget=True)
+            _cache_if(is_grad_enabled(), forget=True)
             return result
 
         return __exit__
@@ -156,7 +156,7 @@ class Ambient(NoAmbient):
 def _then_stop_caching(original: Callable[..., Any]) -> Callable[..., Any]:
     def __enter__(context: Any) -> Any:
         result = original(context)
-        _cache_if_grad(forget=False)
+        _cache_if(is_grad_enabled(), forget=False)
         return result
 
     return __enter__
@@ -165,20 +165,18 @@ def _then_stop_caching(original: Callable[..., Any]) -> Callable[..., Any]:
 def _then_cache_if_grad(original: Callable[..., Any]) -> Callable[..., Any]:
     def __init__(context: Any, mode: bool) -> None:
         original(context, mode)
-        if _compiling() is None:
-            clear_autocast_cache()
-            set_autocast_cache_enabled(mode)
+        _cache_if(mode, forget=True)
 
     return __init__
 
 
-def _cache_if_grad(forget: bool) -> None:
+def _cache_if(grad: bool, forget: bool) -> None:
     """Nothing while a compiler traces: its own grad modes are not the program's, and it allows no such change."""
     if _compiling() is not None:
         return
     if forget:
         clear_autocast_cache()
-    set_autocast_cache_enabled(is_grad_enabled())
+    set_autocast_cache_enabled(grad)
 
 
 def _uncached_apply(original: Callable[..., Any]) -> Callable[..., Any]:

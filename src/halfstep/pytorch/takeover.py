@@ -291,12 +291,12 @@ class Takeover(Face):
     def after_step(self, optimizer: Optimizer, verdict: bool | Verdict) -> None:
         """An optimizer has stepped, or was kept from it, or (a verdict that is not read yet) kept itself from it."""
         self.ambient.forget_casts()
-        first = self._stepped_last is None
-        if self._stepped_last is None or optimizer is not self._stepped_last():
+        last = self._stepped_last
+        if last is None or optimizer is not last():
             self._stepped_last = weakref.ref(optimizer)
             self._optimizers.add(optimizer)
-        if first:
-            self._first_step()
+            if last is None:
+                self._first_step()
         primary = self.recorder.is_primary(optimizer)
         if isinstance(verdict, Verdict):
             self._stepped_unread(verdict, primary, optimizer)

@@ -92,10 +92,9 @@ class Steps:
         def step(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
             if is_compiling() or self._thread.inside or self.removed:
                 return stepping(optimizer, *args, **kwargs)
-            if self._guards:  # whether the step is to be skipped is known at run time only
-                return self._step(stepping, optimizer, args, kwargs)
             return outside_compiler(self._step, stepping, optimizer, args, kwargs)
 
+        # Whether a step is to be skipped is known at run time only.
         return never_traced(step) if self._guards else itself_not_traced(step)
 
     def _step(self, step: Callable[..., Any], optimizer: Optimizer, args: Any, kwargs: Any) -> Any:

@@ -142,8 +142,8 @@ std::optional<Rows> rows_of(const Tensor &x) {
 Tensor widened(const Tensor &x, size_t place, Casts &casts) {
     const int64_t n = x.numel();
     const bool dense = x.is_non_overlapping_and_dense();
-    const auto rows = dense ? std::nullopt : rows_of(x);
-    if (!dense && !rows) return converted(x, at::kFloat, casts);
+    const auto rows = dense ? std::optional(Rows{n, n, {}}) : rows_of(x);
+    if (!rows) return converted(x, at::kFloat, casts);
     const auto strides = dense ? x.strides() : at::IntArrayRef(rows->dense);
     Tensor to;
     if (place >= scratch_operands.size() || n < SMALLEST || n > LARGEST) {
@@ -153,10 +153,7 @@ Tensor widened(const Tensor &x, size_t place, Casts &casts) {
         if (!memory.defined() || memory.numel() < n) memory = scratch_of(n);
         to = memory.as_strided(x.sizes(), strides);
     }
-    if (dense)
-        casts.add(x, to);
-    else
-        casts.add(x, to, rows->row, rows->step);
+    casts.add(x, to, rows->row, rows->step);
     return to;
 }
 
