@@ -10,6 +10,8 @@ Events, in the order in which they appear (every one has ``event`` and ``at``, s
 - ``step``: index from 0, loss, seconds since the step before, skipped, loss_scale, sampled
 - ``skip``: a step that was left out: step, scale, reason
 - ``sample``: memory breakdown, FLOPs of matrix products by dtype, samples a step; a second one: shares of a step's time
+- ``stored``: what the sampled step held in memory, in bytes: ``weights``, ``gradients`` and ``optimizer``, each
+  {format: bytes}, and ``absent`` {part: reason} for what could not be measured
 - ``logged``: a figure of the script's own, by ``halfstep.log`` or the framework's logging
 - ``watch``: what ``diagnose`` sees (:mod:`halfstep.pytorch.watching.watch`)
 - ``nonfinite``: the first loss that is not finite, or the first step skipped: step, what, and in which module it
@@ -30,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from halfstep.errors import UsageError
+from halfstep.stored import Stored
 
 SCHEMA = "halfstep/record/1"
 
@@ -135,6 +138,7 @@ class Record:
     takeover: dict[str, Any] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
     sample: dict[str, Any] = field(default_factory=dict)
+    stored: Stored = field(default_factory=Stored)
     logged: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     nonfinite: dict[str, Any] = field(default_factory=dict)
     own_amp: list[str] = field(default_factory=list)
@@ -163,6 +167,8 @@ class Record:
             getattr(self, kind).update(line)
         elif kind == "step":
             self.steps.append(line)
+        elif kind == "stored":
+            self.stored = Stored.of(line)
         elif kind == "logged":
             self.logged.setdefault(line["name"], []).append((line["step"], float(line["value"])))
         elif kind == "watch":

@@ -267,3 +267,22 @@ def test_what_an_unfinished_comparison_lacks_is_said_with_the_command_that_runs_
     assert said in " ".join(re.sub("<[^>]*>", " ", page.render(unfinished)).split())
     assert said in notebook.render(unfinished)
     assert "Unfinished" not in shown(comparison(), 200)
+
+
+def test_what_is_stored_is_said_where_it_is_not_all_fp32() -> None:
+    """A frozen base of 2 GiB in bf16 under adapters of 12 MiB in fp32, whose gradients and state are fp32."""
+    compared = comparison()
+    compared["verdicts"][0]["stored"] = {
+        "weights": {"fp32": 12 * 2**20},
+        "gradients": {},
+        "optimizer": {"fp32": 24 * 2**20},
+    }
+    compared["verdicts"][2]["stored"] = {
+        "weights": {"fp32": 24 * 2**20, "bf16": 2**31},
+        "gradients": {"fp32": 12 * 2**20},
+        "optimizer": {"bf16": float("nan"), "fp32": 5},
+    }
+    words = " ".join(shown(compared, 200).split())
+    assert "stored weights bf16 2.00 GiB + fp32 24.0 MiB" in words
+    assert words.count("stored weights") == 1
+    assert "stored: weights bf16 2.00 GiB + fp32 24.0 MiB" in page.render(compared)

@@ -8,6 +8,8 @@ from typing import Any
 
 from halfstep.comparison.effort import energy, parts_of_memory, time_shares
 from halfstep.meters import Absent, summary
+from halfstep.record import Record
+from halfstep.stored import PARTS, together
 from halfstep.trials import Outcome
 
 #: why an emulated trial has none of these
@@ -48,6 +50,7 @@ def trial_row(outcome: Outcome, command: Sequence[str], log: str) -> dict[str, A
         **peak(ranks),
         **parts_of_memory(sample.get("memory"), ranks, _no_sample(record.steps, sample)),
         "memory_parts_absent": dict(sample.get("memory_absent") or {}),
+        **_stored(ranks, _no_sample(record.steps, sample)),
         **energy(end, (samples or 0) * len(ranks)),
         "matmul_share": share,
         "matmul_flops": sample.get("matmul_flops"),
@@ -150,6 +153,14 @@ def peak(ranks: list[Any]) -> dict[str, Any]:
     how = ranks[0].end.get("peak_memory_how")
     more = {} if len(peaks) == 1 else {"peak_memory_largest_rank_bytes": max(peaks), "ranks": len(peaks)}
     return {"peak_memory_bytes": sum(peaks), "peak_memory_absent": None, "peak_memory_how": how, **more}
+
+
+def _stored(ranks: list[Record], otherwise: str) -> dict[str, Any]:
+    """Bytes by format of weights, gradients and optimizer state, over all ranks."""
+    found = together(record.stored for record in ranks)
+    if not any(record.stored.measured or record.stored.absent for record in ranks):
+        return {"stored": None, "stored_absent": dict.fromkeys(PARTS, otherwise)}
+    return {"stored": found.as_json(), "stored_absent": dict(found.absent)}
 
 
 def _loss_scales(steps: list[dict[str, Any]]) -> list[list[float]]:

@@ -59,6 +59,11 @@ def trials(comparison: Mapping[str, Any]) -> list[Row]:
             **{f"memory_{part}": size for part, size in (t.get("memory") or {}).items()},
             **{f"matmul_share_{name}": share for name, share in (t.get("matmul_share") or {}).items()},
             **{
+                f"stored_{part}_{name}": size
+                for part, held in (t.get("stored") or {}).items()
+                for name, size in (held or {}).items()
+            },
+            **{
                 f"logged_{name}": final(name, dict(points))
                 for name, points in (t.get("logged") or {}).items()
             },

@@ -56,6 +56,7 @@ def _verdict(
         "status": "ok" if bad is None else bad.status,
         "reason": "" if bad is None else bad.reason,
         "ran_as": next((row["ran_as"] for row in rows if row["ran_as"]), None),
+        "stored": next((row["stored"] for row in rows if row["stored"]), None),
         "emulated": any(row["emulated"] for row in rows),
         "trials": len(group),
         "steps": min(row["steps"] for row in rows),
@@ -124,6 +125,9 @@ METHOD = [
      "for the backward pass, in one step; workspace is the allocator's peak less all these"),
     ("What ran", "FLOPs of the matrix products, convolutions and attention of one step, by the dtype of the operands "
      "that the kernel was given"),
+    ("What is stored", "bytes by format of the trained weights and of the frozen ones of the modules that were called, "
+     "of the gradients at the end of the sampled step, and of the optimizers' state; shared memory counts once, "
+     "sharded tensors with the part that lies in each process; over several ranks the sum"),
     ("Loss", "the sum of what backward was called on between two steps; the final loss is the mean over the last tenth "
      "of the steps"),
     ("Quality", "precision and seed crossed: each seed's final value less the baseline's on the same seed; worse or "

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from rich.cells import cell_len
 from rich.text import Text
 
-from halfstep.report import units
+from halfstep.report import stored, units
 from halfstep.report.layout import Cell, Sheet
 from halfstep.report.parts import STATUS_WORDS, Absent, Comparison, Figure, Row
 
@@ -67,6 +67,7 @@ def _cells(row: Row, notes: dict[str, int], metered: bool) -> list[Cell]:
         Cell("loss", row.loss_words, words=True),
         Cell("skipped", "" if row.skipped is None else units.count(row.skipped, "step")),
         Cell("ran as", row.ran_as, words=True),
+        Cell("stored", stored.words(row.stored), words=True),
     ]
 
 

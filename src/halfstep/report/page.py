@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from halfstep.errors import UsageError
-from halfstep.report import bars, plots, units
+from halfstep.report import bars, plots, stored, units
 from halfstep.report.diagnosis_page import figures as heat_maps
 from halfstep.report.diagnosis_page import parts
 from halfstep.report.document import EMPTY_STYLE, asset, policy, templates
@@ -94,6 +94,7 @@ def render(comparison: Mapping[str, Any], diagnoses: Diagnoses = ()) -> str:
             time=bars.drawn(bars.time(read_), read_),
             energy=bars.drawn(bars.energy(read_, colours), read_),
             fit=bars.fit(read_, colours),
+            stored=stored.words,
             metered=any(isinstance(row.energy, Figure) for row in read_.rows)
             or any(isinstance(trial.energy, float) for trial in read_.trials),
             no_energy=no_energy(read_),
@@ -136,6 +137,7 @@ def absences(comparison: Comparison) -> list[tuple[str, str, str]]:
         "Energy": lambda trial: trial.energy,
         "Where time goes": lambda trial: trial.time,
         "Matrix products by format": lambda trial: trial.shares,
+        "Formats stored": lambda trial: Absent(why) if (why := stored.why_not(trial.stored)) else None,
     }
     told: dict[tuple[str, str], list[str]] = {}
     for kind, part in kinds.items():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from halfstep.report import units
+from halfstep.stored import Stored
 
 STATUS_WORDS = {
     "ok": "ok",
@@ -77,6 +78,7 @@ class Row:
     status: str
     reason: str
     ran_as: str
+    stored: Stored
     trials: int
     step_time: Figure | Absent
     speed: Figure | Absent
@@ -138,6 +140,7 @@ class Trial:
     joules_per_sample: float | Absent
     time: Mapping[str, float] | Absent
     shares: Mapping[str, float] | Absent
+    stored: Stored
     logged: Mapping[str, tuple[tuple[float, float], ...]]
     loss_scale: tuple[tuple[float, float], ...]
     first_nonfinite: str

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from halfstep.report import stored
 from halfstep.report.parts import (
     STATUS_WORDS,
     Absent,
@@ -71,6 +72,7 @@ def _row(index: int, raw: Mapping[str, Any], trials: Sequence[Trial]) -> Row:
         status=text(raw, "status") or "not recorded",
         reason=text(raw, "reason"),
         ran_as=text(raw, "ran_as"),
+        stored=stored.read(raw),
         trials=integer(raw, "trials") or len(own),
         step_time=_figure(raw.get("step_time"), time_why),
         speed=_figure(raw.get("speed_ratio"), against if name == baseline else time_why),
@@ -196,6 +198,7 @@ def _trial(index: int, raw: Mapping[str, Any]) -> Trial:
         joules_per_sample=_amount(raw, "joules_per_sample", "joules_per_sample_absent", _no_energy(raw, why)),
         time=_parts(raw, "time_shares", "time_shares_absent", why),
         shares=_parts(raw, "matmul_share", "matmul_share_absent", why),
+        stored=stored.read(raw),
         logged={clean(name): pairs(points) for name, points in table(raw, "logged").items()},
         loss_scale=pairs(raw.get("loss_scale")),
         first_nonfinite=_nonfinite(table(raw, "first_nonfinite")),

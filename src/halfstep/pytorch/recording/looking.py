@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from halfstep.pytorch.recording.profile import Profile
 from halfstep.pytorch.recording.sample import Sample, parameters_of
+from halfstep.pytorch.recording.stored import StoredMeter
 from halfstep.takeover import SAMPLED_STEP, Options
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Looking:
         enough = options.steps is None or options.steps > PROFILED_STEP
         self._last = PROFILED_STEP if enough else SAMPLED_STEP
         self._sample: Sample | None = None
+        self._stored = StoredMeter()
         self._profile: Profile | None = None
 
     def backward_done(self) -> None:
@@ -52,6 +54,7 @@ class Looking:
             return False
         looked = self._end()
         if index == SAMPLED_STEP - 1:
+            self._stored.begin()
             self._sample = Sample()
             self._sample.begin(self._parameters())
         elif index == SAMPLED_STEP and self._last == PROFILED_STEP:
@@ -66,6 +69,7 @@ class Looking:
         fields: dict[str, Any] | None = None
         if self._sample is not None:
             fields, self._sample = self._sample.end(self._parameters(), self._optimizers), None
+            self._options.writer.write("stored", **self._stored.end(self._parameters(), self._optimizers))
         elif self._profile is not None:
             fields, self._profile = self._profile.end(), None
         if fields is not None:
@@ -78,4 +82,5 @@ class Looking:
             self._profile.end()
         if self._sample is not None:
             self._sample.end([], [])
+            self._stored.end([], [])
         self._profile = self._sample = None

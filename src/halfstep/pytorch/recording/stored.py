@@ -1,0 +1,113 @@
+"""Which formats weights, gradients and optimizer state are stored in, at the end of the sampled step."""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from halfstep.pytorch.dtypes import format_name
+from halfstep.pytorch.patches import Patches
+from halfstep.stored import PARTS
+
+
+class StoredMeter:
+    """Notes which modules are called between :meth:`begin` and :meth:`end`: their frozen weights count, too."""
+
+    def __init__(self) -> None:
+        self._called: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._patches = Patches()
+
+    def begin(self) -> None:
+        """The sampled step begins."""
+        self._patches.wrap(nn.Module, "__call__", self._noting)
+
+    def _noting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if not torch.compiler.is_compiling():
+                self._called.add(module)
+            return original(module, *args, **kwargs)
+
+        return __call__
+
+    def end(self, trained: Sequence[Tensor], optimizers: Iterable[Optimizer]) -> dict[str, Any]:
+        """The step is over; the fields of the record's ``stored`` event. It only looks, so it raises nothing."""
+        self._patches.undo()
+        try:
+            return stored_in(trained, list(self._called), list(optimizers))
+        except Exception as error:
+            reason = f"a tensor could not be looked at: {str(error).partition(chr(10))[0]}"
+            return {"absent": dict.fromkeys(PARTS, reason)}
+
+
+def stored_in(
+    trained: Iterable[Tensor], modules: Iterable[nn.Module], optimizers: Iterable[Optimizer]
+) -> dict[str, dict[str, int]]:
+    """Bytes by format of the weights, of their gradients, and of the optimizers' state, in this process.
+
+    Memory that several tensors share counts once: tied weights, views of a flat parameter. Of a sharded tensor it is
+    the part that lies here; of a tensor made of others (DTensor, quantised weights), these.
+
+    Args:
+        trained: the parameters that are trained.
+        modules: those whose other parameters count as well.
+        optimizers: those that have stepped.
+    """
+    weights = {id(p): p for p in (*trained, *(p for module in modules for p in module.parameters()))}
+    gradients = [p.grad for p in weights.values() if p.is_leaf and p.grad is not None]
+    state = [tensor for optimizer in optimizers for tensor in _tensors(optimizer.state)]
+    return {
+        "weights": bytes_by_format(weights.values()),
+        "gradients": bytes_by_format(gradients),
+        "optimizer": bytes_by_format(state),
+    }
+
+
+def bytes_by_format(tensors: Iterable[Tensor]) -> dict[str, int]:
+    """Bytes of ``tensors`` by the format's name; views of the same memory count once.
+
+    Example: ``bytes_by_format([torch.zeros(3), torch.zeros(2).half()])`` is ``{"fp32": 12, "fp16": 4}``.
+    """
+    pieces: dict[tuple[int, str], set[tuple[int, int]]] = defaultdict(set)
+    sizes: dict[int, int] = {}
+    for plain in (plain for tensor in tensors for plain in _plain(tensor)):
+        storage = plain.untyped_storage()
+        key, size = storage._cdata, plain.element_size()
+        sizes[key] = storage.nbytes()
+        pieces[key, format_name(plain.dtype)].add((int(plain.storage_offset()) * size, plain.numel() * size))
+    found: dict[str, int] = defaultdict(int)
+    for (key, name), held in pieces.items():
+        # Pieces may overlap; and a sharded weight that was gathered for a while has given its memory back.
+        found[name] += min(sizes[key], sum(size for _, size in held))
+    return {name: size for name, size in found.items() if size}
+
+
+def _plain(tensor: Tensor) -> Iterator[Tensor]:
+    """The tensors that hold the numbers of one: itself, or those that it is made of."""
+    made_of: Any = tensor
+    if is_traceable_wrapper_subclass(made_of):
+        names, _ = made_of.__tensor_flatten__()
+        for name in names:
+            yield from _plain(getattr(made_of, name))
+    elif tensor.layout is torch.sparse_coo:
+        yield from (tensor._indices(), tensor._values())
+    elif tensor.layout is torch.strided and tensor.device.type != "meta":
+        yield tensor
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors of an optimizer's state: in dicts by parameter, and whatever lies in these."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _tensors(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _tensors(inner)
