@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import math
+
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +31,35 @@ D = DynamicScale
 )
 def test_transitions(scale: LossScale, finite: bool, after: LossScale) -> None:
     assert scale.next(finite) == after
+
+
+def moved(scale: DynamicScale, verdicts: str) -> list[float]:
+    """log2 of the scale after each step: ``-`` overflowed, ``+`` was finite."""
+    found = []
+    for verdict in verdicts:
+        scale = scale.next(verdict == "+")
+        found.append(math.log2(scale.value))
+    return found
+
+
+def test_a_scale_that_is_being_found_falls_faster_and_regains_what_it_fell_too_far() -> None:
+    assert moved(D(), "-------") == [15, 14, 13, 12, 10, 6, -2]
+    assert moved(D(), "------" + "+++++") == [15, 14, 13, 12, 10, 6, 7, 8, 9, 9, 9]
+    assert moved(D(), "------" + "+-+") == [15, 14, 13, 12, 10, 6, 7, 6, 6], "found: what overflows halves it"
+    assert moved(D(), "-" * 12)[-1] == -24
+
+
+def test_once_found_it_falls_by_halves_as_pytorchs_does() -> None:
+    reference = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    scale = D()
+    for verdict in "--+-----------+--":
+        reference.scale(torch.ones(()))
+        reference._per_optimizer_states[0]["found_inf_per_device"] = {
+            "cpu": torch.tensor(float(verdict == "-"))
+        }
+        reference.update()
+        scale = scale.next(verdict == "+")
+        assert scale.value == reference.get_scale()
 
 
 @given(st.lists(st.booleans(), max_size=200), st.integers(1, 5))

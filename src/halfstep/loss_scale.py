@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from halfstep.errors import UsageError
 
@@ -86,6 +86,10 @@ class StaticScale(LossScale):
         return self
 
 
+#: how many times a dynamic scale backs off at its first overflow, its second and so on, before any finite step
+FALLS = (1, 1, 1, 1, 2, 4, 8)
+
+
 @dataclass(frozen=True)
 class DynamicScale(LossScale):
     """The largest power of two that the gradients bear, found by trial.
@@ -95,6 +99,15 @@ class DynamicScale(LossScale):
 
     Example: from 65536, one overflow gives 32768; 2000 finite steps later 65536 again.
 
+    The floor is below 1: gradients of 1e5 and more, of a loss that is a sum, do not fit into fp16 unscaled.
+    As long as no step was finite the scale is being found: it falls faster after every few overflows (``FALLS``), and
+    what it fell too far it regains in the next steps, a doubling per finite step, up to half the lowest scale that
+    overflowed. Every step that this saves is a batch that the program trains on.
+
+    Attributes:
+        falls: overflows so far, while the scale is being found; None afterwards.
+        overflowed: the scale that overflowed last, while the scale is being found and regained; 0 afterwards.
+
     Source: Micikevicius et al. 2018, section 3.2; the defaults are those of torch.amp.GradScaler, with a floor.
     """
 
@@ -102,9 +115,11 @@ class DynamicScale(LossScale):
     growth: float = 2.0
     backoff: float = 0.5
     interval: int = 2000
-    floor: float = 1.0
+    floor: float = 2.0**-24
     ceiling: float = 2.0**24
     finite_steps: int = 0
+    falls: int | None = field(default=0, compare=False)
+    overflowed: float = field(default=0.0, compare=False)
 
     guards = True
 
@@ -130,15 +145,28 @@ class DynamicScale(LossScale):
 
     def next(self, finite: bool) -> DynamicScale:
         if not finite:
-            return self._moved(max(self.value * self.backoff, self.floor), 0)
+            return self._fallen()
+        if self.value * self.growth < self.overflowed:
+            return self._moved(self.value * self.growth, 0, overflowed=self.overflowed)
         if self.finite_steps + 1 < self.interval:
             return self._moved(self.value, self.finite_steps + 1)
         return self._moved(min(self.value * self.growth, self.ceiling), 0)
 
-    def _moved(self, value: float, finite_steps: int) -> DynamicScale:
+    def _fallen(self) -> DynamicScale:
+        if self.falls is None:
+            return self._moved(max(self.value * self.backoff, self.floor), 0)
+        times = FALLS[min(self.falls, len(FALLS) - 1)]
+        value = max(self.value * self.backoff**times, self.floor)
+        return self._moved(value, 0, self.falls + 1, self.value)
+
+    def _moved(
+        self, value: float, finite_steps: int, falls: int | None = None, overflowed: float = 0.0
+    ) -> DynamicScale:
         """As ``replace``, without looking at every step whether what was allowed is allowed."""
         moved = object.__new__(type(self))
-        moved.__dict__.update(self.__dict__, value=value, finite_steps=finite_steps)
+        moved.__dict__.update(
+            self.__dict__, value=value, finite_steps=finite_steps, falls=falls, overflowed=overflowed
+        )
         return moved
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -108,8 +109,9 @@ class Takeover(ABC):
 def overflow_sentence(compute: str, scale: float, started_at: float) -> str:
     """Why training was ended: ``scale`` could fall no further from ``started_at``."""
     smallest = "the smallest scale" if started_at != scale else "the loss scale"
+    value = f"{scale:g}" if scale >= 1 else f"2^{math.log2(scale):g}"
     return (
-        f"Gradients were not finite in {HOPELESS} steps in a row at {smallest} {scale:g}: "
+        f"Gradients were not finite in {HOPELESS} steps in a row at {smallest} {value}: "
         f"{compute} cannot hold this training's numbers; try bf16, or fp32 to see whether it is "
         "the precision's fault."
     )

@@ -114,9 +114,10 @@ def test_persistent_overflow_stays_at_the_floor_and_is_diagnosed() -> None:
 
     assert [overflow() for _ in range(6)] == [4.0, 2.0, 2.0, 2.0, 2.0, 2.0]
     expected = (
-        "5 steps in a row were skipped with the loss scale at its floor of 2, so the scale is not the cause; "
+        "5 steps in a row were skipped with the loss scale at its floor of 2; "
         "1 of 2 gradients are not finite, the first is param_groups[0]['params'][1] of shape (3,); look for a loss "
-        "that is not finite, a learning rate too high, or an operation that needs float32."
+        "that is not finite, a learning rate too high, or an operation that needs float32; gradients that are too "
+        "large for float16 at this scale need a smaller min_scale."
     )
     with pytest.raises(ScaleCollapse, match="^" + re.escape(expected) + "$"):
         overflow()
@@ -190,6 +191,25 @@ def test_collapsed_checkpoint_is_raised_to_the_floor() -> None:
     with pytest.warns(UserWarning, match=re.escape("below min_scale; going on from 1.")):
         use.load_state_dict(state)
     assert use.get_scale() == 1.0
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_scale_below_1_is_taken_as_pytorchs_scaler_takes_it(fused: bool) -> None:
+    """Gradients of 1e7 in fp16, which only such a scale holds; set at first, or set later as a number or a tensor."""
+
+    def train(use: torch.amp.GradScaler, set_scale: float | Tensor | None) -> tuple[list[float], float]:
+        p = parameter()
+        optimizer = torch.optim.SGD([p], lr=2.0**-24, fused=fused)
+        for step in range(3):
+            optimizer.zero_grad()
+            use.scale((p * 1e7).sum()).backward()
+            use.step(optimizer)
+            use.update(set_scale if step == 0 else None)
+        return p.tolist(), use.get_scale()
+
+    for init_scale, then in [(2.0**-10, None), (2.0**8, 2.0**-12), (2.0**8, torch.tensor(2.0**-12))]:
+        theirs = train(torch.amp.GradScaler("cpu", init_scale=init_scale), then)
+        assert train(scaler(init_scale=init_scale), then) == theirs
 
 
 def test_pickle_and_deepcopy() -> None:
@@ -543,6 +563,9 @@ def test_a_grad_scale_of_the_scripts_is_for_one_step() -> None:
     assert moved == [[-0.25] * 3] * 2  # 1 - 1/4 - 1
 
 
+SMALLER = "give a smaller min_scale, a power of two, if that is meant."
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -554,10 +577,10 @@ def test_a_grad_scale_of_the_scripts_is_for_one_step() -> None:
             "growth_interval is 0 and floor_patience 50; each must be 1 or more updates.",
         ),
         ({"init_scale": math.nan}, "init_scale is nan; it must be finite and at least min_scale, 1."),
+        ({"init_scale": 0.0}, f"init_scale is 0; it must be finite and at least min_scale, 1: {SMALLER}"),
         (
-            {"init_scale": 0.5},
-            "init_scale is 0.5; it must be finite and at least min_scale, 1: "
-            "give a smaller min_scale, a power of two, if that is meant.",
+            {"init_scale": 0.5, "min_scale": 1.0},
+            f"init_scale is 0.5; it must be finite and at least min_scale, 1: {SMALLER}",
         ),
     ],
 )
@@ -592,6 +615,7 @@ def test_update_to_a_given_scale() -> None:
     use, _ = started(parameter())
     use.update(64.0)
     assert use.get_scale() == 64.0
+    use, _ = started(parameter(), min_scale=1.0)
     use.update(torch.tensor(2.0**-3))  # a tensor is not read, only held to the floor
     assert use.get_scale() == 1.0
     with pytest.raises(UsageError, match=re.escape("new_scale is 0.25; it must be finite and at least")):

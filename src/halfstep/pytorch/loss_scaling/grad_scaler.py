@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import weakref
 from collections import defaultdict
 from collections.abc import Callable
@@ -37,8 +38,9 @@ class GradScaler(torch.amp.GradScaler):
     Use it as PyTorch's: ``scaler.scale(loss).backward(); scaler.step(optimizer); scaler.update()``.
     Either loads the other's ``state_dict()``. The differences:
 
-    - The scale never falls below ``min_scale``. After ``floor_patience`` updates in a row that skipped at the
-      floor, ``update()`` raises :class:`ScaleCollapse`, which names the parameters whose gradients are not finite.
+    - The scale never falls below ``min_scale``: 1, or the ``init_scale`` where that is lower. After
+      ``floor_patience`` updates in a row that skipped at the floor, ``update()`` raises :class:`ScaleCollapse`, which
+      names the parameters whose gradients are not finite.
     - What is tested for finiteness is what the optimizer uses: gradient / scale, also where the scale is below 1.
     - A skipped step leaves the state of a fused optimizer as it was, also where there was none yet: PyTorch's makes it,
       and a fused SGD then takes its momentum for written. Gradients are unscaled after a skipped step, too, and a
@@ -54,12 +56,13 @@ class GradScaler(torch.amp.GradScaler):
 
     Args:
         device: as PyTorch's: ``cuda`` or ``cpu``.
-        init_scale: the first scale; at least ``min_scale``.
+        init_scale: the first scale; at least ``min_scale``, where that is given.
         growth_factor: above 1; multiplies the scale after ``growth_interval`` finite updates in a row.
         backoff_factor: below 1; multiplies the scale after an update with a gradient that is not finite.
         growth_interval: in updates.
         enabled: False makes every method do nothing, and ``step`` the optimizer's own.
-        min_scale: the floor, a power of two. At 1 or above, no test needs a second pass.
+        min_scale: the floor, a power of two; None for 1, or for the power of two below a lower ``init_scale``
+            or a lower scale that ``update`` sets. At 1 or above, no test needs a second pass.
         floor_patience: how many skipped updates in a row at the floor are borne.
 
     Raises:
@@ -77,16 +80,17 @@ class GradScaler(torch.amp.GradScaler):
         growth_interval: int = 2000,
         enabled: bool = True,
         *,
-        min_scale: float = 1.0,
+        min_scale: float | None = None,
         floor_patience: int = 50,
     ) -> None:
-        self._min_scale = power_of_two(min_scale, "min_scale")
+        self._floor_given = min_scale is not None
+        self._min_scale = 1.0 if min_scale is None else power_of_two(min_scale, "min_scale")
         self._floor_patience = floor_patience
         self._skips = Skips()
         self._last_optimizer: weakref.ref[Optimizer] | None = None
         if enabled:
             check_factors(growth_factor, backoff_factor, growth_interval, floor_patience)
-            check_scale(init_scale, self._min_scale, "init_scale")
+            self._take(init_scale, "init_scale")
             warn_if_inexact(init_scale, "init_scale", least=self._min_scale)
             warn_if_inexact(growth_factor, "growth_factor", least=2.0)
             warn_if_inexact(backoff_factor, "backoff_factor", most=0.5)
@@ -363,23 +367,34 @@ class GradScaler(torch.amp.GradScaler):
         )
 
     def _set_scale(self, new_scale: float | Tensor, scale: Tensor) -> None:
-        if not isinstance(new_scale, Tensor):
+        if (
+            not isinstance(new_scale, Tensor) or not self._floor_given
+        ):  # a tensor is read: that may synchronize
             new_scale = float(new_scale)
-            check_scale(new_scale, self._min_scale, "new_scale")
+            self._take(new_scale, "new_scale")
             warn_if_inexact(new_scale, "new_scale")
         super().update(new_scale)
         scale.clamp_(min=self._min_scale)  # a tensor is not read here: that would synchronize
 
+    def _take(self, scale: float, what: str) -> None:
+        """Let the floor, where none was given, make way for ``scale``; or refuse a scale that cannot be one."""
+        if not self._floor_given and 0 < scale < self._min_scale:
+            self._min_scale = 2.0 ** math.floor(math.log2(scale))
+        check_scale(scale, self._min_scale, what)
+
     def _diagnosis(self) -> str:
         start = (
             f"{self._floor_patience} steps in a row were skipped with the loss scale at its floor of "
-            f"{self._min_scale:g}, so the scale is not the cause"
+            f"{self._min_scale:g}"
         )
         optimizer = self._last_optimizer() if self._last_optimizer else None
         return f"{start}; {where(optimizer)}; {_CURE}."
 
 
-_CURE = "look for a loss that is not finite, a learning rate too high, or an operation that needs float32"
+_CURE = (
+    "look for a loss that is not finite, a learning rate too high, or an operation that needs float32; "
+    "gradients that are too large for float16 at this scale need a smaller min_scale"
+)
 
 
 def _nothing() -> None:

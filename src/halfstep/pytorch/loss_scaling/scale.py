@@ -258,5 +258,5 @@ class Scaling:
             value = min(max(float(state["loss_scale"]), scale.floor), scale.ceiling)
             self.loss_scale = DynamicScale(
                 value, scale.growth, scale.backoff, scale.interval, scale.floor, scale.ceiling,
-                int(state["finite_steps"]),
+                int(state["finite_steps"]), falls=None,
             )  # fmt: skip
