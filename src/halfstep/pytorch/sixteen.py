@@ -1,14 +1,14 @@
 """16-bit weights (``bf16-true``, ``fp16-true``), as ``model.to(dtype)`` and inputs cast to it would do by hand.
 
-At the first call of a model its float32 parameters and buffers are converted in place (``Module.to`` keeps the
-parameter objects, so optimizers made before hold the converted ones). Each outermost call casts its float32
-tensor arguments and makes the dtype torch's default meanwhile, so that tensors made inside are 16-bit, too.
-float64 stays float64. An optimizer's state that was loaded from a checkpoint before follows its parameters.
+At the first call of a model its parameters and buffers of float32, or of the other 16-bit format, are converted in
+place (``Module.to`` keeps the parameter objects, so optimizers made before hold the converted ones). Each outermost
+call casts its tensor arguments likewise and makes the dtype torch's default meanwhile, so that tensors made inside are
+16-bit, too. float64 stays float64. An optimizer's state that was loaded from a checkpoint before follows its
+parameters, and so do copies of the model that were made before, such as an average of its weights.
 """
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -17,24 +17,38 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from halfstep.pytorch.dtypes import KEPT
+from halfstep.pytorch.dtypes import KEPT, SIXTEEN_BIT, format_name
 from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.weights import module_casts
+from halfstep.pytorch.weights.copies import Copies
+from halfstep.pytorch.weights.widening import narrow_tensors, widen
 
 
 class SixteenBitWeights:
     """Converts each model that is called to ``dtype``; modules that ``keep`` has marked stay as they are."""
 
-    def __init__(self, dtype: torch.dtype, look: Callable[[nn.Module], None]) -> None:
+    def __init__(
+        self, dtype: torch.dtype, look: Callable[[nn.Module], None], note: Callable[[str, str], None]
+    ) -> None:
         self._dtype = dtype
+        self._source = (torch.float32, *(other for other in SIXTEEN_BIT if other is not dtype))
+        self._note = note
         self._look = look
         self._converted: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._resumed: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._copies = Copies()
         self._inside = False
 
     def install(self, patches: Patches) -> None:
         """Look in at every module call; only the outermost does anything."""
         patches.wrap(nn.Module, "__call__", self._call)
         patches.wrap(Optimizer, "load_state_dict", self._load_state_dict)
+        self._copies.install(patches)
+        module_casts.keep_values(self._asked, patches, applied=self._dtype)
+
+    def _asked(self, dtype: torch.dtype) -> None:
+        """The program asked for weights of the other 16-bit format: they are to be rounded once, to the recipe's."""
+        self._note(f"{format_name(dtype)} weights", format_name(dtype))
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -48,19 +62,24 @@ class SixteenBitWeights:
         if module not in self._converted:
             self._convert(module)
         default = torch.get_default_dtype()
-        torch.set_default_dtype(self._dtype if default is torch.float32 else default)
+        torch.set_default_dtype(self._dtype if default in self._source else default)
         self._inside = True
         try:
-            return original(module, *cast(args, self._dtype), **cast(kwargs, self._dtype))
+            return original(module, *self._cast(args), **self._cast(kwargs))
         finally:
             self._inside = False
             torch.set_default_dtype(default)
 
+    def _cast(self, value: Any) -> Any:
+        return cast(value, self._dtype, self._source)
+
     def _convert(self, module: nn.Module) -> None:
         self._look(module)
-        for part in module.modules():
-            if KEPT not in part.__dict__:
-                part._apply(functools.partial(cast, dtype=self._dtype), recurse=False)
+        for part in self._copies.with_copies(module):
+            if KEPT in part.__dict__:
+                widen(narrow_tensors(part, only_used_by_products=False))
+            else:
+                part._apply(self._cast, recurse=False)
         self._converted.add(module)
         for optimizer in self._resumed:
             _follow_parameters(optimizer)

@@ -40,6 +40,8 @@ from halfstep.pytorch.sixteen import SixteenBitWeights
 from halfstep.pytorch.tf32 import set_tf32
 from halfstep.pytorch.watching.began import Began, NullBegan
 from halfstep.pytorch.watching.watch import NullWatch, Watch
+from halfstep.pytorch.weights.fp32_weights import Fp32Weights
+from halfstep.pytorch.weights.seen import look_for_16_bit_weights
 from halfstep.record import Writer
 from halfstep.takeover import HOPELESS, EnoughSteps, GradientsOverflow, Options, overflow_sentence
 from halfstep.takeover import Takeover as Face
@@ -177,6 +179,7 @@ class Takeover(Face):
         recipe, patches = self.recipe, self.patches
         if recipe.as_is:
             own_amp.watch_only(self.note_own_amp, self.recorder.scaled, patches)
+            look_for_16_bit_weights(self.note_own_amp, patches)
         else:
             spawning.refuse(self._stop, patches)
             own_amp.yield_to(self.ambient.dtype, self.note_own_amp, patches)
@@ -188,9 +191,11 @@ class Takeover(Face):
         if dtype is not None and self.support is not None and self._in_fp32_units:
             self._install_products(dtype, self.support)
         if dtype is not None and not recipe.mixed:
-            SixteenBitWeights(dtype, self._keep.look).install(patches)
+            SixteenBitWeights(dtype, self._keep.look, self.note_own_amp).install(patches)
         else:
             self._keep.install()
+        if recipe.weights == "fp32":
+            Fp32Weights(self.ambient.dtype, self._keep.look, self.note_own_amp).install(patches)
         if recipe.guards:
             self.statistics.install(patches)
         self.ambient.enter()

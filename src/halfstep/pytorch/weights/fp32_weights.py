@@ -1,0 +1,164 @@
+"""Weights are fp32 under a recipe that says so, whatever the program loaded, made or cast.
+
+16-bit weights are widened in place: those of an optimizer when it is given them, all others of a model when it is
+called for the first time, or handed to what shards or replicates it. Casts of a module to 16 bits are not applied.
+What the program itself casts for its model's sake (``model(x.to(torch.bfloat16))``) becomes float32 where it enters
+the model. float64 stays. A program that holds no 16-bit number is left alone.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from halfstep.pytorch.dtypes import KEPT, SIXTEEN_BIT, format_name
+from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.weights import module_casts
+from halfstep.pytorch.weights.copies import Copies
+from halfstep.pytorch.weights.entering import entering
+from halfstep.pytorch.weights.promotion import DefaultFp32, PromotedToFp32
+from halfstep.pytorch.weights.widening import is_narrow, narrow_tensors, widen
+
+#: called with what the program holds, e.g. ``bf16 weights``, and the format's name
+Note = Callable[[str, str], None]
+
+
+class _Thread(threading.local):
+    """Of each thread: whether it is inside a model's call."""
+
+    inside = False
+
+
+class Fp32Weights:
+    """Holds the weights of every model and optimizer in fp32.
+
+    Args:
+        compute: the dtype that autocast gives products, or None where they are computed in fp32.
+        look: called with a model before its weights are looked at; it marks what ``keep=`` names.
+        note: told of 16-bit weights.
+    """
+
+    def __init__(self, compute: torch.dtype | None, look: Callable[[nn.Module], None], note: Note) -> None:
+        self._compute = compute
+        self._look = look
+        self._note = note
+        self._copies = Copies()
+        self._held: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._thread = _Thread()
+        self._region: type[DefaultFp32] = DefaultFp32
+        self._narrow_inputs = tuple(dtype for dtype in SIXTEEN_BIT if dtype is not compute)
+
+    def install(self, patches: Patches) -> None:
+        """Look at modules and optimizers where they are made, cast and called."""
+        module_casts.keep_values(self._found, patches)
+        self._copies.install(patches)
+        patches.wrap(Optimizer, "add_param_group", self._add_param_group)
+        patches.wrap(nn.Module, "register_parameter", self._register_parameter)
+        patches.wrap(nn.Module, "__call__", self._call)
+        patches.wrap(nn.parallel.DistributedDataParallel, "__init__", self._replicating)
+
+    def hold(self, module: nn.Module) -> None:
+        """Make the weights of ``module`` fp32: parameters, and buffers that are saved with it.
+
+        Frozen weights of linear layers and convolutions stay in 16 bits where autocast computes in 16 bits.
+        """
+        if module in self._held:
+            return
+        self._look(module)
+        self._widen(
+            tensor for part in self._copies.with_copies(module) for tensor in self._narrow_tensors(part)
+        )
+        self._held.add(module)
+
+    def hold_parameters(self, optimizer: Optimizer, tensors: Iterable[Tensor]) -> None:
+        """Make what ``optimizer`` trains fp32, in a module or not."""
+        self._optimizers.add(optimizer)
+        self._widen(filter(is_narrow, tensors))
+
+    def _narrow_tensors(self, part: nn.Module) -> list[Tensor]:
+        return narrow_tensors(part, self._compute is not None and KEPT not in part.__dict__)
+
+    def _widen(self, tensors: Iterable[Tensor]) -> None:
+        narrow = {id(tensor): tensor for tensor in tensors}
+        if not narrow:
+            return
+        for dtype in {tensor.dtype for tensor in narrow.values()}:
+            self._found(dtype)
+        widen(narrow.values())
+        for optimizer in self._optimizers:
+            _widen_state(optimizer, narrow)
+
+    def _found(self, dtype: torch.dtype) -> None:
+        """The program holds, or asked for, weights of ``dtype``."""
+        name = format_name(dtype)
+        self._note(f"{name} weights", name)
+        if self._compute is None:
+            self._region = PromotedToFp32
+
+    def _add_param_group(self, original: Callable[..., None]) -> Callable[..., None]:
+        def add_param_group(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+            original(optimizer, *args, **kwargs)
+            self.hold_parameters(optimizer, optimizer.param_groups[-1]["params"])
+
+        return add_param_group
+
+    def _register_parameter(self, original: Callable[..., None]) -> Callable[..., None]:
+        def register_parameter(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+            original(module, name, param)
+            if param is not None and param.dtype in SIXTEEN_BIT and self._held:
+                self._held.clear()  # a model that was called before may have a new weight
+
+        return register_parameter
+
+    def _replicating(self, original: Callable[..., None]) -> Callable[..., None]:
+        def __init__(replica: nn.Module, module: nn.Module, *args: Any, **kwargs: Any) -> None:
+            self.hold(module)
+            original(replica, module, *args, **kwargs)
+
+        return __init__
+
+    def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if self._thread.inside or torch.compiler.is_compiling() or not _is_outermost_model(module):
+                return original(module, *args, **kwargs)
+            return self._outermost(original, module, args, kwargs)
+
+        return __call__
+
+    def _outermost(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
+        self.hold(module)
+        args, kwargs = self._entering(args), self._entering(kwargs)
+        self._thread.inside = True
+        try:
+            with self._region():
+                return original(module, *args, **kwargs)
+        finally:
+            self._thread.inside = False
+
+    def _entering(self, values: Any) -> Any:
+        """What a model is called with; tensors of autocast's own 16-bit dtype stay."""
+        made = entering(values, self._narrow_inputs)
+        if made is not values and self._compute is None:
+            self._region = PromotedToFp32
+        return made
+
+
+def _is_outermost_model(module: nn.Module) -> bool:
+    """Whether it has parameters, and this is no recomputation inside a backward pass."""
+    return next(module.parameters(), None) is not None and torch._C._current_graph_task_id() == -1
+
+
+def _widen_state(optimizer: Optimizer, narrow: dict[int, Tensor]) -> None:
+    """State that was loaded, or made by steps before, follows its parameters."""
+    for parameter, state in optimizer.state.items():
+        if id(parameter) in narrow:
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.dtype in SIXTEEN_BIT:
+                    state[name] = value.to(torch.float32)

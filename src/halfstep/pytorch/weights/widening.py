@@ -1,0 +1,106 @@
+"""16-bit tensors become float32, exactly: every bf16 and fp16 number is an fp32 number.
+
+A parameter keeps its object and gets new data, as ``Module.to`` does it. So an optimizer that was made before holds
+the widened parameter, and tied weights stay tied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes, is_traceable_wrapper_subclass
+
+from halfstep.pytorch.dtypes import SIXTEEN_BIT
+
+#: layers whose frozen weights autocast casts to its own 16 bits at each use: there storage in 16 bits changes no number
+_PRODUCTS = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+
+
+def is_narrow(tensor: Tensor) -> bool:
+    """Whether ``tensor`` is stored in bf16 or fp16.
+
+    A quantized tensor only looks so: its dtype is that of the numbers it stands for. Those are left as they are.
+    """
+    return tensor.dtype in SIXTEEN_BIT and (_is_plain(tensor) or _is_dtensor(tensor))
+
+
+def narrow_tensors(module: nn.Module, only_used_by_products: bool) -> list[Tensor]:
+    """The 16-bit parameters and buffers of ``module`` itself, not of its children, that have to be widened.
+
+    Buffers that are not saved with the model (``persistent=False``) stay: they are constants that the program's own
+    code has computed in 16 bits, such as rotary embeddings, whose dtype that code may check.
+
+    Args:
+        module: any module.
+        only_used_by_products: leave frozen weights out that only matrix products use, in autocast to 16 bits.
+    """
+    frozen_stay = only_used_by_products and type(module) in _PRODUCTS
+    parameters = (
+        parameter
+        for name, parameter in module._parameters.items()
+        if parameter is not None
+        and (parameter.requires_grad or not frozen_stay or name not in ("weight", "bias"))
+    )
+    buffers = (
+        buffer
+        for name, buffer in module._buffers.items()
+        if buffer is not None and name not in module._non_persistent_buffers_set
+    )
+    return [tensor for tensor in (*parameters, *buffers) if is_narrow(tensor)]
+
+
+def widen(tensors: Iterable[Tensor]) -> None:
+    """Make leaf tensors float32 in place, and their gradients; tensors with the same memory share it afterwards."""
+    wide: dict[Any, Tensor] = {}
+    with _plainly():
+        for tensor in tensors:
+            gradient, tensor.grad = tensor.grad, None
+            if _is_plain(tensor):
+                tensor.data = _shared(tensor.data, wide)
+            else:
+                torch.utils.swap_tensors(tensor, _like(tensor, tensor.detach().to(torch.float32)))
+            if gradient is not None:
+                tensor.grad = gradient.to(torch.float32)
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Whatever the caller is in (``inference_mode``, a dispatch mode that records or fakes), this is plain work."""
+    with torch.inference_mode(False), torch.no_grad(), _disable_current_modes():
+        yield
+
+
+def _shared(data: Tensor, wide: dict[Any, Tensor]) -> Tensor:
+    """``data`` in float32; memory that two tensors look at alike is copied once."""
+    if data.is_meta or data.numel() == 0 or data.layout is not torch.strided:
+        return data.to(torch.float32)
+    memory = (data.data_ptr(), data.dtype, data.shape, data.stride(), data.device)
+    if memory not in wide:
+        wide[memory] = data.to(torch.float32)
+    return wide[memory].view_as(wide[memory])
+
+
+def _like(tensor: Tensor, data: Tensor) -> Tensor:
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(data, tensor.requires_grad)
+    return data.requires_grad_(tensor.requires_grad)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return not is_traceable_wrapper_subclass(tensor)
+
+
+def _is_dtensor(tensor: Tensor) -> bool:
+    return type(tensor).__module__.startswith("torch.distributed.tensor")

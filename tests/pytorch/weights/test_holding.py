@@ -1,0 +1,303 @@
+"""What is widened and when, what stays, what the record is told, and what enters a model."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+BF16, FP16, FP32, FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
+
+
+def noted(takeover) -> list[dict[str, str]]:
+    """What the takeover writes of the program's own precision, from now on."""
+    lines: list[dict[str, str]] = []
+    takeover.recorder.write = lambda event, **fields: lines.append(fields) if event == "own_amp" else None
+    return lines
+
+
+@pytest.mark.parametrize("recipe", ["as-is", "fp32", "bf16"])
+def test_the_record_says_that_the_program_holds_16_bit_weights(begin, recipe: str) -> None:
+    told = noted(begin(recipe))
+    net = nn.Linear(4, 4, dtype=BF16)
+    torch.optim.SGD(net.parameters(), lr=0.1)
+    torch.optim.SGD(nn.Linear(4, 4, dtype=BF16).parameters(), lr=0.1)
+    assert told == [{"what": "bf16 weights", "asks": "bf16"}]
+
+
+def test_the_record_names_a_cast_that_is_not_applied(begin) -> None:
+    told = noted(begin("fp32"))
+    nn.Linear(4, 4).half()
+    assert told == [{"what": "fp16 weights", "asks": "fp16"}]
+
+
+@pytest.mark.parametrize("dtype", [FP32, FP64])
+def test_a_program_without_16_bits_is_left_alone(begin, dtype) -> None:
+    takeover = begin("fp32")
+    told = noted(takeover)
+    net = nn.Linear(4, 4, dtype=dtype)
+    memory, x, filled = net.weight.data_ptr(), torch.randn(2, 4, dtype=dtype), []
+    seen = {}
+
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, given: list[Tensor], options: dict[str, Tensor], into: list[int]) -> Tensor:
+            seen.update(given=given, options=options, autocast=torch.is_autocast_enabled("cpu"))
+            into.append(1)
+            return self.net(given[0])
+
+    given, options = [x], {"x": x}
+    assert Reads()(given, options, filled).dtype is dtype
+    assert seen["given"] is given
+    assert seen["options"] is options
+    assert not seen["autocast"]
+    assert filled == [1]
+    assert net.weight.data_ptr() == memory
+    assert told == []
+
+
+def test_float64_is_honoured_and_its_half_is_fp32(begin) -> None:
+    begin("fp32")
+    net = nn.Linear(4, 4).double()
+    exact = net.weight.detach() / 3
+    net.weight.data = exact.clone()
+    assert net(torch.randn(2, 4, dtype=FP64)).dtype is FP64
+    net.half()
+    assert torch.equal(net.weight, exact.float())
+    assert net.double().weight.dtype is FP64
+
+
+def test_parameters_keep_their_objects_ties_gradients_and_memory(begin) -> None:
+    begin("fp32")
+    a, b = nn.Linear(4, 4, dtype=BF16), nn.Linear(4, 4, dtype=BF16)
+    b.weight.data = a.weight.data  # tied by memory
+    a.weight.grad = torch.full((4, 4), 0.5, dtype=BF16)
+    weight, exact = a.weight, a.weight.detach().float()
+    optimizer = torch.optim.SGD([*a.parameters(), *b.parameters()], lr=1.0)
+    assert a.weight is weight is optimizer.param_groups[0]["params"][0]
+    assert torch.equal(weight, exact)
+    assert weight.grad.dtype is FP32
+    optimizer.step()
+    assert torch.equal(b.weight, exact - 0.5)
+
+
+def test_loaded_optimizer_state_and_groups_added_later_are_fp32(begin) -> None:
+    state = {}
+    for recipe in (None, "fp32"):
+        if recipe:
+            begin(recipe)
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 4, dtype=BF16), nn.Linear(4, 4, dtype=BF16))
+        optimizer = torch.optim.AdamW(net[0].parameters())
+        if recipe:
+            optimizer.load_state_dict(state)
+        net(torch.ones(2, 4, dtype=BF16)).sum().backward()
+        optimizer.step()
+        state = copy.deepcopy(optimizer.state_dict())
+    assert {s["exp_avg"].dtype for s in optimizer.state.values()} == {FP32}
+    optimizer.add_param_group({"params": net[1].parameters()})
+    assert {p.dtype for p in net.parameters()} == {FP32}
+
+
+@pytest.mark.parametrize("dtype", [BF16, FP16])
+def test_parameters_without_a_module(begin, dtype) -> None:
+    begin("fp32")
+    weight = torch.full((3,), 1.5, dtype=dtype, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=2.0**-12)
+    weight.sum().backward()
+    optimizer.step()
+    assert torch.equal(weight.detach(), torch.full((3,), 1.5 - 2.0**-12))
+
+
+def test_weights_replaced_after_the_first_call_are_widened_at_the_next(begin) -> None:
+    begin("fp32")
+    net = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    x = torch.randn(2, 4)
+    net(x)
+    net[1] = nn.LayerNorm(4, dtype=BF16)
+    net[0].weight = nn.Parameter(torch.randn(4, 4, dtype=FP16))
+    net[0].load_state_dict(nn.Linear(4, 4, dtype=BF16).state_dict(), assign=True)
+    assert net(x).dtype is FP32
+    assert {p.dtype for p in net.parameters()} == {FP32}
+
+
+def test_first_called_in_inference_mode_weights_can_be_trained(begin) -> None:
+    begin("fp32")
+    net = nn.Linear(4, 4, dtype=BF16)
+    with torch.inference_mode():
+        net(torch.ones(1, 4))
+    net(torch.ones(1, 4)).sum().backward()
+    assert net.weight.grad.dtype is FP32
+
+
+class Glue(nn.Module):
+    """What its author wrote for a model in bf16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4, dtype=BF16)
+        self.mix = nn.Parameter(torch.ones(4, 4, dtype=BF16))
+
+    def forward(self, x: Tensor, masks: dict[str, list[Tensor]], pair: tuple[Tensor, int]) -> Tensor:
+        made = torch.zeros(4, 4, dtype=self.mix.dtype).index_add_(0, pair[0].long(), masks["bias"][0])
+        return self.norm(x) @ self.mix + made.softmax(-1) + torch.dot(x[0], self.mix[0])
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "tf32"])
+def test_what_a_program_casts_for_its_model_enters_as_fp32(begin, recipe: str) -> None:
+    x, rows = torch.randn(4, 4).to(BF16), torch.arange(4).to(BF16)
+    bias = torch.randn(4, 4).to(FP16)
+    plain = Glue().float()
+    expected = plain(x.float(), {"bias": [bias.float()]}, (rows, 1))
+    begin(recipe, emulate=recipe == "tf32")
+    net = Glue()
+    weight_dtype = net.mix.dtype
+    out = net(x.to(weight_dtype), {"bias": [bias]}, (rows, 1))
+    assert out.dtype is FP32
+    if recipe == "fp32":
+        assert torch.equal(out, expected)
+
+
+def test_tensors_made_inside_by_a_16_bit_default_are_fp32(begin) -> None:
+    class Accumulates(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            total = torch.zeros(1)
+            for _ in range(1000):
+                total += x * self.weight
+            return total
+
+    begin("fp32")
+    torch.set_default_dtype(BF16)
+    try:
+        net = Accumulates()
+        assert net(torch.ones(1)).item() == 1000.0
+        assert torch.get_default_dtype() is BF16
+    finally:
+        torch.set_default_dtype(FP32)
+
+
+class LoRA(nn.Module):
+    """A frozen base in 16 bits, with norms, below trainable factors in fp32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(8, 4)
+        self.norm = nn.LayerNorm(4)
+        self.base = nn.Linear(4, 4)
+        self.register_buffer("scale", torch.full((4,), 0.3))
+        self.register_buffer("table", torch.full((4,), 0.3, dtype=BF16), persistent=False)
+        for part in (self.embed, self.norm, self.base):
+            for parameter in part.parameters():
+                parameter.requires_grad_(False).data = parameter.data.to(BF16)
+        self.scale = self.scale.to(BF16)
+        self.down, self.up = nn.Linear(4, 2, bias=False), nn.Linear(2, 4, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.norm(self.embed(ids)) * self.scale.exp() * self.table
+        return self.base(x) + self.up(self.down(x))
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "bf16", "fp16:loss_scale=1024"])
+def test_a_frozen_base_changes_no_number(begin, recipe: str) -> None:
+    def losses(net: nn.Module, amp: torch.dtype | None = None) -> list[float]:
+        optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=1e-2)
+        found = []
+        for _ in range(4):
+            with nullcontext() if amp is None else torch.autocast("cpu", amp):
+                out = net(torch.arange(8))
+            loss = out.float().square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            found.append(loss.item())
+        return found
+
+    torch.manual_seed(3)
+    net = LoRA()
+    plain = copy.deepcopy(net).float()
+    plain.table = net.table
+    expected = losses(plain, {"fp32": None, "bf16": BF16}.get(recipe, FP16))
+    begin(recipe, products="native")
+    found = losses(net)
+    if recipe.startswith("fp16"):  # what underflows differs without a loss scale
+        assert found == pytest.approx(expected, rel=1e-4)
+    else:
+        assert found == expected
+    stays = {"fp32": FP32}.get(recipe, BF16)
+    assert net.base.weight.dtype is stays, "autocast casts it to its own 16 bits at each use"
+    assert net.norm.weight.dtype is net.embed.weight.dtype is net.scale.dtype is FP32
+    assert net.table.dtype is BF16
+
+
+def test_a_kept_module_is_fp32_though_it_is_frozen(begin) -> None:
+    begin("bf16:keep=base", products="native")
+    net = LoRA()
+    net(torch.arange(8))
+    assert net.base.weight.dtype is FP32
+
+
+def test_integer_weights_stay(begin) -> None:
+    class Quantized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.codes = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
+            self.step = nn.Parameter(torch.full((4, 1), 0.1, dtype=BF16), requires_grad=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ (self.codes * self.step).T
+
+    begin("fp32")
+    net = Quantized()
+    assert net(torch.ones(1, 4, dtype=BF16)).dtype is FP32
+    assert net.codes.dtype is torch.int8
+
+
+@pytest.mark.parametrize(("recipe", "dtype"), [("fp32", FP32), ("bf16", FP32), ("bf16-true", BF16)])
+@pytest.mark.parametrize("made", [FP32, BF16, FP16])
+def test_an_average_that_is_made_before_the_first_call_follows_its_model(
+    begin, recipe: str, dtype, made
+) -> None:
+    begin(recipe, products="native")
+    net = nn.Sequential(nn.Linear(4, 4, dtype=made), nn.BatchNorm1d(4, dtype=made))
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.5), use_buffers=True)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
+    average.update_parameters(net)
+    first = net[0].weight.detach().clone()
+    net(torch.randn(8, 4)).square().sum().backward()
+    optimizer.step()
+    average.update_parameters(net)
+    assert {p.dtype for p in [*net.parameters(), *average.module.parameters()]} == {dtype}
+    assert average.module[1].running_mean.dtype is dtype
+    half_way = torch.lerp(first.to(dtype), net[0].weight.detach(), 0.5)
+    assert torch.equal(average.module[0].weight, half_way)
+
+
+def test_copies_are_not_kept_alive(begin) -> None:
+    begin("fp32")
+    net = nn.Linear(4, 4)
+    made = weakref.ref(copy.deepcopy(net))
+    assert made() is None
+
+
+@pytest.mark.parametrize("recipe", ["bf16-true", "fp16-true:loss_scale=1"])
+def test_a_recipe_with_16_bit_weights_has_its_own_16_bits(begin, recipe: str) -> None:
+    dtype, other = (BF16, FP16) if recipe == "bf16-true" else (FP16, BF16)
+    begin(recipe)
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4, dtype=other)).to(other)
+    exact = net[0].weight.detach().clone()
+    assert exact.dtype is FP32, "it is rounded once, to the recipe's format"
+    assert net(torch.ones(1, 4, dtype=other)).dtype is dtype
+    assert {p.dtype for p in net.parameters()} == {dtype}
+    assert torch.equal(net[0].weight, exact.to(dtype))
