@@ -3,13 +3,17 @@
 Events, in the order in which they appear (every one has ``event`` and ``at``, seconds since the start):
 
 - ``start``: schema, halfstep's version, precision, seed, repeat, rank, world size, command, environment
-- ``takeover``: framework, version, ``ran_as``, device, seconds it took; later ones tell the framework
-  that drives the training, where it is not PyTorch itself, and whether the script clips and accumulates
+- ``takeover``: framework, version, device, seconds it took, ``ran_as`` (what was put into force, in words) and the same
+  as values: ``asked`` and ``asked_weights`` (formats), ``described``, ``emulated``, ``fp32_units`` (kinds of product),
+  ``lists`` (a device), ``software`` (a framework); later ones tell the framework that drives the training, where it is
+  not PyTorch itself, and whether the script clips and accumulates
 - ``own_amp``: the script has mixed precision of its own (``autocast``, ``GradScaler``, a framework's flag), and
   the format that its words ask for
 - ``step``: index from 0, loss, seconds since the step before, skipped, loss_scale, sampled
 - ``skip``: a step that was left out: step, scale, reason
-- ``sample``: memory breakdown, FLOPs of matrix products by dtype, samples a step; a second one: shares of a step's time
+- ``sample``: memory breakdown, FLOPs of matrix products by dtype, which kinds of product were computed in fp32 units,
+  samples a step; a second one: shares of a step's time
+- ``region``: where the precision holds: its ``kind`` is ``model``, ``layers``, ``parameters``, ``own`` or ``framework``
 - ``stored``: what the sampled step held in memory, in bytes: ``weights``, ``gradients`` and ``optimizer``, each
   {format: bytes}, and ``absent`` {part: reason} for what could not be measured
 - ``logged``: a figure of the script's own, by ``halfstep.log`` or the framework's logging
@@ -60,8 +64,15 @@ def number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
+#: events of which the process itself keeps what they told, for its last words
+KEPT = ("takeover", "sample", "stored", "region")
+
+
 class Writer:
     """Appends events to a file, one line each, handed to the kernel at once: a SIGKILL loses nothing written.
+
+    Attributes:
+        kept: what events of :data:`KEPT` have told so far.
 
     Raises:
         UsageError: the file cannot be written.
@@ -71,6 +82,7 @@ class Writer:
         self.path = Path(path).absolute()
         self._zero = time.perf_counter()
         self._pid = os.getpid()
+        self.kept = Record(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # A bare descriptor: it stays open to the very end, which a file object would be warned for.
@@ -84,6 +96,8 @@ class Writer:
         """Write one event; in a forked child, nothing: the record is the parent's."""
         if os.getpid() != self._pid:
             return
+        if event in KEPT:
+            self.kept.add({"event": event, **fields})
         seconds = time.perf_counter() - self._zero
         try:
             line = f'{{"event":"{event}","at":{seconds:.6f}'
@@ -95,10 +109,15 @@ class Writer:
 
 
 class NullWriter:
-    """The record that nobody asked for."""
+    """The record that nobody asked for; it keeps what :attr:`Writer.kept` does."""
+
+    def __init__(self) -> None:
+        self.kept = Record(Path(os.devnull))
 
     def write(self, event: str, **fields: Any) -> None:
-        """Nothing."""
+        """Write nothing."""
+        if event in KEPT:
+            self.kept.add({"event": event, **fields})
 
 
 class StepLines:
@@ -139,6 +158,7 @@ class Record:
     steps: list[dict[str, Any]] = field(default_factory=list)
     sample: dict[str, Any] = field(default_factory=dict)
     stored: Stored = field(default_factory=Stored)
+    region: dict[str, Any] = field(default_factory=dict)
     logged: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     nonfinite: dict[str, Any] = field(default_factory=dict)
     own_amp: list[str] = field(default_factory=list)
@@ -160,7 +180,7 @@ class Record:
     def add(self, line: dict[str, Any]) -> None:
         """Take one event in."""
         kind = line.get("event")
-        if kind in ("start", "takeover", "sample", "nonfinite", "end"):
+        if kind in ("start", "takeover", "sample", "region", "nonfinite", "end"):
             # A loss that is not finite says more than a skipped step, which may only have found the scale.
             if kind == "nonfinite" and self.nonfinite.get("what") in ("loss", line["what"]):
                 return

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from halfstep import __version__
 from halfstep.errors import HalfstepError, Unsupported, UsageError
 from halfstep.integrations import Attached, watch
+from halfstep.plural import count
 from halfstep.program import Ending, at_end, on_import
+from halfstep.ran import Ran, words
 from halfstep.recipes import Recipe, parse
 from halfstep.record import SCHEMA, NullWriter, Writer
 
@@ -151,9 +153,18 @@ class Session:
 
     @property
     def takeover(self) -> Takeover | None:
-        """The framework that trains: of several that were imported, the one that made the most steps so far."""
-        # The first of equals: one that was imported on the way to another (torch by keras) comes after it.
-        return max(reversed(self._takeovers), key=lambda takeover: takeover.steps, default=None)
+        """The framework that trains: of several that were imported, the one that made the most steps so far.
+
+        Before the first step it is the last one that is in use: torch may come on the way to keras.
+        """
+        if len(self._takeovers) < 2:
+            return next(iter(self._takeovers), None)
+        made = max(self._takeovers, key=lambda takeover: takeover.steps)
+        return (
+            made
+            if made.steps
+            else next(t for t in (*reversed(self._takeovers), made) if t.in_use or t is made)
+        )
 
     def _relaunch(self) -> list[str]:
         """The start of a command that runs the program once more as it runs here: an interpreter and options."""
@@ -288,6 +299,8 @@ class Session:
         """The program is over: the record's last line, and a word on stderr where something was changed."""
         for takeover in self._takeovers:
             takeover.close()
+        if self.takeover is not None and len(self._takeovers) > 1:
+            self.takeover.announce()
         steps = 0 if self.takeover is None else self.takeover.steps
         status, reason = self._outcome(ending, steps)
         meters = {} if self._meters is None else self._meters.read()
@@ -329,16 +342,19 @@ class Session:
     def _last_words(self, steps: int) -> None:
         """Where something was changed, or was asked for and did not happen, say so."""
         takeover, asked = self.takeover, self.name
-        if self._failure is not None or asked.split(":")[0] in ("as-is", "fp32"):
+        ran = Ran.of(self._writer.kept)
+        quiet = asked == "as-is" or (asked == "fp32" and not ran.otherwise)
+        if self._failure is not None or quiet:
             return
         if takeover is None:
             say(f"the program {self._no_step()}: precision {asked} was not put into force")
         elif steps == 0:
-            say(f"the program {self._no_step()}; it ran as {takeover.ran_as}")
+            say(f"the program {self._no_step()}; precision {asked} was in force")
         else:
             skipped = takeover.skipped
             skips = f", {skipped} of them skipped (gradients were not finite)" if skipped else ""
-            say(f"ran as {takeover.ran_as}: {steps} steps{skips}")
+            lead = f"precision {asked} was in force" if ran.unknown else f"ran as {words(ran)}"
+            say(f"{lead}: {count(steps, 'step')}{skips}")
 
 
 def _elsewhere() -> str:

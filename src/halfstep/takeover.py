@@ -85,6 +85,11 @@ class Takeover(ABC):
         """How many of them were skipped because gradients were not finite."""
 
     @property
+    def in_use(self) -> bool:
+        """Whether the program was seen to use the framework, beyond importing it."""
+        return True
+
+    @property
     def no_step(self) -> str:
         """Why the program may have ended without a step, in words that follow "the program"."""
         return "ended without an optimizer step"
@@ -104,6 +109,20 @@ class Takeover(ABC):
     @abstractmethod
     def close(self) -> None:
         """The program is over: write what is still on its way from a device."""
+
+
+def asked_of(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe asks for, as fields of a record's ``takeover`` event; ``as-is`` asks for nothing.
+
+    An emulated precision's products are counted under its own name.
+    """
+    if recipe.as_is:
+        return {}
+    return {
+        "asked": recipe.name if recipe.only_emulated else recipe.compute,
+        "asked_weights": recipe.weights,
+        "described": recipe.described,
+    }
 
 
 def overflow_sentence(compute: str, scale: float, started_at: float) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from halfstep.plural import count
 from halfstep.record import Record, number, read
 
 Status = Literal["ok", "diverged", "out_of_memory", "failed", "timed_out", "unsupported", "interrupted"]
@@ -304,12 +305,13 @@ def judge(
 ) -> tuple[Status, str]:
     """The trial's status and the reason in words, from its record and the way its process ended."""
     steps = len(record.steps)
+    made = f"{count(steps, 'step')} {'was' if steps == 1 else 'were'} made"
     if stopped == "timed_out":
-        return "timed_out", f"ran longer than the time limit of {job.time_limit:g} s; {steps} steps were made"
+        return "timed_out", f"ran longer than the time limit of {job.time_limit:g} s; {made}"
     if stopped == "out_of_memory":
         return "out_of_memory", f"its resident memory passed the limit of {job.memory_limit:,} bytes"
     if stopped == "interrupted":
-        return "interrupted", f"interrupted by {by} after {steps} steps"
+        return "interrupted", f"interrupted by {by} after {count(steps, 'step')}"
     for one in ranks:
         if one.end.get("status") not in (None, "ok") or (not one.end and record.end.get("status") != "ok"):
             return _of_rank(one, exit_code)
@@ -348,12 +350,15 @@ def _without_an_end(exit_code: int | None, steps: int) -> tuple[Status, str]:
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
         hint = "; the kernel does that when memory runs out" if name == "SIGKILL" else ""
-        return "failed", f"killed by {name} after {steps} steps{hint}"
+        return "failed", f"killed by {name} after {count(steps, 'step')}{hint}"
     if exit_code == 0 and steps:
         return "ok", ""
     if exit_code == 0:
         return "failed", "ended without an optimizer step"
-    return "failed", f"ended at once with exit code {exit_code} after {steps} steps (os._exit or a crash)"
+    return (
+        "failed",
+        f"ended at once with exit code {exit_code} after {count(steps, 'step')} (os._exit or a crash)",
+    )
 
 
 def began(record: Record) -> str:

@@ -162,7 +162,24 @@ def test_a_precision_that_could_not_be_put_into_force_is_said(tmp_path: Path) ->
         == "halfstep: the program did not import PyTorch or Keras: precision bf16 was not put into force\n"
     )
     done = halfstep("run", "--precision", "bf16", FAULTY, "no_training")
-    assert done.stderr.startswith("halfstep: the program ended without an optimizer step; it ran as bf16")
+    assert done.stderr.startswith(
+        "halfstep: the program ended without an optimizer step; precision bf16 was in force"
+    )
+
+
+def test_the_last_words_are_of_what_ran(tmp_path: Path) -> None:
+    """A program in fp64 stays so in every precision, fp32 too."""
+    (tmp_path / "s.py").write_text(
+        "import torch\n"
+        "torch.set_default_dtype(torch.float64)\n"
+        "net = torch.nn.Linear(4, 4)\n"
+        "optimizer = torch.optim.SGD(net.parameters(), 0.1)\n"
+        "for _ in range(3): optimizer.step(lambda: net(torch.ones(2, 4)).sum().backward())\n"
+    )
+    done = halfstep("run", "--precision", "fp32", "--record", "r", "s.py", cwd=tmp_path)
+    assert done.stderr == "halfstep: ran as fp64, weights fp64; fp32 was asked for: 3 steps\n"
+    done = halfstep("run", "--precision", "bf16", "--steps", "1", "s.py", cwd=tmp_path)
+    assert done.stderr == "halfstep: precision bf16 was in force: 1 step\n"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +202,7 @@ def test_training_in_processes_of_the_programs_own_is_said(method: str, said: st
     done = halfstep("run", "--precision", "bf16", "s.py", cwd=tmp_path)
     assert done.stdout == "0\n"
     start = "halfstep: the program ended without an optimizer step in its first process; "
-    assert done.stderr.startswith(f"{start}{said}; it ran as bf16")
+    assert done.stderr.startswith(f"{start}{said}; precision bf16 was in force")
 
 
 ENABLED = "import halfstep; halfstep.enable({arguments})\n"
@@ -236,7 +253,11 @@ def test_an_enable_of_the_program_yields_to_the_command(tmp_path: Path) -> None:
 def test_as_is_is_what_the_program_enables(before: str, tmp_path: Path) -> None:
     """Bit for bit what python prints, also where PyTorch was taken over before the program said what it wants."""
     script = tmp_path / "s.py"
-    script.write_text(before + ENABLED.format(arguments='"bf16", steps=7') + Path(FAULTY).read_text())
+    script.write_text(
+        before
+        + ENABLED.format(arguments=f'"bf16", steps=7, record="{tmp_path}/own"')
+        + Path(FAULTY).read_text()
+    )
     plain = python(str(script))
     done = halfstep("run", "--precision", "as-is", "--record", "r", str(script), cwd=tmp_path)
     assert (done.stdout, done.stderr, done.returncode) == (plain.stdout, plain.stderr, 0)

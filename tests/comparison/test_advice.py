@@ -8,6 +8,7 @@ import pytest
 
 from halfstep.comparison.advice import recommend
 from halfstep.comparison.rules import RULES
+from halfstep.ran import Ran
 
 FALL = 1.0
 
@@ -83,7 +84,14 @@ def loss(value: float, detectable: float = 0.1) -> dict[str, Any]:
 NO_COUNTER = "no counter here"
 ONE_SEED = {"quality": "one_seed"}
 TOLERATED = {"margin_from": "tolerance", "margin": 0.005, "fall": FALL, "high": None, "detectable": None}
-NO_UNITS = "bf16, products in fp32 units"
+FP64 = {
+    "ran_as": "fp64, weights fp64; fp32 was asked for",
+    "ran": Ran(asked="fp32", products={"fp64": 1.0}, weights=("fp64",)).as_json(),
+}
+NO_UNITS = {
+    "ran_as": "bf16, products in fp32 units",
+    "ran": Ran(asked="bf16", products={"bf16": 1.0}, fp32_units=("product",)).as_json(),
+}
 FP32 = verdict("fp32")
 SMALL, SMALLER = (ratio(x, "", "") | {"words": f"{x:.2f}× memory"} for x in (0.8, 0.6))
 
@@ -99,6 +107,26 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
         "Debug in fp32 first: the loss did not fall in 60 steps of fp32",
     ),
     ("alone", "speed", [FP32], "fp32", "Stay with fp32: nothing else was run."),
+    (
+        "ran_the_same", "speed", [FP32 | FP64, verdict("bf16", 2.8, same_as_baseline="fp64", **FP64)], None,
+        "No precision to choose: fp32 and bf16 ran the same, because the program computes in fp64",
+    ),
+    (
+        "ran_the_same", "speed",
+        [FP32, verdict("bf16", 2.8, same_as_baseline="out_of_reach"), verdict("fp16", status="failed", reason="boom")],
+        "fp32", "Stay with fp32: fp32 and bf16 ran the same, because the program makes its products where",
+    ),
+    (
+        "impossible_gain", "speed",
+        [FP32, verdict("bf16", 0.9), verdict("fp16", 30.85, speed_bound=6.7)], "fp32",
+        "Stay with fp32 for now: fp16 was measured at 30.85× the speed, but no units can make this "
+        "program more than 6.7× faster: something else on the machine made the difference; compare again",
+    ),
+    (
+        "impossible_gain", "speed", [FP32, verdict("bf16", 1.8, **NO_UNITS)], "fp32",
+        "bf16 was measured at 1.80× the speed, but its products ran in fp32 units, which are no faster",
+    ),
+    ("best", "speed", [FP32, verdict("bf16", 1.9, speed_bound=6.7), verdict("fp16", 2.5, **NO_UNITS)], "bf16", "Use bf16"),
     (
         "alone", "speed", [FP32, verdict("bf16", status="diverged", reason="nan")], "fp32",
         "it alone ran to its end in every trial.",
@@ -144,7 +172,7 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
         "Use bf16: 1.85× faster, and no worse.",
     ),
     (
-        "fp16_where_bf16_is_not_native", "speed", [FP32, verdict("bf16", 0.5, ran_as=NO_UNITS), verdict("fp16", 1.9)],
+        "fp16_where_bf16_is_not_native", "speed", [FP32, verdict("bf16", 0.5, **NO_UNITS), verdict("fp16", 1.9)],
         "fp16", "Use fp16: 1.90× faster",
     ),
     ("best", "speed", [FP32, verdict("bf16", 1.9), verdict("fp16", 1.5)], "bf16", "Use bf16: 1.90× faster, and no worse."),
@@ -197,7 +225,7 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
         "its quality is open; let the program take its seed from HALFSTEP_TRIAL, as shifting its own changed nothing.",
     ),
     ("gains_but_worse", "speed", [FP32, verdict("bf16", 1.9, "worse")], "fp32", "bf16 is 1.90× faster, but worse."),
-    ("no_units", "speed", [FP32, verdict("bf16", 0.9, ran_as=NO_UNITS)], "fp32", "this device has no units for bf16."),
+    ("no_units", "speed", [FP32, verdict("bf16", 0.9, **NO_UNITS)], "fp32", "this device has no units for bf16."),
     ("no_gain", "speed", [FP32, verdict("bf16", 0.9), verdict("fp16", 0.5)], "fp32", "no other precision was faster here."),
     (
         "no_gain", "speed", [FP32, verdict("bf16", 0.9), verdict("fp8", emulated=True)], "fp32",
@@ -205,7 +233,7 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
     ),
     (
         "no_gain", "speed",
-        [FP32, verdict("bf16", 0.9), verdict("fp16", 1.1, ran_as=NO_UNITS, speed_ratio=noisy(1.1, 0.9, 1.3))], "fp32",
+        [FP32, verdict("bf16", 0.9), verdict("fp16", 1.1, **NO_UNITS, speed_ratio=noisy(1.1, 0.9, 1.3))], "fp32",
         "no other precision was shown to be faster here.",
     ),
     (
@@ -240,12 +268,22 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
     ),
     (
         "gain_cannot_be_told", "speed",
-        [FP32, verdict("bf16", 1.02, speed_ratio=noisy(1.02, 0.5, 2.08, runs=3)), verdict("fp16", 0.5, ran_as=NO_UNITS)],
+        [FP32, verdict("bf16", 1.02, speed_ratio=noisy(1.02, 0.5, 2.08, runs=3)), verdict("fp16", 0.5, **NO_UNITS)],
         "fp32", "30 runs would not be enough: make them longer, or the machine quieter.",
     ),
     (
-        "gain_cannot_be_told", "speed", [FP32, verdict("bf16", 1.9, speed_ratio=noisy(1.9, None, None))], "fp32",
-        "whether bf16 is faster the data cannot tell (1.90×); let it make more steps.",
+        "gain_cannot_be_told", "speed", [FP32, verdict("bf16", 1.9, speed_ratio=noisy(1.9, None, None), steps=10)],
+        "fp32", "whether bf16 is faster the data cannot tell (1.90×); let it make more steps, 11 at least: fewer have no "
+        "interval.",
+    ),
+    (
+        "gain_cannot_be_told", "speed",
+        [FP32, verdict("bf16", 1.9, speed_ratio=noisy(1.9, None, None, 1), steps=10)], "fp32",
+        "let it make more steps, 11 at least, and run with --repeats 3: fewer have no interval.",
+    ),
+    (
+        "gain_cannot_be_told", "speed", [FP32, verdict("bf16", 1.9, speed_ratio=noisy(1.9, None, None, 1))], "fp32",
+        "whether bf16 is faster the data cannot tell (1.90×); run with --repeats 3.",
     ),
     (
         "gain_cannot_be_told", "memory", [FP32, verdict("bf16", 1.9, memory_ratio=noisy(0.95, None, None, 1))], "fp32",
@@ -267,14 +305,14 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
     ),
     (
         "gain_cannot_be_told", "speed", [FP32, verdict("bf16", 0.95, speed_ratio=noisy(0.95, None, None, 1))], "fp32",
-        "whether bf16 is faster the data cannot tell (0.95×); let it make more steps.",
+        "whether bf16 is faster the data cannot tell (0.95×); run with --repeats 3.",
     ),
     (
         "not_measured", "memory", [FP32 | {"peak_memory_absent": None}, verdict("bf16", 1.9, peak_memory_absent="gone")],
         "fp32", "no peak of memory of bf16 was measured here, so that no gain is known.",
     ),
     (
-        "no_units", "speed", [FP32, verdict("bf16", 1.0, ran_as=NO_UNITS, speed_ratio=noisy(1.0, 0.9, 1.1))], "fp32",
+        "no_units", "speed", [FP32, verdict("bf16", 1.0, **NO_UNITS, speed_ratio=noisy(1.0, 0.9, 1.1))], "fp32",
         "this device has no units for bf16.",
     ),
     ("no_gain", "speed", [FP32, verdict("bf16", 1.0, speed_ratio=noisy(1.0, 0.96, 1.04))], "fp32",
@@ -398,11 +436,11 @@ WHY = [
 ]
 
 
-@pytest.mark.parametrize("ran_as", ["bf16", NO_UNITS])
-def test_what_does_not_pay_is_explained_by_what_was_measured(ran_as: str) -> None:
-    found = recommend([FP32, verdict("bf16", 0.9, ran_as=ran_as, why_no_faster=WHY)])
+@pytest.mark.parametrize("ran", [{}, NO_UNITS])
+def test_what_does_not_pay_is_explained_by_what_was_measured(ran: dict[str, Any]) -> None:
+    found = recommend([FP32, verdict("bf16", 0.9, why_no_faster=WHY, **ran)])
     told = {reason["evidence"]: reason["text"] for reason in found["reasons"]}
-    assert found["rule"] == ("no_gain" if ran_as == "bf16" else "no_units")
+    assert found["rule"] == ("no_units" if ran else "no_gain")
     assert told["verdicts[1].why_no_faster[1]"] == "bf16: matrix products: 6 ms of 10 ms (fp32: 6 ms)"
     assert told["verdicts[1].why_no_faster[4]"] == "bf16: 70% of FLOPs are odd"
     assert len([where for where in told if "why" in where]) == 2

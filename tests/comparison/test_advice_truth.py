@@ -18,6 +18,7 @@ from halfstep.comparison.paired import Paired, holm, paired
 from halfstep.comparison.quality import _numbers
 from halfstep.comparison.ratios import _ratio_of_trials, _ratio_row, faster_words
 from halfstep.comparison.wording import figure_words, kind_of
+from halfstep.ran import Ran, words
 
 CASES = 1500
 LEAST = 1 / AS_GOOD
@@ -90,7 +91,8 @@ def drawn(random: np.random.Generator) -> list[dict[str, Any]]:
         if random.random() < 0.1:
             row |= {"loss": None, "quality": {"kind": "not_known", "words": "neither", "seeds": seeds}}
         if random.random() < 0.2:
-            row["ran_as"] = f"{name}, products in fp32 units"
+            units = Ran(asked=name, products={name: 1.0}, fp32_units=("product",))
+            row |= {"ran_as": words(units), "ran": units.as_json()}
         if random.random() < 0.15:
             row |= {"status": "failed", "reason": "boom"}
         elif random.random() < 0.15:

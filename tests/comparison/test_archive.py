@@ -53,9 +53,14 @@ def written(request: Request, trial: Trial, status: str | None = "ok", steps: in
         started=f"2026-01-01T00:00:{trial.seed:02}",
     )  # fmt: skip
     writer.write("takeover", framework="torch", device="cpu", ran_as=trial.precision, seconds=0.1)
+    other = 0.001 * (trial.precision != "fp32")
     for i in range(steps):
         writer.write(
-            "step", step=i, loss=2.0 - 0.1 * i + 0.01 * trial.seed, seconds=0.1 if i else None, skipped=False
+            "step",
+            step=i,
+            loss=2.0 - 0.1 * i + 0.01 * trial.seed + other,
+            seconds=0.1 if i else None,
+            skipped=False,
         )
     if status is not None:
         writer.write("end", status=status, reason="", exit_code=0, steps=steps, peak_memory_bytes=10**6)

@@ -20,13 +20,21 @@ def runs(random: np.random.Generator, center: float, count: int = 3, steps: int 
 
 
 def test_the_ratio_is_that_of_the_medians() -> None:
-    ratio = ratio_of_medians([[2.0] * 20, [2.0] * 20], [[1.0] * 20])
+    ratio = ratio_of_medians([[2.0] * 20, [2.0] * 20], [[1.0] * 20, [1.0] * 20])
     assert (ratio.value, ratio.low, ratio.high) == pytest.approx((2.0, 2.0, 2.0))
     assert ratio.excludes_one
 
 
+def test_one_run_on_a_side_has_no_interval() -> None:
+    """However many steps it made: all of them may have been slowed by the same other load."""
+    for slow, fast in (([[2.0] * 500], [[1.0] * 20] * 5), ([[2.0] * 20] * 5, [[1.0] * 500])):
+        ratio = ratio_of_medians(slow, fast)
+        assert (ratio.value, ratio.low, ratio.high) == pytest.approx((2.0, None, None))
+        assert not ratio.excludes_one
+
+
 def test_too_few_steps_have_no_interval() -> None:
-    ratio = ratio_of_medians([[2.0] * 7], [[1.0] * 20])
+    ratio = ratio_of_medians([[2.0] * 7, [2.0] * 20], [[1.0] * 20, [1.0] * 20])
     assert (ratio.value, ratio.low, ratio.high) == (2.0, None, None)
     assert not ratio.excludes_one
 

@@ -125,9 +125,9 @@ def test_the_amp_loop_unscales_before_it_clips_and_steps_when_it_has_accumulated
 
 
 def test_products_in_fp32_units_are_said_to_be_halfsteps() -> None:
-    code = adopt("fp16", Script(), "fp16, products in fp32 units")
+    code = adopt("fp16", Script(), in_fp32_units=True)
     assert "slow here: this CPU has no fp16 units" in code
-    assert "slow here" not in adopt("fp16", Script(), "fp16")
+    assert "slow here" not in adopt("fp16", Script())
 
 
 @pytest.mark.parametrize("framework", OWN_WORDS)

@@ -72,5 +72,5 @@ def test_gradients_that_no_optimizer_of_keras_takes_are_told_of(tmp_path: Path) 
         "ended without a step of an optimizer of Keras's: what else the gradients of jax.grad went into (optax, an "
         "update by hand) is neither guarded nor recorded; use an optimizer of Keras's, or compile and fit"
     )
-    assert f"halfstep: the program {sentence}; it ran as fp16" in done.stderr
+    assert f"halfstep: the program {sentence}; precision fp16 was in force" in done.stderr
     assert read(record).end["reason"] == sentence

@@ -337,3 +337,19 @@ def test_mistakes_are_told() -> None:
     with pytest.raises(UsageError) as caught:
         products.choose("fast", FP32)  # type: ignore[arg-type]
     assert str(caught.value) == "--products was given 'fast'; allowed are auto, native, fp32."
+
+
+def test_the_kinds_that_are_computed_in_fp32_units_are_heard(products_kernel: str) -> None:
+    """Those of a step that has them: a transposed convolution, and no attention."""
+    heard = []
+    slow = products.install([torch.bfloat16])
+    for layer in (torch.nn.ConvTranspose2d(2, 2, 3), torch.nn.Linear(4, 4)):
+        layer = layer.bfloat16()
+        listening = products.Listening()
+        listening.begin()
+        layer(torch.ones(1, 2, 4, 4, dtype=torch.bfloat16)).sum().backward()
+        heard.append(listening.end())
+        layer(torch.ones(1, 2, 4, 4, dtype=torch.bfloat16))
+        assert listening.end() == heard[-1]
+    slow.remove()
+    assert heard == [["convolution"], ["product"]]

@@ -45,13 +45,13 @@ class Script:
         )
 
 
-def adopt(precision: str, script: Script, ran_as: str | None = None) -> str:
+def adopt(precision: str, script: Script, in_fp32_units: bool = False) -> str:
     """Python lines that put ``precision`` into force in ``script`` for good.
 
     Args:
         precision: a recipe's text.
         script: what the lines are for.
-        ran_as: what the recipe ran as; products in fp32 units are halfstep's, and no framework has them.
+        in_fp32_units: whether its products ran in fp32 units, which are halfstep's: no framework has them.
     """
     recipe = parse(precision)
     own = own_words(precision, script)
@@ -65,7 +65,7 @@ def adopt(precision: str, script: Script, ran_as: str | None = None) -> str:
         if script.framework == "pytorch"
         else f"# or in {_NAMES[script.framework]}'s own words:"
     )
-    if ", products in fp32 units" in (ran_as or ""):
+    if in_fp32_units:
         title += f" (slow here: this CPU has no {recipe.compute} units, and its products in fp32 units are halfstep's)"
     return f"{one}\n\n{title}\n{own}"
 

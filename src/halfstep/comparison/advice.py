@@ -10,7 +10,8 @@ from typing import Any
 
 from halfstep.comparison.adopt import Script, adopt
 from halfstep.comparison.batches import Batches
-from halfstep.comparison.evidence import Evidence, Prefer, Verdict
+from halfstep.comparison.evidence import Evidence, Prefer, Verdict, ran_of
+from halfstep.comparison.reasons import left_over
 from halfstep.comparison.rules import RULES
 
 
@@ -30,14 +31,17 @@ def recommend(
     """
     evidence = Evidence.of(verdicts, prefer, Batches.of(fit))
     rule, found = next((r, answer) for r in RULES if (answer := r.answer(evidence)) is not None)
+    told = {reason["evidence"] for reason in found["reasons"]}
+    more = [reason for reason in left_over(evidence) if reason["evidence"] not in told]
     precision = found["precision"]
     # What the script does by itself needs no lines.
     script = script or Script()
-    ran_as = next((v["ran_as"] for v in verdicts if v["precision"] == precision), None)
-    code = adopt(precision, script, ran_as) if precision and precision != "as-is" else None
+    slow = any(ran_of(v).in_fp32_units for v in verdicts if v["precision"] == precision)
+    code = adopt(precision, script, slow) if precision and precision != "as-is" else None
     return {
         "decided": True,
         **found,
+        "reasons": [*found["reasons"], *more],
         "prefer": prefer,
         "rule": rule.name,
         "adopt": None if code is None else {"framework": script.framework, "code": code},

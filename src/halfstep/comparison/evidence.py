@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from halfstep.comparison.batches import NO_BATCHES, Batches
 from halfstep.comparison.intervals import Interval, runs_to_tell
+from halfstep.ran import Ran
 
 Prefer = Literal["speed", "memory", "energy", "accuracy"]
 PREFER: tuple[Prefer, ...] = ("speed", "memory", "energy", "accuracy")
@@ -29,6 +30,9 @@ PLAIN_GAIN = 1 / 0.9
 #: a precision this much short of the best is still preferred where it is the safer one; a lesser gain is not worth it
 AS_GOOD = 0.95
 
+#: a measured ratio this many times the bound is no gain of the precision: shares of a step are measured in one step
+BEYOND = 1.25
+
 #: the fewest runs whose spread says something of the next
 FEW_RUNS = 3
 
@@ -47,6 +51,7 @@ class Evidence:
         prefer: the objective.
         baseline: the row that the others are compared with.
         ran: the others that ran to their end in all trials.
+        same: the others that did, and ran the same as the baseline: there is nothing to choose.
         failed: the others that did not.
         batches: the largest that fit each precision, where they were looked for.
     """
@@ -56,6 +61,7 @@ class Evidence:
     ran: list[Row]
     failed: list[Row]
     batches: Batches = NO_BATCHES
+    same: tuple[Row, ...] = ()
 
     @classmethod
     def of(cls, verdicts: list[Verdict], prefer: Prefer = "speed", batches: Batches = NO_BATCHES) -> Evidence:
@@ -66,9 +72,10 @@ class Evidence:
         return cls(
             prefer,
             next((row for row in rows if row[1]["precision"] == name), None),
-            [(i, v) for i, v in others if v["status"] == "ok"],
+            [(i, v) for i, v in others if v["status"] == "ok" and not v.get("same_as_baseline")],
             [(i, v) for i, v in others if v["status"] != "ok"],
             batches,
+            tuple((i, v) for i, v in others if v["status"] == "ok" and v.get("same_as_baseline")),
         )
 
     @property
@@ -82,6 +89,12 @@ class Evidence:
     def real(self) -> list[Row]:
         """Those that were not emulated: an emulated run says how well it trains, not what it costs."""
         return [(i, v) for i, v in self.ran if not v.get("emulated")]
+
+    @property
+    def impossible(self) -> list[Row]:
+        """Those that were measured to be faster than the hardware's units can make them."""
+        found = [row for row in self.real if not units_can_gain(row[1])]
+        return [row for row in found if self.prefer == "speed" and measured_faster(row[1])]
 
     @property
     def gaining(self) -> list[Row]:
@@ -101,7 +114,8 @@ class Evidence:
     @property
     def open(self) -> list[Row]:
         """Those that may gain, for all the data say, and are not worse; the largest first."""
-        found = [r for r in self.real if may_gain(r[1], self.prefer) and standing(r[1]) != "bad"]
+        able = [r for r in self.real if self.prefer != "speed" or units_can_gain(r[1])]
+        found = [r for r in able if may_gain(r[1], self.prefer) and standing(r[1]) != "bad"]
         return sorted(found, key=lambda row: -gain(row[1], self.prefer))
 
     @property
@@ -133,6 +147,11 @@ class Evidence:
         return f"run with --seeds {5 if seeds < 5 else 2 * seeds}"
 
 
+def ran_of(verdict: Verdict) -> Ran:
+    """What was measured of what a precision ran as."""
+    return Ran.from_json(verdict.get("ran"))
+
+
 def ratio_name(prefer: Prefer) -> str:
     """The field of a verdict that an objective looks at; among those as accurate, speed."""
     return RATIOS.get(prefer, "speed_ratio")
@@ -156,12 +175,33 @@ def _seeds(verdict: Verdict) -> int:
 def is_gain(verdict: Verdict, prefer: Prefer) -> bool:
     """Whether the gain is more than noise, and can be seen in two decimals.
 
-    A ratio of memory without an interval must be large.
+    A ratio of memory without an interval must be large. Speed that units cannot give is none: where all products are
+    computed in fp32 units, or where the ratio is beyond what the fastest units would make of the baseline's step.
     """
     ratio = ratio_of(verdict, prefer)
+    if ratio_name(prefer) == "speed_ratio" and not units_can_gain(verdict):
+        return False
     if prefer == "memory" and ratio.get("low") is None:
         return gain(verdict, prefer) >= PLAIN_GAIN
     return bool(ratio.get("significant")) and gain(verdict, prefer) > 1 and round(ratio["value"], 2) != 1
+
+
+def units_can_gain(verdict: Verdict) -> bool:
+    """Whether the hardware can have made a difference of speed: not with products in fp32 units, nor without bound."""
+    return not ran_of(verdict).in_fp32_units and not beyond_units(verdict)
+
+
+def measured_faster(verdict: Verdict) -> bool:
+    """Whether it was faster than the baseline by more than noise, or beyond what any units give."""
+    ratio = verdict.get("speed_ratio") or {}
+    return beyond_units(verdict) or (bool(ratio.get("significant")) and ratio["value"] > 1)
+
+
+def beyond_units(verdict: Verdict) -> bool:
+    """Whether a speed ratio lies wholly beyond what the hardware can give, with a quarter for error."""
+    ratio, bound = verdict.get("speed_ratio") or {}, verdict.get("speed_bound")
+    lowest = ratio.get("value") if ratio.get("low") is None else ratio["low"]
+    return bound is not None and lowest is not None and lowest > BEYOND * bound
 
 
 def may_gain(verdict: Verdict, prefer: Prefer) -> bool:

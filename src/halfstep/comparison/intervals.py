@@ -14,6 +14,9 @@ from dataclasses import dataclass
 DRAWS = 1000
 LEVEL = 0.95
 
+#: fewer steps of a run, after its warm-up, are too few to draw blocks from
+FEWEST_STEPS = 8
+
 #: more runs than this are not asked for
 MOST_RUNS = 30
 
@@ -47,21 +50,19 @@ def ratio_of_medians(
 
     Returns:
         The ratio of the geometric means of the runs' medians, with its 95 % interval on the logarithm: t of the runs'
-        medians, and never narrower than the steps within the runs allow. Of one run on a side it is the bootstrap
-        percentile interval of the steps: how runs differ is not known then. With fewer than 8 steps in any run there
-        is no interval.
+        medians, and never narrower than the steps within the runs allow. With one run on a side there is no interval,
+        as nothing tells how runs differ: other load on the machine may have slowed a whole run. Nor is there one with
+        fewer than :data:`FEWEST_STEPS` steps in any run.
     """
     import numpy as np
 
     value = _center(numerator) / _center(denominator)
-    if min(len(run) for run in (*numerator, *denominator)) < 8:
+    too_few = min(len(run) for run in (*numerator, *denominator)) < FEWEST_STEPS
+    if too_few or min(len(numerator), len(denominator)) < 2:
         return Interval(value, None, None)
     random = np.random.default_rng(20180131)
     logs = _draws(numerator, random) - _draws(denominator, random)
     freedom = len(numerator) + len(denominator) - 2
-    if min(len(numerator), len(denominator)) < 2:
-        low, high = np.exp(np.quantile(logs, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-        return Interval(value, float(min(low, value)), float(max(high, value)))
     error = max(float(logs.std()), math.hypot(_error_of_runs(numerator), _error_of_runs(denominator)))
     half = _t_quantile(freedom) * error
     return Interval.around(value, half)
@@ -75,7 +76,7 @@ def median_over_runs(runs: Sequence[Sequence[float]]) -> Interval:
     import numpy as np
 
     value = _center(runs)
-    if min(map(len, runs)) < 8:
+    if min(map(len, runs)) < FEWEST_STEPS:
         return Interval(value, None, None)
     within = float(_draws(runs, np.random.default_rng(20180131)).std())
     half = _t_quantile(len(runs) - 1) * max(within, _error_of_runs(runs))

@@ -11,6 +11,9 @@ from halfstep.comparison.rows import measured, peak
 from halfstep.meters import Absent, summary
 from halfstep.trials import Outcome
 
+#: how many times as fast as fp32 the fastest units for 16 bits or less compute products: tensor cores, AMX
+FASTEST_UNITS = 16
+
 
 def step_time(group: list[Outcome]) -> dict[str, Any] | None:
     """The median step with its interval, seconds: of one trial by order statistics, of several over their medians."""
@@ -30,8 +33,20 @@ def speed_ratio(base: list[Outcome], group: list[Outcome]) -> dict[str, Any] | N
     if not slow or not fast:
         return None
     ratio = ratio_of_medians(slow, fast)
-    # With one run on a side the interval is of its steps alone: readers must be able to tell.
     return _ratio_row(ratio, faster_words(ratio)) | {"runs": [len(slow), len(fast)]}
+
+
+def speed_bound(base: Sequence[dict[str, Any]]) -> float | None:
+    """How many times as fast as the baseline a precision can be at most; None where no trial was profiled.
+
+    Amdahl's law: with a share p of the baseline's step in products, 1 / (p / 16 + (1 - p) / 2), as half the bytes make
+    everything else twice as fast at most.
+    """
+    shares = [row["time_shares"].get("products", 0.0) for row in base if row.get("time_shares")]
+    if not shares:
+        return None
+    products: float = sum(shares) / len(shares)
+    return 1 / (products / FASTEST_UNITS + (1 - products) / 2)
 
 
 def faster_words(ratio: Interval) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from halfstep.comparison.evidence import RATIOS, Evidence, Prefer, Row, ratio_name
+from halfstep.comparison.evidence import RATIOS, Evidence, Prefer, Row, ran_of, ratio_name
 
 _NAMES = {"speed_ratio": "speed", "memory_ratio": "memory", "energy_ratio": "energy"}
 
@@ -88,10 +88,22 @@ def steps_skipped(verdict: dict[str, Any]) -> str:
     return f"{number} step{'s were' if number != 1 else ' was'} skipped"
 
 
+def ran(row: Row) -> dict[str, str]:
+    """What a precision ran as."""
+    index, verdict = row
+    return reason(f"{verdict['precision']}: ran as {verdict['ran_as']}", index, "ran_as")
+
+
+def left_over(evidence: Evidence) -> list[dict[str, str]]:
+    """What to know of the precisions that were not judged, and of a baseline that ran as something else."""
+    odd = [evidence.baseline] if evidence.baseline and ran_of(evidence.baseline[1]).computed_otherwise else []
+    return [ran(row) for row in (*odd, *evidence.same)] + [failure(row) for row in evidence.failed]
+
+
 def units(row: Row) -> list[dict[str, str]]:
     """Whether the hardware computes it in units of another format, from what ran."""
     index, verdict = row
-    if "products in fp32 units" not in (verdict["ran_as"] or ""):
+    if not ran_of(verdict).in_fp32_units:
         return []
     text = f"{verdict['precision']}: this device has no units for it ({verdict['ran_as']})"
     return [reason(text, index, "ran_as")]

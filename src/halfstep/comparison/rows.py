@@ -8,6 +8,7 @@ from typing import Any
 
 from halfstep.comparison.effort import energy, parts_of_memory, time_shares
 from halfstep.meters import Absent, summary
+from halfstep.ran import Ran, words
 from halfstep.record import Record
 from halfstep.stored import PARTS, together
 from halfstep.trials import Outcome
@@ -30,10 +31,12 @@ def trial_row(outcome: Outcome, command: Sequence[str], log: str) -> dict[str, A
     share = _matmul_share(sample.get("matmul_flops"))
     samples = sample.get("samples")
     ranks = [record, *outcome.ranks]
+    ran = Ran.of(record)
     row = {
         "precision": outcome.trial.precision,
         "recipe": outcome.trial.precision,
-        "ran_as": record.takeover.get("ran_as"),
+        "ran_as": words(ran) if record.steps else None,
+        "ran": ran.as_json(),
         "emulated": bool(record.takeover.get("emulated")),
         "seed": outcome.trial.seed,
         "repeat": outcome.trial.repeat,
@@ -97,6 +100,14 @@ def _unmeasured() -> dict[str, Any]:
 def warmup_of(steps: int) -> int:
     """How many steps at the start are left out: :data:`WARMUP`, or less where the run is short; 2 at least."""
     return max(2, min(WARMUP, steps // 4))
+
+
+def enough_steps(wanted: int) -> int:
+    """How many steps a trial has to make for ``wanted`` of them to count: warm-up and the profiled step do not.
+
+    Example: 8 of 11 steps count, as the first 2 are warm-up and the third is looked at closely.
+    """
+    return next(n for n in range(wanted, wanted + 2 * WARMUP) if n - max(warmup_of(n), 3) >= wanted)
 
 
 def measured(outcome: Outcome) -> list[float]:

@@ -23,6 +23,7 @@ RULES: tuple[Rule, ...] = (
     Rule("nothing_ran", "Without a run there is nothing to say.", staying.nothing_ran),
     Rule("unstable", "An unstable model belongs in fp32 until it is stable.", staying.unstable),
     Rule("not_learning", "Debug a new architecture in fp32.", staying.not_learning),
+    Rule("ran_the_same", "Two names for one training leave nothing to choose.", staying.ran_the_same),
     Rule("alone", "What cannot run here cannot be used here.", staying.alone),
     Rule(
         "accuracy_first",
@@ -67,6 +68,7 @@ RULES: tuple[Rule, ...] = (
         staying.gain_cannot_be_told,
     ),
     Rule("gains_but_worse", "A gain is worth nothing if the training is worse.", staying.gains_but_worse),
+    Rule("impossible_gain", "A gain that no unit can give is another's loss.", staying.impossible_gain),
     Rule("no_units", "Without units for it, mixed precision cannot be faster.", staying.no_units),
     Rule("not_measured", "What was not measured cannot be advised on.", staying.not_measured),
     Rule("no_gain", "Without a gain, stay with what is exact.", staying.no_gain),

@@ -25,6 +25,7 @@ from halfstep.comparison.verdicts import METHOD, SCHEMA, verdicts
 from halfstep.errors import UsageError
 from halfstep.machine import describe_machine, installed_versions
 from halfstep.meters import idle_watts
+from halfstep.plural import count
 from halfstep.trials import Outcome, Trial, run_trial
 
 AS_IS = "as-is"
@@ -174,7 +175,7 @@ def _run(request: Request, trial: Trial, steps: int | None, display: Display) ->
     archive.forget(request, trial)
     outcome = run_trial(request.job, trial, lambda *step: display.advance(trial.label, *step))
     archive.keep(request, outcome)
-    words = outcome.reason or f"{len(outcome.record.steps)} steps in {outcome.seconds:.0f} s"
+    words = outcome.reason or f"{count(len(outcome.record.steps), 'step')} in {outcome.seconds:.0f} s"
     display.finish(trial.label, outcome.status, words)
     return outcome
 

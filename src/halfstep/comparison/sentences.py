@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from halfstep.comparison.evidence import (
     AS_GOOD,
+    FEW_RUNS,
     Evidence,
     Prefer,
     Row,
@@ -11,10 +12,13 @@ from halfstep.comparison.evidence import (
     enough_repeats,
     may_gain,
     may_gain_little,
+    measured_faster,
     ratio_of,
+    units_can_gain,
 )
 from halfstep.comparison.evidence import gain as gain_of
-from halfstep.comparison.intervals import MOST_RUNS
+from halfstep.comparison.intervals import FEWEST_STEPS, MOST_RUNS
+from halfstep.comparison.rows import enough_steps
 
 COST = {"speed": "faster", "memory": "smaller", "energy": "thriftier", "accuracy": "better"}
 UNMEASURED = {
@@ -28,6 +32,8 @@ def no_faster(verdict: Verdict) -> str:
     """What its speed is where it is no gain."""
     if verdict["speed_ratio"] is None:
         return f"but {UNMEASURED['speed'].format(' of ' + verdict['precision'])}, so that no gain is known"
+    if not units_can_gain(verdict) and measured_faster(verdict):
+        return f"and the units that it ran in do not make it faster, whatever was measured ({seen(verdict, 'speed')})"
     if may_gain(verdict, "speed"):
         told = f"({seen(verdict, 'speed')}); {more_runs(verdict, 'speed')}"
         return f"and whether it is faster the data cannot tell {told}"
@@ -55,8 +61,13 @@ def seen(verdict: Verdict, prefer: Prefer) -> str:
 
 def more_runs(verdict: Verdict, prefer: Prefer) -> str:
     """What to do to have its gain told from noise."""
-    if prefer == "speed" and verdict["speed_ratio"]["low"] is None:
-        return "let it make more steps"
+    if prefer in ("speed", "accuracy") and verdict["steps"] < (steps := enough_steps(FEWEST_STEPS)):
+        repeats = (
+            ""
+            if min(ratio_of(verdict, prefer).get("runs") or [1]) > 1
+            else f", and run with --repeats {FEW_RUNS}"
+        )
+        return f"let it make more steps, {steps} at least{repeats}: fewer have no interval"
     enough = enough_repeats(verdict, prefer)
     if enough is None:
         return f"{MOST_RUNS} runs would not be enough: make them longer, or the machine quieter"
@@ -72,8 +83,9 @@ def none_was(evidence: Evidence) -> str:
 
 
 def names(rows: list[Row]) -> str:
-    """``bf16 and fp16``."""
-    return " and ".join(v["precision"] for _, v in rows)
+    """``bf16 and fp16``; of three ``fp32, bf16 and fp16``."""
+    *others, last = [v["precision"] for _, v in rows]
+    return f"{', '.join(others)} and {last}" if others else str(last)
 
 
 def cost(verdict: Verdict, evidence: Evidence) -> str:

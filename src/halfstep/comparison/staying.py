@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from halfstep.comparison.alike import Cause, same_words
 from halfstep.comparison.evidence import (
+    FEW_RUNS,
     Answer,
     Evidence,
     does_not_fall,
     may_gain,
+    ran_of,
     ratio_of,
     standing,
 )
@@ -15,6 +18,7 @@ from halfstep.comparison.reasons import (
     failure,
     fitted,
     quality,
+    ran,
     ratios,
     reason,
     units,
@@ -31,6 +35,7 @@ from halfstep.comparison.sentences import (
     smaller_one,
     why_open,
 )
+from halfstep.plural import count
 
 
 def nothing_ran(evidence: Evidence) -> Answer | None:
@@ -56,9 +61,23 @@ def not_learning(evidence: Evidence) -> Answer | None:
     index, base = evidence.base
     if not does_not_fall(base):
         return None
-    words = f"the loss did not fall in {base['steps']} steps of {base['precision']}"
+    words = f"the loss did not fall in {count(base['steps'], 'step')} of {base['precision']}"
     text = f"Debug in {base['precision']} first: {words}, and a precision cannot be judged by it."
     return {"precision": base["precision"], "text": text, "reasons": [reason(words, index, "fall")]}
+
+
+def ran_the_same(evidence: Evidence) -> Answer | None:
+    """All the others that ran to their end ran the same as the baseline."""
+    if not evidence.same or evidence.ran:
+        return None
+    _, base = evidence.base
+    cause: Cause = evidence.same[0][1]["same_as_baseline"]
+    said = f"{names([evidence.base, *evidence.same])} ran the same, because {same_words(cause)}"
+    reasons = [ran(row) for row in (evidence.base, *evidence.same)]
+    if ran_of(base).computed_otherwise:
+        return {"precision": None, "text": f"No precision to choose: {said}.", "reasons": reasons}
+    text = f"Stay with {base['precision']}: {said}."
+    return {"precision": base["precision"], "text": text, "reasons": reasons}
 
 
 def alone(evidence: Evidence) -> Answer | None:
@@ -115,8 +134,7 @@ def larger_batch_not_as_good(evidence: Evidence) -> Answer | None:
 
 def gain_cannot_be_told(evidence: Evidence) -> Answer | None:
     """Noise leaves open whether the first gains."""
-    # Where the device has no units for it, why it is no faster is known.
-    open_ = [row for row in evidence.open if evidence.prefer != "speed" or not units(row)]
+    open_ = evidence.open
     if not open_:
         return None
     _, base = evidence.base
@@ -148,6 +166,27 @@ def gains_but_worse(evidence: Evidence) -> Answer | None:
         for reason in (*ratios(row, evidence.prefer)[:1], *fitted(row, evidence), quality(row))
     ]
     return {"precision": base["precision"], "text": text, "reasons": reasons}
+
+
+def impossible_gain(evidence: Evidence) -> Answer | None:
+    """What was measured to be faster was so by more than units can give, so that something else made the difference."""
+    if not evidence.impossible:
+        return None
+    _, base = evidence.base
+    index, first = row = evidence.impossible[0]
+    bound, ratio = first.get("speed_bound"), ratio_of(first, "speed")
+    if units(row) or bound is None:
+        why, rests_on = "its products ran in fp32 units, which are no faster", units(row)
+    else:
+        why = f"no units can make this program more than {bound:.1f}× faster"
+        rests_on = [reason(f"{first['precision']}: {bound:.1f}× faster at most", index, "speed_bound")]
+    text = (
+        f"Stay with {base['precision']} for now: {first['precision']} was measured at {ratio['value']:.2f}× the speed, "
+        f"but {why}: something else on the machine made the difference; compare again when it is quiet, with --repeats "
+        f"{FEW_RUNS} or more."
+    )
+    reasons = [*(r for each in evidence.impossible for r in ratios(each)[:1]), *rests_on]
+    return {"precision": base["precision"], "text": text, "reasons": reasons, "decided": False}
 
 
 def no_units(evidence: Evidence) -> Answer | None:

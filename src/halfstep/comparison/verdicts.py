@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from halfstep.comparison.alike import same_cause
 from halfstep.comparison.quality import qualities
-from halfstep.comparison.ratios import energy, energy_ratio, memory_ratio, speed_ratio, spread, step_time
+from halfstep.comparison.ratios import (
+    FASTEST_UNITS,
+    energy,
+    energy_ratio,
+    memory_ratio,
+    speed_bound,
+    speed_ratio,
+    spread,
+    step_time,
+)
 from halfstep.comparison.rows import WARMUP
 from halfstep.comparison.tolerance import Tolerance
 from halfstep.comparison.why import why
+from halfstep.ran import Ran
 from halfstep.trials import Outcome
 
 SCHEMA = "halfstep/comparison/1"
@@ -33,9 +44,11 @@ def verdicts(
         ended = [i for i in groups[p] if outcomes[i].status == "ok"] or groups[p]
         row = _verdict(p, baseline, [outcomes[i] for i in groups[p]], [rows[i] for i in ended])
         row |= _figures([outcomes[i] for i in ended], [rows[i] for i in ended])
+        own, theirs = [(i, rows[i]) for i in ended], [(i, rows[i]) for i in base]
         if p != baseline:
             row |= _ratios([outcomes[i] for i in ended], [rows[i] for i in ended], base, outcomes, rows)
-        found.append(row | why(row, [(i, rows[i]) for i in ended], [(i, rows[i]) for i in base]) | quality[p])
+            row |= _beside(row, [rows[i] for i in ended], [rows[i] for i in base])
+        found.append(row | why(row, own, theirs) | quality[p])
     return found
 
 
@@ -55,7 +68,8 @@ def _verdict(
         "baseline": baseline,
         "status": "ok" if bad is None else bad.status,
         "reason": "" if bad is None else bad.reason,
-        "ran_as": next((row["ran_as"] for row in rows if row["ran_as"]), None),
+        "ran_as": (told := next((row for row in rows if row["ran_as"]), rows[0]))["ran_as"],
+        "ran": told["ran"],
         "stored": next((row["stored"] for row in rows if row["stored"]), None),
         "emulated": any(row["emulated"] for row in rows),
         "trials": len(group),
@@ -79,6 +93,8 @@ def _figures(group: list[Outcome], rows: list[dict[str, Any]]) -> dict[str, Any]
         "speed_ratio": None,
         "memory_ratio": None,
         "energy_ratio": None,
+        "same_as_baseline": None,
+        "speed_bound": None,
     }
 
 
@@ -103,6 +119,16 @@ def _ratios(
     }
 
 
+def _beside(row: dict[str, Any], own: list[dict[str, Any]], base: list[dict[str, Any]]) -> dict[str, Any]:
+    """Whether it ran the same as the baseline, and how much faster the hardware's units could make it."""
+    if not base or row["status"] != "ok":
+        return {}
+    return {
+        "same_as_baseline": same_cause(own, base, Ran.from_json(row["ran"]), Ran.from_json(base[0]["ran"])),
+        "speed_bound": speed_bound(base),
+    }
+
+
 METHOD = [
     ("Step time", "time between the ends of two optimizer steps, on the host's clock (on a GPU: CUDA events), after "
      "the warm-up; of one trial the median step with the 95 % interval of the median by order statistics, of several "
@@ -111,8 +137,10 @@ METHOD = [
      "joules a step they are the lowest and the highest of the trials, of final values those of the seeds, and of one "
      "nothing"),
     ("Speed ratio", "the baseline's step time over this precision's, trials interleaved; 95 % interval by Student's t "
-     "of the runs' medians, never narrower than a moving-block bootstrap of the steps within them; of one run on a "
-     "side by that bootstrap alone: how runs differ is not in it. 'not significant' where it includes 1"),
+     "of the runs' medians, never narrower than a moving-block bootstrap of the steps within them. One trial on a side "
+     "has no interval: how trials differ is not known. 'not significant' where it includes 1"),
+    ("Most a precision can gain", f"products {FASTEST_UNITS} times as fast, as on the fastest units there are, and all "
+     "else twice, by the shares of the baseline's profiled step: a larger gain is something else's, and not advised"),
     ("Memory and energy ratios", "geometric means of the trials' peaks and joules a step, this precision's over the "
      "baseline's; 95 % interval by Welch's t of their logarithms, from two trials on either side"),
     ("Drift", "the seasonal Kendall test (Hirsch, Slack & Smith 1982), exact: of the trials' medians in the order they "

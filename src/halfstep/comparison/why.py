@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, geometric_mean
 from typing import Any
 
+from halfstep.ran import Ran, kinds_of_product
+
 #: a gain below this is explained too: the hardware's units are twice as fast and more
 LITTLE_FASTER = 1.3
 #: so is a peak above this share of the baseline's
@@ -39,13 +41,14 @@ def why(verdict: Mapping[str, Any], own: Trials, base: Trials) -> dict[str, list
     """``why_no_faster`` and ``why_memory`` of one verdict; empty lists where there is nothing to explain.
 
     Of a precision with a trial that failed, ran out of memory or was stopped nothing is: why it is of no use is known.
+    Nor of one that ran the same as the baseline.
 
     Args:
         verdict: a row of the comparison's verdicts.
         own: the precision's trials that ended well.
         base: the baseline's.
     """
-    if verdict.get("status") in _NO_USE:
+    if verdict.get("status") in _NO_USE or verdict.get("same_as_baseline"):
         return {"why_no_faster": [], "why_memory": []}
     return {
         "why_no_faster": _why_no_faster(verdict, own, base) if _is_slow(verdict) else [],
@@ -101,11 +104,11 @@ def _facts(verdict: Mapping[str, Any], own: Trials, base: Trials) -> list[Entry]
 
 
 def _units(verdict: Mapping[str, Any], own: Trials) -> list[tuple[str, str]]:
-    ran_as = verdict.get("ran_as") or ""
-    _, _, where = ran_as.partition(", ")
-    if "in fp32 units" not in ran_as or not own:
+    ran = Ran.from_json(verdict.get("ran"))
+    if not ran.fp32_units or not own:
         return []
-    if where == "products in fp32 units":
+    where = f"{kinds_of_product(ran.fp32_units)} in fp32 units"
+    if ran.in_fp32_units:
         text = f"No units for it here: {where}, which take as long as in fp32."
     else:
         text = f"{where[:1].upper()}{where[1:]}: this device's own are slower at these."

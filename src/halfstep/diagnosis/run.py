@@ -12,6 +12,7 @@ from halfstep.diagnosis import SCHEMA, diagnose
 from halfstep.diagnosis.finding import Row
 from halfstep.errors import UsageError
 from halfstep.module_names import shown
+from halfstep.plural import count
 from halfstep.recipes import parse
 from halfstep.trials import Job, Outcome, Trial, run_trial
 
@@ -74,7 +75,7 @@ def _run(question: Question, precision: str, display: Display) -> Outcome:
     trial = Trial(precision)
     display.begin(trial.label, question.steps)
     outcome = run_trial(question.job, trial, lambda *step: display.advance(trial.label, *step))
-    display.finish(trial.label, outcome.status, outcome.reason or f"{len(outcome.record.steps)} steps")
+    display.finish(trial.label, outcome.status, outcome.reason or count(len(outcome.record.steps), "step"))
     return outcome
 
 

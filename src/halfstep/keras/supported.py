@@ -5,6 +5,7 @@ from __future__ import annotations
 from halfstep.errors import Unsupported
 from halfstep.keras import backend
 from halfstep.keras.capabilities import support
+from halfstep.recipes import Recipe
 from halfstep.takeover import Options, Takeover
 
 
@@ -33,8 +34,15 @@ def ran_as(options: Options, beneath: Takeover | None) -> str:
     found = support(recipe.compute, running)
     if found["kind"] == "impossible":
         raise Unsupported(f"Precision {recipe.name} cannot run here: {found['reason']}.")
-    software = f", {name}'s own products in software" if found["kind"] == "emulated" else ""
-    return f"{recipe.name}{software}"
+    slow = software(recipe, running)
+    return f"{recipe.name}, {slow}'s own products in software" if slow else recipe.name
+
+
+def software(recipe: Recipe, running: str) -> str | None:
+    """The backend whose own products in the recipe's format are computed in software here; None where units do."""
+    if running not in ("tensorflow", "jax") or recipe.as_is:
+        return None
+    return backend.NAMES[running] if support(recipe.compute, running)["kind"] == "emulated" else None
 
 
 def _refuse_what_is_pytorchs(options: Options, name: str) -> None:

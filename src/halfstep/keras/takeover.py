@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,10 +18,10 @@ from halfstep.keras.progress import Progress
 from halfstep.keras.sample import Jitted
 from halfstep.keras.scaler import Scaler
 from halfstep.keras.statistics import NullStatistics, Statistics
-from halfstep.keras.supported import ran_as
+from halfstep.keras.supported import ran_as, software
 from halfstep.keras.trainer import Trainers
 from halfstep.patches import Patches
-from halfstep.takeover import Options
+from halfstep.takeover import Options, asked_of
 from halfstep.takeover import Takeover as Face
 
 
@@ -103,6 +104,12 @@ class Takeover(Face):
         self._patches.undo()
 
     @property
+    def in_use(self) -> bool:
+        """Whether the program has made a layer or an optimizer; TensorBoard, say, imports Keras for nothing."""
+        kinds = (keras.Layer, keras.optimizers.Optimizer)
+        return any(isinstance(thing, kinds) for thing in gc.get_objects())
+
+    @property
     def steps(self) -> int:
         return self.recorder.steps
 
@@ -118,6 +125,9 @@ class Takeover(Face):
             version=keras.__version__,
             backend_version=backend.version(),
             ran_as=self.ran_as,
+            software=software(self.recipe, self.backend),
+            **({} if self.backend == "torch" else {"fp32_units": [], "lists": None}),
+            **asked_of(self.recipe),
             emulated=self.beneath.emulated,
             device=self.device,
             loop=self._in_loop,

@@ -43,7 +43,7 @@ from halfstep.pytorch.watching.watch import NullWatch, Watch
 from halfstep.pytorch.weights.fp32_weights import Fp32Weights
 from halfstep.pytorch.weights.seen import look_for_16_bit_weights
 from halfstep.record import Writer
-from halfstep.takeover import HOPELESS, EnoughSteps, GradientsOverflow, Options, overflow_sentence
+from halfstep.takeover import HOPELESS, EnoughSteps, GradientsOverflow, Options, asked_of, overflow_sentence
 from halfstep.takeover import Takeover as Face
 
 
@@ -125,11 +125,15 @@ class Takeover(Face):
         )
 
     def announce(self) -> None:
-        self.recorder.write(
+        self.options.writer.write(
             "takeover",
             framework=self.framework,
             version=torch.__version__,
             ran_as=self.ran_as,
+            **asked_of(self.recipe),
+            fp32_units=sorted(self._in_fp32_units),
+            software=None,
+            lists=self.options.as_on if self.recipe.mixed and self.device == "cpu" else None,
             emulated=self.emulated,
             device=self.device,
             threads=torch.get_num_threads(),

@@ -52,7 +52,9 @@ class CppKernel:
         self._error.restype = ctypes.c_char_p
         self._listen = library.hs_listen
         self._listen.restype, self._listen.argtypes = None, (_Listener,)
-        self._listener = _Listener()
+        self._hears: Callable[[str], None] | None = None
+        # Made once and never freed: another thread may be on its way through it.
+        self._listener = _Listener(self._told)
 
     def put(self, operations: Sequence[Operation], planned: Plan) -> Callable[[], None]:
         """Put it before PyTorch's own kernels for the CPU.
@@ -78,13 +80,13 @@ class CppKernel:
 
     def listen(self, function: Callable[[str], None] | None) -> None:
         """Call ``function`` with the name of every operation computed in fp32, in its thread; None: no more."""
+        self._hears = function
+        self._listen(_Listener() if function is None else self._listener)
 
-        def told(name: bytes) -> None:
-            if function is not None:
-                function(name.decode().removeprefix("aten::"))
-
-        self._listener = _Listener() if function is None else _Listener(told)
-        self._listen(self._listener)
+    def _told(self, name: bytes) -> None:
+        function = self._hears
+        if function is not None:
+            function(name.decode().removeprefix("aten::"))
 
 
 @functools.cache

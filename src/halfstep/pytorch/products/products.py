@@ -93,6 +93,36 @@ class Products:
 _current: Products | None = None
 
 
+class Listening:
+    """Hears which kinds of product are computed in fp32 units, between :meth:`begin` and :meth:`end`."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def begin(self) -> None:
+        """Listen from now on, in all threads."""
+        self._names.clear()
+        _listen(self._names.add)
+
+    def end(self) -> list[str]:
+        """Listen no more; the kinds that were heard, in alphabetical order."""
+        _listen(None)
+        planned = _current.plan if _current is not None else {}
+        kinds = (
+            next((k for k in op.kinds if k in planned), op.kind)
+            for op in OPERATIONS
+            if op.name in self._names
+        )
+        return sorted(set(kinds))
+
+
+def _listen(function: Callable[[str], None] | None) -> None:
+    python_kernel.listen(function)
+    in_cpp = cpp_kernel() if _current is not None else None
+    if in_cpp is not None:
+        in_cpp.listen(function)
+
+
 def install(dtypes: Collection[torch.dtype], mode: ProductsMode = "fp32") -> Products:
     """Compute the CPU's products of ``dtypes`` (bfloat16, float16) in fp32 units from now on, in every thread.
 

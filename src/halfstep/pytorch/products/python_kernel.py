@@ -16,6 +16,13 @@ from halfstep.pytorch.products.operations import Operation, Plan
 from halfstep.pytorch.products.scratch import Scratch
 
 _scratch = Scratch()
+_listener: Callable[[str], None] | None = None
+
+
+def listen(function: Callable[[str], None] | None) -> None:
+    """Call ``function`` with the name of every operation computed in fp32; None: no more."""
+    global _listener
+    _listener = function
 
 
 def put(operations: Sequence[Operation], planned: Plan) -> Callable[[], None]:
@@ -69,6 +76,8 @@ def in_fp32(
     Returns:
         What the operation returns, in the dtypes that PyTorch's own has.
     """
+    if _listener is not None:
+        _listener(operation.name)
     low = args[0].dtype
     out = args[0] if operation.writes == "self" else kwargs.get("out")
     named = {name: _widened(value, low) for name, value in kwargs.items() if name != "out"}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from halfstep.pytorch.products.products import Listening
 from halfstep.pytorch.recording.profile import Profile
 from halfstep.pytorch.recording.sample import Sample, parameters_of
 from halfstep.pytorch.recording.stored import StoredMeter
@@ -37,6 +38,7 @@ class Looking:
         self._last = PROFILED_STEP if enough else SAMPLED_STEP
         self._sample: Sample | None = None
         self._stored = StoredMeter()
+        self._listening = Listening()
         self._profile: Profile | None = None
 
     def backward_done(self) -> None:
@@ -55,6 +57,7 @@ class Looking:
         looked = self._end()
         if index == SAMPLED_STEP - 1:
             self._stored.begin()
+            self._listening.begin()
             self._sample = Sample()
             self._sample.begin(self._parameters())
         elif index == SAMPLED_STEP and self._last == PROFILED_STEP:
@@ -69,6 +72,7 @@ class Looking:
         fields: dict[str, Any] | None = None
         if self._sample is not None:
             fields, self._sample = self._sample.end(self._parameters(), self._optimizers), None
+            fields["fp32_units"] = self._listening.end()
             self._options.writer.write("stored", **self._stored.end(self._parameters(), self._optimizers))
         elif self._profile is not None:
             fields, self._profile = self._profile.end(), None
@@ -83,4 +87,5 @@ class Looking:
         if self._sample is not None:
             self._sample.end([], [])
             self._stored.end([], [])
+            self._listening.end()
         self._profile = self._sample = None

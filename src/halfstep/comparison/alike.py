@@ -1,0 +1,54 @@
+"""Whether a precision ran the same as the baseline, so that there is nothing to compare, and why it did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from halfstep.ran import Ran
+
+#: why two rows ran the same: the program computes in fp64; it has no products; they are made where no precision
+#: reaches; or, where products were not counted, every loss is the same to the last bit
+Cause = Literal["fp64", "no_products", "out_of_reach", "identical_losses"]
+
+#: fewer losses that are the same may be so by chance: a loss of 0, or one that is rounded
+ENOUGH_LOSSES = 5
+
+_WHY: dict[Cause, str] = {
+    "fp64": "the program computes in fp64, which every precision leaves as it is; make it fp32 to have a choice",
+    "no_products": "the program makes no matrix product, convolution or attention, and a precision changes their "
+    "format alone",
+    "out_of_reach": "the program makes its products where the precision does not reach",
+    "identical_losses": "every loss is the same to the last bit",
+}
+
+
+def same_cause(
+    own: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], ran: Ran, base_ran: Ran
+) -> Cause | None:
+    """Why the trials ``own`` and those of the baseline ran the same; None where they did not, or it is not known.
+
+    Args:
+        own, base: trials of the comparison object that ended well.
+        ran, base_ran: what was measured of them.
+    """
+    if ran.same_as(base_ran):
+        if not ran.products:
+            return "no_products"
+        return "fp64" if ran.main == "fp64" else "out_of_reach"
+    unknown = ran.unknown and base_ran.unknown
+    return "identical_losses" if unknown and _identical(own, base) else None
+
+
+def _identical(own: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the losses of each seed are the same numbers, enough of them and not all one number."""
+    theirs = {row["seed"]: row["losses"] for row in base}
+    pairs = [(row["losses"], theirs[row["seed"]]) for row in own if row["seed"] in theirs]
+    return bool(pairs) and all(
+        mine == other and len(set(mine) - {None}) >= ENOUGH_LOSSES for mine, other in pairs
+    )
+
+
+def same_words(cause: Cause) -> str:
+    """Why they ran the same, to follow "because"."""
+    return _WHY[cause]

@@ -1,0 +1,212 @@
+"""What a trial ran as: measured formats of its products and weights, beside what was asked; and the same in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from halfstep.record import Record
+
+#: a format with a smaller share of the products is not named beside a larger one
+WORTH_NAMING = 0.05
+
+#: a trial ran as asked where at least this share of its products did
+MOST = 0.5
+
+#: shares of two trials that differ by less are the same: what is counted are FLOPs, which do not vary
+SAME_SHARE = 0.005
+
+#: the kind of product whose presence says that all of them are computed in fp32 units
+EVERY_PRODUCT = "product"
+
+NOT_REACHED = "products are counted in the second step, which was not reached"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What was measured of a trial, and what had been asked of it.
+
+    Attributes:
+        asked: the format that products were to run in, by the name under which they are counted; empty for ``as-is``.
+        asked_weights: the format that weights were to be stored in; empty for ``as-is``.
+        products: format -> share of the FLOPs of matrix products; empty where there were none, or see ``unknown``.
+        unknown: why the products were not counted; empty where they were.
+        weights: the formats that weights are stored in, the largest first; empty where that was not measured.
+        fp32_units: the kinds of 16-bit product that were computed in fp32 units.
+        emulated: how an emulated precision is described; empty where nothing is emulated.
+        lists: the device whose autocast lists were applied instead of this one's; empty for this one's.
+        software: the framework that computes such products in software here; empty where units do.
+        region: the kind of region in which the precision held, as the record has it; empty where it was not told.
+    """
+
+    asked: str = ""
+    asked_weights: str = ""
+    products: Mapping[str, float] = field(default_factory=dict)
+    unknown: str = ""
+    weights: tuple[str, ...] = ()
+    fp32_units: tuple[str, ...] = ()
+    emulated: str = ""
+    lists: str = ""
+    software: str = ""
+    region: str = ""
+
+    @classmethod
+    def of(cls, record: Record) -> Ran:
+        """From a record: its ``takeover``, ``sample``, ``stored`` and ``region`` events."""
+        takeover, sample = record.takeover, record.sample
+        shares = _shares(sample.get("matmul_flops"))
+        unknown = "" if shares is not None else _text(sample.get("absent")) or NOT_REACHED
+        planned = _texts(takeover.get("fp32_units"))
+        used = _texts(sample["fp32_units"]) if "fp32_units" in sample else planned
+        # Where only some kinds were planned and nobody listened, it is not known whether the program has any of them.
+        known = "fp32_units" in sample or EVERY_PRODUCT in planned
+        sixteen = any(name in ("bf16", "fp16") for name in shares or {})
+        return cls(
+            asked=_text(takeover.get("asked")),
+            asked_weights=_text(takeover.get("asked_weights")),
+            products=shares or {},
+            unknown=unknown,
+            weights=record.stored.formats("weights"),
+            fp32_units=((EVERY_PRODUCT,) if EVERY_PRODUCT in planned else used)
+            if used and known and sixteen
+            else (),
+            emulated=_text(takeover.get("described")) if takeover.get("emulated") is True else "",
+            lists=_text(takeover.get("lists")),
+            software=_text(takeover.get("software")),
+            region=_text(record.region.get("kind")),
+        )
+
+    @classmethod
+    def from_json(cls, raw: Any) -> Ran:
+        """The inverse of :meth:`as_json`; what is missing or of another type is not known."""
+        known: Mapping[str, Any] = raw if isinstance(raw, Mapping) else {}
+        shares = known.get("products")
+        return cls(
+            products={str(k): float(v) for k, v in shares.items()} if isinstance(shares, Mapping) else {},
+            unknown=_text(known.get("unknown")) if isinstance(raw, Mapping) else "not recorded",
+            weights=_texts(known.get("weights")),
+            fp32_units=_texts(known.get("fp32_units")),
+            **{name: _text(known.get(name)) for name in _TEXTS},
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields, as JSON has them."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @property
+    def main(self) -> str:
+        """The format that most of the products ran in; empty where there are none, or none were counted."""
+        return max(self.products, key=lambda name: self.products[name], default="")
+
+    @property
+    def computed_otherwise(self) -> bool:
+        """Whether most of the products ran in another format than was asked for."""
+        return bool(self.asked and self.products) and self.products.get(self.asked, 0.0) < MOST
+
+    @property
+    def stored_otherwise(self) -> bool:
+        """Whether no weights at all are stored as asked: frozen ones may stay as they are."""
+        return bool(self.asked_weights and self.weights) and self.asked_weights not in self.weights
+
+    @property
+    def otherwise(self) -> bool:
+        """Whether what ran is something else than what was asked for."""
+        return self.computed_otherwise or self.stored_otherwise
+
+    @property
+    def in_fp32_units(self) -> bool:
+        """Whether all its 16-bit products were computed in fp32 units, which take as long as in fp32."""
+        return EVERY_PRODUCT in self.fp32_units
+
+    def same_as(self, other: Ran) -> bool:
+        """Whether both ran the same: identical formats of products and of weights, in the same units."""
+        if self.unknown or other.unknown:
+            return False
+        shares = {*self.products, *other.products}
+        alike = all(abs(self.products.get(f, 0.0) - other.products.get(f, 0.0)) < SAME_SHARE for f in shares)
+        return alike and all(
+            getattr(self, name) == getattr(other, name)
+            for name in ("weights", "fp32_units", "emulated", "lists", "software")
+        )
+
+
+_TEXTS = ("asked", "asked_weights", "emulated", "lists", "software", "region")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(x for x in value if isinstance(x, str)) if isinstance(value, list | tuple) else ()
+
+
+def _shares(flops: Any) -> dict[str, float] | None:
+    """Each format's share of the FLOPs; empty where there are no products, None where none were counted."""
+    if not isinstance(flops, Mapping):
+        return None
+    known = {
+        str(f): float(n)
+        for f, n in flops.items()
+        if isinstance(n, int | float) and math.isfinite(n) and n > 0
+    }
+    total = sum(known.values())
+    return {f: n / total for f, n in known.items()}
+
+
+# --- the same in words -------------------------------------------------------------------------------------
+
+
+def words(ran: Ran) -> str:
+    """What ran, e.g. ``bf16, weights bf16``; with what was asked for where that is something else."""
+    told = _products(ran)
+    if ran.weights and ran.weights != ("fp32",):
+        told = f"{told}, weights {' + '.join(ran.weights)}"
+    if ran.computed_otherwise:
+        told = f"{told}; {ran.asked} was asked for"
+    elif ran.stored_otherwise:
+        told = f"{told}; {ran.asked_weights} weights were asked for"
+    return told
+
+
+def _products(ran: Ran) -> str:
+    if ran.unknown:
+        return f"not measured ({ran.unknown})"
+    if not ran.products:
+        return "no matrix products"
+    if ran.emulated and ran.main == ran.asked:
+        return f"{ran.emulated}, emulated in fp32"
+    told = _formats(ran.products) + (" with CUDA's autocast lists" if ran.lists == "cuda" else "")
+    if ran.fp32_units:
+        told += f", {kinds_of_product(ran.fp32_units)} in fp32 units"
+    if ran.software:
+        told += f", {ran.software}'s own products in software"
+    return told
+
+
+def _formats(shares: Mapping[str, float]) -> str:
+    """``bf16``, or ``62% bf16 and 38% fp32`` where several have a share worth naming."""
+    named = sorted((f for f in shares if shares[f] >= WORTH_NAMING), key=lambda f: -shares[f])
+    return named[0] if len(named) == 1 else " and ".join(f"{shares[f]:.0%} {f}" for f in named)
+
+
+def kinds_of_product(kinds: Sequence[str]) -> str:
+    """``products``, or the kinds: ``short attention backward and transposed convolution``."""
+    return "products" if EVERY_PRODUCT in kinds else " and ".join(k.replace("_", " ") for k in sorted(kinds))
+
+
+#: where a region that is not the call of a model lasts, in words
+_REGIONS = {
+    "layers": "no model around its layers, so the precision holds from the first layer to the backward pass, loss "
+    "included",
+    "parameters": "no modules, so the precision holds from a step to the end of the next backward pass, loss included",
+    "own": "in the regions that the script's own autocast marks",
+    "framework": "in the regions that the framework marks",
+}
+
+
+def region_words(ran: Ran) -> str:
+    """Where the precision held, as a sentence without its end; empty where it was the outermost call of a model."""
+    return _REGIONS.get(ran.region, "")
