@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from halfstep.diagnosis import diagnose
 from halfstep.diagnosis.evidence import Numbers
 from halfstep.diagnosis.run import judge
 from halfstep.diagnosis.shares import serving, shares
+from halfstep.record import Record
 
 
 def counted(values: np.ndarray) -> Numbers:
@@ -66,15 +70,12 @@ def test_bf16_flushes_none_of_them(spread: np.ndarray) -> None:
 
 
 def test_a_remedy_works_only_if_the_finding_is_gone_and_the_loss_is_finite() -> None:
-    from pathlib import Path
-
-    from halfstep.record import Record
     from halfstep.trials import Outcome, Trial
 
     finding = {"kind": "overflow", "where": "a", "severity": 90, "fault": "precision", "evidence": "it is"}
     steps = [{"step": 0, "loss": 0.5}]
     done = Outcome(Trial("bf16"), "ok", "", 0, Record(Path("r"), steps=steps))
-    assert judge(finding, done, []) == (True, "the finding is gone; loss 0.5 after 1 steps")
+    assert judge(finding, done, []) == (True, "the finding is gone; loss 0.5 after 1 step")
     assert judge(finding, done, [finding]) == (False, "the same finding is left: it is")
     other = finding | {"where": "b"}
     assert judge(finding, done, [other]) == (False, "overflow in b instead")
@@ -82,3 +83,43 @@ def test_a_remedy_works_only_if_the_finding_is_gone_and_the_loss_is_finite() -> 
         Trial("bf16"), "diverged", "the loss was nan from step 1 on", 0, Record(Path("r"), steps=steps)
     )
     assert judge(finding, lost, []) == (False, "the loss was nan from step 1 on")
+
+
+def origin(dtype: str, exact: float | None) -> dict[str, Any]:
+    """An infinity in the first step, where a number was to be stored."""
+    return {
+        "event": "watch", "what": "origin", "step": 0, "at": 1, "module": "body", "operation": "mul",
+        "direction": "forward", "of": "", "domain": None, "from_infinity": False, "dtype": dtype, "exact": exact,
+        "infinite": 3, "nan": 0, "elements": 9, "inputs": [{"largest": 2.0}], "scale": 1.0,
+    }  # fmt: skip
+
+
+def watched(dtype: str, exact: float | None = 1e6, weights: str = "fp32") -> Record:
+    record = Record(Path("r"))
+    record.add({"event": "step", "step": 0, "loss": "inf", "skipped": False})
+    record.add({"event": "stored", "weights": {weights: 8}})
+    record.add(origin(dtype, exact))
+    return record
+
+
+@pytest.mark.parametrize(("computed_in", "too"), [("fp32", True), ("fp16", False)])
+def test_a_reference_that_ran_in_16_bits_says_nothing_of_fp32(computed_in: str, too: bool) -> None:
+    """Whatever was asked of it: its infinity is fp16's where it was computed in fp16."""
+    (found,) = diagnose("fp16", watched("fp16"), watched(computed_in))["findings"]
+    assert ("fp32 does the same" in found["evidence"]) == too
+    assert found["fault"] == ("model" if too else "precision")
+
+
+@pytest.mark.parametrize(
+    ("reached", "recipe"), [(1e6, "bf16"), (float(np.finfo(np.float32).max), "fp32"), (None, "bf16")]
+)
+def test_a_number_beyond_bf16_is_not_cured_by_bf16(reached: float | None, recipe: str) -> None:
+    """bf16's largest number is 3.3895e38, fp32's 3.4028e38."""
+    (found,) = diagnose("fp16", watched("fp16", reached), None)["findings"]
+    assert found["remedies"][0]["recipe"] == recipe
+
+
+def test_weights_that_the_program_holds_in_16_bits_are_to_be_loaded_in_fp32() -> None:
+    (found,) = diagnose("as-is", watched("fp16", weights="fp16"), watched("fp16", weights="fp16"))["findings"]
+    assert "not precision's fault" not in found["evidence"]
+    assert (found["remedies"][0]["recipe"], "model.float()" in found["remedies"][0]["text"]) == ("fp32", True)

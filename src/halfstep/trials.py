@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shlex
 import signal
@@ -23,6 +24,13 @@ Status = Literal["ok", "diverged", "out_of_memory", "failed", "timed_out", "unsu
 
 #: seconds that a program is given to end by itself after SIGINT or SIGTERM, before SIGKILL
 GRACE = 8.0
+#: fewer skipped steps, or losses that are not finite, are no reason to call a training diverged
+FEW = 8
+#: share of the steps: a loss that is not finite so often
+MANY_LOSSES = 0.1
+#: share of the last quarter of a run that was skipped
+MOST_SKIPPED = 0.5
+
 _POLL = 0.1
 _POLL_MEMORY = 0.02
 
@@ -319,6 +327,9 @@ def judge(
     since = diverged_from(record)
     if status in (None, "ok") and since is not None:
         return "diverged", f"the loss was {record.losses[since]} from step {since + 1} on{began(record)}"
+    astray = astray_words(record)
+    if status in (None, "ok") and astray:
+        return "diverged", f"{astray}{began(record)}"
     if status is None:
         return _without_an_end(exit_code, steps)
     if status == "ok" and exit_code not in (0, None):
@@ -376,6 +387,27 @@ def diverged_from(record: Record) -> int | None:
             break
         since = index
     return since
+
+
+def astray_words(record: Record) -> str:
+    """Why a training that ran to its end is none: its loss was often not finite, or most steps were skipped.
+
+    Often is :data:`MANY_LOSSES` of the steps, and :data:`FEW` of them at least. Skips count where at least
+    :data:`MOST_SKIPPED` of the run's last quarter, and :data:`FEW` steps, were skipped: those with which a loss scale is
+    found at the start do not. Empty where neither is so.
+    """
+    steps = len(record.steps)
+    bad = sum(loss is not None and not math.isfinite(loss) for loss in record.losses)
+    if bad >= max(FEW, MANY_LOSSES * steps):
+        return f"the loss was not finite in {bad} of {steps} steps"
+    late = [bool(step.get("skipped")) for step in record.steps[-max(4, steps // 4) :]]
+    skipped = sum(bool(step.get("skipped")) for step in record.steps)
+    if skipped >= FEW and sum(late) >= MOST_SKIPPED * len(late):
+        return (
+            f"{skipped} of {steps} steps were skipped as their gradients were not finite, {sum(late)} of the last "
+            f"{len(late)} among them"
+        )
+    return ""
 
 
 def _last_line(path: Path) -> str:

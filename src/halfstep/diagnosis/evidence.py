@@ -11,6 +11,7 @@ from halfstep.recipes import Recipe
 from halfstep.record import Record
 
 Event = dict[str, Any]
+SIXTEEN_BIT = ("bf16", "fp16")
 KINDS = ("weights", "inputs", "activations", "gradients", "weight_gradients", "updates")
 
 
@@ -225,7 +226,16 @@ class Case:
         return stored.dtype if stored else "fp32"
 
     def in_fp32_too(self, event: Event) -> bool:
-        """Whether the same place of the program goes wrong in fp32 as well."""
+        """Whether the same place of the program goes wrong in fp32 as well.
+
+        What the reference computed there in 16 bits, whatever was asked of it, says nothing of fp32.
+        """
         if self.reference is None:
-            return self.recipe.name == "fp32"
-        return place(event) in {place(other) for other in self.reference.roots()}
+            return self.recipe.name == "fp32" and event["dtype"] not in SIXTEEN_BIT
+        in_fp32 = [other for other in self.reference.roots() if other["dtype"] not in SIXTEEN_BIT]
+        return place(event) in {place(other) for other in in_fp32}
+
+    @property
+    def sixteen_bit_weights(self) -> bool:
+        """Whether the trial held weights in 16 bits."""
+        return bool({*self.tried.record.stored.formats("weights")} & {*SIXTEEN_BIT})

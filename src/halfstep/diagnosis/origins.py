@@ -124,7 +124,8 @@ def _ways(case: Case, event: Event, too: bool) -> tuple[Remedy, ...]:
         change = remedies.code(
             f"scale what goes in, or clamp it, so that the result stays below {_end(event):.5g}"
         )
-        return (*remedies.wider(case), *remedies.keep(case, event["module"], case.tried.kinds), *change)
+        ways = remedies.wider(case, event["exact"])
+        return (*ways, *remedies.keep(case, event["module"], case.tried.kinds), *change)
     change = remedies.code(
         "mask with a large finite number instead of an infinity, or leave no row wholly masked"
     )

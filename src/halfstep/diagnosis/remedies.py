@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from halfstep.diagnosis.evidence import Case
 from halfstep.diagnosis.finding import Remedy
+from halfstep.formats import get_scalar
 from halfstep.loss_scale import StaticScale
 from halfstep.module_names import shown
 from halfstep.recipes import Recipe, parse
@@ -21,8 +23,17 @@ def keep(case: Case, module: str, kinds: dict[str, str]) -> list[Remedy]:
     return [Remedy(f"keep {shown(module)} in fp32", str(kept))]
 
 
-def wider(case: Case) -> list[Remedy]:
-    """The range of fp32 in 16 bits; and fp32 itself where that is no cure."""
+def wider(case: Case, reached: object = None) -> list[Remedy]:
+    """The range of fp32 in 16 bits; and fp32 itself where that is no cure.
+
+    Args:
+        reached: the number that did not fit, where it is known: bf16's largest is 0.4 % below fp32's.
+    """
+    largest = get_scalar("bf16").largest
+    if isinstance(reached, float) and largest < abs(reached) < math.inf and case.recipe.compute == "fp16":
+        return [Remedy(f"use fp32: bf16 ends at {largest:.4g}, below {abs(reached):.4g}", "fp32")]
+    if case.recipe.as_is and case.sixteen_bit_weights:
+        return [Remedy("hold the weights in fp32: load them so, or model.float()", "fp32")]
     if case.recipe.compute == "fp16":
         name = "bf16-true" if case.recipe.name == "fp16-true" else "bf16"
         return [Remedy(f"use {name}, which has the range of fp32", name)]

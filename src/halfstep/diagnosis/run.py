@@ -13,6 +13,7 @@ from halfstep.diagnosis.finding import Row
 from halfstep.errors import UsageError
 from halfstep.module_names import shown
 from halfstep.plural import count
+from halfstep.ran import Ran, words
 from halfstep.recipes import parse
 from halfstep.trials import Job, Outcome, Trial, run_trial
 
@@ -57,7 +58,7 @@ def run_diagnosis(question: Question, display: Display) -> dict[str, Any]:
         "schema": SCHEMA,
         "program": {"command": question.program, "cwd": str(Path.cwd())},
         "precision": precision,
-        "ran_as": tried.record.takeover.get("ran_as"),
+        "ran_as": words(Ran.of(tried.record)),
         "emulated": bool(tried.record.takeover.get("emulated")),
         "as_on": question.job.as_on,
         "status": tried.status,
@@ -131,6 +132,11 @@ def _notes(tried: Outcome, reference: Outcome | None, plain: bool) -> list[str]:
         )
     if reference is None and not plain:
         notes.append("fp32 made no step, so whether it has the same faults is not known")
+    ran = Ran.of(reference.record) if reference is not None else Ran()
+    if ran.otherwise:
+        notes.append(
+            f"the reference was asked for in fp32 and ran as {words(ran)}: what it does says nothing of fp32"
+        )
     return [*notes, *tried.record.warnings]
 
 
@@ -172,4 +178,4 @@ def judge(finding: Row, outcome: Outcome, left: list[Row]) -> tuple[bool, str]:
     others = [f for f in left if f["severity"] >= finding["severity"] and f["fault"] == "precision"]
     if others:
         return False, f"{others[0]['kind']} in {shown(others[0]['where'])} instead"
-    return True, f"the finding is gone; loss {losses[-1]:.4g} after {len(losses)} steps"
+    return True, f"the finding is gone; loss {losses[-1]:.4g} after {count(len(losses), 'step')}"
