@@ -110,6 +110,7 @@ class Session:
         on_import("torch", self._take_over_torch)
         on_import("keras", self._take_over_keras)
         on_import("tf_keras", self._refuse_keras_2)
+        on_import("jax", self._watch_jax)
         watch(lambda: self._attached)
 
     def yielded_to(self, asked: Settings) -> bool:
@@ -227,6 +228,25 @@ class Session:
             return Takeover(self._options(capabilities.best), tuple(self._takeovers))
 
         self._take_over("keras", str(keras.__version__), take_over)
+
+    def _watch_jax(self, jax: ModuleType) -> None:
+        """The program has just imported JAX, for Keras, for some other end, or to train with it alone."""
+        from halfstep.jax_alone import watch_gradients
+
+        asked = self.name.split(":")[0]
+        if asked not in ("as-is", "fp32"):
+            watch_gradients(jax, self._refuse_jax_alone)
+
+    def _refuse_jax_alone(self) -> None:
+        """A gradient is about to be computed by JAX itself."""
+        if not self._takeovers:
+            error = Unsupported(
+                f"The program computes gradients with JAX alone, without Keras, so precision {self.name} cannot be put "
+                "into force; train with Keras on JAX, or use --precision as-is."
+            )
+            self._failure = ("unsupported", str(error))
+            self._halt(error)
+            raise error
 
     def _refuse_keras_2(self, keras: ModuleType) -> None:
         """The program has just imported Keras 2 under the name that it bears today."""

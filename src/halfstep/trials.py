@@ -393,8 +393,8 @@ def astray_words(record: Record) -> str:
     """Why a training that ran to its end is none: its loss was often not finite, or most steps were skipped.
 
     Often is :data:`MANY_LOSSES` of the steps, and :data:`FEW` of them at least. Skips count where at least
-    :data:`MOST_SKIPPED` of the run's last quarter, and :data:`FEW` steps, were skipped: those with which a loss scale is
-    found at the start do not. Empty where neither is so.
+    :data:`MOST_SKIPPED` of the run's last quarter were skipped, and :data:`FEW` steps in all: those with which a loss
+    scale is found at the start do not count. Empty where neither is so.
     """
     steps = len(record.steps)
     bad = sum(loss is not None and not math.isfinite(loss) for loss in record.losses)

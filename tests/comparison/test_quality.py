@@ -214,3 +214,12 @@ def test_what_is_no_tolerance(text: str) -> None:
         f"{text!r} is not a tolerance; give a number above zero (0.01, of the loss), a percentage (1%, of every figure), "
         "or either for one figure (accuracy=0.005)."
     )
+
+
+@pytest.mark.parametrize(
+    ("fall", "said"), [(1.0, " (+28.4% of the fall)"), (0.02, ""), (-1.0, ""), (0.0, "")]
+)
+def test_a_fall_that_hardly_was_is_no_measure(fall: float, said: str) -> None:
+    """A difference of 0.284 is no "+1419.5% of the fall"."""
+    words = figure_words(Paired(1, 0.2839), "one_seed", fall, None, True)
+    assert words == f"+0.2839{said}; one seed cannot tell it from noise"

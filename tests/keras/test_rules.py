@@ -87,6 +87,19 @@ def test_a_program_that_uses_a_backend_alone_is_told_so(module: str, name: str, 
     )
 
 
+def test_gradients_of_jax_alone_are_refused_before_they_are_computed(tmp_path: Path) -> None:
+    (tmp_path / "jax.py").write_text("def grad(f):\n    return lambda x: print('trained')\n")
+    script = tmp_path / "script.py"
+    script.write_text("import jax\nstep = jax.grad(abs)\nprint('made')\nstep(1.0)\n")
+    done = halfstep("run", "--precision", "bf16", str(script))
+    assert (done.returncode, done.stdout) == (2, "made\n")
+    assert done.stderr == (
+        "halfstep: The program computes gradients with JAX alone, without Keras, so precision bf16 cannot be put into "
+        "force; train with Keras on JAX, or use --precision as-is.\n"
+    )
+    assert halfstep("run", "--precision", "fp32", str(script)).stdout == "made\ntrained\n"
+
+
 def test_a_backend_that_is_not_taken_over_gets_one_sentence(tmp_path: Path) -> None:
     skip_without("keras")
     script = tmp_path / "script.py"

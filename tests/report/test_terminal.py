@@ -286,3 +286,21 @@ def test_what_is_stored_is_said_where_it_is_not_all_fp32() -> None:
     assert "stored weights bf16 2.00 GiB + fp32 24.0 MiB" in words
     assert words.count("stored weights") == 1
     assert "stored: weights bf16 2.00 GiB + fp32 24.0 MiB" in page.render(compared)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "said"),
+    [
+        ({"value": 0.05, "low": None, "high": None, "significant": False}, "Why fp16 was slower"),
+        (
+            {"value": 1.2, "low": None, "high": None, "significant": False},
+            "Why fp16 is not known to be faster",
+        ),
+        ({"value": 1.02, "low": 0.9, "high": 1.1, "significant": False}, "Why fp16 is not clearly faster"),
+        ({"value": 0.5, "low": 0.4, "high": 0.6, "significant": True}, "Why fp16 is slower"),
+    ],
+)
+def test_the_heading_says_what_was_seen(ratio: dict[str, Any], said: str) -> None:
+    compared = comparison()
+    compared["verdicts"][3]["speed_ratio"] = ratio
+    assert said in " ".join(shown(compared, 200).split())

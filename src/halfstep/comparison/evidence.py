@@ -246,7 +246,7 @@ def standing(verdict: Verdict) -> Literal["good", "close", "bad", "unknown"]:
     "No difference seen" is good where the interval ends below ``--tolerance``, or else :data:`CLOSE` of the fall.
     """
     kind = (verdict.get("quality") or {}).get("kind")
-    if kind in ("worse", "diverged"):
+    if kind in ("worse", "diverged") or verdict.get("stands_still"):
         return "bad"
     if kind in ("equivalent", "better"):
         return "good"

@@ -18,9 +18,11 @@ from halfstep.comparison.ratios import (
     step_time,
 )
 from halfstep.comparison.rows import WARMUP
+from halfstep.comparison.stillness import stands_still, still_words
 from halfstep.comparison.tolerance import Tolerance
 from halfstep.comparison.why import why
 from halfstep.ran import Ran
+from halfstep.stored import Stored
 from halfstep.trials import Outcome
 
 SCHEMA = "halfstep/comparison/1"
@@ -94,6 +96,7 @@ def _figures(group: list[Outcome], rows: list[dict[str, Any]]) -> dict[str, Any]
         "memory_ratio": None,
         "energy_ratio": None,
         "same_as_baseline": None,
+        "stands_still": None,
         "speed_bound": None,
     }
 
@@ -123,7 +126,12 @@ def _beside(row: dict[str, Any], own: list[dict[str, Any]], base: list[dict[str,
     """Whether it ran the same as the baseline, and how much faster the hardware's units could make it."""
     if not base or row["status"] != "ok":
         return {}
+    still = stands_still(own, base)
+    stored = Stored.of(row["stored"] or {})
+    words = [] if still is None else [still_words(still, base[0]["precision"], row["steps"], stored)]
     return {
+        "stands_still": still,
+        "warnings": [*row["warnings"], *words],
         "same_as_baseline": same_cause(own, base, Ran.from_json(row["ran"]), Ran.from_json(base[0]["ran"])),
         "speed_bound": speed_bound(base),
     }

@@ -20,6 +20,9 @@ Kind = Literal[
     "not_known",
 ]
 
+#: a difference of more than this many times the fall says that the loss hardly fell: it is no measure then
+MOST_OF_A_FALL = 2.0
+
 _IN_FIVE = round(POWER * 5)
 
 
@@ -40,7 +43,8 @@ def kind_of(found: Paired, way: Direction) -> Kind:
 
 def figure_words(found: Paired, kind: Kind, fall: float | None, margin_from: str | None, seeded: bool) -> str:
     """The verdict on one figure, with the size of what was seen or could have been."""
-    share = f" ({_share(found.value / fall)} of the fall)" if fall and fall > 0 else ""
+    told = fall is not None and fall > 0 and abs(found.value) <= MOST_OF_A_FALL * fall
+    share = f" ({_share(found.value / fall)} of the fall)" if fall and told else ""
     seeds = f"{found.seeds} seeds"
     size = f"{abs(found.value):.3g} ± {found.half_width:.2g}"
     if kind == "one_seed":

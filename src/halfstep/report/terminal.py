@@ -20,6 +20,8 @@ from halfstep.report.progress import Progress as Progress
 from halfstep.report.reading import read
 
 _INDENT = 4
+#: a ratio below this is a loss of speed, whatever its interval would be
+PLAINLY_SLOWER = 0.9
 #: how many shares of a step are told here; the page has them all
 _SHARES = 3
 
@@ -99,9 +101,15 @@ def _reasons(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
 
 def why(row: Row) -> str:
     """The heading of the reasons why a precision does not pay."""
-    sure = isinstance(row.speed, Figure) and row.speed.significant is True
-    faster = isinstance(row.speed, Figure) and row.speed.value > 1
-    said = "is not clearly faster" if not sure else "gains little" if faster else "is slower"
+    speed = row.speed if isinstance(row.speed, Figure) else None
+    if speed is None or (speed.low is None and speed.value >= PLAINLY_SLOWER):
+        said = "is not known to be faster"
+    elif speed.low is None:
+        said = "was slower"
+    elif speed.significant is not True:
+        said = "is not clearly faster"
+    else:
+        said = "gains little" if speed.value > 1 else "is slower"
     return f"Why {row.precision} {said}"
 
 

@@ -1,0 +1,76 @@
+"""A loss that does not move while the baseline's does: weights stand still, and what a format may have lost."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, pstdev
+from typing import Any
+
+from halfstep.comparison.curves import final_loss
+from halfstep.exact import round_exact
+from halfstep.formats import get_scalar
+from halfstep.stored import Stored
+
+#: a loss that falls by less than this share of the baseline's fall stands still
+STILL = 0.05
+
+#: the baseline's fall says something where it is so many times what neighbouring losses differ by
+CLEAR = 3.0
+
+#: fewer steps show no fall
+FEWEST_STEPS = 10
+
+#: constants of Adam's update, of which a 16-bit format makes 1 or 0: then no second moment is kept, or nothing guards
+_CONSTANTS = (("beta_1", 0.9), ("beta_2", 0.999), ("eps", 1e-8))
+
+Trials = Sequence[Mapping[str, Any]]
+
+
+def stands_still(own: Trials, base: Trials) -> dict[str, float] | None:
+    """How far the loss fell in trials of a precision and of the baseline, where only the baseline's did; else None.
+
+    Args:
+        own, base: trials of the comparison object that ended well.
+    """
+    falls, theirs = ([f for row in side if (f := _fall(row["losses"])) is not None] for side in (own, base))
+    if not falls or not theirs or len(falls) < len(own):
+        return None
+    ours, expected = max(falls), fmean(theirs)
+    noise = fmean(_noise(row["losses"]) for row in base)
+    clear = expected > CLEAR * noise and expected > 0
+    return {"fall": ours, "baseline_fall": expected} if clear and ours < STILL * expected else None
+
+
+def _fall(losses: Sequence[float | None]) -> float | None:
+    known = [loss for loss in losses if loss is not None]
+    last = final_loss(losses)
+    return None if len(known) < FEWEST_STEPS or last is None else known[0] - last
+
+
+def _noise(losses: Sequence[float | None]) -> float:
+    """What losses of the last half differ by from one step to the next, as a standard deviation of one."""
+    known = [loss for loss in losses if loss is not None]
+    half = known[len(known) // 2 :]
+    return pstdev([b - a for a, b in itertools.pairwise(half)] or [0.0]) / math.sqrt(2)
+
+
+def still_words(still: Mapping[str, float], baseline: str, steps: int, stored: Stored) -> str:
+    """The same in a sentence, with the constants that the format of the optimizer's state cannot hold."""
+    said = (
+        f"the loss did not move in {steps} steps (it fell by {still['fall']:.2g}), while in {baseline} it fell by "
+        f"{still['baseline_fall']:.2g}"
+    )
+    sixteen = next(
+        (f for f in (*stored.formats("optimizer"), *stored.formats("weights")) if f in ("bf16", "fp16")), ""
+    )
+    if not sixteen:
+        return said
+    lost = [
+        f"{name} = {value:g} is {rounded:g}"
+        for name, value in _CONSTANTS
+        if (rounded := round_exact(value, get_scalar(sixteen))) in (0.0, 1.0)
+    ]
+    constants = f"; of Adam's constants {' and '.join(lost)} in {sixteen}" if lost else ""
+    return f"{said}: its weights are stored in {sixteen}, where updates below half their last digit are lost{constants}"

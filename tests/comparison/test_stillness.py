@@ -1,0 +1,64 @@
+"""A loss that stands still while the baseline's falls, and the constants that a format loses, by exact rounding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from halfstep.comparison.advice import recommend
+from halfstep.comparison.rows import trial_row
+from halfstep.comparison.stillness import stands_still, still_words
+from halfstep.comparison.verdicts import verdicts
+from halfstep.stored import Stored
+
+from .simulated import outcome
+
+FALLING = list(2 * 0.95 ** np.arange(60))
+
+
+def rows(*losses: list[float]) -> list[dict]:
+    return [{"losses": each} for each in losses]
+
+
+@pytest.mark.parametrize(
+    ("own", "base", "still"),
+    [
+        ([2.0] * 60, FALLING, True),
+        (list(2 + 0.1 * np.random.default_rng(0).standard_normal(60)), FALLING, True),
+        (FALLING, FALLING, False),
+        (list(2 * 0.99 ** np.arange(60)), FALLING, False),
+        ([2.0] * 60, [2.0] * 60, False),
+        ([2.0] * 60, list(2 + 0.1 * np.random.default_rng(1).standard_normal(60)), False),
+        ([2.0] * 8, FALLING[:8], False),
+    ],
+)
+def test_only_a_loss_that_falls_elsewhere_stands_still(
+    own: list[float], base: list[float], still: bool
+) -> None:
+    assert (stands_still(rows(own), rows(base)) is not None) == still
+
+
+@pytest.mark.parametrize(
+    ("format", "named", "kept"),
+    [("bf16", "beta_2 = 0.999 is 1", "1e-08"), ("fp16", "eps = 1e-08 is 0", "beta_2")],
+)
+def test_the_constants_that_a_format_loses_are_named(format: str, named: str, kept: str) -> None:
+    """In bf16 neighbours below 1 are 1/256 apart, so 0.999 is 1; fp16 has 0.999, and no 1e-8."""
+    words = still_words({"fall": 0.0, "baseline_fall": 1.9}, "fp32", 60, Stored(optimizer={format: 8}))
+    assert named in words
+    assert kept not in words
+    assert "Adam" not in still_words({"fall": 0.0, "baseline_fall": 1.9}, "fp32", 60, Stored({"fp32": 8}))
+
+
+def test_a_precision_whose_loss_stands_still_is_not_advised() -> None:
+    """However fast it is: bf16-true with Adam's defaults was 2.76 times as fast, as none of its weights moved."""
+    trials = [
+        outcome(precision, losses, repeat=repeat, seconds=[seconds * (1 + 0.001 * repeat)] * 60)
+        for repeat in range(2)
+        for precision, losses, seconds in (("fp32", FALLING, 0.276), ("bf16-true", [2.0] * 60, 0.1))
+    ]
+    found = verdicts(trials, [trial_row(each, [], "") for each in trials])
+    advice = recommend(found)
+    assert found[1]["speed_ratio"]["significant"]
+    assert found[1]["warnings"][-1].startswith("the loss did not move in 60 steps")
+    assert (advice["precision"], advice["rule"]) == ("fp32", "gains_but_worse")
