@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from halfstep.plural import count
+from halfstep.plural import count, were_made
 from halfstep.record import Record, number, read
 
 Status = Literal["ok", "diverged", "out_of_memory", "failed", "timed_out", "unsupported", "interrupted"]
@@ -313,9 +313,8 @@ def judge(
 ) -> tuple[Status, str]:
     """The trial's status and the reason in words, from its record and the way its process ended."""
     steps = len(record.steps)
-    made = f"{count(steps, 'step')} {'was' if steps == 1 else 'were'} made"
     if stopped == "timed_out":
-        return "timed_out", f"ran longer than the time limit of {job.time_limit:g} s; {made}"
+        return "timed_out", f"ran longer than the time limit of {job.time_limit:g} s; {were_made(steps)}"
     if stopped == "out_of_memory":
         return "out_of_memory", f"its resident memory passed the limit of {job.memory_limit:,} bytes"
     if stopped == "interrupted":

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from halfstep.comparison.request import Request, write_whole
-from halfstep.plural import count
+from halfstep.plural import were_made
 from halfstep.record import Record, read
 from halfstep.trials import Outcome, Trial, judge
 
@@ -88,7 +88,7 @@ def _unended(request: Request, path: Path) -> Outcome | None:
     if path != request.job.record(trial):
         return None
     if not record.end:
-        reason = f"no end is recorded: killed, or still running; {count(len(record.steps), 'step')} made"
+        reason = f"no end is recorded: killed, or still running; {were_made(len(record.steps))}"
         return Outcome(trial, "interrupted", reason, None, record, ranks)
     if record.end.get("status") == "interrupted":  # whatever its other ranks came to say
         return Outcome(
