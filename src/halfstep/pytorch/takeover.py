@@ -82,7 +82,7 @@ class Takeover(Face):
         mixed = dtype if self.recipe.mixed else None
         self.ambient = NoAmbient() if mixed is None else Ambient(mixed, self.patches)
         self._on_backward: Callable[[Sequence[Tensor]], None] = self.recorder.backward
-        self.scaling = Scaling(self.recipe.loss_scale)
+        self.scaling = Scaling(self.recipe.loss_scale, self.recipe.compute == "fp16")
         quiet = not recording or options.watch
         self.began = NullBegan() if quiet else Began(self.recorder.write, lambda: self.recorder.steps)
         self.statistics = Statistics()

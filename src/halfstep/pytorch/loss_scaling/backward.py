@@ -14,17 +14,19 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge
 
 from halfstep.pytorch.loss_scaling.data_parallel import DataParallel
+from halfstep.pytorch.loss_scaling.gradient_pass import GradientPass
 from halfstep.pytorch.loss_scaling.gradients import multiply_
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
+from halfstep.pytorch.loss_scaling.seeds import as_tuple, ceiling_of, given_seeds, scaled_seeds
 from halfstep.pytorch.loss_scaling.sharded import Sharded
 from halfstep.pytorch.loss_scaling.verdict import capturing
 from halfstep.pytorch.patches import Patches
@@ -81,7 +83,7 @@ def _backward(
         grad_variables: Any = None,
         inputs: Any = None,
     ) -> None:
-        outputs = _as_tuple(tensors)
+        outputs = as_tuple(tensors)
         if inputs is not None and isinstance(inputs, Iterator):
             inputs = tuple(inputs)
         if tracing():
@@ -102,12 +104,12 @@ def _backward(
                 original(outputs, seeds, retain_graph, create_graph, None, inputs)
             else:
                 sharded.follow()
-                scaling, given = takeover.scaling, _given(outputs, seeds)
+                scaling, given = takeover.scaling, given_seeds(outputs, seeds)
                 reached = scaling.reached
-                with scaling.running(lambda: _targets(outputs, inputs)[0], _ceiling(outputs)) as scale:
+                with scaling.running(lambda: _targets(outputs, inputs)[0], ceiling_of(outputs)) as scale:
                     _reach(reached, parallel, outputs, inputs, create_graph)
                     try:
-                        scaled = _scaled_seeds(outputs, given, scale)
+                        scaled = scaled_seeds(outputs, given, scale)
                         original(outputs, scaled, retain_graph, create_graph, None, inputs)
                         reached.began()
                     finally:
@@ -137,112 +139,62 @@ def _reach(
 def _unscale(reached: Reached, inverse: float, create: bool) -> None:
     reached.pass_by()
     if create:
-        _unscale_in_graph(reached, inverse)
+        reached.unscale_in_graph(inverse)
         return
     reached.unscale(inverse)
     reached.put_back()
-
-
-def _unscale_in_graph(reached: Reached, inverse: float) -> None:
-    """Not in place: these gradients are part of a graph, or of somebody's results."""
-    for tensor in reached.tensors().values():
-        if tensor.grad is not None:
-            tensor.grad = _times(tensor.grad, inverse)
 
 
 def _targets(outputs: tuple[Any, ...], inputs: Any) -> tuple[list[Tensor], list[Tensor]]:
     """Leaves, and tensors inside the graph, that a backward pass accumulates gradients into."""
     if inputs is None:
         return leaves_of(outputs), []
-    edges = leaves_of(target for target in _as_tuple(inputs) if isinstance(target, GradientEdge))
-    tensors = [target for target in _as_tuple(inputs) if isinstance(target, Tensor)]
+    edges = leaves_of(target for target in as_tuple(inputs) if isinstance(target, GradientEdge))
+    tensors = [target for target in as_tuple(inputs) if isinstance(target, Tensor)]
     return [*edges, *(t for t in tensors if t.is_leaf)], [t for t in tensors if not t.is_leaf]
 
 
 def _grad(takeover: Takeover, original: Callable[..., Any]) -> Callable[..., Any]:
+    scales = takeover.recipe.loss_scale.guards
+
     def grad(
         outputs: Any,
         inputs: Any,
         grad_outputs: Any = None,
         retain_graph: bool | None = None,
         create_graph: bool = False,
-        *args: Any,
-        **kwargs: Any,
+        only_inputs: bool = True,
+        allow_unused: bool | None = None,
+        is_grads_batched: bool = False,
+        materialize_grads: bool = False,
     ) -> Any:
-        arguments = (retain_graph, create_graph, *args)
-        outputs = _as_tuple(outputs) if isinstance(outputs, Iterator) else outputs
+        rest = {
+            "only_inputs": only_inputs,
+            "allow_unused": allow_unused,
+            "is_grads_batched": is_grads_batched,
+            "materialize_grads": materialize_grads,
+        }
+        outputs = as_tuple(outputs) if isinstance(outputs, Iterator) else outputs
         if inside_backward() or tracing() or (grad_outputs is not None and capturing()):
             # Such a graph (make_graphed_callables) is a part of backward passes to come, and they are scaled.
-            return original(outputs, inputs, grad_outputs, *arguments, **kwargs)
+            return original(outputs, inputs, grad_outputs, retain_graph, create_graph, **rest)
         takeover.begin_pass()
         by_hand = takeover.by_hand if not create_graph else None
         if by_hand is not None:
-            by_hand.about_to_pass(_as_tuple(outputs))
+            by_hand.about_to_pass(as_tuple(outputs))
         with takeover.ambient.paused():
-            if takeover.scaling.value == 1.0:
-                results = original(outputs, inputs, grad_outputs, *arguments, **kwargs)
+            if scales:
+                graph = (retain_graph, create_graph)
+                asked = (as_tuple(outputs), inputs, grad_outputs, *graph, rest)
+                results = GradientPass(takeover.scaling, original, *asked).results()
             else:
-                tensors = _as_tuple(outputs)
-                given = _given(tensors, grad_outputs)
-                with takeover.scaling.running(ceiling=_ceiling(tensors)) as scale:
-                    takeover.scaling.reached.reach_inside(takeover.scaling.reached.retained())
-                    scaled_seeds = _scaled_seeds(tensors, given, scale)
-                    try:
-                        scaled = original(tensors, inputs, scaled_seeds, *arguments, **kwargs)
-                    finally:
-                        takeover.scaling.reached.pass_by()
-                        _unscale_in_graph(takeover.scaling.reached, 1.0 / scale)
-                # Not in place: two inputs may be given one and the same gradient.
-                results = type(scaled)(_times(result, 1.0 / scale) for result in scaled)
+                results = original(outputs, inputs, grad_outputs, retain_graph, create_graph, **rest)
         if by_hand is not None:
-            by_hand.passed_grad(_as_tuple(outputs), results)
+            gradients = tuple(results.values()) if isinstance(results, dict) else results
+            by_hand.passed_grad(as_tuple(outputs), gradients)
         return results
 
     return grad
-
-
-def _as_tuple(tensors: Any) -> tuple[Any, ...]:
-    return (tensors,) if isinstance(tensors, Tensor | GradientEdge) else tuple(tensors)
-
-
-def _given(outputs: Sequence[Any], seeds: Any) -> list[Tensor | None]:
-    """The gradients that the script gives, one an output; None where it leaves one to PyTorch."""
-    return [None] * len(outputs) if seeds is None else list(_as_tuple(seeds))
-
-
-def _scaled_seeds(
-    outputs: Sequence[Any], given: Sequence[Tensor | None], scale: float
-) -> list[Tensor | None]:
-    """The gradients that the pass starts from; None where PyTorch is to complain about its absence."""
-    if len(given) != len(outputs):  # PyTorch's to complain about
-        return list(given)
-    return [
-        _implicit(output, scale) if seed is None else seed * scale
-        for output, seed in zip(outputs, given, strict=True)
-    ]
-
-
-def _implicit(output: Any, scale: float) -> Tensor | None:
-    """``scale`` for a real scalar, from which a pass may start without being told a gradient."""
-    if isinstance(output, GradientEdge):
-        output = _described(output)
-        output = torch.empty(output.shape, dtype=output.dtype, device=output.device, requires_grad=True)
-    starts = output.requires_grad and output.numel() == 1 and output.is_floating_point()
-    return torch.full_like(output, scale) if starts else None
-
-
-def _ceiling(outputs: Iterable[Any]) -> float:
-    """The largest scale under which a pass may start from 1 in each of ``outputs``: 2^15 in fp16, up to 65504."""
-    return 2.0**15 if any(_described(output).dtype is torch.float16 for output in outputs) else math.inf
-
-
-def _described(output: Tensor | GradientEdge) -> Any:
-    """What has the output's shape, dtype and device."""
-    return output.node._input_metadata[output.output_nr] if isinstance(output, GradientEdge) else output
-
-
-def _times(tensor: Tensor | None, factor: float) -> Tensor | None:
-    return None if tensor is None else tensor * factor
 
 
 def _install_hooks(takeover: Takeover, patches: Patches) -> None:
@@ -276,6 +228,7 @@ def _install_hooks(takeover: Takeover, patches: Patches) -> None:
         patches.wrap(home, "clip_grad_norm_", scaling.clipping)
     for name in ("register_full_backward_hook", "register_full_backward_pre_hook", "register_backward_hook"):
         patches.wrap(torch.nn.Module, name, registering)
+    patches.wrap(BackwardCFunction, "apply", lambda original: _applying(scaling, original))
     patches.wrap(torch.nn.Module, "__setstate__", lambda original: _unpickling(original, through))
     module = torch.nn.modules.module
     for name in (
@@ -295,8 +248,11 @@ class _Through:
 
     def __call__(self, *args: Any) -> Any:
         scale = self._scaling.last_value if self._scaling.active else 1.0
-        if scale == 1.0:
-            return self._hook(*args)
+        if (answers := self._scaling.answers) is not None:
+            return answers.ask(self, args, scale, lambda: self._answer(args, scale), _map)
+        return self._hook(*args) if scale == 1.0 else self._answer(args, scale)
+
+    def _answer(self, args: tuple[Any, ...], scale: float) -> Any:
         returned = self._hook(*(_map(arg, 1.0 / scale) for arg in args))
         return _map(returned, scale)
 
@@ -305,6 +261,23 @@ class _Through:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial, (self._hook,)
+
+
+def _applying(scaling: Scaling, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap the node of an ``autograd.Function``: in a pass that may be repeated the script's own run once."""
+
+    def apply(node: Any, *gradients: Any) -> Any:
+        answers = scaling.answers
+        if answers is None or not inside_backward():
+            return original(node, *gradients)
+        if answers.muted:
+            return (None,) * len(node.needs_input_grad)
+        if node._forward_cls.__module__.startswith("torch."):
+            return original(node, *gradients)
+        scale = scaling.last_value
+        return answers.ask(node, gradients, scale, lambda: original(node, *gradients), _map)
+
+    return apply
 
 
 def _unpickling(original: Callable[..., None], through: Callable[..., _Through]) -> Callable[..., None]:

@@ -88,6 +88,12 @@ class Reached:
         if self._known or not self._in_cpp.unscale(inverse):
             self._tested.multiply_(gradients_at(self.tensors().values()), inverse)
 
+    def unscale_in_graph(self, inverse: float) -> None:
+        """As :meth:`unscale`, but not in place: these gradients are part of a graph, or of somebody's results."""
+        for tensor in self.tensors().values():
+            if tensor.grad is not None:
+                tensor.grad = tensor.grad * inverse
+
     def reach(self, tensors: Iterable[Tensor], create: bool = False) -> None:
         """The pass will accumulate into ``tensors``: bring the gradients that they have already to its unit.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from halfstep.errors import HalfstepError
 from halfstep.loss_scale import DynamicScale, LossScale, Skip, Skips
 from halfstep.pytorch.loss_scaling.reached import Reached
+from halfstep.pytorch.loss_scaling.repeats import Answers, PassScales
 from halfstep.pytorch.loss_scaling.scaled_pass import NoScaledPass, scaled_pass
 from halfstep.pytorch.loss_scaling.tested import Tested
 from halfstep.pytorch.loss_scaling.verdict import Verdict, capturing, refuse_dynamic
@@ -44,11 +45,13 @@ class SharedGradients(HalfstepError, RuntimeError):
 class _Running(AbstractContextManager[float]):
     """A class, since a generator takes twice as long, in every pass."""
 
-    def __init__(self, scaling: Scaling, targets: Callable[[], Iterable[Tensor]], ceiling: float) -> None:
-        self._scaling, self._targets, self._ceiling = scaling, targets, ceiling
+    def __init__(
+        self, scaling: Scaling, targets: Callable[[], Iterable[Tensor]], ceiling: float, scale: float | None
+    ) -> None:
+        self._scaling, self._targets, self._ceiling, self._scale = scaling, targets, ceiling, scale
 
     def __enter__(self) -> float:
-        return self._scaling.begin_running(self._targets, self._ceiling)
+        return self._scaling.begin_running(self._targets, self._ceiling, self._scale)
 
     def __exit__(self, *_: object) -> None:
         self._scaling.end_running()
@@ -61,10 +64,15 @@ class Scaling:
         active: whether a scaled backward pass is under way (hooks then see scaled numbers).
         tested: which gradients need not be read again.
         reached: what the pass under way accumulates into.
+        answers: of the script's code in a pass that may be repeated; None in any other.
+        pass_scales: of the lines that ask for gradients themselves.
     """
 
-    def __init__(self, loss_scale: LossScale) -> None:
+    def __init__(self, loss_scale: LossScale, in_fp16: bool = False) -> None:
         self._loss_scale = loss_scale
+        self.answers: Answers | None = None
+        dynamic = isinstance(loss_scale, DynamicScale)
+        self.pass_scales = PassScales(searches=dynamic and in_fp16, grows=dynamic)
         self._under = loss_scale.value
         self.active = False
         in_cpp = (scaled_pass() if loss_scale.guards else None) or NoScaledPass()
@@ -126,13 +134,17 @@ class Scaling:
         self._at_pass, self._bad, self._under = self._loss_scale, False, self._loss_scale.value
 
     def running(
-        self, targets: Callable[[], Iterable[Tensor]] = tuple, ceiling: float = math.inf
+        self,
+        targets: Callable[[], Iterable[Tensor]] = tuple,
+        ceiling: float = math.inf,
+        scale: float | None = None,
     ) -> AbstractContextManager[float]:
         """A scaled backward pass is under way; threads take turns.
 
         Args:
             targets: the leaves that it accumulates into; asked for if another thread is in a pass.
             ceiling: the largest scale that what the pass starts from can hold.
+            scale: of a pass that has its own; None for the loss scale.
 
         Returns:
             Yields the scale, the same until the pass is over although a hook may step an optimizer meanwhile.
@@ -140,9 +152,11 @@ class Scaling:
         Raises:
             SharedGradients: another thread is in a pass into one of them.
         """
-        return _Running(self, targets, ceiling)
+        return _Running(self, targets, ceiling, scale)
 
-    def begin_running(self, targets: Callable[[], Iterable[Tensor]], ceiling: float) -> float:
+    def begin_running(
+        self, targets: Callable[[], Iterable[Tensor]], ceiling: float, scale: float | None
+    ) -> float:
         """What :meth:`running` does first."""
         if not self._turn.acquire(blocking=False):
             own, wait = tuple(targets()), LOOK_AGAIN
@@ -151,7 +165,7 @@ class Scaling:
                 self.refuse_shared(own)
                 wait *= 2
         self._begin()
-        self._under = min(self._under, ceiling)
+        self._under = min(self._under if scale is None else scale, ceiling)
         self.reached.begin(self._under)
         self.active = True
         return self._under

@@ -8,6 +8,7 @@
 #include <c10/util/flat_hash_map.h>
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
+#include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
 #include <exception>
@@ -249,9 +250,50 @@ class ScaledPass {
     bool bad_ = false; // whether one of them was not finite
 };
 
+// What PyTorch's engine does at the end of every node of a pass that does not keep its graph: from `outputs`, of all nodes
+// that lead to one of `inputs`, or of all where there are none.
+void release(void *const *outputs, int64_t n, void *const *inputs, int64_t m) {
+    using torch::autograd::Node;
+    ska::flat_hash_map<Node *, bool> leads; // whether the engine has come by
+    ska::flat_hash_set<Node *> asked;
+    for (void *const *input = inputs; input < inputs + m; input++) {
+        const auto edge = torch::autograd::impl::gradient_edge(tensor_at(*input));
+        if (edge.function) asked.insert(edge.function.get());
+    }
+    std::vector<std::pair<Node *, size_t>> path; // depth first, with the next of each node's edges
+    for (void *const *output = outputs; output < outputs + n; output++) {
+        Node *const root = torch::autograd::impl::gradient_edge(tensor_at(*output)).function.get();
+        if (root != nullptr && leads.emplace(root, false).second) path.emplace_back(root, 0);
+        while (!path.empty()) {
+            auto &[node, next] = path.back();
+            if (next < node->num_outputs()) {
+                Node *const after = node->next_edge(next++).function.get();
+                if (after != nullptr && leads.emplace(after, false).second) path.emplace_back(after, 0);
+                continue;
+            }
+            bool found = m == 0;
+            for (const auto &edge : node->next_edges())
+                found = found || (edge.function && (asked.count(edge.function.get()) || leads[edge.function.get()]));
+            leads[node] = found;
+            path.pop_back();
+        }
+    }
+    for (const auto &[node, found] : leads)
+        if (found) node->release_variables();
+}
+
 } // namespace
 
 extern "C" {
+
+int hs_release(void *const *outputs, int64_t n, void *const *inputs, int64_t m) {
+    try {
+        release(outputs, n, inputs, m);
+        return 1;
+    } catch (const std::exception &) {
+        return 0;
+    }
+}
 
 void *hs_new(Unscale unscale, const void *torch, Begun begun) { return new ScaledPass(unscale, torch, begun); }
 

@@ -6,7 +6,7 @@ import ctypes
 import functools
 import weakref
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from torch import Tensor, UntypedStorage
@@ -33,6 +33,7 @@ _FUNCTIONS = {
     "hs_unchanged": (_int, (_pointer,)),
     "hs_written": (None, (_pointer,)),
     "hs_forget": (None, (_pointer,)),
+    "hs_release": (_int, (_pointer, ctypes.c_int64, _pointer, ctypes.c_int64)),
 }
 
 
@@ -213,6 +214,22 @@ def _library() -> ctypes.CDLL | None:
             function = getattr(library, name)
             function.restype, function.argtypes = returned, arguments
     return library
+
+
+def release(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> bool:
+    """Free the buffers of the graph from ``outputs`` to ``inputs``, as the end of a pass that does not keep it does.
+
+    Args:
+        outputs: of the graph.
+        inputs: tensors in it; none for the whole graph.
+
+    Returns:
+        Whether it was done: there is a compiler.
+    """
+    if (library := _library()) is None:
+        return False
+    first, last = (array("Q", [tensor._cdata for tensor in tensors]) for tensors in (outputs, inputs))
+    return bool(library.hs_release(first.buffer_info()[0], len(first), last.buffer_info()[0], len(last)))
 
 
 def scaled_pass() -> ScaledPass | None:

@@ -1,0 +1,203 @@
+"""``torch.autograd.grad`` under a loss scale: what it hands out is true, and finite wherever it is finite unscaled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from halfstep.pytorch.loss_scaling.repeats import (
+    Answers,
+    Attempts,
+    Muted,
+    Overflowed,
+    RandomState,
+    finite,
+    quiet,
+)
+from halfstep.pytorch.loss_scaling.scaled_pass import release
+from halfstep.pytorch.loss_scaling.seeds import as_tuple, ceiling_of, given_seeds, scaled_seeds
+from halfstep.pytorch.loss_scaling.verdict import capturing
+
+if TYPE_CHECKING:
+    from halfstep.pytorch.loss_scaling.repeats import PassScale
+    from halfstep.pytorch.loss_scaling.scale import Scaling
+
+#: what PyTorch says where the backward pass of compiled code writes over what it has saved
+_GIVEN_AWAY = "donated buffers"
+#: what anomaly mode says
+_ANOMALY = "returned nan values"
+
+
+class _GivenAway(Exception):
+    """The graph is of compiled code, and bears no repeat."""
+
+
+class GradientPass:
+    """One call of ``torch.autograd.grad``.
+
+    Args:
+        scaling: in force.
+        original: PyTorch's function.
+        outputs: tensors or gradient edges.
+        inputs: likewise, in whatever form the script gives them.
+        grad_outputs: the script's gradients of ``outputs``, or None.
+        retain_graph, create_graph: as PyTorch's.
+        rest: other arguments, by name.
+    """
+
+    def __init__(
+        self,
+        scaling: Scaling,
+        original: Callable[..., Any],
+        outputs: tuple[Any, ...],
+        inputs: Any,
+        grad_outputs: Any,
+        retain_graph: bool | None,
+        create_graph: bool,
+        rest: dict[str, Any],
+    ) -> None:
+        self._scaling, self._original, self._outputs = scaling, original, outputs
+        self._inputs = tuple(inputs) if isinstance(inputs, Iterator) else inputs
+        self._given = given_seeds(outputs, grad_outputs)
+        self._keep = create_graph if retain_graph is None else retain_graph
+        self._create, self._rest = create_graph, rest
+        self._ceiling = ceiling_of(outputs)
+        self._answers = Answers()
+        self._retained = [
+            (tensor, tensor.grad) for tensor in scaling.reached.retained() if tensor.retains_grad
+        ]
+        self._random: RandomState | None = None
+
+    def results(self) -> Any:
+        """The gradients, in the form in which PyTorch returns them."""
+        if capturing():  # nothing may be read
+            return self._once(None, self._keep)
+        line = self._scaling.pass_scales.here(self._scaling.value, self._create)
+        if not line.repeatable or not (
+            self._keep or all(isinstance(output, Tensor) for output in self._outputs)
+        ):
+            return self._unrepeatable(line)
+        searches = self._scaling.pass_scales.searches and (not self._create or self._outermost())
+        self._scaling.answers, before = self._answers, self._scaling.answers
+        try:
+            with quiet():
+                results = Attempts(line, self._scaling.pass_scales, self._attempt, searches).made()
+        except _GivenAway:
+            line.repeatable = False
+            return self._unrepeatable(line)
+        finally:
+            self._scaling.answers = before
+        if not self._keep:
+            self._release()
+        return results
+
+    def _attempt(self, scale: float, refuses: bool) -> Any:
+        if self._random is None:
+            self._random = RandomState()
+        else:
+            self._random.put_back()
+            self._forget()
+        self._answers.begin(refuses)
+        try:
+            results = self._once(scale, True)
+        except Overflowed:
+            return None
+        except RuntimeError as error:
+            if _GIVEN_AWAY in str(error):
+                raise _GivenAway from None
+            if refuses and _ANOMALY in str(error):
+                return None
+            raise
+        return results if not refuses or finite(self._handed_out(results)) else None
+
+    def _once(self, scale: float | None, keep: bool) -> Any:
+        """The pass under ``scale``, or under the loss scale."""
+        scaling = self._scaling
+        with scaling.running(ceiling=self._ceiling, scale=scale) as under:
+            scaling.reached.reach_inside(scaling.reached.retained())
+            seeds = scaled_seeds(self._outputs, self._given, under)
+            try:
+                scaled = self._original(self._outputs, self._inputs, seeds, keep, self._create, **self._rest)
+            finally:
+                scaling.reached.pass_by()
+                scaling.reached.unscale_in_graph(1.0 / under)
+        # Not in place: two inputs may be given one and the same gradient.
+        if isinstance(scaled, dict):
+            return {key: _times(gradient, 1.0 / under) for key, gradient in scaled.items()}
+        return tuple(_times(gradient, 1.0 / under) for gradient in scaled)
+
+    def _unrepeatable(self, line: PassScale) -> Any:
+        """An overflow is handed out, and lowers the scale of the next pass.
+
+        Compiled code gives its buffers away, and a graph that starts from gradient edges cannot be freed afterwards.
+        """
+        results = self._once(line.value, self._keep)
+        if finite(self._handed_out(results)):
+            self._scaling.pass_scales.succeeded(line, line.value)
+        else:
+            line.value = max(line.value / 4, 2.0**-24)
+        return results
+
+    def _handed_out(self, results: Any) -> Iterable[Tensor]:
+        gradients = results.values() if isinstance(results, dict) else results
+        yield from (gradient for gradient in gradients if gradient is not None)
+        yield from (tensor.grad for tensor, _ in self._retained if tensor.grad is not None)
+
+    def _forget(self) -> None:
+        """Let tensors inside the graph have what they had before the pass."""
+        for tensor, gradient in self._retained:
+            tensor.grad = gradient
+
+    def _outermost(self) -> bool:
+        """Whether nobody differentiates further, although a graph is created: ``torch.func`` always creates one."""
+        return torch._C._functorch.maybe_current_level() == 1 and not any(
+            torch._C._functorch.get_unwrapped(output).requires_grad
+            for output in self._outputs
+            if isinstance(output, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(output)
+        )
+
+    def _release(self) -> None:
+        """Free the graph, as plain PyTorch has by now."""
+        inputs = as_tuple(self._inputs.values() if isinstance(self._inputs, dict) else self._inputs)
+        release_graph(self._scaling, self._original, self._outputs, inputs)
+
+
+class _Nothing(torch.autograd.Function):
+    """From here on a backward pass has no gradient to go on with: its nodes compute nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return tensor.new_empty(())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> None:
+        return None
+
+
+def release_graph(
+    scaling: Scaling, grad: Callable[..., Any], outputs: Sequence[Tensor], inputs: Sequence[Any]
+) -> None:
+    """Free the buffers of the graph from ``outputs`` to ``inputs``, as a pass that does not keep it does at its end.
+
+    In C++; without a compiler, and where an input is a gradient edge, by a pass of ``grad`` without gradients, which
+    unpacks what was saved once more. Inside ``torch.func`` such a pass cannot start: there the graph ends with the
+    transform.
+    """
+    if all(isinstance(tensor, Tensor) for tensor in inputs) and release(outputs, inputs):
+        return
+    if torch._C._functorch.maybe_current_level() is not None:
+        return
+    before, scaling.answers = scaling.answers, Muted()
+    try:
+        with torch.enable_grad():
+            ends = [_Nothing.apply(output) for output in outputs if output.requires_grad]  # type: ignore[no-untyped-call]
+        grad(ends, inputs, [torch.empty_like(end) for end in ends], allow_unused=True)
+    finally:
+        scaling.answers = before
+
+
+def _times(tensor: Tensor | None, factor: float) -> Tensor | None:
+    return None if tensor is None else tensor * factor
