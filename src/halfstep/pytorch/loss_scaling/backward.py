@@ -29,7 +29,7 @@ from halfstep.pytorch.loss_scaling.leaves import leaves_of
 from halfstep.pytorch.loss_scaling.seeds import as_tuple, ceiling_of, given_seeds, scaled_seeds
 from halfstep.pytorch.loss_scaling.sharded import Sharded
 from halfstep.pytorch.loss_scaling.verdict import capturing
-from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.patches import Patches, never_traced
 
 if TYPE_CHECKING:
     from halfstep.pytorch.loss_scaling.reached import Reached
@@ -116,7 +116,7 @@ def _backward(
                         _unscale(reached, 1.0 / scale, create_graph)
         takeover.after_backward()
 
-    return backward
+    return never_traced(backward)
 
 
 def _reach(
@@ -194,7 +194,7 @@ def _grad(takeover: Takeover, original: Callable[..., Any]) -> Callable[..., Any
             by_hand.passed_grad(as_tuple(outputs), gradients)
         return results
 
-    return grad
+    return never_traced(grad)
 
 
 def _install_hooks(takeover: Takeover, patches: Patches) -> None:

@@ -84,12 +84,13 @@ class GradientPass:
         self._scaling.answers, before = self._answers, self._scaling.answers
         try:
             with quiet():
-                results = Attempts(line, self._scaling.pass_scales, self._attempt, searches).made()
+                results, kept = Attempts(line, self._scaling.pass_scales, self._attempt, searches).made()
         except _GivenAway:
             line.repeatable = False
             return self._unrepeatable(line)
         finally:
             self._scaling.answers = before
+        self._let_have(kept)
         if not self._keep:
             self._release()
         return results
@@ -99,7 +100,7 @@ class GradientPass:
             self._random = RandomState()
         else:
             self._random.put_back()
-            self._forget()
+            self._let_have([gradient for _, gradient in self._retained])
         self._answers.begin(refuses)
         try:
             results = self._once(scale, True)
@@ -111,7 +112,8 @@ class GradientPass:
             if refuses and _ANOMALY in str(error):
                 return None
             raise
-        return results if not refuses or finite(self._handed_out(results)) else None
+        kept = [tensor.grad for tensor, _ in self._retained]
+        return (results, kept) if not refuses or finite(self._handed_out(results)) else None
 
     def _once(self, scale: float | None, keep: bool) -> Any:
         """The pass under ``scale``, or under the loss scale."""
@@ -146,9 +148,9 @@ class GradientPass:
         yield from (gradient for gradient in gradients if gradient is not None)
         yield from (tensor.grad for tensor, _ in self._retained if tensor.grad is not None)
 
-    def _forget(self) -> None:
-        """Let tensors inside the graph have what they had before the pass."""
-        for tensor, gradient in self._retained:
+    def _let_have(self, gradients: Sequence[Tensor | None]) -> None:
+        """Let tensors inside the graph, whose gradients the script asked to keep, have ``gradients``."""
+        for (tensor, _), gradient in zip(self._retained, gradients, strict=True):
             tensor.grad = gradient
 
     def _outermost(self) -> bool:
