@@ -17,6 +17,7 @@ from halfstep.comparison import archive
 from halfstep.comparison.adopt import Script
 from halfstep.comparison.advice import recommend
 from halfstep.comparison.batches import Batches
+from halfstep.comparison.disturbance import disturbances
 from halfstep.comparison.drift import speed_drift
 from halfstep.comparison.fit import fit_batch
 from halfstep.comparison.request import Request, Stored, check_machine, save, stored, write_whole
@@ -94,6 +95,11 @@ def run_comparison(request: Request, display: Display, resume: Stored | None = N
         _write(request.folder, assemble(request, outcomes, environment))
         if outcome.status == "interrupted":
             break
+    for index in _to_repeat(request, outcomes, done):
+        display.plan([outcomes[index].trial.label])
+        outcomes[index] = _run(request, outcomes[index].trial, known_steps, display)
+        environment["seconds"] = time.monotonic() - started
+        save(request, environment)
     fit = None
     if request.fit is not None and not any(o.status == "interrupted" for o in outcomes):
         job = replace(request.job, memory_limit=request.memory_limit)
@@ -101,6 +107,21 @@ def run_comparison(request: Request, display: Display, resume: Stored | None = N
     comparison = assemble(request, outcomes, environment, fit=fit)
     _write(request.folder, comparison)
     return comparison
+
+
+def _to_repeat(request: Request, outcomes: Sequence[Outcome], done: int) -> list[int]:
+    """The trials of this run, from index ``done`` on, that other work disturbed; none where it disturbed half of all.
+
+    Whoever asked for one repeat wants a quick look, and a machine that is busy all the time will not be quieter.
+    """
+    found = [d is not None for d in disturbances([o.record for o in outcomes])]
+    if (
+        request.repeats < 2
+        or 2 * sum(found) >= len(found)
+        or any(o.status == "interrupted" for o in outcomes)
+    ):
+        return []
+    return [index for index, disturbed in enumerate(found) if disturbed and index >= done]
 
 
 def _check_limit(request: Request, environment: dict[str, Any]) -> None:
@@ -193,6 +214,8 @@ def assemble(
         trial_row(o, job.command(o.trial), str(job.log(o.trial).relative_to(request.folder)))
         for o in outcomes
     ]
+    for row, found_out in zip(rows, disturbances([o.record for o in outcomes]), strict=True):
+        row["disturbed"] = None if found_out is None else found_out.as_json()
     found = verdicts(outcomes, rows, request.tolerance)
     drift = speed_drift(outcomes)
     if drift["words"] and found:

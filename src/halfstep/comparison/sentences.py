@@ -61,6 +61,8 @@ def seen(verdict: Verdict, prefer: Prefer) -> str:
 
 def more_runs(verdict: Verdict, prefer: Prefer) -> str:
     """What to do to have its gain told from noise."""
+    if ratio_of(verdict, prefer).get("disturbed"):
+        return "other work on the machine disturbed the trials: compare again when it is quiet"
     if prefer in ("speed", "accuracy") and verdict["steps"] < (steps := enough_steps(FEWEST_STEPS)):
         repeats = (
             ""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from halfstep.comparison.alike import same_cause
+from halfstep.comparison.disturbance import warning
 from halfstep.comparison.quality import qualities
 from halfstep.comparison.ratios import (
     FASTEST_UNITS,
@@ -77,7 +78,11 @@ def _verdict(
         "trials": len(group),
         "steps": min(row["steps"] for row in rows),
         "skipped_steps": max(row["skipped_steps"] for row in rows),
-        "warnings": list(dict.fromkeys(w for row in rows for w in row["warnings"])),
+        "warnings": [
+            *dict.fromkeys(w for row in rows for w in row["warnings"]),
+            *warning(disturbed := [row["disturbed"] for row in rows if row["disturbed"]], len(rows)),
+        ],
+        "disturbed": len(disturbed),
     }
 
 
@@ -116,10 +121,25 @@ def _ratios(
     """Its figures by those of the baseline, whose trials have the indices ``base``."""
     theirs = [outcomes[i] for i in base]
     return {
-        "speed_ratio": speed_ratio(theirs, group),
+        "speed_ratio": _quiet_speed_ratio([rows[i] for i in base], theirs, own, group),
         "memory_ratio": memory_ratio(theirs, group),
         "energy_ratio": energy_ratio([rows[i] for i in base], own),
     }
+
+
+def _quiet_speed_ratio(
+    base_rows: list[dict[str, Any]], base: list[Outcome], rows: list[dict[str, Any]], group: list[Outcome]
+) -> dict[str, Any] | None:
+    """The ratio of the trials that nothing disturbed; of all of them, without an interval, where a side has none."""
+    quiet = [
+        [o for o, row in zip(side, found, strict=True) if not row["disturbed"]]
+        for side, found in ((base, base_rows), (group, rows))
+    ]
+    if all(quiet):
+        return speed_ratio(*quiet)
+    ratio = speed_ratio(base, group)
+    lost = {"low": None, "high": None, "significant": False, "words": "no interval", "disturbed": True}
+    return None if ratio is None else ratio | lost
 
 
 def _beside(row: dict[str, Any], own: list[dict[str, Any]], base: list[dict[str, Any]]) -> dict[str, Any]:
@@ -151,6 +171,10 @@ METHOD = [
      "else twice, by the shares of the baseline's profiled step: a larger gain is something else's, and not advised"),
     ("Memory and energy ratios", "geometric means of the trials' peaks and joules a step, this precision's over the "
      "baseline's; 95 % interval by Welch's t of their logarithms, from two trials on either side"),
+    ("Disturbed trials", "those whose threads waited for a processor in 10 % of the time in which they had work (by "
+     "the kernel's run delay) while other processes took 10 % of the processors; or in 15 %, and more than twice as often "
+     "as in the quietest trial. Their step times are left out of the speed ratio; where a side has no others, the "
+     "ratio has no interval. With several repeats they are run once more, unless half of all trials were disturbed"),
     ("Drift", "the seasonal Kendall test (Hirsch, Slack & Smith 1982), exact: of the trials' medians in the order they "
      "ran, precisions as strata, and of six parts of each trial; the rise is Theil and Sen's median slope"),
     ("Warm-up", f"the first {WARMUP} steps of a trial (fewer in a short run) are left out; the second and the third "

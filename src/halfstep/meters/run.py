@@ -1,4 +1,4 @@
-"""Memory and energy of one training run, from the end of its warm-up on."""
+"""Memory, energy and other load of one training run, from the end of its warm-up on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from halfstep.meters.clock import now
 from halfstep.meters.energy import EnergyMeter, open_meters
+from halfstep.meters.load import LoadMeter
 from halfstep.meters.memory import PeakMemory
 from halfstep.meters.reading import Absent, Reading
 
@@ -15,7 +16,9 @@ TICK_SECONDS = 1.0
 
 
 class RunMeters:
-    """Peak memory and joules of a run; joules a step between two ends of steps, the whole until the program's end.
+    """Peak memory, joules and other load of a run; joules a step and load between two ends of steps.
+
+    The joules of the whole are until the program's end.
 
     Args:
         energy: the energy meters; None opens this machine's.
@@ -25,6 +28,7 @@ class RunMeters:
     def __init__(self, energy: Sequence[EnergyMeter] | None = None, clock: Callable[[], float] = now) -> None:
         self._memory = PeakMemory()
         self._memory.start()
+        self._load = LoadMeter()
         self._energy = open_meters() if energy is None else list(energy)
         self._counts = any(not isinstance(meter.kind(), Absent) for meter in self._energy)
         self._clock = clock
@@ -37,6 +41,7 @@ class RunMeters:
     def warm(self) -> None:
         """Training runs as it will from now on: restart the windows."""
         self._memory.mark()
+        self._load.start()
         for meter in self._energy:
             meter.start()
         self._warm = True
@@ -45,15 +50,20 @@ class RunMeters:
     def tick(self) -> None:
         """A step has ended; once in a while, read the counters."""
         self._steps += 1
-        if self._counts and self._clock() >= self._next:
-            joules, _, self._tick_absent = _sum(self._energy)
-            if joules is not None:
-                self._at_tick = joules, self._steps
+        if self._clock() >= self._next:
+            self._load.mark()
+            if self._counts:
+                self._read_counters()
             self._next = self._clock() + TICK_SECONDS
+
+    def _read_counters(self) -> None:
+        joules, _, self._tick_absent = _sum(self._energy)
+        if joules is not None:
+            self._at_tick = joules, self._steps
 
     def read(self) -> dict[str, Any]:
         """The readings as fields of the record's ``end``; what is absent with its reason."""
-        return self._peak() | self._joules()
+        return self._peak() | self._joules() | self._load.read()
 
     def _peak(self) -> dict[str, Any]:
         peak = self._memory.read()

@@ -1,0 +1,125 @@
+"""What else the machine did while a program trained: processor time of others, and how long the program waited.
+
+Linux only: ``/proc/stat`` has the processors' busy time, and ``schedstat`` how long each thread stood ready to run
+while another ran (``run_delay`` in Documentation/scheduler/sched-stats of the kernel).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from halfstep.meters.reading import Absent
+
+_PROC = Path("/proc")
+
+#: the columns of /proc/stat that are no work: idle, and waiting for a disk
+_IDLE = (3, 4)
+
+
+@dataclass(frozen=True)
+class Load:
+    """Seconds since some moment of the past; only differences mean anything.
+
+    Attributes:
+        wall: on a monotonic clock.
+        busy: of all processors, summed.
+        own: processor time of this process, all threads.
+        children: processor time of the processes that it has started, and theirs.
+        waited: how long its threads stood ready while other work ran, summed over threads.
+        switches: how often a thread lost its processor although it had work to do.
+    """
+
+    wall: float
+    busy: float
+    own: float
+    children: float
+    waited: float
+    switches: int
+
+
+class LoadMeter:
+    """What others took of the machine between :meth:`start` and the last :meth:`mark`.
+
+    Args:
+        proc: where the kernel tells.
+    """
+
+    def __init__(self, proc: Path = _PROC) -> None:
+        self._proc = proc
+        self._first: Load | Absent = Absent(
+            "the program ended before the meters were started, in its third step"
+        )
+        self._last: Load | Absent = self._first
+
+    def start(self) -> None:
+        """Training runs as it will from now on."""
+        self._first = self._last = self._now()
+
+    def mark(self) -> None:
+        """A step has ended: what comes after the last of them does not count."""
+        if isinstance(self._first, Load):
+            self._last = self._now()
+
+    def read(self) -> dict[str, Any]:
+        """The fields of the record's ``end``: ``load``, in seconds, or ``load_absent``."""
+        if self._last is self._first:
+            self.mark()  # it trained for less than a second
+        first, last = self._first, self._last
+        if isinstance(first, Absent) or isinstance(last, Absent):
+            return {"load_absent": next(x.reason for x in (first, last) if isinstance(x, Absent))}
+        own, children = last.own - first.own, last.children - first.children
+        return {
+            "load": {
+                "wall_seconds": last.wall - first.wall,
+                "cores": os.cpu_count() or 1,
+                "own_seconds": own,
+                "children_seconds": children,
+                "others_seconds": max(0.0, last.busy - first.busy - own - children),
+                "waited_seconds": last.waited - first.waited,
+                "involuntary_switches": last.switches - first.switches,
+            }
+        }
+
+    def _now(self) -> Load | Absent:
+        try:
+            columns = (self._proc / "stat").read_text().splitlines()[0].split()[1:9]
+            # Guests' time is part of user time already; so only the first eight columns are summed.
+            busy = sum(int(x) for i, x in enumerate(columns) if i not in _IDLE) / os.sysconf("SC_CLK_TCK")
+            waited, switches = self._of_threads()
+        except (OSError, ValueError, IndexError) as error:
+            return Absent(f"this system does not tell what other processes take ({error})")
+        return Load(time.perf_counter(), busy, time.process_time(), self._of_children(), waited, switches)
+
+    def _of_threads(self) -> tuple[float, int]:
+        """(seconds waited, involuntary switches) of all threads of this process that there are."""
+        waited = 0.0
+        for thread in (self._proc / "self" / "task").iterdir():
+            try:
+                waited += int((thread / "schedstat").read_text().split()[1]) / 1e9
+            except FileNotFoundError:  # it has just ended
+                continue
+        return waited, _involuntary_switches()
+
+    def _of_children(self) -> float:
+        """Processor time of the processes started, those that have ended and been waited for included."""
+        import psutil
+
+        times = os.times()
+        total = times.children_user + times.children_system
+        for child in psutil.Process().children(recursive=True):
+            try:
+                spent = child.cpu_times()
+                total += spent.user + spent.system
+            except psutil.Error:
+                continue
+        return total
+
+
+def _involuntary_switches() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
