@@ -643,3 +643,21 @@ def test_optimizers_made_before_the_takeover_are_seen(begin) -> None:
     optimizer.step()
     assert takeover.scaling.skipped == 1
     assert torch.equal(weight.detach(), torch.ones(2))
+
+
+def test_one_optimizer_that_hooks_step_for_each_parameter_makes_one_step_per_pass(begin) -> None:
+    takeover = begin("fp32", steps=3)
+    weights = [nn.Parameter(torch.ones(2)) for _ in range(4)]
+    optimizer = torch.optim.SGD(weights, lr=0.25)
+
+    def step(weight: Tensor) -> None:
+        optimizer.step()
+        weight.grad = None
+
+    for weight in weights:
+        weight.register_post_accumulate_grad_hook(step)
+    with pytest.raises(EnoughSteps):
+        for _ in range(5):
+            sum(weight.sum() for weight in weights).backward()
+    assert takeover.steps == 3
+    assert all(torch.equal(w.detach(), torch.full((2,), 0.25)) for w in weights), "the third pass was whole"

@@ -24,10 +24,12 @@ from halfstep.pytorch.capabilities import Support, support
 from halfstep.pytorch.dtypes import DTYPES
 from halfstep.pytorch.keep import Keep
 from halfstep.pytorch.loss_scaling import backward, scaled_pass
+from halfstep.pytorch.loss_scaling.backward import inside_backward
 from halfstep.pytorch.loss_scaling.by_hand import ByHand
+from halfstep.pytorch.loss_scaling.own_scaler import OwnScalers
 from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.loss_scaling.statistics import Statistics
-from halfstep.pytorch.loss_scaling.step import Steps
+from halfstep.pytorch.loss_scaling.step import Steps, StepsInside
 from halfstep.pytorch.loss_scaling.verdict import Verdict
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.products import cpp_kernel
@@ -70,6 +72,7 @@ class Takeover(Face):
         self._stepped_last: Callable[[], Optimizer | None] | None = None
         self._own_amp: set[str] = set()
         self._last_skipped = False
+        self._passes = StepsInside()
         self._bad_in_a_row: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
         self._undo: list[Callable[[], None]] = []
         self.by_hand = ByHand(self)
@@ -186,6 +189,7 @@ class Takeover(Face):
             look_for_16_bit_weights(self.note_own_amp, patches)
         else:
             spawning.refuse(self._stop, patches)
+            OwnScalers(self.scaling).install(patches)
             own_amp.yield_to(self.ambient.dtype, self.note_own_amp, patches)
             set_tf32(recipe.compute == "tf32" and not self._emulating, patches)
         if self._emulating:
@@ -296,6 +300,8 @@ class Takeover(Face):
         self.watch.backward_pass(False)
         self._looking.backward_done()
         self.by_hand.passed()
+        if self._passes.stepped_inside:
+            self.end_if_enough()
 
     def after_step(self, optimizer: Optimizer, verdict: bool | Verdict) -> None:
         """An optimizer has stepped, or was kept from it, or (a verdict that is not read yet) kept itself from it."""
@@ -306,14 +312,14 @@ class Takeover(Face):
             self._optimizers.add(optimizer)
             if last is None:
                 self._first_step()
-        primary = self.recorder.is_primary(optimizer)
+        primary = self.recorder.is_primary(optimizer) and self._passes.steps_once()
         if isinstance(verdict, Verdict):
             self._stepped_unread(verdict, primary, optimizer)
         else:
             self.watch.after_step(optimizer, verdict, primary)
             self.began.after_step(optimizer, verdict)
             self.stepped(verdict, primary, by=optimizer)
-        if primary:
+        if primary and not inside_backward():  # else when the pass is over
             self.end_if_enough()
 
     def _first_step(self) -> None:
