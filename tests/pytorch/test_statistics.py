@@ -241,3 +241,63 @@ def test_copies_are_taken_again_in_the_same_memory_only_of_the_same_tensors() ->
     assert torch.equal(first, torch.ones(3))
     assert counter.item() == 7
     assert copies.again([first]) is not copies
+
+
+class Gan:
+    """A generator and a discriminator with statistics each; the generator's graph outlives the other's step."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.g = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
+        self.d = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+        self.of_g = torch.optim.SGD(self.g.parameters(), lr=0.01)
+        self.of_d = torch.optim.SGD(self.d.parameters(), lr=0.01)
+
+    def step(self, for_d: float = 1.0, for_g: float = 1.0) -> None:
+        """One step of each; a factor of infinity makes it a bad one."""
+        fake = self.g(good())
+        self.of_d.zero_grad()
+        ((self.d(good()).mean() - self.d(fake.detach()).mean()) * for_d).backward()
+        self.of_d.step()
+        self.of_g.zero_grad()
+        (self.d(fake).mean() * for_g).backward()
+        self.of_g.step()
+
+    def state(self) -> list[dict[str, Tensor]]:
+        return [statistics(self.g), statistics(self.d)]
+
+
+INF = float("inf")
+
+
+@pytest.mark.usefixtures("followed")
+@pytest.mark.parametrize("first", [True, False], ids=["in the first step", "in the second"])
+def test_a_skipped_step_of_the_discriminator_leaves_the_generators_statistics_alone(
+    begin: Begin, first: bool
+) -> None:
+    """As if the discriminator had not been called with its own batch."""
+    begin(SCALED)
+    gan = Gan()
+    if not first:
+        gan.step()
+    twin = copy.deepcopy(gan.g), copy.deepcopy(gan.d)
+    gan.step(for_d=INF)
+    twin[1](twin[0](good())).mean().backward()
+    assert equal(statistics(gan.g), statistics(twin[0]))
+    assert equal(statistics(gan.d), statistics(twin[1]))
+
+
+@pytest.mark.usefixtures("followed")
+@pytest.mark.parametrize("bad_d", [1.0, INF], ids=["after a good step", "after a bad one"])
+def test_a_skipped_step_of_the_generator_undoes_what_its_graph_did_before_the_discriminators_step(
+    begin: Begin, bad_d: float
+) -> None:
+    begin(SCALED)
+    gan = Gan()
+    for _ in range(2):
+        gan.step()
+    before = statistics(gan.g)
+    gan.step(for_d=bad_d, for_g=INF)
+    assert equal(statistics(gan.g), before)
+    gan.step()
+    assert not equal(statistics(gan.g), before)

@@ -27,6 +27,7 @@ from halfstep.pytorch.loss_scaling import backward, scaled_pass
 from halfstep.pytorch.loss_scaling.backward import inside_backward
 from halfstep.pytorch.loss_scaling.by_hand import ByHand
 from halfstep.pytorch.loss_scaling.own_scaler import OwnScalers
+from halfstep.pytorch.loss_scaling.reached import Reached
 from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.loss_scaling.statistics import Statistics
 from halfstep.pytorch.loss_scaling.step import Steps, StepsInside
@@ -293,6 +294,11 @@ class Takeover(Face):
         if self.recipe.guards:
             self.scaling.begin_pass()
             self.statistics.begin_pass()
+
+    def passed_by(self, reached: Reached) -> None:
+        """A scaled pass is over. With one optimizer all steps are of all layers."""
+        if self.statistics.kept:
+            self.statistics.came_by(reached.leaves(wanted=len(self._optimizers) > 1))
 
     def after_backward(self) -> None:
         """It is over: cast weights were part of its graph."""

@@ -114,6 +114,7 @@ def _backward(
                         reached.began()
                     finally:
                         _unscale(reached, 1.0 / scale, create_graph)
+                        takeover.passed_by(reached)
         takeover.after_backward()
 
     return never_traced(backward)

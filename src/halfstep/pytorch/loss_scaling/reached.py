@@ -88,6 +88,10 @@ class Reached:
         if self._known or not self._in_cpp.unscale(inverse):
             self._tested.multiply_(gradients_at(self.tensors().values()), inverse)
 
+    def leaves(self, wanted: bool) -> Iterable[Tensor]:
+        """The leaves of the pass under way, if they are ``wanted`` or may have a gradient that is not finite."""
+        return self.tensors().values() if wanted or self._known or not self._in_cpp.unchanged() else ()
+
     def unscale_in_graph(self, inverse: float) -> None:
         """As :meth:`unscale`, but not in place: these gradients are part of a graph, or of somebody's results."""
         for tensor in self.tensors().values():

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn.modules.batchnorm import _NormBase
 
 from halfstep.patches import descendants
@@ -52,11 +53,27 @@ class Copies:
             torch._foreach_copy_(copies, tensors)
         return self
 
-    @torch.no_grad()
     def put_back(self) -> None:
         """Let the tensors hold again what they held."""
         for tensors, copies in self._pairs:
-            torch._foreach_copy_(tensors, copies)
+            _copy(tensors, copies)
+
+    def of(self, live: Iterable[Tensor]) -> Copies:
+        """Those of ``live`` alone, where there are any, in memory of their own."""
+        wanted = set(map(id, live))
+        found = Copies()
+        pairs = [pair for pair in zip(self._live, self._kept, strict=True) if id(pair[0]) in wanted]
+        found.add(tensor for tensor, _ in pairs)
+        _copy(found._kept, [kept for _, kept in pairs])
+        return found
+
+
+@torch.no_grad()
+def _copy(tensors: list[Tensor], values: list[Tensor]) -> None:
+    """Write ``values`` without autograd's knowing: a graph that has saved the tensors does not use what they hold."""
+    if tensors:
+        with _unsafe_preserve_version_counter(tuple(tensors)):
+            torch._foreach_copy_(tensors, values)
 
 
 class Statistics:
@@ -66,6 +83,11 @@ class Statistics:
     still use the gradients of the same backward pass, and find them bad. A forward pass before it does so changes
     statistics that a second set of copies is taken of; which of the two a skipped step needs, the next backward pass
     decides.
+
+    A skipped step undoes what its own pass came from: layers that the pass did not come by keep what they have. They
+    are those of another network, whose own pass is still to come (the generator's, at a discriminator's step), and
+    until then their older copies are kept. A pass comes by a layer if it reaches one of its parameters; of a layer
+    without trainable parameters it cannot be told, and is assumed.
     """
 
     def __init__(self) -> None:
@@ -74,6 +96,10 @@ class Statistics:
         self._copies = self._of_pass = self._spare = Copies()
         self._changing = False
         self._compiled_calls = 0
+        self._changed: set[_NormBase] = set()
+        self._older: dict[_NormBase, Copies] = {}
+        self._came_by: set[int] | None = None
+        self._used = False
 
     @property
     def kept(self) -> bool:
@@ -161,6 +187,8 @@ class Statistics:
 
     def _about_to_change(self, layers: Iterable[_NormBase]) -> None:
         """Save the statistics of all layers that have been seen, and of these, before the first of them changes."""
+        layers = list(layers)
+        self._changed.update(layers)
         new = [layer for layer in layers if layer not in self._seen]
         self._seen.update(new)
         if self._changing:
@@ -178,18 +206,49 @@ class Statistics:
 
     def begin_pass(self) -> None:
         """A backward pass is about to start: the gradients of the one before are used, or part of this one's sum."""
+        if self._used:
+            self._came_by, self._used = None, False
         if self._of_pass:
             self._spare, self._of_pass = self._of_pass, Copies()
         if self._copies and not self._changing:
             self._copies = Copies()
 
+    def came_by(self, leaves: Iterable[Tensor]) -> None:
+        """The pass that is over reached ``leaves``: all of them, or none if nobody need know."""
+        if ids := set(map(id, leaves)):
+            self._came_by = ids | (self._came_by or set())
+
     def stepped(self, finite: bool) -> None:
         """A step was made, or skipped: then what the last pass came from did not happen."""
-        if not finite:
-            (self._of_pass or self._copies).put_back()
-        self._changing = False
+        if self._came_by is not None:
+            self._stepped_in_part(finite, self._came_by)
+        else:
+            if not finite:
+                (self._of_pass or self._copies).put_back()
+            self._changed.clear()
+        self._changing, self._used = False, True
         if self._compiled_calls:  # the next forward pass may be in the same call
             self._about_to_change(())
+
+    def _stepped_in_part(self, finite: bool, came_by: set[int]) -> None:
+        """As :meth:`stepped`, where it is known what the pass came by."""
+        copies = self._of_pass or self._copies
+        passed = [layer for layer in self._seen if _reached(layer, came_by)]
+        if not finite:
+            copies.of(_buffers(passed)).put_back()
+            for layer in passed:
+                if layer in self._older:
+                    self._older[layer].put_back()
+        for layer in passed:
+            self._older.pop(layer, None)
+        self._changed.difference_update(passed)
+        for layer in self._changed:
+            self._older.setdefault(layer, copies.of(_buffers([layer])))
+
+
+def _reached(layer: _NormBase, leaves: set[int]) -> bool:
+    trainable = [p for p in layer.parameters(recurse=False) if p.requires_grad]
+    return not trainable or any(id(p) in leaves for p in trainable)
 
 
 def _buffers(layers: Iterable[_NormBase]) -> list[Tensor]:
