@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from halfstep.ran import Ran, region_words, words
+from halfstep.ran import Ran, words
 from halfstep.record import Record
 
 
@@ -118,8 +118,15 @@ def test_an_event_is_not_taken_on_trust() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "inside"), [("layers", True), ("parameters", True), ("model", False), ("own", False)]
+    ("kind", "said"),
+    [
+        ("layers", "bf16, the loss too, as no model is called around the layers"),
+        ("parameters", "bf16, the loss too, as no module is called"),
+        ("model", "bf16"),
+        ("own", "bf16"),
+        ("another", "bf16"),
+    ],
 )
-def test_a_region_that_holds_the_loss_says_so(kind: str, inside: bool) -> None:
-    ran = Ran.of(record({"event": "region", "kind": kind}))
-    assert ("loss included" in region_words(ran)) == inside
+def test_a_region_that_holds_the_loss_says_so(kind: str, said: str) -> None:
+    sample = {"event": "sample", "matmul_flops": {"bf16": 1}}
+    assert words(Ran.of(record({"event": "region", "kind": kind}, sample))) == said

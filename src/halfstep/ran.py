@@ -159,6 +159,13 @@ def _shares(flops: Any) -> dict[str, float] | None:
 # --- the same in words -------------------------------------------------------------------------------------
 
 
+#: regions that hold more than the calls of a model, in words: there the loss is computed in the region, too
+_INSIDE = {
+    "layers": "the loss too, as no model is called around the layers",
+    "parameters": "the loss too, as no module is called",
+}
+
+
 def words(ran: Ran) -> str:
     """What ran, e.g. ``bf16, weights bf16``; with what was asked for where that is something else."""
     told = _products(ran)
@@ -183,7 +190,9 @@ def _products(ran: Ran) -> str:
         told += f", {kinds_of_product(ran.fp32_units)} in fp32 units"
     if ran.software:
         told += f", {ran.software}'s own products in software"
-    return told
+    return told + (
+        f", {inside}" if ran.main in ("bf16", "fp16") and (inside := _INSIDE.get(ran.region)) else ""
+    )
 
 
 def _formats(shares: Mapping[str, float]) -> str:
@@ -195,18 +204,3 @@ def _formats(shares: Mapping[str, float]) -> str:
 def kinds_of_product(kinds: Sequence[str]) -> str:
     """``products``, or the kinds: ``short attention backward and transposed convolution``."""
     return "products" if EVERY_PRODUCT in kinds else " and ".join(k.replace("_", " ") for k in sorted(kinds))
-
-
-#: where a region that is not the call of a model lasts, in words
-_REGIONS = {
-    "layers": "no model around its layers, so the precision holds from the first layer to the backward pass, loss "
-    "included",
-    "parameters": "no modules, so the precision holds from a step to the end of the next backward pass, loss included",
-    "own": "in the regions that the script's own autocast marks",
-    "framework": "in the regions that the framework marks",
-}
-
-
-def region_words(ran: Ran) -> str:
-    """Where the precision held, as a sentence without its end; empty where it was the outermost call of a model."""
-    return _REGIONS.get(ran.region, "")

@@ -172,9 +172,9 @@ METHOD = [
     ("Memory and energy ratios", "geometric means of the trials' peaks and joules a step, this precision's over the "
      "baseline's; 95 % interval by Welch's t of their logarithms, from two trials on either side"),
     ("Disturbed trials", "those whose threads waited for a processor in 10 % of the time in which they had work (by "
-     "the kernel's run delay) while other processes took 10 % of the processors; or in 15 %, and more than twice as often "
-     "as in the quietest trial. Their step times are left out of the speed ratio; where a side has no others, the "
-     "ratio has no interval. With several repeats they are run once more, unless half of all trials were disturbed"),
+     "the kernel's run delay) while other processes took 10 % of the processors; or in 15 %, and more than twice as "
+     "often as in the quietest trial. Their step times are left out of the speed ratio; where a side has no others, "
+     "the ratio has no interval. With several repeats they are run once more, unless half of all were disturbed"),
     ("Drift", "the seasonal Kendall test (Hirsch, Slack & Smith 1982), exact: of the trials' medians in the order they "
      "ran, precisions as strata, and of six parts of each trial; the rise is Theil and Sen's median slope"),
     ("Warm-up", f"the first {WARMUP} steps of a trial (fewer in a short run) are left out; the second and the third "
