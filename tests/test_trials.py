@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,61 @@ def test_a_training_that_went_astray_is_not_ok(
     assert found == status
     assert reason.startswith(said)
     assert bool(reason) == bool(said)
+
+
+def failed(precision: str, message: str, **at: object) -> str:
+    """The reason of a trial that ended with this message."""
+    record = Record(Path("r"), start={"precision": precision})
+    record.end |= {"status": "failed", "reason": message, "exception": "RuntimeError", "raised_at": at}
+    return judge(JOB, record, [], 1, None, "Ctrl-C")[1]
+
+
+def message_of(operation: Callable[[], object]) -> str:
+    with pytest.raises((RuntimeError, ValueError)) as caught:
+        operation()
+    return str(caught.value).splitlines()[0]
+
+
+def test_an_error_of_a_format_says_what_causes_it_where_and_the_cure() -> None:
+    torch = pytest.importorskip("torch")
+    message = message_of(
+        lambda: torch.zeros(4).index_put_((torch.tensor([1]),), torch.ones(1, dtype=torch.bfloat16))
+    )
+    assert failed("bf16", message, place="train.py:30", modules=["enc"]) == (
+        f"{message.rstrip('.')}; bf16 causes it: 16-bit numbers are put into an fp32 tensor at train.py:30; write "
+        "x[i] = y.to(x.dtype), or run with bf16:keep=enc"
+    )
+    assert failed("fp32", message, place="train.py:30", modules=["enc"]) == message
+    assert "or run with" not in failed("fp16:keep=head", message, place="train.py:30", modules=["enc"])
+    assert failed("fp16", message, place=3, modules=None).endswith(
+        "an fp32 tensor; write x[i] = y.to(x.dtype)"
+    )
+
+
+def test_pytorchs_messages_of_formats_are_known() -> None:
+    """So that a later version which words them otherwise is noticed; other errors are none of a format's."""
+    torch = pytest.importorskip("torch")
+    half, single = torch.ones(2, 2, dtype=torch.float16), torch.ones(2, 2)
+    for operation in (
+        lambda: torch.mm(half, single),
+        lambda: torch.nn.functional.linear(single, half),
+        lambda: torch.dot(half[0], single[0]),
+        lambda: torch.linalg.cholesky(half),
+        lambda: torch.linalg.qr(half),
+        lambda: torch.fft.fft(half),
+        lambda: torch.addmm(single, half, half),
+        lambda: torch.zeros(2, 2).index_add_(0, torch.tensor([0]), half[:1]),
+        lambda: torch.zeros(2, 2).scatter_(0, torch.zeros(1, 2, dtype=torch.long), half[:1]),
+        lambda: torch.zeros(2, 2).masked_scatter_(single > 0, half),
+        lambda: torch.nn.functional.scaled_dot_product_attention(half[None], single[None], single[None]),
+        lambda: torch.nn.LSTM(2, 2)(half[None]),
+        lambda: torch.nn.functional.conv1d(half[None], single[None]),
+    ):
+        message = message_of(operation)
+        assert "fp16 causes it" in failed("fp16", message), message
+    for message in (
+        "shapes did not match",
+        "boom",
+        "mat1 and mat2 shapes cannot be multiplied (2x2 and 3x3)",
+    ):
+        assert failed("fp16", message) == message

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
@@ -330,6 +330,7 @@ class Session:
             reason=reason,
             exit_code=ending.exit_code,
             exception=ending.exception,
+            raised_at=asdict(ending.raised_at),
             steps=steps,
             skipped_steps=0 if self.takeover is None else self.takeover.skipped,
             **meters,

@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from halfstep.format_errors import cure_words, format_error
 from halfstep.plural import count, were_made
+from halfstep.recipes import parse
 from halfstep.record import Record, number, read
 
 Status = Literal["ok", "diverged", "out_of_memory", "failed", "timed_out", "unsupported", "interrupted"]
@@ -334,7 +336,8 @@ def judge(
     if status == "ok" and exit_code not in (0, None):
         return "failed", f"exit code {exit_code}"
     if status == "failed":
-        reason += _hint(record)
+        hint = _hint(record)
+        reason = f"{reason.rstrip('.')}{hint}" if hint else reason
     return status, f"{reason}{began(record)}" if status == "diverged" else reason
 
 
@@ -342,9 +345,19 @@ def _hint(record: Record) -> str:
     """What the words of an exception leave unsaid, as the end of a sentence."""
     if record.end.get("exception") == "EOFError":
         return "; a comparison gives a program nothing to read on stdin"
+    raised = record.end.get("raised_at")
+    at = raised if isinstance(raised, dict) else {}
+    place = at["place"] if isinstance(at.get("place"), str) else ""
     if "unsupported ScalarType BFloat16" in record.end.get("reason", ""):
-        return "; NumPy has no bf16, so the program has to write .float().numpy()"
-    return ""
+        where = f" at {place}" if place else ""
+        return f"; NumPy has no bf16, so the program has to write .float().numpy(){where}"
+    precision = str(record.start.get("precision") or "fp32")
+    recipe = parse(precision)
+    error = format_error(str(record.end.get("reason") or ""))
+    if error is None or recipe.compute not in ("bf16", "fp16"):
+        return ""
+    known = [name for name in at.get("modules") or () if isinstance(name, str)]
+    return f"; {cure_words(error, precision, place, known, can_keep=not recipe.keep)}"
 
 
 def _of_rank(record: Record, exit_code: int | None) -> tuple[Status, str]:

@@ -90,7 +90,11 @@ def words(row: Mapping[str, Any]) -> str:
         if row["others_cores"] >= OTHERS * row["cores"]
         else "it waited"
     )
-    least = f", {row['least_waited_share']:.0%} in the quietest trial" if row["least_waited_share"] else ""
+    least = (
+        f", {row['least_waited_share']:.0%} in the quietest trial"
+        if 0.005 <= row["least_waited_share"] < WAITED
+        else ""
+    )
     return f"{others} {row['waited_share']:.0%} of its time for a processor{least}"
 
 

@@ -8,9 +8,10 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from halfstep.program.raised_at import RaisedAt
 from halfstep.program.sigterm import before_sigterm
 
 ALLOCATOR_RAN_OUT = (
@@ -20,6 +21,7 @@ ALLOCATOR_RAN_OUT = (
     "cannot allocate memory",
     "cublas_status_alloc_failed",
 )
+_SAYS_NOTHING = "Exception encountered when calling"
 OUT_OF_MEMORY_TYPES = {"MemoryError", "OutOfMemoryError", "ResourceExhaustedError"}
 
 
@@ -35,6 +37,7 @@ class Ending:
         reason: one line, such as `RuntimeError: boom`; empty for `"ok"`.
         exception: the qualified name of the uncaught exception's type.
         out_of_memory: an allocator ran out, the host's or the device's.
+        raised_at: the line of the program that the exception came from.
     """
 
     status: Literal["ok", "failed", "interrupted", "terminated"]
@@ -42,6 +45,7 @@ class Ending:
     reason: str = ""
     exception: str | None = None
     out_of_memory: bool = False
+    raised_at: RaisedAt = field(default_factory=RaisedAt, compare=False, repr=False)
 
     @classmethod
     def of(cls, error: BaseException) -> Ending:
@@ -55,6 +59,7 @@ class Ending:
             reason=_one_line(error),
             exception=_name(type(error)),
             out_of_memory=_ran_out_of_memory(error),
+            raised_at=RaisedAt.of(error),
         )
 
     @classmethod
@@ -147,6 +152,8 @@ def _one_line(error: BaseException) -> str:
     An error without a message says nothing but where it was raised: `AssertionError at data.py:30`.
     """
     text = _first_line(_text(error))
+    if text.startswith(_SAYS_NOTHING):  # Keras puts this before what the error says
+        text = f"{text} {_first_line(_text(error).partition(chr(10))[2])}".strip()
     if text:
         return f"{_name(type(error))}: {text}"
     return _name(type(error)) + (_place(error) if isinstance(error, Exception) else "")

@@ -1,0 +1,69 @@
+"""Errors that a 16-bit format causes, by what the frameworks say of them, and the change of a line that mends each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FormatError:
+    """A row of the table: what the framework's message contains, what has happened, and what to write instead."""
+
+    message: str
+    happened: str
+    change: str
+
+
+_MEET = "16-bit and fp32 numbers meet"
+_CAST = "give both one dtype, as in y.to(x.dtype)"
+_FLOAT = "compute it in fp32, with .float() before it"
+
+#: the messages are PyTorch's and TensorFlow's own
+FORMAT_ERRORS: tuple[FormatError, ...] = (
+    FormatError(
+        "Index put requires the source and destination dtypes match",
+        "16-bit numbers are put into an fp32 tensor",
+        "write x[i] = y.to(x.dtype)",
+    ),
+    FormatError("mixed dtype (CPU)", _MEET, _CAST),
+    FormatError("to have the same dtype", _MEET, _CAST),
+    FormatError("to have same dtype", _MEET, _CAST),
+    FormatError("must have the same dtype", _MEET, _CAST),
+    FormatError("must have the same scalar type", _MEET, _CAST),
+    FormatError("dtype to be equal to", _MEET, _CAST),
+    FormatError("does not match weight dtype", _MEET, _CAST),
+    FormatError("should be the same", _MEET, _CAST),
+    FormatError("expected scalar type", _MEET, _CAST),
+    FormatError("did not match", _MEET, _CAST),
+    FormatError("Unexpected floating ScalarType", _MEET, _CAST),
+    FormatError("can't be cast to the desired output type", _MEET, _CAST),
+    FormatError("tensor but is a float tensor", _MEET, "cast one of them, as in keras.ops.cast(y, x.dtype)"),
+    FormatError("tensor but is a half tensor", _MEET, "cast one of them, as in keras.ops.cast(y, x.dtype)"),
+    FormatError(
+        "tensor but is a bfloat16 tensor", _MEET, "cast one of them, as in keras.ops.cast(y, x.dtype)"
+    ),
+    FormatError("not implemented for 'Half'", "the operation has no fp16", _FLOAT),
+    FormatError("not implemented for 'BFloat16'", "the operation has no bf16", _FLOAT),
+    FormatError("Low precision dtypes not supported", "the operation has no 16 bits", _FLOAT),
+    FormatError("Unsupported dtype Half", "the operation has no fp16", _FLOAT),
+    FormatError("Unsupported dtype BFloat16", "the operation has no bf16", _FLOAT),
+)
+
+#: what a message has to name beside it, where it is worded so in other errors, too
+_SIXTEEN_BIT = ("half", "bfloat16", "float16", "dtype", "scalartype")
+
+
+def format_error(message: str) -> FormatError | None:
+    """The row of a framework's message; None where a 16-bit format is not what it complains of."""
+    named = any(name in message.lower() for name in _SIXTEEN_BIT)
+    return next((row for row in FORMAT_ERRORS if row.message in message), None) if named else None
+
+
+def cure_words(error: FormatError, precision: str, place: str, modules: Sequence[str], can_keep: bool) -> str:
+    """What caused it, where, and what mends it: the change, and the modules to keep in fp32 where that is known."""
+    at = f" at {place}" if place else ""
+    keep = f", or run with {precision}:keep={','.join(modules)}"
+    return (
+        f"{precision} causes it: {error.happened}{at}; {error.change}{keep if modules and can_keep else ''}"
+    )
