@@ -24,6 +24,7 @@ ADAPTERS = {
     "accelerate": "accelerate",
     "torch.distributed.checkpoint.default_planner": "distributed_checkpoint",
     "torch.distributed.checkpoint.state_dict": "distributed_checkpoint",
+    "torch.distributed.fsdp": "fsdp_policies",
     "torch.distributed.fsdp.fully_sharded_data_parallel": "fsdp1",
     "torch.distributed.launcher.api": "launchers",
     "transformers.training_args": "transformers_arguments",

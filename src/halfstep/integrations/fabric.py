@@ -12,8 +12,11 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from torch import nn
+
 from halfstep.integrations import lightning
 from halfstep.integrations.attached import Attached
+from halfstep.pytorch.dtypes import SIXTEEN_BIT
 
 
 def install(fabric: ModuleType, attached: Attached) -> None:
@@ -30,6 +33,20 @@ def install(fabric: ModuleType, attached: Attached) -> None:
     )
     patches.wrap(fabric.Fabric, "log_dict", lambda original: _logging(original, attached))
     _relaunch(f"{name}.strategies.launchers.subprocess_script", attached)
+    if not attached.as_is:
+        mixin = import_module(f"{name}.utilities.device_dtype_mixin")._DeviceDtypeModuleMixin
+        patches.set(mixin, "dtype", _dtype_of_weights(mixin.dtype))
+
+
+def _dtype_of_weights(told: Any) -> property:
+    """``module.dtype`` is what the last cast asked for; where that or the weights have 16 bits, it is the weights'."""
+
+    def dtype(module: nn.Module) -> Any:
+        asked = told.fget(module)
+        stored = next((p.dtype for p in module.parameters() if p.is_floating_point()), asked)
+        return stored if asked in SIXTEEN_BIT or stored in SIXTEEN_BIT else asked
+
+    return property(dtype, told.fset, doc=told.__doc__)
 
 
 def _choosing(original: Callable[..., Any], name: str, attached: Attached) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 from torch.optim import Optimizer
 
@@ -57,6 +57,7 @@ class Takeover(Face):
         recorder: counts the steps and records them.
         scaling: the loss scale in force.
         statistics: what a skipped step leaves as it was, beside weights and optimizer state.
+        hold: makes the weights of a module fp32, where the recipe says so, before they are sharded or replicated.
         patches: what is replaced in PyTorch, and by adapters in the frameworks on top of it.
     """
 
@@ -76,6 +77,7 @@ class Takeover(Face):
         self._passes = StepsInside()
         self._bad_in_a_row: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
         self._undo: list[Callable[[], None]] = []
+        self.hold: Callable[[nn.Module], None] = lambda module: None
         self.by_hand = ByHand(self)
         self._looking = Looking(self._optimizers, self.by_hand, options)
         recording = isinstance(options.writer, Writer)
@@ -204,7 +206,9 @@ class Takeover(Face):
         else:
             self._keep.install()
         if recipe.weights == "fp32":
-            Fp32Weights(self.ambient.dtype, self._keep.look, self.note_own_amp).install(patches)
+            weights = Fp32Weights(self.ambient.dtype, self._keep.look, self.note_own_amp)
+            weights.install(patches)
+            self.hold = weights.hold
         if recipe.guards:
             self.statistics.install(patches)
         self.ambient.enter()
