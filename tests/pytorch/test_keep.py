@@ -32,7 +32,7 @@ def step(net: nn.Module) -> None:
 
 @pytest.mark.parametrize("recipe", ["bf16", "fp16"])
 def test_kept_modules_compute_in_fp32(begin, recipe: str) -> None:
-    low = begin(f"{recipe}:keep=head").ambient.dtype
+    low = begin(f"{recipe}:keep=head").regions.dtype
     net = Net()
     step(net)
     assert net.seen == [low, torch.float32]

@@ -90,7 +90,12 @@ def test_the_record_says_that_the_script_has_amp(begin, recipe: str) -> None:
     takeover.recorder.write = lambda event, **fields: events.append((event, fields))  # type: ignore[method-assign]
     amp_script(spellings()[0], torch.amp.GradScaler("cpu"))
     amp_script(spellings()[0], torch.amp.GradScaler("cpu"))
-    assert events == [("own_amp", {"what": "GradScaler"}), ("own_amp", {"what": "autocast"})]
+    assert [event for event in events if event[0] == "own_amp"] == [
+        ("own_amp", {"what": "GradScaler"}),
+        ("own_amp", {"what": "autocast"}),
+    ]
+    regions = [] if recipe == "as-is" else [("region", {"kind": "own"})]
+    assert [event for event in events if event[0] == "region"] == regions
 
 
 def test_disabled_amp_and_checkpointing_are_no_amp_of_the_scripts(begin) -> None:
@@ -104,7 +109,7 @@ def test_disabled_amp_and_checkpointing_are_no_amp_of_the_scripts(begin) -> None
     with torch.autocast("cpu", enabled=False):
         pass
     torch.amp.GradScaler("cpu", enabled=False)
-    assert events == ["warning"]  # that there is no optimizer
+    assert events == ["warning", "region"]  # that there is no optimizer, and that no module is called
 
 
 def test_autocast_as_a_decorator(begin) -> None:

@@ -95,29 +95,14 @@ class Keep:
             self._patches.wrap(cls, "forward", self._in_fp32)
 
     def _in_fp32(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        back_to = self._back_to
+        back_to, device = self._back_to, devices_here()[-1]
 
         def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if not module.__dict__.get(KEPT):
                 return original(module, *args, **kwargs)
             args, kwargs = cast(args, torch.float32, SIXTEEN_BIT), cast(kwargs, torch.float32, SIXTEEN_BIT)
-            with _no_autocast():
+            with torch.autocast(device, enabled=False):  # a recipe's region is off on all devices then
                 result = original(module, *args, **kwargs)
             return result if back_to is None else cast(result, back_to)
 
         return forward
-
-
-class _no_autocast:
-    """Autocast off on every device."""
-
-    def __init__(self) -> None:
-        self._regions = [torch.amp.autocast(device, enabled=False) for device in devices_here()]
-
-    def __enter__(self) -> None:
-        for region in self._regions:
-            region.__enter__()
-
-    def __exit__(self, *exc: object) -> None:
-        for region in reversed(self._regions):
-            region.__exit__(*exc)

@@ -18,8 +18,9 @@ from torch.optim import Optimizer
 
 from halfstep.errors import HalfstepError, Unsupported
 from halfstep.loss_scale import Skip
-from halfstep.pytorch import native, own_amp, preparing, spawning
-from halfstep.pytorch.ambient import Ambient, NoAmbient
+from halfstep.pytorch import native, spawning
+from halfstep.pytorch.autocast import data_loading, own_amp
+from halfstep.pytorch.autocast.regions import NoRegions, Regions
 from halfstep.pytorch.capabilities import Support, support
 from halfstep.pytorch.dtypes import DTYPES
 from halfstep.pytorch.keep import Keep
@@ -85,8 +86,7 @@ class Takeover(Face):
         dtype = DTYPES[self.recipe.compute] if self.recipe.compute in ("bf16", "fp16") else None
         self._in_fp32_units = self._planned(dtype)
         native.prepare(self._sources())
-        mixed = dtype if self.recipe.mixed else None
-        self.ambient = NoAmbient() if mixed is None else Ambient(mixed, self.patches)
+        self.regions = self._regions(dtype)
         self._on_backward: Callable[[Sequence[Tensor]], None] = self.recorder.backward
         self.scaling = Scaling(self.recipe.loss_scale, self.recipe.compute == "fp16")
         quiet = not recording or options.watch
@@ -193,7 +193,7 @@ class Takeover(Face):
         else:
             spawning.refuse(self._stop, patches)
             OwnScalers(self.scaling).install(patches)
-            own_amp.yield_to(self.ambient.dtype, self.note_own_amp, patches)
+            own_amp.yield_to(self.regions, self.note_own_amp, patches)
             set_tf32(recipe.compute == "tf32" and not self._emulating, patches)
         if self._emulating:
             self._emulate()
@@ -211,13 +211,19 @@ class Takeover(Face):
             self.hold = weights.hold
         if recipe.guards:
             self.statistics.install(patches)
-        self.ambient.enter()
-        preparing.outside(self.ambient, patches)
+        self.regions.install(patches)
+        data_loading.outside(self.regions, patches)
         self.watch.install(patches)
         self._habits.install(patches)
         backward.install(self, patches)
         self._steps.install(patches)
         self.by_hand.install(patches)
+
+    def _regions(self, dtype: torch.dtype | None) -> NoRegions:
+        """Autocast around models; recipes with 16-bit weights, and the script's own precision, need none."""
+        if self.recipe.as_is or not (dtype is None or self.recipe.mixed):
+            return NoRegions()
+        return Regions(dtype or torch.float32, lambda kind: self.recorder.write("region", kind=kind))
 
     def _watch(self) -> Watch:
         return Watch(self.options.writer, lambda: self._steps.inside, lambda: self.scaling.value)
@@ -266,7 +272,7 @@ class Takeover(Face):
     def remove(self) -> None:
         """Put PyTorch back as it was (tests do this; a program ends with its recipe in force)."""
         self.watch.remove()
-        self.ambient.leave()
+        self.regions.leave()
         self._steps.removed = True
         self.patches.undo()
         for undo in self._undo:
@@ -278,13 +284,13 @@ class Takeover(Face):
         Autocast beside that would cast what the script keeps in fp32. Products, TF32, the backward pass and the
         optimizers of ``torch.optim`` stay with this takeover; what a pass starts from is told to ``on_backward``.
         """
-        self.ambient.leave()
+        self.regions.leave()
         self.by_hand.active = False
         self._on_backward = on_backward
 
     def before_backward(self, outputs: Sequence[Tensor | GradientEdge]) -> None:
         """A backward pass of the script's is about to start. Of a gradient edge the loss is not known."""
-        self.ambient.forget_casts()  # its graph has them: they go one by one, as the pass comes by
+        self.regions.begin_pass()
         self.begin_pass()
         self.by_hand.about_to_pass(outputs)
         self._habits.backward()
@@ -305,8 +311,8 @@ class Takeover(Face):
             self.statistics.came_by(reached.leaves(wanted=len(self._optimizers) > 1))
 
     def after_backward(self) -> None:
-        """It is over: cast weights were part of its graph."""
-        self.ambient.forget_casts()
+        """It is over."""
+        self.regions.after_pass()
         self.watch.backward_pass(False)
         self._looking.backward_done()
         self.by_hand.passed()
@@ -315,7 +321,7 @@ class Takeover(Face):
 
     def after_step(self, optimizer: Optimizer, verdict: bool | Verdict) -> None:
         """An optimizer has stepped, or was kept from it, or (a verdict that is not read yet) kept itself from it."""
-        self.ambient.forget_casts()
+        self.regions.after_step()
         last = self._stepped_last
         if last is None or optimizer is not last():
             self._stepped_last = weakref.ref(optimizer)
@@ -335,6 +341,7 @@ class Takeover(Face):
     def _first_step(self) -> None:
         """Every model has been called, and whatever the script does around a step has been seen once."""
         self._habits.stepped()
+        self.regions.after_first_step(self._optimizers)
         try:
             self._keep.stepped()
         except HalfstepError as error:

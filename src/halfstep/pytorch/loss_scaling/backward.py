@@ -99,7 +99,7 @@ def _backward(
             return
         takeover.before_backward(outputs)
         seeds = grad_variables if grad_tensors is None else grad_tensors
-        with takeover.ambient.paused():
+        with takeover.regions.paused():
             if not may_scale or takeover.scaling.value == 1.0:
                 original(outputs, seeds, retain_graph, create_graph, None, inputs)
             else:
@@ -179,11 +179,12 @@ def _grad(takeover: Takeover, original: Callable[..., Any]) -> Callable[..., Any
         if inside_backward() or tracing() or (grad_outputs is not None and capturing()):
             # Such a graph (make_graphed_callables) is a part of backward passes to come, and they are scaled.
             return original(outputs, inputs, grad_outputs, retain_graph, create_graph, **rest)
+        takeover.regions.begin_pass()
         takeover.begin_pass()
         by_hand = takeover.by_hand if not create_graph else None
         if by_hand is not None:
             by_hand.about_to_pass(as_tuple(outputs))
-        with takeover.ambient.paused():
+        with takeover.regions.paused():
             if scales:
                 graph = (retain_graph, create_graph)
                 asked = (as_tuple(outputs), inputs, grad_outputs, *graph, rest)

@@ -71,7 +71,7 @@ class ByHand:
     ) -> None:
         """``torch.autograd.grad`` has returned ``gradients``, which are of no further graph."""
         if self.active:
-            self._takeover.ambient.forget_casts()
+            self._takeover.regions.forget_casts()
             self._takeover.recorder.backward([output for output in outputs if isinstance(output, Tensor)])
             self._step([gradient for gradient in gradients if gradient is not None])
 
@@ -83,3 +83,4 @@ class ByHand:
             with torch.no_grad():
                 torch._foreach_zero_(gradients)
         self._takeover.stepped(finite, counts=True, by=self)
+        self._takeover.regions.after_step_by_hand()

@@ -121,7 +121,7 @@ class Steps:
         self._takeover.watch.before_step(optimizer)
         self._thread.inside = True
         try:
-            with self._takeover.ambient.paused():
+            with self._takeover.regions.paused():
                 if capturing():
                     return self._captured(step, optimizer, args, kwargs)
                 verdict, result = self._guarded(step, optimizer, args, kwargs)
@@ -220,7 +220,7 @@ class Steps:
         """What the program's ``closure`` returns: it runs in the recipe."""
         self._thread.inside = False
         try:
-            with self._takeover.ambient.resumed(), _named():
+            with self._takeover.regions.resumed(), _named():
                 loss = closure()
         finally:
             self._thread.inside = True

@@ -1,4 +1,4 @@
-"""The never-ending autocast and its traps. Where PyTorch's own falls into one, a control test shows that it does."""
+"""Where autocast is in force, and the traps of its cache. Where PyTorch falls into one, a control test shows that."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_an_endless_autocast_of_pytorchs_stops_learning() -> None:
     assert losses == [losses[0]] * 10
 
 
-def test_training_goes_on_under_the_ambient_autocast(begin) -> None:
+def test_training_goes_on_in_the_recipe(begin) -> None:
     plain = losses_of_training()
     begin("bf16")
     losses = losses_of_training()
@@ -82,12 +82,11 @@ def test_a_closure_runs_in_the_recipe(begin, cls: type) -> None:
     begin("bf16")
     model, x, seen = nn.Linear(8, 1), torch.randn(32, 8), set()
     optimizer = cls(model.parameters(), lr=0.1)
+    model.register_forward_hook(lambda module, args, out: seen.add(out.dtype))
 
     def closure():
         optimizer.zero_grad()
-        out = model(x)
-        seen.add(out.dtype)
-        loss = out.float().square().mean()
+        loss = model(x).square().mean()
         loss.backward()
         return loss
 
@@ -175,17 +174,27 @@ def test_a_custom_function_does_not_poison_the_cache(begin) -> None:
     assert layer.weight.grad is not None
 
 
-def test_a_region_with_autocast_disabled_is_respected(begin) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_region_inside_a_model_that_is_off_is_respected(begin, device: str) -> None:
+    """Whatever device it names."""
+
+    class Part(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.autocast(device, enabled=False):
+                product = x @ x
+                assert product.dtype is self.inner(x).dtype is torch.float32
+            assert self.inner(x).dtype is BF16
+            return product, self.inner(x)
+
     begin("bf16")
     x = torch.randn(4, 4, requires_grad=True)
-    with torch.autocast("cpu", enabled=False):
-        y = x @ x
-        assert y.dtype is torch.float32
-    assert (x @ x).dtype is BF16
-    y.sum().backward()
+    Part()(x)[0].sum().backward()
     plain = x.detach().clone().requires_grad_()
-    with torch.autocast("cpu", enabled=False):
-        (plain @ plain).sum().backward()
+    (plain @ plain).sum().backward()
     assert torch.equal(x.grad, plain.grad)
 
 
@@ -236,10 +245,12 @@ def test_an_optimizers_own_products_stay_in_fp32(begin) -> None:
 def test_threads_started_by_the_program_run_in_the_recipe_too(begin) -> None:
     begin("bf16")
     seen: list[torch.dtype] = []
-    thread = threading.Thread(target=lambda: seen.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype))
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    thread = threading.Thread(target=lambda: seen.append(model(torch.ones(2, 2)).dtype))
     thread.start()
     thread.join()
-    assert seen == [BF16]
+    assert seen == [BF16, torch.float32]
 
 
 def test_checkpointing_recomputes_in_the_recipe(begin) -> None:
@@ -298,11 +309,10 @@ class Noting(float):
 def test_gradients_are_clipped_outside_autocast(begin, recipe: str, clip: str) -> None:
     """As a hand-written region leaves it, which is around the forward pass: each operation costs more inside."""
     begin(recipe)
-    weight = nn.Parameter(torch.ones(4))
-    (weight * 3).sum().backward()
+    layers = nn.Linear(4, 4), nn.Linear(4, 4)
+    layers[1](layers[0](torch.ones(4, 4))).sum().backward()
     seen: list[bool] = []
-    getattr(nn.utils, clip)([weight], Noting(1.0, seen))
+    getattr(nn.utils, clip)([layers[0].weight], Noting(1.0, seen))
     assert seen
     assert not any(seen)
-    assert torch.is_autocast_enabled("cpu")
-    assert weight.grad.abs().max() <= 1.0
+    assert layers[0].weight.grad.abs().max() <= 1.0

@@ -13,26 +13,36 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch.amp.autocast_mode import _UnmanagedAutocast
 
-from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.autocast.regions import RECOMPUTES, NoRegions, Regions
+from halfstep.pytorch.autocast.state import AROUND, INSIDE
+from halfstep.pytorch.patches import Patches, never_traced
 
 Note = Callable[[str], None]
 #: called with losses, and with the same times the scale of the script's own scaler
 Scaled = Callable[[Sequence[Any], Sequence[Any]], None]
 
 
-def yield_to(dtype: torch.dtype | None, note: Note, patches: Patches) -> None:
-    """Make the script's own autocast regions use ``dtype``, or do nothing if it is None, and its scalers rest.
+def yield_to(regions: NoRegions, note: Note, patches: Patches) -> None:
+    """Let the recipe choose what the script's own autocast regions compute in, and let its scalers rest.
 
-    Regions with ``enabled=False`` stay as they are: there the script asks for full precision.
+    A region that is off inside a model's call, or inside a region that is on, asks for full precision there, and gets
+    it. One that is off around whole calls (``autocast(enabled=args.amp)``) is a switch of the script's: the recipe
+    rules what is called in it.
 
     Args:
-        dtype: the recipe's 16-bit dtype, or None for recipes without.
+        regions: the recipe's.
         note: called with ``"autocast"`` or ``"GradScaler"`` when the script uses one.
-        patches: where the replaced constructors are remembered.
+        patches: where the replaced functions are remembered.
     """
     _blame_the_script(patches)
-    patches.wrap(torch.amp.autocast, "__init__", lambda original: _autocast_init(original, dtype, note))
+    patches.wrap(
+        torch.amp.autocast, "__init__", lambda original: _autocast_init(original, regions.dtype, note)
+    )
+    if isinstance(regions, Regions):
+        patches.wrap(torch.amp.autocast, "__enter__", lambda original: _entering(original, regions))
+        patches.wrap(torch.amp.autocast, "__exit__", lambda original: _leaving(original, regions))
     patches.wrap(torch.amp.GradScaler, "__init__", lambda original: _scaler_init(original, note))
 
 
@@ -103,13 +113,39 @@ def _autocast_init(
         **kwargs: Any,
     ) -> None:
         wanted = kwargs.pop("dtype", dtype_)
-        if enabled and _called_by_script():
+        ours = cache_enabled is not None and not isinstance(cache_enabled, bool)
+        self._halfstep_where = INSIDE if enabled or cache_enabled == RECOMPUTES else AROUND
+        if enabled and not ours and (_called_by_script() or isinstance(self, _UnmanagedAutocast)):
             note("autocast")
-        if enabled and isinstance(device_type, str):
-            wanted, enabled = (wanted, False) if dtype is None else (dtype, True)
-        original(self, device_type, wanted, enabled, cache_enabled, **kwargs)
+            self._halfstep_where = INSIDE if _called_by_library() else AROUND
+        if dtype is None or dtype is torch.float32 or ours:
+            original(self, device_type, wanted, False, None if ours else cache_enabled, **kwargs)
+        else:
+            original(self, device_type, dtype, enabled, cache_enabled, **kwargs)
+        if enabled and dtype is not None:
+            self.fast_dtype, self._enabled = dtype, True
 
-    return __init__
+    return never_traced(__init__)
+
+
+def _entering(original: Callable[..., Any], regions: Regions) -> Callable[..., Any]:
+    def __enter__(self: Any) -> Any:
+        outer = regions.outer()
+        vars(self).setdefault("_halfstep_outer", []).append(outer)
+        result = original(self)
+        regions.entered(outer, self._enabled, self._halfstep_where)
+        return result
+
+    return never_traced(__enter__)
+
+
+def _leaving(original: Callable[..., Any], regions: Regions) -> Callable[..., Any]:
+    def __exit__(self: Any, *exc: Any) -> Any:
+        result = original(self, *exc)
+        regions.left(self._halfstep_outer.pop())
+        return result
+
+    return never_traced(__exit__)
 
 
 def _scaler_init(original: Callable[..., None], note: Note) -> Callable[..., None]:
@@ -123,15 +159,26 @@ def _scaler_init(original: Callable[..., None], note: Note) -> Callable[..., Non
     return __init__
 
 
-def _called_by_script() -> bool:
-    """Whether the first caller outside of PyTorch's amp modules and this file is not PyTorch itself.
-
-    Activation checkpointing, for one, opens autocast regions of its own.
-    """
+def _caller() -> FrameType | None:
+    """The first caller outside of PyTorch's amp modules and this file."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
         if name != __name__ and not name.startswith(("torch.amp", "torch.cuda.amp", "torch.cpu.amp")):
-            return not name.startswith(("torch.", "halfstep."))
+            return frame
         frame = frame.f_back
-    return False
+    return None
+
+
+def _called_by_script() -> bool:
+    """Whether the caller is not PyTorch itself: activation checkpointing, for one, opens regions of its own."""
+    frame = _caller()
+    return frame is not None and not frame.f_globals.get("__name__", "").startswith(("torch.", "halfstep."))
+
+
+def _called_by_library() -> bool:
+    """Whether the caller is an installed package: its regions are its own affair, and no wish of the script's."""
+    frame = _caller()
+    return frame is not None and any(
+        folder in frame.f_code.co_filename for folder in ("site-packages", "dist-packages")
+    )

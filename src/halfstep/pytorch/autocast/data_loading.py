@@ -12,30 +12,30 @@ from typing import Any
 from torch.utils.data._utils import worker
 from torch.utils.data.dataloader import _SingleProcessDataLoaderIter
 
-from halfstep.pytorch.ambient import NoAmbient
+from halfstep.pytorch.autocast.regions import NoRegions
 from halfstep.pytorch.patches import Patches
 
 
-def outside(ambient: NoAmbient, patches: Patches) -> None:
-    """Let data loaders fetch and collate outside of ``ambient``: in the program's own process, and in forked workers.
+def outside(regions: NoRegions, patches: Patches) -> None:
+    """Let data loaders fetch and collate outside of ``regions``: in the program's own process, and in forked workers.
 
     Args:
-        ambient: the recipe's autocast.
+        regions: the recipe's autocast.
         patches: where the replaced functions are remembered.
     """
-    if ambient.dtype is None:
+    if regions.dtype is None:
         return
 
     def paused(original: Callable[..., Any]) -> Callable[..., Any]:
         def _next_data(loader: Any) -> Any:
-            with ambient.paused():
+            with regions.aside():
                 return original(loader)
 
         return _next_data
 
     def left(original: Callable[..., Any]) -> Callable[..., Any]:
         def _worker_loop(*args: Any, **kwargs: Any) -> Any:
-            ambient.leave()
+            regions.leave()
             return original(*args, **kwargs)
 
         return _worker_loop

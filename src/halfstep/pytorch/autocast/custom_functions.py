@@ -1,0 +1,81 @@
+"""``torch.autograd.Function`` in a region: nothing is cached in its forward, and its backward is in the region, too.
+
+The backward of a Function that the script wrote computes products of what its forward saved. PyTorch runs it with
+autocast off, so that saved fp32 weights meet 16-bit gradients and it fails, unless its author wrote
+``torch.amp.custom_bwd``. Here it runs under its forward's autocast, as ``custom_bwd`` arranges. PyTorch's own
+Functions are written for autocast off, and left as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import is_autocast_enabled, set_autocast_cache_enabled
+from torch.autograd.function import BackwardCFunction
+
+from halfstep.pytorch.autocast.state import place
+from halfstep.pytorch.nested import tensors_of
+from halfstep.pytorch.patches import Patches
+
+#: on a node of the graph: where its forward ran; absent outside of regions
+_RAN_IN = "_halfstep_ran_in"
+
+
+def install(
+    devices: tuple[str, ...], region: Callable[[], AbstractContextManager[None]], patches: Patches
+) -> None:
+    """Wrap what runs custom Functions, forward and backward.
+
+    Args:
+        devices: the device types that autocast is on inside a region.
+        region: makes the region that a backward is run in.
+        patches: where the replaced functions are remembered.
+    """
+    apply = torch.autograd.Function.apply
+    patches.set(torch.autograd.Function, "apply", classmethod(_uncached(apply, devices)))
+
+    def in_region(original: Callable[..., Any]) -> Callable[..., Any]:
+        def backward(node: Any, *gradients: Any) -> Any:
+            if getattr(node, _RAN_IN, None) is None:
+                return original(node, *gradients)
+            with region():
+                set_autocast_cache_enabled(False)
+                return original(node, *gradients)
+
+        return backward
+
+    for name in ("apply", "apply_boxed"):
+        if hasattr(BackwardCFunction, name):
+            patches.wrap(BackwardCFunction, name, in_region)
+
+
+def _uncached(original: Callable[..., Any], devices: tuple[str, ...]) -> Callable[..., Any]:
+    function: Callable[..., Any] = original.__func__  # type: ignore[attr-defined]
+
+    @functools.wraps(function)
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if not any(is_autocast_enabled(device) for device in devices):
+            return function(cls, *args, **kwargs)
+        cached = torch.is_autocast_cache_enabled()
+        set_autocast_cache_enabled(False)
+        try:
+            result = function(cls, *args, **kwargs)
+        finally:
+            set_autocast_cache_enabled(cached)
+        if not cls.__module__.startswith("torch."):
+            _mark(result)
+        return result
+
+    return apply
+
+
+def _mark(result: Any) -> None:
+    """Let the node that made ``result`` know where its forward ran."""
+    for tensor in tensors_of(result if isinstance(result, tuple | list) else (result,)):
+        node: Any = tensor.grad_fn
+        if isinstance(node, BackwardCFunction):
+            setattr(node, _RAN_IN, place())

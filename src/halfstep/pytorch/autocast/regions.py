@@ -1,0 +1,365 @@
+"""Where a recipe's autocast is in force: the author's boundaries.
+
+A region is the outermost call of a model; what the model returns comes back to the script as fp32. So losses, metrics,
+data, work on gradients and building a model are computed as python computes them. Where a framework or the script
+itself has regions, it is exactly those.
+
+Programs that call *layers* with no model around them (a forward pass in a plain function, or in a method that is not
+``forward``) have a longer region: from the first layer that is called under grad to the backward pass. A region per
+layer would turn everything between two layers to fp32. Programs whose optimizer holds parameters that no module's call
+has reached have one from each step to the next backward pass.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.utils.checkpoint
+from torch import clear_autocast_cache, get_autocast_dtype, is_grad_enabled, nn
+from torch.optim import Optimizer
+
+from halfstep.program import on_import
+from halfstep.pytorch.autocast import custom_functions
+from halfstep.pytorch.autocast.results import to_fp32
+from halfstep.pytorch.autocast.roles import Role, Roles
+from halfstep.pytorch.autocast.state import (
+    AROUND,
+    INSIDE,
+    OUTSIDE,
+    PLACE,
+    Region,
+    Switched,
+    keep_cache_whole,
+    place,
+    set_place,
+    switch_back,
+    switch_on,
+)
+from halfstep.pytorch.dtypes import devices_here
+from halfstep.pytorch.patches import Patches
+
+#: what the region of a program is: the outermost call of a model, from a layer to the backward pass, the script's own,
+#: a framework's, or (bare parameters) from a step to the next backward pass
+Kind = Literal["model", "layers", "own", "framework", "parameters"]
+
+#: what stands for ``cache_enabled`` in a ``torch.autocast`` that is no script's, which gives a bool there:
+#: a region of the recipe, traced by a compiler
+OURS = 2
+#: activation checkpointing recomputes what was computed inside a model, where autocast may have been off
+RECOMPUTES = 3
+
+
+@dataclass(frozen=True)
+class Outer:
+    """How a thread was before a ``torch.autocast`` was entered.
+
+    Attributes:
+        place: where it was.
+        opened: whether a region to the backward pass was open.
+        states: for each device type, whether autocast was on, and its dtype.
+    """
+
+    place: torch.dtype
+    opened: bool
+    states: tuple[tuple[str, bool, torch.dtype], ...]
+
+
+class NoRegions:
+    """The recipe needs no autocast (``as-is``, 16-bit weights)."""
+
+    dtype: torch.dtype | None = None
+
+    def install(self, patches: Patches) -> None:
+        """Nothing."""
+
+    def leave(self) -> None:
+        """Nothing."""
+
+    def forget_casts(self) -> None:
+        """Nothing."""
+
+    def framework(self) -> None:
+        """Nothing."""
+
+    def begin_pass(self) -> None:
+        """Nothing."""
+
+    def after_pass(self) -> None:
+        """Nothing."""
+
+    def after_step(self) -> None:
+        """Nothing."""
+
+    def after_step_by_hand(self) -> None:
+        """Nothing."""
+
+    def after_first_step(self, optimizers: Iterable[Optimizer]) -> None:
+        """Nothing."""
+
+    def region(self) -> AbstractContextManager[None]:
+        """Nothing to enter."""
+        return nullcontext()
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Nothing to pause."""
+        return nullcontext()
+
+    def resumed(self) -> AbstractContextManager[None]:
+        """Nothing to resume."""
+        return nullcontext()
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Nothing to keep away."""
+        return nullcontext()
+
+
+class Regions(NoRegions):
+    """Puts autocast to ``dtype`` where the author means it to be.
+
+    Args:
+        dtype: what products compute in. float32 (the recipes fp32 and tf32): 16-bit and mixed operands are promoted.
+        told: called with the kind of the program's region when it is known, and again if it changes.
+
+    Attributes:
+        wanted: whether a region is opened at all; under fp32 only where the program holds 16-bit numbers.
+    """
+
+    def __init__(self, dtype: torch.dtype, told: Callable[[Kind], None]) -> None:
+        self.dtype: torch.dtype = dtype
+        self.devices = devices_here()
+        self.wanted = dtype is not torch.float32
+        self._told = told
+        self._kind: Kind | None = None
+        self._thread = _Thread()
+        self._roles = Roles()
+        self._gone = False
+
+    def install(self, patches: Patches) -> None:
+        """Wrap the call of modules. What is wrapped is ``_call_impl``: compilers trace it, and go past ``__call__``."""
+        patches.wrap(nn.Module, "_call_impl", self._call)
+        original = nn.Module._call_impl.__wrapped__  # type: ignore[attr-defined]
+        on_import("torch._dynamo.utils", lambda utils: _let_compilers_trace(utils, original, patches))
+        self._roles.install(patches)
+        keep_cache_whole(patches)
+        custom_functions.install(self.devices, self.region, patches)
+        patches.wrap(torch.utils.checkpoint, "_get_autocast_kwargs", _with_place)
+        patches.wrap(threading.Thread, "_bootstrap_inner", self._in_thread)
+
+    def leave(self) -> None:
+        """Autocast is off in this thread, and no call opens a region any more."""
+        self._gone = True
+        self._close()
+        torch.set_autocast_cache_enabled(True)
+        self.forget_casts()
+
+    def forget_casts(self) -> None:
+        """Drop the cached 16-bit copies of weights; no pass over memory, no sync."""
+        clear_autocast_cache()
+
+    def framework(self) -> None:
+        """A framework says by itself where its regions are: model calls elsewhere open none."""
+        self._become("framework")
+
+    def region(self) -> Region:
+        """A region in which module calls are parts, and from which results come as they are."""
+        return Region(self.devices, self.dtype, INSIDE)
+
+    def paused(self) -> Switched:
+        """Autocast off: the backward pass and the optimizer's arithmetic keep the dtypes that they are given."""
+        return Switched(self.devices, False)
+
+    def resumed(self) -> Switched:
+        """As it was before :meth:`paused`: an optimizer's closure runs a forward pass."""
+        if self._kind == "parameters":
+            self._open()
+        return Switched(self.devices, place() is not OUTSIDE)
+
+    def aside(self) -> Switched:
+        """Autocast off, and no module call opens a region: data are prepared."""
+        return Switched(self.devices, False, INSIDE)
+
+    def begin_pass(self) -> None:
+        """A backward pass is about to start: a region from a layer or a step to it ends here."""
+        self.forget_casts()  # its graph has them: they go one by one, as the pass comes by
+        self._close()
+
+    def after_pass(self) -> None:
+        """The backward pass is over: cast weights were part of its graph."""
+        self.forget_casts()
+
+    def after_step(self) -> None:
+        """Weights have changed."""
+        self.forget_casts()
+        if self._kind == "parameters":
+            self._open()
+        else:
+            self._close()
+
+    def after_step_by_hand(self) -> None:
+        """A backward pass of a program without optimizers: weights are about to change."""
+        if self._kind is None:
+            self._become("parameters")
+        if self._kind == "parameters":
+            self._open()
+
+    def after_first_step(self, optimizers: Iterable[Optimizer]) -> None:
+        """Everything that the program calls has been called once."""
+        if self._kind in (None, "model") and not self._roles.reached_most(optimizers):
+            self._become("parameters")
+            self._open()
+
+    def outer(self) -> Outer:
+        """What a ``torch.autocast`` that is about to be entered has to leave behind."""
+        states = tuple((d, torch.is_autocast_enabled(d), get_autocast_dtype(d)) for d in self.devices)
+        return Outer(place(), self._thread.opened is not None, states)
+
+    def entered(self, outer: Outer, enabled: bool, where: torch.dtype) -> None:
+        """It has been entered, for the one device that it names: the recipe's is on all of them.
+
+        One that is off outside of every region is a switch of the script's, and changes nothing.
+        """
+        if enabled:
+            switch_on(self.devices, self.dtype)
+        if (enabled or where is not AROUND) and outer.place is OUTSIDE:
+            set_place(where)
+        elif outer.place is not OUTSIDE:
+            for device in self.devices:
+                torch.set_autocast_enabled(device, False)
+
+    def left(self, outer: Outer) -> None:
+        """It has been left. A region to the backward pass may have ended inside, or begun."""
+        ended = outer.opened and self._thread.opened is None
+        switch_back([(d, on and not ended, dtype) for d, on, dtype in outer.states])
+        set_place(OUTSIDE if ended else outer.place)
+
+    def own_region(self) -> None:
+        """A training forward pass of the script's runs in an autocast region of its own."""
+        self._become("own")
+
+    def _become(self, kind: Kind) -> None:
+        if self._kind != kind and not (self._kind == "framework" and kind != "own"):
+            self._kind = kind
+            self._told(kind)
+
+    def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        device, inside, opens = self.devices[-1], INSIDE, self._opens_in_compiled_code()
+
+        def _call_impl(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if get_autocast_dtype(PLACE) is inside:
+                return original(module, *args, **kwargs)
+            if not torch.compiler.is_compiling():
+                return self._outermost(original, module, args, kwargs)
+            if not opens(module):
+                return original(module, *args, **kwargs)
+            with torch.autocast(device, cache_enabled=OURS):  # type: ignore[arg-type]
+                result = original(module, *args, **kwargs)
+            return to_fp32(result)
+
+        return _call_impl
+
+    def _opens_in_compiled_code(self) -> Callable[[nn.Module], bool]:
+        """Tells a compiler, while it traces a module's call, whether a region is to be traced around it."""
+
+        def opens(module: nn.Module) -> bool:
+            role = self._roles.of(module, ())
+            if role is Role.NONE or self._gone:
+                return False
+            if place() is AROUND:
+                if role is Role.MODEL and is_grad_enabled() and self._thread.opened is None:
+                    self.own_region()
+                return False
+            if not self.wanted or self._kind in ("own", "framework"):
+                return False
+            if is_grad_enabled():
+                self._become("model")
+            return True
+
+        # As torch.compiler.assume_constant_result does, which imports the compiler.
+        opens._dynamo_marked_constant = True  # type: ignore[attr-defined]
+        return opens
+
+    def _outermost(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """A call that no other module's call encloses."""
+        where = place()
+        role = Role.NONE if self._gone else self._roles.of(module, args)
+        if role is Role.NONE:
+            return original(module, *args, **kwargs)
+        if where is AROUND and role is Role.MODEL:
+            return self._inside_another(original, module, args, kwargs)
+        if where is AROUND:
+            return original(module, *args, **kwargs)
+        if not self.wanted or self._kind in ("own", "framework"):
+            return original(module, *args, **kwargs)
+        if role is Role.LAYER and is_grad_enabled() and self._kind in (None, "layers"):
+            self._become("layers")
+            self._open()
+            return original(module, *args, **kwargs)
+        if role is Role.MODEL and is_grad_enabled():
+            self._become("model")
+        with self.region():
+            result = original(module, *args, **kwargs)
+        return to_fp32(result)
+
+    def _inside_another(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """In a region of the script's own; or a model after a layer, which is then no program of layers alone."""
+        if self._thread.opened is not None and self._kind == "layers":
+            self._become("model")
+            self._close()
+            return self._outermost(original, module, args, kwargs)
+        if is_grad_enabled() and self._thread.opened is None:
+            self.own_region()
+        set_place(INSIDE)
+        try:
+            return original(module, *args, **kwargs)
+        finally:
+            set_place(AROUND)
+
+    def _open(self) -> None:
+        """From here to the next backward pass."""
+        if self.wanted and place() is OUTSIDE and not self._gone:
+            set_place(AROUND)
+            before = switch_on(self.devices, self.dtype)
+            self._thread.opened = self._thread.opened or before
+
+    def _close(self) -> None:
+        if self._thread.opened is not None:
+            switch_back([(device, False, dtype) for device, _, dtype in self._thread.opened])
+            self._thread.opened = None
+            set_place(OUTSIDE)
+
+    def _in_thread(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def _bootstrap_inner(thread: threading.Thread) -> None:
+            if self._kind == "parameters":
+                self._open()
+            original(thread)
+
+        return _bootstrap_inner
+
+
+def _with_place(original: Callable[..., Any]) -> Callable[..., Any]:
+    """What activation checkpointing restores before it recomputes: the place, too."""
+
+    def _get_autocast_kwargs(*args: Any, **kwargs: Any) -> Any:
+        of_device, of_cpu = original(*args, **kwargs)
+        if place() is INSIDE:
+            of_cpu["cache_enabled"] = RECOMPUTES
+        return of_device, of_cpu
+
+    return _get_autocast_kwargs
+
+
+class _Thread(threading.local):
+    """What a region that is open until the backward pass has replaced in this thread; None where none is open."""
+
+    opened: list[tuple[str, bool, torch.dtype]] | None = None
+
+
+def _let_compilers_trace(utils: Any, original: Callable[..., Any], patches: Patches) -> None:
+    """Dynamo keeps the ``_call_impl`` that it finds when it is imported, and goes past it straight to ``forward``."""
+    if utils.unpatched_nn_module_call_impl is not original:
+        patches.set(utils, "unpatched_nn_module_call_impl", original)

@@ -1,0 +1,69 @@
+"""What a model returns comes back to the script as fp32, in whatever it is wrapped.
+
+Accelerate does the same for the models that it prepares (``convert_outputs_to_fp32``).
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+_PLAIN = (str, bytes, int, float, complex, type(None), torch.nn.Module, torch.dtype, torch.device, torch.Size)
+
+
+def to_fp32(value: Any) -> Any:
+    """``value`` with its bf16 and fp16 tensors widened to fp32; the very same object where it holds none.
+
+    Looks into tuples, named tuples, lists, dicts and other mappings (ModelOutput of Transformers), dataclasses and
+    distributions. What has to change is copied first: a model may go on using what it returned.
+    """
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype is torch.bfloat16 or value.dtype is torch.float16 else value
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, tuple | list):
+        return _sequence(value)
+    if isinstance(value, Mapping):
+        return _mapping(value)
+    if isinstance(value, Distribution) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+        return _with_attributes(value)
+    return value
+
+
+def _sequence(value: Any) -> Any:
+    items = [to_fp32(item) for item in value]
+    if all(new is old for new, old in zip(items, value, strict=True)):
+        return value
+    if hasattr(value, "_fields"):
+        return type(value)(*items)
+    return type(value)(items)
+
+
+def _mapping(value: Any) -> Any:
+    changed = {key: new for key, old in value.items() if (new := to_fp32(old)) is not old}
+    if not changed:
+        return value
+    if type(value) is dict:
+        return value | changed
+    if not isinstance(value, MutableMapping):
+        return value
+    made = copy.copy(value)
+    for key, new in changed.items():
+        made[key] = new
+    return made
+
+
+def _with_attributes(value: Any) -> Any:
+    """A shallow copy, its attributes changed as they stand: a constructor would compute, and may check."""
+    changed = {name: new for name, old in vars(value).items() if (new := to_fp32(old)) is not old}
+    if not changed:
+        return value
+    made = copy.copy(value)
+    vars(made).update(changed)
+    return made

@@ -1,0 +1,111 @@
+"""What a module is that a script calls, with no other module's call around it: a model, a layer, or neither."""
+
+from __future__ import annotations
+
+import enum
+import re
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
+from torch.optim import Optimizer
+
+from halfstep.pytorch.nested import tensors_of
+from halfstep.pytorch.patches import Patches
+
+_NAMED_AS_A_LOSS = re.compile(r"loss|criterion|objective", re.IGNORECASE)
+
+
+class Role(enum.Enum):
+    """Of a module that is called from outside of every other module's call."""
+
+    #: it has parts and parameters, or is one layer that holds all parameters of an optimizer
+    MODEL = "model"
+    #: a module without parts, one of several that the script calls by itself
+    LAYER = "layer"
+    #: no parameters (an activation, a loss, a container for functions), or a module used as a loss
+    NONE = "none"
+
+
+class Roles:
+    """Tells the role of a module, and which parameters calls have reached so far."""
+
+    def __init__(self) -> None:
+        self._known: weakref.WeakKeyDictionary[nn.Module, Role] = weakref.WeakKeyDictionary()
+        self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._reached: set[int] | None = set()
+        self._swapped = False
+
+    def install(self, patches: Patches) -> None:
+        """Notice optimizers as they are given their parameters."""
+        patches.wrap(Optimizer, "add_param_group", self._noticing)
+
+    def _noticing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def add_param_group(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            self._optimizers.add(optimizer)
+            return original(optimizer, *args, **kwargs)
+
+        return add_param_group
+
+    def of(self, module: nn.Module, args: Iterable[Any]) -> Role:
+        """The role of ``module``, which is about to be called with ``args``."""
+        known = self._known.get(module)
+        role = self._told_by_itself(module) if known is None else known
+        if role is Role.LAYER and known is None:
+            role = self._layer(module)
+        elif known is None:
+            self._known[module] = role
+        if role is Role.MODEL and _is_used_as_a_loss(module, args):
+            return Role.NONE
+        if role is not Role.NONE and self._reached is not None:
+            self._reach(module)
+        return role
+
+    def _told_by_itself(self, module: nn.Module) -> Role:
+        if next(module.parameters(), None) is None or isinstance(module, _Loss):
+            return Role.NONE
+        return Role.MODEL if module._modules else Role.LAYER
+
+    def _layer(self, module: nn.Module) -> Role:
+        """A layer is a model where an optimizer has nothing else; decided once an optimizer holds it."""
+        own = {id(parameter) for parameter in module.parameters()}
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            return Role.MODEL  # frozen: nothing to learn ties it to what comes after it
+        held = False
+        for optimizer in self._optimizers:
+            theirs = {id(parameter) for parameter in _parameters(optimizer)}
+            if theirs and theirs <= own:
+                self._known[module] = Role.MODEL
+                return Role.MODEL
+            held = held or not theirs.isdisjoint(own)
+        if held:
+            self._known[module] = Role.LAYER
+        return Role.LAYER
+
+    def _reach(self, module: nn.Module) -> None:
+        """Remember what is called until the first step; ``functional_call`` swaps tensors in that nobody knows."""
+        assert self._reached is not None
+        for parameter in module.parameters():
+            self._reached.add(id(parameter))
+            self._swapped = self._swapped or not isinstance(parameter, nn.Parameter)
+
+    def reached_most(self, optimizers: Iterable[Optimizer]) -> bool:
+        """Whether calls of modules have reached at least half of what is optimized; asked once, after a first step."""
+        reached, self._reached = self._reached or set(), None
+        if self._swapped:
+            return True
+        sizes = [(p.numel(), id(p) in reached) for optimizer in optimizers for p in _parameters(optimizer)]
+        return 2 * sum(size for size, found in sizes if found) >= sum(size for size, _ in sizes)
+
+
+def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:
+    return (p for group in optimizer.param_groups for p in group["params"])
+
+
+def _is_used_as_a_loss(module: nn.Module, args: Iterable[Any]) -> bool:
+    """Its name says so, and it is given what a model returned."""
+    if not _NAMED_AS_A_LOSS.search(type(module).__name__):
+        return False
+    return any(tensor.grad_fn is not None for tensor in tensors_of(args))

@@ -1,0 +1,177 @@
+"""Autocast of this thread: on, off, and where in the program the thread is.
+
+PyTorch keeps autocast's state per thread, and its compiler guards compiled code by it. So the place where a thread is
+(outside of every region, in a region around several calls, or inside a model's call) is kept there, too: as the
+autocast dtype of a device type that nobody has here. Compiled code is then made once per place, as it is once per
+autocast dtype.
+
+The cache of cast weights is kept while gradients are recorded, over several calls of a model, and needs care:
+
+- It is dropped before and after every backward pass, after optimizer steps and ``no_grad`` regions: a weight may have
+  changed there. Left alone it serves stale weights, and training stops learning, silently.
+- Nothing is cached under ``no_grad`` or in a custom function's forward: a cast made there has no gradient, and would
+  be served to a pass that needs one (pytorch#65766, #112583).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import (
+    clear_autocast_cache,
+    get_autocast_dtype,
+    is_autocast_enabled,
+    is_grad_enabled,
+    set_autocast_cache_enabled,
+    set_autocast_dtype,
+    set_autocast_enabled,
+)
+
+from halfstep.pytorch.patches import Patches
+
+#: the device type whose autocast dtype says where a thread is; it has no tensors in any build of today
+PLACE = "ipu"
+
+#: outside of every region: PyTorch's default for that device
+OUTSIDE = torch.float16
+#: in a region that is open around several calls: the script's own, or one from a layer to the backward pass
+AROUND = torch.bfloat16
+#: inside the call of a model, or in a region of a framework: module calls in there are parts of it
+INSIDE = torch.float32
+
+_compiling = torch._guards.CompileContext.try_get
+
+
+def place() -> torch.dtype:
+    """Where this thread is: OUTSIDE, AROUND or INSIDE."""
+    return get_autocast_dtype(PLACE)
+
+
+def set_place(where: torch.dtype) -> None:
+    """Say where this thread is from now on."""
+    set_autocast_dtype(PLACE, where)
+
+
+class Switched(AbstractContextManager[None]):
+    """Autocast on or off on some devices; then as it was, or off where the region around has ended meanwhile.
+
+    A class: a generator takes twice as long, in every step.
+
+    Args:
+        devices: device types.
+        enabled: on or off.
+        where: the place that it is; None leaves the place as it is.
+    """
+
+    def __init__(self, devices: Sequence[str], enabled: bool, where: torch.dtype | None = None) -> None:
+        self._devices, self._enabled, self._where = devices, enabled, where
+        self._were: dict[str, bool] = {}
+        self._outer = OUTSIDE
+
+    def __enter__(self) -> None:
+        if self._where is not None:
+            self._outer = place()
+            set_place(self._where)
+        for device in self._devices:
+            self._were[device] = is_autocast_enabled(device)
+            set_autocast_enabled(device, self._enabled)
+
+    def __exit__(self, *_: object) -> None:
+        if self._where is not None:
+            set_place(self._outer)
+        inside = place() is not OUTSIDE
+        for device, enabled in self._were.items():
+            set_autocast_enabled(device, enabled and inside)
+
+
+class Region(AbstractContextManager[None]):
+    """Autocast to ``dtype`` on some devices, in this thread; then as it was.
+
+    Args:
+        devices: device types.
+        dtype: what products compute in. float32 is allowed: 16-bit and mixed operands are then promoted to it.
+        where: the place that the region is, AROUND or INSIDE.
+    """
+
+    def __init__(self, devices: Sequence[str], dtype: torch.dtype, where: torch.dtype) -> None:
+        self._devices, self._dtype, self._where = devices, dtype, where
+        self._before: list[tuple[str, bool, torch.dtype]] = []
+        self._outer = OUTSIDE
+        self._cached = True
+
+    def __enter__(self) -> None:
+        self._outer, self._cached = place(), torch.is_autocast_cache_enabled()
+        set_place(self._where)
+        set_autocast_cache_enabled(is_grad_enabled())
+        self._before = switch_on(self._devices, self._dtype)
+
+    def __exit__(self, *_: object) -> None:
+        switch_back(self._before)
+        set_autocast_cache_enabled(self._cached)
+        set_place(self._outer)
+        if not is_grad_enabled():
+            clear_autocast_cache()
+
+
+def switch_on(devices: Sequence[str], dtype: torch.dtype) -> list[tuple[str, bool, torch.dtype]]:
+    """Autocast to ``dtype`` in this thread; returns what :func:`switch_back` needs."""
+    before = []
+    for device in devices:
+        before.append((device, is_autocast_enabled(device), get_autocast_dtype(device)))
+        set_autocast_dtype(device, dtype)
+        set_autocast_enabled(device, True)
+    return before
+
+
+def switch_back(before: Sequence[tuple[str, bool, torch.dtype]]) -> None:
+    """Undo :func:`switch_on`."""
+    for device, enabled, dtype in before:
+        set_autocast_enabled(device, enabled)
+        set_autocast_dtype(device, dtype)
+
+
+def keep_cache_whole(patches: Patches) -> None:
+    """No cast without a gradient is cached, and none outlives a ``no_grad`` region."""
+    # no_grad makes a set_grad_enabled when it begins, and another when it ends.
+    patches.wrap(torch.set_grad_enabled, "__init__", _then_cache_if_grad)
+    for grad_mode in (torch.inference_mode, torch.set_grad_enabled):
+        patches.wrap(grad_mode, "__exit__", _then_forget)
+    patches.wrap(torch.inference_mode, "__enter__", _then_stop_caching)
+
+
+def _then_forget(original: Callable[..., Any]) -> Callable[..., Any]:
+    def __exit__(context: Any, *exc: Any) -> Any:
+        result = original(context, *exc)
+        _cache_if(is_grad_enabled(), forget=True)
+        return result
+
+    return __exit__
+
+
+def _then_stop_caching(original: Callable[..., Any]) -> Callable[..., Any]:
+    def __enter__(context: Any) -> Any:
+        result = original(context)
+        _cache_if(is_grad_enabled(), forget=False)
+        return result
+
+    return __enter__
+
+
+def _then_cache_if_grad(original: Callable[..., Any]) -> Callable[..., Any]:
+    def __init__(context: Any, mode: bool) -> None:
+        original(context, mode)
+        _cache_if(mode, forget=True)
+
+    return __init__
+
+
+def _cache_if(grad: bool, forget: bool) -> None:
+    """Nothing while a compiler traces: its own grad modes are not the program's, and it allows no such change."""
+    if _compiling() is not None:
+        return
+    if forget:
+        clear_autocast_cache()
+    set_autocast_cache_enabled(grad)
