@@ -32,6 +32,7 @@ def install(accelerate: ModuleType, attached: Attached) -> None:
     if attached.as_is:
         return
     patches.set(import_module("accelerate.accelerator"), "get_mixed_precision_context_manager", _region)
+    patches.wrap(accelerator, "prepare_model", lambda original: _preparing(original, attached))
     # `accelerate launch` of one process starts it by a command that this makes.
     patches.wrap(accelerate.utils, "prepare_simple_launcher_cmd_env", lambda _: _launching(attached))
     optimizer = import_module("accelerate.optimizer").AcceleratedOptimizer
@@ -60,10 +61,20 @@ def _making(original: Callable[..., None], attached: Attached) -> Callable[..., 
             original(self, *args, **kwargs)
             _refuse_engines(attached, self.distributed_type.name)
             # Prepared models run in an autocast region, which is the recipe's, and return float32.
-            self.native_amp = attached.takeover.recipe.mixed
+            recipe = attached.takeover.recipe
+            self.native_amp = recipe.mixed or (recipe.weights == "fp32" and asked != "no")
         attached.driven_by("accelerate")
 
     return __init__
+
+
+def _preparing(original: Callable[..., Any], attached: Attached) -> Callable[..., Any]:
+    def prepare_model(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.native_amp:
+            attached.takeover.regions.of_framework()
+        return original(self, *args, **kwargs)
+
+    return prepare_model
 
 
 def _without_precision(

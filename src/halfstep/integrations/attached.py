@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,10 @@ class Attached:
         if framework != self.takeover.framework:
             self.takeover.framework = framework
             self.takeover.announce()
+
+    def region(self) -> AbstractContextManager[None]:
+        """What a framework says its forward passes run in: from the first on, model calls elsewhere open no region."""
+        return self.takeover.regions.of_framework()
 
     def logged(self, figures: Mapping[str, Any]) -> None:
         """Put the framework's logged figures into the record, under its names; what is no number is left out."""

@@ -14,10 +14,13 @@ from typing import Any
 from halfstep.integrations.attached import Attached
 
 #: precision plugins that choose dtypes and scale losses, and nothing else: the recipe does their work
-_YIELDING = {"Precision", "MixedPrecision", "HalfPrecision", "DoublePrecision", "FSDPPrecision"}
+_YIELDING = {"Precision", "MixedPrecision", "HalfPrecision", "FSDPPrecision"}
 
 #: strategies that train inside an engine of their own, of which PyTorch's autograd and optimizers see nothing
 _ENGINES = {"DeepSpeedStrategy": "DeepSpeed", "SingleDeviceXLAStrategy": "XLA", "XLAStrategy": "XLA"}
+
+#: asked for, float64 stays what it is under every recipe
+_FP64 = {"64-true", "64", "DoublePrecision"}
 
 _WEIGHTS = {"BitsandbytesPrecision", "TransformerEnginePrecision"}
 
@@ -59,13 +62,16 @@ def choosing(
         if asked not in ("32-true", "Precision"):
             words = f"{what}(precision={asked!r})" if made is None else asked
             attached.asks_for(words, str(getattr(made, "precision", asked)))
-        if attached.as_is:
+        if attached.as_is or asked in _FP64:
             return original(connector)
         _refuse_what_cannot_yield(attached, asked, type(connector.strategy).__name__)
         setattr(connector, flag, "32-true")
         if made is not None and asked in _YIELDING:
             setattr(connector, plugin, None)
-        return original(connector)
+        chosen = original(connector)
+        # Lightning's own region: a whole training step of a Trainer, a forward pass of what Fabric has set up.
+        chosen.forward_context = attached.region
+        return chosen
 
     return _check_and_init_precision
 

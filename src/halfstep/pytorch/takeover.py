@@ -398,6 +398,7 @@ class Takeover(Face):
         """The script has mixed precision of its own, which ``asks`` for a format: ``as-is`` becomes a row."""
         if what not in self._own_amp:
             self._own_amp.add(what)
+            self.regions.want()
             self.recorder.write("own_amp", what=what, **({} if asks is None else {"asks": asks}))
 
 

@@ -83,7 +83,11 @@ class NoRegions:
     def forget_casts(self) -> None:
         """Nothing."""
 
-    def framework(self) -> None:
+    def of_framework(self) -> AbstractContextManager[None]:
+        """Nothing to enter."""
+        return nullcontext()
+
+    def want(self) -> None:
         """Nothing."""
 
     def begin_pass(self) -> None:
@@ -138,6 +142,7 @@ class Regions(NoRegions):
         self._thread = _Thread()
         self._roles = Roles()
         self._gone = False
+        self._entered = False  # whether the script has entered a region of its own, under grad
 
     def install(self, patches: Patches) -> None:
         """Wrap the call of modules. What is wrapped is ``_call_impl``: compilers trace it, and go past ``__call__``."""
@@ -161,9 +166,14 @@ class Regions(NoRegions):
         """Drop the cached 16-bit copies of weights; no pass over memory, no sync."""
         clear_autocast_cache()
 
-    def framework(self) -> None:
-        """A framework says by itself where its regions are: model calls elsewhere open none."""
+    def of_framework(self) -> AbstractContextManager[None]:
+        """A region that a framework enters by itself, where its own would be: model calls elsewhere open none."""
         self._become("framework")
+        return self.region() if self.wanted else nullcontext()
+
+    def want(self) -> None:
+        """The program holds 16-bit numbers, or has regions of its own: under fp32 they need one that promotes."""
+        self.wanted = True
 
     def region(self) -> Region:
         """A region in which module calls are parts, and from which results come as they are."""
@@ -202,16 +212,15 @@ class Regions(NoRegions):
 
     def after_step_by_hand(self) -> None:
         """A backward pass of a program without optimizers: weights are about to change."""
-        if self._kind is None:
-            self._become("parameters")
         if self._kind == "parameters":
             self._open()
+        elif self._kind is None:
+            self._without_a_model()
 
     def after_first_step(self, optimizers: Iterable[Optimizer]) -> None:
         """Everything that the program calls has been called once."""
         if self._kind in (None, "model") and not self._roles.reached_most(optimizers):
-            self._become("parameters")
-            self._open()
+            self._without_a_model()
 
     def outer(self) -> Outer:
         """What a ``torch.autocast`` that is about to be entered has to leave behind."""
@@ -225,11 +234,12 @@ class Regions(NoRegions):
         """
         if enabled:
             switch_on(self.devices, self.dtype)
-        if (enabled or where is not AROUND) and outer.place is OUTSIDE:
-            set_place(where)
         elif outer.place is not OUTSIDE:
             for device in self.devices:
                 torch.set_autocast_enabled(device, False)
+        if (enabled or where is not AROUND) and outer.place is OUTSIDE:
+            set_place(where)
+        self._entered = self._entered or (enabled and where is AROUND and is_grad_enabled())
 
     def left(self, outer: Outer) -> None:
         """It has been left. A region to the backward pass may have ended inside, or begun."""
@@ -237,9 +247,11 @@ class Regions(NoRegions):
         switch_back([(d, on and not ended, dtype) for d, on, dtype in outer.states])
         set_place(OUTSIDE if ended else outer.place)
 
-    def own_region(self) -> None:
-        """A training forward pass of the script's runs in an autocast region of its own."""
-        self._become("own")
+    def _without_a_model(self) -> None:
+        """No call of a module reaches what is trained: its region is the script's own, or lasts to the next pass."""
+        self._become("own" if self._entered else "parameters")
+        if not self._entered:
+            self._open()
 
     def _become(self, kind: Kind) -> None:
         if self._kind != kind and not (self._kind == "framework" and kind != "own"):
@@ -270,8 +282,8 @@ class Regions(NoRegions):
             if role is Role.NONE or self._gone:
                 return False
             if place() is AROUND:
-                if role is Role.MODEL and is_grad_enabled() and self._thread.opened is None:
-                    self.own_region()
+                if is_grad_enabled() and self._thread.opened is None:
+                    self._become("own")
                 return False
             if not self.wanted or self._kind in ("own", "framework"):
                 return False
@@ -289,10 +301,8 @@ class Regions(NoRegions):
         role = Role.NONE if self._gone else self._roles.of(module, args)
         if role is Role.NONE:
             return original(module, *args, **kwargs)
-        if where is AROUND and role is Role.MODEL:
-            return self._inside_another(original, module, args, kwargs)
         if where is AROUND:
-            return original(module, *args, **kwargs)
+            return self._inside_another(original, module, args, kwargs, role)
         if not self.wanted or self._kind in ("own", "framework"):
             return original(module, *args, **kwargs)
         if role is Role.LAYER and is_grad_enabled() and self._kind in (None, "layers"):
@@ -305,14 +315,18 @@ class Regions(NoRegions):
             result = original(module, *args, **kwargs)
         return to_fp32(result)
 
-    def _inside_another(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
+    def _inside_another(
+        self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any, role: Role
+    ) -> Any:
         """In a region of the script's own; or a model after a layer, which is then no program of layers alone."""
-        if self._thread.opened is not None and self._kind == "layers":
+        if role is Role.MODEL and self._thread.opened is not None and self._kind == "layers":
             self._become("model")
             self._close()
             return self._outermost(original, module, args, kwargs)
         if is_grad_enabled() and self._thread.opened is None:
-            self.own_region()
+            self._become("own")
+        if role is Role.LAYER:
+            return original(module, *args, **kwargs)
         set_place(INSIDE)
         try:
             return original(module, *args, **kwargs)

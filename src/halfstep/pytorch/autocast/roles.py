@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 
 from halfstep.pytorch.nested import tensors_of
@@ -25,7 +26,8 @@ class Role(enum.Enum):
     MODEL = "model"
     #: a module without parts, one of several that the script calls by itself
     LAYER = "layer"
-    #: no parameters (an activation, a loss, a container for functions), or a module used as a loss
+    #: no parameters (an activation, a loss, a container for functions), a module used as a loss, or one that computes
+    #: the weight of a layer, wherever that is read
     NONE = "none"
 
 
@@ -64,7 +66,7 @@ class Roles:
         return role
 
     def _told_by_itself(self, module: nn.Module) -> Role:
-        if next(module.parameters(), None) is None or isinstance(module, _Loss):
+        if next(module.parameters(), None) is None or isinstance(module, _Loss | ParametrizationList):
             return Role.NONE
         return Role.MODEL if module._modules else Role.LAYER
 

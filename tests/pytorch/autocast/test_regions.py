@@ -1,0 +1,376 @@
+"""A recipe's region is what the author means it to be: code outside of the network sees fp32."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from halfstep.record import Writer
+
+BF16 = torch.bfloat16
+
+
+class Net(nn.Module):
+    """Two layers, which note the dtype of what they return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 16), nn.Linear(16, 4)
+        self.seen: list[torch.dtype] = []
+
+    def encode(self, x: Tensor) -> Tensor:
+        hidden = self.one(x)
+        self.seen.append(hidden.dtype)
+        return torch.tanh(hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.two(self.encode(x))
+        self.seen.append(out.dtype)
+        return out
+
+
+@pytest.fixture
+def kinds(begin, tmp_path: Path) -> Callable[[], list[str]]:
+    """Begins bf16 with a record; called, it gives the kinds of region that the record has."""
+    path = tmp_path / "record.jsonl"
+    begin("bf16", Writer(path))
+
+    def read() -> list[str]:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        return [line["kind"] for line in lines if line["event"] == "region"]
+
+    return read
+
+
+def train(forward: Callable[[], Tensor], optimizer: torch.optim.Optimizer, steps: int = 2) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        forward().backward()
+        optimizer.step()
+
+
+def product_outside() -> torch.dtype:
+    return (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+
+
+def test_a_model_computes_in_16_bits_and_returns_fp32(kinds) -> None:
+    model, x = Net(), torch.randn(3, 8)
+
+    def loss() -> Tensor:
+        out = model(x)
+        assert out.dtype is (out @ out.T).dtype is torch.float32
+        return out.square().mean()
+
+    train(loss, torch.optim.SGD(model.parameters(), 0.1))
+    assert model.seen == [BF16] * 4
+    assert kinds() == ["model"]
+
+
+def test_the_values_are_those_of_hand_written_amp(begin) -> None:
+    """Autocast around the model alone, its result widened: bit for bit, loss and gradients."""
+
+    def run(region) -> list[Tensor]:
+        torch.manual_seed(1)
+        model, x = Net(), torch.randn(3, 8)
+        torch.optim.SGD(model.parameters(), 0.1)
+        with region():
+            out = model(x)
+        loss = (out.float() @ out.float().T).square().mean()
+        loss.backward()
+        return [loss.detach(), *(p.grad for p in model.parameters())]
+
+    by_hand = run(lambda: torch.autocast("cpu", BF16))
+    begin("bf16")
+    assert all(torch.equal(a, b) for a, b in zip(run(nullcontext), by_hand, strict=True))
+
+
+def test_what_comes_between_backward_and_step_is_fp32(begin) -> None:
+    begin("fp16")
+    model, x = Net(), torch.randn(3, 8)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(3):
+        assert product_outside() is torch.float32
+        model(x).square().mean().backward()
+        flat = torch.cat([p.grad.flatten() for p in model.parameters()])
+        assert (flat @ flat).dtype is torch.float32
+        assert product_outside() is torch.float32
+        optimizer.step()
+
+
+def test_a_method_is_code_outside_and_its_layers_are_not(kinds) -> None:
+    """`encode` is no call of the model; its one layer is, and opens no long region once a model has been called."""
+    model, x = Net(), torch.randn(3, 8)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    train(lambda: model(x).square().mean(), optimizer)
+    model.seen.clear()
+    encoded = model.encode(x)
+    assert model.seen == [torch.float32]
+    assert encoded.dtype is product_outside() is torch.float32
+    assert kinds() == ["model"]
+
+
+def test_layers_without_a_model_around_them_share_a_region_to_the_backward_pass(kinds) -> None:
+    one, two, x = nn.Linear(8, 16), nn.Linear(16, 4), torch.randn(3, 8)
+    optimizer = torch.optim.SGD([*one.parameters(), *two.parameters()], 0.1)
+
+    def loss() -> Tensor:
+        assert product_outside() is torch.float32
+        hidden = one(x)
+        assert hidden.dtype is product_outside() is BF16
+        out = two(torch.tanh(hidden))
+        assert out.dtype is BF16
+        return out.float().square().mean()
+
+    train(loss, optimizer)
+    assert product_outside() is torch.float32
+    with torch.no_grad():
+        assert two(one(x)).dtype is product_outside() is torch.float32
+    assert kinds() == ["layers"]
+
+
+def test_a_layer_that_an_optimizer_holds_alone_is_a_model(kinds) -> None:
+    layer, x = nn.Linear(8, 4), torch.randn(3, 8)
+    inside: list[torch.dtype] = []
+    layer.register_forward_hook(lambda module, args, out: inside.append(out.dtype))
+
+    def loss() -> Tensor:
+        out = layer(x)
+        assert out.dtype is product_outside() is torch.float32
+        return out.square().mean()
+
+    train(loss, torch.optim.SGD(layer.parameters(), 0.1))
+    assert inside == [BF16] * 2
+    assert kinds() == ["model"]
+
+
+def test_a_head_on_a_model_does_not_take_the_loss_into_its_region(kinds) -> None:
+    body, head, x = Net(), nn.Linear(4, 2), torch.randn(3, 8)
+
+    def loss() -> Tensor:
+        out = head(body(x))
+        assert out.dtype is product_outside() is torch.float32
+        return out.square().mean()
+
+    train(loss, torch.optim.SGD([*body.parameters(), *head.parameters()], 0.1))
+    assert kinds() == ["model"]
+
+
+class ScaledLoss(nn.Module):
+    """A loss with a parameter and parts, as metric learning has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proxies = nn.Linear(4, 3, bias=False)
+
+    def forward(self, out: Tensor) -> Tensor:
+        self.seen = self.proxies(out).dtype
+        return self.proxies(out).square().mean()
+
+
+def test_a_module_used_as_a_loss_is_no_model(kinds) -> None:
+    model, criterion, x = Net(), ScaledLoss(), torch.randn(3, 8)
+    optimizer = torch.optim.SGD([*model.parameters(), *criterion.parameters()], 0.1)
+    train(lambda: criterion(model(x)), optimizer)
+    assert criterion.seen is torch.float32
+    assert model.seen == [BF16] * 4
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available:UserWarning")
+def test_a_region_of_the_scripts_is_exactly_the_region(kinds, device: str) -> None:
+    """Whatever device it names; a model called outside of it stays in fp32, as its author wrote it."""
+    model, other, x = Net(), Net(), torch.randn(3, 8)
+
+    def loss() -> Tensor:
+        with torch.autocast(device, dtype=torch.float16):
+            out = model(x)
+            assert out.dtype is product_outside() is BF16
+        assert product_outside() is torch.float32
+        return out.float().square().mean()
+
+    train(loss, torch.optim.SGD(model.parameters(), 0.1))
+    other(x)
+    assert model.seen == [BF16] * 4
+    assert other.seen == [torch.float32] * 2
+    assert kinds() == ["own"]
+
+
+@pytest.mark.parametrize("what", ["layers", "parameters"])
+def test_regions_of_a_script_without_a_model_are_exactly_the_regions(kinds, what: str) -> None:
+    one, two, x = nn.Linear(8, 16), nn.Linear(16, 4), torch.randn(3, 8)
+    seen: list[torch.dtype] = []
+
+    def loss() -> Tensor:
+        assert product_outside() is torch.float32
+        with torch.autocast("cpu", dtype=BF16):
+            out = two(torch.tanh(one(x))) if what == "layers" else x @ one.weight.T
+            seen.append(out.dtype)
+        assert product_outside() is torch.float32
+        return out.float().square().mean()
+
+    train(loss, torch.optim.SGD([*one.parameters(), *two.parameters()], 0.1), steps=3)
+    assert seen == [BF16] * 3
+    assert kinds() == ["own"]
+
+
+def test_a_region_of_an_evaluation_takes_nothings_place(kinds) -> None:
+    model, x = Net(), torch.randn(3, 8)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.float16):
+        model(x)
+    train(lambda: model(x).square().mean(), optimizer)
+    assert model.seen == [BF16] * 6
+    assert kinds() == ["model"]
+
+
+def test_a_switch_that_is_off_around_a_forward_pass_is_no_wish(kinds) -> None:
+    """`autocast(enabled=args.amp)` with the switch off: the recipe rules."""
+    model, x = Net(), torch.randn(3, 8)
+
+    def loss() -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            out = model(x)
+            assert out.dtype is product_outside() is torch.float32
+            return out.square().mean()
+
+    train(loss, torch.optim.SGD(model.parameters(), 0.1))
+    assert model.seen == [BF16] * 4
+    assert kinds() == ["model"]
+
+
+def test_a_region_that_is_off_inside_a_region_of_the_scripts_is_a_wish(kinds) -> None:
+    model, exact, x = Net(), Net(), torch.randn(3, 8)
+
+    def loss() -> Tensor:
+        with torch.autocast("cpu", dtype=BF16):
+            out = model(x)
+            with torch.autocast("cpu", enabled=False):
+                return exact(x).square().mean() + out.float().square().mean()
+
+    train(loss, torch.optim.SGD([*model.parameters(), *exact.parameters()], 0.1))
+    assert model.seen == [BF16] * 4
+    assert exact.seen == [torch.float32] * 4
+
+
+@pytest.mark.parametrize("off", [False, True], ids=["on", "off"])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_inside_a_model_recomputes_where_it_computed(begin, reentrant: bool, off: bool) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", enabled=False) if off else nullcontext():
+                return checkpoint(self.inner, x, use_reentrant=reentrant)
+
+    begin("bf16")
+    model, x = Outer(), torch.randn(3, 8, requires_grad=True)
+    model(x).square().mean().backward()
+    assert set(model.inner.seen) == {torch.float32 if off else BF16}
+    assert len(model.inner.seen) > 2, "it was not recomputed"
+
+
+def test_bare_parameters_have_a_region_from_a_step_to_the_backward_pass(kinds) -> None:
+    weight, x = nn.Parameter(torch.randn(8, 4)), torch.randn(3, 8)
+    optimizer = torch.optim.SGD([weight], 0.1)
+    seen: list[torch.dtype] = []
+
+    def loss() -> Tensor:
+        out = x @ weight
+        seen.append(out.dtype)
+        return out.float().square().mean()
+
+    train(loss, optimizer, steps=3)
+    assert seen == [torch.float32, BF16, BF16]
+    assert kinds() == ["parameters"]
+
+
+def test_a_closure_over_bare_parameters_runs_in_the_recipe(kinds) -> None:
+    weight, x = nn.Parameter(torch.randn(8, 4)), torch.randn(3, 8)
+    optimizer = torch.optim.LBFGS([weight], 0.1, max_iter=3)
+    seen: list[torch.dtype] = []
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        out = x @ weight
+        seen.append(out.dtype)
+        loss = out.float().square().mean()
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        first = len(seen)
+        optimizer.step(closure)
+    assert set(seen[first:]) == {BF16}
+
+
+def test_functional_calls_are_calls_of_the_model(kinds) -> None:
+    model, x = Net(), torch.randn(3, 8)
+    weights = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
+
+    def loss() -> Tensor:
+        out = torch.func.functional_call(model, weights, (x,))
+        assert out.dtype is product_outside() is torch.float32
+        return out.square().mean()
+
+    train(loss, torch.optim.SGD(weights.values(), 0.1), steps=3)
+    assert model.seen == [BF16] * 6
+    assert kinds() == ["model"]
+
+
+def test_threads_have_regions_of_their_own(begin) -> None:
+    begin("bf16")
+    model, other, x = Net(), Net(), torch.randn(3, 8)
+    within: list[torch.dtype] = []
+
+    def call() -> None:
+        within.append(product_outside())
+        within.append(other(x).dtype)
+
+    def forward(*_: object) -> None:
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+
+    model.one.register_forward_hook(forward)
+    model(x)
+    assert within == [torch.float32, torch.float32]
+    assert other.seen == [BF16] * 2
+
+
+def test_building_a_model_is_outside(begin) -> None:
+    """`parametrizations.orthogonal` factorizes the weight, which no 16-bit format can."""
+    begin("bf16")
+    layer = nn.utils.parametrizations.orthogonal(nn.Linear(4, 4))
+    weight = layer.weight
+    assert weight.dtype is torch.float32
+    assert torch.allclose(weight @ weight.T, torch.eye(4), atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "tf32", "bf16", "fp16"])
+def test_float64_stays_float64(begin, recipe: str) -> None:
+    if recipe == "tf32":
+        pytest.skip("has no units on a CPU")
+    begin(recipe)
+    model = Net().double()
+    assert model(torch.randn(3, 8, dtype=torch.float64)).dtype is torch.float64
+    assert model.seen == [torch.float64] * 2
+
+
+def test_an_fp32_program_is_left_alone(begin) -> None:
+    begin("fp32")
+    model = Net()
+    states: list[bool] = []
+    model.one.register_forward_hook(lambda *_: states.append(torch.is_autocast_enabled("cpu")))
+    model(torch.randn(3, 8)).sum().backward()
+    assert states == [False]
