@@ -38,6 +38,13 @@ def test_the_recipe_runs_and_stays_close_to_float64(ran: Runs, case: str, recipe
     assert_close(found.losses(), exact.losses(), recipe, products=2, passes=1)
 
 
+def test_a_trainer_that_asks_for_float64_has_it(ran: Runs) -> None:
+    """Under a recipe as under python, to the bit."""
+    found, exact = ran(PROGRAM, "bf16", "old-name-double"), ran(PROGRAM, None, "old-name-double")
+    assert found.losses() == exact.losses()
+    assert found.record.sample["matmul_flops"].keys() == {"fp64"}
+
+
 @pytest.mark.parametrize("case", ["old-name", "fabric"])
 def test_the_record_tells_the_framework_its_flag_and_its_figures(ran: Runs, case: str) -> None:
     found = ran(PROGRAM, RECIPES["fp16"], case)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 PROGRAM = "lightning_loops.py"
 OWN = ("32-true", "bf16-mixed", "64-true")
-UNDER = {"fp32": "bf16-true", "bf16": "64-true", "fp16": "16-mixed"}
+UNDER = {"fp32": "bf16-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def test_as_is_prints_the_same(ran: Runs, plain: Ran) -> None:

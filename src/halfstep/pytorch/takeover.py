@@ -206,8 +206,11 @@ class Takeover(Face):
         else:
             self._keep.install()
         if recipe.weights == "fp32":
-            weights = Fp32Weights(self.ambient.dtype, self._keep.look, self.note_own_amp)
+            weights = Fp32Weights(
+                dtype if recipe.mixed else None, self._keep.look, self.note_own_amp, self.regions.want
+            )
             weights.install(patches)
+            self.regions.on_entry(weights.entered)
             self.hold = weights.hold
         if recipe.guards:
             self.statistics.install(patches)

@@ -47,6 +47,9 @@ from halfstep.pytorch.patches import Patches
 #: a framework's, or (bare parameters) from a step to the next backward pass
 Kind = Literal["model", "layers", "own", "framework", "parameters"]
 
+#: called with a module, its arguments and keyword arguments; returns the arguments to call it with
+Entered = Callable[[nn.Module, Any, Any], tuple[Any, Any]]
+
 #: what stands for ``cache_enabled`` in a ``torch.autocast`` that is no script's, which gives a bool there:
 #: a region of the recipe, traced by a compiler
 OURS = 2
@@ -89,6 +92,9 @@ class NoRegions:
 
     def want(self) -> None:
         """Nothing."""
+
+    def on_entry(self, entered: Entered) -> None:
+        """Nothing is entered."""
 
     def begin_pass(self) -> None:
         """Nothing."""
@@ -142,6 +148,7 @@ class Regions(NoRegions):
         self._thread = _Thread()
         self._roles = Roles()
         self._gone = False
+        self._entry: Entered = lambda module, args, kwargs: (args, kwargs)
         self._entered = False  # whether the script has entered a region of its own, under grad
 
     def install(self, patches: Patches) -> None:
@@ -174,6 +181,10 @@ class Regions(NoRegions):
     def want(self) -> None:
         """The program holds 16-bit numbers, or has regions of its own: under fp32 they need one that promotes."""
         self.wanted = True
+
+    def on_entry(self, entered: Entered) -> None:
+        """Have ``entered`` called before each outermost call of a module that has parameters."""
+        self._entry = entered
 
     def region(self) -> Region:
         """A region in which module calls are parts, and from which results come as they are."""
@@ -281,6 +292,7 @@ class Regions(NoRegions):
             role = self._roles.of(module, ())
             if role is Role.NONE or self._gone:
                 return False
+            self._entry(module, (), {})
             if place() is AROUND:
                 if is_grad_enabled() and self._thread.opened is None:
                     self._become("own")
@@ -301,11 +313,13 @@ class Regions(NoRegions):
         role = Role.NONE if self._gone else self._roles.of(module, args)
         if role is Role.NONE:
             return original(module, *args, **kwargs)
+        args, kwargs = self._entry(module, args, kwargs)
         if where is AROUND:
             return self._inside_another(original, module, args, kwargs, role)
         if not self.wanted or self._kind in ("own", "framework"):
             return original(module, *args, **kwargs)
-        if role is Role.LAYER and is_grad_enabled() and self._kind in (None, "layers"):
+        narrow = self.dtype is not torch.float32
+        if role is Role.LAYER and narrow and is_grad_enabled() and self._kind in (None, "layers"):
             self._become("layers")
             self._open()
             return original(module, *args, **kwargs)

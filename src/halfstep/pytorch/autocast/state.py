@@ -30,6 +30,7 @@ from torch import (
     set_autocast_enabled,
 )
 
+from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.patches import Patches
 
 #: the device type whose autocast dtype says where a thread is; it has no tensors in any build of today
@@ -90,6 +91,8 @@ class Switched(AbstractContextManager[None]):
 class Region(AbstractContextManager[None]):
     """Autocast to ``dtype`` on some devices, in this thread; then as it was.
 
+    What is made in it without a dtype is float32, although the program's default may be 16-bit.
+
     Args:
         devices: device types.
         dtype: what products compute in. float32 is allowed: 16-bit and mixed operands are then promoted to it.
@@ -101,14 +104,20 @@ class Region(AbstractContextManager[None]):
         self._before: list[tuple[str, bool, torch.dtype]] = []
         self._outer = OUTSIDE
         self._cached = True
+        self._default = torch.float32
 
     def __enter__(self) -> None:
         self._outer, self._cached = place(), torch.is_autocast_cache_enabled()
         set_place(self._where)
         set_autocast_cache_enabled(is_grad_enabled())
         self._before = switch_on(self._devices, self._dtype)
+        self._default = torch.get_default_dtype()
+        if self._default in SIXTEEN_BIT:
+            torch.set_default_dtype(torch.float32)
 
     def __exit__(self, *_: object) -> None:
+        if self._default in SIXTEEN_BIT:
+            torch.set_default_dtype(self._default)
         switch_back(self._before)
         set_autocast_cache_enabled(self._cached)
         set_place(self._outer)

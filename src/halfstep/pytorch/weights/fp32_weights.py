@@ -8,7 +8,6 @@ the model. float64 stays. A program that holds no 16-bit number is left alone.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -22,17 +21,10 @@ from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.weights import module_casts
 from halfstep.pytorch.weights.copies import Copies
 from halfstep.pytorch.weights.entering import entering
-from halfstep.pytorch.weights.promotion import DefaultFp32, PromotedToFp32
 from halfstep.pytorch.weights.widening import is_narrow, narrow_tensors, widen
 
 #: called with what the program holds, e.g. ``bf16 weights``, and the format's name
 Note = Callable[[str, str], None]
-
-
-class _Thread(threading.local):
-    """Of each thread: whether it is inside a model's call."""
-
-    inside = False
 
 
 class Fp32Weights:
@@ -42,17 +34,23 @@ class Fp32Weights:
         compute: the dtype that autocast gives products, or None where they are computed in fp32.
         look: called with a model before its weights are looked at; it marks what ``keep=`` names.
         note: told of 16-bit weights.
+        want_region: called when 16-bit numbers are found, which need a region that promotes them.
     """
 
-    def __init__(self, compute: torch.dtype | None, look: Callable[[nn.Module], None], note: Note) -> None:
+    def __init__(
+        self,
+        compute: torch.dtype | None,
+        look: Callable[[nn.Module], None],
+        note: Note,
+        want_region: Callable[[], None],
+    ) -> None:
         self._compute = compute
         self._look = look
         self._note = note
+        self._want_region = want_region
         self._copies = Copies()
         self._held: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
-        self._thread = _Thread()
-        self._region: type[DefaultFp32] = DefaultFp32
         self._narrow_inputs = tuple(dtype for dtype in SIXTEEN_BIT if dtype is not compute)
 
     def install(self, patches: Patches) -> None:
@@ -61,7 +59,6 @@ class Fp32Weights:
         self._copies.install(patches)
         patches.wrap(Optimizer, "add_param_group", self._add_param_group)
         patches.wrap(nn.Module, "register_parameter", self._register_parameter)
-        patches.wrap(nn.Module, "__call__", self._call)
         patches.wrap(nn.parallel.DistributedDataParallel, "__init__", self._replicating)
 
     def hold(self, module: nn.Module) -> None:
@@ -99,8 +96,7 @@ class Fp32Weights:
         """The program holds, or asked for, weights of ``dtype``."""
         name = format_name(dtype)
         self._note(f"{name} weights", name)
-        if self._compute is None:
-            self._region = PromotedToFp32
+        self._want_region()
 
     def _add_param_group(self, original: Callable[..., None]) -> Callable[..., None]:
         def add_param_group(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
@@ -124,35 +120,16 @@ class Fp32Weights:
 
         return __init__
 
-    def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if self._thread.inside or torch.compiler.is_compiling() or not _is_outermost_model(module):
-                return original(module, *args, **kwargs)
-            return self._outermost(original, module, args, kwargs)
+    def entered(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """A script calls ``module``, with no other module's call around it; returns what to call it with.
 
-        return __call__
-
-    def _outermost(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
+        Tensors of autocast's own 16-bit dtype stay as they are.
+        """
         self.hold(module)
-        args, kwargs = self._entering(args), self._entering(kwargs)
-        self._thread.inside = True
-        try:
-            with self._region():
-                return original(module, *args, **kwargs)
-        finally:
-            self._thread.inside = False
-
-    def _entering(self, values: Any) -> Any:
-        """What a model is called with; tensors of autocast's own 16-bit dtype stay."""
-        made = entering(values, self._narrow_inputs)
-        if made is not values and self._compute is None:
-            self._region = PromotedToFp32
+        made = entering(args, self._narrow_inputs), entering(kwargs, self._narrow_inputs)
+        if self._compute is None and (made[0] is not args or made[1] is not kwargs):
+            self._want_region()
         return made
-
-
-def _is_outermost_model(module: nn.Module) -> bool:
-    """Whether it has parameters, and this is no recomputation inside a backward pass."""
-    return next(module.parameters(), None) is not None and torch._C._current_graph_task_id() == -1
 
 
 def _widen_state(optimizer: Optimizer, narrow: dict[int, Tensor]) -> None:
