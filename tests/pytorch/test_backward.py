@@ -564,7 +564,8 @@ def test_a_pass_that_starts_in_fp16_starts_from_a_number(begin: Begin) -> None:
     def gradients(recipe: str) -> list[Tensor]:
         takeover = begin(recipe)
         w = torch.linspace(0.1, 1, 6).reshape(2, 3).requires_grad_()
-        out = torch.full((2, 2), 0.25) @ w
+        with takeover.regions.region():
+            out = torch.full((2, 2), 0.25) @ w
         assert out.dtype is FP16
         penalty = torch.autograd.grad(out, w, torch.ones_like(out), retain_graph=True)
         (mean := out.mean()).backward(retain_graph=True)
