@@ -21,7 +21,8 @@ Events, in the order in which they appear (every one has ``event`` and ``at``, s
 - ``nonfinite``: the first loss that is not finite, or the first step skipped: step, what, and in which module it
   began: module, operation, direction, words
 - ``warning``: something the user should know, in words
-- ``end``: status, exit code, reason, peak memory, energy and joules a step
+- ``end``: status, exit code, reason, where it was raised, peak memory, energy and joules a step, other load, and in a
+  trial of a comparison the files of the day that it read
 """
 
 from __future__ import annotations

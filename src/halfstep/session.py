@@ -16,6 +16,7 @@ from halfstep.errors import HalfstepError, Unsupported, UsageError
 from halfstep.integrations import Attached, watch
 from halfstep.plural import count
 from halfstep.program import Ending, at_end, on_import
+from halfstep.program.files_read import FilesRead
 from halfstep.ran import Ran, words
 from halfstep.recipes import Recipe, parse
 from halfstep.record import SCHEMA, NullWriter, Writer
@@ -84,6 +85,7 @@ class Session:
         self._asked_by_script = False
         self._failure: tuple[str, str] | None = None
         self._meters: RunMeters | None = None
+        self._files: FilesRead | None = None
         self._writer = self._open_record()
 
     def _open_record(self) -> Writer | NullWriter:
@@ -104,6 +106,8 @@ class Session:
                 "as the first line of the program."
             )
         Session.current = self
+        if "HALFSTEP_TRIAL" in os.environ:
+            self._files = FilesRead()
         self._writer.write("start", **self._start())
         _shift(self.settings.seed)
         at_end(self._end)
@@ -331,6 +335,7 @@ class Session:
             exit_code=ending.exit_code,
             exception=ending.exception,
             raised_at=asdict(ending.raised_at),
+            files_read=[] if self._files is None else self._files.told(),
             steps=steps,
             skipped_steps=0 if self.takeover is None else self.takeover.skipped,
             **meters,

@@ -108,6 +108,11 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
     ),
     ("alone", "speed", [FP32], "fp32", "Stay with fp32: nothing else was run."),
     (
+        "continued", "speed",
+        [FP32, verdict("bf16", 1.9, went_on={"files": ["last.pt"], "steps": 30, "of": 40})], None,
+        "No verdict: bf16 went on from last.pt, which an earlier trial wrote, and made 30 of 40 steps; give each trial",
+    ),
+    (
         "ran_the_same", "speed", [FP32 | FP64, verdict("bf16", 2.8, same_as_baseline="fp64", **FP64)], None,
         "No precision to choose: fp32 and bf16 ran the same, because the program computes in fp64",
     ),

@@ -98,8 +98,9 @@ def words(row: Mapping[str, Any]) -> str:
     return f"{others} {row['waited_share']:.0%} of its time for a processor{least}"
 
 
-def warning(disturbed: Sequence[Mapping[str, Any]], trials: int) -> list[str]:
-    """The warning of a precision of whose ``trials`` some were disturbed."""
+def warning(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The warning of a precision of whose trials other work disturbed some."""
+    disturbed, trials = [d for row in rows if "waited_share" in (d := row["disturbed"] or {})], len(rows)
     if not disturbed:
         return []
     worst = max(disturbed, key=lambda row: row["waited_share"])

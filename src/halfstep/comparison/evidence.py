@@ -53,6 +53,7 @@ class Evidence:
         ran: the others that ran to their end in all trials.
         same: the others that did, and ran the same as the baseline: there is nothing to choose.
         failed: the others that did not.
+        continued: the others that went on from what an earlier trial had saved: there is no verdict on them.
         batches: the largest that fit each precision, where they were looked for.
     """
 
@@ -62,6 +63,7 @@ class Evidence:
     failed: list[Row]
     batches: Batches = NO_BATCHES
     same: tuple[Row, ...] = ()
+    continued: tuple[Row, ...] = ()
 
     @classmethod
     def of(cls, verdicts: list[Verdict], prefer: Prefer = "speed", batches: Batches = NO_BATCHES) -> Evidence:
@@ -69,13 +71,15 @@ class Evidence:
         rows = list(enumerate(verdicts))
         name = next((v["baseline"] for v in verdicts), None)
         others = [(i, v) for i, v in rows if v["precision"] != name]
+        judged = [(i, v) for i, v in others if v["status"] == "ok" and not v.get("went_on")]
         return cls(
             prefer,
             next((row for row in rows if row[1]["precision"] == name), None),
-            [(i, v) for i, v in others if v["status"] == "ok" and not v.get("same_as_baseline")],
+            [(i, v) for i, v in judged if not v.get("same_as_baseline")],
             [(i, v) for i, v in others if v["status"] != "ok"],
             batches,
-            tuple((i, v) for i, v in others if v["status"] == "ok" and v.get("same_as_baseline")),
+            tuple((i, v) for i, v in judged if v.get("same_as_baseline")),
+            tuple((i, v) for i, v in others if v["status"] == "ok" and v.get("went_on")),
         )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from halfstep.comparison import going_on
 from halfstep.comparison.evidence import RATIOS, Evidence, Prefer, Row, ran_of, ratio_name
 
 _NAMES = {"speed_ratio": "speed", "memory_ratio": "memory", "energy_ratio": "energy"}
@@ -19,6 +20,8 @@ def failure(row: Row) -> dict[str, str]:
     index, verdict = row
     status, why = verdict["status"].replace("_", " "), verdict["reason"]
     words = why if why.startswith(status) else f"{status}, {why}"
+    if verdict.get("went_on"):
+        words += f"; it {going_on.words(verdict['went_on'])}"
     return reason(f"{verdict['precision']}: {words}", index, "reason")
 
 
@@ -94,10 +97,22 @@ def ran(row: Row) -> dict[str, str]:
     return reason(f"{verdict['precision']}: ran as {verdict['ran_as']}", index, "ran_as")
 
 
+def went_on(row: Row) -> dict[str, str]:
+    """From what a precision's trials went on."""
+    index, verdict = row
+    return reason(
+        f"{verdict['precision']}: {going_on.words(verdict['went_on'])}; {going_on.CURE}", index, "went_on"
+    )
+
+
 def left_over(evidence: Evidence) -> list[dict[str, str]]:
     """What to know of the precisions that were not judged, and of a baseline that ran as something else."""
     odd = [evidence.baseline] if evidence.baseline and ran_of(evidence.baseline[1]).computed_otherwise else []
-    return [ran(row) for row in (*odd, *evidence.same)] + [failure(row) for row in evidence.failed]
+    return [
+        *map(ran, (*odd, *evidence.same)),
+        *map(went_on, evidence.continued),
+        *map(failure, evidence.failed),
+    ]
 
 
 def units(row: Row) -> list[dict[str, str]]:

@@ -23,6 +23,7 @@ RULES: tuple[Rule, ...] = (
     Rule("nothing_ran", "Without a run there is nothing to say.", staying.nothing_ran),
     Rule("unstable", "An unstable model belongs in fp32 until it is stable.", staying.unstable),
     Rule("not_learning", "Debug a new architecture in fp32.", staying.not_learning),
+    Rule("continued", "A training that goes on from another's is not compared with it.", staying.continued),
     Rule("ran_the_same", "Two names for one training leave nothing to choose.", staying.ran_the_same),
     Rule("alone", "What cannot run here cannot be used here.", staying.alone),
     Rule(

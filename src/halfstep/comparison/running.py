@@ -20,6 +20,7 @@ from halfstep.comparison.batches import Batches
 from halfstep.comparison.disturbance import disturbances
 from halfstep.comparison.drift import speed_drift
 from halfstep.comparison.fit import fit_batch
+from halfstep.comparison.going_on import files_of_earlier_trials
 from halfstep.comparison.request import Request, Stored, check_machine, save, stored, write_whole
 from halfstep.comparison.rows import WARMUP, trial_row
 from halfstep.comparison.verdicts import METHOD, SCHEMA, verdicts
@@ -214,8 +215,10 @@ def assemble(
         trial_row(o, job.command(o.trial), str(job.log(o.trial).relative_to(request.folder)))
         for o in outcomes
     ]
-    for row, found_out in zip(rows, disturbances([o.record for o in outcomes]), strict=True):
-        row["disturbed"] = None if found_out is None else found_out.as_json()
+    records = [o.record for o in outcomes]
+    for row, other, files in zip(rows, disturbances(records), files_of_earlier_trials(records), strict=True):
+        told = {} if other is None else other.as_json()
+        row["disturbed"] = (told | ({"files": files} if files else {})) or None
     found = verdicts(outcomes, rows, request.tolerance)
     drift = speed_drift(outcomes)
     if drift["words"] and found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from halfstep.comparison import going_on
 from halfstep.comparison.alike import Cause, same_words
 from halfstep.comparison.evidence import (
     FEW_RUNS,
@@ -23,6 +24,7 @@ from halfstep.comparison.reasons import (
     reason,
     units,
     unmeasured,
+    went_on,
 )
 from halfstep.comparison.sentences import (
     COST,
@@ -64,6 +66,16 @@ def not_learning(evidence: Evidence) -> Answer | None:
     words = f"the loss did not fall in {count(base['steps'], 'step')} of {base['precision']}"
     text = f"Debug in {base['precision']} first: {words}, and a precision cannot be judged by it."
     return {"precision": base["precision"], "text": text, "reasons": [reason(words, index, "fall")]}
+
+
+def continued(evidence: Evidence) -> Answer | None:
+    """All the others that ran to their end went on from what an earlier trial had saved."""
+    if not evidence.continued or evidence.ran or evidence.same:
+        return None
+    first = evidence.continued[0][1]
+    text = f"No verdict: {names([*evidence.continued])} {going_on.words(first['went_on'])}; {going_on.CURE}."
+    reasons = [went_on(row) for row in evidence.continued]
+    return {"precision": None, "text": text, "reasons": reasons, "decided": False}
 
 
 def ran_the_same(evidence: Evidence) -> Answer | None:

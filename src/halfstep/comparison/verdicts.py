@@ -7,6 +7,8 @@ from typing import Any
 
 from halfstep.comparison.alike import same_cause
 from halfstep.comparison.disturbance import warning
+from halfstep.comparison.going_on import went_on
+from halfstep.comparison.going_on import words as going_on_words
 from halfstep.comparison.quality import qualities
 from halfstep.comparison.ratios import (
     FASTEST_UNITS,
@@ -51,7 +53,8 @@ def verdicts(
         if p != baseline:
             row |= _ratios([outcomes[i] for i in ended], [rows[i] for i in ended], base, outcomes, rows)
             row |= _beside(row, [rows[i] for i in ended], [rows[i] for i in base])
-        found.append(row | why(row, own, theirs) | quality[p])
+        row |= why(row, own, theirs) | quality[p]
+        found.append(row | _spoiled([rows[i] for i in ended], max(each["steps"] for each in rows)))
     return found
 
 
@@ -80,9 +83,9 @@ def _verdict(
         "skipped_steps": max(row["skipped_steps"] for row in rows),
         "warnings": [
             *dict.fromkeys(w for row in rows for w in row["warnings"]),
-            *warning(disturbed := [row["disturbed"] for row in rows if row["disturbed"]], len(rows)),
+            *warning(rows),
         ],
-        "disturbed": len(disturbed),
+        "disturbed": sum(bool(row["disturbed"]) for row in rows),
     }
 
 
@@ -125,6 +128,15 @@ def _ratios(
         "memory_ratio": memory_ratio(theirs, group),
         "energy_ratio": energy_ratio([rows[i] for i in base], own),
     }
+
+
+def _spoiled(rows: list[dict[str, Any]], most: int) -> dict[str, Any]:
+    """Whether its trials went on from an earlier one's: then there is no verdict on it."""
+    found = went_on(rows, most)
+    if found is None:
+        return {"went_on": None}
+    quality = {"kind": "not_known", "words": f"{going_on_words(found)}: nothing to compare", "seeds": 1}
+    return {"went_on": found, "quality": quality, "why_no_faster": [], "why_memory": []}
 
 
 def _quiet_speed_ratio(

@@ -106,17 +106,28 @@ class LoadMeter:
 
     def _of_children(self) -> float:
         """Processor time of the processes started, those that have ended and been waited for included."""
-        import psutil
-
         times = os.times()
-        total = times.children_user + times.children_system
-        for child in psutil.Process().children(recursive=True):
-            try:
-                spent = child.cpu_times()
-                total += spent.user + spent.system
-            except psutil.Error:
-                continue
-        return total
+        ticks = sum(map(self._ticks, self._started_by("self")))
+        return times.children_user + times.children_system + ticks / os.sysconf("SC_CLK_TCK")
+
+    def _started_by(self, pid: str) -> list[str]:
+        """The processes that one has started, and theirs: asking each is faster than to look at all that there are."""
+        try:
+            lists = [
+                (thread / "children").read_text().split() for thread in (self._proc / pid / "task").iterdir()
+            ]
+        except OSError:  # it has just ended, or this kernel has no such list
+            return []
+        started = [child for each in lists for child in each]
+        return [*started, *(further for child in started for further in self._started_by(child))]
+
+    def _ticks(self, pid: str) -> int:
+        """Processor time of one process, in clock ticks: columns 14 and 15, after a name that may hold anything."""
+        try:
+            columns = (self._proc / pid / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0
+        return int(columns[11]) + int(columns[12])
 
 
 def _involuntary_switches() -> int:

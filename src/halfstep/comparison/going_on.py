@@ -1,0 +1,62 @@
+"""Trials that went on from what an earlier trial had saved: they are no training of their own."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from halfstep.record import Record
+
+CURE = "give each trial a folder of its own, which HALFSTEP_TRIAL in its environment names, or start it anew"
+
+
+def files_of_earlier_trials(records: Sequence[Record]) -> list[list[str]]:
+    """For each trial the files that it went on from: names, none where it trained by itself.
+
+    It read a file that was written after the first trial had begun and before it began itself; and it wrote that file
+    anew, as a checkpoint is, or made fewer steps than another trial. A cache of data, written once, is neither.
+    """
+    starts = [begun for record in records if (begun := _begun(record)) is not None]
+    first = min(starts, default=math.inf)
+    most = max((len(record.steps) for record in records), default=0)
+    return [_went_on_from(record, first, most) for record in records]
+
+
+def _begun(record: Record) -> float | None:
+    try:
+        return datetime.fromisoformat(str(record.start.get("started"))).timestamp()
+    except ValueError:
+        return None
+
+
+def _went_on_from(record: Record, first: float, most: int) -> list[str]:
+    raw = record.end.get("files_read")
+    files = [f for f in raw if isinstance(f, Mapping)] if isinstance(raw, list) else []
+    shorter = len(record.steps) < most
+    return [
+        os.path.basename(str(file.get("path")))
+        for file in files
+        if _number(file.get("modified")) >= first and (file.get("rewritten") is True or shorter)
+    ]
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else -math.inf
+
+
+def went_on(rows: Sequence[Mapping[str, Any]], most: int) -> dict[str, Any] | None:
+    """The same of a precision's trials: the files, the fewest steps, and the most that any trial made."""
+    files = dict.fromkeys(name for row in rows for name in (row["disturbed"] or {}).get("files", ()))
+    if not files:
+        return None
+    return {"files": list(files), "steps": min(row["steps"] for row in rows), "of": most}
+
+
+def words(found: Mapping[str, Any]) -> str:
+    """``went on from last.pt, which an earlier trial wrote, and made 30 of 40 steps``."""
+    files = ", ".join(found["files"][:3]) + ", …" * (len(found["files"]) > 3)
+    fewer = f", and made {found['steps']} of {found['of']} steps" if found["steps"] < found["of"] else ""
+    return f"went on from {files}, which an earlier trial wrote{fewer}"
