@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from halfstep.diagnosis import diagnose
+from halfstep.diagnosis import diagnose, run
 from halfstep.diagnosis.evidence import Numbers
 from halfstep.diagnosis.run import judge
 from halfstep.diagnosis.shares import serving, shares
+from halfstep.errors import UsageError
 from halfstep.record import Record
+from halfstep.trials import Job, Outcome, Trial
 
 
 def counted(values: np.ndarray) -> Numbers:
@@ -70,7 +72,6 @@ def test_bf16_flushes_none_of_them(spread: np.ndarray) -> None:
 
 
 def test_a_remedy_works_only_if_the_finding_is_gone_and_the_loss_is_finite() -> None:
-    from halfstep.trials import Outcome, Trial
 
     finding = {"kind": "overflow", "where": "a", "severity": 90, "fault": "precision", "evidence": "it is"}
     steps = [{"step": 0, "loss": 0.5}]
@@ -123,3 +124,36 @@ def test_weights_that_the_program_holds_in_16_bits_are_to_be_loaded_in_fp32() ->
     (found,) = diagnose("as-is", watched("fp16", weights="fp16"), watched("fp16", weights="fp16"))["findings"]
     assert "not precision's fault" not in found["evidence"]
     assert (found["remedies"][0]["recipe"], "model.float()" in found["remedies"][0]["text"]) == ("fp32", True)
+
+
+class Quiet:
+    def plan(self, trials: Any) -> None: ...
+    def begin(self, label: str, steps: int | None) -> None: ...
+    def advance(self, *figures: Any) -> None: ...
+    def finish(self, label: str, status: str, words: str) -> None: ...
+
+
+def test_a_program_that_a_format_stops_at_once_is_tried_with_modules_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There is no step to diagnose; the sentence says whether the cure that it names is one."""
+    message = "RuntimeError: Index put requires the source and destination dtypes match"
+    tried: list[str] = []
+
+    def run_trial(job: Job, trial: Trial, on_step: Any) -> Outcome:
+        tried.append(trial.precision)
+        record = Record(Path("r"), start={"precision": trial.precision})
+        if "keep" in trial.precision:
+            record.add({"event": "step", "step": 0, "loss": 1.0})
+            return Outcome(trial, "ok", "", 0, record)
+        record.end |= {"reason": message, "raised_at": {"place": "train.py:3", "modules": ["enc", "head"]}}
+        return Outcome(trial, "failed", message, 1, record)
+
+    monkeypatch.setattr(run, "run_trial", run_trial)
+    question = run.Question(Job("train.py", (), False, Path("out")), "bf16", 6, False)
+    with pytest.raises(UsageError) as caught:
+        run.run_diagnosis(question, Quiet())
+    assert str(caught.value) == (
+        f"The program fails in bf16 before its first step: {message}. Tried: in bf16:keep=enc,head it makes 1 step."
+    )
+    assert tried == ["bf16", "bf16:keep=enc,head"]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from halfstep.format_errors import cure_words, format_error
+from halfstep.format_errors import FormatError, cure_words, format_error
 from halfstep.plural import count, were_made
 from halfstep.recipes import parse
 from halfstep.record import Record, number, read
@@ -353,11 +353,23 @@ def _hint(record: Record) -> str:
         return f"; NumPy has no bf16, so the program has to write .float().numpy(){where}"
     precision = str(record.start.get("precision") or "fp32")
     recipe = parse(precision)
-    error = format_error(str(record.end.get("reason") or ""))
-    if error is None or recipe.compute not in ("bf16", "fp16"):
+    error = caused_by_format(record)
+    if error is None:
         return ""
-    known = [name for name in at.get("modules") or () if isinstance(name, str)]
-    return f"; {cure_words(error, precision, place, known, can_keep=not recipe.keep)}"
+    return f"; {cure_words(error, precision, place, modules_to_keep(record), can_keep=not recipe.keep)}"
+
+
+def caused_by_format(record: Record) -> FormatError | None:
+    """The error that ended a trial in 16 bits, where a format caused it."""
+    computes_in = parse(str(record.start.get("precision") or "fp32")).compute
+    return format_error(str(record.end.get("reason") or "")) if computes_in in ("bf16", "fp16") else None
+
+
+def modules_to_keep(record: Record) -> tuple[str, ...]:
+    """The modules whose results the line worked with that ended a trial."""
+    raised = record.end.get("raised_at")
+    names = raised.get("modules") if isinstance(raised, dict) else ()
+    return tuple(name for name in names or () if isinstance(name, str))
 
 
 def _of_rank(record: Record, exit_code: int | None) -> tuple[Status, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from halfstep.module_names import shown
 from halfstep.plural import count
 from halfstep.ran import Ran, words
 from halfstep.recipes import parse
-from halfstep.trials import Job, Outcome, Trial, run_trial
+from halfstep.record import Record
+from halfstep.trials import Job, Outcome, Trial, caused_by_format, modules_to_keep, run_trial
 
 REFERENCE = "fp32"
 #: remedies that are tried at most: each is a training of its own
@@ -48,7 +49,7 @@ def run_diagnosis(question: Question, display: Display) -> dict[str, Any]:
     names = [precision] if plain else [precision, REFERENCE]
     display.plan([Trial(name).label for name in names])
     tried = _run(question, precision, display)
-    _require_steps(question, tried)
+    _require_steps(question, tried, display)
     reference = None if plain else _run(question, REFERENCE, display)
     usable = reference if reference is not None and reference.record.steps else None
     found = diagnose(precision, tried.record, usable.record if usable else None)
@@ -80,7 +81,7 @@ def _run(question: Question, precision: str, display: Display) -> Outcome:
     return outcome
 
 
-def _require_steps(question: Question, tried: Outcome) -> None:
+def _require_steps(question: Question, tried: Outcome, display: Display) -> None:
     """There has to be a step to diagnose, of a framework that can be watched.
 
     Raises:
@@ -94,11 +95,29 @@ def _require_steps(question: Question, tried: Outcome) -> None:
             f"The program trains with {record.takeover['framework']}; diagnose watches PyTorch, so use "
             "`halfstep compare` to see how it fares in this precision."
         )
+    if not record.steps and caused_by_format(record):
+        kept = _kept(question, record, display)
+        raise UsageError(
+            f"The program fails in {question.precision} before its first step: {tried.reason}{kept}."
+        )
     if not record.steps:
         raise UsageError(
             f"The program made no optimizer step in {question.precision} ({tried.reason or tried.status}), so there is "
             f"nothing to diagnose; give a program that trains with PyTorch, and see its output in {str(log)!r}."
         )
+
+
+def _kept(question: Question, record: Record, display: Display) -> str:
+    """What the program does with the modules kept in fp32 whose results meet other numbers; the end of a sentence."""
+    recipe, modules = parse(question.precision), modules_to_keep(record)
+    if not modules or recipe.keep:
+        return ""
+    kept = str(replace(recipe, keep=modules))
+    outcome = _run(question, kept, display)
+    made = count(len(outcome.record.steps), "step")
+    return f". Tried: in {kept} it " + (
+        f"makes {made}" if outcome.status == "ok" else f"is {outcome.status}, too"
+    )
 
 
 def _losses(outcome: Outcome) -> list[float | None]:
