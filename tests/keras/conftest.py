@@ -98,21 +98,31 @@ LOOPS = ("fp32", "bf16", "fp16:init_scale=1024:growth_interval=4")
 GOING_ON = ("fp32", "fp16:init_scale=256", "bf16", "fp32")
 
 
+#: what ``sixteen.py`` runs under, after it has saved its models as it is
+SIXTEEN = ("fp32", "bf16", "fp16")
+
+
 def turns(backend: str, folder: Path) -> list[tuple[str, str, str]]:
     """(name, recipe, path) of every program that shares a process with the others."""
     names = ("small_steps", "going_on", "jax_loop", "recurrent", "two_optimizers", "spellings")
-    steps, going_on, jax_loop, recurrent, two, spellings = (
-        str(PROGRAMS / "keras" / f"{name}.py") for name in names
-    )
+    steps, going_on, jax_loop, recurrent, two, spellings = (_path(name) for name in names)
+    sixteen, boundaries, operands = (_path(name) for name in ("sixteen", "boundaries", "operands"))
     return [
         *((recipe, recipe, steps) for recipe in STEADY),
         *((f"{index}-{recipe}", recipe, going_on) for index, recipe in enumerate(GOING_ON)),
         ("recurrent", "bf16", recurrent),
         *([("spellings", "fp16", spellings)] if backend == "tensorflow" else []),
         *([("two optimizers", "fp16:init_scale=1024:growth_interval=4", two)] if backend != "jax" else []),
+        *((f"sixteen-{recipe}", recipe, sixteen) for recipe in ("as-is", *SIXTEEN)),
+        ("boundaries", "bf16", boundaries),
+        *([("operands", "bf16", operands)] if backend == "tensorflow" else []),
         *adopted.turns(backend, folder),
         *((f"loop-{recipe}", recipe, jax_loop) for recipe in LOOPS if backend == "jax"),
     ]
+
+
+def _path(name: str) -> str:
+    return str(PROGRAMS / "keras" / f"{name}.py")
 
 
 def skip_without(*names: str) -> None:

@@ -7,7 +7,6 @@ recipe; and it drops an optimizer's slots where one of the two optimizers scales
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from keras.optimizers import LossScaleOptimizer
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.saving import saving_api
 
-from halfstep.keras.policy import policy_of, replace_everywhere
+from halfstep.keras.policy import Policies, policy_of, replace_everywhere
 from halfstep.patches import Patches
 
 if TYPE_CHECKING:
@@ -26,10 +25,16 @@ Method = Callable[..., Any]
 
 
 class Loaded:
-    """What ``load_model`` gives the program."""
+    """What ``load_model`` gives the program.
 
-    def __init__(self, takeover: Takeover) -> None:
+    Args:
+        takeover: Keras's.
+        policies: knows whether a file named 16 bits.
+    """
+
+    def __init__(self, takeover: Takeover, policies: Policies) -> None:
         self._takeover = takeover
+        self._policies = policies
         self._policy = policy_of(takeover.recipe)
         self._filled: set[int] = set()
 
@@ -39,22 +44,27 @@ class Loaded:
 
         @functools.wraps(original)
         def load_model(*args: Any, **kwargs: Any) -> Any:
+            before = self._policies.asked
             model = original(*args, **kwargs)
-            self._adopt(model)
+            if self._policies.asked == before:
+                self._adopt(model)
             return model
 
         replace_everywhere(original, load_model, patches)
         patches.wrap(BaseOptimizer, "load_own_variables", self._load_own_variables)
 
     def _adopt(self, model: Any) -> None:
-        """Give the recipe's policy to the layers that have the one that most have; the others were set by hand."""
-        layers = [layer for layer in model._flatten_layers() if type(layer.dtype_policy) is keras.DTypePolicy]
-        names = Counter(layer.dtype_policy.name for layer in layers)
-        if not names:
-            return
-        usual = names.most_common(1)[0][0]
+        """Give the recipe's policy to the layers of a file of float32, which does not tell who was meant to stay there.
+
+        A file that names 16 bits does tell: its layers of 16 bits have the recipe's policy, and those of float32 stay.
+        """
+        layers = [
+            layer
+            for layer in model._flatten_layers()
+            if type(layer.dtype_policy) is keras.DTypePolicy and layer.dtype_policy.name == "float32"
+        ]
         for layer in layers:
-            if layer.dtype_policy.name == usual != self._policy:
+            if not isinstance(layer, keras.layers.InputLayer):
                 layer.dtype_policy = self._policy
         if not self._takeover.recipe.mixed and any(
             v.dtype != self._policy for v in model.trainable_variables

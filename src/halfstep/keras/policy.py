@@ -1,4 +1,10 @@
-"""The dtype policy that the recipe means, in force before the first layer is made; the script's own yields to it."""
+"""The dtype policy that the recipe means: it is in force before the first layer is made, and the script's own yield.
+
+A script may ask for 16 bits for the whole program (``set_dtype_policy``, ``set_floatx``) or for one layer, loss or
+metric (``dtype=``, as text or as a policy; a file that is loaded names them, too). Each of these gets the recipe's
+policy; losses and metrics get float32. ``float32`` for one layer is a wish and stays, and so do float64 and quantised
+policies.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +14,21 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import keras
+from keras.src import dtype_policies
+from keras.src.backend import config
 from keras.src.dtype_policies import dtype_policy as policies
+from keras.src.dtype_policies.dtype_policy import DTypePolicy, QuantizedDTypePolicy
+from keras.src.losses.loss import Loss
 
 from halfstep.errors import UsageError
+from halfstep.keras.construction import wrap_constructor
 from halfstep.patches import Patches
 from halfstep.recipes import Recipe
 
 Note = Callable[[str], None]
+Method = Callable[..., Any]
+
+SIXTEEN = ("float16", "bfloat16")
 
 _DTYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -28,8 +42,14 @@ def policy_of(recipe: Recipe) -> str:
     return f"mixed_{dtype}" if recipe.mixed else dtype
 
 
+def in_sixteen_bits(policy: Any) -> bool:
+    """Whether ``policy`` computes or stores in 16 bits and is not a quantised one."""
+    plain = isinstance(policy, DTypePolicy) and not isinstance(policy, QuantizedDTypePolicy)
+    return plain and (policy.compute_dtype in SIXTEEN or policy.variable_dtype in SIXTEEN)
+
+
 def replace_everywhere(original: Any, new: Any, patches: Patches) -> None:
-    """Put ``new`` where Keras's public modules hold ``original``: each spelling is a name of its own."""
+    """Put ``new`` where Keras's modules hold ``original``: each spelling is a name of its own."""
     for name, module in list(sys.modules.items()):
         if name == "keras" or name.startswith("keras."):
             for attribute, value in list(vars(module).items()):
@@ -37,21 +57,105 @@ def replace_everywhere(original: Any, new: Any, patches: Patches) -> None:
                     patches.set(module, attribute, new)
 
 
-def set_policy(recipe: Recipe, note: Note, patches: Patches) -> None:
-    """Set the recipe's policy for good: calls of the script's that set another one are noted, and do nothing."""
-    original = policies.set_dtype_policy
-    if not recipe.as_is:
-        original(policy_of(recipe))
+class Policies:
+    """Every place where a script names a policy.
 
-    def set_dtype_policy(policy: Any) -> None:
-        asked = getattr(policy, "name", policy)
-        if isinstance(asked, str) and "16" in asked:
-            note(f"set_dtype_policy({asked!r})")
-        if recipe.as_is:
-            original(policy)
+    Args:
+        recipe: the precision.
+        note: told of each request of the script's own for 16 bits.
 
-    set_dtype_policy.__doc__ = original.__doc__
-    replace_everywhere(original, set_dtype_policy, patches)
+    Attributes:
+        asked: how often a policy of 16 bits was asked for by name; a model's file does so for each of its layers.
+    """
+
+    def __init__(self, recipe: Recipe, note: Note) -> None:
+        self.asked = 0
+        self._recipe = recipe
+        self._note = note
+        self._name = policy_of(recipe)
+        self._set = policies.set_dtype_policy
+
+    def install(self, patches: Patches) -> None:
+        """Put the recipe's policy into force, for good."""
+        if not self._recipe.as_is and keras.config.floatx() != "float64":
+            self._set(self._name)
+        self._wrap(policies.set_dtype_policy, self._set_dtype_policy, patches)
+        self._wrap(config.set_floatx, self._set_floatx, patches)
+        self._wrap(dtype_policies.get, self._get, patches)
+        wrap_constructor(patches, keras.layers.InputLayer, self._input)
+        if not self._recipe.as_is:
+            for cls in (Loss, keras.metrics.Metric):
+                patches.wrap(cls, "__init__", _in_float32)
+
+    def _wrap(self, original: Method, make: Callable[[Method], Method], patches: Patches) -> None:
+        new = make(original)
+        new.__doc__, new.__name__ = original.__doc__, original.__name__
+        replace_everywhere(original, new, patches)
+
+    def _set_dtype_policy(self, original: Method) -> Method:
+        def set_dtype_policy(policy: Any) -> None:
+            asked = getattr(policy, "name", policy)
+            if isinstance(asked, str) and "16" in asked:
+                self._note(f"set_dtype_policy({asked!r})")
+            if self._recipe.as_is:
+                original(policy)
+            else:
+                original("float64" if asked == "float64" else self._name)
+
+        return set_dtype_policy
+
+    def _set_floatx(self, original: Method) -> Method:
+        def set_floatx(value: Any) -> None:
+            yields = value in SIXTEEN
+            if yields:
+                self._note(f"set_floatx({value!r})")
+            if self._recipe.as_is:
+                original(value)
+                return
+            original("float32" if yields else value)
+            self._set("float64" if value == "float64" else self._name)
+
+        return set_floatx
+
+    def _get(self, original: Method) -> Method:
+        def get(identifier: Any) -> Any:
+            policy = original(identifier)
+            if identifier is None or not in_sixteen_bits(policy):
+                return policy
+            self.asked += 1
+            if policy.name == policies.dtype_policy().name:
+                return policy
+            self._note(f"dtype={policy.name!r}")
+            return policy if self._recipe.as_is else DTypePolicy(self._name)
+
+        return get
+
+    def _input(self, original: Method) -> Method:
+        """The constructor of a model's input: data that the script has in 16 bits enter as float32."""
+
+        def __init__(layer: Any, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
+            if _named(dtype) in SIXTEEN:
+                self._note(f"Input(dtype={_named(dtype)!r})")
+                dtype = dtype if self._recipe.as_is else "float32"
+            original(layer, *args, dtype=dtype, **kwargs)
+
+        return __init__
+
+
+def _named(dtype: Any) -> str | None:
+    return None if dtype is None else str(keras.backend.standardize_dtype(dtype))
+
+
+def _in_float32(original: Method) -> Method:
+    """The constructor of a loss or metric: one that would compute in 16 bits computes in float32."""
+
+    def __init__(computed: Any, *args: Any, **kwargs: Any) -> None:
+        original(computed, *args, **kwargs)
+        if in_sixteen_bits(computed._dtype_policy):
+            computed._dtype_policy = DTypePolicy("float32")
+            computed._dtype = "float32"
+
+    return __init__
 
 
 class Keep:
@@ -67,15 +171,15 @@ class Keep:
         self._missing = set(patterns)
         self._names: list[str] = []
         if patterns:
-            patches.wrap(keras.Layer, "__init__", self._init)
+            wrap_constructor(patches, keras.Layer, self._init)
 
-    def _init(self, original: Callable[..., None]) -> Callable[..., None]:
-        def __init__(layer: Any, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
-            original(layer, *args, dtype=dtype, **kwargs)
+    def _init(self, original: Method) -> Method:
+        def __init__(layer: Any, *args: Any, **kwargs: Any) -> None:
+            original(layer, *args, **kwargs)
             self._names.append(layer.name)
             matching = {pattern for pattern in self._patterns if fnmatchcase(layer.name, pattern)}
             self._missing -= matching
-            if matching and dtype is None:
+            if matching and in_sixteen_bits(layer.dtype_policy):
                 layer.dtype_policy = "float32"
 
         return __init__

@@ -8,18 +8,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+from keras import DTypePolicy
 
 from halfstep.keras import backend
 from halfstep.keras.beneath import Beneath, NullBeneath
 from halfstep.keras.further import Further, NullFurther
 from halfstep.keras.loaded import Loaded
-from halfstep.keras.policy import Keep, set_policy
+from halfstep.keras.policy import Keep, Policies, policy_of
 from halfstep.keras.progress import Progress
+from halfstep.keras.region import Region
 from halfstep.keras.sample import Jitted
 from halfstep.keras.scaler import Scaler
 from halfstep.keras.statistics import NullStatistics, Statistics
 from halfstep.keras.supported import ran_as, software
 from halfstep.keras.trainer import Trainers
+from halfstep.keras.weights import Weights
 from halfstep.patches import Patches
 from halfstep.takeover import Options, asked_of
 from halfstep.takeover import Takeover as Face
@@ -64,16 +67,24 @@ class Takeover(Face):
     def install(self) -> None:
         """Replace what has to be replaced, and nothing that the recipe does not need."""
         patches = self._patches
-        set_policy(self.recipe, self.note_own_amp, patches)
+        policies = Policies(self.recipe, self.note_own_amp)
+        policies.install(patches)
+        Weights(self.recipe, self.note_own_amp).install(patches)
         if not self.recipe.as_is:
             backend.set_tf32(self.recipe.compute == "tf32")
-            Loaded(self).install(patches)
+            Loaded(self, policies).install(patches)
+        if self.recipe.compute in ("bf16", "fp16"):
+            Region().install(patches)
         self._trainers.install(patches)
         if self.backend == "tensorflow":
             from halfstep.keras.tape import Tapes
 
             self.loops = Tapes(self)
             self.loops.install(patches)
+            if self.recipe.compute in ("bf16", "fp16"):
+                from halfstep.keras.operands_tf import Operands
+
+                Operands(DTypePolicy(policy_of(self.recipe)).compute_dtype).install(patches)
         elif self.backend == "jax":
             from keras.src.backend.jax import trainer
 
