@@ -115,6 +115,8 @@ def turns(backend: str, folder: Path) -> list[tuple[str, str, str]]:
         *([("two optimizers", "fp16:init_scale=1024:growth_interval=4", two)] if backend != "jax" else []),
         *((f"sixteen-{recipe}", recipe, sixteen) for recipe in ("as-is", *SIXTEEN)),
         ("boundaries", "bf16", boundaries),
+        ("looks", "fp32", _path("steps_for_looks")),
+        ("looks fail", "fp32", _path("looks_fail")),
         *([("operands", "bf16", operands)] if backend == "tensorflow" else []),
         *adopted.turns(backend, folder),
         *((f"loop-{recipe}", recipe, jax_loop) for recipe in LOOPS if backend == "jax"),

@@ -58,6 +58,14 @@ def copied(value: Any) -> Any:
     return value.detach().clone() if name() == "torch" else value
 
 
+def wait_for(value: Any) -> None:
+    """Return when ``value`` has been computed: JAX hands out arrays before, so that a clock would time the dispatch."""
+    if name() == "jax":
+        import jax
+
+        jax.block_until_ready(value)
+
+
 def outside_of_graphs(make: Callable[[], Any]) -> None:
     """Call ``make``, which makes variables, outside of whichever graph is being traced."""
     if name() == "tensorflow":

@@ -203,7 +203,15 @@ class EagerCounter:
     """Counts the products of eager operations while it is entered."""
 
     def __init__(self) -> None:
-        self.flops: dict[str, int] = defaultdict(int)
+        self._found: dict[str, int] = defaultdict(int)
+        self._failure: Exception | None = None
+
+    @property
+    def flops(self) -> dict[str, int]:
+        """FLOPs by format; raises what prevented the counting, which the operations themselves never saw."""
+        if self._failure is not None:
+            raise self._failure
+        return self._found
 
     def __enter__(self) -> EagerCounter:
         op_callbacks.add_op_callback(self._see)
@@ -218,7 +226,13 @@ class EagerCounter:
         name = op_type.decode() if isinstance(op_type, bytes) else str(op_type)
         if graph is not None or name not in _FORMULAS:
             return
+        try:
+            self._count(name, inputs, attrs, outputs)
+        except Exception as error:
+            self._failure = error
+
+    def _count(self, name: str, inputs: Any, attrs: Any, outputs: Any) -> None:
         formula, typed = _FORMULAS[name]
         table = {attrs[i]: attrs[i + 1] for i in range(0, len(attrs or ()) - 1, 2)}
         flops = formula([tuple(t.shape) for t in inputs], tuple(outputs[0].shape), table.get)
-        self.flops[_format(inputs[typed].dtype)] += flops
+        self._found[_format(inputs[typed].dtype)] += flops

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
 
 from halfstep.errors import HalfstepError
+from halfstep.keras import backend
 from halfstep.keras.recorder import Recorder, Seen
-from halfstep.keras.sample import NO_ACTIVATIONS, NO_TIMES, Sample, memory_of
+from halfstep.keras.sample import NO_ACTIVATIONS, NO_TIMES, Sample
+from halfstep.keras.stored import Held, held_by_model, held_by_optimizer, memory_and_stored
 from halfstep.loss_scale import DynamicScale
 from halfstep.record import Writer
 from halfstep.takeover import (
@@ -38,7 +40,7 @@ class Progress:
     """
 
     def __init__(self, takeover: Takeover, options: Options) -> None:
-        self.recorder = Recorder(options.writer, takeover.device != "cpu", self._read)
+        self.recorder = Recorder(options.writer, takeover.device != "cpu", self._read, backend.wait_for)
         self.sample = Sample()
         self._takeover = takeover
         self._options = options
@@ -75,8 +77,7 @@ class Progress:
         """A model's train function has made a step."""
         sampled = self.sampling
         if sampled:
-            weights = [v for v in model.variables if v not in _ids(model.metrics_variables)]
-            self._write_sample(memory_of(weights, model.trainable_variables, model.optimizer), seen.samples)
+            self._write_sample(lambda: held_by_model(model), seen.samples)
         self.recorder.step(seen, sampled)
         self._after_steps(sampled)
 
@@ -88,28 +89,28 @@ class Progress:
             sampled = self.sampling
             if sampled:
                 self.sample.close_eager()
-                optimizer = self._takeover.loops.optimizer
-                inner = getattr(optimizer, "inner_optimizer", optimizer)
-                trained = [] if inner is None else inner._trainable_variables
-                self._write_sample(memory_of(trained, trained, optimizer), self._batch)
+                self._write_sample(lambda: held_by_optimizer(self._takeover.loops.optimizer), self._batch)
             self.recorder.step(seen, sampled, share=0 if index else len(steps))
             self._after_steps(sampled)
         if self.sampling:
             self.sample.open_eager()
         self.end_if_due()
 
-    def _write_sample(self, memory: dict[str, int], samples: Any) -> None:
+    def _write_sample(self, held: Callable[[], Held], samples: Any) -> None:
+        """Write what was seen of the sampled step; what could not be looked at is absent with the reason."""
         sample = self.sample
         found = {"matmul_flops": sample.flops} if sample.flops is not None else {"absent": sample.absent}
+        memory, stored = memory_and_stored(held)
         self.recorder.write(
             "sample",
             step=self.recorder.steps,
             **found,
             memory=memory,
-            memory_absent={"activations": NO_ACTIVATIONS},
+            memory_absent={"activations": NO_ACTIVATIONS, **stored.get("absent", {})},
             time_shares_absent=NO_TIMES,
-            samples=None if samples is None else int(samples),
+            samples=whole(samples),
         )
+        self.recorder.write("stored", **stored)
 
     def _after_steps(self, sampled: bool) -> None:
         if sampled:
@@ -160,16 +161,14 @@ def _samples(result: Any) -> Any:
 
 
 def _first_dimension(arguments: Any) -> int | None:
-    """The batch's size, of the first array among ``arguments``."""
+    """The batch's size, of the first array among ``arguments``; None where nothing tells it."""
     leaves = keras.tree.flatten(arguments)
-    return next((int(x.shape[0]) for x in leaves if len(getattr(x, "shape", ()) or ()) > 0), None)
+    return next((whole(x.shape[0]) for x in leaves if len(getattr(x, "shape", ()) or ()) > 0), None)
 
 
-class _ids:
-    """Whether a variable is among some, by identity: ``==`` of variables compares their values."""
-
-    def __init__(self, variables: Sequence[Any]) -> None:
-        self._ids = {id(v) for v in variables}
-
-    def __contains__(self, variable: object) -> bool:
-        return id(variable) in self._ids
+def whole(value: Any) -> int | None:
+    """A whole number of any backend; None for what is none."""
+    try:
+        return None if value is None else int(value)
+    except (TypeError, ValueError):
+        return None

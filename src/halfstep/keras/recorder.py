@@ -38,22 +38,29 @@ class Recorder:
         writer: the record.
         on_accelerator: lines wait for :data:`LAG` steps.
         read: called with (finite, scale) of each step when its line is written.
+        wait: returns when a loss has been computed; a step's time is taken then.
     """
 
     def __init__(
-        self, writer: Writer | NullWriter, on_accelerator: bool, read: Callable[[bool, float], None]
+        self,
+        writer: Writer | NullWriter,
+        on_accelerator: bool,
+        read: Callable[[bool, float], None],
+        wait: Callable[[Any], None],
     ) -> None:
         self.steps = 0
         self.skipped = 0
         self._writer = writer
         self._lag = LAG if on_accelerator else 0
         self._read = read
+        self._wait = wait
         self._waiting: deque[tuple[int, Seen, float | None, bool]] = deque()
         self._last: float | None = None
         self._lines = StepLines(writer)
 
     def step(self, seen: Seen, sampled: bool = False, share: int = 1) -> None:
         """A step is over; ``share`` steps were made in the time since the last one, and this is one of them."""
+        self._wait(seen.loss)
         now = time.perf_counter()
         if share and self._last is not None:
             self._seconds: float | None = (now - self._last) / share
@@ -69,7 +76,7 @@ class Recorder:
         self._last = time.perf_counter()
 
     def _line(self, index: int, seen: Seen, seconds: float | None, sampled: bool) -> None:
-        loss = None if seen.loss is None else _number(seen.loss)
+        loss = _number(seen.loss)
         finite = seen.finite is None or bool(seen.finite)
         self.skipped += not finite
         scale = 1.0 if seen.scale is None else float(seen.scale)
@@ -86,6 +93,13 @@ class Recorder:
             self._line(*self._waiting.popleft())
 
 
-def _number(value: Any) -> float:
-    """A scalar of any backend; PyTorch warns of one that still belongs to a graph."""
-    return float(value.detach() if hasattr(value, "detach") else value)
+def _number(value: Any) -> float | None:
+    """A scalar of any backend; None for what is none. PyTorch warns of one that still belongs to a graph."""
+    try:
+        return None if value is None else float(value.detach() if hasattr(value, "detach") else value)
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ):  # a loss for each sample, say, that the script's own step logs
+        return None

@@ -6,13 +6,9 @@ and TensorFlow's without tf.function) are counted operation by operation, so tha
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
-
-import keras
 
 from halfstep.keras import backend
 
@@ -39,14 +35,30 @@ class Sample:
         if backend.name() == "jax":
             self.absent = NO_PROGRAM
         elif self._graph is None:
-            self._counter = _eager_counter()
-            self._counter.__enter__()
+            self._looks(self._count)
+
+    def _count(self) -> None:
+        counter = _eager_counter()
+        counter.__enter__()
+        self._counter = counter
 
     def close_eager(self) -> None:
         """It is over."""
-        if self._counter is not None:
-            self._counter.__exit__(None, None, None)
-            self.flops, self._counter = dict(self._counter.flops), None
+        counter, self._counter = self._counter, None
+        if counter is not None:
+            self._looks(lambda: self._counted(counter))
+
+    def _counted(self, counter: Any) -> None:
+        counter.__exit__(None, None, None)
+        self.flops = dict(counter.flops)
+
+    def _looks(self, look: Callable[[], Any]) -> None:
+        """Look; where that fails, the products are absent with the reason, and the program goes on."""
+        try:
+            look()
+        except Exception as error:
+            self.flops = None
+            self.absent = f"the products could not be counted: {str(error).partition(chr(10))[0]}"
 
     def trace_begins(self) -> None:
         """A step is being traced, or run eagerly, from here on."""
@@ -70,13 +82,15 @@ class Sample:
         kind = backend.name()
         if kind == "jax":
             return self._watch_jax(call, args, kwargs)
-        counter = _eager_counter() if kind == "torch" or self._graph is None else nullcontext()
-        with counter:
-            result = call(*args, **kwargs)
-        if not isinstance(counter, nullcontext):
-            self.flops = dict(counter.flops)
+        if kind == "torch" or self._graph is None:
+            self._looks(self._count)
+            try:
+                result = call(*args, **kwargs)
+            finally:
+                self.close_eager()
         else:
-            self._read_graph(on_batch(result))
+            result = call(*args, **kwargs)
+            self._looks(lambda: self._read_graph(on_batch(result)))
         return result
 
     def _read_graph(self, batch: Any) -> None:
@@ -97,16 +111,20 @@ class Sample:
         if jitted is None:
             self.absent = NO_PROGRAM
             return call(*args, **kwargs)
-        jitted.before = lambda *step: shapes.append(shapes_of(step))
+        jitted.before = lambda *step: self._looks(lambda: shapes.append(shapes_of(step)))
         try:
             result = call(*args, **kwargs)
         finally:
             jitted.before = None
-        self.look_into(jitted.original, shapes[0], {})
+        if shapes:
+            self.look_into(jitted.original, shapes[0], {})
         return result
 
     def look_into(self, program: Any, args: Any, kwargs: Any, steps: int = 1) -> None:
         """Count a step's products in a compiled function of JAX's that has made ``steps`` with arguments like these."""
+        self._looks(lambda: self._read_program(program, args, kwargs, steps))
+
+    def _read_program(self, program: Any, args: Any, kwargs: Any, steps: int) -> None:
         from halfstep.keras.products_jax import Unknown, flops_of_jaxpr
 
         try:
@@ -151,23 +169,3 @@ def shapes_of(values: Any) -> Any:
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype) if hasattr(x, "shape") else x, values
     )
-
-
-def memory_of(weights: list[Any], trained: list[Any], optimizer: Any) -> dict[str, int]:
-    """Bytes of ``weights``, of the gradients of ``trained`` and of the optimizer's state."""
-    state = [] if optimizer is None else optimizer.variables
-    return {"weights": _bytes(weights), "gradients": _bytes(trained), "optimizer": _bytes(state)}
-
-
-def _bytes(variables: list[Any]) -> int:
-    return sum(_bytes_of(v) for v in variables)
-
-
-def _bytes_of(variable: Any) -> int:
-    elements = math.prod(int(size) for size in variable.shape)
-    return elements * _itemsize(keras.backend.standardize_dtype(variable.dtype))
-
-
-def _itemsize(dtype: str) -> int:
-    bits = "".join(c for c in dtype.split("_")[0] if c.isdigit())
-    return max(1, int(bits) // 8) if bits else 1

@@ -178,7 +178,9 @@ class _TrainFunction:
 
 def _first_dimension(data: Any) -> Any:
     """The batch's size, of the first array in ``data``; a tensor where TensorFlow does not know it while tracing."""
-    leaf = next((x for x in keras.tree.flatten(data) if x is not None and hasattr(x, "shape")), None)
-    if leaf is None or len(leaf.shape) == 0:
+    try:
+        leaves = keras.tree.flatten(data)
+        leaf = next((x for x in leaves if x is not None and hasattr(x, "shape")), None)
+        return None if leaf is None or len(leaf.shape) == 0 else keras.ops.shape(leaf)[0]
+    except Exception:  # it only looks: data of a kind that has no such size
         return None
-    return keras.ops.shape(leaf)[0]
