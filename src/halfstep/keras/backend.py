@@ -58,6 +58,15 @@ def copied(value: Any) -> Any:
     return value.detach().clone() if name() == "torch" else value
 
 
+def trace() -> Any:
+    """What JAX traces at the moment: values of one trace must not leave it. None on the other backends."""
+    if name() != "jax":
+        return None
+    from jax._src.core import trace_ctx
+
+    return trace_ctx.trace
+
+
 def wait_for(value: Any) -> None:
     """Return when ``value`` has been computed: JAX hands out arrays before, so that a clock would time the dispatch."""
     if name() == "jax":

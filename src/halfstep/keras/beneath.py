@@ -14,11 +14,19 @@ class NullBeneath:
 
     emulated = False
 
+    @property
+    def steps(self) -> int:
+        """How many steps optimizers of ``torch.optim`` have made."""
+        return 0
+
     def rests(self, rests: bool) -> None:
         """Keras has scaled the loss of the pass to come; or that step is over."""
 
     def step_scale(self, scale: Any) -> None:
         """A train_step begins whose optimizer has this scale; None: it is over."""
+
+    def stepped(self) -> None:
+        """An optimizer of Keras's has made a step: the backward passes so far were its own."""
 
 
 class Beneath(NullBeneath):
@@ -33,8 +41,13 @@ class Beneath(NullBeneath):
         self.emulated = bool(takeover.emulated)
         self._guards = bool(takeover.recipe.guards)
         self._give_way = takeover.give_way
+        self._recorder = takeover.recorder
         self._resting: LossScale | None = None
         self._outside: LossScale | None = None
+
+    @property
+    def steps(self) -> int:
+        return int(self._recorder.steps)
 
     def give_way(self, about_to_pass: Callable[[Sequence[Any]], None]) -> None:
         """Let Keras's layers and optimizers decide; what a backward pass starts from is told to ``about_to_pass``."""
@@ -55,3 +68,7 @@ class Beneath(NullBeneath):
             self._outside, self.scaling.loss_scale = self.scaling.loss_scale, StaticScale(float(scale))
         elif scale is None and self._outside is not None:
             self.scaling.loss_scale, self._outside = self._outside, None
+
+    def stepped(self) -> None:
+        """PyTorch's recorder keeps their losses for a step of ``torch.optim``, which may be what trains instead."""
+        self._recorder.forget_passes()

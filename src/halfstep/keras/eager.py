@@ -35,6 +35,7 @@ class EagerLoops:
         self._takeover = takeover
         self._scaling = scaling
         self._losses: list[Any] = []
+        self._torch_steps = 0
         self._applying = False
         self._primary: weakref.ref[Any] | None = None
 
@@ -50,8 +51,13 @@ class EagerLoops:
 
     def about_to_pass(self, outputs: Sequence[Any]) -> None:
         """A backward pass is about to start from ``outputs``; those of several passes add up."""
-        if not self._takeover.training:
-            self._losses += [output.detach() for output in outputs if output.numel() == 1]
+        scalars = [output.detach() for output in outputs if output.numel() == 1]
+        if self._takeover.training:
+            self._takeover.saw_pass(scalars)
+        elif self._torch_steps == self._takeover.beneath.steps:
+            self._losses += scalars
+        else:  # those before were of a step of torch.optim
+            self._losses, self._torch_steps = scalars, self._takeover.beneath.steps
 
     def _apply(self, original: Method) -> Method:
         def apply(optimizer: Any, grads: Any, trainable_variables: Any = None) -> None:
@@ -85,6 +91,7 @@ class EagerLoops:
         if not own:
             self._takeover.loop_goes_on()
         self._takeover.loop_begins()
+        self._takeover.beneath.stepped()
         if self.optimizer is None:
             self._primary = weakref.ref(optimizer)
         if self.optimizer is optimizer:

@@ -97,7 +97,10 @@ class Gradients:
                 training = self._takeover.training
                 scale = None if self.busy or holomorphic else self._scale_here(training)
                 if self.busy or holomorphic or (training and scale is None):
-                    return plain(*args, **kwargs)
+                    result = plain(*args, **kwargs)
+                    if training and not self.busy and not holomorphic:
+                        self._takeover.saw_pass([result[0][0] if has_aux else result[0]])
+                    return result
                 with self.alone():
                     value = self._scaled(fun, has_aux, scale)
                     _, (loss, aux, olds, factor), found = _flat(
@@ -106,7 +109,9 @@ class Gradients:
                     if factor is not None:
                         found = jax.tree.map(lambda g: _times(g, 1 / factor), found)
                     self._passed = True
-                    if not training:
+                    if training:
+                        self._takeover.saw_pass([loss])
+                    else:
                         aux = self._kept(aux, olds, found)
                         self._pass(loss)
                 return ((loss, aux) if has_aux else loss), found

@@ -196,6 +196,13 @@ class Takeover(Face):
         if seen is not None and self.backend != "jax":
             seen.loss = backend.copied(loss)
 
+    def saw_pass(self, losses: Sequence[Any]) -> None:
+        """A backward pass of a train_step starts from ``losses``: its loss, where Keras has not been told of one."""
+        seen = self._trainers.seen
+        own = backend.trace() is self._trainers.trace
+        if seen is not None and own and seen.loss is None and losses and not self.scaler.pending:
+            seen.loss = backend.copied(losses[0])
+
     def loop_goes_on(self) -> None:
         """In a PyTorch loop of the script's own the next step begins where this one ends."""
         if self.backend == "torch" and not self.training:

@@ -33,12 +33,14 @@ class Trainers:
         active: whether one of them is running, or being traced.
         seen: what has been seen of the train_step under way; None outside.
         optimizer: that with which the model was compiled whose train_step is under way; None outside.
+        trace: what JAX traces in it.
     """
 
     def __init__(self, takeover: Takeover) -> None:
         self.active = False
         self.seen: Seen | None = None
         self.optimizer: Any = None
+        self.trace: Any = None
         self._takeover = takeover
         self._patches = Patches()
         self._wrapped: set[type] = set()
@@ -114,11 +116,12 @@ class Trainers:
             if not self.active or self.seen is not None:
                 return original(model, *args, **kwargs)
             self.seen, self.optimizer = (seen := Seen()), model.optimizer
+            self.trace = backend.trace()
             try:
                 return self._observed(model, seen, original, args, kwargs)
             finally:
                 self._takeover.beneath.step_scale(None)
-                self.seen = self.optimizer = None
+                self.seen = self.optimizer = self.trace = None
 
         return train_step
 
@@ -173,6 +176,7 @@ class _TrainFunction:
             if seen.loss is None:
                 seen.loss = logs.get("loss")
         self._takeover.progress.stepped(seen, self._model)
+        self._takeover.beneath.stepped()
         return logs if rest is None else (logs, rest)
 
 

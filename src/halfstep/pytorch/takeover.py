@@ -285,11 +285,17 @@ class Takeover(Face):
         """Keras trains on top of PyTorch: its layers cast by their policies, and its optimizers' steps are its own.
 
         Autocast beside that would cast what the script keeps in fp32. Products, TF32, the backward pass and the
-        optimizers of ``torch.optim`` stay with this takeover; what a pass starts from is told to ``on_backward``.
+        optimizers of ``torch.optim`` stay with this takeover; what a pass starts from is told to ``on_backward``, too.
         """
         self.regions.leave()
         self.by_hand.active = False
-        self._on_backward = on_backward
+        recorded = self._on_backward
+
+        def both(outputs: Sequence[Tensor]) -> None:
+            recorded(outputs)
+            on_backward(outputs)
+
+        self._on_backward = both
 
     def before_backward(self, outputs: Sequence[Tensor | GradientEdge]) -> None:
         """A backward pass of the script's is about to start. Of a gradient edge the loss is not known."""

@@ -45,6 +45,9 @@ class NullRecorder:
     def scaled(self, losses: Sequence[Tensor], by_script: Sequence[Tensor]) -> None:
         """The script's own scaler has made ``by_script`` of ``losses``."""
 
+    def forget_passes(self) -> None:
+        """The backward passes so far belonged to a step that was recorded elsewhere."""
+
     def closure_done(self) -> None:
         """An optimizer's closure has returned: its first loss is the step's."""
 
@@ -93,6 +96,9 @@ class Recorder(NullRecorder):
         # What is recorded is the loss, not the loss times 65536.
         pairs = zip(by_script, losses, strict=False)
         self._unscaled.update((s, loss.detach()) for s, loss in pairs if isinstance(loss, Tensor))
+
+    def forget_passes(self) -> None:
+        self._losses = []
 
     def closure_done(self) -> None:
         self._closed = True
