@@ -106,3 +106,9 @@ def test_a_system_that_tells_nothing_is_absent_with_the_reason(tmp_path: Path) -
     assert "before the meters were started" in meter.read()["load_absent"]
     meter.start()
     assert meter.read()["load_absent"].startswith("this system does not tell what other processes take")
+
+
+def test_a_disturbed_trial_that_was_slow_is_not_called_slower() -> None:
+    advice, found = compared({"fp32": [(0.1, False), (0.101, False)], "bf16": [(30.0, True), (31.0, True)]})
+    assert found[1]["why_no_faster"] == []
+    assert "whether bf16 is faster the data cannot tell (0.0033×)" in advice["text"]

@@ -211,13 +211,13 @@ def beyond_units(verdict: Verdict) -> bool:
 def may_gain(verdict: Verdict, prefer: Prefer) -> bool:
     """Whether the data leave open that it gains: the interval holds no gain and one worth having.
 
-    Without an interval it is open unless the ratio is plainly a loss.
+    Without an interval it is open unless the ratio is plainly a loss; where the trials were disturbed it always is.
     """
     ratio = ratio_of(verdict, prefer)
     if ratio.get("value") is None or is_gain(verdict, prefer):
         return False
     if ratio.get("low") is None:
-        return gain(verdict, prefer) > 1 / PLAIN_GAIN
+        return bool(ratio.get("disturbed")) or gain(verdict, prefer) > 1 / PLAIN_GAIN
     return not ratio["significant"] and _gains(ratio, prefer)[2] >= 1 / AS_GOOD
 
 

@@ -45,7 +45,7 @@ def ratios(row: Row, first: Prefer = "speed") -> list[dict[str, str]]:
 def _range(ratio: dict[str, Any], figure: str) -> str:
     plain = ratio["words"] in ("not significant", "no interval")
     # What is significant has its size in its words.
-    lead = f"{ratio['value']:.2f}× the {_NAMES[figure]}" if plain else ratio["words"]
+    lead = f"{plain_number(ratio['value'])}× the {_NAMES[figure]}" if plain else ratio["words"]
     if ratio["low"] is None:
         return f"{lead} (no interval)"
     lead += ", not significant" * plain
@@ -56,6 +56,11 @@ def _range(ratio: dict[str, Any], figure: str) -> str:
         low, high = 1 / high, 1 / low
     places = next((n for n in (2, 3) if f"{low:.{n}f}" != f"{high:.{n}f}"), 4)
     return f"{lead} (95 % interval {low:.{places}f} to {high:.{places}f}×{alone})"
+
+
+def plain_number(ratio: float) -> str:
+    """Two decimals, or as many as show three digits of a ratio below a tenth: ``1.43``, ``0.00123``."""
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.3g}"
 
 
 def fitted(row: Row, evidence: Evidence) -> list[dict[str, str]]:

@@ -18,6 +18,7 @@ from halfstep.comparison.evidence import (
 )
 from halfstep.comparison.evidence import gain as gain_of
 from halfstep.comparison.intervals import FEWEST_STEPS, MOST_RUNS
+from halfstep.comparison.reasons import plain_number
 from halfstep.comparison.rows import enough_steps
 
 COST = {"speed": "faster", "memory": "smaller", "energy": "thriftier", "accuracy": "better"}
@@ -56,7 +57,7 @@ def seen(verdict: Verdict, prefer: Prefer) -> str:
     """``1.43×, from 0.93 to 2.19×``."""
     ratio = ratio_of(verdict, prefer)
     ends = "" if ratio["low"] is None else f", from {ratio['low']:.2f} to {ratio['high']:.2f}×"
-    return f"{ratio['value']:.2f}×{ends}"
+    return f"{plain_number(ratio['value'])}×{ends}"
 
 
 def more_runs(verdict: Verdict, prefer: Prefer) -> str:
@@ -86,7 +87,7 @@ def none_was(evidence: Evidence) -> str:
 
 def names(rows: list[Row]) -> str:
     """``bf16 and fp16``; of three ``fp32, bf16 and fp16``."""
-    *others, last = [v["precision"] for _, v in rows]
+    *others, last = [v["precision"] for _, v in rows] or [""]
     return f"{', '.join(others)} and {last}" if others else str(last)
 
 

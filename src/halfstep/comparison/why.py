@@ -58,7 +58,10 @@ def why(verdict: Mapping[str, Any], own: Trials, base: Trials) -> dict[str, list
 
 def _is_slow(verdict: Mapping[str, Any]) -> bool:
     ratio = verdict.get("speed_ratio")
-    return ratio is not None and (not ratio["significant"] or ratio["value"] < LITTLE_FASTER)
+    disturbed = ratio is not None and ratio.get("disturbed")
+    return (
+        ratio is not None and not disturbed and (not ratio["significant"] or ratio["value"] < LITTLE_FASTER)
+    )
 
 
 def _is_large(verdict: Mapping[str, Any]) -> bool:
