@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge
 
+from halfstep.pytorch.loss_scaling import anomaly
 from halfstep.pytorch.loss_scaling.data_parallel import DataParallel
 from halfstep.pytorch.loss_scaling.gradient_pass import GradientPass
 from halfstep.pytorch.loss_scaling.gradients import multiply_
@@ -61,8 +62,9 @@ def tracing() -> bool:
 def install(takeover: Takeover, patches: Patches) -> None:
     """Put the recipe's backward pass in force."""
     sharded, parallel = Sharded(takeover.scaling, patches), DataParallel(takeover.scaling)
+    grad = torch.autograd.grad
     patches.wrap(
-        torch.autograd, "backward", lambda original: _backward(takeover, sharded, parallel, original)
+        torch.autograd, "backward", lambda original: _backward(takeover, sharded, parallel, original, grad)
     )
     patches.wrap(torch.autograd, "grad", lambda original: _grad(takeover, original))
     if takeover.recipe.loss_scale.guards:
@@ -71,7 +73,11 @@ def install(takeover: Takeover, patches: Patches) -> None:
 
 
 def _backward(
-    takeover: Takeover, sharded: Sharded, parallel: DataParallel, original: Callable[..., None]
+    takeover: Takeover,
+    sharded: Sharded,
+    parallel: DataParallel,
+    original: Callable[..., None],
+    grad: Callable[..., Any],
 ) -> Callable[..., None]:
     may_scale = takeover.recipe.guards
 
@@ -100,7 +106,8 @@ def _backward(
         takeover.before_backward(outputs)
         seeds = grad_variables if grad_tensors is None else grad_tensors
         with takeover.regions.paused():
-            if not may_scale or takeover.scaling.value == 1.0:
+            checked = may_scale and anomaly.checks()
+            if not may_scale or (takeover.scaling.value == 1.0 and not checked):
                 original(outputs, seeds, retain_graph, create_graph, None, inputs)
             else:
                 sharded.follow()
@@ -110,11 +117,19 @@ def _backward(
                     _reach(reached, parallel, outputs, inputs, create_graph)
                     try:
                         scaled = scaled_seeds(outputs, given, scale)
-                        original(outputs, scaled, retain_graph, create_graph, None, inputs)
+                        if checked:
+                            keeps = create_graph if retain_graph is None else retain_graph
+                            unchecked = anomaly.Unchecked(scaling, grad, outputs, given, keeps)
+                            with unchecked:
+                                original(outputs, scaled, True, create_graph, None, inputs)
+                        else:
+                            original(outputs, scaled, retain_graph, create_graph, None, inputs)
                         reached.began()
                     finally:
                         _unscale(reached, 1.0 / scale, create_graph)
                         takeover.passed_by(reached)
+                if checked:
+                    unchecked.look()
         takeover.after_backward()
 
     return never_traced(backward)
@@ -274,7 +289,7 @@ def _applying(scaling: Scaling, original: Callable[..., Any]) -> Callable[..., A
             return original(node, *gradients)
         if answers.muted:
             return (None,) * len(node.needs_input_grad)
-        if node._forward_cls.__module__.startswith("torch."):
+        if not answers.of_functions or node._forward_cls.__module__.startswith("torch."):
             return original(node, *gradients)
         scale = scaling.last_value
         return answers.ask(node, gradients, scale, lambda: original(node, *gradients), _map)

@@ -57,9 +57,11 @@ class Answers:
 
     Attributes:
         muted: whether nothing is to be asked.
+        of_functions: whether custom Functions are asked once, too, and not whenever they are passed.
     """
 
     muted = False
+    of_functions = True
 
     def __init__(self) -> None:
         self._answers: dict[tuple[int, int], tuple[Any, float]] = {}
@@ -113,6 +115,12 @@ class Muted(Answers):
 
     def ask(self, *_: Any) -> Any:
         """Nothing."""
+
+
+class Silent(Muted):
+    """No hook is asked, but the graph is gone through."""
+
+    muted = of_functions = False
 
 
 def _tensors(value: Any) -> Iterable[Tensor]:

@@ -1,0 +1,84 @@
+"""PyTorch's anomaly mode under a loss scale: NaN that only the scale makes is none of the script's.
+
+A scaled pass may overflow while the scale is being found, and infinity minus infinity is NaN. So the pass itself is not
+checked; if a gradient is not finite after it, the pass is made again under a scale so low that nothing overflows, with
+the check and without the script's hooks. It raises PyTorch's own error where PyTorch unscaled would; otherwise the
+step is skipped, and the scale falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfstep.pytorch.loss_scaling.gradient_pass import release_graph
+from halfstep.pytorch.loss_scaling.gradients import all_finite, gradients_at
+from halfstep.pytorch.loss_scaling.leaves import leaves_of
+from halfstep.pytorch.loss_scaling.repeats import Silent
+from halfstep.pytorch.loss_scaling.scale import Scaling
+from halfstep.pytorch.loss_scaling.seeds import scaled_seeds
+
+#: of the pass that is checked: what overflows under it does not fit into fp16 by any measure
+CHECKED = 2.0**-8
+
+
+def checks() -> bool:
+    """Whether the script has PyTorch look for NaN in backward passes."""
+    return torch.is_anomaly_enabled() and torch.is_anomaly_check_nan_enabled()
+
+
+class Unchecked:
+    """Anomaly mode without its look for NaN, for one pass that keeps its graph; then the look.
+
+    Args:
+        scaling: in force.
+        grad: PyTorch's own ``torch.autograd.grad``.
+        outputs: that the pass starts from.
+        given: the script's gradients of them.
+        keeps: whether the script keeps the graph.
+    """
+
+    def __init__(
+        self,
+        scaling: Scaling,
+        grad: Callable[..., Any],
+        outputs: tuple[Any, ...],
+        given: Sequence[Tensor | None],
+        keeps: bool,
+    ) -> None:
+        self._scaling, self._grad, self._outputs, self._given, self._keeps = (
+            scaling,
+            grad,
+            outputs,
+            given,
+            keeps,
+        )
+        self._leaves = leaves_of(outputs)
+
+    def __enter__(self) -> None:
+        torch.set_anomaly_enabled(True, False)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        torch.set_anomaly_enabled(True, True)
+
+    def look(self) -> None:
+        """Raise PyTorch's error if an operation of the graph makes NaN by itself; free the graph.
+
+        Raises:
+            RuntimeError: as PyTorch's anomaly mode.
+        """
+        if self._leaves and not all_finite(gradients_at(self._leaves)):
+            before, self._scaling.answers = self._scaling.answers, Silent()
+            try:
+                seeds = scaled_seeds(self._outputs, self._given, CHECKED)
+                self._grad(self._outputs, self._leaves, seeds, retain_graph=True, allow_unused=True)
+            finally:
+                self._scaling.answers = before
+        if not self._keeps and all(isinstance(output, Tensor) for output in self._outputs):
+            release_graph(self._scaling, self._grad, self._outputs, self._leaves)
