@@ -118,3 +118,66 @@ def test_a_gradient_that_is_part_of_a_graph_is_no_step(begin: Begin) -> None:
     (force,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
     by_backward(net, force.square().sum())
     assert takeover.steps == 1
+
+
+def updated(net: nn.Linear, differentiate: Callable[[nn.Linear, Tensor], list[Tensor]], steps: int) -> float:
+    """Least squares by gradient descent, without an optimizer: the weights after some steps."""
+    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    for _ in range(steps):
+        found = differentiate(net, x)
+        with torch.no_grad():
+            for p, g in zip(net.parameters(), found, strict=True):
+                p -= 0.05 * g
+    return net.weight.sum().item()
+
+
+def loss_of(net: nn.Linear, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+    return (torch.func.functional_call(net, parameters, (x,)) - 30 * x.sum(1, keepdim=True)).square().mean()
+
+
+def in_a_graph(net: nn.Linear, x: Tensor) -> list[Tensor]:
+    loss = loss_of(net, dict(net.named_parameters()), x)
+    return list(torch.autograd.grad(loss, list(net.parameters()), create_graph=True))
+
+
+def by_func(net: nn.Linear, x: Tensor) -> list[Tensor]:
+    detached = {name: p.detach() for name, p in net.named_parameters()}
+    return list(torch.func.grad(lambda p: loss_of(net, p, x))(detached).values())
+
+
+def by_func_of_parameters(net: nn.Linear, x: Tensor) -> list[Tensor]:
+    return list(torch.func.grad(lambda p: loss_of(net, p, x))(dict(net.named_parameters())).values())
+
+
+@pytest.mark.parametrize("differentiate", [in_a_graph, by_func, by_func_of_parameters])
+@pytest.mark.parametrize("recipe", ["fp32", "fp16"])
+def test_updates_by_gradients_that_are_part_of_a_graph_are_steps(
+    begin: Begin, tmp_path: Path, differentiate: Callable[[nn.Linear, Tensor], list[Tensor]], recipe: str
+) -> None:
+    """They are about 60, and infinite in fp16 under 65536."""
+
+    def a_linear() -> nn.Linear:
+        torch.manual_seed(0)
+        return nn.Linear(4, 1)
+
+    plain = updated(a_linear(), differentiate, 8)
+    takeover = begin(recipe, Writer(tmp_path / "r.jsonl"))
+    ours = updated(a_linear(), differentiate, 8)
+    takeover.close()
+    record = read(tmp_path / "r.jsonl")
+    assert (takeover.steps, takeover.skipped) == (8, 0)
+    assert abs(ours - plain) <= 8 * 4 * 2.0**-10 * abs(plain)  # 8 steps of at most 4 roundings each way
+    losses = [loss for loss in record.losses if loss is not None]
+    assert len(losses) == 8
+    assert losses == sorted(losses, reverse=True)
+    assert sum(record.sample["matmul_flops"].values()) > 0
+
+
+@pytest.mark.parametrize("differentiate", [in_a_graph, by_func])
+def test_such_a_program_ends_after_as_many_steps_as_were_asked_for(
+    begin: Begin, differentiate: Callable[[nn.Linear, Tensor], list[Tensor]]
+) -> None:
+    takeover = begin("fp32", steps=6)
+    with pytest.raises(EnoughSteps):
+        updated(nn.Linear(4, 1), differentiate, 20)
+    assert takeover.steps == 6

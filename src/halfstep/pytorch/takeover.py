@@ -150,7 +150,7 @@ class Takeover(Face):
         self.recorder.write(event, **fields)
 
     def close(self) -> None:
-        for end in (self.scaling.settle, self._looking.close, self.recorder.close):
+        for end in (self.by_hand.close, self.scaling.settle, self._looking.close, self.recorder.close):
             try:
                 end()
             except RuntimeError as error:  # a device that has failed answers nothing any more

@@ -196,9 +196,7 @@ def _grad(takeover: Takeover, original: Callable[..., Any]) -> Callable[..., Any
             return original(outputs, inputs, grad_outputs, retain_graph, create_graph, **rest)
         takeover.regions.begin_pass()
         takeover.begin_pass()
-        by_hand = takeover.by_hand if not create_graph else None
-        if by_hand is not None:
-            by_hand.about_to_pass(as_tuple(outputs))
+        takeover.by_hand.about_to_pass(as_tuple(outputs))
         with takeover.regions.paused():
             if scales:
                 graph = (retain_graph, create_graph)
@@ -206,9 +204,8 @@ def _grad(takeover: Takeover, original: Callable[..., Any]) -> Callable[..., Any
                 results = GradientPass(takeover.scaling, original, *asked).results()
             else:
                 results = original(outputs, inputs, grad_outputs, retain_graph, create_graph, **rest)
-        if by_hand is not None:
-            gradients = tuple(results.values()) if isinstance(results, dict) else results
-            by_hand.passed_grad(as_tuple(outputs), gradients)
+        gradients = tuple(results.values()) if isinstance(results, dict) else results
+        takeover.by_hand.passed_grad(as_tuple(outputs), gradients, create_graph)
         return results
 
     return never_traced(grad)

@@ -7,15 +7,19 @@ cannot be kept from being made either: a step that must change nothing (invarian
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
+from torch._functorch import eager_transforms
 from torch.autograd.graph import GradientEdge
 from torch.optim import Optimizer
 
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
+from halfstep.pytorch.loss_scaling.repeats import Line, differentiated_further, here, innermost
+from halfstep.pytorch.loss_scaling.repeats import finite as all_finite
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.recording.looking import PROFILED_STEP
 
@@ -24,6 +28,27 @@ if TYPE_CHECKING:
 
 TOLD = "the program has no optimizer of torch.optim: a step is a backward pass"
 TOLD_OF_ZEROS = "; one whose gradients are not finite leaves zeros in .grad"
+
+
+class Part:
+    """Gradients that are part of a graph.
+
+    Attributes:
+        losses: what they are gradients of.
+        finite: whether they were.
+        line: that asked for them.
+        used: whether a later pass has gone through them.
+    """
+
+    def __init__(self, losses: list[Tensor], gradients: Sequence[Tensor], finite: bool, line: Line) -> None:
+        self.losses, self.finite, self.line = losses, finite, line
+        self.used = False
+        for gradient in gradients:
+            if (node := innermost(gradient).grad_fn) is not None:
+                node.register_hook(self._go_through)
+
+    def _go_through(self, *_: Any) -> None:
+        self.used = True
 
 
 class ByHand:
@@ -38,49 +63,118 @@ class ByHand:
     def __init__(self, takeover: Takeover) -> None:
         self._takeover = takeover
         self._guards = takeover.recipe.guards
+        self._watches = takeover.options.watch
         self.active = True
         self.parameters: list[Tensor] = []
+        self._part: Part | None = None
+        self._steps_of: Counter[Line] = Counter()
+        self._due: list[tuple[list[Tensor], bool]] = []
 
     def install(self, patches: Patches) -> None:
         """Notice the first optimizer."""
         patches.wrap(Optimizer, "__init__", self._noticing)
+        patches.wrap(eager_transforms, "grad_and_value_impl", self._transforming)
 
     def _noticing(self, original: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(original)
         def __init__(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
-            self.active, self.parameters = False, []
+            self.active, self.parameters, self._part, self._due = False, [], None, []
             original(optimizer, *args, **kwargs)
 
         return __init__
+
+    def _transforming(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def grad_and_value_impl(*args: Any, **kwargs: Any) -> Any:
+            found = original(*args, **kwargs)
+            if not torch.compiler.is_compiling():
+                self.outside()
+            return found
+
+        return grad_and_value_impl
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """As an optimizer has them, of what the last pass reached."""
+        return [{"params": self.parameters}]
 
     def about_to_pass(self, outputs: Sequence[Tensor | GradientEdge]) -> None:
         """A backward pass is about to start. Raises EnoughSteps where the program has made the last step asked for."""
         if not self.active:
             return
+        if self._part is not None and self._steps_of[self._part.line] > PROFILED_STEP:
+            self._settle()
         self._takeover.end_if_enough()
-        if self._guards or self._takeover.steps <= PROFILED_STEP:
+        if self._guards or self._watches or self._takeover.steps <= PROFILED_STEP:
             self.parameters = leaves_of(outputs)
 
     def passed(self) -> None:
         """``backward`` has filled ``.grad``."""
         if self.active:
-            self._step([p.grad for p in self.parameters if p.grad is not None] if self._guards else [])
+            self._settle()
+            self._step(self._guarded([p.grad for p in self.parameters if p.grad is not None]))
 
     def passed_grad(
-        self, outputs: Sequence[Tensor | GradientEdge], gradients: Sequence[Tensor | None]
+        self,
+        outputs: Sequence[Tensor | GradientEdge],
+        gradients: Sequence[Tensor | None],
+        create_graph: bool,
     ) -> None:
-        """``torch.autograd.grad`` has returned ``gradients``, which are of no further graph."""
-        if self.active:
-            self._takeover.regions.forget_casts()
-            self._takeover.recorder.backward([output for output in outputs if isinstance(output, Tensor)])
-            self._step([gradient for gradient in gradients if gradient is not None])
+        """``torch.autograd.grad`` has returned ``gradients``.
 
-    def _step(self, gradients: list[Tensor]) -> None:
-        finite = not self._guards or self._takeover.scaling.tested.finite(gradients)
-        if self._takeover.steps == 0:
-            self._takeover.write("warning", text=TOLD + (TOLD_OF_ZEROS if self._guards else ""))
+        Where they are part of a graph, they may be used to update weights, and make a step; or a later pass goes
+        through them, and they are a penalty in the loss of its step. Which of the two is known at the end of the next
+        pass; of a line that has made some steps it is assumed at the next pass's beginning.
+        """
+        if not self.active:
+            return
+        self._settle()
+        self._takeover.regions.forget_casts()
+        found = [gradient for gradient in gradients if gradient is not None]
+        losses = [innermost(output).detach() for output in outputs if isinstance(output, Tensor)]
+        finite = self._guarded(found)
+        if create_graph and differentiated_further(outputs):
+            self._part = Part(losses, found, finite, here())
+        else:
+            self._due.append((losses, finite))
+            self.outside()
+
+    def outside(self) -> None:
+        """Make the steps that are due, but not inside a ``torch.func`` transform, where nothing can be looked at."""
+        while self._due and torch._C._functorch.maybe_current_level() is None:
+            losses, finite = self._due.pop(0)
+            self._takeover.recorder.backward(losses)
+            self._step(finite)
+
+    def close(self) -> None:
+        """The program is over, and no pass goes through the last gradients."""
+        if self.active:
+            self._settle()
+            self.outside()
+
+    def _settle(self) -> None:
+        """Did the pass that is over go through the gradients of the one before? If not, that was a step of its own."""
+        part, self._part = self._part, None
+        if part is None:
+            return
+        if part.used:
+            self._steps_of.pop(part.line, None)
+        else:
+            self._steps_of[part.line] += 1
+            self._due.append((part.losses, part.finite))
+            self.outside()
+
+    def _guarded(self, gradients: list[Tensor]) -> bool:
+        """Whether ``gradients`` are finite, where that is asked for; if they are not they become zero."""
+        finite = not self._guards or all_finite(gradients)
         if not finite:
             with torch.no_grad():
-                torch._foreach_zero_(gradients)
+                for gradient in gradients:  # not a multi-tensor operation: vmap has none
+                    gradient.zero_()
+        return finite
+
+    def _step(self, finite: bool) -> None:
+        if self._takeover.steps == 0:
+            self._takeover.write("warning", text=TOLD + (TOLD_OF_ZEROS if self._guards else ""))
+        self._takeover.watch.after_step(cast(Any, self), finite, True)
         self._takeover.stepped(finite, counts=True, by=self)
         self._takeover.regions.after_step_by_hand()

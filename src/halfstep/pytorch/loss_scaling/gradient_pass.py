@@ -14,6 +14,7 @@ from halfstep.pytorch.loss_scaling.repeats import (
     Muted,
     Overflowed,
     RandomState,
+    differentiated_further,
     finite,
     quiet,
 )
@@ -80,7 +81,8 @@ class GradientPass:
             self._keep or all(isinstance(output, Tensor) for output in self._outputs)
         ):
             return self._unrepeatable(line)
-        searches = self._scaling.pass_scales.searches and (not self._create or self._outermost())
+        final = not self._create or not differentiated_further(self._outputs)
+        searches = self._scaling.pass_scales.searches and final
         self._scaling.answers, before = self._answers, self._scaling.answers
         try:
             with quiet():
@@ -152,14 +154,6 @@ class GradientPass:
         """Let tensors inside the graph, whose gradients the script asked to keep, have ``gradients``."""
         for (tensor, _), gradient in zip(self._retained, gradients, strict=True):
             tensor.grad = gradient
-
-    def _outermost(self) -> bool:
-        """Whether nobody differentiates further, although a graph is created: ``torch.func`` always creates one."""
-        return torch._C._functorch.maybe_current_level() == 1 and not any(
-            torch._C._functorch.get_unwrapped(output).requires_grad
-            for output in self._outputs
-            if isinstance(output, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(output)
-        )
 
     def _release(self) -> None:
         """Free the graph, as plain PyTorch has by now."""

@@ -22,14 +22,15 @@ from __future__ import annotations
 import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from halfstep.pytorch.loss_scaling.gradients import all_finite, values_of
 
@@ -40,8 +41,12 @@ CLOSE, CLOSE_UPWARDS = 2.0**2, 2.0**4
 #: finite passes in a row after which a scale is doubled; an overflow then costs a repeat, and no step
 INTERVAL = 500
 
+#: a place in the program, and the depth of ``torch.func`` transforms there
+Line = tuple[object, ...]
+
+_CODES: dict[int, CodeType] = {}
+
 Answer = TypeVar("Answer")
-Results = tuple[Tensor | None, ...]
 
 _wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 _unwrapped = torch._C._functorch.get_unwrapped
@@ -138,10 +143,11 @@ def finite(tensors: Iterable[Tensor]) -> bool:
     if _level() is None:
         return all_finite(plain)
     with torch._C._DisableFuncTorch():
-        return all(bool(torch.isfinite(values_of(_innermost(tensor))).all()) for tensor in plain)
+        return all(bool(torch.isfinite(values_of(innermost(tensor))).all()) for tensor in plain)
 
 
-def _innermost(tensor: Tensor) -> Tensor:
+def innermost(tensor: Tensor) -> Tensor:
+    """What ``torch.func`` has wrapped."""
     while _wrapped(tensor):
         tensor = _unwrapped(tensor)
     return tensor
@@ -176,8 +182,7 @@ class PassScales:
 
     def __init__(self, searches: bool, grows: bool) -> None:
         self.searches, self._grows = searches, grows
-        self._scales: dict[tuple[Any, ...], PassScale] = {}
-        self._codes: list[object] = []
+        self._scales: dict[tuple[Line, tuple[object, ...]], PassScale] = {}
 
     def here(self, start: float, *kind: object) -> PassScale:
         """The scale of the line outside PyTorch and halfstep that is executed now; ``start`` where it has none yet.
@@ -186,12 +191,7 @@ class PassScales:
             start: the loss scale.
             kind: tells passes of one line apart.
         """
-        frame = _outside(sys._getframe(1))
-        key = (id(frame.f_code), frame.f_lasti, _level(), *kind)
-        if key not in self._scales:
-            self._codes.append(frame.f_code)  # else another one may get its id
-            self._scales[key] = PassScale(start)
-        return self._scales[key]
+        return self._scales.setdefault((here(), kind), PassScale(start))
 
     def succeeded(self, scale: PassScale, under: float) -> None:
         """A pass was finite ``under`` this scale."""
@@ -199,6 +199,23 @@ class PassScales:
         scale.value, scale.new, scale.hopeless = under, False, False
         if self._grows and scale.finite >= INTERVAL:
             scale.value, scale.finite = min(scale.value * 2, HIGHEST), 0
+
+
+def differentiated_further(outputs: Sequence[Tensor | GradientEdge]) -> bool:
+    """Whether gradients of ``outputs`` may be: ``torch.func`` creates a graph for the outermost of them, too."""
+    if torch._C._functorch.maybe_current_level() is None:
+        return True
+    keys = [interpreter.key() for interpreter in torch._C._functorch.get_interpreter_stack() or ()]
+    inner = [innermost(output) for output in outputs if isinstance(output, Tensor)]
+    return keys.count(torch._C._functorch.TransformType.Grad) > 1 or any(t.requires_grad for t in inner)
+
+
+def here() -> Line:
+    """The line outside PyTorch and halfstep that is executed now."""
+    frame = _outside(sys._getframe(1))
+    code = frame.f_code
+    _CODES[id(code)] = code  # else another one may get its id
+    return id(code), frame.f_lasti, _level()
 
 
 def _outside(frame: FrameType) -> FrameType:
