@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .conftest import Begin
+from .test_gradient_pass import times
 
 pytestmark = [
     pytest.mark.usefixtures("followed"),
@@ -76,6 +77,6 @@ def test_nan_of_the_script_raises_pytorchs_error(begin: Begin, recipe: str, by_g
 def test_autograd_grad_lowers_its_scale(begin: Begin) -> None:
     begin("fp16")
     x = torch.ones(8, requires_grad=True)
-    hidden = (x @ (torch.eye(8) * 8192)).float()
+    hidden = times(x, 8192)
     (found,) = torch.autograd.grad((hidden - hidden.mean()).square().sum() + hidden.sum(), x)
     assert torch.equal(found, torch.full((8,), 8192.0))

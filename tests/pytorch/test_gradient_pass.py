@@ -76,7 +76,9 @@ class ByFunc(Program):
     """The same with ``torch.func``."""
 
     def of(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-        return torch.func.functional_call(self.net, parameters, (x,)).to(x.dtype).square().mean() * self.weight
+        return (
+            torch.func.functional_call(self.net, parameters, (x,)).to(x.dtype).square().mean() * self.weight
+        )
 
     @property
     def detached(self) -> dict[str, Tensor]:
@@ -161,6 +163,14 @@ def test_as_accurate_as_under_the_best_scale(
         assert error(program(make(torch.float32, weight)), exact) <= 1.5 * min(reached)
 
 
+def times(x: Tensor, factor: float) -> Tensor:
+    """``x`` times ``factor``, computed by a model, and so in the recipe's format."""
+    model = nn.Sequential(nn.Linear(x.numel(), x.numel(), bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(x.numel()) * factor)  # type: ignore[operator]
+    return model(x).float()  # type: ignore[no-any-return]
+
+
 class Observed:
     """A pass that overflows under 65536, and what the script's own code in it is handed: ``seen`` is what it did.
 
@@ -186,8 +196,7 @@ class Observed:
         self.noted = Noted
 
     def out(self) -> Tensor:
-        eye = torch.eye(8) * 4096
-        hidden = (self.x @ eye).float() / 4096
+        hidden = times(self.x, 4096) / 4096
         hidden.register_hook(lambda g: self.seen.append(("hidden", g.tolist())))
         self.x.register_hook(lambda g: self.seen.append(("x", g.tolist())))
         dropped = nn.functional.dropout(hidden, 0.5)
@@ -225,9 +234,9 @@ def recomputed() -> list[Any]:
     from torch.utils.checkpoint import checkpoint
 
     torch.manual_seed(3)
-    x, eye = torch.linspace(1, 2, 64).requires_grad_(), torch.eye(64)
+    x = torch.linspace(1, 2, 64).requires_grad_()
     hidden = checkpoint(
-        lambda t: F.dropout((t @ eye).float(), 0.5), x, use_reentrant=False, preserve_rng_state=False
+        lambda t: F.dropout(times(t, 1), 0.5), x, use_reentrant=False, preserve_rng_state=False
     )
     (found,) = grad((hidden * 4096).sum(), x)
     return [found.tolist(), torch.rand(2).tolist()]
@@ -295,7 +304,7 @@ def test_gradients_kept_inside_the_graph_are_added_once(begin: Begin) -> None:
         x = torch.linspace(1, 2, 8).requires_grad_()
         hidden = x * 1.0
         hidden.retain_grad()
-        out = (hidden @ (torch.eye(8) * 8192)).float().sum()
+        out = times(hidden, 8192).sum()
         found = [grad(out, x, retain_graph=True)[0] for _ in range(2)]
         return [*found, hidden.grad]
 
@@ -371,9 +380,7 @@ def test_compilers_keep_out_of_it(begin: Begin) -> None:
     """Compiled code breaks its graph at the call, as in plain PyTorch; compiled autograd traces the pass inside."""
     begin("fp16")
     x = torch.linspace(1, 2, 8).requires_grad_()
-    found = torch.compile(
-        lambda: torch.autograd.grad((x @ (torch.eye(8) * 8192)).float().sum(), x), backend="eager"
-    )
+    found = torch.compile(lambda: torch.autograd.grad(times(x, 8192).sum(), x), backend="eager")
     assert torch.equal(found()[0], torch.full((8,), 8192.0))
     with torch._dynamo.config.patch(compiled_autograd=True):
         torch.compile(lambda: (x * x).sum().backward(), backend="eager")()
