@@ -44,6 +44,7 @@ from halfstep.pytorch.sixteen import SixteenBitWeights
 from halfstep.pytorch.tf32 import set_tf32
 from halfstep.pytorch.watching.began import Began, NullBegan
 from halfstep.pytorch.watching.watch import NullWatch, Watch
+from halfstep.pytorch.weights import literal_dtypes
 from halfstep.pytorch.weights.fp32_weights import Fp32Weights
 from halfstep.pytorch.weights.seen import look_for_16_bit_weights
 from halfstep.record import Writer
@@ -207,7 +208,7 @@ class Takeover(Face):
             self._keep.install()
         if recipe.weights == "fp32":
             weights = Fp32Weights(
-                dtype if recipe.mixed else None, self._keep.look, self.note_own_amp, self.regions.want
+                dtype if recipe.mixed else None, self._keep.look, self.note_own_amp, self._promote
             )
             weights.install(patches)
             self.regions.on_entry(weights.entered)
@@ -227,6 +228,13 @@ class Takeover(Face):
         if self.recipe.as_is or not (dtype is None or self.recipe.mixed):
             return NoRegions()
         return Regions(dtype or torch.float32, lambda kind: self.recorder.write("region", kind=kind))
+
+    def _promote(self) -> None:
+        """The program holds 16-bit numbers: they are promoted where they meet fp32, or where all is to be fp32."""
+        if isinstance(self.regions, Regions) and not self.regions.promotes:
+            self.regions.promote()
+            if self.regions.dtype is torch.float32:
+                self._undo.append(literal_dtypes.replace(self.patches))
 
     def _watch(self) -> Watch:
         return Watch(self.options.writer, lambda: self._steps.inside, lambda: self.scaling.value)

@@ -123,7 +123,8 @@ def _autocast_init(
         else:
             original(self, device_type, dtype, enabled, cache_enabled, **kwargs)
         if enabled and dtype is not None:
-            self.fast_dtype, self._enabled = dtype, True
+            promoted = cache_enabled == RECOMPUTES and wanted is torch.float32
+            self.fast_dtype, self._enabled = torch.float32 if promoted else dtype, True
 
     return never_traced(__init__)
 
@@ -133,7 +134,7 @@ def _entering(original: Callable[..., Any], regions: Regions) -> Callable[..., A
         outer = regions.outer()
         vars(self).setdefault("_halfstep_outer", []).append(outer)
         result = original(self)
-        regions.entered(outer, self._enabled, self._halfstep_where)
+        regions.entered(outer, self.fast_dtype if self._enabled else None, self._halfstep_where)
         return result
 
     return never_traced(__enter__)

@@ -137,12 +137,15 @@ class Regions(NoRegions):
 
     Attributes:
         wanted: whether a region is opened at all; under fp32 only where the program holds 16-bit numbers.
+        promotes: whether 16-bit and mixed operands are promoted to float32 wherever a model computes outside of
+            ``dtype``: the program holds 16-bit numbers, and its author's operands all had one dtype.
     """
 
     def __init__(self, dtype: torch.dtype, told: Callable[[Kind], None]) -> None:
         self.dtype: torch.dtype = dtype
         self.devices = devices_here()
         self.wanted = dtype is not torch.float32
+        self.promotes = False
         self._told = told
         self._kind: Kind | None = None
         self._thread = _Thread()
@@ -181,6 +184,10 @@ class Regions(NoRegions):
     def want(self) -> None:
         """The program holds 16-bit numbers, or has regions of its own: under fp32 they need one that promotes."""
         self.wanted = True
+
+    def promote(self) -> None:
+        """The program holds 16-bit numbers, whose operands may meet fp32 ones."""
+        self.wanted = self.promotes = True
 
     def on_entry(self, entered: Entered) -> None:
         """Have ``entered`` called before each outermost call of a module that has parameters."""
@@ -238,19 +245,21 @@ class Regions(NoRegions):
         states = tuple((d, torch.is_autocast_enabled(d), get_autocast_dtype(d)) for d in self.devices)
         return Outer(place(), self._thread.opened is not None, states)
 
-    def entered(self, outer: Outer, enabled: bool, where: torch.dtype) -> None:
-        """It has been entered, for the one device that it names: the recipe's is on all of them.
+    def entered(self, outer: Outer, dtype: torch.dtype | None, where: torch.dtype) -> None:
+        """It has been entered to ``dtype``, or off (None), for the one device that it names: the recipe's is on all.
 
         One that is off outside of every region is a switch of the script's, and changes nothing.
         """
-        if enabled:
-            switch_on(self.devices, self.dtype)
+        if dtype is not None:
+            switch_on(self.devices, dtype)
+        elif outer.place is not OUTSIDE and self.promotes:
+            switch_on(self.devices, torch.float32)
         elif outer.place is not OUTSIDE:
             for device in self.devices:
                 torch.set_autocast_enabled(device, False)
-        if (enabled or where is not AROUND) and outer.place is OUTSIDE:
+        if (dtype is not None or where is not AROUND) and outer.place is OUTSIDE:
             set_place(where)
-        self._entered = self._entered or (enabled and where is AROUND and is_grad_enabled())
+        self._entered = self._entered or (dtype is not None and where is AROUND and is_grad_enabled())
 
     def left(self, outer: Outer) -> None:
         """It has been left. A region to the backward pass may have ended inside, or begun."""
@@ -311,13 +320,15 @@ class Regions(NoRegions):
         """A call that no other module's call encloses."""
         where = place()
         role = Role.NONE if self._gone else self._roles.of(module, args)
-        if role is Role.NONE:
+        if role is Role.NONE and (self._gone or next(module.parameters(), None) is None):
             return original(module, *args, **kwargs)
         args, kwargs = self._entry(module, args, kwargs)
+        if role is Role.NONE:
+            return self._promoted(original, module, args, kwargs)
         if where is AROUND:
             return self._inside_another(original, module, args, kwargs, role)
         if not self.wanted or self._kind in ("own", "framework"):
-            return original(module, *args, **kwargs)
+            return self._promoted(original, module, args, kwargs)
         narrow = self.dtype is not torch.float32
         if role is Role.LAYER and narrow and is_grad_enabled() and self._kind in (None, "layers"):
             self._become("layers")
@@ -328,6 +339,13 @@ class Regions(NoRegions):
         with self.region():
             result = original(module, *args, **kwargs)
         return to_fp32(result)
+
+    def _promoted(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """A call that is in no region of the recipe's: of 16-bit and fp32 operands it computes in fp32."""
+        if not self.promotes or place() is not OUTSIDE:
+            return original(module, *args, **kwargs)
+        with Region(self.devices, torch.float32, INSIDE):
+            return original(module, *args, **kwargs)
 
     def _inside_another(
         self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any, role: Role

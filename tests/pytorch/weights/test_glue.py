@@ -1,0 +1,180 @@
+"""A program that holds 16 bits names dtypes, turns autocast off and calls parts by itself: no row ends or narrows by it."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+
+
+class Literal(nn.Module):
+    """Written for bf16: its author names that dtype wherever he makes or casts a tensor; ``to`` says what he wrote."""
+
+    def __init__(self, to: torch.dtype) -> None:
+        super().__init__()
+        self.to_dtype, self.first, self.last = to, nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        to = self.to_dtype
+        h = self.first(x.to(to)).to(dtype=to, device=x.device)
+        rows = torch.zeros(4, 8, dtype=to).index_add_(0, torch.arange(4, device=x.device), h)
+        kept = torch.empty(4, 8, dtype=to)
+        kept[:] = rows / 3
+        share = kept.softmax(-1, dtype=to) + h.new_full((8,), 1 / 3, dtype=to) + kept.cumsum(-1, dtype=to)
+        narrow = (h.bfloat16() + h.half()) / 7 if to is not FP32 else (h + h) / 7
+        return self.last(share.type(to) + narrow + torch.zeros_like(h, dtype=to).type_as(rows))
+
+
+def literal(to: torch.dtype) -> Literal:
+    torch.manual_seed(4)
+    return Literal(to)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_dtypes_that_a_model_names_are_fp32_in_an_fp32_row(begin, compiled: bool) -> None:
+    x = torch.randn(4, 8)
+    expected = literal(FP32)
+    out = expected(x)
+    out.square().sum().backward()
+    begin("fp32")
+    net = literal(BF16).to(BF16)
+    found = torch.compile(net, backend="aot_eager", fullgraph=True)(x) if compiled else net(x)
+    found.square().sum().backward()
+    assert torch.equal(found, out)
+    assert torch.equal(net.first.weight.grad, expected.first.weight.grad)
+    assert x.to(BF16).dtype is x.bfloat16().dtype is torch.zeros(1, dtype=BF16).dtype is BF16, (
+        "outside of a model"
+    )
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_dtypes_that_a_compiled_model_names(begin) -> None:
+    x = torch.randn(4, 8)
+    expected = literal(FP32)(x)
+    begin("fp32")
+    assert torch.allclose(torch.compile(literal(BF16).to(BF16))(x), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torchscript_knows_the_functions_that_are_wrapped(begin) -> None:
+    begin("fp32")
+    nn.Linear(4, 4).half()
+
+    def made(n: int) -> Tensor:
+        return torch.zeros(n, dtype=torch.float32) + torch.arange(n)
+
+    assert torch.equal(torch.jit.script(made)(3), torch.arange(3.0))
+
+
+def test_a_program_without_16_bits_casts_as_it_likes(begin) -> None:
+    x = torch.randn(4, 8)
+    expected = literal(FP32)(x)
+    begin("fp32")
+
+    class Rounds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = literal(FP32)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.net(x), x.bfloat16()
+
+    out, rounded = Rounds()(x)
+    assert torch.equal(out, expected)
+    assert rounded.dtype is BF16
+
+
+class Frozen(nn.Module):
+    """A frozen base in bf16 that its author calls inside and outside of autocast."""
+
+    def __init__(self, recomputed: bool = False) -> None:
+        super().__init__()
+        self.base, self.norm, self.head = nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8)
+        self.base.requires_grad_(False).to(BF16)
+        self.recomputed = recomputed
+
+    def part(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return self.base(self.norm(x)).float().logsumexp(-1, keepdim=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = checkpoint(self.part, x, use_reentrant=False) if self.recomputed else self.part(x)
+        return self.head(self.base(x) * y)
+
+
+def frozen(stored: torch.dtype, recomputed: bool = False) -> Frozen:
+    """As a checkpoint gives it: a cast of a module would yield."""
+    torch.manual_seed(5)
+    net = Frozen(recomputed)
+    for parameter in net.base.parameters():
+        parameter.data = parameter.data.to(BF16).to(stored)
+    return net
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("recipe", ["fp32", "bf16"])
+def test_a_frozen_base_where_autocast_is_off(begin, recipe: str, own: bool, recomputed: bool) -> None:
+    """Inside a forward pass that asks for full precision, and in an evaluation outside of the script's own region."""
+    x = torch.randn(4, 8, requires_grad=True)
+
+    def run(net: nn.Module, region: object) -> list[Tensor]:
+        optimizer = torch.optim.SGD(net.head.parameters(), lr=0.1)
+        with region:
+            out = net(x)
+        out.float().square().sum().backward()
+        optimizer.step()
+        with torch.no_grad():
+            evaluated = net(x)
+        gradient, x.grad = x.grad, None
+        return [out.float(), gradient, net.head.weight.grad, evaluated]
+
+    amp = {"fp32": None, "bf16": BF16}[recipe]
+    true = run(frozen(FP32, recomputed), torch.autocast("cpu", amp) if amp else nullcontext())
+    begin(recipe, products="native")
+    found = run(frozen(BF16, recomputed), torch.autocast("cpu", BF16) if own else nullcontext())
+    assert all(torch.equal(a, b) for a, b in zip(found[:3], true[:3], strict=True))
+    assert found[3].dtype is FP32
+    if recipe == "fp32" or own:
+        assert torch.equal(found[3], true[3])
+
+
+class PerceptualLoss(nn.Module):
+    """A frozen network that is used as a loss, outside of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))
+
+    def forward(self, found: Tensor, wanted: Tensor) -> Tensor:
+        return F.mse_loss(self.features(found), self.features(wanted))
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "bf16"])
+def test_a_frozen_network_in_16_bits_as_a_loss(begin, recipe: str) -> None:
+    torch.manual_seed(6)
+    loss, net, x = (
+        PerceptualLoss().to(FP16).requires_grad_(False),
+        nn.Sequential(nn.Linear(8, 8)),
+        torch.randn(4, 8),
+    )
+    begin(recipe, products="native")
+    out = net(x)
+    value = loss(out, x.to(FP16))
+    value.backward()
+    features = [
+        nn.functional.layer_norm(t @ loss.features[0].weight.float().T + loss.features[0].bias.float(), (8,))
+        for t in (out, x.to(FP16).float())
+    ]
+    assert torch.allclose(value, F.mse_loss(*features), rtol=1e-4)
+    assert value.dtype is FP32
+    assert net[0].weight.grad.abs().sum() > 0
