@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from halfstep.ran import Ran, words
+from halfstep.ran import Ran, in_force_words, words
 from halfstep.record import Record
 
 
@@ -130,3 +130,16 @@ def test_an_event_is_not_taken_on_trust() -> None:
 def test_a_region_that_holds_the_loss_says_so(kind: str, said: str) -> None:
     sample = {"event": "sample", "matmul_flops": {"bf16": 1}}
     assert words(Ran.of(record({"event": "region", "kind": kind}, sample))) == said
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ({}, "precision bf16 was in force"),
+        ({"fp32": 8}, "precision bf16 was in force"),
+        ({"fp64": 8}, "precision bf16 was in force, weights fp64; fp32 weights were asked for"),
+        ({"fp32": 8, "bf16": 8}, "precision bf16 was in force, weights fp32 + bf16"),
+    ],
+)
+def test_of_a_run_that_nobody_recorded_only_what_was_seen_is_said(weights: dict[str, int], said: str) -> None:
+    assert in_force_words("bf16", trial("bf16", None, weights)) == said

@@ -178,6 +178,14 @@ def words(ran: Ran) -> str:
     return told
 
 
+def in_force_words(precision: str, ran: Ran) -> str:
+    """What is known of a run whose products were not counted: what was in force, and the weights if they were seen."""
+    told = f"precision {precision} was in force"
+    if ran.weights and (ran.stored_otherwise or ran.weights != ("fp32",)):
+        told = f"{told}, weights {' + '.join(ran.weights)}"
+    return f"{told}; {ran.asked_weights} weights were asked for" if ran.stored_otherwise else told
+
+
 def _products(ran: Ran) -> str:
     if ran.unknown:
         return f"not measured ({ran.unknown})"

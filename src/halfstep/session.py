@@ -17,7 +17,7 @@ from halfstep.integrations import Attached, watch
 from halfstep.plural import count
 from halfstep.program import Ending, at_end, on_import
 from halfstep.program.files_read import FilesRead
-from halfstep.ran import Ran, words
+from halfstep.ran import Ran, in_force_words, words
 from halfstep.recipes import Recipe, parse
 from halfstep.record import SCHEMA, NullWriter, Writer
 
@@ -379,7 +379,7 @@ class Session:
         else:
             skipped = takeover.skipped
             skips = f", {skipped} of them skipped (gradients were not finite)" if skipped else ""
-            lead = f"precision {asked} was in force" if ran.unknown else f"ran as {words(ran)}"
+            lead = in_force_words(asked, ran) if ran.unknown else f"ran as {words(ran)}"
             say(f"{lead}: {count(steps, 'step')}{skips}")
 
 

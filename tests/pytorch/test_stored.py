@@ -151,3 +151,17 @@ def test_formats_that_hold_next_to_nothing_are_not_named() -> None:
 def test_frozen_weights_are_not_trained_ones_twice() -> None:
     layer = nn.Linear(4, 4, bias=False)
     assert stored_in(list(layer.parameters()), [layer, nn.Sequential(layer)], [])["weights"] == {"fp32": 64}
+
+
+@pytest.mark.parametrize(("recipe", "format"), [("fp32", "fp32"), ("bf16-true", "bf16")])
+def test_without_a_record_the_weights_are_seen_once(begin: Begin, recipe: str, format: str) -> None:
+    takeover = begin(recipe)
+    layer = nn.Linear(4, 4, bias=False)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for _ in range(3):
+        layer(torch.ones(2, 4)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    kept = takeover.options.writer.kept
+    assert kept.stored.weights == {format: 16 * (4 if format == "fp32" else 2)}
+    assert kept.sample == {}

@@ -40,6 +40,8 @@ from halfstep.pytorch.products.products import choose, install, plan
 from halfstep.pytorch.recording.habits import Habits
 from halfstep.pytorch.recording.looking import Looking
 from halfstep.pytorch.recording.recorder import NullRecorder, Recorder
+from halfstep.pytorch.recording.sample import parameters_of
+from halfstep.pytorch.recording.stored import WeightsLook
 from halfstep.pytorch.sixteen import SixteenBitWeights
 from halfstep.pytorch.tf32 import set_tf32
 from halfstep.pytorch.watching.began import Began, NullBegan
@@ -83,7 +85,9 @@ class Takeover(Face):
         self.by_hand = ByHand(self)
         self._looking = Looking(self._optimizers, self.by_hand, options)
         recording = isinstance(options.writer, Writer)
-        self.recorder = Recorder(options.writer, self._looking) if recording else NullRecorder()
+        self.recorder = (
+            Recorder(options.writer, self._looking) if recording else NullRecorder(self._brief_look())
+        )
         dtype = DTYPES[self.recipe.compute] if self.recipe.compute in ("bf16", "fp16") else None
         self._in_fp32_units = self._planned(dtype)
         native.prepare(self._sources())
@@ -102,6 +106,12 @@ class Takeover(Face):
         self.install(dtype)
         self._seconds = time.perf_counter() - started
         self.announce()
+
+    def _brief_look(self) -> WeightsLook:
+        def parameters() -> list[Tensor]:
+            return parameters_of(self._optimizers) or self.by_hand.parameters
+
+        return WeightsLook(parameters, self.options.writer.write)
 
     @property
     def steps(self) -> int:

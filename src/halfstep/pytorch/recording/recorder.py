@@ -27,10 +27,15 @@ CAPTURED = (
 
 
 class NullRecorder:
-    """Nobody asked for a record: only the steps are counted."""
+    """Nobody asked for a record: only the steps are counted.
 
-    def __init__(self) -> None:
+    Args:
+        on_step: called with the index of each step that has ended.
+    """
+
+    def __init__(self, on_step: Callable[[int], Any] = lambda index: None) -> None:
         self.steps = 0
+        self._on_step = on_step
         self._primary: weakref.ref[Optimizer] | None = None
 
     def is_primary(self, optimizer: Optimizer) -> bool:
@@ -54,6 +59,7 @@ class NullRecorder:
     def step(self, skipped: bool | Verdict, loss_scale: float) -> None:
         """The primary optimizer has stepped, or skipped, or it is not known yet which."""
         self.steps += 1
+        self._on_step(self.steps - 1)
 
     def captured(self) -> None:
         """A step was captured into a CUDA graph, whose replays nobody sees."""

@@ -46,6 +46,27 @@ class StoredMeter:
             return {"absent": dict.fromkeys(PARTS, reason)}
 
 
+class WeightsLook:
+    """The one look of a run that nobody records: in which formats the trained weights are stored. It costs no pass.
+
+    Args:
+        parameters: the weights, once there has been a step.
+        write: writes an event.
+    """
+
+    def __init__(self, parameters: Callable[[], list[Tensor]], write: Callable[..., None]) -> None:
+        self._parameters = parameters
+        self._write = write
+
+    def __call__(self, index: int) -> None:
+        """Step ``index``, counted from 0, has ended; the first makes 16-bit weights of a recipe's."""
+        if index == 0:
+            try:
+                self._write("stored", weights=bytes_by_format(self._parameters()))
+            except Exception as error:
+                self._write("stored", absent={"weights": str(error)})
+
+
 def stored_in(
     trained: Iterable[Tensor], modules: Iterable[nn.Module], optimizers: Iterable[Optimizer]
 ) -> dict[str, dict[str, int]]:
