@@ -20,6 +20,8 @@ Events, in the order in which they appear (every one has ``event`` and ``at``, s
 - ``watch``: what ``diagnose`` sees (:mod:`halfstep.pytorch.watching.watch`)
 - ``nonfinite``: the first loss that is not finite, or the first step skipped: step, what, and in which module it
   began: module, operation, direction, words
+- ``restart``: the steps before it were none of training, but a warm-up before there was an optimizer; nor is the
+  warning that it ``drops`` true
 - ``warning``: something the user should know, in words
 - ``end``: status, exit code, reason, where it was raised, peak memory, energy and joules a step, other load, and in a
   trial of a comparison the files of the day that it read
@@ -190,6 +192,9 @@ class Record:
             self.steps.append(line)
         elif kind == "stored":
             self.stored = Stored.of(line)
+        elif kind == "restart":
+            self.steps, self.sample, self.nonfinite = [], {}, {}
+            self.warnings = [text for text in self.warnings if text != line["drops"]]
         elif kind == "logged":
             self.logged.setdefault(line["name"], []).append((line["step"], float(line["value"])))
         elif kind == "watch":

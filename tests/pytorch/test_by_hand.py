@@ -181,3 +181,32 @@ def test_such_a_program_ends_after_as_many_steps_as_were_asked_for(
     with pytest.raises(EnoughSteps):
         updated(nn.Linear(4, 1), differentiate, 20)
     assert takeover.steps == 6
+
+
+def test_passes_before_there_is_an_optimizer_are_no_steps(begin: Begin, tmp_path: Path) -> None:
+    """A gradcheck, of which no pass counts at all, and a warm-up, whose passes count until the optimizer is made."""
+
+    def train() -> list[float]:
+        losses = []
+        net = nn.Linear(4, 1)
+        net(torch.ones(2, 4)).sum().backward()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        for step in range(10):
+            optimizer.zero_grad()
+            loss = net(torch.full((2, 4), 1.0 + step)).square().mean()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    takeover = begin("fp32", Writer(tmp_path / "r.jsonl"), steps=4)
+    x = torch.rand(3, 3, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(torch.sigmoid, x)
+    assert torch.autograd.gradgradcheck(torch.sigmoid, x)
+    assert takeover.steps == 0
+    with pytest.raises(EnoughSteps):
+        train()
+    takeover.close()
+    record = read(tmp_path / "r.jsonl")
+    assert takeover.steps == len(record.losses) == 4
+    assert record.warnings == []

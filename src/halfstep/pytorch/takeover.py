@@ -412,6 +412,12 @@ class Takeover(Face):
             self._bad_in_a_row[by] = self._bad_in_a_row.get(by, 0) + 1
             self.recorder.write("skip", **asdict(skip))
 
+    def restart(self, drops: str) -> None:
+        """What was taken for steps so far was none: a warm-up, before there was an optimizer; nor is ``drops`` true."""
+        self.scaling.restart()
+        self.recorder.restart()
+        self.recorder.write("restart", drops=drops)
+
     def end_if_enough(self) -> None:
         """Raise EnoughSteps where ``--steps`` have been made."""
         if self.options.steps is not None and self.steps >= self.options.steps:

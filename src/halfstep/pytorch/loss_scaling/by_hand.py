@@ -63,6 +63,7 @@ class ByHand:
     def __init__(self, takeover: Takeover) -> None:
         self._takeover = takeover
         self._guards = takeover.recipe.guards
+        self._told = TOLD + (TOLD_OF_ZEROS if self._guards else "")
         self._watches = takeover.options.watch
         self.active = True
         self.parameters: list[Tensor] = []
@@ -73,15 +74,29 @@ class ByHand:
     def install(self, patches: Patches) -> None:
         """Notice the first optimizer."""
         patches.wrap(Optimizer, "__init__", self._noticing)
+        for name in ("gradcheck", "gradgradcheck"):
+            patches.wrap(torch.autograd, name, self._checking)
         patches.wrap(eager_transforms, "grad_and_value_impl", self._transforming)
 
     def _noticing(self, original: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(original)
         def __init__(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+            if self.active and self._takeover.steps:
+                self._takeover.restart(self._told)
             self.active, self.parameters, self._part, self._due = False, [], None, []
             original(optimizer, *args, **kwargs)
 
         return __init__
+
+    def _checking(self, original: Callable[..., bool]) -> Callable[..., bool]:
+        def check(*args: Any, **kwargs: Any) -> bool:
+            before, self.active = self.active, False  # its passes are no steps
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self.active = before
+
+        return check
 
     def _transforming(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def grad_and_value_impl(*args: Any, **kwargs: Any) -> Any:
@@ -174,7 +189,7 @@ class ByHand:
 
     def _step(self, finite: bool) -> None:
         if self._takeover.steps == 0:
-            self._takeover.write("warning", text=TOLD + (TOLD_OF_ZEROS if self._guards else ""))
+            self._takeover.write("warning", text=self._told)
         self._takeover.watch.after_step(cast(Any, self), finite, True)
         self._takeover.stepped(finite, counts=True, by=self)
         self._takeover.regions.after_step_by_hand()

@@ -243,6 +243,11 @@ class Scaling:
         self._loss_scale = self._at_pass.next(not self._bad)
         return skip
 
+    def restart(self) -> None:
+        """What was skipped so far was no step."""
+        self.settle()
+        self._skips = Skips()
+
     def lower(self) -> None:
         """Gradients were not finite, and are to be computed again under the next scale: no step is skipped."""
         self.tested.forget()

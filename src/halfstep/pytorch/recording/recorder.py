@@ -61,6 +61,10 @@ class NullRecorder:
         self.steps += 1
         self._on_step(self.steps - 1)
 
+    def restart(self) -> None:
+        """The steps so far were none of training."""
+        self.steps = 0
+
     def captured(self) -> None:
         """A step was captured into a CUDA graph, whose replays nobody sees."""
 
@@ -130,6 +134,11 @@ class Recorder(NullRecorder):
         if not self._warned:
             self._warned = True
             self.write("warning", text=CAPTURED)
+
+    def restart(self) -> None:
+        self._flush(wait=True)
+        self._losses = []
+        super().restart()
 
     def _flush(self, wait: bool) -> None:
         """Write the steps of which all has arrived, in order."""
