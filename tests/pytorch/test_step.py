@@ -661,3 +661,52 @@ def test_one_optimizer_that_hooks_step_for_each_parameter_makes_one_step_per_pas
             sum(weight.sum() for weight in weights).backward()
     assert takeover.steps == 3
     assert all(torch.equal(w.detach(), torch.full((2,), 0.25)) for w in weights), "the third pass was whole"
+
+
+def by_hand(scale: float, dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], int, float]:
+    """A loss scaler as research code writes it: weights, its own steps, and its scale at the end."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)).to(dtype)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(64, 16, generator=generator).to(dtype), torch.randint(0, 4, (64,), generator=generator)
+    steps = 0
+    for _ in range(12):
+        loss = nn.functional.cross_entropy(net(x), y)
+        optimizer.zero_grad()
+        (loss * scale).backward()
+        for p in net.parameters():
+            p.grad.div_(scale)
+        if all(p.grad.isfinite().all() for p in net.parameters()):
+            optimizer.step()
+            steps += 1
+        else:
+            scale /= 2
+    return [p.detach() for p in net.parameters()], steps, scale
+
+
+def test_a_scaler_written_by_hand_scales_alone(begin) -> None:
+    """In fp16: 12 steps of 24 roundings at most, each moving a weight by less than 0.1 of it."""
+    exact, _, _ = by_hand(4096.0, torch.float64)
+    takeover = begin("fp16")
+    weights, steps, scale = by_hand(4096.0)
+    assert (steps, scale, takeover.steps, takeover.skipped) == (12, 4096.0, 12, 0)
+    for ours, true in zip(weights, exact, strict=True):
+        assert (ours - true).norm() <= 12 * 24 * 2.0**-11 * 0.1 * true.norm()
+
+
+def test_a_scaler_written_by_hand_finds_its_own_height(begin) -> None:
+    """With two scales the script skipped until their product was low enough, and its own was far below."""
+    begin("fp16")
+    _, _, scale = by_hand(2.0**24)
+    assert scale >= 2.0**14
+
+
+@pytest.mark.parametrize("factor", [1000.0, 512.0])
+def test_a_weight_of_a_loss_is_no_scale(begin, factor: float) -> None:
+    takeover = begin("fp32:loss_scale=dynamic:init_scale=1024")
+    weight = nn.Parameter(torch.ones(3))
+    (weight.sum() * factor).backward()
+    assert takeover.scaling.last_value == 1024.0
+    (weight.sum() * 2048.0).backward()
+    assert takeover.scaling.last_value == 1.0

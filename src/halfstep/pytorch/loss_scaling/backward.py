@@ -27,7 +27,13 @@ from halfstep.pytorch.loss_scaling.data_parallel import DataParallel
 from halfstep.pytorch.loss_scaling.gradient_pass import GradientPass
 from halfstep.pytorch.loss_scaling.gradients import multiply_
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
-from halfstep.pytorch.loss_scaling.seeds import as_tuple, ceiling_of, given_seeds, scaled_seeds
+from halfstep.pytorch.loss_scaling.seeds import (
+    as_tuple,
+    ceiling_of,
+    given_seeds,
+    scaled_by_script,
+    scaled_seeds,
+)
 from halfstep.pytorch.loss_scaling.sharded import Sharded
 from halfstep.pytorch.loss_scaling.verdict import capturing
 from halfstep.pytorch.patches import Patches, never_traced
@@ -113,7 +119,8 @@ def _backward(
                 sharded.follow()
                 scaling, given = takeover.scaling, given_seeds(outputs, seeds)
                 reached = scaling.reached
-                with scaling.running(lambda: _targets(outputs, inputs)[0], ceiling_of(outputs)) as scale:
+                own = scaling.beside(scaled_by_script(outputs))
+                with scaling.running(lambda: _targets(outputs, inputs)[0], ceiling_of(outputs), own) as scale:
                     _reach(reached, parallel, outputs, inputs, create_graph)
                     try:
                         scaled = scaled_seeds(outputs, given, scale)

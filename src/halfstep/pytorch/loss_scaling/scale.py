@@ -70,6 +70,7 @@ class Scaling:
 
     def __init__(self, loss_scale: LossScale, in_fp16: bool = False) -> None:
         self._loss_scale = loss_scale
+        self._start = loss_scale.value
         self.answers: Answers | None = None
         dynamic = isinstance(loss_scale, DynamicScale)
         self.pass_scales = PassScales(searches=dynamic and in_fp16, grows=dynamic)
@@ -153,6 +154,16 @@ class Scaling:
             SharedGradients: another thread is in a pass into one of them.
         """
         return _Running(self, targets, ceiling, scale)
+
+    def beside(self, scaled_by_script: bool) -> float | None:
+        """The scale of a pass beside the script's own: a dynamic one starts at 1 there, and moves as ever.
+
+        Returns:
+            None where the script has none, or the user has set ours.
+        """
+        if not scaled_by_script or not isinstance(self._loss_scale, DynamicScale):
+            return None
+        return self._loss_scale.value / self._start
 
     def begin_running(
         self, targets: Callable[[], Iterable[Tensor]], ceiling: float, scale: float | None
