@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from halfstep.errors import HalfstepError, Unsupported
 from halfstep.loss_scale import Skip
 from halfstep.pytorch import native, spawning
-from halfstep.pytorch.autocast import data_loading, own_amp
+from halfstep.pytorch.autocast import data_loading, mixed_operands, own_amp
 from halfstep.pytorch.autocast.regions import NoRegions, Regions
 from halfstep.pytorch.capabilities import Support, support
 from halfstep.pytorch.dtypes import DTYPES
@@ -226,6 +226,8 @@ class Takeover(Face):
         if recipe.guards:
             self.statistics.install(patches)
         self.regions.install(patches)
+        if isinstance(self.regions, Regions):
+            self._undo.append(mixed_operands.promote(self.regions.devices).remove)
         data_loading.outside(self.regions, patches)
         self.watch.install(patches)
         self._habits.install(patches)

@@ -1,0 +1,207 @@
+"""Operations that plain fp32 code uses, and that refuse a 16-bit operand: in a region their operands are promoted.
+
+``canvas[index] = layer(x)`` and ``total.index_add_(0, index, layer(x))`` work in fp32. In a region the layer's result
+is 16-bit, the script's own tensor is fp32, and PyTorch raises. Its autocast promotes the operands of ``cat`` and
+``stack`` alone on a CPU (on CUDA of a few more). Here the others are, by kernels at autocast's own dispatch key: eager
+and compiled, in the backward pass as in the forward, and outside of regions at no cost.
+
+The tables were found by running PyTorch's own list of operations (``torch.testing``'s ``op_db``) in fp32, and then with
+each single operand in bf16 under autocast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import DispatchKey, DispatchKeySet
+
+from halfstep.pytorch.dtypes import SIXTEEN_BIT
+from halfstep.pytorch.products.dispatcher import Overrides, hide_from_dynamo
+
+#: all tensors are cast to the widest dtype among them; where the operation writes in place, to the first one's
+PROMOTED = (
+    *("index_put", "index_put_", "_unsafe_masked_index_put_accumulate", "put", "put_"),
+    *("index_add", "index_add_", "index_copy", "index_copy_", "index_reduce", "index_reduce_"),
+    *("scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_"),
+    *("masked_scatter", "masked_scatter_", "lerp", "lerp_", "heaviside", "heaviside_"),
+    *(
+        "addmm_",
+        "addmv",
+        "addmv_",
+        "addbmm_",
+        "baddbmm_",
+        "mv",
+        "dot",
+        "vdot",
+        "inner",
+        "tensordot",
+        "bilinear",
+    ),
+    *("linalg_multi_dot", "cross", "linalg_cross", "complex", "allclose", "isclose"),
+    *("meshgrid", "cartesian_prod", "_chunk_cat"),
+)
+
+#: no 16-bit kernel, or none that factorizes and samples as fp32 does: 16-bit operands are cast to fp32
+IN_FP32 = (
+    *("_standard_gamma", "_sample_dirichlet", "_dirichlet_grad", "binomial", "poisson"),
+    *(
+        "pdist",
+        "_pdist_forward",
+        "histogram",
+        "histogramdd",
+        "histc",
+        "embedding_bag",
+        "_upsample_bilinear2d_aa",
+    ),
+    *(
+        "logdet",
+        "slogdet",
+        "det",
+        "linalg_det",
+        "linalg_slogdet",
+        "linalg_vander",
+        "linalg_pinv",
+        "linalg_matrix_norm",
+    ),
+    *("linalg_lu", "linalg_lu_factor", "linalg_lu_factor_ex", "linalg_lu_solve", "linalg_ldl_factor"),
+    *(
+        "linalg_ldl_factor_ex",
+        "linalg_ldl_solve",
+        "linalg_solve",
+        "linalg_solve_ex",
+        "linalg_solve_triangular",
+    ),
+    *("linalg_cholesky", "linalg_cholesky_ex", "cholesky", "linalg_eigh", "linalg_eigvalsh", "linalg_svd"),
+    *(
+        "linalg_qr",
+        "linalg_inv",
+        "linalg_inv_ex",
+        "inverse",
+        "linalg_lstsq",
+        "linalg_matrix_exp",
+        "triangular_solve",
+    ),
+    *(
+        "fft_fft",
+        "fft_ifft",
+        "fft_rfft",
+        "fft_irfft",
+        "fft_hfft",
+        "fft_ihfft",
+        "fft_fft2",
+        "fft_ifft2",
+        "fft_rfft2",
+    ),
+    *(
+        "fft_irfft2",
+        "fft_hfft2",
+        "fft_ihfft2",
+        "fft_fftn",
+        "fft_ifftn",
+        "fft_rfftn",
+        "fft_irfftn",
+        "fft_hfftn",
+    ),
+    *("fft_ihfftn", "stft", "istft", "special_zeta", "special_ndtri", "special_log_ndtr", "special_erfcx"),
+    *("special_airy_ai", "special_bessel_j0", "special_bessel_j1", "special_bessel_y0", "special_bessel_y1"),
+    *("special_modified_bessel_i0", "special_modified_bessel_i1", "special_modified_bessel_k0"),
+    *("special_modified_bessel_k1", "special_scaled_modified_bessel_k0", "special_scaled_modified_bessel_k1"),
+    *("special_spherical_bessel_j0", "special_chebyshev_polynomial_t", "special_chebyshev_polynomial_u"),
+    *("special_hermite_polynomial_h", "special_hermite_polynomial_he", "special_laguerre_polynomial_l"),
+    "special_legendre_polynomial_p",
+)
+
+_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA", "xpu": "AutocastXPU", "mps": "AutocastMPS"}
+
+Cast = Callable[[Any], Any]
+
+
+def promote(devices: Iterable[str]) -> Overrides:
+    """Put the kernels at autocast's key of ``devices``; PyTorch's own, where it has one, stay.
+
+    Returns:
+        What takes them away again.
+    """
+    overrides = Overrides()
+    for key in (_KEYS[device] for device in devices if device in _KEYS):
+        for names, choose in ((PROMOTED, _common), (IN_FP32, _fp32)):
+            for operation in _operations(names):
+                name = operation._schema.name.removeprefix("aten::")
+                variant = operation._overloadname
+                full = name if variant == "default" else f"{name}.{variant}"
+                if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{full}", key):
+                    overrides.put(full, key, _kernel(operation, key, choose))
+    return overrides
+
+
+def _operations(names: Iterable[str]) -> Iterator[Any]:
+    """The overloads of each name that take tensors and write none of their arguments but the first."""
+    for name in names:
+        packet = getattr(torch.ops.aten, name, None)
+        for variant in packet.overloads() if packet is not None else ():
+            if not variant.endswith(("out", "hacked_twin")):
+                yield getattr(packet, variant)
+
+
+def _kernel(operation: Any, key: str, choose: Callable[[Any, list[Tensor]], Cast]) -> Callable[..., Any]:
+    keys = DispatchKeySet(getattr(DispatchKey, key))
+
+    def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            tensors = list(_tensors((args, tuple(kwargs.values()))))
+            cast = choose(operation, tensors)
+            return operation(
+                *_each(args, cast), **dict(zip(kwargs, _each(tuple(kwargs.values()), cast), strict=True))
+            )
+
+    hide_from_dynamo(_each)
+    return kernel
+
+
+def _common(operation: Any, tensors: list[Tensor]) -> Cast:
+    """To one dtype: that of what is written, or else the widest."""
+    dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    if len(dtypes) < 2 or not dtypes & set(SIXTEEN_BIT):
+        return _as_it_is
+    if operation._schema.is_mutable:
+        dtype = tensors[0].dtype
+        if not dtype.is_floating_point:
+            return _as_it_is
+    else:
+        dtype = torch.float64 if torch.float64 in dtypes else torch.float32
+    return lambda value: value.to(dtype) if value.is_floating_point() else value
+
+
+def _fp32(operation: Any, tensors: list[Tensor]) -> Cast:
+    """16-bit operands to fp32."""
+    if not any(tensor.dtype in SIXTEEN_BIT for tensor in tensors):
+        return _as_it_is
+    return lambda value: value.float() if value.dtype in SIXTEEN_BIT else value
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _tensors(value)
+
+
+def _each(values: Any, cast: Cast) -> Any:
+    if cast is _as_it_is:
+        return values
+    return type(values)(
+        cast(value)
+        if isinstance(value, Tensor)
+        else _each(value, cast)
+        if isinstance(value, tuple | list)
+        else value
+        for value in values
+    )

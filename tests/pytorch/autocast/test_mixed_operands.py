@@ -1,0 +1,136 @@
+"""In a region an operation of a 16-bit and an fp32 operand works as plain fp32 code wrote it.
+
+The reference is the operation itself in fp32, on the 16-bit operand widened: promotion is exact, so is equality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from halfstep.pytorch.autocast import mixed_operands
+
+INDEX = torch.tensor([2, 0, 3, 1])
+COLUMN = INDEX[:, None].expand(4, 4)
+
+
+def into_a_canvas(x: Tensor, low: Tensor) -> Tensor:
+    canvas = torch.zeros(4, 4)
+    canvas[INDEX] = low
+    canvas[x > 0] = low[x > 0]
+    return canvas
+
+
+#: name -> operation of an fp32 tensor and of one that a layer made
+OPERATIONS: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "canvas[index] = low": into_a_canvas,
+    "index_put": lambda x, low: x.index_put((INDEX,), low),
+    "index_put of a 16-bit canvas": lambda x, low: low.index_put((INDEX,), x),
+    "index_add_": lambda x, low: x.clone().index_add_(0, INDEX, low),
+    "index_add": lambda x, low: low.index_add(0, INDEX, x),
+    "index_copy_": lambda x, low: x.clone().index_copy_(0, INDEX, low),
+    "index_reduce_": lambda x, low: x.clone().index_reduce_(0, INDEX, low, "amax"),
+    "put_": lambda x, low: x.clone().put_(INDEX, low[0]),
+    "scatter_": lambda x, low: x.clone().scatter_(0, COLUMN, low),
+    "scatter_add_": lambda x, low: x.clone().scatter_add_(0, COLUMN, low),
+    "scatter_reduce": lambda x, low: x.scatter_reduce(0, COLUMN, low, "sum"),
+    "masked_scatter": lambda x, low: x.masked_scatter(x > 0, low),
+    "lerp": lambda x, low: torch.lerp(x, low, 0.5),
+    "lerp_": lambda x, low: x.clone().lerp_(low, 0.25),
+    "dot": lambda x, low: torch.dot(x[0], low[0]),
+    "inner": torch.inner,
+    "tensordot": lambda x, low: torch.tensordot(x, low, dims=2),
+    "cross": lambda x, low: torch.cross(x[:, :3], low[:, :3], dim=1),
+    "complex": torch.complex,
+    "allclose": torch.allclose,
+    "isclose": torch.isclose,
+    "meshgrid": lambda x, low: torch.meshgrid(x[0], low[0], indexing="ij"),
+    "heaviside": torch.heaviside,
+    "solve": lambda x, low: (
+        torch.linalg.solve(low.mT @ low + torch.eye(4), x) if low.dtype is x.dtype else None
+    ),
+    "det": lambda x, low: torch.linalg.det(low),
+    "cholesky": lambda x, low: torch.linalg.cholesky_ex(low)[0],
+    "fft": lambda x, low: torch.fft.rfft(low),
+    "pdist": lambda x, low: nn.functional.pdist(low),
+    "erfcx": lambda x, low: torch.special.erfcx(low),
+    "gamma": lambda x, low: torch.distributions.Gamma(low.exp(), 1.0).rsample(),
+    "beta": lambda x, low: torch.distributions.Beta(low.exp(), x.exp()).rsample(),
+    "dirichlet": lambda x, low: torch.distributions.Dirichlet(low.exp()).rsample(),
+}
+
+
+def flat(value: object) -> list[Tensor]:
+    values = value if isinstance(value, tuple | list) else [value]
+    return [item if isinstance(item, Tensor) else torch.tensor(item) for item in values if item is not None]
+
+
+@pytest.mark.filterwarnings("ignore:index_reduce.. is in beta:UserWarning")
+@pytest.mark.parametrize("recipe", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_mixed_operands_are_promoted(begin, recipe: str, name: str) -> None:
+    takeover = begin(recipe)
+    x, low = torch.randn(4, 4), torch.randn(4, 4).to(takeover.regions.dtype)
+    if name in (
+        "gamma",
+        "beta",
+        "dirichlet",
+    ):  # exp() of a 16-bit number is rounded before the operation sees it
+        with takeover.regions.region():
+            assert all(t.isfinite().all() for t in flat(OPERATIONS[name](x, low)))
+        return
+    expected = flat(OPERATIONS[name](x, low.float()))
+    with takeover.regions.region():
+        found = flat(OPERATIONS[name](x, low))
+    for ours, exact in zip(found, expected, strict=False):
+        assert torch.equal(ours.to(exact.dtype), exact) or ours.isnan().equal(exact.isnan())
+
+
+def test_what_is_written_in_place_keeps_its_dtype(begin) -> None:
+    takeover = begin("bf16")
+    low = torch.zeros(4, 4, dtype=torch.bfloat16)
+    with takeover.regions.region():
+        low.index_add_(0, INDEX, torch.randn(4, 4))
+    assert low.dtype is torch.bfloat16
+
+
+def test_gradients_reach_both_operands(begin) -> None:
+    takeover = begin("bf16")
+    x = torch.randn(4, 4, requires_grad=True)
+    low = torch.randn(4, 4, dtype=torch.bfloat16, requires_grad=True)
+    with takeover.regions.region():
+        (x * 1).index_add_(0, INDEX, low).sum().backward()
+    assert torch.equal(x.grad, torch.ones(4, 4))
+    assert torch.equal(low.grad, torch.ones(4, 4, dtype=torch.bfloat16))
+
+
+class Canvas(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros(8, 4).index_add(0, INDEX, self.encode(x))
+
+
+def test_a_compiled_model_is_as_the_eager_one(begin) -> None:
+    begin("bf16")
+    torch.compiler.reset()
+    model, x = Canvas(), torch.randn(4, 4)
+    assert torch.equal(torch.compile(model, backend="aot_eager", fullgraph=True)(x), model(x))
+
+
+def test_outside_of_regions_pytorch_raises_as_ever(begin) -> None:
+    begin("bf16")
+    with pytest.raises(RuntimeError, match="same scalar type"):
+        torch.zeros(4, 4).index_add_(0, INDEX, torch.randn(4, 4).bfloat16())
+
+
+def test_every_name_of_the_tables_is_an_operation() -> None:
+    """Of this version of PyTorch; older ones lack some."""
+    names = (*mixed_operands.PROMOTED, *mixed_operands.IN_FP32)
+    assert len(set(names)) == len(names)
+    assert [name for name in names if not hasattr(torch.ops.aten, name)] == []
