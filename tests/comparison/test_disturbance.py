@@ -51,7 +51,7 @@ def test_a_trial_is_disturbed_where_it_waited_for_others(loads: list[Any], distu
 
 def compared(seconds: dict[str, list[tuple[float, bool]]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Trials of each precision: the step in seconds, and whether other work disturbed it."""
-    told = {"cores": 4, "others_cores": 3.0, "waited_share": 0.6, "least_waited_share": 0.0}
+    told = {"cores": 4, "others_cores": 3.0, "waited_share": 0.6}
     trials, rows = [], []
     for precision, every in seconds.items():
         for repeat, (step, disturbed) in enumerate(every):

@@ -48,7 +48,6 @@ class Disturbance:
             "cores": self.cores,
             "others_cores": self.others,
             "waited_share": self.waited,
-            "least_waited_share": self.least,
             "involuntary_switches_per_second": self.switches,
         }
 
@@ -90,12 +89,7 @@ def words(row: Mapping[str, Any]) -> str:
         if row["others_cores"] >= OTHERS * row["cores"]
         else "it waited"
     )
-    least = (
-        f", {row['least_waited_share']:.0%} in the quietest trial"
-        if 0.005 <= row["least_waited_share"] < WAITED
-        else ""
-    )
-    return f"{others} {row['waited_share']:.0%} of its time for a processor{least}"
+    return f"{others} {row['waited_share']:.0%} of its time for a processor"
 
 
 def warning(rows: Sequence[Mapping[str, Any]]) -> list[str]:
