@@ -22,6 +22,7 @@ Events, in the order in which they appear (every one has ``event`` and ``at``, s
   began: module, operation, direction, words
 - ``restart``: the steps before it were none of training, but a warm-up before there was an optimizer; nor is the
   warning that it ``drops`` true
+- ``absent``: halfstep itself failed to look: ``look``, what the record lacks, and the reason; the program went on
 - ``warning``: something the user should know, in words
 - ``end``: status, exit code, reason, where it was raised, peak memory, energy and joules a step, other load, and in a
   trial of a comparison the files of the day that it read
@@ -167,6 +168,7 @@ class Record:
     own_amp: list[str] = field(default_factory=list)
     own_asks: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
     watched: list[dict[str, Any]] = field(default_factory=list)
     end: dict[str, Any] = field(default_factory=dict)
 
@@ -203,6 +205,8 @@ class Record:
             self.own_amp.append(line["what"])
             if "asks" in line:
                 self.own_asks[line["what"]] = line["asks"]
+        elif kind == "absent":
+            self.absent.setdefault(str(line["look"]), str(line["reason"]))
         elif kind == "warning":
             self.warnings.append(line["text"])
 

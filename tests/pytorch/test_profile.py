@@ -9,12 +9,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from halfstep.looks import NoLooks
 from halfstep.pytorch.recording.profile import Profile, read
 
 
 def profiled(step) -> dict:
-    profile = Profile()
+    profile = Profile(NoLooks())
     profile.begin()
+    profile.next_step()
     step()
     return profile.end()
 
@@ -68,16 +70,20 @@ def test_an_optimizers_step_and_casts_are_told_apart() -> None:
 def test_a_profiler_of_the_scripts_own_is_left_alone() -> None:
     with torch.profiler.profile() as own:
         seen = profiled(lambda: torch.ones(2).sin())
-    assert seen == {"time_shares_absent": "the script's own profiler was running"}
+    reason = "the script's own profiler was running"
+    assert seen == {"absent": reason, "time_shares_absent": reason}
     assert "aten::sin" in {event.key for event in own.key_averages()}
 
 
 def test_a_profiler_that_the_script_starts_in_the_step_wins(capfd: pytest.CaptureFixture[str]) -> None:
-    profile = Profile()
+    profile = Profile(NoLooks())
     profile.begin()
+    profile.next_step()
     with torch.profiler.profile() as own:
         torch.ones(2).cos()
-    assert profile.end() == {"time_shares_absent": "the script started a profiler of its own in the step"}
+    fields = profile.end()
+    assert fields["matmul_flops"] == {}
+    assert fields["time_shares_absent"] == "the script started a profiler of its own in the step"
     assert "aten::cos" in {event.key for event in own.key_averages()}
     assert profiled(lambda: torch.ones(2).sin())["profiled"]["operations"] > 0  # and all is as it was
 

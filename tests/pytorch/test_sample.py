@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from halfstep.looks import NoLooks
+from halfstep.pytorch.recording.profile import Profile
 from halfstep.pytorch.recording.sample import Sample
 from halfstep.pytorch.recording.shapes import odd_sizes
 
@@ -33,13 +35,15 @@ def sampled(autocast: bool) -> dict:
     """Two layers of 64 and 10 units on 32 samples of 16."""
     model = nn.Sequential(nn.Linear(16, 64), nn.Linear(64, 10))
     optimizer = torch.optim.SGD(model.parameters())
-    sample = Sample()
+    sample, products = Sample(NoLooks()), Profile(NoLooks())
+    products.begin()
     sample.begin(list(model.parameters()))
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         loss = model(torch.randn(32, 16)).float().sum()
+    sample.begin_pass([loss])
     loss.backward()
     sample.backward_done()
-    return sample.end(list(model.parameters()), [optimizer])
+    return sample.end(list(model.parameters()), [optimizer]) | products.end()
 
 
 def test_flops_of_odd_sizes_are_those_of_the_layer_of_ten() -> None:
@@ -68,12 +72,13 @@ def test_torch_func_runs_in_a_step_that_is_looked_at() -> None:
         return torch.func.functional_call(model, parameters, (x,)).square().sum()
 
     expected = torch.func.grad(loss)(weights)
-    sample = Sample()
+    sample, products = Sample(NoLooks()), Profile(NoLooks())
+    products.begin()
     sample.begin(list(model.parameters()))
     seen = torch.func.grad(loss)(weights)
     with pytest.raises(RuntimeError, match="saved tensor hooks"), torch.autograd.graph.save_on_cpu():
         torch.func.grad(loss)(weights)  # hooks of the script's own are refused as ever
-    fields = sample.end(list(model.parameters()), [])
+    fields = sample.end(list(model.parameters()), []) | products.end()
     assert all(torch.equal(seen[name], gradient) for name, gradient in expected.items())
     assert "activations" not in fields["memory"]
     assert "torch.func" in fields["memory_absent"]["activations"]
@@ -84,12 +89,14 @@ def test_a_cast_of_a_sparse_matrix_is_passed_over() -> None:
     """Autocast casts it for a product, and it has no one storage; the two dense factors, 8x4 and 4x2, are counted."""
     graph = torch.eye(8).to_sparse()
     x, weight = torch.randn(8, 4), torch.nn.Parameter(torch.randn(4, 2))
-    sample = Sample()
+    sample, products = Sample(NoLooks()), Profile(NoLooks())
+    products.begin()
     sample.begin([weight])
     with torch.autocast("cpu", torch.bfloat16):
         loss = (graph @ (x @ weight)).float().sum()
+    sample.begin_pass([loss])
     loss.backward()
     sample.backward_done()
-    seen = sample.end([weight], [])
+    seen = sample.end([weight], []) | products.end()
     assert seen["memory"]["casts"] == 2 * 4 * 2
     assert seen["memory"]["activations"] >= 2 * 8 * 4

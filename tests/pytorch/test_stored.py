@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.recording.module_calls import ModuleCalls
 from halfstep.pytorch.recording.stored import StoredMeter, bytes_by_format, stored_in
 from halfstep.record import Writer, read
 from halfstep.stored import PARTS, Stored, together
@@ -78,10 +80,13 @@ def test_frozen_weights_of_the_modules_that_are_called_count() -> None:
     never_called = nn.Linear(1000, 1000)
     optimizer = torch.optim.Adam([*down.parameters(), *up.parameters()])
     meter = StoredMeter()
-    meter.begin()
+    calls, patches = ModuleCalls(), Patches()
+    calls.install(patches)
+    calls.tell(meter.called)
     x = torch.randn(4, 8)
     (base(x.bfloat16()).float() + up(down(x))).sum().backward()
     optimizer.step()
+    patches.undo()
     found = Stored.of(meter.end([*down.parameters(), *up.parameters()], [optimizer]))
     trained = 4 * (8 * 2 + 2 * 16)
     assert found.weights == {"bf16": 2 * 8 * 16, "fp32": trained}
@@ -99,7 +104,6 @@ def test_a_failure_is_absent_with_the_reason(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("halfstep.pytorch.recording.stored.stored_in", fails)
     meter = StoredMeter()
-    meter.begin()
     found = Stored.of(meter.end([], []))
     assert not found.measured
     assert set(found.absent) == set(PARTS)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import starmap
 from typing import Any
 
 from halfstep.comparison.effort import energy, parts_of_memory, time_shares
+from halfstep.looks import sentence
 from halfstep.meters import Absent, summary
 from halfstep.ran import Ran, words
 from halfstep.record import Record
@@ -66,7 +68,11 @@ def trial_row(outcome: Outcome, command: Sequence[str], log: str) -> dict[str, A
         "load": end.get("load"),
         "load_absent": end.get("load_absent"),
         "disturbed": None,
-        "warnings": [*record.warnings, *_ran_otherwise(outcome, share)],
+        "warnings": [
+            *record.warnings,
+            *starmap(sentence, record.absent.items()),
+            *_ran_otherwise(outcome, share),
+        ],
         "own_amp": record.own_amp,
         "device": record.takeover.get("device"),
         "framework": record.takeover.get("framework"),

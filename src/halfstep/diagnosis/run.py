@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from halfstep.comparison.running import Display
 from halfstep.diagnosis import SCHEMA, diagnose
 from halfstep.diagnosis.finding import Row
 from halfstep.errors import UsageError
+from halfstep.looks import sentence
 from halfstep.module_names import shown
 from halfstep.plural import count
 from halfstep.ran import Ran, words
@@ -156,7 +158,7 @@ def _notes(tried: Outcome, reference: Outcome | None, plain: bool) -> list[str]:
         notes.append(
             f"the reference was asked for in fp32 and ran as {words(ran)}: what it does says nothing of fp32"
         )
-    return [*notes, *tried.record.warnings]
+    return [*notes, *tried.record.warnings, *starmap(sentence, tried.record.absent.items())]
 
 
 def _spelled(steps: list[int]) -> str:

@@ -138,7 +138,7 @@ class Sample:
 def _eager_counter() -> Any:
     """A context that counts the products of eager operations, in its ``flops``."""
     if backend.name() == "torch":
-        from halfstep.pytorch.recording.sample import ProductCounter
+        from halfstep.pytorch.recording.products import ProductCounter
 
         return ProductCounter()
     from halfstep.keras.products_tf import EagerCounter

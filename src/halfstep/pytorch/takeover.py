@@ -17,6 +17,7 @@ from torch.autograd.graph import GradientEdge
 from torch.optim import Optimizer
 
 from halfstep.errors import HalfstepError, Unsupported
+from halfstep.looks import Looks
 from halfstep.loss_scale import Skip
 from halfstep.pytorch import native, spawning
 from halfstep.pytorch.autocast import data_loading, mixed_operands, own_amp
@@ -83,10 +84,11 @@ class Takeover(Face):
         self._undo: list[Callable[[], None]] = []
         self.hold: Callable[[nn.Module], None] = lambda module: None
         self.by_hand = ByHand(self)
-        self._looking = Looking(self._optimizers, self.by_hand, options)
+        looks = Looks(options.writer.write)
+        self._looking = Looking(self._optimizers, self.by_hand, options, looks)
         recording = isinstance(options.writer, Writer)
         self.recorder = (
-            Recorder(options.writer, self._looking) if recording else NullRecorder(self._brief_look())
+            Recorder(options.writer, self._looking, looks) if recording else NullRecorder(self._brief_look())
         )
         dtype = DTYPES[self.recipe.compute] if self.recipe.compute in ("bf16", "fp16") else None
         self._in_fp32_units = self._planned(dtype)
@@ -95,11 +97,11 @@ class Takeover(Face):
         self._on_backward: Callable[[Sequence[Tensor]], None] = self.recorder.backward
         self.scaling = Scaling(self.recipe.loss_scale, self.recipe.compute == "fp16")
         quiet = not recording or options.watch
-        self.began = NullBegan() if quiet else Began(self.recorder.write, lambda: self.recorder.steps)
+        self.began = NullBegan() if quiet else Began(self.recorder.write, lambda: self.recorder.steps, looks)
         self.statistics = Statistics()
         self._steps = Steps(self)
-        self.watch = self._watch() if options.watch else NullWatch()
-        self._habits = Habits(self.recorder.write)
+        self.watch = self._watch(looks) if options.watch else NullWatch()
+        self._habits = Habits(self.recorder.write, looks)
         self._keep = Keep(self.recipe.keep, self.patches, None if self.recipe.mixed else dtype)
         self.ran_as = self.recipe.name
         self.emulated = False
@@ -231,6 +233,8 @@ class Takeover(Face):
         data_loading.outside(self.regions, patches)
         self.watch.install(patches)
         self._habits.install(patches)
+        if isinstance(self.options.writer, Writer):
+            self._looking.install(patches)
         backward.install(self, patches)
         self._steps.install(patches)
         self.by_hand.install(patches)
@@ -248,8 +252,8 @@ class Takeover(Face):
             if self.regions.dtype is torch.float32:
                 self._undo.append(literal_dtypes.replace(self.patches))
 
-    def _watch(self) -> Watch:
-        return Watch(self.options.writer, lambda: self._steps.inside, lambda: self.scaling.value)
+    def _watch(self, looks: Looks) -> Watch:
+        return Watch(self.options.writer, lambda: self._steps.inside, lambda: self.scaling.value, looks)
 
     @property
     def _emulating(self) -> bool:
@@ -325,6 +329,7 @@ class Takeover(Face):
         self._habits.backward()
         losses = [output for output in outputs if isinstance(output, Tensor)]
         self._on_backward(losses)
+        self._looking.begin_pass(losses)
         self.watch.backward_pass(True)
         self.began.before_backward(losses)
 

@@ -22,7 +22,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState  # no
 from lightning.fabric import Fabric  # noqa: E402
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments  # noqa: E402
 
-from halfstep.pytorch.recording.sample import ProductCounter  # noqa: E402
+from halfstep.pytorch.recording.products import ProductCounter  # noqa: E402
 
 for name in ("lightning.pytorch", "lightning.fabric", "transformers"):
     logging.getLogger(name).setLevel(logging.ERROR)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd import profiler as autograd_profiler
 from torch.compiler import is_compiling
 from torch.optim import Optimizer
 
@@ -267,7 +268,7 @@ def _skipping_by_itself(
 
 def _named() -> AbstractContextManager[Any]:
     """Under the profiler a closure has a name of its own: its work is not the optimizer's."""
-    named = torch._C._autograd._profiler_enabled()
+    named = autograd_profiler._is_profiler_enabled
     return torch.profiler.record_function(CLOSURE) if named else nullcontext()
 
 

@@ -7,7 +7,10 @@ from typing import Any
 
 import torch
 
+from halfstep.looks import Looks, look
 from halfstep.pytorch.patches import Patches
+
+_NAME = "clipping and accumulation"
 
 
 class Habits:
@@ -15,10 +18,12 @@ class Habits:
 
     Args:
         write: the record's; called once, with what was seen.
+        looks: it may fail by itself.
     """
 
-    def __init__(self, write: Callable[..., None]) -> None:
+    def __init__(self, write: Callable[..., None], looks: Looks) -> None:
         self._write = write
+        self._looks = looks
         self._passes = 0
         self._clipping: str | None = None
         self._told = False
@@ -37,10 +42,12 @@ class Habits:
 
         return clip
 
+    @look(_NAME)
     def backward(self) -> None:
         """A backward pass is about to start."""
         self._passes += 1
 
+    @look(_NAME)
     def stepped(self) -> None:
         """An optimizer has stepped for the first time."""
         self._told = True

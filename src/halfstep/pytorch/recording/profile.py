@@ -1,84 +1,112 @@
-"""One step under PyTorch's profiler: which share of it went to products, to casts, to the optimizer, to the host.
+"""Two steps under PyTorch's profiler: which formats the first one's products had, and where the second one's time went.
 
-The step after the sampled one, so it is among the warm-up steps too, and marked. The profiler's own start and stop lie
-between steps and are not part of any.
+The sampled step and the one after it; both are among the warm-up steps, and marked. The profiler's own start and stop
+lie between steps and are not part of any. It is one profiler for both: whatever has begun under one and ends under
+another (a script's ``record_function`` around many steps) would have the second write into the memory of the first.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import statistics
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.autograd import profiler as autograd_profiler
 from torch.autograd.profiler import record_function
 
-from halfstep.pytorch.patches import Patches
+from halfstep.looks import Looks, look
 from halfstep.pytorch.recording import timeline
+from halfstep.pytorch.recording.products import Counted, count, tf32_units
+from halfstep.pytorch.recording.profiler import Profiler
 from halfstep.pytorch.recording.timeline import Event
 
-_BEGIN, _END = "halfstep: step begins", "halfstep: step ends"
+PRODUCTS, TIMES, _STOPPING = "products by format", "shares of a step's time", "the profiler"
+MOVED = "the training loop moved to another thread during the profiled step"
+NO_MARKS = "the profiler lost the marks of the step"
+_SAMPLED, _BEGIN, _END = "halfstep: sampled step begins", "halfstep: step begins", "halfstep: step ends"
 
 
 class Profile:
-    """Profiles the step between :meth:`begin` and :meth:`end`, which are called at the ends of steps."""
+    """Profiles two steps: :meth:`begin`, :meth:`next_step` and :meth:`end` are called at the ends of steps.
 
-    def __init__(self) -> None:
-        self._profile: Any = None
-        self._absent = ""
+    Args:
+        looks: each of its looks may fail by itself.
+        emulated: the recipe's name, by which emulated products are counted.
+    """
+
+    def __init__(self, looks: Looks, emulated: str = "emulated") -> None:
+        self._looks = looks
+        self._emulated = emulated
+        self._profiler = Profiler(record_shapes=True, use_device="cuda" if _cuda() else None)
         self._thread = 0
-        self._patches = Patches()
 
+    @look(PRODUCTS)
     def begin(self) -> None:
-        """Start the profiler, unless the script uses it itself at this moment."""
+        """The sampled step begins. Start the profiler, unless the script uses it itself at this moment."""
+        _settle()
+        self._profiler.begin()
+        self._mark(_SAMPLED)
+
+    @look(TIMES)
+    def next_step(self) -> None:
+        """The sampled step is over, and the next begins."""
+        _settle()
         self._thread = threading.get_ident()
-        if torch._C._autograd._profiler_enabled():
-            self._absent = "the script's own profiler was running"
-            return
-        with _silent():
-            self._profile = autograd_profiler.profile(use_device="cuda" if _cuda() else None)
-            _settle()
-            self._profile.__enter__()
-        # A script that starts a profiler of its own in this very step gets it: there can be only one.
-        self._patches.wrap(autograd_profiler, "_prepare_profiler", self._yield_to_script)
-        self._patches.wrap(autograd_profiler, "_enable_profiler", self._yield_to_script)
-        with record_function(_BEGIN):
-            pass
+        self._mark(_BEGIN)
 
-    def _yield_to_script(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def start(*args: Any, **kwargs: Any) -> Any:
-            self._abandon("the script started a profiler of its own in the step")
-            return original(*args, **kwargs)
+    @look(TIMES)
+    def _finish(self) -> None:
+        _settle()
+        self._mark(_END)
 
-        return start
+    def _mark(self, name: str) -> None:
+        if self._profiler.running:
+            with record_function(name):
+                pass
 
-    def _abandon(self, why: str) -> None:
-        self._patches.undo()
-        self._absent = why
-        profile, self._profile = self._profile, None
-        with _silent():
-            profile.__exit__(None, None, None)
+    def abandon(self) -> dict[str, Any]:
+        """Stop: the program has ended within a step. The fields of what was seen as a whole."""
+        sampled = self._thread != 0
+        self._thread = 0
+        events = self._looks.run(_STOPPING, 1, self._profiler.end) or []
+        return self._products(events) if sampled else {}
 
     def end(self) -> dict[str, Any]:
-        """Stop; fields of a record's ``sample`` event: ``time_shares`` and ``profiled``, or why there are none."""
-        if self._profile is not None and threading.get_ident() != self._thread:
-            self._absent = "the training loop moved to another thread during the profiled step"
-        if self._absent or self._profile is None:
-            self._patches.undo()
-            return {"time_shares_absent": self._absent}
-        self._patches.undo()
-        _settle()
-        with record_function(_END):
-            pass
-        profile, self._profile = self._profile, None
-        with _silent():
-            profile.__exit__(None, None, None)
-        return read(profile.kineto_results.events())
+        """Stop; fields of a record's ``sample`` event: FLOPs and shares of time, or why there are none."""
+        self._finish()
+        events = self._looks.run(_STOPPING, 1, self._profiler.end) or []
+        return {**self._products(events), **self._times(events)}
+
+    def _products(self, events: list[Any]) -> dict[str, Any]:
+        counted = self._counted(events)
+        absent = self._looks.absent(PRODUCTS) if counted is None else counted.absent
+        if counted is None or absent:
+            return {"absent": absent}
+        fields: dict[str, Any] = {"matmul_flops": dict(counted.flops), "odd_flops": counted.odd}
+        return fields | ({"optimizer_flops": dict(counted.optimizer)} if counted.optimizer else {})
+
+    @look(PRODUCTS)
+    def _counted(self, events: list[Any]) -> Counted:
+        marks = {event.name(): event for event in events if event.name() in (_SAMPLED, _BEGIN, _END)}
+        end = marks.get(_BEGIN) or marks.get(_END)
+        if _SAMPLED not in marks or end is None:
+            return Counted(absent=self._profiler.absent or NO_MARKS)
+        start, stop = marks[_SAMPLED].end_ns(), end.start_ns()
+        return count([e for e in events if start <= e.start_ns() < stop], self._emulated, tf32_units())
+
+    def _times(self, events: list[Any]) -> dict[str, Any]:
+        if not self._thread:
+            return {}
+        if self._profiler.absent:
+            return {"time_shares_absent": self._profiler.absent}
+        if threading.get_ident() != self._thread:
+            return {"time_shares_absent": MOVED}
+        return self._read(events) or {"time_shares_absent": self._looks.absent(TIMES)}
+
+    @look(TIMES)
+    def _read(self, events: list[Any]) -> dict[str, Any]:
+        return read(events)
 
 
 def read(events: Any) -> dict[str, Any]:
@@ -87,16 +115,18 @@ def read(events: Any) -> dict[str, Any]:
     begin = next((e for thread in host.values() for e in thread if e.name == _BEGIN), None)
     end = next((e for thread in host.values() for e in thread if e.name == _END), None)
     if begin is None or end is None:
-        return {"time_shares_absent": "the profiler lost the marks of the step"}
+        return {"time_shares_absent": NO_MARKS}
     start, stop = begin.end, end.start
     resolved = {thread: timeline.kinds(own) for thread, own in host.items()}
     main = resolved[begin.thread]
     if device:
         every = [pair for own in resolved.values() for pair in own]
+        device = [event for event in device if start <= event.start < stop]
         ran = timeline.launched(device, every)
         spent, lengths = timeline.device_time(ran, main, start, stop), [e.end - e.start for e in device]
     else:
-        spent, lengths = timeline.host_time(main, start, stop), _outermost([e for e, _ in main])
+        within = [event for event, _ in main if start <= event.start < stop]
+        spent, lengths = timeline.host_time(main, start, stop), _outermost(within)
     profiled = {
         "seconds": (stop - start) / 1e9,
         "device": "cuda" if device else "cpu",
@@ -139,17 +169,3 @@ def _settle() -> None:
     """Let the device finish: the step's work is to lie between its marks. A sync, in this step alone."""
     if _cuda():
         torch.cuda.synchronize()
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Kineto writes lines of its own to stderr, which are not the script's."""
-    before = os.environ.get("KINETO_LOG_LEVEL")
-    os.environ["KINETO_LOG_LEVEL"] = "99"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["KINETO_LOG_LEVEL"]
-        else:
-            os.environ["KINETO_LOG_LEVEL"] = before

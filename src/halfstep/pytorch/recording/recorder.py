@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from halfstep.looks import Looks, look
 from halfstep.pytorch.loss_scaling.verdict import Verdict
 from halfstep.record import NullWriter, StepLines, Writer
 
@@ -24,6 +25,9 @@ CAPTURED = (
     "the program captures its steps into a CUDA graph: the graph's replays are not seen, so they are neither counted "
     "nor timed"
 )
+
+_LOSSES, _SECONDS, _LINES = "losses", "seconds per step", "steps"
+_LOGGED = "figures of the script's own"
 
 
 class NullRecorder:
@@ -79,11 +83,18 @@ class NullRecorder:
 
 
 class Recorder(NullRecorder):
-    """Writes each step to a record."""
+    """Writes each step to a record.
 
-    def __init__(self, writer: Writer | NullWriter, on_step: Callable[[int], bool]) -> None:
+    Args:
+        writer: the record.
+        on_step: called at the end of each step with its index; tells whether it was looked at closely.
+        looks: recording may fail by itself; steps are counted all the same.
+    """
+
+    def __init__(self, writer: Writer | NullWriter, on_step: Callable[[int], bool], looks: Looks) -> None:
         super().__init__()
         self._writer = writer
+        self._looks = looks
         self._lines = StepLines(writer)
         self._on_step = on_step
         self._losses: list[Tensor] = []
@@ -94,6 +105,7 @@ class Recorder(NullRecorder):
         self._figures: deque[tuple[str, int, Figure]] = deque()
         self._warned = False
 
+    @look(_LOSSES)
     def backward(self, outputs: Sequence[Tensor]) -> None:
         if not self._closed:
             # The gradients of several passes add up to the gradient of the sum, so that is the step's loss.
@@ -102,6 +114,7 @@ class Recorder(NullRecorder):
                 losses = [self._unscaled.get(loss, loss) for loss in losses]
             self._losses += [loss.detach() for loss in losses]
 
+    @look(_LOSSES)
     def scaled(self, losses: Sequence[Tensor], by_script: Sequence[Tensor]) -> None:
         # What is recorded is the loss, not the loss times 65536.
         pairs = zip(by_script, losses, strict=False)
@@ -117,17 +130,36 @@ class Recorder(NullRecorder):
         index = self.steps
         self.steps += 1
         losses, self._losses, self._closed = self._losses, [], False
+        seconds = self._seconds(losses)
+        loss = self._loss(losses)
+        sampled = self._on_step(index)
+        self._line(Line(index, loss, seconds, _known(skipped), loss_scale, sampled))
+        self._resume(sampled)
+
+    @look(_SECONDS)
+    def _seconds(self, losses: list[Tensor]) -> Figure:
         if losses and losses[0].is_cuda and not isinstance(self._clock, CudaClock):
             self._clock = CudaClock(losses[0].device)
-        seconds = self._clock.lap()
-        loss = _read(losses)
-        sampled = self._on_step(index)
-        if isinstance(skipped, Verdict) or self._waiting or callable(loss) or callable(seconds):
-            self._waiting.append(Line(index, loss, seconds, _known(skipped), loss_scale, sampled))
+        return self._clock.lap()
+
+    @look(_SECONDS)
+    def _resume(self, sampled: bool) -> None:
+        self._clock.resume(sampled)
+
+    @look(_LINES)
+    def _line(self, line: Line) -> None:
+        if self._waiting or any(callable(part) for part in (line.loss, line.seconds, line.skipped)):
+            self._waiting.append(line)
             self._flush(wait=False)
         else:
-            self._lines.write(index, loss, seconds, skipped, loss_scale, sampled)
-        self._clock.resume(sampled)
+            self._write_line(line, line.loss, line.seconds, line.skipped)
+
+    def _write_line(self, line: Line, loss: Any, seconds: Any, skipped: Any) -> None:
+        self._lines.write(line.step, loss, seconds, bool(skipped), line.scale, line.sampled)
+
+    @look(_LOSSES)
+    def _loss(self, losses: list[Tensor]) -> Figure:
+        return _read(losses)
 
     def captured(self) -> None:
         self._losses = []
@@ -148,11 +180,12 @@ class Recorder(NullRecorder):
             if isinstance(loss, _Pending) or isinstance(seconds, _Pending) or isinstance(skipped, _Pending):
                 return
             self._waiting.popleft()
-            self._lines.write(line.step, loss, seconds, bool(skipped), line.scale, line.sampled)
+            self._write_line(line, loss, seconds, skipped)
 
     def write(self, event: str, **fields: Any) -> None:
         self._writer.write(event, **fields)
 
+    @look(_LOGGED)
     def logged(self, name: str, value: Any) -> None:
         if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
             self._figures.append((name, self.steps, _read([value.detach()])))
@@ -207,7 +240,7 @@ def _read(losses: list[Tensor]) -> Figure:
     device = next((loss.device for loss in losses if loss.is_cuda), None)
     if device is None:
         return sum(loss.item() for loss in losses)
-    with torch.no_grad():
+    with torch.no_grad(), torch._C._DisableAutocast():
         parts = [x.double().reshape(()).to(device, non_blocking=True) for x in losses]
         host = torch.empty((), dtype=torch.float64, device="cpu", pin_memory=True)
         host.copy_(torch.stack(parts).sum(), non_blocking=True)

@@ -13,32 +13,21 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from halfstep.pytorch.dtypes import format_name
-from halfstep.pytorch.patches import Patches
 from halfstep.stored import PARTS
 
 
 class StoredMeter:
-    """Notes which modules are called between :meth:`begin` and :meth:`end`: their frozen weights count, too."""
+    """Notes which modules are called in the sampled step: their frozen weights count, too."""
 
     def __init__(self) -> None:
         self._called: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-        self._patches = Patches()
 
-    def begin(self) -> None:
-        """The sampled step begins."""
-        self._patches.wrap(nn.Module, "__call__", self._noting)
-
-    def _noting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if not torch.compiler.is_compiling():
-                self._called.add(module)
-            return original(module, *args, **kwargs)
-
-        return __call__
+    def called(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """A module is called."""
+        self._called.add(module)
 
     def end(self, trained: Sequence[Tensor], optimizers: Iterable[Optimizer]) -> dict[str, Any]:
         """The step is over; the fields of the record's ``stored`` event. It only looks, so it raises nothing."""
-        self._patches.undo()
         try:
             return stored_in(trained, list(self._called), list(optimizers))
         except Exception as error:

@@ -20,7 +20,8 @@ _PRODUCTS = re.compile(
     r"(_backward)?$|.*(convolution|conv\dd|attention)"
 )
 #: what the profiler calls regions rather than operations: kinds that hold for all that runs inside
-_REGIONS = (("Optimizer.", OPTIMIZER), ("enumerate(DataLoader)", DATA))
+OPTIMIZER_STEP = "Optimizer."
+_REGIONS = ((OPTIMIZER_STEP, OPTIMIZER), ("enumerate(DataLoader)", DATA))
 
 #: what the profiler calls a compiled forward pass, and what inductor calls its code in a backward pass, too
 _COMPILED = ("Torch-Compiled Region", "## Call CompiledFxGraph")

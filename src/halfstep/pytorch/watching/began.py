@@ -23,12 +23,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from halfstep.looks import Looks
 from halfstep.module_names import shown
 from halfstep.pytorch.keep import WRAPPERS
 from halfstep.pytorch.loss_scaling.gradients import all_finite
+from halfstep.pytorch.unseen import unseen_look
 
 #: bad steps that are looked at, and on a GPU losses that are waited for after the first
 LOOKS, WAITS = 3, 20
+_NAME = "where what is not finite began"
 _RESULTS = ("_saved_result", "_saved_output", "_saved_out")
 Node = Any
 
@@ -61,16 +64,23 @@ class NullBegan:
 
 
 class Began(NullBegan):
-    """Writes a ``nonfinite`` event with the module in which it began."""
+    """Writes a ``nonfinite`` event with the module in which it began.
 
-    def __init__(self, write: Callable[..., None], step: Callable[[], int]) -> None:
-        self._write, self._step = write, step
-        self._looks, self._waits = LOOKS, 0
+    Args:
+        write: the record's.
+        step: the step under way.
+        looks: it may fail by itself.
+    """
+
+    def __init__(self, write: Callable[..., None], step: Callable[[], int], looks: Looks) -> None:
+        self._write, self._step, self._looks = write, step, looks
+        self._left, self._waits = LOOKS, 0
         self._told: set[str] = set()
 
+    @unseen_look(_NAME)
     def before_backward(self, outputs: Sequence[Tensor]) -> None:
         for output in outputs:
-            if not self._looks or "loss" in self._told or output.numel() != 1 or output.is_complex():
+            if not self._left or "loss" in self._told or output.numel() != 1 or output.is_complex():
                 continue
             if not self._may_wait(output):
                 continue
@@ -84,14 +94,15 @@ class Began(NullBegan):
         self._waits -= 1
         return self._waits >= 0
 
+    @unseen_look(_NAME)
     def after_step(self, optimizer: Optimizer, finite: bool) -> None:
-        if finite or not self._looks or self._told:
+        if finite or not self._left or self._told:
             return
         self._waits = WAITS
         self._tell("gradients", math.nan, self._step(), backward(optimizer))
 
     def _tell(self, what: str, value: float, step: int, beginning: Beginning | None) -> None:
-        self._looks -= 1
+        self._left -= 1
         self._told.add(what)
         found = {} if beginning is None else vars(beginning)
         self._write("nonfinite", step=step, what=what, value=value, **found)

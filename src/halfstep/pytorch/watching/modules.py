@@ -10,13 +10,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.utils.weak import WeakIdKeyDictionary
 
+from halfstep.looks import Looks
 from halfstep.pytorch.keep import WRAPPERS
 from halfstep.pytorch.loss_scaling.backward import inside_backward
 from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.unseen import unseen_look
+from halfstep.pytorch.watching.tensors import plain
 
 OUTSIDE = ""
+_NAME, TRIES = "watching: the module that runs", 16
 
 
 @dataclass
@@ -42,12 +47,16 @@ class Modules:
     Args:
         entered: called with the arguments of each outermost call.
         left: called with a module's call and its output, if no module inside has handed back that same tensor.
+        looks: it may fail by itself.
     """
 
     def __init__(
-        self, entered: Callable[[Call, tuple[Any, ...]], None], left: Callable[[Call, Tensor], None]
+        self,
+        entered: Callable[[Call, tuple[Any, ...]], object],
+        left: Callable[[Call, Tensor], object],
+        looks: Looks,
     ) -> None:
-        self._entered, self._left = entered, left
+        self._entered, self._left, self._looks = entered, left, looks
         self._names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
         self._parameters = WeakIdKeyDictionary()
         self._local = threading.local()
@@ -89,25 +98,36 @@ class Modules:
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            stack = self.stack
-            if not stack:
-                self._name(module)
-            call = Call(self._path(module), type(module).__name__, torch._C._current_graph_task_id())
-            if not stack and not inside_backward():
-                self._entered(call, (*args, *kwargs.values()))
-            stack.append(call)
+            call = None if is_compiling() else self._enter(module, (*args, *kwargs.values()))
+            if call is None:
+                return original(module, *args, **kwargs)
             try:
                 result = original(module, *args, **kwargs)
             finally:
-                stack.pop()
-            for tensor in tensors_in(result):
-                if id(tensor) not in call.children:
-                    self._left(call, tensor)
-                if stack:
-                    stack[-1].children.add(id(tensor))
+                self.stack.pop()
+            self._leave(call, result)
             return result
 
         return __call__
+
+    @unseen_look(_NAME, TRIES)
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> Call:
+        stack = self.stack
+        if not stack:
+            self._name(module)
+        call = Call(self._path(module), type(module).__name__, torch._C._current_graph_task_id())
+        if not stack and not inside_backward():
+            self._entered(call, args)
+        stack.append(call)
+        return call
+
+    @unseen_look(_NAME, TRIES)
+    def _leave(self, call: Call, result: Any) -> None:
+        for tensor in tensors_in(result):
+            if id(tensor) not in call.children:
+                self._left(call, tensor)
+            if self.stack:
+                self.stack[-1].children.add(id(tensor))
 
     def _path(self, module: nn.Module) -> str:
         return self._names.get(module) or type(module).__name__
@@ -129,7 +149,7 @@ class Modules:
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Floating-point tensors in a module's output or arguments: alone, or in tuples, lists, dicts, dataclasses."""
     if isinstance(value, Tensor):
-        if value.is_floating_point() and value.layout is torch.strided:
+        if plain(value):
             yield value
     elif isinstance(value, dict):
         for item in value.values():

@@ -73,7 +73,9 @@ def _bins(chunk: Tensor) -> Tensor:
 
 def largest(tensor: Tensor) -> float:
     """The largest magnitude; NaN where there is a NaN. The tensor is not empty."""
-    low, high = torch.aminmax(tensor.detach())
+    tensor = tensor.detach()
+    # Numbers of 8 bits have casts, and hardly any arithmetic.
+    low, high = torch.aminmax(tensor.float() if tensor.dtype.itemsize == 1 else tensor)
     ends = torch.stack([low, high]).double().abs()
     return float(ends.max())
 

@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from halfstep.formats import get_scalar
+from halfstep.looks import Looks
 from halfstep.pytorch.dtypes import SIXTEEN_BIT, format_name
 from halfstep.pytorch.loss_scaling.backward import inside_backward, tracing
+from halfstep.pytorch.unseen import unseen_look
 from halfstep.pytorch.watching.domain import outside_domain
 from halfstep.pytorch.watching.modules import Modules
 from halfstep.pytorch.watching.source import Line, described, user_line
@@ -35,6 +37,7 @@ from halfstep.pytorch.watching.tensors import (
 )
 
 Write = Callable[..., None]
+_NAME, TRIES = "watching: operations", 16
 #: origins looked at closely in one step, and in all
 _A_STEP, _IN_ALL = 8, 200
 #: what hands out memory with anything in it, or is halfstep's own unscaling
@@ -90,6 +93,15 @@ class Place:
     operation: str
 
 
+@dataclass(frozen=True)
+class _Called:
+    """An operation that is under way: its plan, whether it belongs to a backward pass, and where it was called."""
+
+    plan: Plan
+    backward: bool
+    place: Place | None
+
+
 class Operations(TorchDispatchMode):
     """The mode. :meth:`stepped` tells it that a step is over.
 
@@ -99,7 +111,16 @@ class Operations(TorchDispatchMode):
         in_step: whether an optimizer's arithmetic is running.
         scale: the loss scale in force.
         rounded: called with an emulated product's operand: module, tensor, format, axis, and whether it is a gradient.
+        looks: it may fail by itself.
     """
+
+    #: attention with a function of the script's own, and other operations of higher order, raise otherwise
+    supports_higher_order_operators = True
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """The program's compiled frames stay compiled."""
+        return True
 
     def __init__(
         self,
@@ -107,9 +128,11 @@ class Operations(TorchDispatchMode):
         write: Write,
         in_step: Callable[[], bool],
         scale: Callable[[], float],
-        rounded: Callable[[str, Tensor, str, int, bool], None],
+        rounded: Callable[[str, Tensor, str, int, bool], object],
+        looks: Looks,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._looks = looks
         self._modules, self._write, self._in_step, self._scale = modules, write, in_step, scale
         self._rounded = rounded
         self._places: dict[int, Place] = {}
@@ -123,20 +146,29 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if tracing():
+        if tracing() or not isinstance(func, torch._ops.OpOverload):
             return func(*args, **kwargs)
+        call = self._about_to(func, args)
+        result = func(*args, **kwargs)
+        if call is not None and call.plan.looks:
+            self._done(call, func, args, kwargs, result)
+        return result
+
+    @unseen_look(_NAME, TRIES)
+    def _about_to(self, func: Any, args: Any) -> _Called:
+        """An operation is about to run: note who calls it."""
         todo = plan(func)
         if todo.name == "halfstep.round":
             self._operand(*args)
-            return func(*args, **kwargs)
+            return _Called(todo, False, None)
         backward = self._modules.running is None if inside_backward() else self.in_pass
-        place = None if backward else self._remember(todo)
-        result = func(*args, **kwargs)
-        if todo.looks:
-            # Not no_grad, which halfstep has empty autocast's cache: autocast may be filling it right now.
-            with torch._C._AutoDispatchBelowAutograd():
-                self._look(todo, func, args, kwargs, result, backward, place)
-        return result
+        return _Called(todo, backward, None if backward else self._remember(todo))
+
+    @unseen_look(_NAME, TRIES)
+    def _done(self, call: _Called, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        # Not no_grad, which halfstep has empty autocast's cache: autocast may be filling it right now.
+        with torch._C._AutoDispatchBelowAutograd():
+            self._look(call.plan, func, args, kwargs, result, call.backward, call.place)
 
     def _operand(self, x: Tensor, format: str, axis: int, gradient: bool = False) -> None:
         """A product's operand is about to be rounded; the backward pass rounds those of the forward pass again."""
@@ -158,7 +190,7 @@ class Operations(TorchDispatchMode):
 
     def _here(self, todo: Plan) -> Place:
         running = self._modules.running
-        return Place(running.path if running else "", user_line(4), todo.name)
+        return Place(running.path if running else "", user_line(6), todo.name)
 
     def _of_node(self) -> tuple[Place | None, str]:
         """The forward operation whose gradient is being computed, and the name of its node."""

@@ -13,11 +13,39 @@ from halfstep.pytorch.dtypes import SIXTEEN_BIT, format_name
 from halfstep.pytorch.watching.sums import widened
 
 
+def plain(tensor: Any) -> bool:
+    """Whether it is a floating-point tensor whose numbers lie in this process's memory, as they are.
+
+    Not one of a subclass (sharded, quantised, fake, the script's own), nor sparse or nested, nor one without memory,
+    which would crash the process: on the meta device, a zero of forward mode, a gathered weight that was given back.
+    """
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.layout is torch.strided
+        and not tensor.is_nested
+        and not tensor.is_meta
+        and tensor.is_floating_point()
+        and not tensor._is_zerotensor()
+        and (batched(tensor) or not tensor.numel() or tensor.untyped_storage().nbytes() > 0)
+    )
+
+
+def batched(tensor: Tensor) -> bool:
+    """Whether it stands for another inside of ``torch.func`` (``vmap``, ``grad``, ``jvp``)."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def innermost(tensor: Tensor) -> Tensor:
+    """The tensor that holds the numbers of one inside of ``torch.func``: all samples of a batched one."""
+    while batched(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def floating(values: Any) -> Iterator[Tensor]:
     """Plain floating-point tensors in what an operation takes or returns."""
     if isinstance(values, Tensor):
-        plain = type(values) in (Tensor, torch.nn.Parameter) and values.layout is torch.strided
-        if plain and values.is_floating_point() and values.numel() and values.device.type != "meta":
+        if plain(values) and values.numel():
             yield values
     elif isinstance(values, tuple | list):
         for value in values:

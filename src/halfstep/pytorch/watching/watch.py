@@ -14,7 +14,6 @@ All that is seen goes into the record at once as events ``watch``, with ``what``
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,32 +21,25 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils._python_dispatch import _disable_current_modes
 
 from halfstep.formats import get_scalar
+from halfstep.looks import Looks
 from halfstep.pytorch.dtypes import SIXTEEN_BIT, format_name
 from halfstep.pytorch.loss_scaling.backward import inside_backward
 from halfstep.pytorch.loss_scaling.gradients import all_finite
 from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.unseen import unseen_look
 from halfstep.pytorch.watching.modules import Call, Modules, tensors_in
 from halfstep.pytorch.watching.numbers import Tally
 from halfstep.pytorch.watching.operations import Operations
 from halfstep.pytorch.watching.rounding import Rounded
+from halfstep.pytorch.watching.tensors import batched, innermost, plain, summable
 from halfstep.record import NullWriter, Writer
 
 #: the steps whose numbers are counted: the first two, then one in so many
 FIRST, EVERY = 2, 16
-
-
-def _unseen(method: Callable[..., None]) -> Callable[..., None]:
-    """What the watch itself computes is none of the program's operations."""
-
-    @functools.wraps(method)
-    def unseen(*args: Any) -> None:
-        with _disable_current_modes():
-            method(*args)
-
-    return unseen
+#: failures after which a look is given up
+TRIES = 16
 
 
 class NullWatch:
@@ -76,15 +68,20 @@ class Watch(NullWatch):
         writer: the record.
         in_step: whether an optimizer's arithmetic is running.
         scale: the loss scale in force, and whether a scaled backward pass is under way.
+        looks: each of its looks may fail by itself.
     """
 
     def __init__(
-        self, writer: Writer | NullWriter, in_step: Callable[[], bool], scale: Callable[[], float]
+        self,
+        writer: Writer | NullWriter,
+        in_step: Callable[[], bool],
+        scale: Callable[[], float],
+        looks: Looks,
     ) -> None:
-        self._writer, self._scale = writer, scale
+        self._writer, self._scale, self._looks = writer, scale, looks
         self.step = 0
-        self._modules = Modules(self._entered, self._left)
-        self._operations = Operations(self._modules, self._write, in_step, scale, self._rounded)
+        self._modules = Modules(self._entered, self._left, looks)
+        self._operations = Operations(self._modules, self._write, in_step, scale, self._rounded, looks)
         self._tallies: dict[tuple[str, str], Tally] = {}
         self._roundings: dict[tuple[str, str], Rounded] = {}
         self._before: dict[int, Tensor] = {}
@@ -122,32 +119,37 @@ class Watch(NullWatch):
 
         return compile
 
-    @_unseen
+    @unseen_look("watching: inputs of the model", TRIES)
     def _entered(self, call: Call, args: tuple[Any, ...]) -> None:
         """An outermost module is called: whether its inputs are finite."""
         for position, tensor in enumerate(tensors_in(list(args))):
-            if tensor.requires_grad or not tensor.numel() or not self._operations.clean:
+            numbers = innermost(tensor)
+            if tensor.requires_grad or not plain(numbers) or not tensor.numel() or not self._operations.clean:
                 continue
-            bad = int((~torch.isfinite(tensor)).sum())
+            bad = int((~torch.isfinite(summable(numbers))).sum())
             if bad:
                 fields = {"count": bad, "elements": tensor.numel(), "argument": position}
                 self._write("input", module=call.path, type=call.kind, **fields)
 
+    @unseen_look("watching: outputs of modules", TRIES)
     def _left(self, call: Call, output: Tensor) -> None:
         """A module has handed back ``output``: count it, and its gradient when it comes."""
         if not self.sampled or (not torch.is_grad_enabled() and not inside_backward()):
             return
         again = call.in_pass != -1
         if not again and torch.is_grad_enabled():
-            self._count("activations", call.path, output, 1.0)
-        if output.requires_grad:
+            numbers = innermost(output)
+            if plain(numbers):
+                self._count("activations", call.path, numbers, 1.0)
+        if output.requires_grad and not batched(output):
             self._register(output, lambda gradient: self._gradient(call.path, gradient))
 
+    @unseen_look("watching: gradients of modules", TRIES)
     def _gradient(self, path: str, gradient: Tensor) -> None:
-        if gradient.layout is torch.strided and type(gradient) is Tensor:
+        if plain(gradient):
             self._count("gradients", path, gradient, self._scale())
 
-    @_unseen
+    @unseen_look("watching: rounding of operands", TRIES)
     def _rounded(self, path: str, operand: Tensor, format: str, axis: int, gradient: bool) -> None:
         """An operand of an emulated product, in the steps that are sampled."""
         if not self.sampled or not operand.numel():
@@ -160,7 +162,7 @@ class Watch(NullWatch):
         with torch._C._AutoDispatchBelowAutograd():
             self._roundings.setdefault((kind, path), Rounded()).add(operand.detach(), format, axis)
 
-    @_unseen
+    @unseen_look("watching: sizes of numbers", TRIES)
     def _count(self, kind: str, path: str, tensor: Tensor, scale: float) -> None:
         self._tally(kind, path).add(tensor, format_name(tensor.dtype), scale)
 
@@ -170,29 +172,37 @@ class Watch(NullWatch):
     def backward_pass(self, running: bool) -> None:
         self._operations.in_pass = running
 
-    @_unseen
-    @torch.no_grad()
     def before_step(self, optimizer: Optimizer) -> None:
+        self._about_to_step(optimizer)
+
+    @unseen_look("watching: optimizers", TRIES)
+    @torch.no_grad()
+    def _about_to_step(self, optimizer: Optimizer) -> None:
         """Keep the weights as they are, in the steps that are sampled: their memory once more, for a step."""
         self._optimizer(optimizer)
         if self.sampled:
-            self._before = {id(p): p.detach().clone() for p in _parameters(optimizer) if _plain(p)}
+            self._before = {id(p): p.detach().clone() for p in _parameters(optimizer) if plain(p)}
 
-    @_unseen
-    @torch.no_grad()
     def after_step(self, optimizer: Optimizer, finite: bool, primary: bool) -> None:
-        parameters = [p for p in _parameters(optimizer) if _plain(p)]
+        self._stepped(optimizer, finite)
+        self._before = {}
+        if primary:
+            self._flush()
+            self._tallies, self._roundings = {}, {}
+            self.step += 1
+            self._operations.stepped(self.sampled)
+
+    @unseen_look("watching: steps", TRIES)
+    @torch.no_grad()
+    def _stepped(self, optimizer: Optimizer, finite: bool) -> None:
+        """What an optimizer's step was given, and did."""
+        parameters = [p for p in _parameters(optimizer) if plain(p)]
         gradients = [p.grad for p in parameters if p.grad is not None]
         self._state(parameters, finite and all_finite(gradients))
         if self.sampled:
             for parameter in parameters:
                 self._parameter(parameter, finite)
             self._updates(optimizer, finite)
-        self._before = {}
-        if primary:
-            self._flush()
-            self.step += 1
-            self._operations.stepped(self.sampled)
 
     def _state(self, parameters: Sequence[Tensor], finite: bool) -> None:
         """Say so where gradients are not finite, and once where weights have become so."""
@@ -251,6 +261,7 @@ class Watch(NullWatch):
                 }
                 self._write("optimizer", parameters=len(low), **fields)
 
+    @unseen_look("watching: sizes of numbers per step", TRIES)
     def _flush(self) -> None:
         for (kind, path), tally in self._tallies.items():
             if tally.elements:
@@ -263,16 +274,10 @@ class Watch(NullWatch):
                 )
         for (kind, path), rounded in self._roundings.items():
             self._write("rounded", kind=kind, module=path, **rounded.fields())
-        self._tallies, self._roundings = {}, {}
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def _plain(parameter: Tensor) -> bool:
-    """A tensor of this process's own: not sharded over ranks, nor of another kind."""
-    return type(parameter) in (Tensor, torch.nn.Parameter) and parameter.is_floating_point()
 
 
 def _largest(tensor: Tensor) -> float:

@@ -1,0 +1,181 @@
+"""What a pass keeps for the backward pass: bytes of activations, and of the 16-bit copies of weights."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfstep.pytorch.loss_scaling.backward import inside_backward
+from halfstep.pytorch.patches import Patches
+
+#: why a record has no bytes of activations
+FUNCTIONAL = "the step uses torch.func, which runs no hooks on the tensors that it keeps"
+OWN_HOOKS = "the script has hooks of its own on the tensors that are kept"
+IN_PASS = "the program's steps end inside of a backward pass"
+MOVED = "the training loop moved to another thread during the sampled step"
+
+_CAST, _LEAF = "ToCopyBackward0", "torch::autograd::AccumulateGrad"
+
+
+class Activations:
+    """Bytes that the graph keeps for the backward pass: the largest sum over the step's forward passes.
+
+    Autocast keeps 16-bit copies of weights for as long; they are counted apart.
+    """
+
+    def __init__(self, weights: Iterable[Tensor] = ()) -> None:
+        self.peak = 0
+        self.casts = 0
+        self._total = 0
+        self._live: dict[int, int] = {}
+        self._weights = {storage[0] for t in weights if (storage := _storage(t)) is not None}
+
+    def pack(self, tensor: Tensor) -> None:
+        """Note a tensor that is kept; each storage counts once, and a weight or a cast of one does not."""
+        storage = _storage(tensor)
+        if storage is None or storage[0] in self._weights or self._is_cast(tensor):
+            return
+        address, size = storage
+        self._total += size - self._live.get(address, 0)
+        self._live[address] = size
+        self.peak = max(self.peak, self._total)
+
+    def _is_cast(self, tensor: Tensor) -> bool:
+        base = tensor._base if tensor._is_view() else tensor
+        return base is not None and base.grad_fn is not None and self._casts_weight(base.grad_fn)
+
+    def _casts_weight(self, node: Any) -> bool:
+        """Whether a node of the graph is the cast of a weight to another format."""
+        if node.name() != _CAST:
+            return False
+        leaf = node.next_functions[0][0]
+        if leaf is None or leaf.name() != _LEAF:
+            return False
+        storage = _storage(leaf.variable)
+        return storage is not None and storage[0] in self._weights
+
+    def begin_pass(self, outputs: Sequence[Tensor]) -> None:
+        """A backward pass starts from ``outputs``: the casts of weights in its graph stay until it is over."""
+        self.casts = max(
+            self.casts, sum(_output_bytes(node) for node in graph(outputs) if self._casts_weight(node))
+        )
+
+    def passed(self) -> None:
+        """A backward pass is over: its graph has been freed."""
+        self._live.clear()
+        self._total = 0
+
+
+def graph(outputs: Sequence[Tensor]) -> Iterator[Any]:
+    """The nodes of the graph behind ``outputs``, in no order."""
+    stack = [output.grad_fn for output in outputs]
+    found = set()
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            stack += [following for following, _ in node.next_functions]
+            yield node
+
+
+def _output_bytes(node: Any) -> int:
+    made = node._input_metadata[0]
+    return int(torch.Size(made.shape).numel()) * int(made.dtype.itemsize)
+
+
+def _storage(tensor: Tensor) -> tuple[int, int] | None:
+    """Where a tensor's memory begins, and its bytes; None of a sparse one, or another that has no single memory."""
+    try:
+        storage = tensor.untyped_storage()
+        return storage.data_ptr(), storage.nbytes()
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+class KeptTensors:
+    """Has PyTorch tell of each tensor that it keeps, in one thread, where nobody else has it tell.
+
+    Attributes:
+        absent: why it could not; empty where it could.
+    """
+
+    def __init__(self, note: Callable[[Tensor], None]) -> None:
+        self.absent = ""
+        self._note = note
+        self._thread = threading.get_ident()
+        self._on = False
+        self._patches = Patches()
+
+    def begin(self) -> None:
+        """Start, in this thread. What is set inside of a backward pass would be gone when it is over."""
+        if inside_backward():
+            self.absent = IN_PASS
+        elif torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+            self.absent = OWN_HOOKS  # only the innermost hooks run: ours would take the place of the script's
+        else:
+            self._push()
+            self._patches.wrap(torch.autograd.graph, "disable_saved_tensors_hooks", self._disabling)
+
+    def _push(self) -> None:
+        torch._C._autograd._push_saved_tensors_default_hooks(self._pack, _unpack)
+        self._on = True
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        if not self.absent:
+            self._note(tensor)
+        return tensor
+
+    def _disabling(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """``torch.func`` refuses to run inside hooks, also these: they are taken away for as long."""
+
+        @contextlib.contextmanager
+        def disable_saved_tensors_hooks(error_message: str) -> Iterator[None]:
+            ours = self._innermost()
+            if ours:
+                self.absent = FUNCTIONAL
+                torch._C._autograd._pop_saved_tensors_default_hooks()
+            try:
+                with original(error_message):
+                    yield
+            finally:
+                if ours:
+                    torch._C._autograd._push_saved_tensors_default_hooks(self._pack, _unpack)
+
+        return disable_saved_tensors_hooks
+
+    def _innermost(self) -> bool:
+        """Whether nobody has put other hooks inside of these, in this thread."""
+        top = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        return top is not None and top[0] == self._pack
+
+    def end(self) -> None:
+        """Stop. Where that cannot be done here, nothing is noted any more, and :meth:`leave` does it later."""
+        self._patches.undo()
+        if not self._on:
+            return
+        if threading.get_ident() != self._thread:
+            self.absent = self.absent or MOVED
+        elif inside_backward():
+            self.absent = self.absent or IN_PASS
+        self.leave()
+        self._note = _ignore
+
+    def leave(self) -> bool:
+        """Take the hooks away if this is the place; tells whether they are gone."""
+        if self._on and threading.get_ident() == self._thread and not inside_backward() and self._innermost():
+            torch._C._autograd._pop_saved_tensors_default_hooks()
+            self._on = False
+        return not self._on
+
+
+def _unpack(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _ignore(tensor: Tensor) -> None:
+    return

@@ -1,0 +1,140 @@
+"""FLOPs of a product from the shapes of its operands, as the profiler gives them.
+
+By the formulas of ``torch.utils.flop_counter``: 2 m k n for (m, k) by (k, n); rounding counts nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.flop_counter import conv_flop_count, flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+Shape = Sequence[int]
+Values = Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product that ran.
+
+    Attributes:
+        name: of its operator, ``aten::mm``.
+        operands: shape and type (the profiler's name for it) of its tensors, in order.
+        flops: of it.
+    """
+
+    name: str
+    operands: Sequence[tuple[Shape, str]]
+    flops: int
+
+    @classmethod
+    def of(cls, event: Any) -> Product | None:
+        """The product of a profiler's event; None where its formula needs more than the shapes."""
+        name, kinds = event.name(), event.dtypes()
+        numbers = event.concrete_inputs()
+        values = [
+            shape if kind not in _NO_TENSOR else number
+            for shape, kind, number in zip(event.shapes(), kinds, numbers, strict=True)
+        ]
+        formula = FORMULAS.get(name) or EMULATED[name]
+        try:
+            flops = int(formula(values))
+        except (AssertionError, AttributeError, IndexError, TypeError, ValueError):
+            return None
+        return cls(name, operands_of(name, values, kinds), flops)
+
+
+#: the profiler's names of the types of what is no tensor
+_NO_TENSOR = ("", "Scalar", "ScalarList")
+
+#: how many of the arguments are a product's bias and factors; what follows is numbers, and the tensor it is written to
+_FACTORS = {"mm": 2, "bmm": 2, "addmm": 3, "baddbmm": 3, "_scaled_mm": 2}
+
+
+def operands_of(name: str, values: Values, kinds: Sequence[str]) -> list[tuple[Shape, str]]:
+    """Shape and type of the tensors that take part in a product."""
+    end = _FACTORS.get(name.rpartition("::")[2], len(values))
+    tensors = zip(values[:end], kinds, strict=False)
+    return [(shape, kind) for shape, kind in tensors if kind not in _NO_TENSOR]
+
+
+def _product(values: Values) -> int:
+    """(m, k) by (k, n), or a batch of these: the last two tensors."""
+    a, b = values[-2:]
+    if len(a) < 2 or len(a) != len(b) or a[-1] != b[-2]:
+        raise ValueError("no product")
+    return 2 * math.prod(a) * int(b[-1])
+
+
+def _first(count: int) -> Callable[[Values], int]:
+    return lambda values: _product(values[:count])
+
+
+def _convolved(x: Shape, weight: Shape, stride: Shape, padding: Shape, dilation: Shape) -> list[int]:
+    """The shape of a convolution's result, as ``torch.nn.Conv2d`` has it."""
+    sizes = zip(x[2:], weight[2:], stride, padding, dilation, strict=True)
+    return [x[0], weight[0], *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes)]
+
+
+def _convolution(values: Values) -> int:
+    """As ``aten::convolution``: x, weight, bias, stride, padding, dilation, transposed …"""
+    x, weight, _, stride, padding, dilation, transposed = values[:7]
+    out = x if transposed else _convolved(x, weight, stride, padding, dilation)
+    return int(conv_flop_count(list(x), list(weight), list(out), bool(transposed)))
+
+
+def _convolution_backward(values: Values) -> int:
+    """As much as the forward product for each gradient that is asked for, of x and of the weight."""
+    slope, x, weight = values[:3]
+    transposed, mask = values[7], values[10]
+    return _backward(slope, x, weight, bool(transposed), mask)
+
+
+def _backward(slope: Shape, x: Shape, weight: Shape, transposed: bool, mask: Sequence[bool]) -> int:
+    return int(conv_flop_count(list(x), list(weight), list(slope), transposed)) * sum(map(bool, mask[:2]))
+
+
+def _emulated_backward(values: Values) -> int:
+    """``halfstep::convolution_backward``: no sizes of a bias, and the mask is the last but one."""
+    slope, x, weight = values[:3]
+    return _backward(slope, x, weight, bool(values[6]), values[-2])
+
+
+def _attention(values: Values) -> int:
+    return int(sdpa_flop_count(*values[:3]))
+
+
+def _attention_backward(values: Values) -> int:
+    return int(sdpa_backward_flop_count(*values[:4]))
+
+
+def _registered(formula: Callable[..., int]) -> Callable[[Values], int]:
+    return lambda values: formula(*values)
+
+
+#: kernels of one backend, which run inside of ``aten::convolution``
+_INNER = ("_convolution", "cudnn_convolution", "_slow_conv2d_forward", "convolution_overrideable")
+
+#: by the operator, what a product's FLOPs are, given shapes and numbers
+FORMULAS: dict[str, Callable[[Values], int]] = {
+    **{
+        str(packet).replace(".", "::"): _registered(formula)
+        for packet, formula in flop_registry.items()
+        if str(packet).startswith("aten.") and str(packet)[5:] not in _INNER
+    },
+    **{f"aten::{name}": _first(count) for name, count in _FACTORS.items()},
+    "aten::convolution": _convolution,
+    "aten::convolution_backward": _convolution_backward,
+    "aten::_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "aten::_scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward,
+}
+
+#: the same of emulated products
+EMULATED: dict[str, Callable[[Values], int]] = {
+    "halfstep::product": _first(3),
+    "halfstep::convolution": _convolution,
+    "halfstep::convolution_backward": _emulated_backward,
+}

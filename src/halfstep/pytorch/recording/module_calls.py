@@ -1,0 +1,41 @@
+"""Tells of the calls of modules, in the step that is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.compiler import is_compiling
+
+from halfstep.pytorch.patches import Patches
+
+Note = Callable[[nn.Module, tuple[Any, ...]], None]
+
+
+class ModuleCalls:
+    """One wrap of ``Module.__call__`` for the whole run: Dynamo has guards on it, and compiles anew when it changes.
+
+    Not a global module hook: ``torch.compile`` warns of those. 0.2 us per call outside of the step that is looked at.
+    """
+
+    def __init__(self) -> None:
+        self._notes: tuple[Note, ...] = ()
+
+    def install(self, patches: Patches) -> None:
+        """Look in at every module call, at first without telling anybody."""
+        patches.wrap(nn.Module, "__call__", self._call)
+
+    def tell(self, *notes: Note) -> None:
+        """From now on, tell these (none: nobody) of each call: the module and its arguments."""
+        self._notes = notes
+
+    def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            # In this order: a compiler sees a constant, and nothing that changes.
+            if not is_compiling() and self._notes:
+                for note in self._notes:
+                    note(module, (*args, *kwargs.values()))
+            return original(module, *args, **kwargs)
+
+        return __call__

@@ -1,0 +1,210 @@
+"""Which formats a step's matrix products had: counted by PyTorch's profiler, which changes nothing of what runs.
+
+A dispatch mode would have Dynamo skip the program's compiled frames, and operations of higher order raise. The
+profiler's observers sit in the dispatcher, below autocast, batching and compiled code: they are given the shapes and
+types of the operands of each call, also of those calls that compiled code makes. Formulas are PyTorch's own
+(``torch.utils.flop_counter``).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from halfstep.pytorch.dtypes import format_name
+from halfstep.pytorch.recording.flops import EMULATED, FORMULAS, Product
+from halfstep.pytorch.recording.profiler import Profiler
+from halfstep.pytorch.recording.shapes import odd_sizes
+from halfstep.pytorch.recording.timeline import CAST, CLOSURE, OPTIMIZER_STEP
+
+#: dtypes by the profiler's names for them
+_DTYPES = {
+    "float": torch.float32,
+    "double": torch.float64,
+    "c10::BFloat16": torch.bfloat16,
+    "c10::Half": torch.float16,
+    "c10::Float8_e4m3fn": torch.float8_e4m3fn,
+    "c10::Float8_e5m2": torch.float8_e5m2,
+    "c10::complex<float>": torch.complex64,
+    "c10::complex<double>": torch.complex128,
+    "signed char": torch.int8,
+    "unsigned char": torch.uint8,
+    "short int": torch.int16,
+    "int": torch.int32,
+    "long int": torch.int64,
+    "long": torch.int64,
+}
+
+#: what Dynamo and Inductor call the regions in which they trace and compile; CUDA graphs are recorded in one, too
+_COMPILING, _CUDA_GRAPH = " (dynamo_timed)", "CUDAGraph"
+#: Inductor's compiled graphs; its templates of products are kernels of their own, which call no operator
+_COMPILED_GRAPH, _TEMPLATES = "## Call CompiledFxGraph", ("triton_tem_", "micro_gemm")
+
+TEMPLATES = (
+    "compiled code computed products in kernels of its own (max-autotune, flex_attention), not in operators"
+)
+
+
+@dataclass
+class Counted:
+    """The products of a step.
+
+    Attributes:
+        flops: by the format of the operands.
+        odd: those of sizes that do not suit matrix units.
+        optimizer: by format, those inside of an optimizer's step (Muon's), which are in neither of the others.
+        absent: why they could not be counted; empty where they were.
+    """
+
+    flops: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    odd: int = 0
+    optimizer: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    absent: str = ""
+
+
+class ProductCounter:
+    """Counts the FLOPs of matrix products between :meth:`begin` and :meth:`end`, or as a context.
+
+    Args:
+        emulated: the recipe's name, by which emulated products are counted.
+    """
+
+    def __init__(self, emulated: str = "emulated") -> None:
+        self._emulated = emulated
+        self._profiler = Profiler(record_shapes=True)
+        self.counted = Counted()
+
+    @property
+    def flops(self) -> dict[str, int]:
+        """FLOPs by format, of all that ran."""
+        return self.counted.flops
+
+    def begin(self) -> None:
+        """Start to count, in every thread."""
+        self._profiler.begin()
+
+    def end(self) -> None:
+        """Stop, and count."""
+        events = self._profiler.end()
+        self.counted = count(events, self._emulated, tf32_units())
+        self.counted.absent = self._profiler.absent or self.counted.absent
+
+    def __enter__(self) -> ProductCounter:
+        self.begin()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.end()
+
+
+def tf32_units() -> bool:
+    """Whether products of fp32 numbers run in TF32 units: in a process that uses a GPU."""
+    return torch.cuda.is_available() and torch.cuda.is_initialized() and torch.backends.cuda.matmul.allow_tf32
+
+
+@dataclass
+class _Found:
+    """A product's event, the products inside of it, and whether a cast to fp32 units lies inside, too."""
+
+    event: Any
+    in_optimizer: bool
+    inner: list[_Found] = field(default_factory=list)
+    cast: bool = False
+
+
+def count(events: Iterable[Any], emulated: str = "emulated", tf32: bool = False) -> Counted:
+    """The products among the events of Kineto's, which have shapes."""
+    counted = Counted()
+    compiled = False
+    for thread in _by_thread(events).values():
+        for found in _outermost(thread):
+            for product in _resolved(found, counted):
+                name = emulated if product.name in EMULATED else _format(product.operands[1][1], tf32)
+                (counted.optimizer if found.in_optimizer else counted.flops)[name] += product.flops
+                if not found.in_optimizer:
+                    shapes = [shape for shape, _ in product.operands]
+                    counted.odd += product.flops * odd_sizes(product.name.rpartition("::")[2], shapes)
+        compiled = compiled or any(event.name().startswith(_COMPILED_GRAPH) for event in thread)
+    if compiled and _has_templates():
+        counted.absent = TEMPLATES
+    return counted
+
+
+def _by_thread(events: Iterable[Any]) -> dict[int, list[Any]]:
+    """The events that matter, in order, those around others first."""
+    threads: dict[int, list[Any]] = defaultdict(list)
+    for event in events:
+        name = event.name()
+        if name in FORMULAS or name in EMULATED or name in (CAST, CLOSURE) or _is_region(name):
+            threads[event.start_thread_id()].append(event)
+    for thread in threads.values():
+        thread.sort(key=lambda event: (event.start_ns(), -event.end_ns()))
+    return threads
+
+
+def _is_region(name: str) -> bool:
+    return _compiles(name) or name.startswith((OPTIMIZER_STEP, _COMPILED_GRAPH))
+
+
+def _compiles(name: str) -> bool:
+    """Whether what runs inside is traced with tensors that hold nothing, or timed to choose a kernel."""
+    return name.endswith(_COMPILING) and not name.startswith(_CUDA_GRAPH)
+
+
+def _outermost(thread: Sequence[Any]) -> list[_Found]:
+    """The products that lie in no other, and in no region of a compiler's."""
+    outermost: list[_Found] = []
+    around: list[tuple[int, str, _Found | None]] = []
+    for event in thread:
+        name, start = event.name(), event.start_ns()
+        while around and around[-1][0] <= start:
+            around.pop()
+        outer = next((found for _, _, found in reversed(around) if found is not None), None)
+        found = None
+        if name == CAST and outer is not None:
+            outer.cast = True
+        elif (name in FORMULAS or name in EMULATED) and not any(_compiles(region) for _, region, _ in around):
+            regions = [r for _, r, _ in around if r == CLOSURE or r.startswith(OPTIMIZER_STEP)]
+            found = _Found(event, bool(regions) and regions[-1] != CLOSURE)
+            (outermost if outer is None else outer.inner).append(found)
+        around.append((event.end_ns(), name, found))
+    return outermost
+
+
+def _resolved(found: _Found, counted: Counted) -> list[Product]:
+    """What an event counts as: the product itself, or those that it was carried out as.
+
+    Batching (``vmap``) and emulation show a product first as it was asked for, then as it runs; products in fp32
+    units (a cast inside) are those that were asked for.
+    """
+    inner = [product for each in found.inner for product in _resolved(each, counted)]
+    own = Product.of(found.event)
+    if own is None:
+        if not inner:
+            counted.absent = f"the FLOPs of {found.event.name()} are not known from its operands' shapes"
+        return inner
+    emulated = any(product.name in EMULATED for product in inner)
+    runs = emulated or sum(product.flops for product in inner) > own.flops
+    return inner if runs and not found.cast else [own]
+
+
+def _format(kind: str, tf32: bool) -> str:
+    """The format that operands of a type have inside the matrix unit."""
+    dtype = _DTYPES.get(kind)
+    if dtype is torch.float32 and tf32:
+        return "tf32"
+    return kind.removeprefix("c10::").lower() if dtype is None else format_name(dtype)
+
+
+def _has_templates() -> bool:
+    """Whether the code that Inductor has written holds products of its own."""
+    codecache = sys.modules.get("torch._inductor.codecache")
+    modules = [] if codecache is None else codecache.PyCodeCache.modules
+    sources = (Path(module.__file__) for module in modules if module.__file__)
+    return any(template in path.read_text() for path in sources if path.exists() for template in _TEMPLATES)

@@ -1,0 +1,190 @@
+"""Recording leaves compiled programs compiled: as many calls and compilations, the same numbers, FLOPs of what ran."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from halfstep.record import Record, Writer, read
+
+from .conftest import Begin
+
+pytestmark = [
+    pytest.mark.filterwarnings(
+        "ignore:The .grad attribute of a Tensor:UserWarning"
+    ),  # while dynamo wraps tensors
+    pytest.mark.filterwarnings(
+        "ignore:.*torch.jit:DeprecationWarning"
+    ),  # PyTorch's own, on import of inductor
+]
+STEPS = 6
+
+
+class Counting:
+    """A backend that runs each graph as it is, and notes what was compiled and called, and the products that ran.
+
+    Attributes:
+        calls: of its graphs, per step.
+        compiled: its graphs so far, at the end of each step.
+        flops: of the products in graphs, per step, by the formulas of ``torch.utils.flop_counter``.
+    """
+
+    def __init__(self) -> None:
+        self.calls, self.compiled, self._called, self._graphs = [], [], 0, 0
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        self._graphs += 1
+
+        def run(*args: Any) -> Any:
+            self._called += 1
+            return graph(*args)
+
+        return run
+
+    def stepped(self) -> None:
+        self.calls.append(self._called)
+        self.compiled.append(self._graphs)
+        self._called = 0
+
+
+Program = Callable[[Counting], list[float]]
+
+
+def one_model(backend: Counting) -> list[float]:
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    return trained(net, torch.compile(net, backend=backend), backend, lambda step: torch.ones(4, 8))
+
+
+def changing_shapes(backend: Counting) -> list[float]:
+    """The sampled step, and the one after it, compile anew: first static, then dynamic."""
+    net = nn.Linear(8, 4)
+    return trained(net, torch.compile(net, backend=backend), backend, lambda step: torch.ones(2 + step, 8))
+
+
+def with_a_graph_break(backend: Counting) -> list[float]:
+    first, second = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def run(x: Tensor) -> Tensor:
+        hidden = first(x)
+        torch._dynamo.graph_break()
+        return second(hidden.relu())
+
+    both = nn.ModuleList([first, second])
+    return trained(both, torch.compile(run, backend=backend), backend, lambda step: torch.ones(4, 8))
+
+
+def several_models(backend: Counting) -> list[float]:
+    first, second = nn.Linear(8, 8), nn.Linear(8, 4)
+    one, two = torch.compile(first, backend=backend), torch.compile(second, backend=backend, fullgraph=True)
+    both = nn.ModuleList([first, second])
+    return trained(both, lambda x: two(one(x).relu()), backend, lambda step: torch.ones(4, 8))
+
+
+def a_compiled_optimizer(backend: Counting) -> list[float]:
+    net = nn.Linear(8, 4)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    step = torch.compile(optimizer.step, backend=backend)
+    return trained(net, net, backend, lambda step: torch.ones(4, 8), step)
+
+
+def a_fused_update(backend: Counting) -> list[float]:
+    net = nn.Linear(8, 4)
+
+    @torch.compile(backend=backend, fullgraph=True, dynamic=False)
+    def update(weight: Tensor, gradient: Tensor) -> None:
+        weight.sub_(0.01 * gradient.sign())
+
+    class Sign(torch.optim.Optimizer):
+        @torch.no_grad()
+        def step(self) -> None:  # type: ignore[override]
+            for group in self.param_groups:
+                for p in group["params"]:
+                    update(p, p.grad)
+
+    return trained(net, net, backend, lambda step: torch.ones(4, 8), Sign(net.parameters(), {}).step)
+
+
+def a_whole_step(backend: Counting) -> list[float]:
+    net = nn.Linear(8, 4)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+
+    @torch.compile(backend=backend)
+    def step(x: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        loss = net(x).square().mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    losses = []
+    for _ in range(STEPS):
+        losses.append(step(torch.ones(4, 8)).item())
+        backend.stepped()
+    return losses
+
+
+def trained(
+    net: nn.Module,
+    run: Callable[[Tensor], Tensor],
+    backend: Counting,
+    batch: Callable[[int], Tensor],
+    step: Callable[[], None] | None = None,
+) -> list[float]:
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    losses = []
+    for index in range(STEPS):
+        loss = run(batch(index)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        (step or optimizer.step)()
+        losses.append(loss.item())
+        backend.stepped()
+    return losses
+
+
+def run_program(program: Program) -> tuple[list[float], Counting]:
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    backend = Counting()
+    return program(backend), backend
+
+
+def recorded(begin: Begin, path: Path, recipe: str = "fp32") -> None:
+    begin(recipe, Writer(path / "record"))
+
+
+def finished(path: Path, begin: Begin) -> Record:
+    return read(path / "record")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        one_model,
+        changing_shapes,
+        with_a_graph_break,
+        several_models,
+        a_compiled_optimizer,
+        a_fused_update,
+        a_whole_step,
+    ],
+)
+def test_as_many_calls_and_compilations_as_under_python(
+    begin: Begin, tmp_path: Path, program: Program
+) -> None:
+    losses, plain = run_program(program)
+    recorded(begin, tmp_path)
+    ours, backend = run_program(program)
+    assert ours == losses
+    assert backend.calls == plain.calls
+    assert backend.compiled == plain.compiled
+    record = read(tmp_path / "record")
+    assert record.losses == losses
+    # 4 samples, 8 inputs and 4 outputs at least: forward and the weight's gradient
+    assert record.sample["matmul_flops"]["fp32"] >= 2 * 2 * 3 * 8 * 4
+    assert record.sample["time_shares"]
