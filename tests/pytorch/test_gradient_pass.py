@@ -385,3 +385,11 @@ def test_compilers_keep_out_of_it(begin: Begin) -> None:
     with torch._dynamo.config.patch(compiled_autograd=True):
         torch.compile(lambda: (x * x).sum().backward(), backend="eager")()
     assert torch.equal(x.grad, 2 * x.detach())
+
+
+def test_a_hook_may_be_handed_a_gradient_that_shares_its_memory(begin: Begin) -> None:
+    begin("fp16")
+    x, seen = torch.ones(8, requires_grad=True), []
+    x.register_hook(lambda gradient: seen.append(gradient.tolist()))
+    assert torch.equal(grad(x.sum(), x)[0], torch.ones(8))
+    assert seen == [[1.0] * 8]

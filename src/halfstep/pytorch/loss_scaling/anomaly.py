@@ -74,11 +74,8 @@ class Unchecked:
             RuntimeError: as PyTorch's anomaly mode.
         """
         if self._leaves and not all_finite(gradients_at(self._leaves)):
-            before, self._scaling.answers = self._scaling.answers, Silent()
-            try:
+            with self._scaling.running(scale=CHECKED, answers=Silent()):
                 seeds = scaled_seeds(self._outputs, self._given, CHECKED)
                 self._grad(self._outputs, self._leaves, seeds, retain_graph=True, allow_unused=True)
-            finally:
-                self._scaling.answers = before
         if not self._keeps and all(isinstance(output, Tensor) for output in self._outputs):
             release_graph(self._scaling, self._grad, self._outputs, self._leaves)

@@ -23,6 +23,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge
 
 from halfstep.pytorch.loss_scaling import anomaly
+from halfstep.pytorch.loss_scaling.backward_pass import BackwardPass, Unrepeatable
 from halfstep.pytorch.loss_scaling.data_parallel import DataParallel
 from halfstep.pytorch.loss_scaling.gradient_pass import GradientPass
 from halfstep.pytorch.loss_scaling.gradients import multiply_
@@ -87,6 +88,19 @@ def _backward(
 ) -> Callable[..., None]:
     may_scale = takeover.recipe.guards
 
+    def repeats(create_graph: bool, checked: bool) -> bool:
+        return takeover.by_hand.active and not create_graph and not checked and not capturing()
+
+    def repeated(outputs: tuple[Any, ...], seeds: Any, retain_graph: bool | None, inputs: Any) -> bool:
+        """Whether the pass was made, and repeated as often as it takes."""
+        leaves, inside = _targets(outputs, inputs)
+        targets = [*leaves, *inside]
+        if not BackwardPass.serves(outputs, targets):
+            return False
+        named = None if inputs is None else as_tuple(inputs)
+        asked = (outputs, given_seeds(outputs, seeds), bool(retain_graph), named, targets)
+        return BackwardPass(takeover.scaling, original, grad, *asked).made()
+
     def backward(
         tensors: Any,
         grad_tensors: Any = None,
@@ -105,6 +119,8 @@ def _backward(
             # Checkpointing recomputes, and goes back through what it recomputed: part of the pass under way.
             if takeover.scaling.active:
                 leaves, inside = _targets(outputs, inputs)
+                if takeover.scaling.answers is not None and not takeover.scaling.answers.knows(leaves):
+                    raise Unrepeatable
                 takeover.scaling.reached.reach(leaves, create_graph)
                 takeover.scaling.reached.reach_inside(inside)
             original(outputs, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
@@ -115,7 +131,7 @@ def _backward(
             checked = may_scale and anomaly.checks()
             if not may_scale or (takeover.scaling.value == 1.0 and not checked):
                 original(outputs, seeds, retain_graph, create_graph, None, inputs)
-            else:
+            elif not (repeats(create_graph, checked) and repeated(outputs, seeds, retain_graph, inputs)):
                 sharded.follow()
                 scaling, given = takeover.scaling, given_seeds(outputs, seeds)
                 reached = scaling.reached

@@ -32,8 +32,13 @@ _GIVEN_AWAY = "donated buffers"
 _ANOMALY = "returned nan values"
 
 
-class _GivenAway(Exception):
+class GivenAway(Exception):
     """The graph is of compiled code, and bears no repeat."""
+
+
+def given_away(error: RuntimeError) -> Exception:
+    """The same error, or that the graph bears no repeat."""
+    return GivenAway() if _GIVEN_AWAY in str(error) else error
 
 
 class GradientPass:
@@ -83,15 +88,12 @@ class GradientPass:
             return self._unrepeatable(line)
         final = not self._create or not differentiated_further(self._outputs)
         searches = self._scaling.pass_scales.searches and final
-        self._scaling.answers, before = self._answers, self._scaling.answers
         try:
             with quiet():
                 results, kept = Attempts(line, self._scaling.pass_scales, self._attempt, searches).made()
-        except _GivenAway:
+        except GivenAway:
             line.repeatable = False
             return self._unrepeatable(line)
-        finally:
-            self._scaling.answers = before
         self._let_have(kept)
         if not self._keep:
             self._release()
@@ -105,22 +107,20 @@ class GradientPass:
             self._let_have([gradient for _, gradient in self._retained])
         self._answers.begin(refuses)
         try:
-            results = self._once(scale, True)
+            results = self._once(scale, True, self._answers)
         except Overflowed:
             return None
         except RuntimeError as error:
-            if _GIVEN_AWAY in str(error):
-                raise _GivenAway from None
             if refuses and _ANOMALY in str(error):
                 return None
-            raise
+            raise given_away(error) from None
         kept = [tensor.grad for tensor, _ in self._retained]
         return (results, kept) if not refuses or finite(self._handed_out(results)) else None
 
-    def _once(self, scale: float | None, keep: bool) -> Any:
+    def _once(self, scale: float | None, keep: bool, answers: Answers | None = None) -> Any:
         """The pass under ``scale``, or under the loss scale."""
         scaling = self._scaling
-        with scaling.running(ceiling=self._ceiling, scale=scale) as under:
+        with scaling.running(ceiling=self._ceiling, scale=scale, answers=answers) as under:
             scaling.reached.reach_inside(scaling.reached.retained())
             seeds = scaled_seeds(self._outputs, self._given, under)
             try:
@@ -186,13 +186,10 @@ def release_graph(
         return
     if torch._C._functorch.maybe_current_level() is not None:
         return
-    before, scaling.answers = scaling.answers, Muted()
-    try:
+    with scaling.running(scale=1.0, answers=Muted()):
         with torch.enable_grad():
             ends = [_Nothing.apply(output) for output in outputs if output.requires_grad]  # type: ignore[no-untyped-call]
         grad(ends, inputs, [torch.empty_like(end) for end in ends], allow_unused=True)
-    finally:
-        scaling.answers = before
 
 
 def _times(tensor: Tensor | None, factor: float) -> Tensor | None:

@@ -60,6 +60,9 @@ class Overflowed(Exception):
 class Answers:
     """What the script's own code answered in the pass under way: each call is asked once, whatever is repeated.
 
+    Args:
+        targets: what the pass accumulates gradients into; None where it only returns them.
+
     Attributes:
         muted: whether nothing is to be asked.
         of_functions: whether custom Functions are asked once, too, and not whenever they are passed.
@@ -68,7 +71,8 @@ class Answers:
     muted = False
     of_functions = True
 
-    def __init__(self) -> None:
+    def __init__(self, targets: Iterable[Tensor] | None = None) -> None:
+        self._targets = None if targets is None else set(map(id, targets))
         self._answers: dict[tuple[int, int], tuple[Any, float]] = {}
         self._calls: dict[int, int] = defaultdict(int)
         self._askers: list[object] = []
@@ -78,6 +82,10 @@ class Answers:
         """An attempt begins; if it ``refuses``, it ends where the script would be handed what is not finite."""
         self._calls.clear()
         self._refuses = refuses
+
+    def knows(self, leaves: Iterable[Tensor]) -> bool:
+        """Whether a repeat may accumulate into ``leaves``: they are put back before it."""
+        return self._targets is None or self._targets.issuperset(map(id, leaves))
 
     def ask(
         self,
@@ -141,7 +149,10 @@ def finite(tensors: Iterable[Tensor]) -> bool:
     """Whether all values are finite, also of tensors inside ``torch.func`` transforms. One synchronisation a device."""
     plain = [tensor.detach() for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
     if _level() is None:
-        return all_finite(plain)
+        dense = [tensor for tensor in plain if tensor.layout is not torch.strided or tensor.is_contiguous()]
+        others = [tensor for tensor in plain if tensor.layout is torch.strided and not tensor.is_contiguous()]
+        # The multi-tensor kernel writes what it reads: not into an expanded tensor.
+        return all_finite(dense) and all(bool(torch.isfinite(tensor).all()) for tensor in others)
     with torch._C._DisableFuncTorch():
         return all(bool(torch.isfinite(values_of(innermost(tensor))).all()) for tensor in plain)
 

@@ -46,12 +46,18 @@ class _Running(AbstractContextManager[float]):
     """A class, since a generator takes twice as long, in every pass."""
 
     def __init__(
-        self, scaling: Scaling, targets: Callable[[], Iterable[Tensor]], ceiling: float, scale: float | None
+        self,
+        scaling: Scaling,
+        targets: Callable[[], Iterable[Tensor]],
+        ceiling: float,
+        scale: float | None,
+        answers: Answers | None,
     ) -> None:
-        self._scaling, self._targets, self._ceiling, self._scale = scaling, targets, ceiling, scale
+        self._scaling, self._targets, self._ceiling = scaling, targets, ceiling
+        self._scale, self._answers = scale, answers
 
     def __enter__(self) -> float:
-        return self._scaling.begin_running(self._targets, self._ceiling, self._scale)
+        return self._scaling.begin_running(self._targets, self._ceiling, self._scale, self._answers)
 
     def __exit__(self, *_: object) -> None:
         self._scaling.end_running()
@@ -139,6 +145,7 @@ class Scaling:
         targets: Callable[[], Iterable[Tensor]] = tuple,
         ceiling: float = math.inf,
         scale: float | None = None,
+        answers: Answers | None = None,
     ) -> AbstractContextManager[float]:
         """A scaled backward pass is under way; threads take turns.
 
@@ -146,6 +153,7 @@ class Scaling:
             targets: the leaves that it accumulates into; asked for if another thread is in a pass.
             ceiling: the largest scale that what the pass starts from can hold.
             scale: of a pass that has its own; None for the loss scale.
+            answers: of the script's code, in a pass that may be repeated.
 
         Returns:
             Yields the scale, the same until the pass is over although a hook may step an optimizer meanwhile.
@@ -153,7 +161,7 @@ class Scaling:
         Raises:
             SharedGradients: another thread is in a pass into one of them.
         """
-        return _Running(self, targets, ceiling, scale)
+        return _Running(self, targets, ceiling, scale, answers)
 
     def beside(self, scaled_by_script: bool) -> float | None:
         """The scale of a pass beside the script's own: a dynamic one starts at 1 there, and moves as ever.
@@ -166,7 +174,11 @@ class Scaling:
         return self._loss_scale.value / self._start
 
     def begin_running(
-        self, targets: Callable[[], Iterable[Tensor]], ceiling: float, scale: float | None
+        self,
+        targets: Callable[[], Iterable[Tensor]],
+        ceiling: float,
+        scale: float | None,
+        answers: Answers | None,
     ) -> float:
         """What :meth:`running` does first."""
         if not self._turn.acquire(blocking=False):
@@ -178,12 +190,14 @@ class Scaling:
         self._begin()
         self._under = min(self._under if scale is None else scale, ceiling)
         self.reached.begin(self._under)
+        self.answers = answers
         self.active = True
         return self._under
 
     def end_running(self) -> None:
         """What :meth:`running` does last."""
         self.active = False
+        self.answers = None
         self.reached.end()
         self._turn.release()
 

@@ -1,0 +1,132 @@
+"""``backward`` in a program without an optimizer: what it leaves in ``.grad`` is handed to the script.
+
+No step can be skipped there, so such a pass is repeated as those of ``torch.autograd.grad`` are (repeats.py): ``.grad``
+has what it had before the pass, plus what is finite wherever it is finite unscaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfstep.pytorch.loss_scaling.gradient_pass import GivenAway, given_away, release_graph
+from halfstep.pytorch.loss_scaling.repeats import Answers, Attempts, Overflowed, RandomState, finite
+from halfstep.pytorch.loss_scaling.scale import Scaling
+from halfstep.pytorch.loss_scaling.seeds import ceiling_of, scaled_seeds
+
+
+class Unrepeatable(Exception):
+    """A pass inside this one accumulates gradients into other tensors."""
+
+
+class BackwardPass:
+    """One call of ``torch.autograd.backward``.
+
+    Args:
+        scaling: in force.
+        original: PyTorch's function.
+        grad: PyTorch's ``torch.autograd.grad``.
+        outputs: tensors that the pass starts from.
+        given: the script's gradients of them.
+        keeps: whether the script keeps the graph.
+        inputs: as the script gives them.
+        targets: tensors that the pass accumulates into.
+    """
+
+    def __init__(
+        self,
+        scaling: Scaling,
+        original: Callable[..., None],
+        grad: Callable[..., Any],
+        outputs: tuple[Any, ...],
+        given: Sequence[Tensor | None],
+        keeps: bool,
+        inputs: Any,
+        targets: Sequence[Tensor],
+    ) -> None:
+        self._scaling, self._original, self._grad = scaling, original, grad
+        self._outputs, self._given, self._keeps, self._inputs = outputs, given, keeps, inputs
+        self._answers = Answers(targets)
+        kept = [tensor for tensor in scaling.reached.retained() if tensor.retains_grad]
+        self._targets = [*targets, *kept]
+        self._before = [tensor.grad for tensor in self._targets]
+        self._random: RandomState | None = None
+
+    @staticmethod
+    def serves(outputs: Sequence[Any], targets: Sequence[Tensor]) -> bool:
+        """Whether such a pass can be repeated.
+
+        Not if a hook uses ``.grad`` up as soon as it is there, nor if a gradient is part of a graph or of a tensor
+        inside one, nor if other ranks take part.
+        """
+        if not all(tensor.is_leaf for tensor in targets):
+            return False
+        hooks = any(getattr(tensor, "_post_accumulate_grad_hooks", None) for tensor in targets)
+        graphs = any(tensor.grad is not None and tensor.grad.requires_grad for tensor in targets)
+        alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        return alone and not hooks and not graphs and all(isinstance(output, Tensor) for output in outputs)
+
+    def made(self) -> bool:
+        """Whether the pass was made; if not, nothing was changed, and it is to be made once."""
+        scales = self._scaling.pass_scales
+        line = scales.here(self._scaling.value, "backward")
+        if not line.repeatable:
+            return False
+        try:
+            found = Attempts(line, scales, self._attempt, scales.searches).made()
+        except (GivenAway, Unrepeatable):
+            line.repeatable = False
+            return False
+        finally:
+            self._let_have(self._before)
+        self._add(found)
+        if not self._keeps:
+            release_graph(
+                self._scaling, self._grad, self._outputs, () if self._inputs is None else self._inputs
+            )
+        return True
+
+    def _attempt(self, scale: float, refuses: bool) -> list[Tensor | None] | None:
+        if self._random is None:
+            self._random = RandomState()
+        else:
+            self._random.put_back()
+        self._let_have([None] * len(self._targets))
+        self._answers.begin(refuses)
+        try:
+            self._once(scale)
+        except Overflowed:
+            return None
+        except RuntimeError as error:
+            raise given_away(error) from None
+        found = [tensor.grad for tensor in self._targets]
+        return found if not refuses or finite(grad for grad in found if grad is not None) else None
+
+    def _once(self, scale: float) -> None:
+        scaling, reached = self._scaling, self._scaling.reached
+        with scaling.running(lambda: self._targets, ceiling_of(self._outputs), scale, self._answers) as under:
+            reached.reach([tensor for tensor in self._targets if tensor.is_leaf])
+            reached.reach_inside([tensor for tensor in self._targets if not tensor.is_leaf])
+            try:
+                seeds = scaled_seeds(self._outputs, self._given, under)
+                self._original(self._outputs, seeds, True, False, None, self._inputs)
+            finally:
+                reached.pass_by()
+                reached.unscale(1.0 / under)
+                reached.put_back()
+
+    def _let_have(self, gradients: Sequence[Tensor | None]) -> None:
+        for tensor, gradient in zip(self._targets, gradients, strict=True):
+            tensor.grad = gradient
+
+    @torch.no_grad()
+    def _add(self, gradients: Sequence[Tensor | None]) -> None:
+        """Add ``gradients`` to those that the targets have, as PyTorch accumulates: in place, in the same tensors."""
+        for tensor, gradient in zip(self._targets, gradients, strict=True):
+            if gradient is not None and tensor.grad is None:
+                tensor.grad = gradient
+            elif gradient is not None and tensor.grad is not None:
+                tensor.grad += gradient
