@@ -53,7 +53,6 @@ class Looking:
         self._calls = ModuleCalls()
         self._stored = StoredMeter()
         self._listening = Listening()
-        self._listening = Listening()
         self._profile: Profile | None = None
 
     def install(self, patches: Patches) -> None:
