@@ -224,3 +224,38 @@ def test_an_unknown_precision_lists_what_exists(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("halfstep: Unknown precision 'fp17'; choose one of as-is, fp32, ")
     assert not (tmp_path / "halfstep-out").exists()
+
+
+ONLY_COMPILED = """
+import torch
+calls = 0
+def faulty(graph, inputs):
+    def run(*args):
+        global calls
+        calls += 1
+        made = graph(*args)
+        return made if calls < 4 else tuple(r * float("nan") if i == 0 else r for i, r in enumerate(made))
+    return run
+torch.manual_seed(0)
+first, last = torch.nn.Linear(4, 8), torch.nn.Linear(8, 1)
+fast = torch.compile(first, backend=faulty)
+optimizer = torch.optim.SGD([*first.parameters(), *last.parameters()], lr=0.1)
+for _ in range(6):
+    optimizer.zero_grad()
+    last(fast(torch.ones(2, 4))).square().sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.slow
+def test_nan_that_only_compiled_code_makes_is_found(tmp_path: Path) -> None:
+    """The backend spoils the fourth call; eagerly, where operations can be watched, it is never asked."""
+    program = tmp_path / "compiled.py"
+    program.write_text(ONLY_COMPILED)
+    done = halfstep("diagnose", "--precision", "fp32", "--json", "-", str(program), cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert found["compiled"]["only_compiled"] == 3
+    assert found["compiled"]["differs"] is False
+    worst = found["findings"][0]
+    assert (worst["kind"], worst["operation"], worst["step"]) == ("nan_source", "compiled code", 3)
+    assert all(loss is not None for loss in found["losses"])

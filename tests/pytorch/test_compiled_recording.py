@@ -188,3 +188,23 @@ def test_as_many_calls_and_compilations_as_under_python(
     # 4 samples, 8 inputs and 4 outputs at least: forward and the weight's gradient
     assert record.sample["matmul_flops"]["fp32"] >= 2 * 2 * 3 * 8 * 4
     assert record.sample["time_shares"]
+
+
+def test_where_nan_began_in_compiled_code_is_told_by_graph(begin: Begin, tmp_path: Path) -> None:
+    """A compiled graph is one node: its parameters tell which part of the model it is."""
+    torch.compiler.reset()
+    begin("fp32", Writer(tmp_path / "record"))
+    net = nn.Sequential()
+    net.add_module("first", nn.Linear(4, 8))
+    net.add_module("middle", nn.Sequential(nn.Linear(8, 8), nn.LogSigmoid()))
+    net.add_module("last", nn.Linear(8, 1))
+    part = net.get_submodule("middle")
+    middle = torch.compile(
+        lambda x: (part(x) * 1e30).square().log().sqrt() + part(x) / 0, backend="aot_eager"
+    )
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net(torch.ones(2, 4))
+    net.last(middle(net.first(torch.ones(2, 4)))).sum().backward()
+    optimizer.step()
+    found = read(tmp_path / "record").nonfinite
+    assert (found["module"], found["operation"]) == ("middle.0", "compiled_function")

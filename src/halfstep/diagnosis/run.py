@@ -10,6 +10,7 @@ from typing import Any
 
 from halfstep.comparison.running import Display
 from halfstep.diagnosis import SCHEMA, diagnose
+from halfstep.diagnosis.compiled import CompiledRun, beside, findings_of, notes_of
 from halfstep.diagnosis.finding import Row
 from halfstep.errors import UsageError
 from halfstep.looks import sentence
@@ -55,6 +56,9 @@ def run_diagnosis(question: Question, display: Display) -> dict[str, Any]:
     reference = None if plain else _run(question, REFERENCE, display)
     usable = reference if reference is not None and reference.record.steps else None
     found = diagnose(precision, tried.record, usable.record if usable else None)
+    compiled = _compiled(question, tried, display)
+    if compiled is not None:
+        found["findings"] = [*(finding.row() for finding in findings_of(compiled)), *found["findings"]]
     if question.try_remedies:
         _try_remedies(question, found["findings"], usable, display)
     return {
@@ -70,13 +74,23 @@ def run_diagnosis(question: Question, display: Display) -> dict[str, Any]:
         "skipped_steps": sum(bool(step.get("skipped")) for step in tried.record.steps),
         "losses": _losses(tried),
         "reference": _reference(reference),
+        "compiled": None if compiled is None else compiled.as_json(),
         **found,
-        "notes": _notes(tried, usable, plain),
+        "notes": [*_notes(tried, usable, plain), *(notes_of(compiled) if compiled is not None else [])],
     }
 
 
-def _run(question: Question, precision: str, display: Display) -> Outcome:
-    trial = Trial(precision)
+def _compiled(question: Question, tried: Outcome, display: Display) -> CompiledRun | None:
+    """A program that compiles is watched eagerly; it runs once more as its author has it, compiled and unwatched."""
+    if not any(event["what"] == "eager" for event in tried.record.watched):
+        return None
+    unwatched = replace(question, job=replace(question.job, watch=False))
+    outcome = _run(unwatched, question.precision, display, repeat=1)
+    return beside(outcome.record, tried.record, question.precision, outcome.status, outcome.reason)
+
+
+def _run(question: Question, precision: str, display: Display, repeat: int = 0) -> Outcome:
+    trial = Trial(precision, repeat=repeat)
     display.begin(trial.label, question.steps)
     outcome = run_trial(question.job, trial, lambda *step: display.advance(trial.label, *step))
     display.finish(trial.label, outcome.status, outcome.reason or count(len(outcome.record.steps), "step"))

@@ -32,6 +32,8 @@ from halfstep.pytorch.unseen import unseen_look
 #: bad steps that are looked at, and on a GPU losses that are waited for after the first
 LOOKS, WAITS = 3, 20
 _NAME = "where what is not finite began"
+#: a compiled graph's node: torch.compile has one for all of its operations
+_COMPILED = "CompiledFunction"
 _RESULTS = ("_saved_result", "_saved_output", "_saved_out")
 Node = Any
 
@@ -207,14 +209,22 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def _saved(node: Node) -> Iterator[tuple[str, Tensor]]:
-    for name in dir(node):
-        if name.startswith("_saved_"):
-            try:
-                value = getattr(node, name)
-            except RuntimeError:  # freed, or changed in place since
-                continue
-            if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
-                yield name, value.detach()
+    if _COMPILED in node.name():
+        # Nobody knows which of them is a result: what a compiled graph keeps was made in it, or given to it.
+        kept = getattr(node, "_raw_saved_tensors", ())
+        values = [(_RESULTS[0], getattr(saved, "data", None)) for saved in kept]
+    else:
+        values = [(name, _value(node, name)) for name in dir(node) if name.startswith("_saved_")]
+    for name, value in values:
+        if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
+            yield name, value.detach()
+
+
+def _value(node: Node, name: str) -> Any:
+    try:
+        return getattr(node, name)
+    except RuntimeError:  # freed, or changed in place since
+        return None
 
 
 def module_at(number: int, used: Sequence[tuple[int, str]]) -> str:
