@@ -287,3 +287,42 @@ def test_what_a_script_sets_before_the_import_still_counts(tmp_path: Path) -> No
     )
     seen = launch(["-c", begin], tmp_path)
     assert (seen.out, seen.code) == ("2.0\n1 True\n", 0), seen.err
+
+
+class OfItsOwn(ModuleType):
+    """A lazy module's class that knows nothing of a module's own ``__getattr__``, as some packages write it."""
+
+    def __getattribute__(self, name: str) -> object:
+        load = object.__getattribute__(self, "__dict__").pop("_load", None)
+        if load is not None:
+            load(self)
+            self.__class__ = ModuleType
+        return object.__getattribute__(self, name)
+
+
+@pytest.mark.parametrize("way", ["importlib's loader", "a class of its own"])
+def test_a_module_that_is_loaded_lazily_is_seen_whole(shelf: Path, way: str) -> None:
+    """With the parts that its own ``__getattr__`` gives; it ends as it would have without being watched."""
+    (shelf / "fw" / "__init__.py").write_text(
+        "def __getattr__(name):\n    if name == 'random':\n        return 4\n    raise AttributeError(name)\nplain = 1\n"
+    )
+    calls: list[object] = []
+    on_import("fw", lambda module: calls.append(module.random))
+    spec = importlib.util.find_spec("fw")
+    assert spec is not None
+    assert spec.loader is not None
+    if way == "importlib's loader":
+        spec.loader = importlib.util.LazyLoader(spec.loader)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["fw"] = module
+        spec.loader.exec_module(module)
+    else:
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["fw"] = module
+        vars(module)["_load"] = spec.loader.exec_module
+        module.__class__ = OfItsOwn
+    assert calls == []
+    assert module.plain == 1
+    assert calls == [4]
+    assert type(module) is ModuleType
+    assert module.random == 4

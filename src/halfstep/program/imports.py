@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -80,8 +81,26 @@ class _Watch:
             if not self._callbacks:
                 # A new list: another thread may be walking the old one, and would skip a finder.
                 sys.meta_path = [finder for finder in sys.meta_path if finder is not self]
-        for callback in callbacks:
-            callback(sys.modules[name])
+        with _as_plain_module(sys.modules[name]) as module:
+            for callback in callbacks:
+                callback(module)
+
+
+@contextmanager
+def _as_plain_module(module: ModuleType) -> Iterator[ModuleType]:
+    """A module that is loaded lazily has a class that loads it, until whoever loads it takes that class away.
+
+    Its class may know nothing of a module's own ``__getattr__``, by which NumPy and PyTorch import their parts.
+    """
+    lazy = type(module)
+    if not issubclass(lazy, ModuleType) or lazy.__getattribute__ is ModuleType.__getattribute__:
+        yield module
+        return
+    object.__setattr__(module, "__class__", ModuleType)
+    try:
+        yield module
+    finally:
+        object.__setattr__(module, "__class__", lazy)
 
 
 def _exec_module(watch: _Watch, loader: Any, name: str, module: ModuleType) -> None:

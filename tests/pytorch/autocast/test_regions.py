@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -374,3 +375,25 @@ def test_an_fp32_program_is_left_alone(begin) -> None:
     model.one.register_forward_hook(lambda *_: states.append(torch.is_autocast_enabled("cpu")))
     model(torch.randn(3, 8)).sum().backward()
     assert states == [False]
+
+
+@pytest.mark.parametrize("recipe", ["bf16", "fp16"])
+def test_sixteen_bits_reach_numpy_as_fp32(begin, recipe: str) -> None:
+    """Inside a model, and where a region lasts to the backward pass; fp16 arrays would overflow in sums."""
+    arrays: list[np.ndarray] = []
+
+    class Noting(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.one(x).detach()
+            arrays.extend([hidden.numpy(), np.asarray(hidden), np.from_dlpack(hidden)])
+            return super().forward(x)
+
+    begin(recipe)
+    Noting()(torch.randn(3, 8))
+    arrays.append(nn.Linear(8, 8)(torch.randn(3, 8)).detach().numpy())
+    assert {array.dtype for array in arrays} == {np.dtype("float32")}
+
+
+def test_the_scripts_own_fp16_tensors_reach_numpy_as_they_are(begin) -> None:
+    begin("fp16")
+    assert torch.ones(2, dtype=torch.float16).numpy().dtype == np.float16

@@ -24,7 +24,7 @@ from torch import clear_autocast_cache, get_autocast_dtype, is_grad_enabled, nn
 from torch.optim import Optimizer
 
 from halfstep.program import on_import
-from halfstep.pytorch.autocast import custom_functions
+from halfstep.pytorch.autocast import custom_functions, leaving_pytorch
 from halfstep.pytorch.autocast.results import to_fp32
 from halfstep.pytorch.autocast.roles import Role, Roles
 from halfstep.pytorch.autocast.state import (
@@ -162,6 +162,8 @@ class Regions(NoRegions):
         self._roles.install(patches)
         keep_cache_whole(patches)
         custom_functions.install(self.devices, self.region, patches)
+        if self.dtype is not torch.float32:
+            leaving_pytorch.widen(self.dtype, self._holds_its_tensors, patches)
         patches.wrap(torch.utils.checkpoint, "_get_autocast_kwargs", _with_place)
         patches.wrap(threading.Thread, "_bootstrap_inner", self._in_thread)
 
@@ -266,6 +268,10 @@ class Regions(NoRegions):
         ended = outer.opened and self._thread.opened is None
         switch_back([(d, on and not ended, dtype) for d, on, dtype in outer.states])
         set_place(OUTSIDE if ended else outer.place)
+
+    def _holds_its_tensors(self) -> bool:
+        """Whether a 16-bit tensor that the script holds may come from a region: in one, or where results stay so."""
+        return self._kind in ("layers", "parameters") or place() is not OUTSIDE
 
     def _without_a_model(self) -> None:
         """No call of a module reaches what is trained: its region is the script's own, or lasts to the next pass."""
