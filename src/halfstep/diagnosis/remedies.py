@@ -32,8 +32,8 @@ def wider(case: Case, reached: object = None) -> list[Remedy]:
     largest = get_scalar("bf16").largest
     if isinstance(reached, float) and largest < abs(reached) < math.inf and case.recipe.compute == "fp16":
         return [Remedy(f"use fp32: bf16 ends at {largest:.4g}, below {abs(reached):.4g}", "fp32")]
-    if case.recipe.as_is and case.sixteen_bit_weights:
-        return [Remedy("hold the weights in fp32: load them so, or model.float()", "fp32")]
+    if case.recipe.as_is:
+        return fp32_weights(case)
     if case.recipe.compute == "fp16":
         name = "bf16-true" if case.recipe.name == "fp16-true" else "bf16"
         return [Remedy(f"use {name}, which has the range of fp32", name)]
@@ -62,7 +62,9 @@ def finer(case: Case) -> list[Remedy]:
 
 
 def fp32_weights(case: Case) -> list[Remedy]:
-    """The same compute format with weights and optimizer state in fp32."""
+    """The same compute format with weights and optimizer state in fp32; of a script's own 16-bit weights, fp32."""
+    if case.recipe.as_is and case.sixteen_bit_weights:
+        return [Remedy("hold the weights in fp32: load them so, or model.float()", "fp32")]
     name = case.recipe.compute
     if case.recipe.name not in ("bf16-true", "fp16-true"):
         return []

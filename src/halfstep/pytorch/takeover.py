@@ -220,7 +220,11 @@ class Takeover(Face):
             self._keep.install()
         if recipe.weights == "fp32":
             weights = Fp32Weights(
-                dtype if recipe.mixed else None, self._keep.look, self.note_own_amp, self._promote
+                dtype if recipe.mixed else None,
+                self._keep.look,
+                self.note_own_amp,
+                self._promote,
+                self.regions.without_modules,
             )
             weights.install(patches)
             self.regions.on_entry(weights.entered)
@@ -250,7 +254,7 @@ class Takeover(Face):
         if isinstance(self.regions, Regions) and not self.regions.promotes:
             self.regions.promote()
             if self.regions.dtype is torch.float32:
-                self._undo.append(literal_dtypes.replace(self.patches))
+                self._undo.append(literal_dtypes.replace().remove)
 
     def _watch(self, looks: Looks) -> Watch:
         return Watch(self.options.writer, lambda: self._steps.inside, lambda: self.scaling.value, looks)

@@ -15,7 +15,7 @@ BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
 
 class Literal(nn.Module):
-    """Written for bf16: its author names that dtype wherever he makes or casts a tensor; ``to`` says what he wrote."""
+    """Written for bf16: its author names that dtype wherever he casts a tensor or makes one like another; ``to`` says what he wrote."""
 
     def __init__(self, to: torch.dtype) -> None:
         super().__init__()
@@ -24,8 +24,8 @@ class Literal(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         to = self.to_dtype
         h = self.first(x.to(to)).to(dtype=to, device=x.device)
-        rows = torch.zeros(4, 8, dtype=to).index_add_(0, torch.arange(4, device=x.device), h)
-        kept = torch.empty(4, 8, dtype=to)
+        rows = x.new_zeros(4, 8, dtype=to).index_add_(0, torch.arange(4, device=x.device), h)
+        kept = torch.empty_like(rows, dtype=to)
         kept[:] = rows / 3
         share = kept.softmax(-1, dtype=to) + h.new_full((8,), 1 / 3, dtype=to) + kept.cumsum(-1, dtype=to)
         narrow = (h.bfloat16() + h.half()) / 7 if to is not FP32 else (h + h) / 7
@@ -64,15 +64,24 @@ def test_dtypes_that_a_compiled_model_names(begin) -> None:
     assert torch.allclose(torch.compile(literal(BF16).to(BF16))(x), expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_torchscript_knows_the_functions_that_are_wrapped(begin) -> None:
+def test_what_is_made_from_nothing_in_16_bits_is_summed_and_normalized_in_fp32(begin) -> None:
+    class Makes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(8)
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            made = torch.arange(8, dtype=BF16).div(7)
+            rows = made.repeat(4, 1)
+            return [made.softmax(-1), made.sum(), rows.mean(0), torch.dot(made, x[0]), self.norm(rows) * x]
+
+    x = torch.randn(4, 8)
+    made = torch.arange(8, dtype=BF16).div(7).float()
+    rows = made.repeat(4, 1)
     begin("fp32")
-    nn.Linear(4, 4).half()
-
-    def made(n: int) -> Tensor:
-        return torch.zeros(n, dtype=torch.float32) + torch.arange(n)
-
-    assert torch.equal(torch.jit.script(made)(3), torch.arange(3.0))
+    net = Makes().half()
+    true = [made.softmax(-1), made.sum(), rows.mean(0), torch.dot(made, x[0]), F.layer_norm(rows, (8,)) * x]
+    assert all(torch.equal(a, b) for a, b in zip(net(x), true, strict=True))
 
 
 def test_a_program_without_16_bits_casts_as_it_likes(begin) -> None:
@@ -178,3 +187,27 @@ def test_a_frozen_network_in_16_bits_as_a_loss(begin, recipe: str) -> None:
     assert torch.allclose(value, F.mse_loss(*features), rtol=1e-4)
     assert value.dtype is FP32
     assert net[0].weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("recipe", "amp"), [("fp32", None), ("bf16", BF16)])
+def test_parameters_in_no_module_meet_data_in_16_bits(begin, recipe: str, amp) -> None:
+    def losses(dtype: torch.dtype) -> list[float]:
+        torch.manual_seed(7)
+        first, second = (torch.randn(n, m).mul_(0.3).to(BF16).to(dtype) for n, m in ((8, 16), (16, 1)))
+        weights = [first.requires_grad_(), second.requires_grad_()]
+        x = torch.randn(64, 8).to(BF16)
+        optimizer = torch.optim.SGD(weights, lr=1e-2)
+        found = []
+        for _ in range(4):
+            with torch.autocast("cpu", amp) if amp and dtype is FP32 else nullcontext():
+                out = torch.tanh(x.to(dtype) @ first) @ second
+                loss = (out - x.float().sum(1, keepdim=True)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            found.append(loss.item())
+        return found
+
+    expected = losses(FP32)
+    begin(recipe, products="native")
+    assert losses(BF16) == expected

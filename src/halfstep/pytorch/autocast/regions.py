@@ -93,6 +93,9 @@ class NoRegions:
     def want(self) -> None:
         """Nothing."""
 
+    def without_modules(self) -> None:
+        """Nothing."""
+
     def on_entry(self, entered: Entered) -> None:
         """Nothing is entered."""
 
@@ -186,6 +189,11 @@ class Regions(NoRegions):
     def want(self) -> None:
         """The program holds 16-bit numbers, or has regions of its own: under fp32 they need one that promotes."""
         self.wanted = True
+
+    def without_modules(self) -> None:
+        """What an optimizer holds was 16-bit and is in no module: what meets it may be so still, from now on."""
+        if self._kind is None:
+            self._without_a_model()
 
     def promote(self) -> None:
         """The program holds 16-bit numbers, whose operands may meet fp32 ones."""

@@ -34,7 +34,8 @@ class Fp32Weights:
         compute: the dtype that autocast gives products, or None where they are computed in fp32.
         look: called with a model before its weights are looked at; it marks what ``keep=`` names.
         note: told of 16-bit weights.
-        want_region: called when 16-bit numbers are found, which need a region that promotes them.
+        promote: called when 16-bit numbers are found, which need a region that promotes them.
+        without_modules: called when an optimizer is given 16-bit parameters that are in no module.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class Fp32Weights:
         compute: torch.dtype | None,
         look: Callable[[nn.Module], None],
         note: Note,
-        want_region: Callable[[], None],
+        promote: Callable[[], None],
+        without_modules: Callable[[], None],
     ) -> None:
         self._compute = compute
         self._look = look
         self._note = note
-        self._want_region = want_region
+        self._promote = promote
+        self._without_modules = without_modules
         self._copies = Copies()
         self._held: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
@@ -77,7 +80,10 @@ class Fp32Weights:
     def hold_parameters(self, optimizer: Optimizer, tensors: Iterable[Tensor]) -> None:
         """Make what ``optimizer`` trains fp32, in a module or not."""
         self._optimizers.add(optimizer)
-        self._widen(filter(is_narrow, tensors))
+        narrow = [tensor for tensor in tensors if is_narrow(tensor)]
+        self._widen(narrow)
+        if narrow and not any(isinstance(tensor, nn.Parameter) for tensor in narrow):
+            self._without_modules()
 
     def _narrow_tensors(self, part: nn.Module) -> list[Tensor]:
         return narrow_tensors(part, self._compute is not None and KEPT not in part.__dict__)
@@ -96,7 +102,7 @@ class Fp32Weights:
         """The program holds, or asked for, weights of ``dtype``."""
         name = format_name(dtype)
         self._note(f"{name} weights", name)
-        self._want_region()
+        self._promote()
 
     def _add_param_group(self, original: Callable[..., None]) -> Callable[..., None]:
         def add_param_group(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
@@ -128,7 +134,7 @@ class Fp32Weights:
         self.hold(module)
         made = entering(args, self._narrow_inputs), entering(kwargs, self._narrow_inputs)
         if self._compute is None and (made[0] is not args or made[1] is not kwargs):
-            self._want_region()
+            self._promote()
         return made
 
 

@@ -1,10 +1,11 @@
 """A 16-bit dtype that a program's own code names inside its model is float32 where the recipe computes in fp32.
 
 ``x.to(torch.bfloat16)``, ``x.half()``, ``x.new_zeros(3, dtype=torch.float16)``, ``x.sum(dtype=torch.bfloat16)`` are
-operations on a tensor: kernels at autocast's dispatch keys replace their dtype, in eager and in compiled code. What
-makes tensors from nothing (``torch.zeros(3, dtype=torch.bfloat16)``) passes no such key, and is wrapped.
+operations on a tensor: kernels at autocast's dispatch keys replace their dtype, in eager and in compiled code, where
+autocast computes in float32, which only a recipe's region does.
 
-Both act where autocast computes in float32, which only a recipe's region does.
+What makes a tensor from nothing (``torch.zeros(3, dtype=torch.bfloat16)``) passes no such key, and stays what it is:
+compilers know those functions by their identity, so that they cannot be wrapped.
 """
 
 from __future__ import annotations
@@ -14,79 +15,66 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.jit import _builtins
 
 from halfstep.pytorch.dtypes import SIXTEEN_BIT, devices_here
-from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.products.dispatcher import Overrides, exists, overload
 
-#: operations on a tensor that may be given a dtype
-_ON_TENSORS = (
-    *("to.dtype", "to.device", "to.dtype_layout", "to.other", "_to_copy", "type_as"),
+#: operations that make a tensor from another, and may be given a dtype
+_MAKING = (
+    *("to.dtype", "to.device", "to.dtype_layout", "_to_copy"),
     *("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like"),
     *("new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided"),
+)
+
+#: operations that make a tensor like another, which names the dtype
+_BY_EXAMPLE = ("to.other", "type_as")
+
+#: operations whose 16-bit operands are widened, too: they raise on mixed ones, or round what they sum
+_COMPUTING = (
     *("softmax.int", "log_softmax.int", "cumsum", "cumprod", "prod", "prod.dim_int"),
     *("sum", "sum.dim_IntList", "mean", "mean.dim", "linalg_vector_norm"),
+    *("layer_norm", "group_norm", "dot"),
 )
 
-#: functions of ``torch`` that make tensors
-_FACTORIES = (
-    *("arange", "as_tensor", "empty", "empty_strided", "eye", "full", "linspace"),
-    *("ones", "rand", "randn", "scalar_tensor", "tensor", "zeros"),
-)
+_to_float32 = overload("to.dtype")
 
 
-def replace(patches: Patches) -> Callable[[], None]:
-    """From now on 16-bit dtypes that are named where autocast computes in float32 are float32.
-
-    Args:
-        patches: where the replaced functions are remembered.
-
-    Returns:
-        what takes the kernels away.
-    """
+def replace() -> Overrides:
+    """From now on 16-bit dtypes that are named where autocast computes in float32 are float32, until ``remove()``."""
     overrides = Overrides(traced=True)
     for device in devices_here():
         key = f"Autocast{device.upper()}"
-        for name in filter(exists, _ON_TENSORS):
+        for name in filter(exists, (*_MAKING, *_BY_EXAMPLE, *_COMPUTING)):
             overrides.put(name, key, _kernel(name, device, getattr(torch._C.DispatchKey, key)))
-    for name in _FACTORIES:
-        original = getattr(torch, name)
-        patches.wrap(torch, name, _factory)
-        builtin = _builtins._find_builtin(original)
-        if builtin is not None:  # TorchScript knows functions by their identity
-            _builtins._register_builtin(getattr(torch, name), builtin)
-    return overrides.remove
+    return overrides
 
 
 def _kernel(name: str, device: str, key: Any) -> Callable[..., Any]:
-    operation, autocast = overload(name), torch._C.DispatchKeySet(key)
-    by_example = name in ("to.other", "type_as")
-    to_float32 = overload("to.dtype")
+    operation, autocast, change = overload(name), torch._C.DispatchKeySet(key), _change(name)
 
     def kernel(keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
-        replaced = torch.get_autocast_dtype(device) is torch.float32
         with torch._C._ExcludeDispatchKeyGuard(autocast):
-            if not replaced:
+            if torch.get_autocast_dtype(device) is not torch.float32:
                 return operation(*args, **kwargs)
-            if by_example and args[1].dtype in SIXTEEN_BIT:
-                return to_float32(args[0], torch.float32)
-            return operation(*map(_unnarrowed, args), **{n: _unnarrowed(v) for n, v in kwargs.items()})
+            if change is None:
+                narrow = args[1].dtype in SIXTEEN_BIT
+                return _to_float32(args[0], torch.float32) if narrow else operation(*args, **kwargs)
+            return operation(*map(change, args), **{name: change(value) for name, value in kwargs.items()})
 
     return kernel
 
 
-def _factory(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def factory(*args: Any, **kwargs: Any) -> Tensor:
-        if kwargs.get("dtype") in SIXTEEN_BIT and _in_fp32_region():
-            kwargs["dtype"] = torch.float32
-        return original(*args, **kwargs)
-
-    return factory
+def _change(name: str) -> Callable[[Any], Any] | None:
+    """What is done to each argument; None where the second one names the dtype."""
+    if name in _BY_EXAMPLE:
+        return None
+    return _widened if name in _COMPUTING else _unnarrowed
 
 
-def _in_fp32_region() -> bool:
-    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.float32
+def _widened(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.dtype in SIXTEEN_BIT:
+        return _to_float32(value, torch.float32)
+    return _unnarrowed(value)
 
 
 def _unnarrowed(value: Any) -> Any:
