@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from halfstep.diagnosis import diagnose, run
-from halfstep.diagnosis.evidence import Numbers
+from halfstep.diagnosis.evidence import Case, Numbers
+from halfstep.diagnosis.layers import _range, overall
 from halfstep.diagnosis.run import judge
 from halfstep.diagnosis.shares import serving, shares
 from halfstep.errors import UsageError
+from halfstep.recipes import parse
 from halfstep.record import Record
 from halfstep.trials import Job, Outcome, Trial
 
@@ -157,3 +161,18 @@ def test_a_program_that_a_format_stops_at_once_is_tried_with_modules_kept(
         f"The program fails in bf16 before its first step: {message}. Tried: in bf16:keep=enc,head it makes 1 step."
     )
     assert tried == ["bf16", "bf16:keep=enc,head"]
+
+
+def test_the_scale_that_serves_a_layer_serves_its_weights_too() -> None:
+    """Gradients of 1 and less inside the graph, and of 2^20 for the weights: those fit into fp16 under 2^-5 at most."""
+    both = {
+        ("net", "activations"): replace(counted(np.ones(4, dtype=np.float32)), dtype="fp16"),
+        ("net", "gradients"): counted(np.array([1.0, 0.5], dtype=np.float32)),
+        ("net", "weight_gradients"): counted(np.array([2.0**20], dtype=np.float32)),
+    }
+    tried = SimpleNamespace(numbers=both, scale=1.0)
+    case = Case(parse("fp16"), tried, None)  # type: ignore[arg-type]
+    found = _range(case, "net")
+    assert found is not None
+    assert found["high"] == 2.0**-5
+    assert overall(case, [{"loss_scale": found}])["advised"] == 2.0**-6  # type: ignore[index]

@@ -706,6 +706,7 @@ def test_a_scaler_written_by_hand_finds_its_own_height(begin) -> None:
 def test_a_weight_of_a_loss_is_no_scale(begin, factor: float) -> None:
     takeover = begin("fp32:loss_scale=dynamic:init_scale=1024")
     weight = nn.Parameter(torch.ones(3))
+    torch.optim.SGD([weight], lr=0.1)  # without one, each line that asks for gradients has a scale of its own
     (weight.sum() * factor).backward()
     assert takeover.scaling.last_value == 1024.0
     (weight.sum() * 2048.0).backward()

@@ -58,13 +58,18 @@ def _has_scales(format: str) -> bool:
 
 
 def _range(case: Case, module: str) -> dict[str, float] | None:
-    """The loss scales that serve this layer's gradients in the format they have."""
-    numbers = case.numbers.get((module, "gradients")) or case.numbers.get((module, "weight_gradients"))
+    """The loss scales that serve this layer's gradients in the format they have.
+
+    Those of its weights count, too: they are products, whose results are rounded to that format before they are stored.
+    """
     format = case.format_of(module, "gradients")
-    if numbers is None or format not in ("fp16", "bf16"):
+    if format not in ("fp16", "bf16"):
         return None
-    found = serving(numbers, format)
-    return None if found is None else {"low": found[0], "high": found[1]}
+    counted = [numbers for kind in SCALED if (numbers := case.numbers.get((module, kind))) is not None]
+    found = [scales for numbers in counted if (scales := serving(numbers, format)) is not None]
+    if not found:
+        return None
+    return {"low": max(low for low, _ in found), "high": min(high for _, high in found)}
 
 
 def overall(case: Case, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -74,4 +79,4 @@ def overall(case: Case, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
         return None
     low, high = max(r["low"] for r in ranges), min(r["high"] for r in ranges)
     serves = low <= high
-    return {"low": low, "high": high, "serves_all": serves, "advised": max(min(high / 2, 2.0**24), 1.0)}
+    return {"low": low, "high": high, "serves_all": serves, "advised": max(min(high / 2, 2.0**24), 2.0**-24)}

@@ -82,4 +82,4 @@ def serving(numbers: Numbers, format: str, lost: float = 0.01) -> tuple[float, f
 
 
 def _powers() -> Iterator[int]:
-    yield from range(400)
+    yield from range(-24, 400)

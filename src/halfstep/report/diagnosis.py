@@ -209,11 +209,14 @@ def _scale(diagnosis: Raw, sheet: Sheet) -> Iterator[Text]:
     if low is None or high is None or advised is None:
         return
     if scale.get("serves_all"):
-        said = f"Loss scale: {low:,.0f} to {high:,.0f} serves every layer; {advised:,.0f} leaves room for growth."
+        said = (
+            f"Loss scale: {units.loss_scale(low)} to {units.loss_scale(high)} serves every layer; "
+            f"{units.loss_scale(advised)} leaves room for growth."
+        )
     else:
         said = (
-            f"Loss scale: no one scale serves every layer fully; up to {high:,.0f} none overflows, and {low:,.0f} "
-            "would be needed by the one with the smallest gradients."
+            f"Loss scale: no one scale serves every layer fully; up to {units.loss_scale(high)} none overflows, and "
+            f"{units.loss_scale(low)} would be needed by the one with the smallest gradients."
         )
     yield from sheet.flow(sheet.words(said))
 

@@ -117,7 +117,11 @@ def _row(raw: Raw, kinds: list[str]) -> dict[str, Any]:
     scales = table(raw, "loss_scale")
     low, high = finite(scales.get("low")), finite(scales.get("high"))
     cells.append(
-        "" if low is None or high is None else f"{low:,.0f} to {high:,.0f}" if low <= high else "no one scale"
+        ""
+        if low is None or high is None
+        else f"{units.loss_scale(low)} to {units.loss_scale(high)}"
+        if low <= high
+        else "no one scale"
     )
     return {"name": text(raw, "module") or "(outside of modules)", "type": text(raw, "type"), "cells": cells}
 
