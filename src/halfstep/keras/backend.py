@@ -75,6 +75,25 @@ def wait_for(value: Any) -> None:
         jax.block_until_ready(value)
 
 
+def replicas() -> int:
+    """How many replicas of a model TensorFlow's strategy trains; 1 without one, and on the other backends."""
+    if name() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def undivided(loss: Any) -> Any:
+    """The loss of a replica, which Keras divides by their number so that gradients may be added up."""
+    return loss if replicas() == 1 else loss * replicas()
+
+
+def reducible(finite: Any) -> Any:
+    """Whether gradients are finite, as a number of which a mean over replicas can be taken; None stays."""
+    return finite if finite is None or replicas() == 1 else keras.ops.cast(finite, "float32")
+
+
 def outside_of_graphs(make: Callable[[], Any]) -> None:
     """Call ``make``, which makes variables, outside of whichever graph is being traced."""
     if name() == "tensorflow":

@@ -17,6 +17,7 @@ from keras.optimizers import LossScaleOptimizer
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.trainers.trainer import Trainer
 
+from halfstep.keras.scaled import scaled
 from halfstep.loss_scale import DynamicScale
 from halfstep.patches import Patches
 
@@ -107,7 +108,7 @@ class Scaler:
                 and not isinstance(optimizer, LossScaleOptimizer)
             ):
                 self._ours = True
-                model.optimizer = LossScaleOptimizer(optimizer, name="loss_scale_optimizer")
+                model.optimizer = scaled(optimizer)
                 self._ours = False
 
         return compile

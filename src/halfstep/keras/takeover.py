@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 from keras import DTypePolicy
 
+from halfstep.errors import HalfstepError
 from halfstep.keras import backend
 from halfstep.keras.beneath import Beneath, NullBeneath
 from halfstep.keras.further import Further, NullFurther
@@ -167,6 +168,11 @@ class Takeover(Face):
             self._warned.add(text)
             self.recorder.write("warning", text=text)
 
+    def refuse(self, error: HalfstepError) -> NoReturn:
+        """End the program with a sentence, for what it does next cannot be done under the recipe."""
+        self.options.halt(error)
+        raise error
+
     @property
     def training(self) -> bool:
         """Whether a model's train function is running, or being traced."""
@@ -175,16 +181,16 @@ class Takeover(Face):
     @property
     def in_train_step(self) -> bool:
         """Whether a model's train_step is being traced, or running."""
-        return self._trainers.seen is not None
+        return self._trainers.step.seen is not None
 
     def model_scale(self) -> Any:
         """The scale of the optimizer of the model whose train_step is under way; None if it has none."""
-        seen = self._trainers.seen
+        seen = self._trainers.step.seen
         return None if seen is None else seen.scale
 
     def compiled_optimizer(self) -> Any:
         """The optimizer with which the model was compiled whose train_step is under way; None outside, or if none."""
-        return self._trainers.optimizer
+        return self._trainers.step.optimizer
 
     def took_pass(self) -> bool:
         """On JAX: whether the loss of the gradients that are about to be applied was scaled by ``jax.grad``."""
@@ -192,14 +198,14 @@ class Takeover(Face):
 
     def saw_loss(self, loss: Any) -> None:
         """The loss of the train_step under way, before scaling."""
-        seen = self._trainers.seen
+        seen = self._trainers.step.seen
         if seen is not None and self.backend != "jax":
-            seen.loss = backend.copied(loss)
+            seen.loss = backend.copied(backend.undivided(loss))
 
     def saw_pass(self, losses: Sequence[Any]) -> None:
         """A backward pass of a train_step starts from ``losses``: its loss, where Keras has not been told of one."""
-        seen = self._trainers.seen
-        own = backend.trace() is self._trainers.trace
+        seen = self._trainers.step.seen
+        own = backend.trace() is self._trainers.step.trace
         if seen is not None and own and seen.loss is None and losses and not self.scaler.pending:
             seen.loss = backend.copied(losses[0])
 

@@ -6,6 +6,7 @@ taken out of them again before Keras sees them: no callback into Python from ins
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from keras.src.callbacks.callback_list import CallbackList
 from keras.src.models import model as models
 from keras.src.utils.python_utils import pythonify_logs
 
+from halfstep.errors import Unsupported
 from halfstep.keras import backend
 from halfstep.keras.recorder import Seen
 from halfstep.patches import Patches
@@ -25,22 +27,42 @@ Method = Callable[..., Any]
 
 _KEY = "halfstep"
 
+SCALED_REPLICAS = (
+    "A loss scale over {} replicas of a tf.distribute strategy is not possible; use a precision without a loss scale, "
+    "such as bf16."
+)
+
+
+def _replicas(model: Any) -> int:
+    strategy = getattr(model, "distribute_strategy", None)
+    return 1 if strategy is None else int(strategy.num_replicas_in_sync)
+
+
+class UnderWay(threading.local):
+    """The train_step under way: of each replica, which TensorFlow's strategies run in threads, its own.
+
+    Attributes:
+        seen: what has been seen of it; None outside.
+        optimizer: that with which the model was compiled; None outside.
+        trace: what JAX traces in it.
+    """
+
+    seen: Seen | None = None
+    optimizer: Any = None
+    trace: Any = None
+
 
 class Trainers:
     """The train functions of all models.
 
     Attributes:
         active: whether one of them is running, or being traced.
-        seen: what has been seen of the train_step under way; None outside.
-        optimizer: that with which the model was compiled whose train_step is under way; None outside.
-        trace: what JAX traces in it.
+        step: the train_step under way.
     """
 
     def __init__(self, takeover: Takeover) -> None:
         self.active = False
-        self.seen: Seen | None = None
-        self.optimizer: Any = None
-        self.trace: Any = None
+        self.step = UnderWay()
         self._takeover = takeover
         self._patches = Patches()
         self._wrapped: set[type] = set()
@@ -78,14 +100,17 @@ class Trainers:
     def _update_state(self, original: Method) -> Method:
         def update_state(metric: Any, values: Any, *args: Any, **kwargs: Any) -> Any:
             # On JAX the loss that scale_loss is given belongs to the gradient's own trace; this one does not.
-            if self.seen is not None and metric.name == "loss" and backend.name() == "jax":
-                self.seen.loss = values
+            seen = self.step.seen
+            if seen is not None and metric.name == "loss" and backend.name() == "jax":
+                seen.loss = values
             return original(metric, values, *args, **kwargs)
 
         return update_state
 
     def _make_train_function(self, original: Method) -> Method:
         def make_train_function(model: Any, force: bool = False) -> Any:
+            if self._takeover.recipe.guards and _replicas(model) > 1:
+                self._takeover.refuse(Unsupported(SCALED_REPLICAS.format(_replicas(model))))
             self._look_on(type(model))
             self._takeover.further.prepare()
             original(model, force)
@@ -113,15 +138,15 @@ class Trainers:
 
     def _train_step(self, original: Method) -> Method:
         def train_step(model: Any, *args: Any, **kwargs: Any) -> Any:
-            if not self.active or self.seen is not None:
+            step = self.step
+            if not self.active or step.seen is not None:
                 return original(model, *args, **kwargs)
-            self.seen, self.optimizer = (seen := Seen()), model.optimizer
-            self.trace = backend.trace()
+            step.seen, step.optimizer, step.trace = (seen := Seen()), model.optimizer, backend.trace()
             try:
                 return self._observed(model, seen, original, args, kwargs)
             finally:
                 self._takeover.beneath.step_scale(None)
-                self.seen = self.optimizer = self.trace = None
+                step.seen = step.optimizer = step.trace = None
 
         return train_step
 
@@ -137,7 +162,7 @@ class Trainers:
         if not on_jax:
             takeover.statistics.keep()
         result = original(model, *args, **kwargs)
-        seen.finite = scaler.all_finite
+        seen.finite = backend.reducible(scaler.all_finite)
         logs, after = result if on_jax else (result, None)
         if isinstance(logs, dict):
             numbers = {name: value for name, value in vars(seen).items() if value is not None}
@@ -175,6 +200,8 @@ class _TrainFunction:
             logs = {name: value for name, value in logs.items() if name != _KEY}
             if seen.loss is None:
                 seen.loss = logs.get("loss")
+            if seen.samples is not None:
+                seen.samples = seen.samples * _replicas(self._model)
         self._takeover.progress.stepped(seen, self._model)
         self._takeover.beneath.stepped()
         return logs if rest is None else (logs, rest)

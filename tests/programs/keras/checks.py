@@ -37,7 +37,10 @@ outputs = keras.layers.Dense(1, dtype="float32", name="own_dtype")(x)
 model = keras.Model(inputs, outputs)
 facts["dtypes"] = {layer.name: [layer.compute_dtype, layer.variable_dtype] for layer in model.layers[1:]}
 model.compile(optimizer=keras.optimizers.Adam(1e-2), loss="mse", metrics=["mae"])
-facts["optimizer"] = type(model.optimizer).__name__
+model.optimizer.beta_1 = 0.5
+own = model.optimizer
+facts["optimizer"] = [type(own).__name__, isinstance(own, keras.optimizers.Adam), own.beta_2, own.inner_optimizer.beta_1]
+own.beta_1 = 0.9
 history = model.fit(X, Y, batch_size=4, epochs=2, validation_data=(X, Y), verbose=0, shuffle=False)
 facts["history"] = history.history
 facts["scale_after_fit"] = float(model.optimizer.dynamic_scale)
