@@ -301,6 +301,7 @@ class Session:
             settings.watch,
             settings.emulate,
             settings.as_on,
+            say,
         )
 
     def _warm(self) -> None:

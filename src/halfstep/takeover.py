@@ -46,6 +46,7 @@ class Options:
         warm: called once, when the steps that are looked at are over and meters should start.
         tick: called at the end of every step after that.
         halt: called with an error that ends the program, before it is raised; may end it in its own way.
+        say: shows the user a sentence while the program runs.
         watch: look at every operation, for a diagnosis.
         emulate: whether a precision that has no units here may be rounded to inside fp32 tensors.
         as_on: ``cuda``: apply CUDA's autocast lists on a CPU; None: the CPU's own.
@@ -61,6 +62,7 @@ class Options:
     watch: bool = False
     emulate: bool = False
     as_on: str | None = None
+    say: Callable[[str], None] = field(default=lambda text: None)
 
 
 class Takeover(ABC):

@@ -138,6 +138,24 @@ def test_keras_on_another_backend_does_not_import_pytorch(tmp_path: Path) -> Non
     assert done.stdout == "False mixed_bfloat16\n", done.stderr
 
 
+def test_what_the_user_should_know_is_said_while_the_program_runs(tmp_path: Path) -> None:
+    skip_without("keras", "jax")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, keras\n"
+        "path = os.path.join(os.path.dirname(__file__), 'model.keras')\n"
+        "if os.path.exists(path):\n"
+        "    keras.saving.load_model(path)\n"
+        "else:\n"
+        "    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(path)\n"
+    )
+    assert python(str(script), env={"KERAS_BACKEND": "jax"}).returncode == 0
+    done = halfstep("run", "--precision", "bf16-true", str(script), env={"KERAS_BACKEND": "jax"})
+    assert done.stderr.splitlines()[0] == (
+        "halfstep: warning: weights of a model that was loaded stay in float32, as they were saved"
+    ), done.stderr
+
+
 def test_enable_after_a_layer_was_made_is_refused_and_before_it_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

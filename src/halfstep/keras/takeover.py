@@ -162,11 +162,13 @@ class Takeover(Face):
             self._own_amp.add(what)
             self.recorder.write("own_amp", what=what)
 
-    def warn(self, text: str) -> None:
-        """Something that the user should know, once."""
+    def warn(self, text: str, of_record: bool = False) -> None:
+        """Tell the user a sentence, once, and write it; one ``of_record`` is of use only to who reads that."""
         if text not in self._warned:
             self._warned.add(text)
             self.recorder.write("warning", text=text)
+            if not of_record:
+                self.options.say(f"warning: {text}")
 
     def refuse(self, error: HalfstepError) -> NoReturn:
         """End the program with a sentence, for what it does next cannot be done under the recipe."""

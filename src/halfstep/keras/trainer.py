@@ -126,7 +126,8 @@ class Trainers:
         if each > 1:
             self._takeover.warn(
                 f"steps_per_execution is {each}: Keras hands over one result for {each} optimizer steps, so a step "
-                "of this record is an execution, and its loss is that of the execution's last step"
+                "of this record is an execution, and its loss is that of the execution's last step",
+                of_record=True,
             )
 
     def _look_on(self, model: type) -> None:
