@@ -99,7 +99,7 @@ GOING_ON = ("fp32", "fp16:init_scale=256", "bf16", "fp32")
 
 
 #: what ``sixteen.py`` runs under, after it has saved its models as it is
-SIXTEEN = ("fp32", "bf16", "fp16")
+SIXTEEN = ("fp32", "bf16")
 
 
 def turns(backend: str, folder: Path) -> list[tuple[str, str, str]]:
@@ -117,6 +117,8 @@ def turns(backend: str, folder: Path) -> list[tuple[str, str, str]]:
         ("boundaries", "bf16", boundaries),
         ("looks", "fp32", _path("steps_for_looks")),
         ("looks fail", "fp32", _path("looks_fail")),
+        ("own losses", "bf16", _path("own_losses")),
+        *([("torch.optim", "bf16", _path("torch_optim"))] if backend == "torch" else []),
         *([("operands", "bf16", operands)] if backend == "tensorflow" else []),
         *adopted.turns(backend, folder),
         *((f"loop-{recipe}", recipe, jax_loop) for recipe in LOOPS if backend == "jax"),
