@@ -129,6 +129,35 @@ def test_weights_replaced_after_the_first_call_are_widened_at_the_next(begin) ->
     assert {p.dtype for p in net.parameters()} == {FP32}
 
 
+@pytest.mark.parametrize("recipe", ["fp32", "bf16"])
+def test_weights_that_are_made_by_the_first_call(begin, recipe: str) -> None:
+    begin(recipe, products="native")
+    net = nn.Sequential(nn.LazyLinear(4, dtype=BF16), nn.LazyBatchNorm1d(dtype=BF16))
+    net(torch.randn(3, 5)).float().sum().backward()
+    assert {p.dtype for p in net.parameters()} == {net[1].running_mean.dtype} == {FP32}
+
+
+def test_weights_that_a_functional_call_swaps_in(begin) -> None:
+    begin("fp32")
+    net = nn.Linear(4, 4, dtype=BF16)
+    exact, x = net.weight.detach().float(), torch.randn(2, 4)
+
+    def loss(weights: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(net, weights, (x,)).square().sum()
+
+    gradients = torch.func.grad(loss)({name: p.detach() for name, p in net.named_parameters()})
+    assert {g.dtype for g in gradients.values()} == {BF16}, "as of the tensors that were given"
+    assert torch.equal(net(x), torch.nn.functional.linear(x, exact, net.bias.float()))
+    assert net.weight.dtype is FP32
+
+
+def test_an_export_is_of_the_model_as_it_is(begin) -> None:
+    begin("fp32")
+    net, x = nn.Linear(4, 4, dtype=BF16), torch.ones(1, 4, dtype=BF16)
+    assert torch.export.export(net, (x,)).module()(x).shape == (1, 4)
+    assert net(x).dtype is FP32
+
+
 def test_first_called_in_inference_mode_weights_can_be_trained(begin) -> None:
     begin("fp32")
     net = nn.Linear(4, 4, dtype=BF16)

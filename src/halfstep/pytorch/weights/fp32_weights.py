@@ -69,13 +69,18 @@ class Fp32Weights:
 
         Frozen weights of linear layers and convolutions stay in 16 bits where autocast computes in 16 bits.
         """
-        if module in self._held:
+        if module in self._held or torch.compiler.is_exporting():
             return
         self._look(module)
         self._widen(
             tensor for part in self._copies.with_copies(module) for tensor in self._narrow_tensors(part)
         )
-        self._held.add(module)
+        # What ``functional_call`` has swapped in for the length of a call may be part of a graph.
+        swapped = {p.dtype for p in module.parameters() if not isinstance(p, nn.Parameter)}
+        for dtype in swapped.intersection(SIXTEEN_BIT):
+            self._found(dtype)
+        if not swapped:
+            self._held.add(module)
 
     def hold_parameters(self, optimizer: Optimizer, tensors: Iterable[Tensor]) -> None:
         """Make what ``optimizer`` trains fp32, in a module or not."""

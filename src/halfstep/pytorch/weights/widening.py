@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import _disable_current_modes, is_traceable_wrapper_subclass
 
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
@@ -29,11 +31,13 @@ _PRODUCTS = (
 
 
 def is_narrow(tensor: Tensor) -> bool:
-    """Whether ``tensor`` is stored in bf16 or fp16.
+    """Whether ``tensor`` is stored in bf16 or fp16, and is no result of other tensors.
 
     A quantized tensor only looks so: its dtype is that of the numbers it stands for. Those are left as they are.
     """
-    return tensor.dtype in SIXTEEN_BIT and (_is_plain(tensor) or _is_dtensor(tensor))
+    if tensor.dtype not in SIXTEEN_BIT or not tensor.is_leaf or is_functorch_wrapped_tensor(tensor):
+        return False
+    return _is_plain(tensor) or _is_dtensor(tensor)
 
 
 def narrow_tensors(module: nn.Module, only_used_by_products: bool) -> list[Tensor]:
@@ -84,7 +88,7 @@ def _plainly() -> Iterator[None]:
 
 def _shared(data: Tensor, wide: dict[Any, Tensor]) -> Tensor:
     """``data`` in float32; memory that two tensors look at alike is copied once."""
-    if data.is_meta or data.numel() == 0 or data.layout is not torch.strided:
+    if is_lazy(data) or data.is_meta or data.numel() == 0 or data.layout is not torch.strided:
         return data.to(torch.float32)
     memory = (data.data_ptr(), data.dtype, data.shape, data.stride(), data.device)
     if memory not in wide:
