@@ -130,6 +130,19 @@ def test_weights_that_the_program_holds_in_16_bits_are_to_be_loaded_in_fp32() ->
     assert (found["remedies"][0]["recipe"], "model.float()" in found["remedies"][0]["text"]) == ("fp32", True)
 
 
+def test_updates_that_a_scripts_own_16_bit_weights_lose_are_cured_by_fp32_weights() -> None:
+    record = Record(Path("r"))
+    record.add({"event": "step", "step": 0, "loss": 1.0, "skipped": False})
+    record.add({"event": "stored", "weights": {"bf16": 8}})
+    record.add({
+        "event": "watch", "what": "update", "step": 0, "at": 1, "parameter": "body.weight", "module": "body",
+        "optimizer": "AdamW", "dtype": "bf16", "lost": 9, "due": 10,
+    })  # fmt: skip
+    (found,) = diagnose("as-is", record, None)["findings"]
+    assert found["kind"] == "lost_update"
+    assert (found["remedies"][0]["recipe"], "model.float()" in found["remedies"][0]["text"]) == ("fp32", True)
+
+
 class Quiet:
     def plan(self, trials: Any) -> None: ...
     def begin(self, label: str, steps: int | None) -> None: ...
