@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from halfstep.record import Record, Writer, read
+from halfstep.record import Writer, read
 
 from .conftest import Begin
 
@@ -26,12 +26,11 @@ STEPS = 6
 
 
 class Counting:
-    """A backend that runs each graph as it is, and notes what was compiled and called, and the products that ran.
+    """A backend that runs each graph as it is, and notes what was compiled and called.
 
     Attributes:
         calls: of its graphs, per step.
         compiled: its graphs so far, at the end of each step.
-        flops: of the products in graphs, per step, by the formulas of ``torch.utils.flop_counter``.
     """
 
     def __init__(self) -> None:
@@ -154,14 +153,6 @@ def run_program(program: Program) -> tuple[list[float], Counting]:
     return program(backend), backend
 
 
-def recorded(begin: Begin, path: Path, recipe: str = "fp32") -> None:
-    begin(recipe, Writer(path / "record"))
-
-
-def finished(path: Path, begin: Begin) -> Record:
-    return read(path / "record")
-
-
 @pytest.mark.parametrize(
     "program",
     [
@@ -178,7 +169,7 @@ def test_as_many_calls_and_compilations_as_under_python(
     begin: Begin, tmp_path: Path, program: Program
 ) -> None:
     losses, plain = run_program(program)
-    recorded(begin, tmp_path)
+    begin("fp32", Writer(tmp_path / "record"))
     ours, backend = run_program(program)
     assert ours == losses
     assert backend.calls == plain.calls
@@ -188,6 +179,16 @@ def test_as_many_calls_and_compilations_as_under_python(
     # 4 samples, 8 inputs and 4 outputs at least: forward and the weight's gradient
     assert record.sample["matmul_flops"]["fp32"] >= 2 * 2 * 3 * 8 * 4
     assert record.sample["time_shares"]
+
+
+@pytest.mark.parametrize("recipe", ["bf16", "fp16:init_scale=256"])
+@pytest.mark.parametrize("program", [one_model, a_compiled_optimizer])
+def test_as_many_calls_in_sixteen_bits(begin: Begin, tmp_path: Path, program: Program, recipe: str) -> None:
+    _, plain = run_program(program)
+    begin(recipe, Writer(tmp_path / "record"))
+    _, backend = run_program(program)
+    assert backend.calls == plain.calls
+    assert set(read(tmp_path / "record").sample["matmul_flops"]) == {recipe[:4]}
 
 
 def test_where_nan_began_in_compiled_code_is_told_by_graph(begin: Begin, tmp_path: Path) -> None:

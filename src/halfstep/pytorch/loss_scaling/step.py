@@ -25,7 +25,7 @@ from halfstep.pytorch.loss_scaling.gradients import gradients_of
 from halfstep.pytorch.loss_scaling.sharded import agreed
 from halfstep.pytorch.loss_scaling.snapshot import is_lbfgs, may_evaluate_again, snapshot
 from halfstep.pytorch.loss_scaling.verdict import Readiness, Verdict, capturing, refuse_capture
-from halfstep.pytorch.patches import Patches, itself_not_traced, never_traced, outside_compiler
+from halfstep.pytorch.patches import Patches, itself_not_traced, outside_compiler
 from halfstep.pytorch.recording.timeline import CLOSURE
 
 if TYPE_CHECKING:
@@ -115,8 +115,8 @@ class Steps:
                 return stepping(optimizer, *args, **kwargs)
             return outside_compiler(self._step, stepping, optimizer, args, kwargs)
 
-        # Whether a step is to be skipped is known at run time only.
-        return never_traced(step) if self._guards else itself_not_traced(step)
+        # Whether a step is skipped is known at run time only; the step itself is compiled where the program has it so.
+        return itself_not_traced(step)
 
     def _step(self, step: Callable[..., Any], optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         self._takeover.watch.before_step(optimizer)
