@@ -231,11 +231,11 @@ class Takeover(Face):
             self.hold = weights.hold
         if recipe.guards:
             self.statistics.install(patches)
+        self.watch.install(patches)
         self.regions.install(patches)
         if isinstance(self.regions, Regions):
             self._undo.append(mixed_operands.promote(self.regions.devices).remove)
         data_loading.outside(self.regions, patches)
-        self.watch.install(patches)
         self._habits.install(patches)
         if isinstance(self.options.writer, Writer):
             self._looking.install(patches)

@@ -12,6 +12,7 @@ has reached have one from each step to the next backward pass.
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -160,7 +161,7 @@ class Regions(NoRegions):
     def install(self, patches: Patches) -> None:
         """Wrap the call of modules. What is wrapped is ``_call_impl``: compilers trace it, and go past ``__call__``."""
         patches.wrap(nn.Module, "_call_impl", self._call)
-        original = nn.Module._call_impl.__wrapped__  # type: ignore[attr-defined]
+        original = inspect.unwrap(nn.Module._call_impl)
         on_import("torch._dynamo.utils", lambda utils: _let_compilers_trace(utils, original, patches))
         self._roles.install(patches)
         keep_cache_whole(patches)

@@ -42,7 +42,7 @@ class Call:
 
 
 class Modules:
-    """Follows ``Module.__call__``: hooks would miss what checkpointing, sharing and compiling do to them.
+    """Follows the call of a module: hooks would miss what checkpointing, sharing and compiling do to them.
 
     Args:
         entered: called with the arguments of each outermost call.
@@ -63,8 +63,8 @@ class Modules:
         self.kinds: dict[str, str] = {OUTSIDE: ""}
 
     def install(self, patches: Patches) -> None:
-        """Look in at every module call."""
-        patches.wrap(nn.Module, "__call__", self._call)
+        """Look in at every module call, inside of what a recipe does with what a model returns."""
+        patches.wrap(nn.Module, "_call_impl", self._call)
 
     @property
     def stack(self) -> list[Call]:
@@ -97,7 +97,7 @@ class Modules:
         return next((p for p in self._parameters if p.untyped_storage().data_ptr() == address), None)
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        def _call_impl(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             call = None if is_compiling() else self._enter(module, (*args, *kwargs.values()))
             if call is None:
                 return original(module, *args, **kwargs)
@@ -108,7 +108,7 @@ class Modules:
             self._leave(call, result)
             return result
 
-        return __call__
+        return _call_impl
 
     @unseen_look(_NAME, TRIES)
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> Call:
