@@ -130,3 +130,15 @@ def test_compiled_code_counts_as_it_ran() -> None:
     once = {"fp32": 2 * 2 * 3 * 4 * 5 + 2 * 3 * 5}
     assert counted(step) == once
     assert counted(step) == once
+
+
+@pytest.mark.parametrize("units", ["native", "fp32"])
+def test_a_product_called_by_its_own_name_counts_as_autocast_runs_it(begin: Begin, units: str) -> None:
+    """The profiler shows it as the script called it, in fp32, and inside as it ran."""
+    region = begin("fp16", products=units).regions.region
+    a, b = torch.randn(4, 8), torch.randn(8, 2)
+    with ProductCounter() as counter, region():
+        torch.mm(a, b)
+        torch.addmm(torch.randn(2), a, b)
+        torch.bmm(a[None], b[None])
+    assert counter.flops == {"fp16": 3 * 2 * 4 * 8 * 2}

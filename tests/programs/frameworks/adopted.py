@@ -22,10 +22,30 @@ from accelerate.state import AcceleratorState, GradientState, PartialState  # no
 from lightning.fabric import Fabric  # noqa: E402
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments  # noqa: E402
 
-from halfstep.pytorch.recording.products import ProductCounter  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+from torch.utils.flop_counter import flop_registry  # noqa: E402
 
 for name in ("lightning.pytorch", "lightning.fabric", "transformers"):
     logging.getLogger(name).setLevel(logging.ERROR)
+
+FORMATS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+class ProductCounter(TorchDispatchMode):
+    """Products below autocast, by a mode: a profiler would be in the way of halfstep's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.flops = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            name = FORMATS[[arg for arg in args if isinstance(arg, torch.Tensor)][-1].dtype]
+            self.flops[name] = self.flops.get(name, 0) + formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
 
 torch.manual_seed(0)
 INPUTS, TARGETS = torch.randn(8, 4), torch.randn(8, 1)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from halfstep.pytorch.unseen import unseen
+
 #: the smallest power of two that is taken for a loss scale, where a loss is multiplied by it
 OWN_SCALE = 2.0**10
 
@@ -66,4 +68,6 @@ def scaled_by_script(outputs: Sequence[Any]) -> bool:
         return False
     if factor is None or not factor.is_cpu or factor.numel() != 1 or factor.requires_grad:
         return False
-    return factor.item() >= OWN_SCALE and math.frexp(factor.item())[0] == 0.5
+    with unseen():  # a mode of the script's would be handed a number in place of the tensor
+        value = factor.item()
+    return value >= OWN_SCALE and math.frexp(value)[0] == 0.5

@@ -21,7 +21,7 @@ from halfstep.pytorch.dtypes import format_name
 from halfstep.pytorch.recording.flops import EMULATED, FORMULAS, Product
 from halfstep.pytorch.recording.profiler import Profiler
 from halfstep.pytorch.recording.shapes import odd_sizes
-from halfstep.pytorch.recording.timeline import CAST, CLOSURE, OPTIMIZER_STEP
+from halfstep.pytorch.recording.timeline import CAST, CLOSURE, LOOK, OPTIMIZER_STEP
 
 #: dtypes by the profiler's names for them
 _DTYPES = {
@@ -149,16 +149,16 @@ def _by_thread(events: Iterable[Any]) -> dict[int, list[Any]]:
 
 
 def _is_region(name: str) -> bool:
-    return _compiles(name) or name.startswith((OPTIMIZER_STEP, _COMPILED_GRAPH))
+    return _is_not_the_programs(name) or name.startswith((OPTIMIZER_STEP, _COMPILED_GRAPH))
 
 
-def _compiles(name: str) -> bool:
-    """Whether what runs inside is traced with tensors that hold nothing, or timed to choose a kernel."""
-    return name.endswith(_COMPILING) and not name.startswith(_CUDA_GRAPH)
+def _is_not_the_programs(name: str) -> bool:
+    """Whether what runs inside is traced with tensors that hold nothing, timed to choose a kernel, or only a look."""
+    return name == LOOK or (name.endswith(_COMPILING) and not name.startswith(_CUDA_GRAPH))
 
 
 def _outermost(thread: Sequence[Any]) -> list[_Found]:
-    """The products that lie in no other, and in no region of a compiler's."""
+    """The products that lie in no other, and in no region of a compiler's or of a look."""
     outermost: list[_Found] = []
     around: list[tuple[int, str, _Found | None]] = []
     for event in thread:
@@ -169,7 +169,9 @@ def _outermost(thread: Sequence[Any]) -> list[_Found]:
         found = None
         if name == CAST and outer is not None:
             outer.cast = True
-        elif (name in FORMULAS or name in EMULATED) and not any(_compiles(region) for _, region, _ in around):
+        elif (name in FORMULAS or name in EMULATED) and not any(
+            _is_not_the_programs(region) for _, region, _ in around
+        ):
             regions = [r for _, r, _ in around if r == CLOSURE or r.startswith(OPTIMIZER_STEP)]
             found = _Found(event, bool(regions) and regions[-1] != CLOSURE)
             (outermost if outer is None else outer.inner).append(found)
@@ -180,8 +182,8 @@ def _outermost(thread: Sequence[Any]) -> list[_Found]:
 def _resolved(found: _Found, counted: Counted) -> list[Product]:
     """What an event counts as: the product itself, or those that it was carried out as.
 
-    Batching (``vmap``) and emulation show a product first as it was asked for, then as it runs; products in fp32
-    units (a cast inside) are those that were asked for.
+    Batching (``vmap``), emulation and autocast show a product first as it was asked for, then as it runs; products in
+    fp32 units (a cast inside) are those that were asked for.
     """
     inner = [product for each in found.inner for product in _resolved(each, counted)]
     own = Product.of(found.event)
@@ -190,8 +192,14 @@ def _resolved(found: _Found, counted: Counted) -> list[Product]:
             counted.absent = f"the FLOPs of {found.event.name()} are not known from its operands' shapes"
         return inner
     emulated = any(product.name in EMULATED for product in inner)
-    runs = emulated or sum(product.flops for product in inner) > own.flops
+    flops = sum(product.flops for product in inner)
+    runs = emulated or flops > own.flops or (flops == own.flops and _kinds(inner) != _kinds([own]))
     return inner if runs and not found.cast else [own]
+
+
+def _kinds(products: Iterable[Product]) -> set[str]:
+    """The types of factors; autocast may be given several in one product, and gives one."""
+    return {kind for product in products for _, kind in product.operands}
 
 
 def _format(kind: str, tf32: bool) -> str:

@@ -32,6 +32,9 @@ _COMPILED_KERNEL = re.compile(r"triton_|.*cpp_fused")
 #: what :mod:`halfstep.pytorch.products` does around a product in fp32 units
 CAST = "halfstep: cast"
 
+#: what is computed again to be compared with what the program computed
+LOOK = "halfstep: look"
+
 #: the region of an optimizer's closure: a forward and a backward pass, inside the optimizer's step
 CLOSURE = "halfstep: closure"
 

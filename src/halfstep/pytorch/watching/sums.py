@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.profiler import record_function
 from torch.utils._pytree import tree_map
 
 from halfstep.pytorch.dtypes import SIXTEEN_BIT, format_name
+from halfstep.pytorch.recording.timeline import LOOK
 
 #: sums whose result is taken to be wrong if it is off by more than this share of its norm
 WRONG = 0.05
@@ -113,4 +115,5 @@ def widened(func: Any, args: Any, kwargs: Any) -> Any:
             return value.float()
         return torch.float32 if isinstance(value, torch.dtype) and value in SIXTEEN_BIT else value
 
-    return func(*tree_map(wide, args), **tree_map(wide, kwargs))
+    with record_function(LOOK):
+        return func(*tree_map(wide, args), **tree_map(wide, kwargs))
