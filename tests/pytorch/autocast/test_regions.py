@@ -163,6 +163,34 @@ def test_a_head_on_a_model_does_not_take_the_loss_into_its_region(kinds) -> None
     assert kinds() == ["model"]
 
 
+def test_a_layer_before_a_model_may_be_multiplied_with_it(kinds) -> None:
+    """In the first pass the loss is inside the region that the layer opened; from the second on all results are fp32."""
+    image, text = nn.Linear(8, 4), nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
+    a, b = torch.randn(3, 8), torch.randn(3, 8)
+    seen: list[torch.dtype] = []
+
+    def loss() -> Tensor:
+        similar = image(a) @ text(b).T
+        seen.append(similar.dtype)
+        return similar.float().square().mean()
+
+    train(loss, torch.optim.SGD([*image.parameters(), *text.parameters()], 0.1), steps=3)
+    assert seen == [BF16, torch.float32, torch.float32]
+    assert kinds() == ["layers", "model"]
+
+
+class BareLoss(nn.Module):
+    """A loss without parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centers = nn.Parameter(torch.randn(3, 4))
+
+    def forward(self, out: Tensor) -> Tensor:
+        self.seen = (out @ self.centers.T).dtype
+        return (out @ self.centers.T).square().mean()
+
+
 class ScaledLoss(nn.Module):
     """A loss with a parameter and parts, as metric learning has them."""
 
@@ -175,8 +203,9 @@ class ScaledLoss(nn.Module):
         return self.proxies(out).square().mean()
 
 
-def test_a_module_used_as_a_loss_is_no_model(kinds) -> None:
-    model, criterion, x = Net(), ScaledLoss(), torch.randn(3, 8)
+@pytest.mark.parametrize("loss", [ScaledLoss, BareLoss])
+def test_a_module_used_as_a_loss_is_no_model(kinds, loss: type[nn.Module]) -> None:
+    model, criterion, x = Net(), loss(), torch.randn(3, 8)
     optimizer = torch.optim.SGD([*model.parameters(), *criterion.parameters()], 0.1)
     train(lambda: criterion(model(x)), optimizer)
     assert criterion.seen is torch.float32
@@ -201,6 +230,55 @@ def test_a_region_of_the_scripts_is_exactly_the_region(kinds, device: str) -> No
     assert model.seen == [BF16] * 4
     assert other.seen == [torch.float32] * 2
     assert kinds() == ["own"]
+
+
+def test_a_region_of_the_scripts_inside_its_model_is_exactly_the_region(kinds) -> None:
+    """Seen in the first call; from the second on the rest of the model is fp32, as its author wrote it."""
+
+    class Part(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = Net(), nn.Linear(4, 2)
+            self.heads: list[torch.dtype] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cuda", dtype=torch.float16):
+                hidden = self.body(x)
+            out = self.head(hidden.float())
+            self.heads.append(out.dtype)
+            return out
+
+    model, x = Part(), torch.randn(3, 8)
+    with (
+        pytest.warns(UserWarning, match="CUDA is not available")
+        if not torch.cuda.is_available()
+        else nullcontext()
+    ):
+        train(lambda: model(x).square().mean(), torch.optim.SGD(model.parameters(), 0.1), steps=3)
+    assert model.body.seen == [BF16] * 6
+    assert model.heads == [BF16, torch.float32, torch.float32]
+    assert kinds() == ["own"] or kinds() == ["model", "own"]
+
+
+def test_a_module_that_makes_its_layers_in_its_first_call_is_a_model(kinds) -> None:
+    class Lazy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[torch.dtype] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not hasattr(self, "inner"):
+                self.inner = nn.Linear(8, 4)
+            out = self.inner(x)
+            self.seen.append(out.dtype)
+            return out
+
+    model, x = Lazy(), torch.randn(3, 8)
+    with torch.no_grad():
+        model(x)
+    out = model(x)
+    assert model.seen[-1] is BF16
+    assert out.dtype is torch.float32
 
 
 @pytest.mark.parametrize("what", ["layers", "parameters"])

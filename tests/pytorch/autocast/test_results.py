@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import types
 from typing import Any, NamedTuple
 
 import pytest
@@ -24,6 +25,21 @@ class Pair(NamedTuple):
 class Output:
     loss: Tensor
     hidden: tuple[Tensor, ...] = ()
+
+
+class Boxes(list):
+    """A list whose constructor wants more than items."""
+
+    def __init__(self, items: list[Tensor], size: int) -> None:
+        super().__init__(items)
+        self.extent = size
+
+
+class Corners(tuple):
+    def __new__(cls, first: Tensor, second: Tensor) -> Corners:
+        made = super().__new__(cls, (first, second))
+        made.extent = 3
+        return made
 
 
 def tensors(value: Any) -> list[Tensor]:
@@ -49,6 +65,9 @@ def tensors(value: Any) -> list[Tensor]:
         Output(LOW, (LOW, LOW)),
         torch.max(LOW[None], dim=1),
         nn.utils.rnn.pack_sequence([LOW]),
+        Boxes([LOW, LOW], size=3),
+        Corners(LOW, LOW),
+        types.SimpleNamespace(z=LOW, name="text"),
         torch.distributions.Normal(LOW, LOW),
         torch.distributions.Independent(torch.distributions.Normal(LOW, LOW), 1),
     ],
@@ -61,6 +80,7 @@ def test_sixteen_bit_tensors_are_widened_exactly(value: Any) -> None:
     assert len(before) == len(after) > 0
     assert not {t.dtype for t in after} & {torch.bfloat16, torch.float16}
     assert all(torch.equal(new.double(), old.double()) for new, old in zip(after, before, strict=True))
+    assert getattr(widened, "extent", None) == getattr(value, "extent", None)
 
 
 @pytest.mark.parametrize(

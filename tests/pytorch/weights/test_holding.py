@@ -330,3 +330,32 @@ def test_a_recipe_with_16_bit_weights_has_its_own_16_bits(begin, recipe: str) ->
     assert net(torch.ones(1, 4, dtype=other)).dtype is dtype
     assert {p.dtype for p in net.parameters()} == {dtype}
     assert torch.equal(net[0].weight, exact.to(dtype))
+
+
+def test_a_parametrized_model_can_be_copied(begin) -> None:
+    """PyTorch gives parametrized classes a `__deepcopy__` of their own where `nn.Module` has none."""
+    begin("fp32")
+    model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)), nn.Linear(4, 2))
+    twin = copy.deepcopy(model)
+    assert all(torch.equal(a, b) for a, b in zip(twin.parameters(), model.parameters(), strict=True))
+
+
+def test_a_16_bit_model_can_prepare_data(begin) -> None:
+    """Its cast was not applied, what it is given is 16-bit: in the script's own process and in a worker's."""
+
+    class Features(torch.utils.data.Dataset):
+        def __init__(self) -> None:
+            self.extract = nn.Sequential(nn.Linear(4, 4), nn.Tanh()).bfloat16()
+
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> Tensor:
+            with torch.no_grad():
+                return self.extract(torch.ones(4, dtype=BF16))
+
+    begin("fp32")
+    data = Features()
+    for workers in (0, 1):
+        (batch,) = torch.utils.data.DataLoader(data, batch_size=4, num_workers=workers)
+        assert batch.shape == (4, 4)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._C import DispatchKey, DispatchKeySet
 
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
-from halfstep.pytorch.products.dispatcher import Overrides, hide_from_dynamo
+from halfstep.pytorch.products.dispatcher import Overrides
 
 #: all tensors are cast to the widest dtype among them; where the operation writes in place, to the first one's
 PROMOTED = (
@@ -157,7 +157,6 @@ def _kernel(operation: Any, key: str, choose: Callable[[Any, list[Tensor]], Cast
                 *_each(args, cast), **dict(zip(kwargs, _each(tuple(kwargs.values()), cast), strict=True))
             )
 
-    hide_from_dynamo(_each)
     return kernel
 
 

@@ -219,8 +219,11 @@ class Regions(NoRegions):
         return Switched(self.devices, place() is not OUTSIDE)
 
     def aside(self) -> Switched:
-        """Autocast off, and no module call opens a region: data are prepared."""
-        return Switched(self.devices, False, INSIDE)
+        """Autocast off, and no module call opens a region: data are prepared.
+
+        A program that holds 16-bit numbers may prepare data with a model whose cast to 16 bits was not applied.
+        """
+        return Switched(self.devices, False, None if self.promotes else INSIDE)
 
     def begin_pass(self) -> None:
         """A backward pass is about to start: a region from a layer or a step to it ends here."""
@@ -270,7 +273,10 @@ class Regions(NoRegions):
                 torch.set_autocast_enabled(device, False)
         if (dtype is not None or where is not AROUND) and outer.place is OUTSIDE:
             set_place(where)
-        self._entered = self._entered or (dtype is not None and where is AROUND and is_grad_enabled())
+        own = dtype is not None and where is AROUND and is_grad_enabled()
+        self._entered = self._entered or own
+        if own and outer.place is INSIDE:
+            self._become("own")  # inside of a model's forward, which is a part of it from the next call on
 
     def left(self, outer: Outer) -> None:
         """It has been left. A region to the backward pass may have ended inside, or begun."""
@@ -291,7 +297,8 @@ class Regions(NoRegions):
     def _become(self, kind: Kind) -> None:
         if self._kind != kind and not (self._kind == "framework" and kind != "own"):
             self._kind = kind
-            self._told(kind)
+            if self.wanted:
+                self._told(kind)
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
         device, inside, opens = self.devices[-1], INSIDE, self._opens_in_compiled_code()
@@ -334,14 +341,18 @@ class Regions(NoRegions):
     def _outermost(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         """A call that no other module's call encloses."""
         where = place()
-        role = Role.NONE if self._gone else self._roles.of(module, args)
-        if role is Role.NONE and (self._gone or next(module.parameters(), None) is None):
+        if self._gone and not self.promotes:
+            return original(module, *args, **kwargs)
+        role = self._roles.of(module, args)
+        if role is Role.NONE and next(module.parameters(), None) is None:
             return original(module, *args, **kwargs)
         args, kwargs = self._entry(module, args, kwargs)
-        if role is Role.NONE:
+        if role is Role.NONE or self._gone:
             return self._promoted(original, module, args, kwargs)
         if where is AROUND:
             return self._inside_another(original, module, args, kwargs, role)
+        if self.wanted and self._kind in ("own", "framework") and not self.promotes:
+            return self._as_a_part(original, module, args, kwargs)
         if not self.wanted or self._kind in ("own", "framework"):
             return self._promoted(original, module, args, kwargs)
         narrow = self.dtype is not torch.float32
@@ -366,19 +377,25 @@ class Regions(NoRegions):
         self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any, role: Role
     ) -> Any:
         """In a region of the script's own; or a model after a layer, which is then no program of layers alone."""
-        if role is Role.MODEL and self._thread.opened is not None and self._kind == "layers":
-            self._become("model")
-            self._close()
-            return self._outermost(original, module, args, kwargs)
+        if role is Role.MODEL and self._kind == "layers":
+            self._become(
+                "model"
+            )  # from the next pass on: in this one the script may hold 16-bit results of layers
         if is_grad_enabled() and self._thread.opened is None:
             self._become("own")
         if role is Role.LAYER:
             return original(module, *args, **kwargs)
+        return self._as_a_part(original, module, args, kwargs)
+
+    @staticmethod
+    def _as_a_part(original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """A call in or beside somebody's region: what it calls is part of it."""
+        outer = place()
         set_place(INSIDE)
         try:
             return original(module, *args, **kwargs)
         finally:
-            set_place(AROUND)
+            set_place(outer)
 
     def _open(self) -> None:
         """From here to the next backward pass."""

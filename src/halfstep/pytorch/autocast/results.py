@@ -1,4 +1,4 @@
-"""What a model returns comes back to the script as fp32, in whatever it is wrapped.
+"""What a model returns comes back to the script as fp32.
 
 Accelerate does the same for the models that it prepares (``convert_outputs_to_fp32``).
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping, MutableMapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,8 +21,9 @@ _PLAIN = (str, bytes, int, float, complex, type(None), torch.nn.Module, torch.dt
 def to_fp32(value: Any) -> Any:
     """``value`` with its bf16 and fp16 tensors widened to fp32; the very same object where it holds none.
 
-    Looks into tuples, named tuples, lists, dicts and other mappings (ModelOutput of Transformers), dataclasses and
-    distributions. What has to change is copied first: a model may go on using what it returned.
+    Looks into tuples, named tuples, lists, dicts and other mappings (ModelOutput of Transformers), dataclasses,
+    namespaces and distributions; not into objects of other classes, which may be caches. What has to change is copied
+    first: a model may go on using what it returned.
     """
     if isinstance(value, Tensor):
         return value.float() if value.dtype is torch.bfloat16 or value.dtype is torch.float16 else value
@@ -31,7 +33,9 @@ def to_fp32(value: Any) -> Any:
         return _sequence(value)
     if isinstance(value, Mapping):
         return _mapping(value)
-    if isinstance(value, Distribution) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+    if isinstance(value, Distribution | SimpleNamespace) or (
+        dataclasses.is_dataclass(value) and not isinstance(value, type)
+    ):
         return _with_attributes(value)
     return value
 
@@ -40,9 +44,22 @@ def _sequence(value: Any) -> Any:
     items = [to_fp32(item) for item in value]
     if all(new is old for new, old in zip(items, value, strict=True)):
         return value
-    if hasattr(value, "_fields"):
-        return type(value)(*items)
-    return type(value)(items)
+    return like(value, items)
+
+
+def like(value: Any, items: list[Any]) -> Any:
+    """A list or tuple of the class of ``value`` with its attributes; its own constructor may want something else."""
+    if type(value) in (list, tuple) or hasattr(value, "n_sequence_fields"):  # torch.return_types has these
+        return type(value)(items)
+    made: Any
+    if isinstance(value, list):
+        made = copy.copy(value)
+        made[:] = items
+        return made
+    made = tuple.__new__(type(value), items)
+    if hasattr(value, "__dict__"):
+        vars(made).update(vars(value))
+    return made
 
 
 def _mapping(value: Any) -> Any:

@@ -57,9 +57,9 @@ class Roles:
         role = self._told_by_itself(module) if known is None else known
         if role is Role.LAYER and known is None:
             role = self._layer(module)
-        elif known is None:
+        elif known is None and role is not Role.NONE:  # a module may make its parts in its first call
             self._known[module] = role
-        if role is Role.MODEL and _is_used_as_a_loss(module, args):
+        if role is not Role.NONE and _is_used_as_a_loss(module, args):
             return Role.NONE
         if role is not Role.NONE and self._reached is not None:
             self._reach(module)

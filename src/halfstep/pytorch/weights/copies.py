@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
@@ -26,14 +26,22 @@ class Copies:
         )
 
     def install(self, patches: Patches) -> None:
-        """Look at every ``copy.deepcopy`` of a module whose class does not define its own."""
+        """Look at every ``copy.deepcopy`` of a module whose class does not define its own.
 
-        def __deepcopy__(module: nn.Module, memo: dict[int, Any]) -> Any:
-            made = copy._reconstruct(module, memo, *module.__reduce_ex__(4))  # type: ignore[attr-defined]
-            self._of.setdefault(module, weakref.WeakSet()).add(made)
-            return made
+        Where ``copy`` makes it, not in a ``__deepcopy__`` of modules: PyTorch gives parametrized ones their own only
+        if their class has none.
+        """
 
-        patches.set(nn.Module, "__deepcopy__", __deepcopy__)
+        def noting(original: Callable[..., Any]) -> Callable[..., Any]:
+            def _reconstruct(value: Any, memo: dict[int, Any] | None, *parts: Any, **more: Any) -> Any:
+                made = original(value, memo, *parts, **more)
+                if memo is not None and isinstance(value, nn.Module):
+                    self._of.setdefault(value, weakref.WeakSet()).add(made)
+                return made
+
+            return _reconstruct
+
+        patches.wrap(copy, "_reconstruct", noting)
 
     def with_copies(self, module: nn.Module) -> Iterator[nn.Module]:
         """The parts of ``module``, the parts of what was copied from any of them and still exists, and so on.

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfstep.pytorch.autocast.results import like
+
 
 def entering(value: Any, narrow: tuple[torch.dtype, ...]) -> Any:
     """``value`` with its tensors of a ``narrow`` dtype cast to float32; the very same object where there are none.
@@ -23,7 +25,5 @@ def entering(value: Any, narrow: tuple[torch.dtype, ...]) -> Any:
         items = [entering(item, narrow) for item in value]
         if all(new is old for new, old in zip(items, value, strict=True)):
             return value
-        if hasattr(value, "_fields"):
-            return kind(*items)
-        return kind(items)
+        return like(value, items)
     return value
