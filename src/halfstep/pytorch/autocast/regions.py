@@ -244,6 +244,7 @@ class Regions(NoRegions):
 
     def after_step_by_hand(self) -> None:
         """A backward pass of a program without optimizers: weights are about to change."""
+        self._roles.reached_most(())
         if self._kind == "parameters":
             self._open()
         elif self._kind is None:
@@ -251,7 +252,8 @@ class Regions(NoRegions):
 
     def after_first_step(self, optimizers: Iterable[Optimizer]) -> None:
         """Everything that the program calls has been called once."""
-        if self._kind in (None, "model") and not self._roles.reached_most(optimizers):
+        reached = self._roles.reached_most(optimizers)  # from here on nobody needs to remember what is reached
+        if self._kind in (None, "model") and not reached:
             self._without_a_model()
 
     def outer(self) -> Outer:
@@ -351,10 +353,9 @@ class Regions(NoRegions):
             return self._promoted(original, module, args, kwargs)
         if where is AROUND:
             return self._inside_another(original, module, args, kwargs, role)
-        if self.wanted and self._kind in ("own", "framework") and not self.promotes:
-            return self._as_a_part(original, module, args, kwargs)
         if not self.wanted or self._kind in ("own", "framework"):
-            return self._promoted(original, module, args, kwargs)
+            run = self._promoted if self.promotes else self._as_a_part
+            return run(original, module, args, kwargs)
         narrow = self.dtype is not torch.float32
         if role is Role.LAYER and narrow and is_grad_enabled() and self._kind in (None, "layers"):
             self._become("layers")
