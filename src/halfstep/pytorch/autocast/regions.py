@@ -252,7 +252,7 @@ class Regions(NoRegions):
 
     def after_first_step(self, optimizers: Iterable[Optimizer]) -> None:
         """Everything that the program calls has been called once."""
-        reached = self._roles.reached_most(optimizers)  # from here on nobody needs to remember what is reached
+        reached = self._roles.reached_most(optimizers)  # which is remembered until now, and no longer
         if self._kind in (None, "model") and not reached:
             self._without_a_model()
 
