@@ -123,6 +123,18 @@ def measure(training: Training, pairs: int, steps: int) -> Turns:
     return turns
 
 
+def compared_turns(name: str, turns: Turns) -> dict[str, Any]:
+    """What ``turns`` of :func:`measure` come to, printed under ``name``."""
+    found = {
+        "step_seconds": {turn: median(values) for turn, values in turns.items()},
+        "halfstep / without": compared(turns["halfstep"], turns["without"]),
+        "again / without (floor)": compared(turns["again"], turns["without"]),
+    }
+    print(f"{name}: {1e3 * found['step_seconds']['without']:.2f} ms per step without")
+    show_pairs(found, ("halfstep / without", "again / without (floor)"))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=121)
@@ -133,13 +145,7 @@ def main() -> None:
     for network, (widths, batch) in NETWORKS.items():
         for precision in DTYPES:
             turns = measure(Training(widths, batch, precision), options.pairs, options.steps)
-            results[f"{network}, {precision}"] = found = {
-                "step_seconds": {name: median(values) for name, values in turns.items()},
-                "halfstep / without": compared(turns["halfstep"], turns["without"]),
-                "again / without (floor)": compared(turns["again"], turns["without"]),
-            }
-            print(f"{network}, {precision}: {1e3 * found['step_seconds']['without']:.2f} ms a step without")
-            show_pairs(found, ("halfstep / without", "again / without (floor)"))
+            results[f"{network}, {precision}"] = compared_turns(f"{network}, {precision}", turns)
     if options.json:
         machine = f"{platform.machine()}, {os.cpu_count()} cores"
         written = {"machine": machine, "torch": torch.__version__, "pairs": options.pairs, "results": results}

@@ -20,13 +20,11 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from beside_amp import UNCOUNTED, measure
-from recording import compared, show_pairs
+from beside_amp import UNCOUNTED, compared_turns, measure
 from torch import Tensor, nn
 
 from halfstep.pytorch.products.products import install
@@ -180,15 +178,7 @@ def main() -> None:
     results: dict[str, Any] = {}
     for case in CASES if options.only is None else [options.only]:
         turns = measure(Training(case, options.precision), options.pairs, options.steps)
-        results[case] = found = {
-            "step_seconds": {name: median(values) for name, values in turns.items()},
-            "halfstep / without": compared(turns["halfstep"], turns["without"]),
-            "again / without (floor)": compared(turns["again"], turns["without"]),
-        }
-        print(
-            f"{case}, {options.precision}: {1e3 * found['step_seconds']['without']:.2f} ms per step without"
-        )
-        show_pairs(found, ("halfstep / without", "again / without (floor)"))
+        results[case] = compared_turns(f"{case}, {options.precision}", turns)
     if options.json:
         machine = f"{platform.machine()}, {os.cpu_count()} cores"
         written = {"machine": machine, "torch": torch.__version__, "pairs": options.pairs, "results": results}
