@@ -135,6 +135,14 @@ def compared_turns(name: str, turns: Turns) -> dict[str, Any]:
     return found
 
 
+def write(path: str | None, pairs: int, results: dict[str, Any]) -> None:
+    """Write what was compared to ``path``, with the machine and PyTorch's version; nothing where it is None."""
+    if path is not None:
+        machine = f"{platform.machine()}, {os.cpu_count()} cores"
+        written = {"machine": machine, "torch": torch.__version__, "pairs": pairs, "results": results}
+        Path(path).write_text(json.dumps(written, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=121)
@@ -146,10 +154,7 @@ def main() -> None:
         for precision in DTYPES:
             turns = measure(Training(widths, batch, precision), options.pairs, options.steps)
             results[f"{network}, {precision}"] = compared_turns(f"{network}, {precision}", turns)
-    if options.json:
-        machine = f"{platform.machine()}, {os.cpu_count()} cores"
-        written = {"machine": machine, "torch": torch.__version__, "pairs": options.pairs, "results": results}
-        Path(options.json).write_text(json.dumps(written, indent=1) + "\n")
+    write(options.json, options.pairs, results)
 
 
 if __name__ == "__main__":

@@ -19,17 +19,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from beside_amp import UNCOUNTED, compared_turns, measure
+from beside_amp import UNCOUNTED, compared_turns, measure, write
 from torch import Tensor, nn
 
 from halfstep.pytorch.products.products import install
@@ -184,10 +180,7 @@ def main() -> None:
     for case in CASES if options.only is None else [options.only]:
         turns = measure(Training(case, options.precision), options.pairs, options.steps)
         results[case] = compared_turns(f"{case}, {options.precision}", turns)
-    if options.json:
-        machine = f"{platform.machine()}, {os.cpu_count()} cores"
-        written = {"machine": machine, "torch": torch.__version__, "pairs": options.pairs, "results": results}
-        Path(options.json).write_text(json.dumps(written, indent=1) + "\n")
+    write(options.json, options.pairs, results)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,11 @@ import torch
 from torch import is_autocast_enabled, set_autocast_cache_enabled
 from torch.autograd.function import BackwardCFunction
 
-from halfstep.pytorch.autocast.state import place
 from halfstep.pytorch.nested import tensors_of
 from halfstep.pytorch.patches import Patches
 
-#: on a node of the graph: where its forward ran; absent outside of regions
-_RAN_IN = "_halfstep_ran_in"
+#: on a node of the graph: its forward ran in a region; absent outside of regions
+_IN_REGION = "_halfstep_in_region"
 
 
 def install(
@@ -40,7 +39,7 @@ def install(
 
     def in_region(original: Callable[..., Any]) -> Callable[..., Any]:
         def backward(node: Any, *gradients: Any) -> Any:
-            if getattr(node, _RAN_IN, None) is None:
+            if not getattr(node, _IN_REGION, False):
                 return original(node, *gradients)
             with region():
                 set_autocast_cache_enabled(False)
@@ -74,8 +73,8 @@ def _uncached(original: Callable[..., Any], devices: tuple[str, ...]) -> Callabl
 
 
 def _mark(result: Any) -> None:
-    """Let the node that made ``result`` know where its forward ran."""
-    for tensor in tensors_of(result if isinstance(result, tuple | list) else (result,)):
+    """Let the node that made ``result`` know that its forward ran in a region."""
+    for tensor in tensors_of((result,)):
         node: Any = tensor.grad_fn
         if isinstance(node, BackwardCFunction):
-            setattr(node, _RAN_IN, place())
+            setattr(node, _IN_REGION, True)

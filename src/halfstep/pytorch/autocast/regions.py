@@ -379,9 +379,8 @@ class Regions(NoRegions):
     ) -> Any:
         """In a region of the script's own; or a model after a layer, which is then no program of layers alone."""
         if role is Role.MODEL and self._kind == "layers":
-            self._become(
-                "model"
-            )  # from the next pass on: in this one the script may hold 16-bit results of layers
+            # From the next pass on: in this one the script may hold 16-bit results of layers.
+            self._become("model")
         if is_grad_enabled() and self._thread.opened is None:
             self._become("own")
         if role is Role.LAYER:
