@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ from halfstep.cli.outputs import diagnosis_folder, held, json_path_of, write_jso
 from halfstep.cli.run import SETTINGS, check_launcher, emulation_options, products_option, program_options
 from halfstep.diagnosis.loading import NAME, holds_comparison, stored
 from halfstep.diagnosis.run import Question, run_diagnosis
+from halfstep.files import json_text, write_whole
 from halfstep.program import Target
 from halfstep.recipes import parse
 from halfstep.trials import Job
@@ -79,7 +79,7 @@ def diagnose(
     with held(folder):
         with terminal.Progress(err) as progress:
             found = run_diagnosis(Question(job, recipe, steps, try_remedies), progress)
-        (folder / NAME).write_text(json.dumps(found, allow_nan=False), encoding="utf-8")
+        write_whole(folder / NAME, json_text(found))
         written = page.write(found, folder / "diagnosis.html")
     if out is not None and holds_comparison(Path(out)):
         written = write_page(rebuild(out).data, Path(out).absolute() / "report.html", stored(Path(out)))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from typing import Any
 
 import click
 
+from halfstep.files import json_text
 from halfstep.frameworks import Framework
 
 _KINDS = {
@@ -24,7 +24,7 @@ def info(as_json: bool) -> None:
     """Say which frameworks, devices and precisions this machine has, and which meters."""
     found = _collect()
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json_text(found, indent=1))
         return
     _print(found)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 from halfstep.diagnosis.loading import holds_comparison, place_in
 from halfstep.errors import UsageError
+from halfstep.files import json_text
 
 
 def new_folder(out: str | None, program: str) -> Path:
@@ -126,7 +126,7 @@ def write_json(data: dict[str, Any], path: Path | None) -> None:
     """Write ``data`` where :func:`json_path_of` said: nowhere, to stdout, or to a file."""
     if path is None:
         return
-    text = json.dumps(data, indent=1, allow_nan=False)
+    text = json_text(data, indent=1)
     if str(path) == "-":
         print(text)
     else:

@@ -7,7 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from halfstep.comparison.request import Request, write_whole
+from halfstep.comparison.request import Request
+from halfstep.files import json_text, write_whole
 from halfstep.plural import were_made
 from halfstep.record import Record, read
 from halfstep.trials import Outcome, Trial, judge
@@ -44,7 +45,7 @@ def keep(request: Request, outcome: Outcome) -> None:
         "exit_code": outcome.exit_code,
         "seconds": outcome.seconds,
     }
-    write_whole(_end_of(request, trial), json.dumps(end))
+    write_whole(_end_of(request, trial), json_text(end))
 
 
 def outcomes(request: Request) -> list[Outcome]:

@@ -24,6 +24,9 @@ FINAL_STEPS = 5
 #: how many parts of the run are compared one by one
 PARTS = 10
 
+#: a figure beyond this counts as not finite: the squares of some thousands of them would overflow
+LARGEST = 1e150
+
 _LOWER = re.compile(
     "loss(es)?|errors?|err|perplexity|ppl|nll|bce|mse|mae|rmse|mape|wer|cer|fid|kl|ce|xent|crossentropy|entropy|"
     "regret|eer|brier|deviance|objective|cost"
@@ -73,8 +76,7 @@ def is_quality(name: str) -> bool:
 def final_loss(losses: Sequence[float | None]) -> float | None:
     """The mean loss of the last tenth of the steps, at least 5 of them; None if one is not finite."""
     tail = list(losses)[-max(FINAL_STEPS, round(len(losses) * FINAL_SHARE)) :]
-    known = [loss for loss in tail if loss is not None]
-    return sum(known) / len(known) if known and all(map(math.isfinite, known)) else None
+    return _finite_mean([loss for loss in tail if loss is not None])
 
 
 def final(name: str, curve: Curve) -> float | None:
@@ -82,8 +84,17 @@ def final(name: str, curve: Curve) -> float | None:
     values = [curve[step] for step in sorted(curve)]
     if name == LOSS:
         return final_loss(values)
-    tail = values[-max(1, round(len(values) * FINAL_SHARE)) :]
-    return sum(tail) / len(tail) if tail and all(map(math.isfinite, tail)) else None
+    return _finite_mean(values[-max(1, round(len(values) * FINAL_SHARE)) :])
+
+
+def _finite_mean(values: Sequence[float]) -> float | None:
+    """The mean; None of nothing, and where a value is not finite or beyond :data:`LARGEST`."""
+    return sum(values) / len(values) if values and all(map(countable, values)) else None
+
+
+def countable(value: float) -> bool:
+    """Whether it can be averaged and squared; false for NaN."""
+    return abs(value) <= LARGEST
 
 
 def names(groups: Sequence[Sequence[Outcome]]) -> list[str]:
@@ -112,19 +123,19 @@ def _curve(outcome: Outcome, name: str) -> Curve:
 
 def _mean(curves: Sequence[Curve]) -> Curve:
     common = set(curves[0]).intersection(*curves[1:])
-    return {step: math.fsum(curve[step] for curve in curves) / len(curves) for step in sorted(common)}
+    columns = {step: [curve[step] for curve in curves] for step in sorted(common)}
+    return {step: math.nan if (m := _finite_mean(column)) is None else m for step, column in columns.items()}
 
 
 def difference(ours: Curve, theirs: Curve) -> dict[int, float]:
     """Ours minus theirs, at the steps where both are finite."""
     steps = sorted(set(ours) & set(theirs))
-    gaps = {step: ours[step] - theirs[step] for step in steps}
-    return {step: gap for step, gap in gaps.items() if math.isfinite(gap)}
+    return {s: ours[s] - theirs[s] for s in steps if countable(ours[s]) and countable(theirs[s])}
 
 
 def area(curve: Curve) -> float | None:
     """The mean over the run: the area under the curve a step. None where nothing is finite."""
-    known = [value for value in curve.values() if math.isfinite(value)]
+    known = [value for value in curve.values() if countable(value)]
     return math.fsum(known) / len(known) if known else None
 
 

@@ -212,7 +212,7 @@ def _fall(name: str, base: Mapping[int, Curve]) -> float | None:
     ends = (
         [(next(iter(c.values())), curves.final(name, c)) for c in base.values() if c] if name == LOSS else []
     )
-    falls = [first - last for first, last in ends if last is not None and math.isfinite(first)]
+    falls = [first - last for first, last in ends if last is not None and curves.countable(first)]
     return math.fsum(falls) / len(falls) if falls else None
 
 

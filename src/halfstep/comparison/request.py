@@ -14,6 +14,7 @@ from halfstep.comparison.evidence import Prefer
 from halfstep.comparison.fit import FitOption
 from halfstep.comparison.tolerance import Tolerance, parse_tolerance
 from halfstep.errors import UsageError
+from halfstep.files import json_text, write_whole
 from halfstep.trials import Job
 
 SCHEMA = "halfstep/request/1"
@@ -109,14 +110,7 @@ def save(request: Request, environment: Mapping[str, Any]) -> None:
         "request": request.as_json(),
     }
     request.folder.mkdir(parents=True, exist_ok=True)
-    write_whole(request.folder / "request.json", json.dumps(stored, allow_nan=False))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader never sees half of it."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_whole(request.folder / "request.json", json_text(stored))
 
 
 def stored(folder: Path) -> Stored:

@@ -62,7 +62,7 @@ def trial_row(outcome: Outcome, command: Sequence[str], log: str) -> dict[str, A
         "matmul_share_absent": None if share else _no_sample(record.steps, sample),
         "odd_size_share": _odd_share(sample),
         **time_shares(sample, len(record.steps)),
-        "logged": {name: [list(pair) for pair in pairs] for name, pairs in record.logged.items()},
+        "logged": {n: [[step, _finite(x)] for step, x in pairs] for n, pairs in record.logged.items()},
         "loss_scale": _loss_scales(record.steps),
         "first_nonfinite": _first_nonfinite(record.nonfinite),
         "load": end.get("load"),

@@ -21,10 +21,11 @@ from halfstep.comparison.disturbance import disturbances
 from halfstep.comparison.drift import speed_drift
 from halfstep.comparison.fit import fit_batch
 from halfstep.comparison.going_on import files_of_earlier_trials
-from halfstep.comparison.request import Request, Stored, check_machine, save, stored, write_whole
+from halfstep.comparison.request import Request, Stored, check_machine, save, stored
 from halfstep.comparison.rows import WARMUP, trial_row
 from halfstep.comparison.verdicts import METHOD, SCHEMA, verdicts
 from halfstep.errors import UsageError
+from halfstep.files import json_text, write_whole
 from halfstep.machine import describe_machine, installed_versions
 from halfstep.meters import idle_watts
 from halfstep.plural import count
@@ -265,7 +266,7 @@ def missing(request: Request, outcomes: Sequence[Outcome], environment: dict[str
 
 def _write(folder: Path, comparison: dict[str, Any]) -> None:
     """Write the object beside its records."""
-    write_whole(folder / "comparison.json", json.dumps(comparison, allow_nan=False))
+    write_whole(folder / "comparison.json", json_text(comparison))
 
 
 def _environment() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
-from halfstep.comparison.curves import final_loss
+from halfstep.comparison.curves import countable, final_loss
 from halfstep.exact import round_exact
 from halfstep.formats import get_scalar
 from halfstep.stored import Stored
@@ -44,14 +44,14 @@ def stands_still(own: Trials, base: Trials) -> dict[str, float] | None:
 
 
 def _fall(losses: Sequence[float | None]) -> float | None:
-    known = [loss for loss in losses if loss is not None]
+    known = [loss for loss in losses if loss is not None and countable(loss)]
     last = final_loss(losses)
     return None if len(known) < FEWEST_STEPS or last is None else known[0] - last
 
 
 def _noise(losses: Sequence[float | None]) -> float:
     """What losses of the last half differ by from one step to the next, as a standard deviation of one."""
-    known = [loss for loss in losses if loss is not None]
+    known = [loss for loss in losses if loss is not None and countable(loss)]
     half = known[len(known) // 2 :]
     return pstdev([b - a for a, b in itertools.pairwise(half)] or [0.0]) / math.sqrt(2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def trials(comparison: Mapping[str, Any]) -> list[Row]:
                 for name, size in (held or {}).items()
             },
             **{
-                f"logged_{name}": final(name, dict(points))
+                f"logged_{name}": final(name, {step: math.nan if x is None else x for step, x in points})
                 for name, points in (t.get("logged") or {}).items()
             },
         }

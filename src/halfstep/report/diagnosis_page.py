@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from halfstep.errors import UsageError
+from halfstep.files import write_whole
 from halfstep.formats import FORMATS, Format, get_scalar
 from halfstep.module_names import shown
 from halfstep.report import traces, units
@@ -39,7 +40,7 @@ def write(diagnosis: Raw, path: Path) -> Path:
         UsageError: the file cannot be written.
     """
     try:
-        path.write_text(render(diagnosis), encoding="utf-8", newline="\n")
+        write_whole(path, render(diagnosis))
     except OSError as error:
         raise UsageError(
             f"Cannot write the page {str(path)!r} ({error.strerror}); give a folder you may write."

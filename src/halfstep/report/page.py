@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from halfstep.errors import UsageError
+from halfstep.files import write_whole
 from halfstep.report import bars, plots, stored, units
 from halfstep.report.diagnosis_page import figures as heat_maps
 from halfstep.report.diagnosis_page import parts
@@ -55,7 +56,7 @@ def write(comparison: Mapping[str, Any], path: str | Path, diagnoses: Diagnoses 
     page = render(comparison, diagnoses)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8", newline="\n")
+        write_whole(path, page)
     except OSError as error:
         raise UsageError(
             f"Cannot write the page {str(path)!r} ({error.strerror}); give a file in a folder you may write."
