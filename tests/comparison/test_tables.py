@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from halfstep.comparison import tables
 from halfstep.comparison.loading import Comparison, load
-from halfstep.comparison.verdicts import SCHEMA
+from halfstep.comparison.model import SCHEMA
 from halfstep.errors import UsageError
 
 from ..report.sample import comparison, hostile
@@ -100,3 +101,35 @@ def test_load_reads_only_its_own_schema(tmp_path: Path) -> None:
         load(tmp_path)
     with pytest.raises(UsageError, match=r"No comparison in .* \(No such file or directory\); give a folder"):
         load(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "has schema None; this version"),
+        ("\x00", "is not a comparison ("),
+        (json.dumps({"schema": SCHEMA}), "is damaged: it has no program; run `halfstep compare` again."),
+        (
+            json.dumps(comparison(steps=8) | {"verdicts": {"fp32": 1}}),
+            "is damaged: it has no verdicts; run `halfstep compare` again.",
+        ),
+    ],
+)
+def test_a_damaged_file_is_said_in_one_sentence(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "comparison.json").write_text(text)
+    with pytest.raises(UsageError) as told:
+        load(tmp_path)
+    assert said in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_what_is_loaded_has_clean_text_and_finite_figures(tmp_path: Path) -> None:
+    compared = hostile("\x1b[31mred\u202e")
+    compared["schema"] = SCHEMA
+    compared["verdicts"][2]["speed_ratio"]["value"] = math.nan
+    compared["trials"][0]["step_times"][1] = "fast"
+    (tmp_path / "comparison.json").write_text(json.dumps(compared))
+    loaded = load(tmp_path)
+    assert loaded.verdicts[2]["speed_ratio"] is None
+    assert loaded.verdicts[2]["precision"] == loaded.recommendation["text"] == "red"
+    assert len(loaded.trials[0]["step_times"]) == len(compared["trials"][0]["step_times"]) - 1

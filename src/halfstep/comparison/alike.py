@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
+from halfstep.comparison.model import Cause
 from halfstep.ran import Ran
-
-#: why two rows ran the same: the program computes in fp64; it has no products; they are made where no precision
-#: reaches; or, where products were not counted, every loss is the same to the last bit
-Cause = Literal["fp64", "no_products", "out_of_reach", "identical_losses"]
 
 #: fewer losses that are the same may be so by chance: a loss of 0, or one that is rounded
 ENOUGH_LOSSES = 5

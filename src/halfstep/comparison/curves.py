@@ -6,11 +6,9 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
+from halfstep.comparison.model import Direction
 from halfstep.trials import Outcome
-
-Direction = Literal["lower", "higher", "unknown"]
 
 #: step -> value
 Curve = Mapping[int, float]

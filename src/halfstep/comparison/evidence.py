@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 from halfstep.comparison.batches import NO_BATCHES, Batches
 from halfstep.comparison.intervals import Interval, runs_to_tell
+from halfstep.comparison.model import PREFER as PREFER
+from halfstep.comparison.model import Prefer as Prefer
 from halfstep.ran import Ran
-
-Prefer = Literal["speed", "memory", "energy", "accuracy"]
-PREFER: tuple[Prefer, ...] = ("speed", "memory", "energy", "accuracy")
 
 Verdict = dict[str, Any]
 

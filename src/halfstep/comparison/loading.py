@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from halfstep.comparison import tables
-from halfstep.comparison.verdicts import SCHEMA
+from halfstep import codec
+from halfstep.comparison import model, tables
+from halfstep.comparison.model import SCHEMA
 from halfstep.errors import UsageError
 
 Table = Literal["trials", "precisions", "steps"]
@@ -79,26 +80,31 @@ def load(folder: str | Path) -> Comparison:
     """Read the comparison that ``halfstep compare --out FOLDER`` wrote; one without an object is made from its records.
 
     Raises:
-        UsageError: no comparison there, or of another schema.
+        UsageError: no comparison there, one of another schema, or a damaged one.
     """
     path = Path(folder) / "comparison.json"
     if not path.exists() and (path.parent / "request.json").exists():
         return rebuild(folder)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(
             f"No comparison in {str(folder)!r} ({error.strerror}); give a folder that `halfstep compare --out` wrote."
         ) from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise UsageError(
-            f"{str(path)!r} is not a comparison ({error.msg}); run `halfstep compare` again."
+            f"{str(path)!r} is not a comparison ({error}); run `halfstep compare` again."
         ) from None
-    if data.get("schema") != SCHEMA:
-        raise UsageError(
-            f"{str(path)!r} has schema {data.get('schema')!r}; this version of halfstep reads {SCHEMA!r}."
-        )
-    return Comparison(data, path.parent)
+    schema = raw.get("schema") if isinstance(raw, dict) else None
+    if schema != SCHEMA:
+        raise UsageError(f"{str(path)!r} has schema {schema!r}; this version of halfstep reads {SCHEMA!r}.")
+    if bad := [name for name, kind in _PARTS.items() if not isinstance(raw.get(name), kind)]:
+        raise UsageError(f"{str(path)!r} is damaged: it has no {bad[0]}; run `halfstep compare` again.")
+    return Comparison(codec.write(codec.read(model.Comparison, raw)), path.parent)
+
+
+#: what every comparison has
+_PARTS = {"program": dict, "trials": list, "verdicts": list, "recommendation": dict}
 
 
 def rebuild(folder: str | Path) -> Comparison:

@@ -9,6 +9,7 @@ from typing import Any
 
 from halfstep.comparison import curves
 from halfstep.comparison.curves import LOSS, Curve
+from halfstep.comparison.model import Direction
 from halfstep.comparison.paired import POWER, Band, Paired, band, holm, noise_margin, paired
 from halfstep.comparison.ratios import spread
 from halfstep.comparison.tolerance import Tolerance
@@ -167,7 +168,7 @@ def _row(
     }
 
 
-def _over_run(figure: Figure, way: curves.Direction) -> dict[str, Any] | None:
+def _over_run(figure: Figure, way: Direction) -> dict[str, Any] | None:
     run, over = figure.run, figure.band
     if not run.seeds:
         return None

@@ -21,9 +21,10 @@ from halfstep.comparison.disturbance import disturbances
 from halfstep.comparison.drift import speed_drift
 from halfstep.comparison.fit import fit_batch
 from halfstep.comparison.going_on import files_of_earlier_trials
+from halfstep.comparison.model import SCHEMA
 from halfstep.comparison.request import Request, Stored, check_machine, save, stored
 from halfstep.comparison.rows import WARMUP, trial_row
-from halfstep.comparison.verdicts import METHOD, SCHEMA, verdicts
+from halfstep.comparison.verdicts import METHOD, verdicts
 from halfstep.errors import UsageError
 from halfstep.files import json_text, write_whole
 from halfstep.machine import describe_machine, installed_versions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from halfstep.comparison import going_on
-from halfstep.comparison.alike import Cause, same_words
+from halfstep.comparison.alike import same_words
 from halfstep.comparison.evidence import (
     FEW_RUNS,
     Answer,
@@ -14,6 +14,7 @@ from halfstep.comparison.evidence import (
     ratio_of,
     standing,
 )
+from halfstep.comparison.model import Cause
 from halfstep.comparison.reasons import (
     explained,
     failure,

@@ -28,8 +28,6 @@ from halfstep.ran import Ran
 from halfstep.stored import Stored
 from halfstep.trials import Outcome
 
-SCHEMA = "halfstep/comparison/1"
-
 
 def verdicts(
     outcomes: Sequence[Outcome], rows: Sequence[dict[str, Any]], tolerance: Tolerance | None = None

@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
-from halfstep.comparison.curves import Direction
+from halfstep.comparison.model import Direction, Kind
 from halfstep.comparison.paired import POWER, Paired
-
-Kind = Literal[
-    "baseline",
-    "one_seed",
-    "no_difference_seen",
-    "equivalent",
-    "worse",
-    "better",
-    "different",
-    "diverged",
-    "not_known",
-]
 
 #: a difference of more than this many times the fall says that the loss hardly fell: it is no measure then
 MOST_OF_A_FALL = 2.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from halfstep.comparison.model import Explanation, Fit, RunPart
 from halfstep.report import units
 from halfstep.stored import Stored
 
@@ -32,40 +32,12 @@ class Absent:
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value with the ends of its interval (None: no interval) and what the comparison says of it."""
+    """A measured value with the ends of its interval (None: no interval)."""
 
     value: float
     low: float | None = None
     high: float | None = None
     significant: bool | None = None
-    words: str = ""
-
-
-@dataclass(frozen=True)
-class Reason:
-    """One entry of a list of reasons: words, its share of the whole (None: a fact) and its range, what it rests on."""
-
-    text: str
-    share: float | None
-    evidence: str
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """One part of the run, first to last step: the mean difference of the loss with a simultaneous band."""
-
-    first: float
-    last: float
-    value: float
-    low: float
-    high: float
-
-    @property
-    def apart(self) -> bool:
-        """Whether the band leaves zero out."""
-        return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
@@ -87,12 +59,11 @@ class Row:
     energy: Figure | Absent
     energy_ratio: Figure | Absent
     final_loss: Figure | Absent
-    loss_difference: Figure | Absent
     loss_words: str
-    over_run: tuple[Stretch, ...]
+    over_run: tuple[RunPart, ...]
     margin: float | None
-    no_faster: tuple[Reason, ...]
-    no_smaller: tuple[Reason, ...]
+    no_faster: tuple[Explanation, ...]
+    no_smaller: tuple[Explanation, ...]
     steps: int | None
     skipped: int | None
     warnings: tuple[str, ...]
@@ -170,46 +141,14 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class FitTrial:
-    """One batch that was tried: its size, how it ended, the peak in bytes (None: not told)."""
-
-    size: int
-    status: str
-    reason: str
-    peak: float | None
-
-
-@dataclass(frozen=True)
-class FitRow:
-    """The largest batch that fitted a precision, and the smallest that did not; None where none was found."""
-
-    precision: str
-    largest: int | None
-    fails_at: int | None
-    ratio: float | None
-    reason: str
-    trials: tuple[FitTrial, ...]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """The largest batches: what is counted, the program's option for it, the limit in bytes (None: the GPU's)."""
-
-    name: str
-    argument: str
-    limit: float | None
-    rows: tuple[FitRow, ...]
-
-
-@dataclass(frozen=True)
 class Comparison:
     """Everything that a report draws."""
 
     command: tuple[str, ...]
     module: bool
     directory: str
-    environment: Mapping[str, Any]
-    options: Mapping[str, Any]
+    environment: Mapping[str, object]
+    options: Mapping[str, object]
     rows: tuple[Row, ...]
     trials: tuple[Trial, ...]
     missing: tuple[str, ...]

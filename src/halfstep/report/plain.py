@@ -2,35 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-
-
-def clean(value: object, lines: bool = False) -> str:
-    """Text without escape sequences, control, format and lone surrogate characters; numbers as text, else empty."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return ""
-    kept = _ESCAPE.sub("", str(value)).replace("\t", "    ").replace("\r\n", "\n")
-    if not lines:
-        kept = kept.replace("\n", " ").replace("\r", " ")
-    return "".join(c for c in kept if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Cs")).strip(
-        "\n"
-    )
-
-
-def finite(value: object) -> float | None:
-    """A finite number as a float; None for everything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
+from halfstep.codec import clean as clean
+from halfstep.codec import finite as finite
 
 
 def text(raw: Mapping[str, Any], key: str) -> str:
@@ -63,16 +39,3 @@ def tables(raw: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
 def texts(raw: Mapping[str, Any], key: str) -> tuple[str, ...]:
     """The texts in the list under a key."""
     return tuple(clean(item) for item in sequence(raw.get(key)) if isinstance(item, str))
-
-
-def numbers(raw: Mapping[str, Any], key: str) -> tuple[float, ...]:
-    """The finite numbers in the list under a key."""
-    return tuple(x for item in sequence(raw.get(key)) if (x := finite(item)) is not None)
-
-
-def pairs(raw: object) -> tuple[tuple[float, float], ...]:
-    """The [step, value] pairs of a list whose two figures are finite."""
-    read_ = (
-        (finite(p[0]), finite(p[1])) for p in sequence(raw) if isinstance(p, list | tuple) and len(p) == 2
-    )
-    return tuple((x, y) for x, y in read_ if x is not None and y is not None)

@@ -118,7 +118,11 @@ def _fit(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
     if comparison.fit is None:
         return
     yield Text()
-    limit = "" if comparison.fit.limit is None else f" into {units.bytes_(comparison.fit.limit)}"
+    limit = (
+        ""
+        if comparison.fit.memory_limit_bytes is None
+        else f" into {units.bytes_(comparison.fit.memory_limit_bytes)}"
+    )
     yield from sheet.flow(
         sheet.words(f"Largest batch that fits{limit}, by {comparison.fit.argument}", "bold")
     )

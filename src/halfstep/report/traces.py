@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from halfstep.report.parts import Stretch
+from halfstep.comparison.model import RunPart
 
 POINTS = 1500  # a line longer than this is drawn from its lows and highs
 DOTS = 300
@@ -91,7 +91,7 @@ def margin(edge: Sequence[float], size: float) -> list[Figure]:
     ]
 
 
-def intervals(at: Sequence[float], parts: Sequence[Stretch], name: str, colour: str) -> Figure:
+def intervals(at: Sequence[float], parts: Sequence[RunPart], name: str, colour: str) -> Figure:
     """A dot a part with its band; hollow where the band holds zero: no difference is seen there."""
     arms = {"array": [p.high - p.value for p in parts], "arrayminus": [p.value - p.low for p in parts]}
     told = [

@@ -1,0 +1,555 @@
+"""A comparison as values: every object that ``halfstep compare --json`` writes, under the names that it has there.
+
+Times are in seconds, sizes in bytes, energies in joules; None is what was not measured, and the field with ``_absent``
+behind its name says why. :mod:`halfstep.codec` writes and reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from halfstep.ran import Ran
+from halfstep.stored import Stored
+
+SCHEMA = "halfstep/comparison/1"
+
+#: what the advice is to gain
+Prefer = Literal["speed", "memory", "energy", "accuracy"]
+PREFER: tuple[Prefer, ...] = ("speed", "memory", "energy", "accuracy")
+
+#: which way a figure is better
+Direction = Literal["lower", "higher", "unknown"]
+
+#: what paired differences say of a figure, or of a precision
+Kind = Literal[
+    "baseline",
+    "one_seed",
+    "no_difference_seen",
+    "equivalent",
+    "worse",
+    "better",
+    "different",
+    "diverged",
+    "not_known",
+]
+
+#: why two rows ran the same: the program computes in fp64; it has no products; they are made where no precision
+#: reaches; or, where products were not counted, every loss is the same to the last bit
+Cause = Literal["fp64", "no_products", "out_of_reach", "identical_losses"]
+
+_UNKNOWN_RAN = Ran(unknown="not recorded")
+
+
+# --- figures -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median with its 95 % interval, or of a few values the lowest and the highest; of one value no ends."""
+
+    OMITTED: ClassVar = ("unit",)
+    median: float
+    low: float | None = None
+    high: float | None = None
+    unit: str | None = None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio to the baseline with its 95 % interval.
+
+    Attributes:
+        significant: whether the interval leaves 1 out.
+        words: the same in words.
+        runs: how many runs it rests on, the baseline's first.
+        disturbed: whether no run of a side was left undisturbed, so that it says nothing.
+    """
+
+    OMITTED: ClassVar = ("runs", "disturbed")
+    value: float
+    low: float | None = None
+    high: float | None = None
+    significant: bool | None = None
+    words: str = ""
+    runs: tuple[int, ...] | None = None
+    disturbed: bool | None = None
+
+
+# --- a trial -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """The median step of one trial with the 95 % interval of the median."""
+
+    median: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class ProfiledStep:
+    """The step that was profiled: its length, where it ran, how many operations (on a GPU: kernels) it had."""
+
+    seconds: float | None = None
+    device: str = ""
+    operations: int | None = None
+    median_operation_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class NonFinite:
+    """The first value that was not finite: the step, what it was, and where it began."""
+
+    OMITTED: ClassVar = ("step", "what", "module", "operation", "direction", "words")
+    step: int | None = None
+    what: str | None = None
+    module: str | None = None
+    operation: str | None = None
+    direction: str | None = None
+    words: str | None = None
+
+
+@dataclass(frozen=True)
+class Disturbed:
+    """What kept a trial from being one of its own: other processes, or files of an earlier trial that it read.
+
+    Attributes:
+        cores: how many processors there are; ``others_cores`` how many of them other processes took, on average.
+        waited_share: the share of the time with work to do in which its threads waited for a processor.
+        involuntary_switches_per_second: how often a thread lost its processor although it had work to do.
+        files: names of files of an earlier trial that it went on from.
+    """
+
+    OMITTED: ClassVar = ("cores", "others_cores", "waited_share", "involuntary_switches_per_second", "files")
+    cores: int | None = None
+    others_cores: float | None = None
+    waited_share: float | None = None
+    involuntary_switches_per_second: float | None = None
+    files: tuple[str, ...] | None = None
+
+
+#: [step, value]
+Points = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One run of the program. What is not described here is described by DESIGN's list of a trial's fields.
+
+    Attributes:
+        warmup_steps: steps at the start that the step time leaves out.
+        losses: one a step; None where there was none, or it was not finite.
+        step_times: seconds of every step but the first, which has no step before it.
+        memory: bytes by part of training; ``memory_parts_absent`` says why a part is missing.
+        stored: bytes by format, by part.
+        matmul_share: share of the FLOPs of matrix products by the operands' format.
+        odd_size_share: share of these FLOPs whose sizes do not suit matrix units.
+        time_shares: share of the profiled step by kind of work.
+        loss_scale: [step, scale] where it changed.
+        load: what the processors did meanwhile, in seconds.
+        own_amp: what the script has of mixed precision itself.
+        seconds: how long the process ran; ``takeover_seconds`` of it to take the framework over.
+    """
+
+    OMITTED: ClassVar = ("peak_memory_how", "peak_memory_largest_rank_bytes", "ranks", "step_seconds_absent")
+    precision: str = ""
+    recipe: str = ""
+    ran_as: str | None = None
+    ran: Ran = _UNKNOWN_RAN
+    emulated: bool = False
+    seed: int | None = None
+    repeat: int | None = None
+    status: str = ""
+    reason: str = ""
+    steps: int | None = None
+    skipped_steps: int | None = None
+    warmup_steps: int | None = None
+    losses: tuple[float | None, ...] = ()
+    step_seconds: StepTime | None = None
+    step_times: tuple[float, ...] = ()
+    steps_per_second: float | None = None
+    samples_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    peak_memory_absent: str | None = None
+    peak_memory_how: str | None = None
+    peak_memory_largest_rank_bytes: int | None = None
+    ranks: int | None = None
+    memory: Mapping[str, int] | None = None
+    memory_absent: str | None = None
+    workspace_absent: str | None = None
+    memory_parts_absent: Mapping[str, str] = field(default_factory=dict)
+    stored: Mapping[str, Mapping[str, int] | None] | None = None
+    stored_absent: Mapping[str, str] = field(default_factory=dict)
+    energy_joules: float | None = None
+    energy_absent: str | None = None
+    energy_how: str | None = None
+    joules_per_step: float | None = None
+    joules_per_step_absent: str | None = None
+    joules_per_sample: float | None = None
+    joules_per_sample_absent: str | None = None
+    matmul_share: Mapping[str, float] | None = None
+    matmul_flops: Mapping[str, int] | None = None
+    matmul_share_absent: str | None = None
+    odd_size_share: float | None = None
+    time_shares: Mapping[str, float] | None = None
+    time_shares_absent: str | None = None
+    profiled_step: ProfiledStep | None = None
+    logged: Mapping[str, Points] = field(default_factory=dict)
+    loss_scale: Points = ()
+    first_nonfinite: NonFinite | None = None
+    load: Mapping[str, float | None] | None = None
+    load_absent: str | None = None
+    disturbed: Disturbed | None = None
+    warnings: tuple[str, ...] = ()
+    own_amp: tuple[str, ...] = ()
+    device: str | None = None
+    framework: str | None = None
+    log: str = ""
+    exit_code: int | None = None
+    command: tuple[str, ...] = ()
+    takeover_seconds: float | None = None
+    seconds: float | None = None
+    step_seconds_absent: str | None = None
+
+    @property
+    def held(self) -> Stored:
+        """What it stored in which format, with the reasons for what was not measured."""
+        return held(self.stored, self.stored_absent)
+
+
+def held(stored: Mapping[str, Mapping[str, int] | None] | None, absent: Mapping[str, str]) -> Stored:
+    """What is stored in which format, from its two fields."""
+    return Stored.of({**(stored or {}), "absent": absent})
+
+
+# --- a precision -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure less the baseline's, over the seeds that both ran with.
+
+    Attributes:
+        value, low, high: the mean difference with its 95 % interval, by paired t over ``seeds``.
+        p, p_holm: of no difference, by paired t; for all precisions at once.
+        p_exact, exact_low, exact_high: the same by sign flips, from 6 seeds to 14.
+        detectable: the difference that would have been seen with the probability ``power``.
+        bound: no farther apart than this, by two one-sided tests at 5 %.
+        margin: a smaller difference does not matter; ``margin_from`` the ``tolerance``, or the ``seeds``.
+        p_equivalence: of a difference beyond the margin.
+        significant: whether a difference was seen.
+    """
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    seeds: int | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    p_exact: float | None = None
+    exact_low: float | None = None
+    exact_high: float | None = None
+    detectable: float | None = None
+    power: float | None = None
+    bound: float | None = None
+    margin: float | None = None
+    margin_from: str | None = None
+    p_equivalence: float | None = None
+    significant: bool | None = None
+
+
+@dataclass(frozen=True)
+class FinalDifference(Difference):
+    """The difference of the final values; ``fall``: how far the baseline's loss fell over the run."""
+
+    fall: float | None = None
+
+
+@dataclass(frozen=True)
+class RunPart:
+    """One part of the run, first to last step: the mean difference with a band that holds for all parts at once."""
+
+    first: int
+    last: int
+    value: float
+    low: float
+    high: float
+
+    @property
+    def apart(self) -> bool:
+        """Whether the band leaves zero out."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class RunDifference:
+    """The difference over the whole run: its mean over all steps, and the run in parts.
+
+    Attributes:
+        apart: first and last step of the parts where the band leaves zero out.
+        method: how the band was made.
+    """
+
+    difference: Difference | None = None
+    kind: Kind | None = None
+    words: str = ""
+    parts: tuple[RunPart, ...] = ()
+    apart: tuple[tuple[int, int], ...] = ()
+    method: str | None = None
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """The loss, or a figure that the script logged: its final value, and the difference to the baseline's."""
+
+    final: Spread | None = None
+    direction: Direction | None = None
+    difference: FinalDifference | None = None
+    words: str = ""
+    kind: Kind | None = None
+    over_run: RunDifference | None = None
+
+
+@dataclass(frozen=True)
+class Diverged:
+    """In how many of its trials the loss was not finite from some step on: their seeds, and those steps from 1."""
+
+    trials: int
+    of: int
+    seeds: tuple[int, ...] = ()
+    steps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The verdict on a precision: the first figure's, unless it diverged or another figure is worse."""
+
+    kind: Kind | None = None
+    words: str = ""
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class StandsStill:
+    """How far the loss fell, and how far the baseline's."""
+
+    fall: float
+    baseline_fall: float
+
+
+@dataclass(frozen=True)
+class WentOn:
+    """Files of an earlier trial that its trials went on from, their fewest steps, and the most that any trial made."""
+
+    files: tuple[str, ...]
+    steps: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One entry of why a precision is no faster, or no smaller.
+
+    Attributes:
+        share: of the step, or of the peak; None for a fact.
+        evidence: the figure that it rests on.
+        share_low, share_high: of several trials, the lowest and the highest.
+    """
+
+    OMITTED: ClassVar = ("share_low", "share_high")
+    text: str = ""
+    share: float | None = None
+    evidence: str = ""
+    share_low: float | None = None
+    share_high: float | None = None
+
+
+@dataclass(frozen=True)
+class PrecisionRow:
+    """One precision over all its trials, beside the baseline.
+
+    Attributes:
+        status, reason: of the first trial that did not end well; ``ok`` where all did.
+        steps: the fewest of its trials; ``skipped_steps`` the most.
+        disturbed: how many of its trials other work disturbed.
+        same_as_baseline: why it ran the same as the baseline; None where it did not.
+        speed_bound: how many times as fast as the baseline the hardware's units could make it at most.
+        fall: how far its loss fell.
+        logged: the figures of the script's own, by name.
+    """
+
+    precision: str = ""
+    baseline: str | None = None
+    status: str = ""
+    reason: str = ""
+    ran_as: str | None = None
+    ran: Ran = _UNKNOWN_RAN
+    stored: Mapping[str, Mapping[str, int] | None] | None = None
+    emulated: bool = False
+    trials: int | None = None
+    steps: int | None = None
+    skipped_steps: int | None = None
+    warnings: tuple[str, ...] = ()
+    disturbed: int = 0
+    step_time: Spread | None = None
+    step_time_absent: str | None = None
+    peak_memory: Spread | None = None
+    peak_memory_absent: str | None = None
+    energy: Spread | None = None
+    energy_absent: str | None = None
+    speed_ratio: Ratio | None = None
+    memory_ratio: Ratio | None = None
+    energy_ratio: Ratio | None = None
+    same_as_baseline: Cause | None = None
+    stands_still: StandsStill | None = None
+    speed_bound: float | None = None
+    why_no_faster: tuple[Explanation, ...] = ()
+    why_memory: tuple[Explanation, ...] = ()
+    loss: FigureRow | None = None
+    fall: float | None = None
+    logged: Mapping[str, FigureRow] = field(default_factory=dict)
+    diverged: Diverged | None = None
+    quality: Quality = Quality()
+    went_on: WentOn | None = None
+
+    @property
+    def held(self) -> Stored:
+        """What it stored in which format."""
+        return held(self.stored, {})
+
+
+# --- the whole ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FitTrial:
+    """One batch that was tried: its size, how the trial ended, and its peaks."""
+
+    size: int
+    status: str = ""
+    reason: str = ""
+    samples: int | None = None
+    peak_memory_bytes: int | None = None
+    peak_resident_bytes: int | None = None
+    seconds: float | None = None
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class FitRow:
+    """The largest batch that fitted a precision, and the smallest that did not; None where none was found.
+
+    Attributes:
+        reason: why there is no answer.
+        ratio: the largest over the first precision's.
+    """
+
+    precision: str = ""
+    largest: int | None = None
+    fails_at: int | None = None
+    reason: str = ""
+    trials: tuple[FitTrial, ...] = ()
+    ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The largest batches: what is counted, the program's option for it, the limit (None: the GPU's own memory)."""
+
+    name: str = "batch"
+    argument: str = ""
+    steps: int | None = None
+    memory_limit_bytes: int | None = None
+    rows: tuple[FitRow, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A reason of the recommendation, and the figure that it rests on."""
+
+    text: str = ""
+    evidence: str = ""
+
+
+@dataclass(frozen=True)
+class Adopt:
+    """The lines that make a precision permanent in a script of this framework."""
+
+    framework: str = ""
+    code: str = field(default="", metadata={"lines": True})
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Which precision to use.
+
+    Attributes:
+        decided: whether the data carry it.
+        precision: None where none is named.
+        rule: the rule of advice that decided.
+    """
+
+    decided: bool = True
+    precision: str | None = None
+    text: str = ""
+    reasons: tuple[Reason, ...] = ()
+    prefer: Prefer = "speed"
+    rule: str = ""
+    adopt: Adopt | None = None
+
+
+@dataclass(frozen=True)
+class Program:
+    """The program that was run: its command after python's own name, the folder, the launcher."""
+
+    command: tuple[str, ...] = ()
+    module: bool = False
+    cwd: str = ""
+    launch: str = ""
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How far step times rose over a stretch (0.1: by 10 %), the p value of no trend, whether it is worth a word."""
+
+    rise: float
+    p: float
+    significant: bool = False
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Whether the machine changed its pace: from trial to trial, and within the trials."""
+
+    across_trials: Trend | None = None
+    within_trials: Trend | None = None
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a figure was come by."""
+
+    figure: str = ""
+    how: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that was compared; ``environment`` is the machine's description, ``options`` the command's."""
+
+    OMITTED: ClassVar = ("fit_batch",)
+    schema: str = SCHEMA
+    program: Program = Program()
+    environment: Mapping[str, object] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
+    trials: tuple[TrialRow, ...] = ()
+    missing: tuple[str, ...] = ()
+    verdicts: tuple[PrecisionRow, ...] = ()
+    speed_drift: Drift = Drift()
+    recommendation: Recommendation = Recommendation()
+    method: tuple[Method, ...] = ()
+    fit_batch: Fit | None = None
