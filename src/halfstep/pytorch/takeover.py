@@ -20,7 +20,7 @@ from halfstep.errors import HalfstepError, Unsupported
 from halfstep.looks import Looks
 from halfstep.loss_scale import Skip
 from halfstep.pytorch import native, spawning
-from halfstep.pytorch.autocast import data_loading, mixed_operands, own_amp
+from halfstep.pytorch.autocast import data_loading, lists, mixed_operands, own_amp
 from halfstep.pytorch.autocast.regions import NoRegions, Regions
 from halfstep.pytorch.capabilities import Support, support
 from halfstep.pytorch.dtypes import DTYPES
@@ -206,12 +206,12 @@ class Takeover(Face):
         else:
             spawning.refuse(self._stop, patches)
             OwnScalers(self.scaling).install(patches)
-            own_amp.yield_to(self.regions, self.note_own_amp, patches)
+            own_amp.yield_to(self.regions, self.note_own_amp, self._promote, patches)
             set_tf32(recipe.compute == "tf32" and not self._emulating, patches)
         if self._emulating:
             self._emulate()
-        if self.options.as_on is not None and recipe.mixed and self.device == "cpu":
-            self._as_on_cuda()
+        if dtype is not None and recipe.mixed:
+            self._one_autocast_list()
         if dtype is not None and self.support is not None and self._in_fp32_units:
             self._install_products(dtype, self.support)
         if dtype is not None and not recipe.mixed:
@@ -254,7 +254,7 @@ class Takeover(Face):
         if isinstance(self.regions, Regions) and not self.regions.promotes:
             self.regions.promote()
             if self.regions.dtype is torch.float32:
-                self._undo.append(literal_dtypes.replace().remove)
+                self._undo += (lists.apply().remove, literal_dtypes.replace().remove)
 
     def _watch(self, looks: Looks) -> Watch:
         return Watch(self.options.writer, lambda: self._steps.inside, lambda: self.scaling.value, looks)
@@ -273,11 +273,11 @@ class Takeover(Face):
         self.emulated = True
         self.ran_as = f"{recipe.described}, emulated in fp32"
 
-    def _as_on_cuda(self) -> None:
-        from halfstep.pytorch.emulation.cuda_lists import apply_cuda_lists
-
-        self._undo.append(apply_cuda_lists().remove)
-        self.ran_as = f"{self.recipe.name} with CUDA's autocast lists"
+    def _one_autocast_list(self) -> None:
+        as_on_cuda = self.options.as_on is not None and self.device == "cpu"
+        self._undo.append(lists.apply(as_on_cuda).remove)
+        if as_on_cuda:
+            self.ran_as = f"{self.recipe.name} with CUDA's autocast lists"
 
     def _planned(self, dtype: torch.dtype | None) -> Plan:
         """The products that are to be computed in fp32 units."""

@@ -151,13 +151,23 @@ def _kernel(operation: Any, key: str, choose: Callable[[Any, list[Tensor]], Cast
 
     def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(keys):
-            tensors = list(_tensors((args, tuple(kwargs.values()))))
-            cast = choose(operation, tensors)
-            return operation(
-                *_each(args, cast), **dict(zip(kwargs, _each(tuple(kwargs.values()), cast), strict=True))
-            )
+            args, kwargs = _cast(choose, operation, args, kwargs)
+            return operation(*args, **kwargs)
 
     return kernel
+
+
+def of_one_dtype(operation: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of ``operation`` in one dtype where floating ones differ and one is 16-bit; else as they are."""
+    return _cast(_common, operation, args, kwargs)
+
+
+def _cast(
+    choose: Callable[[Any, list[Tensor]], Cast], operation: Any, args: Any, kwargs: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    values = tuple(kwargs.values())
+    cast = choose(operation, list(_tensors((args, values))))
+    return _each(args, cast), dict(zip(kwargs, _each(values, cast), strict=True))
 
 
 def _common(operation: Any, tensors: list[Tensor]) -> Cast:

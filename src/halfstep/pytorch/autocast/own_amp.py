@@ -24,7 +24,7 @@ Note = Callable[[str], None]
 Scaled = Callable[[Sequence[Any], Sequence[Any]], None]
 
 
-def yield_to(regions: NoRegions, note: Note, patches: Patches) -> None:
+def yield_to(regions: NoRegions, note: Note, promote: Callable[[], None], patches: Patches) -> None:
     """Let the recipe choose what the script's own autocast regions compute in, and let its scalers rest.
 
     A region that is off inside a model's call, or inside a region that is on, asks for full precision there, and gets
@@ -34,11 +34,15 @@ def yield_to(regions: NoRegions, note: Note, patches: Patches) -> None:
     Args:
         regions: the recipe's.
         note: called with ``"autocast"`` or ``"GradScaler"`` when the script uses one.
+        promote: called when the script's region asks for another 16-bit format than the recipe's: its other code may
+            hold tensors of that format, which meet what its region gave.
         patches: where the replaced functions are remembered.
     """
     _blame_the_script(patches)
     patches.wrap(
-        torch.amp.autocast, "__init__", lambda original: _autocast_init(original, regions.dtype, note)
+        torch.amp.autocast,
+        "__init__",
+        lambda original: _autocast_init(original, regions.dtype, note, promote),
     )
     if isinstance(regions, Regions):
         patches.wrap(torch.amp.autocast, "__enter__", lambda original: _entering(original, regions))
@@ -102,7 +106,7 @@ def _scale(original: Callable[..., Any], scaled: Scaled) -> Callable[..., Any]:
 
 
 def _autocast_init(
-    original: Callable[..., None], dtype: torch.dtype | None, note: Note
+    original: Callable[..., None], dtype: torch.dtype | None, note: Note, promote: Callable[[], None]
 ) -> Callable[..., None]:
     def __init__(
         self: Any,
@@ -118,6 +122,8 @@ def _autocast_init(
         if enabled and not ours and (_called_by_script() or isinstance(self, _UnmanagedAutocast)):
             note("autocast")
             self._halfstep_where = INSIDE if _called_by_library() else AROUND
+            if (wanted or torch.get_autocast_dtype(device_type)) is not dtype:
+                promote()
         if dtype is None or dtype is torch.float32 or ours:
             original(self, device_type, wanted, False, None if ours else cache_enabled, **kwargs)
         else:

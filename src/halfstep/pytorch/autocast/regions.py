@@ -141,8 +141,8 @@ class Regions(NoRegions):
 
     Attributes:
         wanted: whether a region is opened at all; under fp32 only where the program holds 16-bit numbers.
-        promotes: whether 16-bit and mixed operands are promoted to float32 wherever a model computes outside of
-            ``dtype``: the program holds 16-bit numbers, and its author's operands all had one dtype.
+        promotes: whether 16-bit and mixed operands are promoted to float32 wherever the program computes outside of
+            ``dtype``: it holds 16-bit numbers, and its author's operands all had one dtype.
     """
 
     def __init__(self, dtype: torch.dtype, told: Callable[[Kind], None]) -> None:
@@ -175,6 +175,7 @@ class Regions(NoRegions):
         """Autocast is off in this thread, and no call opens a region any more."""
         self._gone = True
         self._close()
+        self._be_outside()
         torch.set_autocast_cache_enabled(True)
         self.forget_casts()
 
@@ -199,6 +200,8 @@ class Regions(NoRegions):
     def promote(self) -> None:
         """The program holds 16-bit numbers, whose operands may meet fp32 ones."""
         self.wanted = self.promotes = True
+        if place() is OUTSIDE and not torch.compiler.is_compiling():
+            self._be_outside()
 
     def on_entry(self, entered: Entered) -> None:
         """Have ``entered`` called before each outermost call of a module that has parameters."""
@@ -210,20 +213,22 @@ class Regions(NoRegions):
 
     def paused(self) -> Switched:
         """Autocast off: the backward pass and the optimizer's arithmetic keep the dtypes that they are given."""
-        return Switched(self.devices, False)
+        return Switched(self.devices, False, outside=self.promotes)
 
     def resumed(self) -> Switched:
         """As it was before :meth:`paused`: an optimizer's closure runs a forward pass."""
         if self._kind == "parameters":
             self._open()
-        return Switched(self.devices, place() is not OUTSIDE)
+        return Switched(self.devices, self.promotes or place() is not OUTSIDE, outside=self.promotes)
 
-    def aside(self) -> Switched:
+    def aside(self) -> AbstractContextManager[None]:
         """Autocast off, and no module call opens a region: data are prepared.
 
         A program that holds 16-bit numbers may prepare data with a model whose cast to 16 bits was not applied.
         """
-        return Switched(self.devices, False, None if self.promotes else INSIDE)
+        if self.promotes:
+            return Region(self.devices, torch.float32, OUTSIDE)
+        return Switched(self.devices, False, INSIDE)
 
     def begin_pass(self) -> None:
         """A backward pass is about to start: a region from a layer or a step to it ends here."""
@@ -268,7 +273,7 @@ class Regions(NoRegions):
         """
         if dtype is not None:
             switch_on(self.devices, dtype)
-        elif outer.place is not OUTSIDE and self.promotes:
+        elif self.promotes:
             switch_on(self.devices, torch.float32)
         elif outer.place is not OUTSIDE:
             for device in self.devices:
@@ -283,8 +288,10 @@ class Regions(NoRegions):
     def left(self, outer: Outer) -> None:
         """It has been left. A region to the backward pass may have ended inside, or begun."""
         ended = outer.opened and self._thread.opened is None
-        switch_back([(d, on and not ended, dtype) for d, on, dtype in outer.states])
+        switch_back(outer.states)
         set_place(OUTSIDE if ended else outer.place)
+        if ended or (self.promotes and outer.place is OUTSIDE):
+            self._be_outside()
 
     def _holds_its_tensors(self) -> bool:
         """Whether a 16-bit tensor that the script holds may come from a region: in one, or where results stay so."""
@@ -345,6 +352,8 @@ class Regions(NoRegions):
         where = place()
         if self._gone and not self.promotes:
             return original(module, *args, **kwargs)
+        if self.promotes and where is OUTSIDE:
+            self._be_outside()
         role = self._roles.of(module, args)
         if role is Role.NONE and next(module.parameters(), None) is None:
             return original(module, *args, **kwargs)
@@ -406,12 +415,23 @@ class Regions(NoRegions):
 
     def _close(self) -> None:
         if self._thread.opened is not None:
-            switch_back([(device, False, dtype) for device, _, dtype in self._thread.opened])
+            switch_back(self._thread.opened)
             self._thread.opened = None
             set_place(OUTSIDE)
+            self._be_outside()
+
+    def _be_outside(self) -> None:
+        """Autocast as it is outside of every region: off; where 16-bit numbers may meet fp32 ones, to float32."""
+        if self.promotes and not self._gone:
+            switch_on(self.devices, torch.float32)
+        else:
+            for device in self.devices:
+                torch.set_autocast_enabled(device, False)
 
     def _in_thread(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def _bootstrap_inner(thread: threading.Thread) -> None:
+            if self.promotes:
+                self._be_outside()
             if self._kind == "parameters":
                 self._open()
             original(thread)

@@ -57,7 +57,7 @@ def set_place(where: torch.dtype) -> None:
 
 
 class Switched(AbstractContextManager[None]):
-    """Autocast on or off on some devices; then as it was, or off where the region around has ended meanwhile.
+    """Autocast on or off on some devices; then as it was, or as outside where the region around has ended meanwhile.
 
     A class: a generator takes twice as long, in every step.
 
@@ -65,10 +65,13 @@ class Switched(AbstractContextManager[None]):
         devices: device types.
         enabled: on or off.
         where: the place that it is; None leaves the place as it is.
+        outside: whether autocast is on outside of every region.
     """
 
-    def __init__(self, devices: Sequence[str], enabled: bool, where: torch.dtype | None = None) -> None:
-        self._devices, self._enabled, self._where = devices, enabled, where
+    def __init__(
+        self, devices: Sequence[str], enabled: bool, where: torch.dtype | None = None, outside: bool = False
+    ) -> None:
+        self._devices, self._enabled, self._where, self._outside = devices, enabled, where, outside
         self._were: dict[str, bool] = {}
         self._outer = OUTSIDE
 
@@ -83,9 +86,9 @@ class Switched(AbstractContextManager[None]):
     def __exit__(self, *_: object) -> None:
         if self._where is not None:
             set_place(self._outer)
-        inside = place() is not OUTSIDE
+        on = self._outside or place() is not OUTSIDE
         for device, enabled in self._were.items():
-            set_autocast_enabled(device, enabled and inside)
+            set_autocast_enabled(device, enabled and on)
 
 
 class Region(AbstractContextManager[None]):

@@ -142,7 +142,7 @@ class Emulated:
     """Every product of fp32 operands on the CPU emulated, in this process, until :meth:`remove`."""
 
     def __init__(self, emulation: Emulation) -> None:
-        self._overrides = Overrides(traced=True)
+        self._overrides = Overrides(f"emulated: {emulation}")
         self._patches = Patches()
         left = _VECTORS if emulation.precision == "tf32" else ()
         for name, (compute, tensors) in _FUNCTIONAL.items():

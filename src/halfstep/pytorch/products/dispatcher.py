@@ -9,22 +9,20 @@ from typing import Any
 import torch
 from torch._C._dynamo import eval_frame
 
+from halfstep import __version__
+
 
 class Overrides:
     """Kernels in force in this process, in every thread, until :meth:`remove`.
 
     Args:
-        traced: whether they shape what torch.compile traces. Then its cache of traced graphs is not used: what it
-            holds was traced without these kernels, and what it would be given was traced with them.
+        traced: what these kernels make of the code that torch.compile traces, in words of its own; empty where they
+            shape none. Graphs traced with them are cached apart from others.
     """
 
-    def __init__(self, traced: bool = False) -> None:
-        self._cached: bool | None = None
-        if traced:
-            from torch._functorch import config
-
-            self._cached = config.enable_autograd_cache
-            config.enable_autograd_cache = False
+    def __init__(self, traced: str = "") -> None:
+        self._tag = f"[halfstep {__version__}: {traced}]" if traced else ""
+        torch.compiler.config.cache_key_tag += self._tag
         self._library = torch.library.Library("aten", "IMPL")
         self._names: set[str] = set()
 
@@ -48,10 +46,8 @@ class Overrides:
     def remove(self) -> None:
         """Put PyTorch's own kernels back. Removing again does nothing."""
         self._library._destroy()
-        if self._cached is not None:
-            from torch._functorch import config
-
-            config.enable_autograd_cache, self._cached = self._cached, None
+        config = torch.compiler.config
+        config.cache_key_tag, self._tag = config.cache_key_tag.replace(self._tag, "", 1), ""
         forget(self._names)
         self._names.clear()
 

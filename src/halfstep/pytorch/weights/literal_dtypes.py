@@ -2,7 +2,8 @@
 
 ``x.to(torch.bfloat16)``, ``x.half()``, ``x.new_zeros(3, dtype=torch.float16)``, ``x.sum(dtype=torch.bfloat16)`` are
 operations on a tensor: kernels at autocast's dispatch keys replace their dtype, in eager and in compiled code, where
-autocast computes in float32, which only a recipe's region does.
+autocast computes in float32, inside of a recipe's regions. What the program's other code asks for it gets: it may be
+about to save weights in 16 bits.
 
 What makes a tensor from nothing (``torch.zeros(3, dtype=torch.bfloat16)``) passes no such key, and stays what it is:
 compilers know those functions by their identity, so that they cannot be wrapped.
@@ -16,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfstep.pytorch.autocast.mixed_operands import of_one_dtype
+from halfstep.pytorch.autocast.state import OUTSIDE, place
 from halfstep.pytorch.dtypes import SIXTEEN_BIT, devices_here
 from halfstep.pytorch.products.dispatcher import Overrides, exists, overload
 
@@ -41,7 +44,7 @@ _to_float32 = overload("to.dtype")
 
 def replace() -> Overrides:
     """From now on 16-bit dtypes that are named where autocast computes in float32 are float32, until ``remove()``."""
-    overrides = Overrides(traced=True)
+    overrides = Overrides("fp32 for dtypes named")
     for device in devices_here():
         key = f"Autocast{device.upper()}"
         for name in filter(exists, (*_MAKING, *_BY_EXAMPLE, *_COMPUTING)):
@@ -51,10 +54,14 @@ def replace() -> Overrides:
 
 def _kernel(name: str, device: str, key: Any) -> Callable[..., Any]:
     operation, autocast, change = overload(name), torch._C.DispatchKeySet(key), _change(name)
+    computes = name in _COMPUTING
 
     def kernel(keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(autocast):
             if torch.get_autocast_dtype(device) is not torch.float32:
+                return operation(*args, **kwargs)
+            if place() is OUTSIDE:
+                args, kwargs = of_one_dtype(operation, args, kwargs) if computes else (args, kwargs)
                 return operation(*args, **kwargs)
             if change is None:
                 narrow = args[1].dtype in SIXTEEN_BIT

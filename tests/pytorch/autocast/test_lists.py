@@ -1,7 +1,8 @@
-"""``--as-on cuda`` against CUDA's own autocast, which runs without a GPU on fake tensors."""
+"""CUDA's autocast list on a CPU against CUDA's own autocast, which runs without a GPU on fake tensors."""
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +16,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from halfstep.errors import Unsupported
 from halfstep.pytorch import takeover
-from halfstep.pytorch.emulation.cuda_lists import FP32_RESULT, LOWER, WIDEST, apply_cuda_lists, listed
+from halfstep.pytorch.autocast.lists import FP32_RESULT, LOWER, WIDEST, apply, listed
 
-from .autocast_lists import Case, cases
-from .conftest import Begin
+from ..autocast_lists import Case, cases
+from ..conftest import Begin
 
 LOW = (torch.float16, torch.bfloat16)
 CASES = list(cases("cuda"))
@@ -26,7 +27,7 @@ CASES = list(cases("cuda"))
 
 @pytest.fixture
 def cuda_lists() -> Iterator[None]:
-    overrides = apply_cuda_lists()
+    overrides = apply(as_on_cuda=True)
     yield
     overrides.remove()
 
@@ -112,7 +113,7 @@ def test_values_are_those_of_fp32_where_the_list_says_fp32(cuda_lists: None) -> 
 
 def test_nothing_changes_outside_autocast_and_all_is_put_back() -> None:
     x = torch.randn(8, dtype=torch.float16)
-    overrides = apply_cuda_lists()
+    overrides = apply(as_on_cuda=True)
     assert torch.softmax(x, 0).dtype is torch.float16
     overrides.remove()
     with autocast("cpu", torch.float16):
@@ -142,7 +143,7 @@ def test_emulation_needs_a_cpu(begin: Begin, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of inductor's own
-def test_compiled_code_has_cudas_lists(begin: Begin) -> None:
+def test_compiled_code_has_cudas_list(begin: Begin) -> None:
     """What was compiled before is not taken for it; dtypes are CUDA's, values those of the eager program."""
     layer, x = torch.nn.Linear(8, 8), torch.randn(4, 8)
 
@@ -152,11 +153,9 @@ def test_compiled_code_has_cudas_lists(begin: Begin) -> None:
             return low.softmax(-1), F.layer_norm(low * 100, (8,)).exp().sum(-1)
 
     torch.compiler.reset()
-    takeover = begin("fp16")
     before = dtypes(torch.compile(program)(x))
-    takeover.remove()
     torch.compiler.reset()
-    begin("fp16", as_on="cuda")
+    begin("fp16")
     eager, compiled = program(x), torch.compile(program)(x)
     assert before == [torch.float16, torch.float16]
     assert dtypes(compiled) == dtypes(eager) == [torch.float32, torch.float32]
@@ -174,3 +173,38 @@ def test_gradients_flow_through_the_casts(begin: Begin) -> None:
     out.square().sum().backward()
     assert layer.weight.grad is not None
     assert layer.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_softmax_and_norms_are_fp32_in_a_recipes_region(precision: str, begin: Begin) -> None:
+    """Logits of 8 and 0: in 16 bits the log of the softmax is 0.0; in float64 the loss is log(1 + 3 exp(-8))."""
+    begin(precision)
+    net = torch.nn.Linear(4, 4, bias=False)
+    net.weight.data = 8 * torch.eye(4)
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.log_softmax(self.net(x), -1)
+
+    loss = F.nll_loss(Model()(torch.eye(4)), torch.arange(4))
+    assert loss.item() == pytest.approx(math.log(1 + 3 * math.exp(-8)), rel=1e-3)
+
+
+def test_the_list_of_a_recipe_refuses_nothing(begin: Begin) -> None:
+    """A CPU has a safe fp32 kernel for what CUDA's autocast refuses."""
+    begin("bf16")
+    with autocast("cpu", torch.bfloat16):
+        assert F.binary_cross_entropy(torch.rand(3), torch.rand(3)).dtype is torch.float32
+
+
+def test_graphs_are_cached_apart_from_those_of_plain_pytorch(begin: Begin) -> None:
+    config = torch.compiler.config
+    before = config.cache_key_tag
+    takeover = begin("bf16")
+    assert "CUDA's autocast list" in config.cache_key_tag
+    takeover.remove()
+    assert config.cache_key_tag == before

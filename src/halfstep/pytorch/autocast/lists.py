@@ -1,12 +1,13 @@
-"""``--as-on cuda``: CUDA's autocast lists applied on a CPU.
+"""One autocast list for all devices: CUDA's, applied on a CPU, too.
 
-The lists differ: softmax, norms, exp, log, sums and powers keep 16-bit inputs 16-bit in a CPU's autocast and are fp32
-in CUDA's. Which operations are listed is read from PyTorch's dispatcher, where every build has both devices'; what is
-done with them is fp32, but for those named here (tests hold each to CUDA's own autocast, on fake tensors):
+A CPU's own list leaves 16-bit inputs of softmax, norms, exp, log, sums and powers in 16 bits, which CUDA's computes in
+fp32: the same program would train with other numbers on the two. A recipe promises fp32 where range or sums need it.
+Which operations are listed is read from PyTorch's dispatcher, where every build has both devices'; what is done with
+them is fp32, but for those named here (tests hold each to CUDA's own autocast, on fake tensors):
 
 - in both lists: the CPU's own kernel, which does the same;
 - in CUDA's alone: one of the kernels below, at the CPU's autocast key;
-- in the CPU's alone: left to PyTorch's type promotion, as on CUDA.
+- in the CPU's alone: left as it is. With ``--as-on cuda`` it is left to PyTorch's type promotion, as on CUDA.
 
 It is the forward pass that autocast chooses dtypes for; the backward pass follows it.
 """
@@ -19,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfstep.pytorch.autocast.mixed_operands import of_one_dtype
+from halfstep.pytorch.autocast.state import OUTSIDE, place
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.products.dispatcher import Overrides, overload
 from halfstep.pytorch.sixteen import cast
@@ -100,24 +103,34 @@ def listed(device: str) -> frozenset[str]:
     return frozenset(name.removeprefix("aten::") for name in names if name.startswith("aten::"))
 
 
-def apply_cuda_lists() -> Overrides:
-    """Put CUDA's lists into force in the CPU's autocast of this process; ``remove()`` puts the CPU's back."""
+def apply(as_on_cuda: bool = False) -> Overrides:
+    """Put CUDA's list into force in the CPU's autocast of this process; ``remove()`` puts the CPU's back.
+
+    Args:
+        as_on_cuda: do what CUDA does in all: refuse what it refuses, and drop what is in the CPU's list alone.
+    """
     ours, theirs = listed("cpu"), listed("cuda")
-    overrides = Overrides(traced=True)
-    for name in sorted((theirs - ours) | {REFUSED}):
+    overrides = Overrides("CUDA's autocast list, as on CUDA" if as_on_cuda else "CUDA's autocast list")
+    for name in sorted(theirs - ours):
         overrides.put(name, KEY, _kernel(name))
-    for name in sorted(ours - theirs - {REFUSED}):
-        if not name.startswith(KEPT):
-            overrides.pass_by(name, KEY)
+    if as_on_cuda:
+        overrides.put(REFUSED, KEY, _kernel(REFUSED))
+        for name in sorted(ours - theirs):
+            if not name.startswith(KEPT):
+                overrides.pass_by(name, KEY)
     return overrides
 
 
 def _kernel(name: str) -> Callable[..., Any]:
-    """The kernel at autocast's key: casts, and calls the operation again below autocast."""
+    """The kernel at autocast's key: casts, and calls the operation again below autocast.
+
+    Outside of every region autocast is on, to float32, only to let operands of two dtypes meet.
+    """
     operation, change = overload(name), _change(name)
 
     def kernel(keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
-        args, kwargs = change(operation, args, kwargs)
+        outside = place() is OUTSIDE and torch.get_autocast_dtype("cpu") is torch.float32
+        args, kwargs = (of_one_dtype if outside else change)(operation, args, kwargs)
         with torch._C._ExcludeDispatchKeyGuard(_EXCLUDED):
             return operation(*args, **kwargs)
 
