@@ -4,8 +4,9 @@ The reader trusts nothing, for anyone may have written the file: text loses its 
 characters, figures that are no finite numbers are absent, and so is what has another type than its field. A field
 with a default is then the default; an object that lacks a field without one is absent as a whole, wherever it stands.
 
-A class may name fields in ``OMITTED``, which are not written where they are None; a field may say ``lines`` in its
-``metadata``, that its text keeps its line breaks.
+A class that is a text in JSON has ``as_text`` and, raising ValueError, ``from_text``. A class may name fields in
+``OMITTED``, which are not written where they are None; a field may say ``lines`` in its ``metadata``, that its text
+keeps its line breaks.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Unreadable(ValueError):
 
 def write(value: Any) -> Any:
     """The value as JSON has it; text and numbers are written as they are."""
+    if hasattr(value, "as_text"):
+        return value.as_text()
     if is_dataclass(value) and not isinstance(value, type):
         omitted = getattr(value, "OMITTED", ())
         told = [(f.name, getattr(value, f.name)) for f in fields(value)]
@@ -84,6 +87,11 @@ def _read(hint: Any, raw: object, lines: bool = False) -> Any:
         return int(number) if hint is int else raw
     if hint is object:
         return plain(raw)
+    if hasattr(hint, "from_text"):
+        try:
+            return hint.from_text(clean(raw))
+        except ValueError:
+            raise Unreadable from None
     return read(hint, raw if isinstance(raw, Mapping) else _require(None))
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from halfstep.comparison.advice import recommend
 from halfstep.comparison.rules import RULES
 from halfstep.ran import Ran
+
+from .told import recommend
 
 FALL = 1.0
 
@@ -99,7 +100,7 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
     ("nothing_ran", "speed", [verdict("fp32", baseline=None, status="failed", reason="boom")], None, "No trial ran"),
     (
         "unstable", "speed",
-        [verdict("fp32", diverged={"trials": 2}, quality="diverged"), verdict("bf16", 1.9)], "fp32",
+        [verdict("fp32", diverged={"trials": 2, "of": 2}, quality="diverged"), verdict("bf16", 1.9)], "fp32",
         "Stay with fp32 until the training is stable: fp32 itself",
     ),
     (

@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from halfstep.comparison.advice import recommend
+from halfstep import codec
 from halfstep.comparison.evidence import AS_GOOD, CLOSE, PREFER, RATIOS, Prefer, standing
 from halfstep.comparison.fit import Search
 from halfstep.comparison.intervals import Interval
+from halfstep.comparison.model import PrecisionRow
 from halfstep.comparison.paired import Paired, holm, paired
 from halfstep.comparison.quality import _numbers
 from halfstep.comparison.ratios import _ratio_of_trials, _ratio_row, faster_words
 from halfstep.comparison.wording import figure_words, kind_of
 from halfstep.ran import Ran, words
+
+from .told import recommend
 
 CASES = 1500
 LEAST = 1 / AS_GOOD
@@ -273,5 +276,5 @@ def test_no_worse_is_seldom_said_of_what_is_worse_by_more_than_that(margin_from:
         margin = CLOSE if margin_from == "tolerance" else CLOSE / 2
         found = paired(list(CLOSE + sd * random.standard_normal(5)), margin)
         verdict = _judged(found, 1.0, margin_from, True, 5)
-        passed += standing(verdict) == "good"
+        passed += standing(codec.read(PrecisionRow, verdict)) == "good"
     assert passed / 2000 <= 0.05 + 0.0147

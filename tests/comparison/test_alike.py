@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from halfstep.comparison.advice import recommend
 from halfstep.comparison.rows import trial_row
 from halfstep.comparison.verdicts import verdicts
 from halfstep.trials import Outcome
 
 from .simulated import outcome
+from .told import recommend
 
 FALLING = [2.0 - 0.1 * step for step in range(20)]
 

@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 import pytest
 
 import halfstep
+from halfstep import codec
 from halfstep.comparison import archive, running
 from halfstep.comparison.fit import FitOption
 from halfstep.comparison.loading import rebuild
+from halfstep.comparison.model import Fit
 from halfstep.comparison.request import Request, check_machine, resumed, save, stored
 from halfstep.comparison.running import plan, rebuilt, run_comparison
 from halfstep.comparison.tolerance import parse_tolerance
@@ -171,7 +173,7 @@ def test_batches_that_fit_are_evidence_for_memory_and_stay_where_it_is_drawn_aga
         {"precision": "fp32", "largest": 8, "fails_at": 9},
         {"precision": "bf16", "largest": 12, "fails_at": 13},
     ]
-    fit = {"name": "images", "argument": "--batch", "rows": rows}
+    fit = codec.read(Fit, {"name": "images", "argument": "--batch", "rows": rows})
     monkeypatch.setattr(running, "fit_batch", lambda *args: fit)
     found = run_comparison(
         replace(request_, prefer="memory", fit=FitOption("images", "--batch"), memory_limit=9), Quiet()

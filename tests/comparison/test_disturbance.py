@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from halfstep.comparison.advice import recommend
 from halfstep.comparison.disturbance import disturbances
 from halfstep.comparison.rows import trial_row
 from halfstep.comparison.verdicts import verdicts
@@ -18,6 +17,7 @@ from halfstep.meters.load import LoadMeter
 from halfstep.record import Record
 
 from .simulated import outcome
+from .told import recommend
 
 
 def load(waited: float, others: float = 0.0, own: float = 10.0, cores: int = 4) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from halfstep import codec
 from halfstep.comparison.fit import FINENESS, FIRST, FitOption, Search, fit_batch, parse_fit, parse_size
 from halfstep.errors import UsageError
 from halfstep.record import Record
@@ -35,7 +36,8 @@ def found(
         return Outcome(trial, status, "why", 0, record)  # type: ignore[arg-type]
 
     made = Job("train.py", arguments, False, Path("/folder"), **job)
-    return fit_batch(made, OPTION, ["fp32", "bf16"], Silent(), run)
+    found: dict[str, Any] = codec.write(fit_batch(made, OPTION, ["fp32", "bf16"], Silent(), run))
+    return found
 
 
 @given(largest=st.integers(1, 10_000), first=st.integers(1, 5000))

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from halfstep.comparison.advice import recommend
 from halfstep.comparison.going_on import files_of_earlier_trials
 from halfstep.comparison.rows import trial_row
 from halfstep.comparison.verdicts import verdicts
 from halfstep.record import Record
 
 from .simulated import outcome
+from .told import recommend
 
 
 def at(seconds: float) -> str:

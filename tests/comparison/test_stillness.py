@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from halfstep.comparison.advice import recommend
 from halfstep.comparison.rows import trial_row
 from halfstep.comparison.stillness import stands_still, still_words
 from halfstep.comparison.verdicts import verdicts
 from halfstep.stored import Stored
 
 from .simulated import outcome
+from .told import recommend
 
 FALLING = list(2 * 0.95 ** np.arange(60))
 

@@ -8,6 +8,8 @@ In the order in which they are used:
 - :mod:`ratios`, :mod:`intervals`, :mod:`drift`: speed, memory and energy against noise
 - :mod:`quality`, :mod:`curves`, :mod:`paired`, :mod:`tolerance`, :mod:`wording`: losses and figures against noise
 - :mod:`why`: why a precision is no faster or smaller
-- :mod:`advice`, :mod:`evidence`, :mod:`reasons`, :mod:`sentences`, :mod:`adopt`: what to use, why, and the lines that
-  make it permanent
+- :mod:`evidence`, :mod:`rules`, :mod:`claims`, :mod:`advice`: what to use, and by which figures, as values;
+  :mod:`adopt`: the lines that make it permanent
+
+:mod:`model` has every object of the JSON; the sentences are made in :mod:`halfstep.report.words`.
 """

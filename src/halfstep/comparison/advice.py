@@ -1,48 +1,37 @@
-"""From a comparison to a recommendation, by the table of rules.
-
-Each reason names the figure of the comparison object that it rests on.
-"""
+"""From a comparison to advice, by the table of rules. Each claim names the figure that it rests on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from halfstep.comparison.adopt import Script, adopt
 from halfstep.comparison.batches import Batches
-from halfstep.comparison.evidence import Evidence, Prefer, Verdict, ran_of
-from halfstep.comparison.reasons import left_over
-from halfstep.comparison.rules import RULES
+from halfstep.comparison.claims import Claim, left_over
+from halfstep.comparison.evidence import Evidence
+from halfstep.comparison.model import Fit, PrecisionRow, Prefer
+from halfstep.comparison.rules import RULES, Answer
 
 
-def recommend(
-    verdicts: list[Verdict],
-    script: Script | None = None,
-    prefer: Prefer = "speed",
-    fit: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The recommendation for a comparison's verdicts, with its reasons and the lines to adopt it.
+@dataclass(frozen=True)
+class Advice:
+    """What the rules say: which of them answered what, by which evidence, and all that is claimed."""
+
+    rule: str
+    answer: Answer
+    evidence: Evidence
+    claims: tuple[Claim, ...]
+
+
+def advise(rows: Sequence[PrecisionRow], prefer: Prefer = "speed", fit: Fit | None = None) -> Advice:
+    """The advice for a comparison.
 
     Args:
-        verdicts: the comparison object's.
-        script: what the lines are to suit.
+        rows: its precisions.
         prefer: the objective.
-        fit: the comparison object's ``fit_batch``, where batches were looked for.
+        fit: the largest batches, where they were looked for.
     """
-    evidence = Evidence.of(verdicts, prefer, Batches.of(fit))
-    rule, found = next((r, answer) for r in RULES if (answer := r.answer(evidence)) is not None)
-    told = {reason["evidence"] for reason in found["reasons"]}
-    more = [reason for reason in left_over(evidence) if reason["evidence"] not in told]
-    precision = found["precision"]
-    # What the script does by itself needs no lines.
-    script = script or Script()
-    slow = any(ran_of(v).in_fp32_units for v in verdicts if v["precision"] == precision)
-    code = adopt(precision, script, slow) if precision and precision != "as-is" else None
-    return {
-        "decided": True,
-        **found,
-        "reasons": [*found["reasons"], *more],
-        "prefer": prefer,
-        "rule": rule.name,
-        "adopt": None if code is None else {"framework": script.framework, "code": code},
-    }
+    evidence = Evidence.of(rows, prefer, Batches.of(fit))
+    rule, answer = next((r, answer) for r in RULES if (answer := r.answer(evidence)) is not None)
+    told = {claim.evidence for claim in answer.claims}
+    more = [claim for claim in left_over(evidence) if claim.evidence not in told]
+    return Advice(rule.name, answer, evidence, (*answer.claims, *more))

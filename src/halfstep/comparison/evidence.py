@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from halfstep.comparison.batches import NO_BATCHES, Batches
 from halfstep.comparison.intervals import Interval, runs_to_tell
 from halfstep.comparison.model import PREFER as PREFER
+from halfstep.comparison.model import FinalDifference, PrecisionRow, Ratio
 from halfstep.comparison.model import Prefer as Prefer
-from halfstep.ran import Ran
 
-Verdict = dict[str, Any]
-
-#: a rule's: ``precision``, ``text``, ``reasons`` and, where it is not, ``decided``
-Answer = dict[str, Any]
-
-#: a verdict and its place in the list, which evidence is named by
-Row = tuple[int, Verdict]
+#: a row of the comparison and its place in the list, which evidence is named by
+Row = tuple[int, PrecisionRow]
 
 #: a final loss within this share of the loss's fall counts as close
 CLOSE = 0.05
@@ -39,7 +35,8 @@ FEW_RUNS = 3
 LEARNING_STEPS = 50
 
 #: the ratio to the baseline that each objective looks at
-RATIOS: dict[Prefer, str] = {"speed": "speed_ratio", "memory": "memory_ratio", "energy": "energy_ratio"}
+RatioName = Literal["speed_ratio", "memory_ratio", "energy_ratio"]
+RATIOS: dict[Prefer, RatioName] = {"speed": "speed_ratio", "memory": "memory_ratio", "energy": "energy_ratio"}
 
 
 @dataclass(frozen=True)
@@ -65,21 +62,29 @@ class Evidence:
     continued: tuple[Row, ...] = ()
 
     @classmethod
-    def of(cls, verdicts: list[Verdict], prefer: Prefer = "speed", batches: Batches = NO_BATCHES) -> Evidence:
+    def of(
+        cls, verdicts: Sequence[PrecisionRow], prefer: Prefer = "speed", batches: Batches = NO_BATCHES
+    ) -> Evidence:
         """Sort the verdicts."""
         rows = list(enumerate(verdicts))
-        name = next((v["baseline"] for v in verdicts), None)
-        others = [(i, v) for i, v in rows if v["precision"] != name]
-        judged = [(i, v) for i, v in others if v["status"] == "ok" and not v.get("went_on")]
+        name = next((v.baseline for v in verdicts), None)
+        others = [(i, v) for i, v in rows if v.precision != name]
+        judged = [(i, v) for i, v in others if v.status == "ok" and not v.went_on]
         return cls(
             prefer,
-            next((row for row in rows if row[1]["precision"] == name), None),
-            [(i, v) for i, v in judged if not v.get("same_as_baseline")],
-            [(i, v) for i, v in others if v["status"] != "ok"],
+            next((row for row in rows if row[1].precision == name), None),
+            [(i, v) for i, v in judged if not v.same_as_baseline],
+            [(i, v) for i, v in others if v.status != "ok"],
             batches,
-            tuple((i, v) for i, v in judged if v.get("same_as_baseline")),
-            tuple((i, v) for i, v in others if v["status"] == "ok" and v.get("went_on")),
+            tuple((i, v) for i, v in judged if v.same_as_baseline),
+            tuple((i, v) for i, v in others if v.status == "ok" and v.went_on),
         )
+
+    @property
+    def rows(self) -> list[Row]:
+        """All of them."""
+        base = [] if self.baseline is None else [self.baseline]
+        return [*base, *self.ran, *self.same, *self.continued, *self.failed]
 
     @property
     def base(self) -> Row:
@@ -91,7 +96,7 @@ class Evidence:
     @property
     def real(self) -> list[Row]:
         """Those that were not emulated: an emulated run says how well it trains, not what it costs."""
-        return [(i, v) for i, v in self.ran if not v.get("emulated")]
+        return [(i, v) for i, v in self.ran if not v.emulated]
 
     @property
     def impossible(self) -> list[Row]:
@@ -129,155 +134,156 @@ class Evidence:
     @property
     def roomier(self) -> list[Row]:
         """Where memory is what counts, those that fit a larger batch than the baseline, the largest first."""
-        base = self.base[1]["precision"]
+        base = self.base[1].precision
         found = [
             row
             for row in self.real
-            if self.prefer == "memory" and self.batches.fits_more(row[1]["precision"], base)
+            if self.prefer == "memory" and self.batches.fits_more(row[1].precision, base)
         ]
-        return sorted(found, key=lambda row: -self.batches.largest(row[1]["precision"]))
+        return sorted(found, key=lambda row: -self.batches.largest(row[1].precision))
 
     @property
     def unmeasured(self) -> list[Row]:
         """Those that ran, and whose gain by the objective is not known."""
         return [row for row in self.ran if not ratio_of(row[1], self.prefer)]
 
-    def more_seeds(self, verdict: Verdict) -> str:
-        """What would tell more of its quality: more seeds; where they change nothing, a program that takes them."""
-        if (verdict.get("quality") or {}).get("kind") == "one_seed" and _seeds(verdict) > 1:
-            return "let the program take its seed from HALFSTEP_TRIAL, as shifting its own changed nothing"
-        seeds = max(map(_seeds, (v for _, v in self.ran)), default=1)
-        return f"run with --seeds {5 if seeds < 5 else 2 * seeds}"
 
-
-def ran_of(verdict: Verdict) -> Ran:
-    """What was measured of what a precision ran as."""
-    return Ran.from_json(verdict.get("ran"))
-
-
-def ratio_name(prefer: Prefer) -> str:
-    """The field of a verdict that an objective looks at; among those as accurate, speed."""
+def ratio_name(prefer: Prefer) -> RatioName:
+    """The field of a row that an objective looks at; among those as accurate, speed."""
     return RATIOS.get(prefer, "speed_ratio")
 
 
-def ratio_of(verdict: Verdict, prefer: Prefer) -> dict[str, Any]:
-    """The ratio to the baseline that an objective looks at; empty where it was not measured."""
-    return verdict.get(ratio_name(prefer)) or {}
+def ratio_of(row: PrecisionRow, prefer: Prefer) -> Ratio | None:
+    """The ratio to the baseline that an objective looks at; None where it was not measured."""
+    ratio: Ratio | None = getattr(row, ratio_name(prefer))
+    return ratio
 
 
-def gain(verdict: Verdict, prefer: Prefer) -> float:
+def gain(row: PrecisionRow, prefer: Prefer) -> float:
     """How many times as good as the baseline by the objective; 1 where it is not known."""
-    ratio = ratio_of(verdict, prefer).get("value") or 1.0
-    return float(ratio) if prefer in ("speed", "accuracy") else 1.0 / float(ratio)
+    ratio = ratio_of(row, prefer)
+    value = ratio.value if ratio is not None and ratio.value else 1.0
+    return value if prefer in ("speed", "accuracy") else 1.0 / value
 
 
-def _seeds(verdict: Verdict) -> int:
-    return (verdict.get("quality") or {}).get("seeds") or 1
-
-
-def is_gain(verdict: Verdict, prefer: Prefer) -> bool:
+def is_gain(row: PrecisionRow, prefer: Prefer) -> bool:
     """Whether the gain is more than noise, and can be seen in two decimals.
 
     A ratio of memory without an interval must be large. Speed that units cannot give is none: where all products are
     computed in fp32 units, or where the ratio is beyond what the fastest units would make of the baseline's step.
     """
-    ratio = ratio_of(verdict, prefer)
-    if ratio_name(prefer) == "speed_ratio" and not units_can_gain(verdict):
+    ratio = ratio_of(row, prefer)
+    if ratio is None or (ratio_name(prefer) == "speed_ratio" and not units_can_gain(row)):
         return False
-    if prefer == "memory" and ratio.get("low") is None:
-        return gain(verdict, prefer) >= PLAIN_GAIN
-    return bool(ratio.get("significant")) and gain(verdict, prefer) > 1 and round(ratio["value"], 2) != 1
+    if prefer == "memory" and ratio.low is None:
+        return gain(row, prefer) >= PLAIN_GAIN
+    return bool(ratio.significant) and gain(row, prefer) > 1 and round(ratio.value, 2) != 1
 
 
-def units_can_gain(verdict: Verdict) -> bool:
+def units_can_gain(row: PrecisionRow) -> bool:
     """Whether the hardware can have made a difference of speed: not with products in fp32 units, nor without bound."""
-    return not ran_of(verdict).in_fp32_units and not beyond_units(verdict)
+    return not row.ran.in_fp32_units and not beyond_units(row)
 
 
-def measured_faster(verdict: Verdict) -> bool:
+def measured_faster(row: PrecisionRow) -> bool:
     """Whether it was faster than the baseline by more than noise, or beyond what any units give."""
-    ratio = verdict.get("speed_ratio") or {}
-    return beyond_units(verdict) or (bool(ratio.get("significant")) and ratio["value"] > 1)
+    ratio = row.speed_ratio
+    return beyond_units(row) or (ratio is not None and bool(ratio.significant) and ratio.value > 1)
 
 
-def beyond_units(verdict: Verdict) -> bool:
+def beyond_units(row: PrecisionRow) -> bool:
     """Whether a speed ratio lies wholly beyond what the hardware can give, with a quarter for error."""
-    ratio, bound = verdict.get("speed_ratio") or {}, verdict.get("speed_bound")
-    lowest = ratio.get("value") if ratio.get("low") is None else ratio["low"]
-    return bound is not None and lowest is not None and lowest > BEYOND * bound
+    ratio, bound = row.speed_ratio, row.speed_bound
+    if ratio is None or bound is None:
+        return False
+    return (ratio.value if ratio.low is None else ratio.low) > BEYOND * bound
 
 
-def may_gain(verdict: Verdict, prefer: Prefer) -> bool:
+def may_gain(row: PrecisionRow, prefer: Prefer) -> bool:
     """Whether the data leave open that it gains: the interval holds no gain and one worth having.
 
     Without an interval it is open unless the ratio is plainly a loss; where the trials were disturbed it always is.
     """
-    ratio = ratio_of(verdict, prefer)
-    if ratio.get("value") is None or is_gain(verdict, prefer):
+    ratio = ratio_of(row, prefer)
+    if ratio is None or is_gain(row, prefer):
         return False
-    if ratio.get("low") is None:
-        return bool(ratio.get("disturbed")) or gain(verdict, prefer) > 1 / PLAIN_GAIN
-    return not ratio["significant"] and _gains(ratio, prefer)[2] >= 1 / AS_GOOD
+    if ratio.low is None:
+        return bool(ratio.disturbed) or gain(row, prefer) > 1 / PLAIN_GAIN
+    return not ratio.significant and _most(ratio, prefer) >= 1 / AS_GOOD
 
 
-def may_gain_little(verdict: Verdict, prefer: Prefer) -> bool:
+def may_gain_little(row: PrecisionRow, prefer: Prefer) -> bool:
     """Whether its interval reaches beyond 1, if not to a gain worth having."""
-    ratio = ratio_of(verdict, prefer)
-    return ratio.get("low") is not None and _gains(ratio, prefer)[2] > 1
+    ratio = ratio_of(row, prefer)
+    return ratio is not None and ratio.low is not None and _most(ratio, prefer) > 1
 
 
-def _gains(ratio: dict[str, Any], prefer: Prefer) -> tuple[float, float, float]:
+def _most(ratio: Ratio, prefer: Prefer) -> float:
+    """The largest gain that the interval holds."""
+    return _gains(ratio, prefer).high or 0.0
+
+
+def _gains(ratio: Ratio, prefer: Prefer) -> Interval:
     """A ratio with its interval as gains: of memory and energy less is more."""
-    value, low, high = ratio["value"], ratio["low"], ratio["high"]
-    return (value, low, high) if prefer in ("speed", "accuracy") else (1 / value, 1 / high, 1 / low)
+    value, low, high = ratio.value, ratio.low, ratio.high
+    if prefer in ("speed", "accuracy") or low is None or high is None:
+        return Interval(value, low, high)
+    return Interval(1 / value, 1 / high, 1 / low)
 
 
-def enough_repeats(verdict: Verdict, prefer: Prefer) -> int | None:
+def enough_repeats(row: PrecisionRow, prefer: Prefer) -> int | None:
     """How many ``--repeats`` would tell whether it gains, all else as it was; None where they are too many."""
-    ratio = ratio_of(verdict, prefer)
-    seeds = _seeds(verdict)
-    runs: int = min(ratio.get("runs") or [verdict["trials"]])
-    if runs < 2 or ratio["low"] is None:
+    ratio, seeds = ratio_of(row, prefer), row.quality.seeds or 1
+    runs = min(ratio.runs if ratio is not None and ratio.runs else (row.trials or 1,))
+    if runs < 2 or ratio is None or ratio.low is None:
         return max(FEW_RUNS, runs // seeds + 1)
-    enough = runs_to_tell(Interval(*_gains(ratio, prefer)), runs, 1 / AS_GOOD)
+    enough = runs_to_tell(_gains(ratio, prefer), runs, 1 / AS_GOOD)
     return None if enough is None else max(math.ceil(enough / seeds), runs // seeds + 1)
 
 
-def standing(verdict: Verdict) -> Literal["good", "close", "bad", "unknown"]:
+def standing(row: PrecisionRow) -> Literal["good", "close", "bad", "unknown"]:
     """How the quality stands: shown to be no worse, close though not shown, shown to be worse, or not known.
 
     "No difference seen" is good where the interval ends below ``--tolerance``, or else :data:`CLOSE` of the fall.
     """
-    kind = (verdict.get("quality") or {}).get("kind")
-    if kind in ("worse", "diverged") or verdict.get("stands_still"):
+    kind = row.quality.kind
+    if kind in ("worse", "diverged") or row.stands_still:
         return "bad"
     if kind in ("equivalent", "better"):
         return "good"
-    difference = (verdict.get("loss") or {}).get("difference") or {}
-    value, limit = difference.get("value"), _limit(difference)
+    difference = _difference(row)
+    value, limit = difference.value, _limit(difference)
     if kind not in ("one_seed", "no_difference_seen") or value is None or limit is None:
         return "unknown"
-    if kind == "no_difference_seen" and difference["high"] <= limit:
+    if kind == "no_difference_seen" and difference.high is not None and difference.high <= limit:
         return "good"
     return "close" if value <= limit else "unknown"
 
 
-def lower(verdict: Verdict) -> bool:
+def lower(row: PrecisionRow) -> bool:
     """Whether its loss came out lower than the baseline's by more than is close."""
-    difference = (verdict.get("loss") or {}).get("difference") or {}
+    difference = _difference(row)
     limit = _limit(difference)
-    return limit is not None and difference["value"] < -limit
+    return limit is not None and difference.value is not None and difference.value < -limit
 
 
-def _limit(difference: dict[str, Any]) -> float | None:
+def _difference(row: PrecisionRow) -> FinalDifference:
+    return row.loss.difference if row.loss and row.loss.difference else FinalDifference()
+
+
+def _limit(difference: FinalDifference) -> float | None:
     """How large a difference of the loss counts as close; None where the loss did not fall."""
-    if difference.get("margin_from") == "tolerance":
-        return float(difference["margin"])
-    fall = difference.get("fall")
+    if difference.margin_from == "tolerance":
+        return difference.margin
+    fall = difference.fall
     return CLOSE * fall if fall and fall > 0 else None
 
 
-def does_not_fall(verdict: Verdict) -> bool:
+def does_not_fall(row: PrecisionRow) -> bool:
     """Whether the baseline's loss did not fall although it had time to."""
-    fall = verdict.get("fall")
-    return fall is not None and fall <= 0 and verdict["steps"] >= LEARNING_STEPS
+    return row.fall is not None and row.fall <= 0 and (row.steps or 0) >= LEARNING_STEPS
+
+
+def is_recipe(row: PrecisionRow, name: str) -> bool:
+    """Whether it is mixed precision of this format, or all in it, whatever the options."""
+    return row.precision.split(":")[0] in (name, f"{name}-true")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
+from halfstep.comparison.model import Fit, FitRow, FitTrial
 from halfstep.errors import UsageError
 from halfstep.trials import Job, Outcome, Trial, run_trial
 
@@ -125,8 +126,8 @@ def fit_batch(
     precisions: Sequence[str],
     display: Display,
     run: Callable[..., Outcome] = run_trial,
-) -> dict[str, Any]:
-    """The comparison object's ``fit_batch``: a row a precision with every trial that it rests on.
+) -> Fit:
+    """The largest batches: a row per precision with every trial that it rests on.
 
     Args:
         job: what to run; its memory limit is what a batch must fit into, None for the GPU's own memory.
@@ -135,44 +136,38 @@ def fit_batch(
         display: is told of every trial.
         run: runs one.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[FitRow] = []
     for precision in precisions:
         rows.append(_row(job, option, precision, display, run))
-        if rows[-1]["trials"] and rows[-1]["trials"][-1]["status"] == "interrupted":
+        if rows[-1].trials and rows[-1].trials[-1].status == "interrupted":
             break
-    first = rows[0]["largest"] if rows else None
-    for row in rows:
-        row["ratio"] = row["largest"] / first if row["largest"] and first else None
-    return {
-        "name": option.name,
-        "argument": option.argument,
-        "steps": FIT_STEPS,
-        "memory_limit_bytes": job.memory_limit,
-        "rows": rows,
-    }
+    first = rows[0].largest if rows else None
+    return Fit(
+        name=option.name,
+        argument=option.argument,
+        steps=FIT_STEPS,
+        memory_limit_bytes=job.memory_limit,
+        rows=tuple(
+            replace(row, ratio=row.largest / first if row.largest and first else None) for row in rows
+        ),
+    )
 
 
 def _row(
     job: Job, option: FitOption, precision: str, display: Display, run: Callable[..., Outcome]
-) -> dict[str, Any]:
-    search, trials, reason = Search(), list[dict[str, Any]](), ""
+) -> FitRow:
+    search, trials, reason = Search(), list[FitTrial](), ""
     while not reason and (batch := search.next(option.given(job.arguments) or FIRST)) is not None:
         trial = _try(job, option, precision, batch, display, run)
         reason = _no_answer(option, trials, trial)
         trials.append(trial)
-        if not reason and trial["status"] == "out_of_memory":
+        if not reason and trial.status == "out_of_memory":
             search.fails = batch
         elif not reason:
             search.fits = batch
     if not reason and search.fits is None:
         reason = f"even {search.fails} did not fit"
-    return {
-        "precision": precision,
-        "largest": search.fits,
-        "fails_at": search.fails,
-        "reason": reason,
-        "trials": trials,
-    }
+    return FitRow(precision, search.fits, search.fails, reason, tuple(trials))
 
 
 def _try(
@@ -182,7 +177,7 @@ def _try(
     batch: int,
     display: Display,
     run: Callable[..., Outcome],
-) -> dict[str, Any]:
+) -> FitTrial:
     trial = Trial(precision)
     safe = trial.label.removesuffix("-seed0-repeat0")
     folder = job.folder / "fit" / f"{safe}-{batch}"
@@ -192,16 +187,16 @@ def _try(
     outcome = run(tried, trial, lambda *step: display.advance(label, *step))
     status, reason = _judged(job.memory_limit, outcome)
     display.finish(label, status, reason)
-    return {
-        "size": batch,
-        "status": status,
-        "reason": reason,
-        "samples": outcome.record.sample.get("samples"),
-        "peak_memory_bytes": outcome.record.end.get("peak_memory_bytes"),
-        "peak_resident_bytes": outcome.record.end.get("peak_resident_bytes"),
-        "seconds": outcome.seconds,
-        "log": str(tried.log(trial).relative_to(job.folder)),
-    }
+    return FitTrial(
+        size=batch,
+        status=status,
+        reason=reason,
+        samples=outcome.record.sample.get("samples"),
+        peak_memory_bytes=outcome.record.end.get("peak_memory_bytes"),
+        peak_resident_bytes=outcome.record.end.get("peak_resident_bytes"),
+        seconds=outcome.seconds,
+        log=str(tried.log(trial).relative_to(job.folder)),
+    )
 
 
 def _judged(limit: int | None, outcome: Outcome) -> tuple[str, str]:
@@ -212,15 +207,15 @@ def _judged(limit: int | None, outcome: Outcome) -> tuple[str, str]:
     return outcome.status, outcome.reason
 
 
-def _no_answer(option: FitOption, before: Sequence[dict[str, Any]], trial: dict[str, Any]) -> str:
+def _no_answer(option: FitOption, before: Sequence[FitTrial], trial: FitTrial) -> str:
     """Why a trial says nothing of memory; empty where it does. A loss that diverges fits all the same."""
-    size, samples = trial["size"], trial["samples"]
-    if trial["status"] not in ("ok", "diverged", "out_of_memory"):
-        return f"the trial with {size} {option.name}: {trial['status'].replace('_', ' ')}, {trial['reason']}"
-    same = next((t for t in before if samples and t["samples"] == samples and t["size"] < size), None)
-    if same is not None and trial["status"] != "out_of_memory":
+    size, samples = trial.size, trial.samples
+    if trial.status not in ("ok", "diverged", "out_of_memory"):
+        return f"the trial with {size} {option.name}: {trial.status.replace('_', ' ')}, {trial.reason}"
+    same = next((t for t in before if samples and t.samples == samples and t.size < size), None)
+    if same is not None and trial.status != "out_of_memory":
         return (
-            f"a step took {samples} samples at {option.argument} {same['size']} and at {size}: "
+            f"a step took {samples} samples at {option.argument} {same.size} and at {size}: "
             "the program has no more data, or the option does not set its batch"
         )
     return ""

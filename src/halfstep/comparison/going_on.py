@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from halfstep.comparison.model import WentOn
 from halfstep.record import Record
 
 CURE = "give each trial a folder of its own, which HALFSTEP_TRIAL in its environment names, or start it anew"
@@ -47,16 +48,16 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else -math.inf
 
 
-def went_on(rows: Sequence[Mapping[str, Any]], most: int) -> dict[str, Any] | None:
+def went_on(rows: Sequence[Mapping[str, Any]], most: int) -> WentOn | None:
     """The same of a precision's trials: the files, the fewest steps, and the most that any trial made."""
     files = dict.fromkeys(name for row in rows for name in (row["disturbed"] or {}).get("files", ()))
     if not files:
         return None
-    return {"files": list(files), "steps": min(row["steps"] for row in rows), "of": most}
+    return WentOn(tuple(files), min(row["steps"] for row in rows), most)
 
 
-def words(found: Mapping[str, Any]) -> str:
+def words(found: WentOn) -> str:
     """``went on from last.pt, which an earlier trial wrote, and made 30 of 40 steps``."""
-    files = ", ".join(found["files"][:3]) + ", …" * (len(found["files"]) > 3)
-    fewer = f", and made {found['steps']} of {found['of']} steps" if found["steps"] < found["of"] else ""
+    files = ", ".join(found.files[:3]) + ", …" * (len(found.files) > 3)
+    fewer = f", and made {found.steps} of {found.of} steps" if found.steps < found.of else ""
     return f"went on from {files}, which an earlier trial wrote{fewer}"

@@ -6,9 +6,10 @@ behind its name says why. :mod:`halfstep.codec` writes and reads them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any, ClassVar, Literal
 
 from halfstep.ran import Ran
 from halfstep.stored import Stored
@@ -40,6 +41,68 @@ Kind = Literal[
 Cause = Literal["fp64", "no_products", "out_of_reach", "identical_losses"]
 
 _UNKNOWN_RAN = Ran(unknown="not recorded")
+
+
+#: tables whose rows a figure can stand in
+Table = Literal["verdicts", "trials", "fit_batch.rows"]
+
+
+@dataclass(frozen=True)
+class EvidenceRef:
+    """The place of a figure in the comparison: a table, the index of a row, and the way to the figure from there.
+
+    As text it is ``verdicts[1].speed_ratio`` or ``trials[0].time_shares.products``; the empty text is no figure.
+    """
+
+    table: Table | None = None
+    row: int = 0
+    path: tuple[str | int, ...] = ()
+
+    @property
+    def field(self) -> str | int:
+        """The row's field that it stands in."""
+        return self.path[0] if self.path else ""
+
+    @property
+    def row_text(self) -> str:
+        """The row alone: ``trials[0]``."""
+        return "" if self.table is None else f"{self.table}[{self.row}]"
+
+    def as_text(self) -> str:
+        """As JSON has it."""
+        return self.row_text + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in self.path)
+
+    @classmethod
+    def from_text(cls, text: str) -> EvidenceRef:
+        """The inverse of :meth:`as_text`.
+
+        Raises:
+            ValueError: the text is no reference.
+        """
+        if not text:
+            return cls()
+        found = _REFERENCE.fullmatch(text)
+        if found is None:
+            raise ValueError(text)
+        way = _STEP.findall(found[3])
+        table: Any = found[1]
+        return cls(table, int(found[2]), tuple(int(index) if index else name for name, index in way))
+
+    def resolve(self, comparison: Comparison) -> Any:
+        """The figure itself; None where there is no such row or field."""
+        rows: dict[Table | None, Any] = {"verdicts": comparison.verdicts, "trials": comparison.trials}
+        rows["fit_batch.rows"] = comparison.fit_batch.rows if comparison.fit_batch else ()
+        try:
+            found = rows[self.table][self.row]
+            for part in self.path:
+                found = getattr(found, part) if is_dataclass(found) else found[part]  # type: ignore[arg-type]
+        except (KeyError, IndexError, AttributeError, TypeError):
+            return None
+        return found
+
+
+_REFERENCE = re.compile(r"(verdicts|trials|fit_batch\.rows)\[(\d{1,9})\]((?:\.[\w-]+|\[\d{1,9}\])*)")
+_STEP = re.compile(r"\.([\w-]+)|\[(\d+)\]")
 
 
 # --- figures -----------------------------------------------------------------------------------------------
@@ -362,7 +425,7 @@ class Explanation:
     OMITTED: ClassVar = ("share_low", "share_high")
     text: str = ""
     share: float | None = None
-    evidence: str = ""
+    evidence: EvidenceRef = EvidenceRef()
     share_low: float | None = None
     share_high: float | None = None
 
@@ -455,7 +518,7 @@ class FitRow:
     ratio: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fit:
     """The largest batches: what is counted, the program's option for it, the limit (None: the GPU's own memory)."""
 
@@ -463,7 +526,7 @@ class Fit:
     argument: str = ""
     steps: int | None = None
     memory_limit_bytes: int | None = None
-    rows: tuple[FitRow, ...] = ()
+    rows: tuple[FitRow, ...]
 
 
 @dataclass(frozen=True)
@@ -471,7 +534,7 @@ class Reason:
     """A reason of the recommendation, and the figure that it rests on."""
 
     text: str = ""
-    evidence: str = ""
+    evidence: EvidenceRef = EvidenceRef()
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
-from halfstep import __version__
+from halfstep import __version__, codec
 from halfstep.comparison import archive
 from halfstep.comparison.adopt import Script
-from halfstep.comparison.advice import recommend
-from halfstep.comparison.batches import Batches
 from halfstep.comparison.disturbance import disturbances
 from halfstep.comparison.drift import speed_drift
 from halfstep.comparison.fit import fit_batch
 from halfstep.comparison.going_on import files_of_earlier_trials
-from halfstep.comparison.model import SCHEMA
+from halfstep.comparison.model import SCHEMA, Comparison, Fit, PrecisionRow
 from halfstep.comparison.request import Request, Stored, check_machine, save, stored
 from halfstep.comparison.rows import WARMUP, trial_row
 from halfstep.comparison.verdicts import METHOD, verdicts
@@ -30,6 +28,7 @@ from halfstep.files import json_text, write_whole
 from halfstep.machine import describe_machine, installed_versions
 from halfstep.meters import idle_watts
 from halfstep.plural import count
+from halfstep.report.words.advice import recommend
 from halfstep.trials import Outcome, Trial, run_trial
 
 AS_IS = "as-is"
@@ -173,14 +172,11 @@ def rebuilt(folder: str | Path) -> dict[str, Any]:
     return assemble(old.request, found, old.environment, old.cwd, _batches(Path(folder)))
 
 
-def _batches(folder: Path) -> dict[str, Any] | None:
+def _batches(folder: Path) -> Fit | None:
     """The batches that fit are the end of a search and stand in the comparison alone."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        fit: dict[str, Any] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))[
-            "fit_batch"
-        ]
-        Batches.of(fit)  # else the file is damaged
-        return fit
+    with contextlib.suppress(OSError, ValueError):
+        raw = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+        return codec.read(Comparison, raw).fit_batch
     return None
 
 
@@ -209,7 +205,7 @@ def assemble(
     outcomes: Sequence[Outcome],
     environment: dict[str, Any],
     cwd: str | None = None,
-    fit: dict[str, Any] | None = None,
+    fit: Fit | None = None,
 ) -> dict[str, Any]:
     """The comparison object: what ``--json`` writes, and every report is drawn from."""
     job = request.job
@@ -226,6 +222,7 @@ def assemble(
     if drift["words"] and found:
         # The first row is the baseline, which every ratio rests on.
         found[0]["warnings"].append(drift["words"])
+    read = [codec.read(PrecisionRow, row) for row in found]
     script = Script.of(next((o.record.takeover for o in outcomes if o.record.steps), {}))
     return {
         "schema": SCHEMA,
@@ -252,9 +249,9 @@ def assemble(
         "missing": [trial.label for trial in missing(request, outcomes, environment)],
         "verdicts": found,
         "speed_drift": drift,
-        "recommendation": recommend(found, script, request.prefer, fit),
+        "recommendation": codec.write(recommend(read, script, request.prefer, fit)),
         "method": [{"figure": figure, "how": how} for figure, how in METHOD],
-        **({} if fit is None else {"fit_batch": fit}),
+        **({} if fit is None else {"fit_batch": codec.write(fit)}),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from halfstep import codec
 from halfstep.comparison.alike import same_cause
 from halfstep.comparison.disturbance import warning
 from halfstep.comparison.going_on import went_on
@@ -134,7 +135,7 @@ def _spoiled(rows: list[dict[str, Any]], most: int) -> dict[str, Any]:
     if found is None:
         return {"went_on": None}
     quality = {"kind": "not_known", "words": f"{going_on_words(found)}: nothing to compare", "seeds": 1}
-    return {"went_on": found, "quality": quality, "why_no_faster": [], "why_memory": []}
+    return {"went_on": codec.write(found), "quality": quality, "why_no_faster": [], "why_memory": []}
 
 
 def _quiet_speed_ratio(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
+from halfstep.comparison.model import EvidenceRef
 from halfstep.errors import UsageError
 from halfstep.files import write_whole
 from halfstep.report import bars, plots, stored, units
@@ -20,9 +20,8 @@ from halfstep.report.parts import Absent, Comparison, Figure, Row, Trial
 from halfstep.report.plain import clean, finite
 from halfstep.report.reading import read
 
-_EVIDENCE = re.compile(r"(verdicts|trials)\[(\d+)\]")
 #: reasons that have a list of their own further down
-_TOLD_BENEATH = re.compile(r"\.why_(no_faster|memory)\[")
+_TOLD_BENEATH = ("why_no_faster", "why_memory")
 #: what the environment's parts are called; those that are numbers with how they are written
 _ENVIRONMENT = {
     "started": "Started",
@@ -84,7 +83,7 @@ def render(comparison: Mapping[str, Any], diagnoses: Diagnoses = ()) -> str:
         .get_template("page.html.j2")
         .render(
             c=read_,
-            leading=[(text, where) for text, where in read_.reasons if not _TOLD_BENEATH.search(where)],
+            leading=[reason for reason in read_.reasons if reason.evidence.field not in _TOLD_BENEATH],
             colours=colours,
             figures=figures | maps,
             names={name: plots.names(figure, read_) for name, figure in figures.items()},
@@ -177,15 +176,14 @@ def options(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield clean(key).replace("_", " "), _words(value) or "none"
 
 
-def evidence(comparison: Comparison) -> Callable[[str], str]:
-    """The part of the page that a reason's evidence, `verdicts[1].speed_ratio`, is shown in; empty: none."""
+def evidence(comparison: Comparison) -> Callable[[EvidenceRef], str]:
+    """The part of the page that a reason's evidence is shown in; empty: none."""
     known = {"verdicts": len(comparison.rows), "trials": len(comparison.trials)}
 
-    def anchor(where: str) -> str:
-        if where.startswith("fit_batch."):
+    def anchor(where: EvidenceRef) -> str:
+        if where.table == "fit_batch.rows":
             return "fit" if comparison.fit else ""
-        found = _EVIDENCE.match(where)
-        return f"{found[1]}-{int(found[2])}" if found and int(found[2]) < known[found[1]] else ""
+        return f"{where.table}-{where.row}" if where.row < known.get(where.table or "", 0) else ""
 
     return anchor
 

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from halfstep.comparison.model import Explanation, Fit, RunPart
+from halfstep.comparison.model import Explanation, Fit, Reason, RunPart
 from halfstep.report import units
 from halfstep.stored import Stored
 
@@ -155,7 +155,7 @@ class Comparison:
     advised: str
     decided: bool
     advice: str
-    reasons: tuple[tuple[str, str], ...]
+    reasons: tuple[Reason, ...]
     framework: str
     code: str
     idle: float | Absent

@@ -33,7 +33,7 @@ def read(raw: Mapping[str, Any]) -> Comparison:
         advised=advice.precision or "",
         decided=advice.decided,
         advice=advice.text or _NO_ADVICE,
-        reasons=tuple((reason.text, reason.evidence) for reason in advice.reasons),
+        reasons=advice.reasons,
         framework=advice.adopt.framework if advice.adopt else "",
         code=advice.adopt.code if advice.adopt else "",
         idle=_amount(codec.finite(idle), str(why or ""), _NOT_RECORDED),

@@ -1,0 +1,426 @@
+"""The advice in words: a sentence for what the rule says, and one for each reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from halfstep.comparison import going_on
+from halfstep.comparison.adopt import Script, adopt
+from halfstep.comparison.advice import Advice, advise
+from halfstep.comparison.alike import same_words
+from halfstep.comparison.claims import Claim
+from halfstep.comparison.evidence import (
+    AS_GOOD,
+    FEW_RUNS,
+    Evidence,
+    Prefer,
+    Row,
+    enough_repeats,
+    gain,
+    is_gain,
+    lower,
+    may_gain,
+    may_gain_little,
+    measured_faster,
+    ratio_name,
+    ratio_of,
+    standing,
+    units_can_gain,
+)
+from halfstep.comparison.intervals import FEWEST_STEPS, MOST_RUNS
+from halfstep.comparison.model import Adopt, Fit, PrecisionRow, Ratio, Reason, Recommendation
+from halfstep.comparison.ratios import times
+from halfstep.comparison.rows import enough_steps
+from halfstep.comparison.rules import Answer
+from halfstep.plural import count
+
+_FASTER = {"speed": "faster", "memory": "smaller", "energy": "thriftier", "accuracy": "better"}
+_UNMEASURED = {
+    "speed": "no step{} was timed here",
+    "memory": "no peak of memory{} was measured here",
+    "energy": "no energy{} was measured here",
+}
+_OF_RATIO = {"speed_ratio": "speed", "memory_ratio": "memory", "energy_ratio": "energy"}
+
+
+def recommend(
+    rows: Sequence[PrecisionRow],
+    script: Script | None = None,
+    prefer: Prefer = "speed",
+    fit: Fit | None = None,
+) -> Recommendation:
+    """The recommendation for a comparison's rows, with its reasons and the lines to adopt it.
+
+    Args:
+        rows: the comparison's.
+        script: what the lines are to suit.
+        prefer: the objective.
+        fit: the largest batches, where they were looked for.
+    """
+    return recommendation(advise(rows, prefer, fit), script or Script())
+
+
+def recommendation(advice: Advice, script: Script) -> Recommendation:
+    """The advice in words, with the lines that make it permanent in a script."""
+    precision = advice.answer.precision
+    # What the script does by itself needs no lines.
+    lines = precision is not None and precision != "as-is"
+    slow = any(row.ran.in_fp32_units for _, row in advice.evidence.rows if row.precision == precision)
+    return Recommendation(
+        decided=advice.answer.decided,
+        precision=precision,
+        text=_TEXTS[advice.rule](advice.answer, advice.evidence),
+        reasons=tuple(Reason(claimed(claim, advice.evidence), claim.evidence) for claim in advice.claims),
+        prefer=advice.evidence.prefer,
+        rule=advice.rule,
+        adopt=Adopt(script.framework, adopt(str(precision), script, slow)) if lines else None,
+    )
+
+
+# --- the reasons -------------------------------------------------------------------------------------------
+
+
+def claimed(claim: Claim, evidence: Evidence) -> str:
+    """A claim as a clause."""
+    row = claim.row[1]
+    said = _CLAIMS[claim.kind](row, claim, evidence)
+    return said if claim.kind in _WITHOUT_NAME else f"{row.precision}: {said}"
+
+
+def _failed(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
+    status = row.status.replace("_", " ")
+    said = row.reason if row.reason.startswith(status) else f"{status}, {row.reason}"
+    return f"{said}; it {going_on.words(row.went_on)}" if row.went_on else said
+
+
+def _ratio(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
+    """A measured ratio with its interval: ``1.20× slower (95 % interval 1.10 to 1.31×)``."""
+    name = str(claim.evidence.field)
+    ratio: Ratio = getattr(row, name)
+    tested = ratio.significant or (ratio.low is None and name != "speed_ratio")
+    lead = gained(ratio, name) if tested else f"{plain_number(ratio.value)}× the {_OF_RATIO[name]}"
+    low, high = ratio.low, ratio.high
+    if low is None or high is None:
+        return f"{lead} (no interval)"
+    lead += ", not significant" * (not ratio.significant)
+    alone = ", within one run: --repeats 3 tells how runs differ" if 1 in (ratio.runs or ()) else ""
+    # "1.20× slower" is the other way round, and so are the ends of its interval.
+    if ratio.significant and name == "speed_ratio" and ratio.value < 1:
+        low, high = 1 / high, 1 / low
+    places = next((n for n in (2, 3) if f"{low:.{n}f}" != f"{high:.{n}f}"), 4)
+    return f"{lead} (95 % interval {low:.{places}f} to {high:.{places}f}×{alone})"
+
+
+def gained(ratio: Ratio, name: str) -> str:
+    """``1.90× faster``, ``1.20× slower``, ``0.80× memory``."""
+    if name != "speed_ratio":
+        return f"{times(ratio.value)} {_OF_RATIO[name]}"
+    return f"{times(ratio.value)} faster" if ratio.value > 1 else f"{times(1 / ratio.value)} slower"
+
+
+def plain_number(ratio: float) -> str:
+    """Two decimals, or as many as show three digits of a ratio below a tenth: ``1.43``, ``0.00123``."""
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.3g}"
+
+
+def fits(precision: str, evidence: Evidence) -> str:
+    """``a batch of 248 images fits, 1.94× fp32's 128``."""
+    batches, baseline = evidence.batches, evidence.base[1].precision
+    own, base, counted = batches.largest(precision), batches.largest(baseline), batches.name
+    head = f"a batch of {own:,}{'' if counted == 'batch' else f' {counted}'} fits"
+    if not base:
+        return f"{head}, of which {baseline} fits not even {batches.row(baseline).fails_at:,}"
+    return f"{head}, as in {baseline}" if own == base else f"{head}, {own / base:.2f}× {baseline}'s {base:,}"
+
+
+def _skipped(row: PrecisionRow) -> str:
+    """``3 steps were skipped``; of several trials the one that skipped most."""
+    return f"{row.skipped_steps} step{'s were' if row.skipped_steps != 1 else ' was'} skipped"
+
+
+def _range(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
+    left_out = f", in which {_skipped(row)}" if row.skipped_steps else ""
+    return f"fp32's range, so no loss scale; nearly as good as {row.precision}{left_out}"
+
+
+def _share(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
+    """An entry of why it is no faster, or no smaller, as it stands after a colon."""
+    told = getattr(row, str(claim.evidence.field))[claim.evidence.path[1]].text
+    return f"{told[:1].lower()}{told[1:]}".removesuffix(".")
+
+
+def _diverged(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
+    return f"{row.precision} itself {row.quality.words}"
+
+
+def _no_fall(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
+    return f"the loss did not fall in {count(row.steps or 0, 'step')} of {row.precision}"
+
+
+_CLAIMS: dict[str, Callable[[PrecisionRow, Claim, Evidence], str]] = {
+    "failed": _failed,
+    "diverged": _diverged,
+    "no_fall": _no_fall,
+    "quality": lambda row, claim, evidence: row.quality.words,
+    "ratio": _ratio,
+    "batch": lambda row, claim, evidence: fits(row.precision, evidence),
+    "not_measured": lambda row, claim, evidence: str(getattr(row, str(claim.evidence.field))),
+    "skipped": lambda row, claim, evidence: f"{_skipped(row)}, as their gradients were not finite",
+    "ran": lambda row, claim, evidence: f"ran as {row.ran_as}",
+    "went_on": lambda row, claim, evidence: _went_on(row),
+    "no_units": lambda row, claim, evidence: f"this device has no units for it ({row.ran_as})",
+    "emulated": lambda row, claim, evidence: "emulated",
+    "speed_bound": lambda row, claim, evidence: f"{row.speed_bound:.1f}× faster at most",
+    "range": _range,
+    "share": _share,
+}
+#: these name their precision themselves, or follow one that does
+_WITHOUT_NAME = ("diverged", "no_fall", "range", "skipped")
+
+
+def _went_on(row: PrecisionRow) -> str:
+    return f"{going_on.words(row.went_on)}; {going_on.CURE}" if row.went_on else ""
+
+
+# --- the sentence of each rule -----------------------------------------------------------------------------
+
+
+def _unstable(answer: Answer, evidence: Evidence) -> str:
+    said = claimed(answer.claims[0], evidence)
+    return f"Stay with {answer.precision} until the training is stable: {said}."
+
+
+def _not_learning(answer: Answer, evidence: Evidence) -> str:
+    said = claimed(answer.claims[0], evidence)
+    return f"Debug in {answer.precision} first: {said}, and a precision cannot be judged by it."
+
+
+def _continued(answer: Answer, evidence: Evidence) -> str:
+    return f"No verdict: {_names(evidence.continued)} {_went_on(evidence.continued[0][1])}."
+
+
+def _ran_the_same(answer: Answer, evidence: Evidence) -> str:
+    cause = evidence.same[0][1].same_as_baseline
+    because = "" if cause is None else f", because {same_words(cause)}"
+    head = "No precision to choose" if answer.precision is None else f"Stay with {answer.precision}"
+    return f"{head}: {_names([evidence.base, *evidence.same])} ran the same{because}."
+
+
+def _alone(answer: Answer, evidence: Evidence) -> str:
+    every = " in every trial" if any((v.trials or 0) > 1 for _, v in evidence.failed) else ""
+    why = f"it alone ran to its end{every}" if evidence.failed else "nothing else was run"
+    return f"Stay with {answer.precision}: {why}."
+
+
+def _accuracy_first(answer: Answer, evidence: Evidence) -> str:
+    if answer.about is None:
+        return _none_as_accurate(answer, evidence)
+    row = answer.about[1]
+    if answer.precision == row.precision:
+        return f"Use {row.precision}: {row.quality.words}."
+    return f"Stay with {answer.precision}: {row.precision} is as accurate, {_no_faster(row)}."
+
+
+def _none_as_accurate(answer: Answer, evidence: Evidence) -> str:
+    emulated = len(evidence.real) < len(evidence.ran)
+    no_other = "no precision that was not emulated" if emulated else "no other precision"
+    text = f"Stay with {answer.precision}: {no_other} was shown to be as accurate"
+    unsure = [v for _, v in evidence.real if standing(v) != "bad"]
+    if unsure:
+        return f"{text}; to know more, {_more_seeds(unsure[0], evidence)}."
+    were = "were" if len(evidence.real) > 1 else "was"
+    return f"{text}, and {_names(evidence.real)} {were} shown to be worse."
+
+
+def _no_faster(row: PrecisionRow) -> str:
+    """What its speed is where it is no gain."""
+    if row.speed_ratio is None:
+        return f"but {_UNMEASURED['speed'].format(' of ' + row.precision)}, so that no gain is known"
+    if not units_can_gain(row) and measured_faster(row):
+        return f"and the units that it ran in do not make it faster, whatever was measured ({_seen(row, 'speed')})"
+    if may_gain(row, "speed"):
+        told = f"({_seen(row, 'speed')}); {_more_runs(row, 'speed')}"
+        return f"and whether it is faster the data cannot tell {told}"
+    return "and no faster" + " by 5 % or more" * may_gain_little(row, "speed")
+
+
+def _only_emulated(answer: Answer, evidence: Evidence) -> str:
+    why = "the others were emulated, which tells how well they train, not what they cost"
+    return f"Stay with {answer.precision} here: {why}."
+
+
+def _use(answer: Answer, evidence: Evidence) -> str:
+    return _advised(answer, evidence, _cost(_about(answer), evidence))
+
+
+def _largest_batch(answer: Answer, evidence: Evidence) -> str:
+    return _advised(answer, evidence, fits(str(answer.precision), evidence))
+
+
+def _advised(answer: Answer, evidence: Evidence, gain: str) -> str:
+    """The recommendation, firm or, where the data do not carry a verdict, for the time being."""
+    row = _about(answer)
+    head = "Keep what the script does by itself" if row.precision == "as-is" else f"Use {row.precision}"
+    if answer.decided:
+        return f"{head}: {gain}, and no worse."
+    return (
+        f"{head} for now: {gain}, and the loss is {'lower' if lower(row) else 'close'}; "
+        f"whether it is worse the data cannot tell: {_more_seeds(row, evidence)}."
+    )
+
+
+def _undecided(answer: Answer, evidence: Evidence) -> str:
+    row = _about(answer)
+    return f"Undecided: {row.precision} is {_cost(row, evidence)}, but {_why_open(row, evidence)}."
+
+
+def _larger_batch_not_as_good(answer: Answer, evidence: Evidence) -> str:
+    row = _about(answer)
+    said = f"in {row.precision} {fits(row.precision, evidence)}"
+    if answer.precision is None:
+        return f"Undecided: {said}, but {_why_open(row, evidence)}."
+    return f"Stay with {answer.precision}: {said}, but it is worse."
+
+
+def _why_open(row: PrecisionRow, evidence: Evidence) -> str:
+    """Why its quality is open, and what would tell."""
+    if row.quality.kind == "not_known":
+        return "neither its loss nor a logged figure tells how good it is; log one with halfstep.log(accuracy=...)"
+    if row.quality.kind == "different":
+        return f"whether it is worse is not known, as a name tells no direction ({row.quality.words})"
+    return f"its quality is open; {_more_seeds(row, evidence)}"
+
+
+def _gain_cannot_be_told(answer: Answer, evidence: Evidence) -> str:
+    row, prefer = _about(answer), evidence.prefer
+    return (
+        f"Stay with {answer.precision} for now: whether {row.precision} is {_FASTER[prefer]} "
+        f"the data cannot tell ({_seen(row, prefer)}); {_more_runs(row, prefer)}.{_smaller_one(evidence)}"
+    )
+
+
+def _gains_but_worse(answer: Answer, evidence: Evidence) -> str:
+    row, prefer = _about(answer), evidence.prefer
+    gains = _cost(row, evidence) if is_gain(row, prefer) else f"perhaps {_FASTER[prefer]}"
+    return f"Stay with {answer.precision}: {row.precision} is {gains}, but worse."
+
+
+def _impossible_gain(answer: Answer, evidence: Evidence) -> str:
+    row = _about(answer)
+    if row.ran.in_fp32_units or row.speed_bound is None:
+        why = "its products ran in fp32 units, which are no faster"
+    else:
+        why = f"no units can make this program more than {row.speed_bound:.1f}× faster"
+    value = row.speed_ratio.value if row.speed_ratio else 1.0
+    return (
+        f"Stay with {answer.precision} for now: {row.precision} was measured at {value:.2f}× the speed, "
+        f"but {why}: something else on the machine made the difference; compare again when it is quiet, with --repeats "
+        f"{FEW_RUNS} or more."
+    )
+
+
+def _no_units(answer: Answer, evidence: Evidence) -> str:
+    lacking = _names(evidence.real)
+    return f"Stay with {answer.precision}: this device has no units for {lacking}.{_smaller_one(evidence)}"
+
+
+def _not_measured(answer: Answer, evidence: Evidence) -> str:
+    of_base = answer.claims and answer.claims[0].row == evidence.base
+    what = _UNMEASURED[evidence.prefer].format("" if of_base else f" of {_names(evidence.real)}")
+    more = "; let it make more steps" * (evidence.prefer == "speed")
+    return f"Stay with {answer.precision}: {what}, so that no gain is known{more}."
+
+
+def _no_gain(answer: Answer, evidence: Evidence) -> str:
+    what, others = _FASTER[evidence.prefer], [v for _, v in evidence.real]
+    if any(may_gain(v, evidence.prefer) for v in others):
+        what = f"shown to be {what}"
+    else:
+        what += " by 5 % or more" * any(may_gain_little(v, evidence.prefer) for v in others)
+    measured = " that was measured" * bool(evidence.unmeasured)
+    text = f"Stay with {answer.precision}: no other precision{measured} was {what} here."
+    return text + _smaller_one(evidence)
+
+
+_TEXTS: dict[str, Callable[[Answer, Evidence], str]] = {
+    "nothing_ran": lambda answer, evidence: "No trial ran to its end, so there is no advice.",
+    "unstable": _unstable,
+    "not_learning": _not_learning,
+    "continued": _continued,
+    "ran_the_same": _ran_the_same,
+    "alone": _alone,
+    "accuracy_first": _accuracy_first,
+    "only_emulated": _only_emulated,
+    "largest_batch": _largest_batch,
+    **dict.fromkeys(("keep_own_amp", "bf16_for_its_range", "fp16_where_bf16_is_not_native", "best"), _use),
+    "larger_batch_not_as_good": _larger_batch_not_as_good,
+    "undecided": _undecided,
+    "gain_cannot_be_told": _gain_cannot_be_told,
+    "gains_but_worse": _gains_but_worse,
+    "impossible_gain": _impossible_gain,
+    "no_units": _no_units,
+    "not_measured": _not_measured,
+    "no_gain": _no_gain,
+}
+
+
+# --- parts of them -----------------------------------------------------------------------------------------
+
+
+def _about(answer: Answer) -> PrecisionRow:
+    if answer.about is None:
+        raise LookupError("the rule speaks of no precision")
+    return answer.about[1]
+
+
+def _cost(row: PrecisionRow, evidence: Evidence) -> str:
+    """``1.90× faster``: what it gains by the objective."""
+    ratio = ratio_of(row, evidence.prefer)
+    return "" if ratio is None else gained(ratio, ratio_name(evidence.prefer))
+
+
+def _seen(row: PrecisionRow, prefer: Prefer) -> str:
+    """``1.43×, from 0.93 to 2.19×``."""
+    ratio = ratio_of(row, prefer) or Ratio(1.0)
+    ends = "" if ratio.low is None else f", from {ratio.low:.2f} to {ratio.high:.2f}×"
+    return f"{plain_number(ratio.value)}×{ends}"
+
+
+def _more_runs(row: PrecisionRow, prefer: Prefer) -> str:
+    """What to do to have its gain told from noise."""
+    ratio = ratio_of(row, prefer) or Ratio(1.0)
+    if ratio.disturbed:
+        return "other work on the machine disturbed the trials: compare again when it is quiet"
+    if prefer in ("speed", "accuracy") and (row.steps or 0) < (steps := enough_steps(FEWEST_STEPS)):
+        repeats = "" if min(ratio.runs or (1,)) > 1 else f", and run with --repeats {FEW_RUNS}"
+        return f"let it make more steps, {steps} at least{repeats}: fewer have no interval"
+    enough = enough_repeats(row, prefer)
+    if enough is None:
+        return f"{MOST_RUNS} runs would not be enough: make them longer, or the machine quieter"
+    return f"run with --repeats {enough}"
+
+
+def _more_seeds(row: PrecisionRow, evidence: Evidence) -> str:
+    """What would tell more of its quality: more seeds; where they change nothing, a program that takes them."""
+    if row.quality.kind == "one_seed" and row.quality.seeds > 1:
+        return "let the program take its seed from HALFSTEP_TRIAL, as shifting its own changed nothing"
+    seeds = max((v.quality.seeds or 1 for _, v in evidence.ran), default=1)
+    return f"run with --seeds {5 if seeds < 5 else 2 * seeds}"
+
+
+def _smaller_one(evidence: Evidence) -> str:
+    """What to do if memory is short, although nothing is faster."""
+    if evidence.prefer != "speed":
+        return ""
+    smaller = Evidence("memory", evidence.baseline, evidence.ran, evidence.failed).judged("good", "close")
+    if not smaller or gain(smaller[0][1], "memory") < 1 / AS_GOOD:
+        return ""
+    row = smaller[0][1]
+    value = row.memory_ratio.value if row.memory_ratio else 1.0
+    return f" If memory is short, {row.precision} needs {value:.2f}× of it."
+
+
+def _names(rows: Sequence[Row]) -> str:
+    """``bf16 and fp16``; of three ``fp32, bf16 and fp16``."""
+    *others, last = [v.precision for _, v in rows] or [""]
+    return f"{', '.join(others)} and {last}" if others else last

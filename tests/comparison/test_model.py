@@ -1,0 +1,68 @@
+"""References to figures: written and read as text, and each leads to the figure that its sentence is about."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from halfstep import codec
+from halfstep.comparison.claims import ClaimKind
+from halfstep.comparison.model import Comparison, EvidenceRef, Fit, PrecisionRow
+from halfstep.comparison.rules import RULES
+from halfstep.report.words import advice
+
+from ..report.sample import comparison, metered
+from .test_advice_truth import capacities, drawn, searched
+
+REFERENCES = {
+    "verdicts[1].speed_ratio": EvidenceRef("verdicts", 1, ("speed_ratio",)),
+    "verdicts[2].why_no_faster[3]": EvidenceRef("verdicts", 2, ("why_no_faster", 3)),
+    "trials[0].memory.weights": EvidenceRef("trials", 0, ("memory", "weights")),
+    "fit_batch.rows[4].largest": EvidenceRef("fit_batch.rows", 4, ("largest",)),
+    "": EvidenceRef(),
+}
+
+
+@pytest.mark.parametrize(("text", "reference"), REFERENCES.items())
+def test_a_reference_is_written_and_read_as_text(text: str, reference: EvidenceRef) -> None:
+    assert reference.as_text() == text
+    assert EvidenceRef.from_text(text) == reference
+
+
+@pytest.mark.parametrize(
+    "text", ["verdicts", "verdicts[x].loss", "verdicts[-1].loss", "rows[0].loss", "trials[0].a b"]
+)
+def test_what_is_no_reference_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        EvidenceRef.from_text(text)
+
+
+def test_every_reference_of_a_comparison_leads_to_a_figure() -> None:
+    found = codec.read(Comparison, metered(comparison()))
+    told = [reason.evidence for reason in found.recommendation.reasons]
+    told += [entry.evidence for row in found.verdicts for entry in (*row.why_no_faster, *row.why_memory)]
+    assert len(told) > 8
+    for evidence in told:
+        assert evidence.resolve(found) is not None, evidence
+    assert EvidenceRef("verdicts", 99, ("loss",)).resolve(found) is None
+    assert EvidenceRef("verdicts", 0, ("nothing",)).resolve(found) is None
+    assert EvidenceRef().resolve(found) is None
+
+
+@pytest.mark.parametrize("prefer", ["speed", "memory", "energy", "accuracy"])
+def test_every_reason_of_the_advice_leads_to_the_figure_that_it_rests_on(prefer: advice.Prefer) -> None:
+    random = np.random.default_rng(3)
+    for _ in range(300):
+        verdicts = drawn(random)
+        fit = codec.read(Fit, searched(capacities(random, verdicts), 8))
+        rows = tuple(codec.read(PrecisionRow, verdict) for verdict in verdicts)
+        found = Comparison(verdicts=rows, fit_batch=fit)
+        for reason in advice.recommend(rows, prefer=prefer, fit=fit).reasons:
+            assert reason.evidence.resolve(found) is not None, reason
+
+
+def test_every_rule_and_every_claim_has_its_sentence() -> None:
+    assert {rule.name for rule in RULES} == set(advice._TEXTS)
+    assert set(get_args(ClaimKind)) == set(advice._CLAIMS)
