@@ -106,3 +106,25 @@ def test_the_devices_reads_are_seen_by_this_test(device: None) -> None:
         loss.item()
     with pytest.raises(AssertionError, match="waits for the device"):
         torch.empty(()).copy_(loss)
+
+
+@pytest.mark.parametrize("precision", ["as-is", "fp32", "fp16"])
+def test_a_loss_scale_written_by_hand_is_no_part_of_the_loss(begin, tmp_path: Path, precision: str) -> None:
+    """It differs from precision to precision, and grows and falls: losses times it could not be compared."""
+    takeover = begin(precision, Writer(tmp_path / "record.jsonl"))
+    weight = nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([weight], lr=0.125)
+    scale, losses = 30000.0, []
+    for _ in range(3):
+        loss = weight.square().mean()
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        (loss * scale / 2).backward()
+        assert weight.grad is not None
+        weight.grad /= scale / 2
+        optimizer.step()
+        scale *= 1.001
+    takeover.close()
+    lines = [json.loads(line) for line in (tmp_path / "record.jsonl").read_text().splitlines()]
+    recorded = [line["loss"] for line in lines if line["event"] == "step"]
+    assert recorded == pytest.approx([loss / 2 for loss in losses], rel=2**-22)

@@ -663,7 +663,12 @@ def test_one_optimizer_that_hooks_step_for_each_parameter_makes_one_step_per_pas
     assert all(torch.equal(w.detach(), torch.full((2,), 0.25)) for w in weights), "the third pass was whole"
 
 
-def by_hand(scale: float, dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], int, float]:
+def by_hand(
+    scale: float,
+    dtype: torch.dtype = torch.float32,
+    started: Callable[[Tensor, float], None] = lambda loss, scale: (loss * scale).backward(),
+    grown: float = 1.0,
+) -> tuple[list[Tensor], int, float]:
     """A loss scaler as research code writes it: weights, its own steps, and its scale at the end."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)).to(dtype)
@@ -674,12 +679,13 @@ def by_hand(scale: float, dtype: torch.dtype = torch.float32) -> tuple[list[Tens
     for _ in range(12):
         loss = nn.functional.cross_entropy(net(x), y)
         optimizer.zero_grad()
-        (loss * scale).backward()
+        started(loss, scale)
         for p in net.parameters():
             p.grad.div_(scale)
         if all(p.grad.isfinite().all() for p in net.parameters()):
             optimizer.step()
             steps += 1
+            scale *= grown
         else:
             scale /= 2
     return [p.detach() for p in net.parameters()], steps, scale
@@ -700,6 +706,35 @@ def test_a_scaler_written_by_hand_finds_its_own_height(begin) -> None:
     begin("fp16")
     _, _, scale = by_hand(2.0**24)
     assert scale >= 2.0**14
+
+
+@pytest.mark.parametrize(
+    "started",
+    [
+        lambda loss, scale: (loss * scale).backward(),
+        lambda loss, scale: (torch.tensor(scale) * loss).backward(),
+        lambda loss, scale: (loss * scale / 2).backward(),
+        lambda loss, scale: (loss / (1 / scale)).double().backward(),
+        lambda loss, scale: loss.backward(torch.tensor(scale)),
+        lambda loss, scale: torch.autograd.backward([loss], [torch.tensor(scale)]),
+    ],
+)
+def test_a_scaler_written_by_hand_need_not_be_a_power_of_two(begin, started) -> None:
+    """It grows by 0.1 % per step; beside a second scale of 65536 the script would skip, and halve its own."""
+    takeover = begin("fp16")
+    _, steps, scale = by_hand(2.0**20, started=started, grown=1.001)
+    assert (steps, takeover.steps, takeover.skipped) == (12, 12, 0)
+    assert scale == pytest.approx(2.0**20 * 1.001**12)
+
+
+def test_a_script_may_lower_its_own_scale_as_far_as_it_takes(begin) -> None:
+    """At 1000 a first factor would be a weight of the loss; of a line that has a scale it is one."""
+    takeover = begin("fp32:loss_scale=dynamic:init_scale=1024")
+    weight = nn.Parameter(torch.ones(3))
+    torch.optim.SGD([weight], lr=0.1)
+    for factor in (3000.0, 1000.0, 1.0):
+        (weight.sum() * factor).backward()
+        assert takeover.scaling.last_value == 1.0
 
 
 @pytest.mark.parametrize("factor", [1000.0, 512.0])

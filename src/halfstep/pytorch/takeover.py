@@ -325,14 +325,19 @@ class Takeover(Face):
 
         self._on_backward = both
 
-    def before_backward(self, outputs: Sequence[Tensor | GradientEdge]) -> None:
-        """A backward pass of the script's is about to start. Of a gradient edge the loss is not known."""
+    def before_backward(self, outputs: Sequence[Tensor | GradientEdge], factor: float = 1.0) -> None:
+        """A backward pass of the script's is about to start. Of a gradient edge the loss is not known.
+
+        Args:
+            outputs: what it starts from.
+            factor: a loss scale of the script's own, which is no part of the loss that is recorded.
+        """
         self.regions.begin_pass()
         self.begin_pass()
         self.by_hand.about_to_pass(outputs)
         self._habits.backward()
         losses = [output for output in outputs if isinstance(output, Tensor)]
-        self._on_backward(losses)
+        self._on_backward(losses if factor == 1.0 else [loss.detach().double() / factor for loss in losses])
         self._looking.begin_pass(losses)
         self.watch.backward_pass(True)
         self.began.before_backward(losses)

@@ -28,11 +28,11 @@ from halfstep.pytorch.loss_scaling.data_parallel import DataParallel
 from halfstep.pytorch.loss_scaling.gradient_pass import GradientPass
 from halfstep.pytorch.loss_scaling.gradients import multiply_
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
+from halfstep.pytorch.loss_scaling.script_scale import ScriptScale
 from halfstep.pytorch.loss_scaling.seeds import (
     as_tuple,
     ceiling_of,
     given_seeds,
-    scaled_by_script,
     scaled_seeds,
 )
 from halfstep.pytorch.loss_scaling.sharded import Sharded
@@ -87,6 +87,7 @@ def _backward(
     grad: Callable[..., Any],
 ) -> Callable[..., None]:
     may_scale = takeover.recipe.guards
+    script_scale = ScriptScale()
 
     def repeats(create_graph: bool, checked: bool) -> bool:
         return takeover.by_hand.active and not create_graph and not checked and not capturing()
@@ -125,8 +126,9 @@ def _backward(
                 takeover.scaling.reached.reach_inside(inside)
             original(outputs, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
             return
-        takeover.before_backward(outputs)
         seeds = grad_variables if grad_tensors is None else grad_tensors
+        by_script, factor = script_scale.of(outputs, seeds)
+        takeover.before_backward(outputs, factor)
         with takeover.regions.paused():
             checked = may_scale and anomaly.checks()
             if not may_scale or (takeover.scaling.value == 1.0 and not checked):
@@ -135,7 +137,7 @@ def _backward(
                 sharded.follow()
                 scaling, given = takeover.scaling, given_seeds(outputs, seeds)
                 reached = scaling.reached
-                own = scaling.beside(scaled_by_script(outputs))
+                own = scaling.beside(by_script)
                 with scaling.running(lambda: _targets(outputs, inputs)[0], ceiling_of(outputs), own) as scale:
                     _reach(reached, parallel, outputs, inputs, create_graph)
                     try:

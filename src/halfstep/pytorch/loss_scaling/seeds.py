@@ -10,11 +10,6 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from halfstep.pytorch.unseen import unseen
-
-#: the smallest power of two that is taken for a loss scale, where a loss is multiplied by it
-OWN_SCALE = 2.0**10
-
 
 def as_tuple(tensors: Any) -> tuple[Any, ...]:
     return (tensors,) if isinstance(tensors, Tensor | GradientEdge) else tuple(tensors)
@@ -52,22 +47,3 @@ def ceiling_of(outputs: Iterable[Any]) -> float:
 def _described(output: Tensor | GradientEdge) -> Any:
     """What has the output's shape, dtype and device."""
     return output.node._input_metadata[output.output_nr] if isinstance(output, GradientEdge) else output
-
-
-def scaled_by_script(outputs: Sequence[Any]) -> bool:
-    """Whether the script has multiplied the loss by a scale of its own, a large power of two, just before the pass.
-
-    Other factors are weights of a loss. Read without a synchronisation: of a factor on a GPU it is not known.
-    """
-    node: Any = outputs[0].grad_fn if len(outputs) == 1 and isinstance(outputs[0], Tensor) else None
-    if type(node).__name__ != "MulBackward0":
-        return False
-    try:
-        factor = node._saved_other
-    except RuntimeError:  # freed: PyTorch complains about that itself
-        return False
-    if factor is None or not factor.is_cpu or factor.numel() != 1 or factor.requires_grad:
-        return False
-    with unseen():  # a mode of the script's would be handed a number in place of the tensor
-        value = factor.item()
-    return value >= OWN_SCALE and math.frexp(value)[0] == 0.5
