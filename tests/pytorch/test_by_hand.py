@@ -149,7 +149,22 @@ def by_func_of_parameters(net: nn.Linear, x: Tensor) -> list[Tensor]:
     return list(torch.func.grad(lambda p: loss_of(net, p, x))(dict(net.named_parameters())).values())
 
 
-@pytest.mark.parametrize("differentiate", [in_a_graph, by_func, by_func_of_parameters])
+def by_sample(net: nn.Linear, x: Tensor) -> list[Tensor]:
+    """Per-sample gradients: a pass for each of 64, as one."""
+    detached = {name: p.detach() for name, p in net.named_parameters()}
+    one = torch.func.grad(lambda p, row: loss_of(net, p, row[None]))
+    return [g.mean(0) for g in torch.vmap(one, in_dims=(None, 0))(detached, x).values()]
+
+
+def by_ensemble(net: nn.Linear, x: Tensor) -> list[Tensor]:
+    """Two models of the same weights, as one."""
+    stacked = {name: torch.stack([p.detach()] * 2) for name, p in net.named_parameters()}
+    return [g[0] for g in torch.vmap(torch.func.grad(lambda p: loss_of(net, p, x)))(stacked).values()]
+
+
+@pytest.mark.parametrize(
+    "differentiate", [in_a_graph, by_func, by_func_of_parameters, by_sample, by_ensemble]
+)
 @pytest.mark.parametrize("recipe", ["fp32", "fp16"])
 def test_updates_by_gradients_that_are_part_of_a_graph_are_steps(
     begin: Begin, tmp_path: Path, differentiate: Callable[[nn.Linear, Tensor], list[Tensor]], recipe: str
@@ -170,10 +185,11 @@ def test_updates_by_gradients_that_are_part_of_a_graph_are_steps(
     losses = [loss for loss in record.losses if loss is not None]
     assert len(losses) == 8
     assert losses == sorted(losses, reverse=True)
-    assert sum(record.sample["matmul_flops"].values()) > 0
+    assert set(record.sample["matmul_flops"]) == {recipe}
+    assert set(record.stored.weights or ()) == {"fp32"}
 
 
-@pytest.mark.parametrize("differentiate", [in_a_graph, by_func])
+@pytest.mark.parametrize("differentiate", [in_a_graph, by_func, by_sample])
 def test_such_a_program_ends_after_as_many_steps_as_were_asked_for(
     begin: Begin, differentiate: Callable[[nn.Linear, Tensor], list[Tensor]]
 ) -> None:

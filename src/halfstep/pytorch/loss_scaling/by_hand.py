@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from torch._functorch import eager_transforms
+from torch._functorch import apis, eager_transforms
 from torch.autograd.graph import GradientEdge
 from torch.optim import Optimizer
 
@@ -77,6 +77,7 @@ class ByHand:
         for name in ("gradcheck", "gradgradcheck"):
             patches.wrap(torch.autograd, name, self._checking)
         patches.wrap(eager_transforms, "grad_and_value_impl", self._transforming)
+        patches.wrap(apis, "vmap_impl", self._transforming)
 
     def _noticing(self, original: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(original)
@@ -99,13 +100,13 @@ class ByHand:
         return check
 
     def _transforming(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def grad_and_value_impl(*args: Any, **kwargs: Any) -> Any:
+        def transform(*args: Any, **kwargs: Any) -> Any:
             found = original(*args, **kwargs)
             if not torch.compiler.is_compiling():
                 self.outside()
             return found
 
-        return grad_and_value_impl
+        return transform
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -120,7 +121,7 @@ class ByHand:
             self._settle()
         self._takeover.end_if_enough()
         if self._guards or self._watches or self._takeover.steps <= PROFILED_STEP:
-            self.parameters = leaves_of(outputs)
+            self.parameters = [innermost(leaf) for leaf in leaves_of(outputs)]
 
     def passed(self) -> None:
         """``backward`` has filled ``.grad``."""
@@ -145,7 +146,7 @@ class ByHand:
         self._settle()
         self._takeover.regions.forget_casts()
         found = [gradient for gradient in gradients if gradient is not None]
-        losses = [innermost(output).detach() for output in outputs if isinstance(output, Tensor)]
+        losses = [_summed(output) for output in outputs if isinstance(output, Tensor)]
         finite = self._guarded(found)
         if create_graph and differentiated_further(outputs):
             self._part = Part(losses, found, finite, here())
@@ -193,3 +194,9 @@ class ByHand:
         self._takeover.watch.after_step(cast(Any, self), finite, True)
         self._takeover.stepped(finite, counts=True, by=self)
         self._takeover.regions.after_step_by_hand()
+
+
+def _summed(loss: Tensor) -> Tensor:
+    """A loss; where ``vmap`` makes one pass for each of many, their sum."""
+    inner = innermost(loss).detach()
+    return inner.sum() if loss.numel() == 1 else inner
