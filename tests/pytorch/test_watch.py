@@ -196,6 +196,36 @@ def test_a_mask_of_infinities_is_no_origin(begin: Begin, tmp_path: Path) -> None
     assert [e for e in record.watched if e["what"] == "origin"] == []
 
 
+@pytest.mark.parametrize("foreach", [False, True])
+def test_the_state_that_an_optimizer_keeps_is_no_second_origin(
+    begin: Begin, tmp_path: Path, foreach: bool
+) -> None:
+    """NaN since the first step; the second multiplies it in place, and what it multiplied is then seen no more."""
+    takeover = begin("fp32", Writer(tmp_path / "r.jsonl"), watch=True)
+    model = nn.Linear(8, 8)
+    optimizer = torch.optim.Adam(model.parameters(), 0.001, foreach=foreach)
+    for factor in (1.0, 1e30, 1.0, 1.0):
+        optimizer.zero_grad()
+        (model(torch.ones(4, 8)) * factor).square().mean().backward()
+        optimizer.step()
+    takeover.close()
+    origins = [e for e in read(tmp_path / "r.jsonl").watched if e["what"] == "origin"]
+    assert {e["step"] for e in origins} == {1}
+
+
+def test_a_tensor_that_was_mended_may_be_an_origin_again(begin: Begin, tmp_path: Path) -> None:
+    takeover = begin("fp32", Writer(tmp_path / "r.jsonl"), watch=True)
+    weight, kept = nn.Parameter(torch.ones(2)), torch.zeros(2)
+    optimizer = torch.optim.SGD([weight], 0.1)
+    for _ in range(3):
+        weight.sum().backward()
+        optimizer.step()
+        kept.fill_(2.0).mul_(3e38)
+    takeover.close()
+    origins = [e for e in read(tmp_path / "r.jsonl").watched if e["what"] == "origin"]
+    assert [e["step"] for e in origins] == [1, 2, 3]
+
+
 def test_mutation_of_weights_by_hand_is_no_obstacle_to_names(begin: Begin, tmp_path: Path) -> None:
     record = watched(begin, "bf16-true", nn.Sequential(Half(1.0), nn.Linear(8, 1)), tmp_path / "r.jsonl")
     assert {e["parameter"] for e in record.watched if e["what"] == "update"} == {

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from halfstep.formats import get_scalar
 from halfstep.looks import Looks
@@ -138,6 +139,7 @@ class Operations(TorchDispatchMode):
         self._places: dict[int, Place] = {}
         self._older: dict[int, Place] = {}
         self._bad: set[int] = set()
+        self._stays_bad = WeakTensorKeyDictionary()  # written in place, and kept: an optimizer's state
         self._said: set[Any] = set()
         self._origins = self._in_all = self._passed = 0
         self.clean = True
@@ -215,6 +217,8 @@ class Operations(TorchDispatchMode):
             if not is_finite(output):
                 self._not_finite(todo, func, args, kwargs, output, backward, place)
                 break
+            if todo.writes and self._stays_bad:
+                self._stays_bad.pop(output, None)
 
     def _constants(self, todo: Plan, args: Any, output: Tensor, backward: bool, place: Place | None) -> None:
         """A constant that is to keep a divisor from zero, and is itself zero in this format."""
@@ -240,8 +244,10 @@ class Operations(TorchDispatchMode):
         place: Place | None,
     ) -> None:
         given = list(floating([*(args[1:] if todo.writes else args), *kwargs.values()]))
-        known = todo.writes and address(output) in self._bad
+        known = todo.writes and (address(output) in self._bad or output in self._stays_bad)
         self._bad.add(address(output))
+        if todo.writes:
+            self._stays_bad[output] = True
         if deliberate(args) or deliberate(kwargs.values()) or known:
             return
         nan_in, inf_in = nan_and_infinity(given)
