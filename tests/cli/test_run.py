@@ -176,11 +176,34 @@ def test_the_last_words_are_of_what_ran(tmp_path: Path) -> None:
         "optimizer = torch.optim.SGD(net.parameters(), 0.1)\n"
         "for _ in range(3): optimizer.step(lambda: net(torch.ones(2, 4)).sum().backward())\n"
     )
-    done = halfstep("run", "--precision", "fp32", "--record", "r", "s.py", cwd=tmp_path)
-    assert done.stderr == "halfstep: ran as fp64, weights fp64; fp32 was asked for: 3 steps\n"
+    for record in ([], ["--record", "r"]):
+        done = halfstep("run", "--precision", "fp32", *record, "s.py", cwd=tmp_path)
+        assert done.stderr == "halfstep: ran as fp64, weights fp64; fp32 was asked for: 3 steps\n"
     done = halfstep("run", "--precision", "bf16", "--steps", "1", "s.py", cwd=tmp_path)
     said = "precision bf16 was in force, weights fp64; fp32 weights were asked for"
     assert done.stderr == f"halfstep: {said}: 1 step\n"
+
+
+def test_the_last_words_are_the_same_without_a_record(tmp_path: Path) -> None:
+    """A program that profiles itself has the only profiler there can be; one that ends early is counted no more."""
+    (tmp_path / "s.py").write_text(
+        "import torch, sys, contextlib\n"
+        "net = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 1))\n"
+        "optimizer = torch.optim.SGD(net.parameters(), 0.1)\n"
+        "with torch.profiler.profile() if 'own' in sys.argv else contextlib.nullcontext():\n"
+        "    for step in range(4):\n"
+        "        optimizer.zero_grad(); net(torch.ones(2, 8)).square().mean().backward(); optimizer.step()\n"
+        "        if 'early' in sys.argv and step == 0: sys.exit(0)\n"
+    )
+
+    def said(*options: str) -> str:
+        done = halfstep("run", "--precision", "bf16", "--products", "fp32", *options, cwd=tmp_path)
+        assert done.returncode == 0
+        return next(line for line in reversed(done.stderr.splitlines()) if line.startswith("halfstep: "))
+
+    assert said("s.py") == "halfstep: ran as bf16, products in fp32 units: 4 steps"
+    assert said("s.py", "early") == "halfstep: precision bf16 was in force: 1 step"
+    assert said("s.py", "own") == said("--record", "r", "s.py", "own")
 
 
 @pytest.mark.parametrize(

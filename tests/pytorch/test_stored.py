@@ -158,14 +158,14 @@ def test_frozen_weights_are_not_trained_ones_twice() -> None:
 
 
 @pytest.mark.parametrize(("recipe", "format"), [("fp32", "fp32"), ("bf16-true", "bf16")])
-def test_without_a_record_the_weights_are_seen_once(begin: Begin, recipe: str, format: str) -> None:
+def test_without_a_record_weights_and_products_are_seen_once(begin: Begin, recipe: str, format: str) -> None:
     takeover = begin(recipe)
     layer = nn.Linear(4, 4, bias=False)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-    for _ in range(3):
+    for _ in range(4):
         layer(torch.ones(2, 4)).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
     kept = takeover.options.writer.kept
     assert kept.stored.weights == {format: 16 * (4 if format == "fp32" else 2)}
-    assert kept.sample == {}
+    assert kept.sample["matmul_flops"] == {format: 2 * (2 * 2 * 4 * 4)}  # forward, and for the weight

@@ -38,11 +38,11 @@ from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.products import cpp_kernel
 from halfstep.pytorch.products.operations import Plan
 from halfstep.pytorch.products.products import choose, install, plan
+from halfstep.pytorch.recording.brief_look import BriefLook
 from halfstep.pytorch.recording.habits import Habits
 from halfstep.pytorch.recording.looking import Looking
 from halfstep.pytorch.recording.recorder import NullRecorder, Recorder
 from halfstep.pytorch.recording.sample import parameters_of
-from halfstep.pytorch.recording.stored import WeightsLook
 from halfstep.pytorch.sixteen import SixteenBitWeights
 from halfstep.pytorch.tf32 import set_tf32
 from halfstep.pytorch.watching.began import Began, NullBegan
@@ -87,8 +87,9 @@ class Takeover(Face):
         looks = Looks(options.writer.write)
         self._looking = Looking(self._optimizers, self.by_hand, options, looks)
         recording = isinstance(options.writer, Writer)
+        self._brief_look = BriefLook(self._parameters, options.writer.write, self.recipe.name, looks)
         self.recorder = (
-            Recorder(options.writer, self._looking, looks) if recording else NullRecorder(self._brief_look())
+            Recorder(options.writer, self._looking, looks) if recording else NullRecorder(self._brief_look)
         )
         dtype = DTYPES[self.recipe.compute] if self.recipe.compute in ("bf16", "fp16") else None
         self._in_fp32_units = self._planned(dtype)
@@ -109,11 +110,8 @@ class Takeover(Face):
         self._seconds = time.perf_counter() - started
         self.announce()
 
-    def _brief_look(self) -> WeightsLook:
-        def parameters() -> list[Tensor]:
-            return parameters_of(self._optimizers) or self.by_hand.parameters
-
-        return WeightsLook(parameters, self.options.writer.write)
+    def _parameters(self) -> list[Tensor]:
+        return parameters_of(self._optimizers) or self.by_hand.parameters
 
     @property
     def steps(self) -> int:
@@ -163,7 +161,8 @@ class Takeover(Face):
         self.recorder.write(event, **fields)
 
     def close(self) -> None:
-        for end in (self.by_hand.close, self.scaling.settle, self._looking.close, self.recorder.close):
+        looks = (self._looking.close, self._brief_look.close)
+        for end in (self.by_hand.close, self.scaling.settle, *looks, self.recorder.close):
             try:
                 end()
             except RuntimeError as error:  # a device that has failed answers nothing any more

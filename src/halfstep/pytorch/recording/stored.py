@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,27 +33,6 @@ class StoredMeter:
         except Exception as error:
             reason = f"a tensor could not be looked at: {str(error).partition(chr(10))[0]}"
             return {"absent": dict.fromkeys(PARTS, reason)}
-
-
-class WeightsLook:
-    """The one look of a run that nobody records: in which formats the trained weights are stored. It costs no pass.
-
-    Args:
-        parameters: the weights, once there has been a step.
-        write: writes an event.
-    """
-
-    def __init__(self, parameters: Callable[[], list[Tensor]], write: Callable[..., None]) -> None:
-        self._parameters = parameters
-        self._write = write
-
-    def __call__(self, index: int) -> None:
-        """Step ``index``, counted from 0, has ended; the first makes 16-bit weights of a recipe's."""
-        if index == 0:
-            try:
-                self._write("stored", weights=bytes_by_format(self._parameters()))
-            except Exception as error:
-                self._write("stored", absent={"weights": str(error)})
 
 
 def stored_in(

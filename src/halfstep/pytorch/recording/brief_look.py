@@ -1,0 +1,80 @@
+"""What a run that nobody records tells in its last line: the formats of weights and products, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from halfstep.looks import Looks, look
+from halfstep.pytorch.products.products import Listening
+from halfstep.pytorch.recording.products import ProductCounter
+from halfstep.pytorch.recording.stored import bytes_by_format
+from halfstep.pytorch.unseen import unseen_look
+from halfstep.takeover import SAMPLED_STEP
+
+_WEIGHTS, _PRODUCTS = "weights by format", "products by format"
+
+
+class BriefLook:
+    """Looks at the weights once they have been used in a step, and counts the products of the step after it.
+
+    One step is some milliseconds slower for it.
+
+    Args:
+        parameters: the weights, once there has been a step.
+        write: writes an event.
+        emulated: the recipe's name, by which emulated products are counted.
+        looks: each look may fail by itself.
+    """
+
+    def __init__(
+        self,
+        parameters: Callable[[], list[Tensor]],
+        write: Callable[..., None],
+        emulated: str,
+        looks: Looks,
+    ) -> None:
+        self._parameters, self._write, self._emulated, self._looks = parameters, write, emulated, looks
+        self._counter: ProductCounter | None = None
+        self._listening = Listening()
+
+    def __call__(self, index: int) -> None:
+        """Step ``index``, counted from 0, has ended; the first makes 16-bit weights of a recipe's."""
+        if index == SAMPLED_STEP - 1:
+            self.close()  # where the steps are counted anew, it may be counting
+            self._look_at_weights()
+            self._begin()
+        elif index == SAMPLED_STEP:
+            self._end()
+
+    @unseen_look(_WEIGHTS)
+    def _look_at_weights(self) -> None:
+        self._write("stored", weights=bytes_by_format(self._parameters()))
+
+    @look(_PRODUCTS)
+    def _begin(self) -> None:
+        self._counter = ProductCounter(self._emulated)
+        self._listening.begin()
+        self._counter.begin()
+
+    @look(_PRODUCTS)
+    def _end(self) -> None:
+        counted = self._stop()
+        if counted is not None:
+            flops: dict[str, Any] = {"matmul_flops": dict(counted.flops)}
+            told = {"absent": counted.counted.absent} if counted.counted.absent else flops
+            self._write("sample", fp32_units=self._listening.end(), **told)
+
+    def _stop(self) -> ProductCounter | None:
+        counter, self._counter = self._counter, None
+        if counter is not None:
+            counter.end()
+        return counter
+
+    @look(_PRODUCTS)
+    def close(self) -> None:
+        """The steps are over: a profiler that still runs would end the process badly."""
+        if self._stop() is not None:
+            self._listening.end()
