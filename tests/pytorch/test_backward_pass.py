@@ -1,4 +1,4 @@
-"""What ``backward`` leaves in ``.grad`` where there is no optimizer: true, and finite wherever it is finite unscaled."""
+"""What ``backward`` leaves in ``.grad`` where no optimizer uses it: true, and finite wherever it is finite unscaled."""
 
 from __future__ import annotations
 
@@ -44,6 +44,67 @@ def test_gradients_are_finite_and_accurate(begin: Begin) -> None:
         assert (ours - true).norm() <= 24 * 2.0**-11 * true.norm()
     assert (takeover.steps, takeover.skipped) == (2, 0)
     assert len(seen) == 2
+
+
+def trained_by_attacks(
+    dtype: torch.dtype = torch.float32, steps: int = 6
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Adversarial training: gradients of the inputs, a map of an inner tensor's, and the weights at the end."""
+    net, x = a_net(dtype), torch.linspace(-1, 1, 48).reshape(6, 8).to(dtype)
+    y, maps = torch.arange(6) % 4, []
+    optimizer = torch.optim.SGD(net.parameters(), 2.0**-14)
+    for _ in range(steps):
+        delta = torch.zeros_like(x).requires_grad_()
+        (nn.functional.cross_entropy(net(x + delta), y) * WEIGHT).backward()
+        maps.append(delta.grad)
+        hidden = net[:2](x + 0.01 * delta.grad.sign())
+        hidden.retain_grad()
+        optimizer.zero_grad()
+        (nn.functional.cross_entropy(net[2](hidden), y) * WEIGHT).backward()
+        maps.append(hidden.grad)
+        optimizer.step()
+    return maps, [p.detach() for p in net.parameters()]
+
+
+def test_gradients_that_no_optimizer_uses_are_finite_beside_one(begin: Begin) -> None:
+    """They overflow under 65536. Bounds as above; the weights are 6 steps of at most 24 roundings from the exact ones."""
+    exact_maps, exact_weights = trained_by_attacks(torch.float64)
+    takeover = begin("fp16")
+    maps, weights = trained_by_attacks()
+    assert takeover.steps == 6
+    for ours, true in zip(maps, exact_maps, strict=True):
+        assert (ours - true).norm() <= 24 * 2.0**-11 * true.norm()
+    assert takeover.skipped == 0
+    for ours, true in zip(weights, exact_weights, strict=True):
+        assert (ours - true).norm() <= 6 * 24 * 2.0**-11 * true.norm()
+
+
+def test_a_line_that_hands_out_gradients_later_does_so_from_its_first_overflow_on(begin: Begin) -> None:
+    begin("fp16")
+    net, x = a_net(), torch.ones(2, 8)
+    torch.optim.SGD(net.parameters(), 0.1)
+    found = []
+    for asks in (False, True, True):
+        x = torch.ones(2, 8, requires_grad=asks)
+        (net(x).sum() * 1000.0).backward()
+        found.append(asks and bool(x.grad.isfinite().all()))
+    assert found == [False, False, True]
+
+
+def test_passes_of_an_optimizers_weights_alone_are_made_once(begin: Begin) -> None:
+    """What overflows there is skipped, as ever; bare tensors that it holds are weights, too."""
+    takeover = begin("fp16")
+    net, bare = a_net(), torch.ones(8, requires_grad=True)
+    optimizer = torch.optim.SGD([*net.parameters(), bare], 0.1)
+    calls = []
+    bare.register_hook(lambda _: calls.append(1))
+    for _ in range(3):
+        optimizer.zero_grad()
+        (net(torch.ones(2, 8) * bare).sum() * 1000.0).backward()
+        optimizer.step()
+    assert takeover.skipped > 0
+    assert takeover.scaling.pass_scales._scales == {}
+    assert len(calls) == 3
 
 
 def test_gradients_add_up_in_the_same_tensors(begin: Begin) -> None:

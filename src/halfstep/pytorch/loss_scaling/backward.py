@@ -27,6 +27,7 @@ from halfstep.pytorch.loss_scaling.backward_pass import BackwardPass, Unrepeatab
 from halfstep.pytorch.loss_scaling.data_parallel import DataParallel
 from halfstep.pytorch.loss_scaling.gradient_pass import GradientPass
 from halfstep.pytorch.loss_scaling.gradients import multiply_
+from halfstep.pytorch.loss_scaling.handed_out import HandedOut
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
 from halfstep.pytorch.loss_scaling.script_scale import ScriptScale
 from halfstep.pytorch.loss_scaling.seeds import (
@@ -88,9 +89,12 @@ def _backward(
 ) -> Callable[..., None]:
     may_scale = takeover.recipe.guards
     script_scale = ScriptScale()
+    handed_out = HandedOut(takeover.by_hand.optimizers, takeover.scaling.reached)
 
-    def repeats(create_graph: bool, checked: bool) -> bool:
-        return takeover.by_hand.active and not create_graph and not checked and not capturing()
+    def repeats(outputs: tuple[Any, ...], inputs: Any, create_graph: bool, checked: bool) -> bool:
+        if create_graph or checked or capturing():
+            return False
+        return takeover.by_hand.active or handed_out.here(lambda: _targets(outputs, inputs)[0])
 
     def repeated(outputs: tuple[Any, ...], seeds: Any, retain_graph: bool | None, inputs: Any) -> bool:
         """Whether the pass was made, and repeated as often as it takes."""
@@ -100,7 +104,10 @@ def _backward(
             return False
         named = None if inputs is None else as_tuple(inputs)
         asked = (outputs, given_seeds(outputs, seeds), bool(retain_graph), named, targets)
-        return BackwardPass(takeover.scaling, original, grad, *asked).made()
+        made = BackwardPass(takeover.scaling, original, grad, *asked).made()
+        if made and takeover.statistics.kept:
+            takeover.statistics.came_by(leaves)
+        return made
 
     def backward(
         tensors: Any,
@@ -133,7 +140,10 @@ def _backward(
             checked = may_scale and anomaly.checks()
             if not may_scale or (takeover.scaling.value == 1.0 and not checked):
                 original(outputs, seeds, retain_graph, create_graph, None, inputs)
-            elif not (repeats(create_graph, checked) and repeated(outputs, seeds, retain_graph, inputs)):
+            elif not (
+                repeats(outputs, inputs, create_graph, checked)
+                and repeated(outputs, seeds, retain_graph, inputs)
+            ):
                 sharded.follow()
                 scaling, given = takeover.scaling, given_seeds(outputs, seeds)
                 reached = scaling.reached
@@ -153,6 +163,7 @@ def _backward(
                     finally:
                         _unscale(reached, 1.0 / scale, create_graph)
                         takeover.passed_by(reached)
+                        handed_out.overflowed(reached.leaves(wanted=False))
                 if checked:
                     unchecked.look()
         takeover.after_backward()

@@ -1,4 +1,4 @@
-"""``backward`` in a program without an optimizer: what it leaves in ``.grad`` is handed to the script.
+"""``backward`` where no optimizer uses what it leaves in ``.grad``: that is handed to the script.
 
 No step can be skipped there, so such a pass is repeated as those of ``torch.autograd.grad`` are (repeats.py): ``.grad``
 has what it had before the pass, plus what is finite wherever it is finite unscaled.

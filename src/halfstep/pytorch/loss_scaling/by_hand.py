@@ -7,6 +7,7 @@ cannot be kept from being made either: a step that must change nothing (invarian
 from __future__ import annotations
 
 import functools
+import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -56,6 +57,7 @@ class ByHand:
 
     Attributes:
         active: whether it has made none so far.
+        optimizers: that it has made.
         parameters: the leaves that the last pass reached, where anybody needs them: in the early steps that are
             looked at, and where bad steps are to change nothing.
     """
@@ -66,6 +68,7 @@ class ByHand:
         self._told = TOLD + (TOLD_OF_ZEROS if self._guards else "")
         self._watches = takeover.options.watch
         self.active = True
+        self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self.parameters: list[Tensor] = []
         self._part: Part | None = None
         self._steps_of: Counter[Line] = Counter()
@@ -86,6 +89,7 @@ class ByHand:
                 self._takeover.restart(self._told)
             self.active, self.parameters, self._part, self._due = False, [], None, []
             original(optimizer, *args, **kwargs)
+            self.optimizers.add(optimizer)
 
         return __init__
 
