@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 import types
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-T = TypeVar("T")
+from halfstep.safe_text import clean as clean
 
-_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+T = TypeVar("T")
 
 
 class Unreadable(ValueError):
@@ -147,18 +145,6 @@ def plain(raw: object) -> object:
     if isinstance(raw, list | tuple):
         return [plain(part) for part in raw]
     return raw if isinstance(raw, bool) or finite(raw) is not None else None
-
-
-def clean(value: object, lines: bool = False) -> str:
-    """Text without escape sequences, control, format and lone surrogate characters; numbers as text, else empty."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return ""
-    kept = _ESCAPE.sub("", str(value)).replace("\t", "    ").replace("\r\n", "\n")
-    if not lines:
-        kept = kept.replace("\n", " ").replace("\r", " ")
-    return "".join(c for c in kept if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Cs")).strip(
-        "\n"
-    )
 
 
 def finite(value: object) -> float | None:

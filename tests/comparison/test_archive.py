@@ -265,3 +265,101 @@ def test_precisions_keep_their_order_and_as_is_comes_last(request_: Request) -> 
     for name in ("fp32", "as-is", "bf16"):
         written(by_default, Trial(name))
     assert [o.trial.precision for o in archive.outcomes(by_default)][-1] == "as-is"
+
+
+def kept(request: Request, trial: Trial, status: str = "ok") -> Path:
+    """The record of a trial that has ended, with its end beside it."""
+    path = written(request, trial)
+    archive.keep(request, Outcome(trial, status, "", 0, read(path)))  # type: ignore[arg-type]
+    return path
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-700])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def without_a_step(path: Path) -> None:
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:6] + lines[7:]))
+
+
+def with_another_loss(path: Path) -> None:
+    path.write_text(path.read_text().replace('"loss":1.5', '"loss":1.4'))
+
+
+def of_another_schema(path: Path) -> None:
+    path.write_text(path.read_text().replace(SCHEMA, "halfstep/record/9"))
+
+
+@pytest.mark.parametrize(
+    "harm", [cut, emptied, without_a_step, with_another_loss, Path.unlink, of_another_schema]
+)
+def test_a_damaged_record_is_no_figure_and_its_trial_is_run_again(
+    request_: Request, ran: list[Trial], harm: Callable[[Path], None]
+) -> None:
+    """Although the file beside it says that the trial ended well."""
+    save(request_, ENVIRONMENT)
+    trials = plan(["fp32", "bf16"], 1, 2)
+    paths = [kept(request_, trial) for trial in trials]
+    harm(paths[2])
+    rows = {t["precision"] + str(t["seed"]): t for t in rebuilt(request_.folder)["trials"]}
+    row = rows.pop("fp321")
+    assert (row["status"], row["steps"], row["losses"], row["step_times"]) == ("damaged", 0, [], [])
+    assert row["peak_memory_bytes"] is None
+    assert row["reason"].startswith("its record cannot be used: ")
+    assert [(t["status"], t["steps"]) for t in rows.values()] == [("ok", 12)] * 3
+    found = run_comparison(request_, Quiet(), stored(request_.folder))
+    assert ran == [trials[2]]
+    assert [t["status"] for t in found["trials"]] == ["ok"] * 4
+
+
+def test_a_hole_in_a_record_without_an_end_beside_it_is_seen_too(request_: Request, ran: list[Trial]) -> None:
+    save(request_, ENVIRONMENT)
+    without_a_step(written(request_, Trial("fp32")))
+    (row,) = rebuilt(request_.folder)["trials"]
+    assert (row["status"], row["losses"]) == ("damaged", [])
+    assert row["reason"] == "its record cannot be used: step 5 is missing from it"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "",
+        "{",
+        "[]",
+        "7",
+        '{"precision": 3}',
+        "[" * 99999,
+        '{"status": "fine"}',
+        "\udcff",
+        '{"seconds": 1e999}',
+    ],
+    ids=lambda end: end[:20],
+)
+def test_a_damaged_end_is_none(request_: Request, ran: list[Trial], end: str) -> None:
+    """The record itself tells how the trial ended."""
+    save(request_, ENVIRONMENT)
+    path = kept(request_, Trial("fp32"))
+    whole = json.loads(path.with_suffix(".end.json").read_text())
+    text = json.dumps(whole | json.loads(end)) if end.startswith('{"') else end
+    path.with_suffix(".end.json").write_text(text, errors="surrogateescape")
+    (row,) = rebuilt(request_.folder)["trials"]
+    assert (row["status"], row["steps"], row["seconds"]) == ("ok", 12, 0.0)
+
+
+def test_each_recipe_has_a_file_of_its_own_however_long(request_: Request) -> None:
+    names = ["fp16:keep=[0]", "fp16:keep=*0*", "fp16:keep=_0_", "fp16:keep=a,b", "fp16:keep=A", "fp16:keep=a"]
+    names += [f"fp16:keep={'layer.' * 60}{i}" for i in range(2)]
+    paths = [request_.job.record(Trial(name)) for name in names]
+    assert len({str(path).lower() for path in paths}) == len(names)
+    assert max(len(path.name) for path in paths) < 130
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    assert (
+        request_.job.record(Trial("fp16:init_scale=1024")).name == "fp16_init_scale=1024-seed0-repeat0.jsonl"
+    )

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import glob
+import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, get_args
 
 from halfstep.comparison.request import Request
+from halfstep.errors import UsageError
 from halfstep.files import json_text, write_whole
 from halfstep.plural import were_made
-from halfstep.record import Record, read
-from halfstep.trials import Outcome, Trial, judge
+from halfstep.recipes import parse
+from halfstep.record import LONGEST
+from halfstep.safe_text import clean
+from halfstep.trials import Outcome, Status, Trial, judge, records_at
 
 #: a trial that ended so is done; any other is run again
 DONE = ("ok", "diverged", "out_of_memory", "failed", "timed_out", "unsupported")
+
+#: every way in which a trial may have ended
+_STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 def _end_of(request: Request, trial: Trial) -> Path:
@@ -28,7 +38,7 @@ def forget(request: Request, trial: Trial) -> None:
         _end_of(request, trial),
         request.job.log(trial),
         record,
-        *record.parent.glob(record.name + ".rank*"),
+        *record.parent.glob(f"{glob.escape(record.name)}.rank*"),
     ):
         path.unlink(missing_ok=True)
 
@@ -44,17 +54,24 @@ def keep(request: Request, outcome: Outcome) -> None:
         "reason": outcome.reason,
         "exit_code": outcome.exit_code,
         "seconds": outcome.seconds,
+        "records": _digests(request.job.record(trial)),
     }
     write_whole(_end_of(request, trial), json_text(end))
+
+
+def _digests(record: Path) -> dict[str, str]:
+    """SHA-256 of a trial's records, by their files' names: whatever changes one later is noticed."""
+    files = [record, *sorted(record.parent.glob(f"{glob.escape(record.name)}.rank*"))]
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
 
 
 def outcomes(request: Request) -> list[Outcome]:
     """The trials that left anything behind, in the order of the plan; those without an end as interrupted."""
     folder = request.folder / "trials"
-    ends = [_ended(request, path) for path in sorted(folder.glob("*.end.json"))]
-    known = {o.trial for o in ends if o is not None}
+    ends = [o for path in sorted(folder.glob("*.end.json")) if (o := _ended(request, path)) is not None]
+    known = {o.trial for o in ends}
     open_ = [_unended(request, path) for path in sorted(folder.glob("*.jsonl"))]
-    found = [o for o in (*ends, *open_) if o is not None and (o in ends or o.trial not in known)]
+    found = [*ends, *(o for o in open_ if o is not None and o.trial not in known)]
     precisions = _order(request, found)
     return sorted(found, key=lambda o: (o.trial.repeat, o.trial.seed, precisions.index(o.trial.precision)))
 
@@ -69,39 +86,45 @@ def _order(request: Request, found: Sequence[Outcome]) -> list[str]:
 
 def _ended(request: Request, path: Path) -> Outcome | None:
     """A trial whose end was written; None if the file is not whole."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         end = json.loads(path.read_text(encoding="utf-8"))
-        trial = Trial(end["precision"], int(end["seed"]), int(end["repeat"]))
-        record, ranks = _records(request.job.record(trial))
-        return Outcome(
-            trial, end["status"], end["reason"], end["exit_code"], record, ranks, float(end["seconds"])
-        )
+        trial = _trial(end)
+        if trial is None or end["status"] not in _STATUSES or path != _end_of(request, trial):
+            return None
+        record, ranks = records_at(request.job.record(trial))
+        if "records" in end and end["records"] != _digests(record.path):
+            record.damage = record.damage or "it is not what the trial wrote"
+        exit_code = None if end["exit_code"] is None else int(end["exit_code"])
+        reason, seconds = clean(end["reason"])[:LONGEST], float(end["seconds"])
+        if math.isfinite(seconds):
+            return Outcome(trial, end["status"], reason, exit_code, record, ranks, seconds).trusted()
+    return None
+
+
+def _trial(told: Mapping[str, Any]) -> Trial | None:
+    """Which trial it is; None where that is not told, or nothing that can be run."""
+    with contextlib.suppress(UsageError, TypeError, ValueError, AttributeError):
+        precision = told.get("precision")
+        if isinstance(precision, str) and parse(precision):
+            return Trial(precision, int(told.get("seed") or 0), int(told.get("repeat") or 0))
     return None
 
 
 def _unended(request: Request, path: Path) -> Outcome | None:
     """A trial whose end halfstep did not see: judged by its record's last line, interrupted without one."""
-    record, ranks = _records(path)
-    start = record.start
-    if "precision" not in start:
-        return None
-    trial = Trial(str(start["precision"]), int(start.get("seed") or 0), int(start.get("repeat") or 0))
-    if path != request.job.record(trial):
+    record, ranks = records_at(path)
+    trial = _trial(record.start)
+    if trial is None or path != request.job.record(trial):
         return None
     if not record.end:
         reason = f"no end is recorded: killed, or still running; {were_made(len(record.steps))}"
-        return Outcome(trial, "interrupted", reason, None, record, ranks)
+        return Outcome(trial, "interrupted", reason, None, record, ranks).trusted()
     if record.end.get("status") == "interrupted":  # whatever its other ranks came to say
         return Outcome(
             trial, "interrupted", record.end.get("reason", ""), record.end.get("exit_code"), record, ranks
-        )
+        ).trusted()
     status, reason = judge(request.job, record, ranks, record.end.get("exit_code"), None, "")
-    return Outcome(trial, status, reason, record.end.get("exit_code"), record, ranks)
-
-
-def _records(path: Path) -> tuple[Record, list[Record]]:
-    record = read(path) if path.exists() else Record(path)
-    return record, [read(p) for p in sorted(path.parent.glob(path.name + ".rank*"))]
+    return Outcome(trial, status, reason, record.end.get("exit_code"), record, ranks).trusted()
 
 
 def done(outcomes: Sequence[Outcome], time_limit_raised: bool = False) -> list[Outcome]:

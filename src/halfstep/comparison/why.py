@@ -20,7 +20,7 @@ LITTLE_LESS = 0.9
 WORTH_A_WORD = 0.1
 LAUNCH_BOUND = 0.3
 #: what ended so is of no use here, however fast or small its first steps were
-_NO_USE = ("out_of_memory", "failed", "interrupted", "unsupported")
+_NO_USE = ("out_of_memory", "failed", "interrupted", "unsupported", "damaged")
 
 _WORK = {
     "products": "matrix products, convolutions and attention",

@@ -18,6 +18,7 @@ STATUS_WORDS = {
     "timed_out": "timed out",
     "unsupported": "unsupported",
     "interrupted": "interrupted",
+    "damaged": "damaged",
 }
 MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "casts", "workspace")
 TIME_PARTS = ("products", "other", "casts", "optimizer", "data", "host")

@@ -1,0 +1,116 @@
+"""Reads a record back: complete, cut short, or damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from halfstep.errors import UsageError
+from halfstep.plural import count
+from halfstep.record.events import SCHEMA, cleaned, fault
+from halfstep.record.record import Record
+
+#: bytes of a line; no event is longer
+_LONGEST_LINE = 2**22
+
+#: the reason that the guard of a trial writes into its record, when halfstep was killed and so the trial was ended
+KILLED = "halfstep, which ran it, was killed"
+
+
+def read(path: str | os.PathLike[str]) -> Record:
+    """Read a record, complete or cut short; :attr:`Record.damage` says why no figure may be taken from it.
+
+    A last line that was cut off is passed over, as a process that is killed leaves one. Damaged is a record with
+    another line that is no event, with steps that do not follow one another, or with fewer than its end tells of.
+
+    Raises:
+        UsageError: no such file, or a schema that this version does not know.
+    """
+    reading = _Reading(Record(Path(path)))
+    record = reading.record
+    try:
+        with open(record.path, "rb") as file:
+            while line := file.readline(_LONGEST_LINE):
+                reading.take(line)
+    except OSError as error:
+        raise UsageError(
+            f"Cannot read the record {str(path)!r} ({error.strerror}); give a record file."
+        ) from None
+    schema = record.start.get("schema")
+    if schema not in (None, SCHEMA):
+        raise UsageError(
+            f"Record {str(path)!r} has schema {schema!r}; this version of halfstep reads {SCHEMA!r}."
+        )
+    record.damage = reading.damage()
+    return record
+
+
+class _Reading:
+    """Takes in lines, and finds out whether any is missing."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self._damage = ""
+        self._lines = 0
+        self._broken = ""
+        self._cut = False
+        self._next = self._most = 0
+
+    def take(self, line: bytes) -> None:
+        """Take in one line."""
+        self._lines += 1
+        if line.isspace():
+            return
+        event = _event(line)
+        wrong = "no event" if event is None else fault(event)
+        if event is None or wrong:
+            self._damage = self._damage or self._broken
+            self._broken = f"line {self._lines} of it is damaged: {wrong}"
+            self._cut = not line.endswith(b"\n")
+            return
+        # A process that is killed may leave half a line, which the words of its guard follow.
+        if event.get("reason") != KILLED:
+            self._damage = self._damage or self._broken
+        self._broken = ""
+        self._follow(event)
+        self.record.add(cleaned(event))
+
+    def _follow(self, event: dict[str, Any]) -> None:
+        """Steps follow one another, from 0; each of several frameworks that train counts its own."""
+        if event["event"] == "restart":
+            self._next = self._most = 0
+        if event["event"] == "step":
+            step = event["step"]
+            if step not in (0, self._next):
+                self._damage = self._damage or f"step {self._next + 1} is missing from it"
+            self._next = step + 1
+            self._most = max(self._most, self._next)
+
+    def damage(self) -> str:
+        """Why no figure may be taken from the record, now that all of it was read; empty where nothing is wrong."""
+        record = self.record
+        cut_short = self._cut and not record.end
+        return record.damage or self._damage or ("" if cut_short else self._broken) or self._miscounted()
+
+    def _miscounted(self) -> str:
+        record, told = self.record, self.record.end.get("steps")
+        if not record.start and (record.steps or record.end):
+            return "its first line is missing"
+        if told is None or "steps" in record.absent:
+            return ""
+        # A program that is ended in the middle of a step may have counted it already.
+        missing, unfinished = told - self._most, record.end.get("status") != "ok"
+        if missing == 0 or (missing == 1 and unfinished):
+            return ""
+        return f"it has {count(self._most, 'step')}, and its end tells of {told}"
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    """One line as an event; None where it is none, whatever it holds."""
+    try:
+        event = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None

@@ -1,0 +1,112 @@
+"""What is run: a trial, and what all trials of a comparison have in common."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of the program: a precision, a seed and a repeat."""
+
+    precision: str
+    seed: int = 0
+    repeat: int = 0
+
+    @property
+    def label(self) -> str:
+        """A name for people and files, e.g. ``bf16-seed0-repeat1``."""
+        return f"{safe(self.precision)}-seed{self.seed}-repeat{self.repeat}"
+
+
+#: a recipe that is a file's name as it is, but for the colon
+_SAFE = re.compile(r"[a-z0-9.=-]+(:[a-z0-9._=-]+)?")
+
+#: characters of a file's name that a recipe may take; a file system allows 255 in all
+_LONGEST = 80
+
+
+def safe(precision: str) -> str:
+    """A recipe as a part of a file's name; where that leaves something out, a digest makes it the recipe's own."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-=.") else "_" for c in precision)
+    if _SAFE.fullmatch(precision) and len(precision) <= _LONGEST:
+        return plain
+    return f"{plain[: _LONGEST - 9]}-{hashlib.sha256(precision.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every trial of a comparison has in common.
+
+    Attributes:
+        program: the program, as given.
+        arguments: its own arguments.
+        module: whether ``program`` is a module's name.
+        folder: where records and logs go (absolute).
+        steps: end each trial after this many steps; None to let it run to its end.
+        time_limit: seconds that a trial may take; None for no limit.
+        launch: a launcher such as ``torchrun --nproc-per-node 2``; empty for none.
+        products: where 16-bit products are computed on a CPU.
+        memory_limit: end a trial whose processes hold more bytes than this in physical memory; None for no limit.
+        watch: look at every operation, for a diagnosis.
+        emulate: whether precisions that have no units here are emulated.
+        as_on: the device whose autocast lists are applied, or None.
+    """
+
+    program: str
+    arguments: tuple[str, ...]
+    module: bool
+    folder: Path
+    steps: int | None = None
+    time_limit: float | None = None
+    launch: str = ""
+    products: str = "auto"
+    memory_limit: int | None = None
+    watch: bool = False
+    emulate: bool = False
+    as_on: str | None = None
+
+    def command(self, trial: Trial) -> list[str]:
+        """The command line of a trial."""
+        launcher = [*shlex.split(self.launch), "-m"] if self.launch else [sys.executable, "-m"]
+        ours = ["halfstep", "run", "--precision", trial.precision, "--seed", str(trial.seed)]
+        ours += [
+            "--repeat",
+            str(trial.repeat),
+            "--products",
+            self.products,
+            "--record",
+            str(self.record(trial)),
+        ]
+        ours += ["--watch"] if self.watch else []
+        if self.emulate:
+            ours += ["--emulate"]
+        if self.as_on is not None:
+            ours += ["--as-on", self.as_on]
+        if self.steps is not None:
+            ours += ["--steps", str(self.steps)]
+        return [*launcher, *ours, *(["-m"] if self.module else []), self.program, *self.arguments]
+
+    def record(self, trial: Trial) -> Path:
+        """Where the trial's record goes; other ranks' go beside it."""
+        return self.folder / "trials" / f"{trial.label}.jsonl"
+
+    def log(self, trial: Trial) -> Path:
+        """Where the trial's stdout and stderr go."""
+        return self.folder / "trials" / f"{trial.label}.log"
+
+    def environment(self, trial: Trial) -> dict[str, str]:
+        """The trial's environment: ours, and which trial it is, for scripts that want folders of their own."""
+        told = {"precision": trial.precision, "seed": trial.seed, "repeat": trial.repeat}
+        environment = dict(os.environ)
+        environment.setdefault("PYTHONHASHSEED", "0")
+        environment["PYTHONUNBUFFERED"] = "1"
+        environment["HALFSTEP_TRIAL"] = json.dumps(told)
+        return environment

@@ -1,0 +1,226 @@
+"""What became of a trial: its status in one word, the reason in a sentence, and what it left behind."""
+
+from __future__ import annotations
+
+import glob
+import math
+import signal
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from halfstep.errors import UsageError
+from halfstep.format_errors import FormatError, cure_words, format_error
+from halfstep.plural import count, were_made
+from halfstep.recipes import parse
+from halfstep.record import Record, read
+from halfstep.safe_text import clean
+from halfstep.trials.job import Job, Trial
+
+Status = Literal[
+    "ok", "diverged", "out_of_memory", "failed", "timed_out", "unsupported", "interrupted", "damaged"
+]
+
+#: fewer skipped steps, or losses that are not finite, are no reason to call a training diverged
+FEW = 8
+#: share of the steps: a loss that is not finite so often
+MANY_LOSSES = 0.1
+#: share of the last quarter of a run that was skipped
+MOST_SKIPPED = 0.5
+
+#: bytes at the end of a log in which its last line is looked for, and characters of that line that are shown
+_END_OF_LOG = 2**14
+_LONGEST_LINE = 300
+
+
+@dataclass
+class Outcome:
+    """A trial that has ended: its status in one word and the reason in a sentence, and what it left behind."""
+
+    trial: Trial
+    status: Status
+    reason: str
+    exit_code: int | None
+    record: Record
+    ranks: list[Record] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def trusted(self) -> Outcome:
+        """The same, without any figure of records of which a part is missing: the trial is to be run again."""
+        damage = next((r.damage for r in (self.record, *self.ranks) if r.damage), "")
+        if not damage and self.status != "damaged":
+            return self
+        told = not damage or self.status == "interrupted"
+        status: Status = "interrupted" if self.status == "interrupted" else "damaged"
+        reason = self.reason if told else f"its record cannot be used: {damage}"
+        return replace(self, status=status, reason=reason, record=self.record.without_figures(), ranks=[])
+
+
+def outcome_of(job: Job, trial: Trial, exit_code: int | None, stopped: Status | None, by: str) -> Outcome:
+    """What became of a trial whose process has ended.
+
+    Args:
+        job, trial: what was run.
+        exit_code: of the process, as ``subprocess`` gives it.
+        stopped: why halfstep ended it; None where it ended by itself.
+        by: who interrupted it, where it was.
+    """
+    record, ranks = records_at(job.record(trial))
+    status, reason = judge(job, record, ranks, exit_code, stopped, by)
+    if status == "failed" and not record.start:
+        reason = _last_line(job.log(trial)) or reason
+    return Outcome(trial, status, reason, exit_code, record, ranks).trusted()
+
+
+def records_at(path: Path) -> tuple[Record, list[Record]]:
+    """The record of a trial, empty where there is none, and those of its other ranks."""
+    record = _read(path) if path.exists() else Record(path)
+    return record, [_read(p) for p in sorted(path.parent.glob(f"{glob.escape(path.name)}.rank*"))]
+
+
+def _read(path: Path) -> Record:
+    try:
+        return read(path)
+    except UsageError as error:
+        return Record(path, damage=clean(str(error)).rstrip("."))
+
+
+def judge(
+    job: Job, record: Record, ranks: list[Record], exit_code: int | None, stopped: Status | None, by: str
+) -> tuple[Status, str]:
+    """The trial's status and the reason in words, from its record and the way its process ended."""
+    steps = len(record.steps)
+    if stopped == "timed_out":
+        return "timed_out", f"ran longer than the time limit of {job.time_limit:g} s; {were_made(steps)}"
+    if stopped == "out_of_memory":
+        return "out_of_memory", f"its resident memory passed the limit of {job.memory_limit:,} bytes"
+    if stopped == "interrupted":
+        return "interrupted", f"interrupted by {by} after {count(steps, 'step')}"
+    for one in ranks:
+        if one.end.get("status") not in (None, "ok") or (not one.end and record.end.get("status") != "ok"):
+            return _of_rank(one, exit_code)
+    status, reason = record.end.get("status"), record.end.get("reason", "")
+    since = diverged_from(record)
+    if status in (None, "ok") and since is not None:
+        return "diverged", f"the loss was {record.losses[since]} from step {since + 1} on{began(record)}"
+    astray = astray_words(record)
+    if status in (None, "ok") and astray:
+        return "diverged", f"{astray}{began(record)}"
+    if status is None:
+        return _without_an_end(exit_code, steps)
+    if status == "ok" and exit_code not in (0, None):
+        return "failed", f"exit code {exit_code}"
+    if status == "failed":
+        hint = _hint(record)
+        reason = f"{reason.rstrip('.')}{hint}" if hint else reason
+    return status, f"{reason}{began(record)}" if status == "diverged" else reason
+
+
+def _hint(record: Record) -> str:
+    """What the words of an exception leave unsaid, as the end of a sentence."""
+    if record.end.get("exception") == "EOFError":
+        return "; a comparison gives a program nothing to read on stdin"
+    raised = record.end.get("raised_at")
+    at = raised if isinstance(raised, dict) else {}
+    place = at["place"] if isinstance(at.get("place"), str) else ""
+    if "unsupported ScalarType BFloat16" in record.end.get("reason", ""):
+        where = f" at {place}" if place else ""
+        return f"; NumPy has no bf16, so the program has to write .float().numpy(){where}"
+    precision = str(record.start.get("precision") or "fp32")
+    recipe = parse(precision)
+    error = caused_by_format(record)
+    if error is None:
+        return ""
+    return f"; {cure_words(error, precision, place, modules_to_keep(record), can_keep=not recipe.keep)}"
+
+
+def caused_by_format(record: Record) -> FormatError | None:
+    """The error that ended a trial in 16 bits, where a format caused it."""
+    computes_in = parse(str(record.start.get("precision") or "fp32")).compute
+    return format_error(str(record.end.get("reason") or "")) if computes_in in ("bf16", "fp16") else None
+
+
+def modules_to_keep(record: Record) -> tuple[str, ...]:
+    """The modules whose results the line worked with that ended a trial."""
+    raised = record.end.get("raised_at")
+    names = raised.get("modules") if isinstance(raised, dict) else ()
+    return tuple(name for name in names or () if isinstance(name, str))
+
+
+def _of_rank(record: Record, exit_code: int | None) -> tuple[Status, str]:
+    rank = record.start.get("rank", "?")
+    if record.end:
+        return record.end["status"], f"rank {rank}: {record.end.get('reason', '')}"
+    status, reason = _without_an_end(exit_code, len(record.steps))
+    return status, f"rank {rank}: {reason}"
+
+
+def _without_an_end(exit_code: int | None, steps: int) -> tuple[Status, str]:
+    """The record has no last line: the process was killed, or left by ``os._exit``."""
+    if exit_code is not None and exit_code < 0:
+        name = _signal_name(-exit_code)
+        hint = "; the kernel does that when memory runs out" if name == "SIGKILL" else ""
+        return "failed", f"killed by {name} after {count(steps, 'step')}{hint}"
+    if exit_code == 0 and steps:
+        return "ok", ""
+    if exit_code == 0:
+        return "failed", "ended without an optimizer step"
+    return (
+        "failed",
+        f"ended at once with exit code {exit_code} after {count(steps, 'step')} (os._exit or a crash)",
+    )
+
+
+def _signal_name(number: int) -> str:
+    """``SIGKILL``; of a real-time signal its number."""
+    with suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"
+
+
+def began(record: Record) -> str:
+    """In which module it began, as the end of a sentence; empty where that is not known."""
+    words = record.nonfinite.get("words")
+    return f"; began {words}" if words else ""
+
+
+def diverged_from(record: Record) -> int | None:
+    """The step (from 0) from which on every loss is NaN or infinite; None if the last one is finite."""
+    losses = [(i, x) for i, x in enumerate(record.losses) if x is not None]
+    since = None
+    for index, loss in reversed(losses):
+        if loss - loss == 0:  # finite
+            break
+        since = index
+    return since
+
+
+def astray_words(record: Record) -> str:
+    """Why a training that ran to its end is none: its loss was often not finite, or most steps were skipped.
+
+    Often is :data:`MANY_LOSSES` of the steps, and :data:`FEW` of them at least. Skips count where at least
+    :data:`MOST_SKIPPED` of the run's last quarter were skipped, and :data:`FEW` steps in all: those with which a loss
+    scale is found at the start do not count. Empty where neither is so.
+    """
+    steps = len(record.steps)
+    bad = sum(loss is not None and not math.isfinite(loss) for loss in record.losses)
+    if bad >= max(FEW, MANY_LOSSES * steps):
+        return f"the loss was not finite in {bad} of {steps} steps"
+    late = [bool(step.get("skipped")) for step in record.steps[-max(4, steps // 4) :]]
+    skipped = sum(bool(step.get("skipped")) for step in record.steps)
+    if skipped >= FEW and sum(late) >= MOST_SKIPPED * len(late):
+        return (
+            f"{skipped} of {steps} steps were skipped as their gradients were not finite, {sum(late)} of the last "
+            f"{len(late)} among them"
+        )
+    return ""
+
+
+def _last_line(path: Path) -> str:
+    """The last line of a log that says anything, safe to show."""
+    with suppress(OSError), open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, 2) - _END_OF_LOG))
+        lines = [clean(line).strip() for line in file.read().decode(errors="replace").splitlines()]
+        return next((line for line in reversed(lines) if line), "")[:_LONGEST_LINE]
+    return ""

@@ -1,0 +1,201 @@
+"""The processes of a trial: all that descend from it, wherever they moved to, and how they are ended.
+
+A launcher starts workers in sessions of their own, and a worker whose parent has ended belongs to nobody. So
+descendants are found by their parents and by a mark in their environment, which they inherit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from halfstep.record.reader import KILLED
+
+#: seconds that a program is given to end by itself after SIGINT or SIGTERM, before SIGKILL
+GRACE = 8.0
+
+#: seconds that what a trial left running is given to end by itself, when the trial has ended
+_LEFT = 1.0
+
+#: seconds that a process which was killed may take to go
+_GOING = 5.0
+
+_POLL = 0.05
+
+#: the variable that marks the processes of one trial
+MARK = "HALFSTEP_TRIAL_MARK"
+
+
+def start(
+    command: list[str], environment: dict[str, str], log: IO[bytes]
+) -> tuple[subprocess.Popen[bytes], Tree]:
+    """Start a trial, in a session of its own, with nothing to read."""
+    mark = secrets.token_hex(8)
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env={**environment, MARK: mark},
+        start_new_session=True,
+    )
+    return child, Tree(child.pid, mark, child)
+
+
+class Tree:
+    """A trial's process and all that descend from it.
+
+    Args:
+        pid: of the trial's first process.
+        mark: in the environment of all of them.
+        child: the first process where it is this one's child, which has to be waited for.
+    """
+
+    def __init__(self, pid: int, mark: str, child: subprocess.Popen[bytes] | None = None) -> None:
+        self.pid = pid
+        self.mark = mark
+        self._child = child
+        self._known: set[psutil.Process] = set()
+        with contextlib.suppress(psutil.Error):
+            self._known.add(psutil.Process(pid))
+
+    def running(self) -> list[psutil.Process]:
+        """All that run now; those that were seen before are known although their parents have ended."""
+        if self._child is not None:
+            self._child.poll()
+        for process in [*self._known, *self._marked()]:
+            self._known.add(process)
+            with contextlib.suppress(psutil.Error):
+                self._known.update(process.children(recursive=True))
+        self._known = {process for process in self._known if _runs(process)}
+        return list(self._known)
+
+    def _marked(self) -> Iterable[psutil.Process]:
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.pid != os.getpid() and process.environ().get(MARK) == self.mark:
+                    yield process
+
+    def resident(self) -> int:
+        """Bytes that they hold in physical memory."""
+        total = 0
+        for process in self._below():
+            with contextlib.suppress(psutil.Error):
+                total += int(process.memory_info().rss)
+        return total
+
+    def _below(self) -> list[psutil.Process]:
+        """Those that can be found by their parents: quickly, as the memory is looked at all the time."""
+        with contextlib.suppress(psutil.Error):
+            first = psutil.Process(self.pid)
+            return [first, *first.children(recursive=True)]
+        return []
+
+    def end(self, first: signal.Signals | None = None) -> None:
+        """See that none runs any more.
+
+        Args:
+            first: the signal by which they are asked to end, :data:`GRACE` seconds before they are made to; None where
+                the trial has ended by itself, and what it left running is given a moment.
+        """
+        if first is None and self._gone_within(_LEFT):
+            return
+        if first != signal.SIGKILL:
+            self._send(first or signal.SIGTERM)
+            self._gone_within(GRACE)
+        # One that is being killed may just have started another.
+        by = time.monotonic() + _GOING
+        while not self._gone_within(0) and time.monotonic() < by:
+            self._send(signal.SIGKILL)
+            time.sleep(_POLL)
+
+    def _send(self, number: signal.Signals) -> None:
+        for process in self.running():
+            with contextlib.suppress(psutil.Error, OSError, ValueError):
+                process.send_signal(number) if os.name == "posix" else process.terminate()
+
+    def _gone_within(self, seconds: float) -> bool:
+        by = time.monotonic() + seconds
+        while self.running():
+            if time.monotonic() > by:
+                return False
+            time.sleep(_POLL)
+        return True
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether it is there, and not only waits for its parent to notice that it has ended."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+class Guard:
+    """A process that outlives this one and ends the trial if this one is killed, which no handler can see.
+
+    It waits at a pipe that only this process holds: the system closes that, however this process ends. It then says so
+    in the trial's record, where a program that ends well on SIGTERM may have said "ok".
+
+    Args:
+        tree: what it is to end.
+        record: the trial's record.
+    """
+
+    def __init__(self, tree: Tree, record: Path) -> None:
+        self._tree = tree
+        self._record = record
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> None:
+        """Watch from here on; where no process can be started, nothing does."""
+        with contextlib.suppress(OSError), open(self._record, "ab") as file:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-S",
+                    "-c",
+                    _GUARD,
+                    "\n".join(sys.path),
+                    str(self._tree.pid),
+                    self._tree.mark,
+                ],
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def close(self) -> None:
+        """The trial has ended, and all its processes with it."""
+        if self._process is not None:
+            self._process.communicate(b"ended\n")
+
+
+#: what the guard runs: it finds its modules where this process does, and so none in the current folder
+_GUARD = """\
+import sys
+if sys.stdin.buffer.readline():
+    sys.exit()
+sys.path[:] = sys.argv[1].splitlines()
+from halfstep.trials.process import end_without_halfstep
+end_without_halfstep(int(sys.argv[2]), sys.argv[3])
+"""
+
+
+def end_without_halfstep(pid: int, mark: str) -> None:
+    """What a guard does: end the trial, and write the last line of its record to stdout."""
+    Tree(pid, mark).end(signal.SIGTERM)
+    event = {"event": "end", "status": "interrupted", "reason": KILLED}
+    os.write(1, f"\n{json.dumps(event)}\n".encode())

@@ -1,0 +1,117 @@
+"""Runs a trial: one child process, one precision, watched until it ends, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from halfstep.record import number
+from halfstep.trials.job import Job, Trial
+from halfstep.trials.outcome import Outcome, Status, outcome_of
+from halfstep.trials.process import Guard, Tree, start
+
+_POLL = 0.1
+_POLL_MEMORY = 0.02
+
+OnStep = Callable[[int, "float | None", "float | None"], None]
+
+
+def run_trial(job: Job, trial: Trial, on_step: OnStep) -> Outcome:
+    """Run a trial to its end; no process of it is left then. Never raises on account of the program.
+
+    Args:
+        job: what to run.
+        trial: in which precision, seed and repeat.
+        on_step: called with (steps so far, last loss, seconds of the last step) now and then.
+    """
+    job.record(trial).parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    stopped: Status | None = None
+    by = "Ctrl-C"
+    with open(job.log(trial), "wb") as log, contextlib.ExitStack() as stack:
+        child, tree = start(job.command(trial), job.environment(trial), log)
+        guard = Guard(tree, job.record(trial))
+        stack.callback(guard.close)
+        stack.callback(tree.end)
+        try:
+            with _told_to_end():
+                guard.begin()
+                stopped = _watch(child, tree, job, _Tail(job.record(trial), on_step), started)
+        except KeyboardInterrupt as told:
+            stopped, by = "interrupted", str(told) or by
+            tree.end(signal.SIGINT)
+    outcome = outcome_of(job, trial, child.returncode, stopped, by)
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+@contextlib.contextmanager
+def _told_to_end() -> Iterator[None]:
+    """SIGTERM and SIGHUP (a batch system's, a closed terminal's) end a trial as Ctrl-C does: it has a session of its
+    own, and would live on alone. Only in the main thread, and only where nobody else handles them."""
+
+    def end(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
+        before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch(
+    child: subprocess.Popen[bytes], tree: Tree, job: Job, tail: _Tail, started: float
+) -> Status | None:
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_POLL if job.memory_limit is None else _POLL_MEMORY)
+            tail.read()
+            return None
+        tail.read()
+        if job.memory_limit is not None and tree.resident() > job.memory_limit:
+            tree.end(signal.SIGKILL)
+            return "out_of_memory"
+        if job.time_limit is not None and time.monotonic() - started > job.time_limit:
+            tree.end(signal.SIGTERM)
+            return "timed_out"
+
+
+class _Tail:
+    """Reads a growing record for the progress display."""
+
+    def __init__(self, path: Path, on_step: OnStep) -> None:
+        self._path = path
+        self._on_step = on_step
+        self._offset = 0
+        self._steps = 0
+
+    def read(self) -> None:
+        with contextlib.suppress(OSError):
+            with open(self._path, "rb") as file:
+                file.seek(self._offset)
+                new = file.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            self._offset += len(whole)
+            for line in self._steps_in(whole):
+                self._steps += 1
+                self._on_step(self._steps, number(line.get("loss")), line.get("seconds"))
+
+    @staticmethod
+    def _steps_in(text: bytes) -> Iterator[dict[str, Any]]:
+        for line in text.splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                event = json.loads(line)
+                if isinstance(event, dict) and event.get("event") == "step":
+                    yield event

@@ -1,0 +1,138 @@
+"""A record of which a part is missing says so; nothing in one is taken on trust."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halfstep.errors import UsageError
+from halfstep.record import LONGEST, SCHEMA, Writer, read
+from halfstep.record.reader import KILLED
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> list[str]:
+    """The lines of a whole record with 20 steps."""
+    writer = Writer(tmp_path / "whole.jsonl")
+    writer.write("start", schema=SCHEMA, precision="fp16", seed=0, repeat=0, command=["train.py"])
+    writer.write("takeover", framework="pytorch", ran_as="fp16", fp32_units=[], emulated=False)
+    for step in range(20):
+        writer.write("step", step=step, loss=2.0 - 0.1 * step, seconds=0.1 if step else None, skipped=False)
+        writer.write("logged", name="accuracy", value=0.05 * step, step=step)
+    writer.write("end", status="ok", reason="", exit_code=0, steps=20, skipped_steps=0)
+    return writer.path.read_text().splitlines(keepends=True)
+
+
+def damage(tmp_path: Path, text: str | bytes) -> str:
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read(path).damage
+
+
+def test_a_whole_record_and_one_cut_short_are_not_damaged(tmp_path: Path, lines: list[str]) -> None:
+    whole = "".join(lines)
+    assert damage(tmp_path, whole) == ""
+    for length in range(len(whole) - 1):
+        assert damage(tmp_path, whole[:length]) == "", whole[:length][-80:]
+
+
+def test_a_missing_step_is_damage_wherever_it_is(tmp_path: Path, lines: list[str]) -> None:
+    steps = [index for index, line in enumerate(lines) if '"event":"step"' in line]
+    for step, index in enumerate(steps[:-1]):
+        assert (
+            damage(tmp_path, "".join(lines[:index] + lines[index + 1 :]))
+            == f"step {step + 1} is missing from it"
+        )
+    last = "".join(lines[: steps[-1]] + lines[steps[-1] + 1 :])
+    assert damage(tmp_path, last) == "it has 19 steps, and its end tells of 20"
+    hole = "".join(lines[: steps[4]] + lines[steps[11] :])
+    assert damage(tmp_path, hole) == "step 5 is missing from it"
+    assert damage(tmp_path, "".join(lines[1:])) == "its first line is missing"
+
+
+def test_half_a_line_that_swallows_the_next_is_damage(tmp_path: Path, lines: list[str]) -> None:
+    half = "".join([*lines[:7], lines[7][:20], *lines[8:]])
+    assert damage(tmp_path, half) == "line 8 of it is damaged: no event"
+
+
+def test_half_a_line_of_a_process_that_was_killed_is_none(tmp_path: Path, lines: list[str]) -> None:
+    end = json.dumps({"event": "end", "status": "interrupted", "reason": KILLED})
+    assert damage(tmp_path, f"{''.join(lines[:7])}{lines[7][:20]}\n{end}\n") == ""
+    assert damage(tmp_path, f"{''.join(lines[:6])}{lines[6]}\n{end}\n") == ""
+    other = end.replace(KILLED, "Ctrl-C")
+    assert damage(tmp_path, f"{''.join(lines[:7])}{lines[7][:20]}\n{other}\n") != ""
+
+
+def test_a_program_that_is_ended_within_a_step_may_have_counted_it(tmp_path: Path, lines: list[str]) -> None:
+    end = json.loads(lines[-1]) | {"status": "interrupted", "steps": 21}
+    assert damage(tmp_path, "".join(lines[:-1]) + json.dumps(end)) == ""
+    end |= {"steps": 22}
+    assert (
+        damage(tmp_path, "".join(lines[:-1]) + json.dumps(end)) == "it has 20 steps, and its end tells of 22"
+    )
+
+
+def test_steps_before_a_restart_and_those_of_another_framework_count_by_themselves(
+    tmp_path: Path, lines: list[str]
+) -> None:
+    again = ['{"event":"restart","drops":""}\n', *lines[2:]]
+    assert damage(tmp_path, "".join([*lines[:9], *again])) == ""
+    assert damage(tmp_path, "".join([*lines[:9], *lines[2:]])) == ""
+
+
+def test_a_look_that_failed_may_leave_steps_out(tmp_path: Path, lines: list[str]) -> None:
+    absent = '{"event":"absent","look":"steps","reason":"TypeError"}\n'
+    assert damage(tmp_path, "".join([*lines[:9], absent, lines[-1]])) == ""
+
+
+DAMAGED: list[tuple[str, Any]] = [
+    ("step", -1), ("step", 1.5), ("step", "1"), ("step", True), ("loss", []), ("loss", "1"), ("loss", 10**400),
+    ("loss", float("nan")), ("seconds", -1.0), ("seconds", float("inf")), ("seconds", {}), ("skipped", 1),
+    ("loss_scale", "nan"), ("loss_scale", None), ("event", None), ("event", ["step"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), DAMAGED, ids=repr)
+def test_a_step_with_another_kind_of_field_is_damage(
+    tmp_path: Path, lines: list[str], field: str, value: Any
+) -> None:
+    line = json.dumps(json.loads(lines[6]) | {field: value}) + "\n"
+    assert damage(tmp_path, "".join([*lines[:6], line, *lines[7:]])).startswith("line 7 of it is damaged: ")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\xff\xfe{}\n", b"[" * 100_000 + b"\n", b'{"event":"step","step":' + b"1" * 5000 + b"}\n", b"[]\n", b"7\n",
+        b'{"event":"logged","name":"a"}\n', b"\x00" * 300 + b"\n", b'"' + b"x" * 2**23 + b'"\n',
+    ],
+    ids=lambda line: repr(line[:12]),
+)  # fmt: skip
+def test_a_line_that_is_no_event_is_damage(tmp_path: Path, lines: list[str], line: bytes) -> None:
+    text = "".join(lines[:6]).encode() + line + "".join(lines[6:]).encode()
+    assert damage(tmp_path, text).startswith("line 7 of it is damaged: ")
+
+
+def test_texts_are_safe_to_show_and_short(tmp_path: Path, lines: list[str]) -> None:
+    start = json.loads(lines[0]) | {"python": "\x1b[31mred\x1b]0;title\x07\u202e", "started": "x" * 10**6}
+    path = tmp_path / "r.jsonl"
+    path.write_text("\n".join([json.dumps(start), *lines[1:]]))
+    record = read(path)
+    assert record.start["python"] == "red"
+    assert record.start["started"] == "x" * LONGEST
+
+
+def test_no_byte_that_changes_ends_in_anything_but_a_record(tmp_path: Path, lines: list[str]) -> None:
+    whole = "".join(lines).encode()
+    chance = random.Random(0)
+    for _ in range(500):
+        changed = bytearray(whole)
+        for _ in range(chance.randint(1, 4)):
+            changed[chance.randrange(len(changed))] = chance.randrange(256)
+        with contextlib.suppress(UsageError):  # the schema is another
+            damage(tmp_path, bytes(changed))
