@@ -10,6 +10,7 @@ from typing import Any
 
 from halfstep.errors import UsageError
 from halfstep.frameworks import FRAMEWORKS
+from halfstep.program.child import command
 
 #: which module describes the machine, by the framework that it asks; the first that is installed and works is asked
 _ASKED = {
@@ -33,7 +34,7 @@ def describe_machine() -> dict[str, Any]:
         if FRAMEWORKS[framework].version is None:
             continue
         child = subprocess.run(
-            [sys.executable, "-m", module],
+            command("-m", module),
             capture_output=True,
             text=True,
             check=False,

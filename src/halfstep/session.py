@@ -16,6 +16,7 @@ from halfstep.errors import HalfstepError, Unsupported, UsageError
 from halfstep.integrations import Attached, watch
 from halfstep.plural import count
 from halfstep.program import Ending, at_end, on_import
+from halfstep.program.child import command
 from halfstep.program.files_read import FilesRead
 from halfstep.ran import Ran, in_force_words, words
 from halfstep.recipes import Recipe, parse
@@ -183,7 +184,7 @@ class Session:
         }
         options |= {name: value for name, value in more.items() if value is not None}
         return [
-            *(sys.executable, "-m", "halfstep", "run"),
+            *command("run"),
             *(f"--{name}={value}" for name, value in options.items()),
             *(["--emulate"] if settings.emulate else []),
         ]

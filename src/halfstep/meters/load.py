@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from halfstep.meters.reading import Absent
+from halfstep.standard import standard
 
 _PROC = Path("/proc")
 
@@ -131,6 +132,6 @@ class LoadMeter:
 
 
 def _involuntary_switches() -> int:
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    resource = standard("resource")
+    switches: int = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    return switches

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from halfstep.meters.reading import Absent, Kind, Reading
+from halfstep.standard import standard
 
 _PROC = Path("/proc/self")
 
@@ -130,9 +131,8 @@ def _max_resident() -> int:
     """The largest resident set since the process began, in bytes."""
     if sys.platform == "win32":
         return _psutil_bytes("peak_wset")
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    resource = standard("resource")
+    peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
 
 

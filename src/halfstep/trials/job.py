@@ -11,6 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from halfstep.program.child import START, command
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -75,8 +77,7 @@ class Job:
 
     def command(self, trial: Trial) -> list[str]:
         """The command line of a trial."""
-        launcher = [*shlex.split(self.launch), "-m"] if self.launch else [sys.executable, "-m"]
-        ours = ["halfstep", "run", "--precision", trial.precision, "--seed", str(trial.seed)]
+        ours = ["run", "--precision", trial.precision, "--seed", str(trial.seed)]
         ours += [
             "--repeat",
             str(trial.repeat),
@@ -92,7 +93,8 @@ class Job:
             ours += ["--as-on", self.as_on]
         if self.steps is not None:
             ours += ["--steps", str(self.steps)]
-        return [*launcher, *ours, *(["-m"] if self.module else []), self.program, *self.arguments]
+        ours += [*(["-m"] if self.module else []), self.program, *self.arguments]
+        return [*shlex.split(self.launch), START, *ours] if self.launch else command(*ours)
 
     def record(self, trial: Trial) -> Path:
         """Where the trial's record goes; other ranks' go beside it."""
@@ -108,5 +110,11 @@ class Job:
         environment = dict(os.environ)
         environment.setdefault("PYTHONHASHSEED", "0")
         environment["PYTHONUNBUFFERED"] = "1"
+        if self.launch:  # which starts an interpreter of its own
+            given = {
+                "PYTHONOPTIMIZE": str(sys.flags.optimize or ""),
+                "PYTHONWARNINGS": ",".join(sys.warnoptions),
+            }
+            environment |= {name: value for name, value in given.items() if value}
         environment["HALFSTEP_TRIAL"] = json.dumps(told)
         return environment
