@@ -84,6 +84,25 @@ def several_models(backend: Counting) -> list[float]:
     return trained(both, lambda x: two(one(x).relu()), backend, lambda step: torch.ones(4, 8))
 
 
+def many_modules(backend: Counting) -> list[float]:
+    """Ten of ten classes, each compiled by itself: two more than Dynamo compiles anew what is one function."""
+    net = nn.Sequential(*(scaled_linear(float(factor)) for factor in range(1, 11)))
+    for part in net:
+        part.compile(backend=backend)
+    return trained(net, net, backend, lambda step: torch.ones(4, 8))
+
+
+def scaled_linear(factor: float) -> nn.Module:
+    """Of a class whose ``forward`` is a function of its own."""
+    names: dict[str, Any] = {"nn": nn}
+    exec(
+        f"class Scaled(nn.Linear):\n    def forward(self, x):\n        return super().forward(x) / {factor}",
+        names,
+    )
+    made: nn.Module = names["Scaled"](8, 8)
+    return made
+
+
 def a_compiled_optimizer(backend: Counting) -> list[float]:
     net = nn.Linear(8, 4)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -160,6 +179,7 @@ def run_program(program: Program) -> tuple[list[float], Counting]:
         changing_shapes,
         with_a_graph_break,
         several_models,
+        many_modules,
         a_compiled_optimizer,
         a_fused_update,
         a_whole_step,
@@ -182,7 +202,7 @@ def test_as_many_calls_and_compilations_as_under_python(
 
 
 @pytest.mark.parametrize("recipe", ["bf16", "fp16:init_scale=256"])
-@pytest.mark.parametrize("program", [one_model, a_compiled_optimizer])
+@pytest.mark.parametrize("program", [one_model, many_modules, a_compiled_optimizer])
 def test_as_many_calls_in_sixteen_bits(begin: Begin, tmp_path: Path, program: Program, recipe: str) -> None:
     _, plain = run_program(program)
     begin(recipe, Writer(tmp_path / "record"))

@@ -26,6 +26,17 @@ def itself_not_traced(function: Function) -> Function:
     return _not_traced(function, eval_frame._FrameAction.DEFAULT)
 
 
+def not_compiled_alone(function: Function) -> Function:
+    """Let compilers trace ``function`` where compiled code calls it; elsewhere they begin with what it calls.
+
+    A compiler counts recompilations per function. In one that every module's call passes, those of all compiled
+    modules of a program would add up, and soon be too many.
+    """
+    skip, default = eval_frame._FrameAction.SKIP, eval_frame._FrameAction.DEFAULT
+    eval_frame.set_code_exec_strategy(function.__code__, eval_frame._FrameExecStrategy(skip, default))
+    return function
+
+
 def _not_traced(function: Function, what_it_calls: eval_frame._FrameAction) -> Function:
     strategy = eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, what_it_calls)
     eval_frame.set_code_exec_strategy(function.__code__, strategy)

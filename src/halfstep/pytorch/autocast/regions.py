@@ -42,7 +42,7 @@ from halfstep.pytorch.autocast.state import (
     switch_on,
 )
 from halfstep.pytorch.dtypes import devices_here
-from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.patches import Patches, not_compiled_alone, outside_compiler
 
 #: what the region of a program is: the outermost call of a model, from a layer to the backward pass, the script's own,
 #: a framework's, or (bare parameters) from a step to the next backward pass
@@ -159,10 +159,10 @@ class Regions(NoRegions):
         self._entered = False  # whether the script has entered a region of its own, under grad
 
     def install(self, patches: Patches) -> None:
-        """Wrap the call of modules. What is wrapped is ``_call_impl``: compilers trace it, and go past ``__call__``."""
-        patches.wrap(nn.Module, "_call_impl", self._call)
-        original = inspect.unwrap(nn.Module._call_impl)
-        on_import("torch._dynamo.utils", lambda utils: _let_compilers_trace(utils, original, patches))
+        """Wrap the call of modules."""
+        own = inspect.unwrap(nn.Module.__call__)
+        on_import("torch._dynamo.utils", lambda utils: _let_compilers_trace(utils, own, patches))
+        patches.wrap(nn.Module, "__call__", self._call)
         self._roles.install(patches)
         keep_cache_whole(patches)
         custom_functions.install(self.devices, self.region, patches)
@@ -311,19 +311,23 @@ class Regions(NoRegions):
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
         device, inside, opens = self.devices[-1], INSIDE, self._opens_in_compiled_code()
+        is_own = original is nn.Module._wrapped_call_impl
 
-        def _call_impl(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if get_autocast_dtype(PLACE) is inside:
+                if is_own:  # what it does, done here: a frame less in every call
+                    compiled: Any = module._compiled_call_impl
+                    return (compiled or module._call_impl)(*args, **kwargs)
                 return original(module, *args, **kwargs)
             if not torch.compiler.is_compiling():
-                return self._outermost(original, module, args, kwargs)
+                return outside_compiler(self._outermost, original, module, args, kwargs)
             if not opens(module):
                 return original(module, *args, **kwargs)
             with torch.autocast(device, cache_enabled=OURS):  # type: ignore[arg-type]
                 result = original(module, *args, **kwargs)
             return to_fp32(result)
 
-        return _call_impl
+        return not_compiled_alone(__call__)
 
     def _opens_in_compiled_code(self) -> Callable[[nn.Module], bool]:
         """Tells a compiler, while it traces a module's call, whether a region is to be traced around it."""
@@ -457,7 +461,7 @@ class _Thread(threading.local):
     opened: list[tuple[str, bool, torch.dtype]] | None = None
 
 
-def _let_compilers_trace(utils: Any, original: Callable[..., Any], patches: Patches) -> None:
-    """Dynamo keeps the ``_call_impl`` that it finds when it is imported, and goes past it straight to ``forward``."""
-    if utils.unpatched_nn_module_call_impl is not original:
-        patches.set(utils, "unpatched_nn_module_call_impl", original)
+def _let_compilers_trace(utils: Any, own: Callable[..., Any], patches: Patches) -> None:
+    """Dynamo keeps the ``__call__`` that it finds when it is imported, and goes past it straight to ``forward``."""
+    if utils.unpatched_nn_module_call is not own:
+        patches.set(utils, "unpatched_nn_module_call", own)

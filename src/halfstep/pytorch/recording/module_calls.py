@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.compiler import is_compiling
 
-from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.patches import Patches, never_traced, not_compiled_alone
 
 Note = Callable[[nn.Module, tuple[Any, ...]], None]
 
@@ -34,8 +34,13 @@ class ModuleCalls:
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             # In this order: a compiler sees a constant, and nothing that changes.
             if not is_compiling() and self._notes:
-                for note in self._notes:
-                    note(module, (*args, *kwargs.values()))
+                _tell(self._notes, module, (*args, *kwargs.values()))
             return original(module, *args, **kwargs)
 
-        return __call__
+        return not_compiled_alone(__call__)
+
+
+@never_traced
+def _tell(notes: tuple[Note, ...], module: nn.Module, args: tuple[Any, ...]) -> None:
+    for note in notes:
+        note(module, args)
