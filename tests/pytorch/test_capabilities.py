@@ -55,7 +55,14 @@ def test_reasons_name_the_evidence() -> None:
         "native", "the CPU has bf16 units (avx512_bf16) and oneDNN uses them", SLOWER
     )
     assert cpu_support("bf16", SAPPHIRE_RAPIDS) == Support(
-        "native", "the CPU has bf16 units (amx_bf16, avx512_bf16) and oneDNN uses them"
+        "native",
+        "the CPU has bf16 units (amx_bf16, avx512_bf16) and oneDNN uses them",
+        frozenset({"short_attention_backward"}),
+    )
+    assert cpu_support("fp16", SAPPHIRE_RAPIDS) == Support(
+        "native",
+        "the CPU has fp16 units (avx512_fp16) and oneDNN uses them",
+        SLOWER | {"convolution_backward"},
     )
     assert cpu_support("fp16", ZEN5).reason == "this CPU has no fp16 units (amx_fp16 or avx512_fp16)"
     assert cpu_support("bf16", WITHOUT_ONEDNN).reason == (

@@ -38,9 +38,15 @@ _ARM_FLAGS = ("neon", "bf16", "fp16_arith", "sve", "sve2", "sve_bf16", "sme", "s
 #: to 2.4 times as long as fp32; nor does avx_ne_convert, which only converts.
 _UNITS = {"bf16": ("amx_bf16", "avx512_bf16"), "fp16": ("amx_fp16", "avx512_fp16")}
 
-#: Kinds of products that are slower than fp32 on avx512_bf16 without AMX: short attention's backward pass took up to
-#: 3.4 times as long, transposed convolution 1.0 to 3.5 times; other matrix products took 0.2 to 1.3 times as long.
-_SLOWER = frozenset({"short_attention_backward", "transposed_convolution"})
+#: Kinds of products that are slower than fp32 although the CPU has units for them. bf16 on avx512_bf16 without AMX:
+#: short attention's backward pass took up to 3.4 times as long, transposed convolution 1.0 to 3.5 times; other matrix
+#: products took 0.2 to 1.3 times as long. With AMX short attention's backward pass took 5 to 9 times as long. fp16 on
+#: avx512_fp16: it took 7 to 11 times as long, the backward pass of convolutions, transposed ones too, 30 to 700 times.
+_SLOWER = {
+    "bf16": frozenset({"short_attention_backward", "transposed_convolution"}),
+    "bf16 with AMX": frozenset({"short_attention_backward"}),
+    "fp16": frozenset({"short_attention_backward", "transposed_convolution", "convolution_backward"}),
+}
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,7 @@ def cpu_support(precision: str, machine: Cpu) -> Support:
             "fp32_units", f"this PyTorch does not use the CPU's {precision} units (no oneDNN for them)"
         )
     has_amx = "amx_tile" in machine.flags or "amx_bf16" in machine.flags
-    slower = _SLOWER if precision == "bf16" and not has_amx else frozenset[str]()
+    slower = _SLOWER["bf16 with AMX" if precision == "bf16" and has_amx else precision]
     return Support(
         "native", f"the CPU has {precision} units ({', '.join(units)}) and oneDNN uses them", slower
     )

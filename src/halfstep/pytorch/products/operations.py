@@ -114,7 +114,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("_addmm_activation", "product", 3),
     Operation("_addmm_activation.out", "product", 3, writes="out"),
     Operation("convolution", "convolution", 3, variant=_transposed_at(6)),
-    Operation("convolution_backward", "convolution", 3, rounded=3, variant=_transposed_at(7)),
+    Operation("convolution_backward", "convolution_backward", 3, rounded=3, variant=_transposed_at(7)),
     Operation("_scaled_dot_product_flash_attention_for_cpu", "attention", 3),
     Operation(
         "_scaled_dot_product_flash_attention_for_cpu_backward",

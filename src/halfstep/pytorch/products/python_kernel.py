@@ -118,7 +118,7 @@ def _layout(operation: Operation, args: Sequence[Any]) -> torch.memory_format:
 
     They differ from fp32's only in convolutions of volumes with channels last.
     """
-    if operation.kind != "convolution" or args[1].ndim != 5:
+    if not operation.name.startswith("convolution") or args[1].ndim != 5:
         return torch.preserve_format
     if operation.name == "convolution":
         (x, weight, bias, *geometry), bias_sizes = args[:9], None
