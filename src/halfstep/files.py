@@ -29,7 +29,7 @@ def without_nan(value: Any) -> Any:
     return [without_nan(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
     """Write a file so that a reader never sees half of it; one that was there, or a link, is replaced, not followed.
 
     Raises:
@@ -37,7 +37,7 @@ def write_whole(path: Path, text: str) -> None:
     """
     partial = path.with_name(f".{secrets.token_hex(8)}.partial")
     try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with open(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             file.write(text)
         partial.replace(path)

@@ -197,7 +197,7 @@ def test_several_sources_are_compiled_at_once(monkeypatch: pytest.MonkeyPatch, t
         both.wait(timeout=30)
         compiled.append(source.name)
         path.parent.mkdir(exist_ok=True)
-        path.touch()
+        path.write_bytes(b"a library")
         return True
 
     monkeypatch.setattr(native, "_compile", compile_)

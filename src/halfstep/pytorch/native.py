@@ -1,12 +1,13 @@
 """Kernels in C and C++, compiled when first needed and kept in the user's cache directory.
 
-Where there is no compiler, or nowhere to keep the result, there are none, and PyTorch's operations do the same work.
+Where there is no compiler, or nowhere to keep the result, there are none, and PyTorch's operations do the same work,
+more slowly.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
+import errno
 import functools
 import hashlib
 import os
@@ -21,6 +22,7 @@ from typing import NamedTuple
 
 import torch
 
+from halfstep.pytorch import kernel_cache
 from halfstep.pytorch.capabilities import cpu
 
 _TORCH = Path(torch.__file__).parent
@@ -72,6 +74,10 @@ _LANGUAGES = {
 }
 
 
+class Missing(Exception):
+    """A library cannot be had; the message is the reason, as the end of a sentence."""
+
+
 @functools.cache
 def library(source: Path, kind: type[ctypes.CDLL] = ctypes.CDLL) -> ctypes.CDLL | None:
     """``source``, in C or C++, compiled and loaded; None where it cannot be.
@@ -80,59 +86,71 @@ def library(source: Path, kind: type[ctypes.CDLL] = ctypes.CDLL) -> ctypes.CDLL 
         source: C++ is compiled against PyTorch's headers, which takes some seconds.
         kind: ``ctypes.PyDLL`` for functions that are to be called with Python's lock held.
     """
-    path = _place(source)
-    return _load(path, kind) if path.exists() or _built(source) else None
+    try:
+        return kind(str(_built(source)))
+    except (Missing, OSError):  # it, or something that it calls, is missing
+        return None
 
 
-def prepare(sources: Iterable[Path]) -> None:
-    """Compile those that are not compiled yet, all at once: one alone keeps one core busy for some seconds."""
-    missing = [source for source in sources if not _place(source).exists()]
-    threads = [threading.Thread(target=_built, args=(source,)) for source in missing]
+def prepare(sources: Iterable[Path]) -> str:
+    """Compile those that are not compiled yet, all at once: one alone keeps one core busy for some seconds.
+
+    Returns:
+        why one of them cannot be had, as the end of a sentence; empty where all can.
+    """
+    reasons: list[str] = []
+
+    def build(source: Path) -> None:
+        try:
+            _built(source)
+        except Missing as error:
+            reasons.append(str(error))
+
+    threads = [threading.Thread(target=build, args=(source,)) for source in sources]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    return min(reasons, default="")
 
 
-def _place(source: Path) -> Path:
-    """Where it lies compiled."""
-    return _cache() / f"{source.parent.name}-{source.stem}-{_key(source)}.so"
+def _built(source: Path) -> Path:
+    """Where it lies compiled; compiled now, unless it is there, or this compiler has failed at it before.
 
-
-def _built(source: Path) -> bool:
-    """Compile it, unless this compiler has failed at it before."""
-    path, language = _place(source), _LANGUAGES[source.suffix]
-    failed = path.with_suffix(".failed")
+    Raises:
+        Missing: it cannot be had.
+    """
+    language = _LANGUAGES[source.suffix]
+    try:
+        path = kernel_cache.folder() / f"{source.parent.name}-{source.stem}-{_key(source)}.so"
+    except kernel_cache.Unusable as error:
+        raise Missing(str(error)) from None
+    if kernel_cache.is_whole(path):
+        return path
     compiler = os.environ.get(language.variable) or next(filter(shutil.which, language.compilers), None)
-    if compiler is None or platform.system() == "Windows" or _read(failed) == compiler:
-        return False
+    if compiler is None or platform.system() == "Windows":
+        raise Missing(f"there is no compiler; set {language.variable} to one")
+    if kernel_cache.has_failed(path, compiler):
+        raise Missing(f"{compiler!r} could not compile them a while ago")
     try:
-        if _compile(source, path, compiler, language):
-            return True
-    except _Killed:  # by Ctrl-C, say: nothing is known of the compiler
-        return False
-    with contextlib.suppress(OSError):
-        failed.write_text(compiler)  # not to be tried again in every process
-    return False
+        compiled = _compile(source, path, compiler, language)
+        if compiled:
+            kernel_cache.seal(path)
+    except OSError as error:
+        raise Missing(f"{str(path.parent)!r} cannot be written: {error.strerror}") from None
+    except _NotItsFault as error:
+        raise Missing(str(error)) from None
+    if not compiled:
+        kernel_cache.note_failure(path, compiler)
+        raise Missing(f"{compiler!r} cannot compile them")
+    return path
 
 
-def _load(path: Path, kind: type[ctypes.CDLL]) -> ctypes.CDLL | None:
-    """The library; None where it, or something that it calls, is missing."""
+def _loads(path: Path) -> bool:
     try:
-        return kind(str(path))
+        return bool(ctypes.CDLL(str(path)))
     except OSError:
-        return None
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "halfstep"
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text()
-    except OSError:
-        return None
+        return False
 
 
 def _key(source: Path) -> str:
@@ -145,27 +163,35 @@ def _key(source: Path) -> str:
 
 
 def _compile(source: Path, path: Path, compiler: str, language: _Language) -> bool:
-    """Compile ``source`` into ``path``, whole or not at all: other processes may be doing the same."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            built = Path(folder) / path.name
-            for compiled, linked in language.tries:
-                unit = str(Path(folder) / "unit.o")
-                first = [*compiler.split(), *language.flags, *compiled, "-c", str(source), "-o", unit]
-                second = [*compiler.split(), "-shared", *linked, unit, "-o", str(built), *language.libraries]
-                if _run(first) and _run(second) and _load(built, ctypes.CDLL):
-                    built.replace(path)
-                    return True
+    """Compile ``source`` into ``path``, whole or not at all: other processes may be doing the same.
+
+    Raises:
+        OSError: there is no room, say.
+        _NotItsFault: nothing is known of the compiler.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        built = Path(folder) / path.name
+        for compiled, linked in language.tries:
+            unit = str(Path(folder) / "unit.o")
+            first = [*compiler.split(), *language.flags, *compiled, "-c", str(source), "-o", unit]
+            second = [*compiler.split(), "-shared", *linked, unit, "-o", str(built), *language.libraries]
+            if _run(first) and _run(second) and _loads(built):
+                built.replace(path)
+                return True
     return False
 
 
-class _Killed(Exception):
-    """A signal has ended the compiler."""
+class _NotItsFault(Exception):
+    """A signal has ended the compiler, or the disk is full."""
 
 
 def _run(command: list[str]) -> bool:
-    code = subprocess.run(command, capture_output=True, check=False).returncode
-    if code < 0:
-        raise _Killed
-    return code == 0
+    try:
+        done = subprocess.run(command, capture_output=True, check=False)
+    except OSError:  # no such compiler
+        return False
+    if done.returncode < 0:
+        raise _NotItsFault("the compiler was ended by a signal")
+    if done.returncode and os.strerror(errno.ENOSPC).encode() in done.stderr:
+        raise _NotItsFault("the disk was full while they were compiled")
+    return done.returncode == 0

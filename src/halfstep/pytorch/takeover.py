@@ -93,7 +93,7 @@ class Takeover(Face):
         )
         dtype = DTYPES[self.recipe.compute] if self.recipe.compute in ("bf16", "fp16") else None
         self._in_fp32_units = self._planned(dtype)
-        native.prepare(self._sources())
+        self._tell_missing(native.prepare(self._sources()))
         self.regions = self._regions(dtype)
         self._on_backward: Callable[[Sequence[Tensor]], None] = self.recorder.backward
         self.scaling = Scaling(self.recipe.loss_scale, self.recipe.compute == "fp16")
@@ -287,6 +287,12 @@ class Takeover(Face):
         """What has to be compiled once, before the recipe can be put in force."""
         scaled = scaled_pass.SOURCES if self.recipe.loss_scale.guards else ()
         return [*scaled, *(cpp_kernel.SOURCES if self._in_fp32_units else ())]
+
+    def _tell_missing(self, why: str) -> None:
+        if why:
+            text = f"the kernels in C and C++ cannot be had ({why}): PyTorch's operations do their work, more slowly"
+            self.options.say(text)
+            self.options.writer.write("warning", text=text)
 
     def _install_products(self, dtype: torch.dtype, found: Support) -> None:
         """Products in fp32 units, all of them or the kinds that this CPU's 16-bit units are slow at."""
