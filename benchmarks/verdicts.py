@@ -29,6 +29,7 @@ import numpy as np
 from comparing import ROOT, add_folder, check_folder, compare, finish, write
 from scipy.stats import binomtest
 
+from halfstep import codec
 from halfstep.comparison.paired import ALPHA, noncentrality
 from halfstep.comparison.quality import qualities
 from halfstep.comparison.tolerance import Tolerance
@@ -56,7 +57,7 @@ def judged(trials: list[Outcome], tolerance: Tolerance) -> dict[str, dict[str, A
     groups: dict[str, list[Outcome]] = {}
     for trial in trials:
         groups.setdefault(trial.trial.precision, []).append(trial)
-    return qualities("fp32", groups, tolerance)
+    return {p: codec.write(found) for p, found in qualities("fp32", groups, tolerance).items()}
 
 
 def simulated(seeds: int, shift: float, count: int, tolerance: Tolerance) -> dict[str, Any]:

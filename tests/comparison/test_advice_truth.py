@@ -34,7 +34,7 @@ def speed(random: np.random.Generator) -> dict[str, Any] | None:
     half = random.choice([0.003, 0.03, 0.2, 0.6])
     ends = (None, None) if random.random() < 0.15 else (value * math.exp(-half), value * math.exp(half))
     ratio = Interval(value, *ends)
-    return _ratio_row(ratio, faster_words(ratio)) | {"runs": [runs, runs]}
+    return dict(codec.write(replace(_ratio_row(ratio, faster_words(ratio)), runs=(runs, runs))))
 
 
 def cost(random: np.random.Generator, what: str) -> dict[str, Any] | None:
@@ -43,7 +43,7 @@ def cost(random: np.random.Generator, what: str) -> dict[str, Any] | None:
     runs, spread = int(random.integers(1, 5)), random.choice([0.0, 0.001, 0.03, 0.3])
     sides = np.exp(spread * random.standard_normal((2, runs)))
     ours = sides[0] * math.exp(0.2 * random.standard_normal())
-    return _ratio_of_trials(ours.tolist(), sides[1].tolist(), what)
+    return dict(codec.write(_ratio_of_trials(ours.tolist(), sides[1].tolist(), what)))
 
 
 def judged(random: np.random.Generator, fall: float, seeds: int, precisions: int) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from halfstep import codec
 from halfstep.comparison.rows import trial_row
 from halfstep.comparison.verdicts import verdicts
 from halfstep.trials import Outcome
@@ -33,7 +34,7 @@ def advised(
         for repeat in range(2)
         for precision, (seconds, losses, events) in rows.items()
     ]
-    found = verdicts(trials, [trial_row(each, [], "") for each in trials])
+    found: list[dict[str, Any]] = codec.write(verdicts(trials, [trial_row(each, [], "") for each in trials]))
     return recommend(found), found
 
 
@@ -97,6 +98,6 @@ def test_a_failed_precision_is_told_with_its_reason_whatever_is_advised() -> Non
     failed = outcome("fp16", FALLING[:2], status="failed")
     failed.reason = "RuntimeError: Index put requires the source and destination dtypes match"
     rows = [trial_row(each, [], "") for each in (*trials, failed)]
-    found = recommend(verdicts([*trials, failed], rows))
+    found = recommend(codec.write(verdicts([*trials, failed], rows)))
     assert found["precision"] == "fp32"
     assert f"fp16: failed, {failed.reason}" in [reason["text"] for reason in found["reasons"]]

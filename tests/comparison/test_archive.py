@@ -103,11 +103,11 @@ def test_only_what_is_missing_is_run_again(request_: Request, ran: list[Trial]) 
             interrupted, "interrupted", "by Ctrl-C", None, read(written(request_, interrupted, "interrupted"))
         ),
     )
-    found = run_comparison(request_, Quiet(), stored(request_.folder))
+    found = codec.write(run_comparison(request_, Quiet(), stored(request_.folder)))
     assert ran == [killed, interrupted, never]
     assert [t["status"] for t in found["trials"]] == ["ok"] * 4
     ran.clear()
-    again = run_comparison(request_, Quiet(), stored(request_.folder))
+    again = codec.write(run_comparison(request_, Quiet(), stored(request_.folder)))
     assert ran == []
     assert again["verdicts"] == found["verdicts"]
 
@@ -143,7 +143,7 @@ def test_more_seeds_run_only_the_new_ones(request_: Request, ran: list[Trial]) -
     run_comparison(request_, Quiet())
     ran.clear()
     more = resumed(stored(request_.folder), {"seeds": 3, "prefer": "memory"})
-    found = run_comparison(more, Quiet(), stored(request_.folder))
+    found = codec.write(run_comparison(more, Quiet(), stored(request_.folder)))
     assert ran == [Trial("fp32", 2), Trial("bf16", 2)]
     assert found["options"]["seeds"] == 3
     assert found["verdicts"][1]["quality"]["seeds"] == 3
@@ -157,9 +157,9 @@ def test_a_trial_out_of_time_is_run_again_only_with_more_of_it(request_: Request
 
 
 def test_rebuilding_gives_the_same_object(request_: Request, ran: list[Trial]) -> None:
-    found = run_comparison(request_, Quiet())
+    found = codec.write(run_comparison(request_, Quiet()))
     assert found["missing"] == []
-    assert rebuilt(request_.folder) == json.loads(json.dumps(found))
+    assert codec.write(rebuilt(request_.folder)) == json.loads(json.dumps(found))
     (request_.folder / "comparison.json").unlink()
     assert halfstep.load(request_.folder).verdicts == found["verdicts"]
     (request_.folder / "comparison.json").write_text("{")
@@ -175,25 +175,27 @@ def test_batches_that_fit_are_evidence_for_memory_and_stay_where_it_is_drawn_aga
     ]
     fit = codec.read(Fit, {"name": "images", "argument": "--batch", "rows": rows})
     monkeypatch.setattr(running, "fit_batch", lambda *args: fit)
-    found = run_comparison(
-        replace(request_, prefer="memory", fit=FitOption("images", "--batch"), memory_limit=9), Quiet()
+    found = codec.write(
+        run_comparison(
+            replace(request_, prefer="memory", fit=FitOption("images", "--batch"), memory_limit=9), Quiet()
+        )
     )
     assert found["recommendation"]["rule"] == "largest_batch"
     assert {
         "text": "bf16: a batch of 12 images fits, 1.50× fp32's 8",
         "evidence": "fit_batch.rows[1].largest",
     } in (found["recommendation"]["reasons"])
-    assert rebuilt(request_.folder) == json.loads(json.dumps(found))
+    assert codec.write(rebuilt(request_.folder)) == json.loads(json.dumps(found))
     whole = json.loads((request_.folder / "comparison.json").read_text())
     (request_.folder / "comparison.json").write_text(json.dumps(whole | {"fit_batch": {"rows": 3}}))
-    assert "fit_batch" not in rebuilt(request_.folder)
+    assert "fit_batch" not in codec.write(rebuilt(request_.folder))
 
 
 def test_an_unfinished_comparison_is_drawn_with_what_there_is(request_: Request) -> None:
     save(request_, ENVIRONMENT)
     written(request_, Trial("fp32"))
     written(request_, Trial("bf16"), status=None, steps=7)
-    found = rebuilt(request_.folder)
+    found = codec.write(rebuilt(request_.folder))
     assert [(t["precision"], t["status"], t["steps"]) for t in found["trials"]] == [
         ("fp32", "ok", 12), ("bf16", "interrupted", 7)
     ]  # fmt: skip
@@ -204,7 +206,7 @@ def test_an_unfinished_comparison_is_drawn_with_what_there_is(request_: Request)
 def test_nothing_to_draw_is_said(request_: Request, tmp_path: Path) -> None:
     save(request_, ENVIRONMENT)
     with pytest.raises(UsageError, match="has left a record yet; resume it with `--resume`"):
-        rebuilt(request_.folder)
+        codec.write(rebuilt(request_.folder))
     with pytest.raises(
         UsageError, match=r"No comparison was begun in .* \(No such file or directory\); give a folder"
     ):
@@ -306,13 +308,13 @@ def test_a_damaged_record_is_no_figure_and_its_trial_is_run_again(
     trials = plan(["fp32", "bf16"], 1, 2)
     paths = [kept(request_, trial) for trial in trials]
     harm(paths[2])
-    rows = {t["precision"] + str(t["seed"]): t for t in rebuilt(request_.folder)["trials"]}
+    rows = {t["precision"] + str(t["seed"]): t for t in codec.write(rebuilt(request_.folder))["trials"]}
     row = rows.pop("fp321")
     assert (row["status"], row["steps"], row["losses"], row["step_times"]) == ("damaged", 0, [], [])
     assert row["peak_memory_bytes"] is None
     assert row["reason"].startswith("its record cannot be used: ")
     assert [(t["status"], t["steps"]) for t in rows.values()] == [("ok", 12)] * 3
-    found = run_comparison(request_, Quiet(), stored(request_.folder))
+    found = codec.write(run_comparison(request_, Quiet(), stored(request_.folder)))
     assert ran == [trials[2]]
     assert [t["status"] for t in found["trials"]] == ["ok"] * 4
 
@@ -320,7 +322,7 @@ def test_a_damaged_record_is_no_figure_and_its_trial_is_run_again(
 def test_a_hole_in_a_record_without_an_end_beside_it_is_seen_too(request_: Request, ran: list[Trial]) -> None:
     save(request_, ENVIRONMENT)
     without_a_step(written(request_, Trial("fp32")))
-    (row,) = rebuilt(request_.folder)["trials"]
+    (row,) = codec.write(rebuilt(request_.folder))["trials"]
     assert (row["status"], row["losses"]) == ("damaged", [])
     assert row["reason"] == "its record cannot be used: step 5 is missing from it"
 
@@ -347,7 +349,7 @@ def test_a_damaged_end_is_none(request_: Request, ran: list[Trial], end: str) ->
     whole = json.loads(path.with_suffix(".end.json").read_text())
     text = json.dumps(whole | json.loads(end)) if end.startswith('{"') else end
     path.with_suffix(".end.json").write_text(text, errors="surrogateescape")
-    (row,) = rebuilt(request_.folder)["trials"]
+    (row,) = codec.write(rebuilt(request_.folder))["trials"]
     assert (row["status"], row["steps"], row["seconds"]) == ("ok", 12, 0.0)
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from halfstep import codec
 from halfstep.comparison.disturbance import disturbances
+from halfstep.comparison.model import Disturbed
 from halfstep.comparison.rows import trial_row
 from halfstep.comparison.verdicts import verdicts
 from halfstep.meters.load import LoadMeter
@@ -51,7 +54,7 @@ def test_a_trial_is_disturbed_where_it_waited_for_others(loads: list[Any], distu
 
 def compared(seconds: dict[str, list[tuple[float, bool]]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Trials of each precision: the step in seconds, and whether other work disturbed it."""
-    told = {"cores": 4, "others_cores": 3.0, "waited_share": 0.6}
+    told = Disturbed(4, 3.0, 0.6)
     trials, rows = [], []
     for precision, every in seconds.items():
         for repeat, (step, disturbed) in enumerate(every):
@@ -59,8 +62,8 @@ def compared(seconds: dict[str, list[tuple[float, bool]]]) -> tuple[dict[str, An
             flops = {"event": "sample", "matmul_flops": {precision: 9}}
             made.record.add(flops)
             trials.append(made)
-            rows.append(trial_row(made, [], "") | {"disturbed": told if disturbed else None})
-    found = verdicts(trials, rows)
+            rows.append(replace(trial_row(made, [], ""), disturbed=told if disturbed else None))
+    found: list[dict[str, Any]] = codec.write(verdicts(trials, rows))
     return recommend(found), found
 
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from halfstep.comparison.drift import speed_drift, trend
+from halfstep import codec
+from halfstep.comparison import drift
+from halfstep.comparison.drift import trend
 from halfstep.comparison.running import plan
 from halfstep.trials import Outcome
 
 from .simulated import outcome
+
+
+def speed_drift(outcomes: list[Outcome]) -> dict[str, Any]:
+    found: dict[str, Any] = codec.write(drift.speed_drift(outcomes))
+    return found
 
 
 @pytest.mark.parametrize("n", [2, 4, 7])

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from halfstep.comparison.effort import energy, parts_of_memory, time_shares
+from halfstep import codec
+from halfstep.comparison.effort import with_energy, with_memory, with_time_shares
+from halfstep.comparison.model import TrialRow
 from halfstep.record import Record
 
 PARTS = {"weights": 40, "gradients": 40, "optimizer": 80, "activations": 200, "casts": 20}
+
+
+def energy(end: dict[str, Any], samples: int) -> dict[str, Any]:
+    found: dict[str, Any] = codec.write(with_energy(TrialRow(), end, samples))
+    return found
+
+
+def parts_of_memory(parts: dict[str, int], ranks: list[Record], absent: str) -> dict[str, Any]:
+    found: dict[str, Any] = codec.write(with_memory(TrialRow(), parts, ranks, absent))
+    return found
+
+
+def time_shares(sample: dict[str, Any], steps: int) -> dict[str, Any]:
+    found: dict[str, Any] = codec.write(with_time_shares(TrialRow(), sample, steps))
+    return found
 
 
 def ended(**end: object) -> Record:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from halfstep import codec
 from halfstep.comparison.curves import direction, is_quality
 from halfstep.comparison.paired import ALPHA, POWER, Paired, noncentrality
 from halfstep.comparison.rows import trial_row
@@ -22,7 +23,7 @@ from .simulated import comparison, outcome
 
 def judged(outcomes: list[Outcome], tolerance: Tolerance | None = None) -> dict[str, dict[str, Any]]:
     rows = [trial_row(o, [], "") for o in outcomes]
-    return {row["precision"]: row for row in verdicts(outcomes, rows, tolerance)}
+    return {row.precision: codec.write(row) for row in verdicts(outcomes, rows, tolerance)}
 
 
 def noisy(level: float, seed: int, steps: int = 20) -> list[float]:

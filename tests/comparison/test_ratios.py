@@ -7,20 +7,21 @@ import pytest
 from scipy.stats import gmean, ttest_ind
 
 from halfstep.comparison.intervals import Interval, ratio_of_means
+from halfstep.comparison.model import Spread, TrialRow
 from halfstep.comparison.ratios import energy, energy_ratio, faster_words
 
 
-def rows(*joules: float | None) -> list[dict[str, float | None]]:
-    return [{"joules_per_step": x} for x in joules]
+def rows(*joules: float | None) -> list[TrialRow]:
+    return [TrialRow(joules_per_step=x) for x in joules]
 
 
 def test_the_energy_is_the_median_with_its_range() -> None:
-    assert energy(rows(3.0, 1.0, 2.0)) == {"median": 2.0, "low": 1.0, "high": 3.0, "unit": "J"}
+    assert energy(rows(3.0, 1.0, 2.0)) == Spread(2.0, 1.0, 3.0, "J")
     assert energy(rows(None)) is None
 
 
 def test_one_trial_has_no_range() -> None:
-    assert energy(rows(None, 2.0)) == {"median": 2.0, "low": None, "high": None, "unit": "J"}
+    assert energy(rows(None, 2.0)) == Spread(2.0, None, None, "J")
 
 
 @pytest.mark.parametrize(
@@ -32,11 +33,9 @@ def test_the_ratio_is_welchs_of_the_logarithms(base: tuple[float, ...], own: tup
     assert ratio is not None
     theirs = ttest_ind(np.log(own), np.log(base), equal_var=False)
     interval = theirs.confidence_interval(0.95)
-    assert ratio["value"] == pytest.approx(gmean(own) / gmean(base), rel=1e-12)
-    assert [ratio["low"], ratio["high"]] == pytest.approx(
-        [np.exp(interval.low), np.exp(interval.high)], rel=1e-9
-    )
-    assert ratio["significant"] == bool(theirs.pvalue < 0.05)
+    assert ratio.value == pytest.approx(gmean(own) / gmean(base), rel=1e-12)
+    assert [ratio.low, ratio.high] == pytest.approx([np.exp(interval.low), np.exp(interval.high)], rel=1e-9)
+    assert ratio.significant == bool(theirs.pvalue < 0.05)
 
 
 def test_its_interval_holds_the_truth_as_often_as_it_says() -> None:
@@ -53,20 +52,20 @@ def test_its_interval_holds_the_truth_as_often_as_it_says() -> None:
 def test_trials_that_agree_leave_no_doubt() -> None:
     ratio = energy_ratio(rows(10.0, 10.0), rows(5.0, 5.0))
     assert ratio is not None
-    assert [ratio["value"], ratio["low"], ratio["high"]] == pytest.approx([0.5, 0.5, 0.5], rel=1e-12)
-    assert (ratio["significant"], ratio["words"]) == (True, "0.50× energy")
+    assert [ratio.value, ratio.low, ratio.high] == pytest.approx([0.5, 0.5, 0.5], rel=1e-12)
+    assert (ratio.significant, ratio.words) == (True, "0.50× energy")
 
 
 def test_one_trial_on_a_side_has_no_interval() -> None:
     ratio = energy_ratio(rows(10.0, 8.0), rows(5.0))
     assert ratio is not None
-    assert (ratio["low"], ratio["high"], ratio["significant"]) == (None, None, False)
+    assert (ratio.low, ratio.high, ratio.significant) == (None, None, False)
 
 
 def test_what_noise_may_be_is_not_significant() -> None:
     ratio = energy_ratio(rows(10.0, 8.0), rows(9.0, 9.5))
     assert ratio is not None
-    assert (ratio["significant"], ratio["words"]) == (False, "not significant")
+    assert (ratio.significant, ratio.words) == (False, "not significant")
 
 
 def test_what_was_not_measured_has_no_ratio() -> None:

@@ -26,7 +26,7 @@ def test_the_ratio_is_that_of_the_step_times_beside_it() -> None:
     assert base is not None
     assert own is not None
     assert ratio is not None
-    assert base["median"] / own["median"] == pytest.approx(ratio["value"], rel=1e-12)
+    assert base.median / own.median == pytest.approx(ratio.value, rel=1e-12)
 
 
 def test_its_interval_holds_the_truth_although_runs_differ() -> None:
@@ -36,7 +36,7 @@ def test_its_interval_holds_the_truth_although_runs_differ() -> None:
     for i in range(400):
         found = step_time(runs("fp32", list(0.1 * np.exp(0.1 * random.standard_normal(3))), 30, seed=i))
         assert found is not None
-        hits += found["low"] <= 0.1 <= found["high"]
+        hits += found.low <= 0.1 <= found.high
     assert hits / 400 >= 0.95 - 3 * 0.011
 
 
@@ -46,4 +46,4 @@ def test_of_one_run_it_is_the_median_by_order_statistics() -> None:
     found = step_time(one)
     assert found is not None
     # P(Binomial(35, 1/2) < 12) = 0.0205 and < 13 = 0.0448: the 12th from either end.
-    assert (found["median"], found["low"], found["high"]) == (times[17], times[11], times[23])
+    assert (found.median, found.low, found.high) == (times[17], times[11], times[23])

@@ -6,10 +6,22 @@ from typing import Any
 
 import pytest
 
-from halfstep.comparison.why import why
+from halfstep import codec
+from halfstep.comparison.model import PrecisionRow, TrialRow
+from halfstep.comparison.why import Trials
+from halfstep.comparison.why import why as explained
 from halfstep.ran import Ran
 
 MIB = 2**20
+
+
+def why(
+    row: dict[str, Any], own: list[tuple[int, dict[str, Any]]], base: list[tuple[int, dict[str, Any]]]
+) -> dict[str, list[dict[str, Any]]]:
+    """The lists of reasons as JSON has them, from a row and trials as JSON has them."""
+    sides: list[Trials] = [[(i, codec.read(TrialRow, each)) for i, each in side] for side in (own, base)]
+    found: dict[str, Any] = codec.write(explained(codec.read(PrecisionRow, row), *sides))
+    return {name: found[name] for name in ("why_no_faster", "why_memory")}
 
 
 def trial(shares: dict[str, float] | None, seconds: float = 0.1, **fields: Any) -> dict[str, Any]:

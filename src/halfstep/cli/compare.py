@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from halfstep import codec
 from halfstep.cli.outputs import held, json_path_of, new_folder, write_json
 from halfstep.cli.run import SETTINGS, check_launcher, emulation_options, products_option, program_options
 from halfstep.comparison.evidence import PREFER
@@ -126,7 +127,7 @@ def compare(
     page = request.folder / "report.html"
     with held(request.folder):
         with terminal.Progress(err) as progress:
-            comparison = run_comparison(request, progress, old)
+            comparison = codec.write(run_comparison(request, progress, old))
         write_page(comparison, page, diagnoses(request.folder))
     write_json(comparison, json_path)
     console.print(terminal.table(comparison, page=page))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from halfstep.comparison.model import Cause
+from halfstep.comparison.model import Cause, TrialRow
 from halfstep.ran import Ran
 
 #: fewer losses that are the same may be so by chance: a loss of 0, or one that is rounded
@@ -20,9 +19,7 @@ _WHY: dict[Cause, str] = {
 }
 
 
-def same_cause(
-    own: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], ran: Ran, base_ran: Ran
-) -> Cause | None:
+def same_cause(own: Sequence[TrialRow], base: Sequence[TrialRow], ran: Ran, base_ran: Ran) -> Cause | None:
     """Why the trials ``own`` and those of the baseline ran the same; None where they did not, or it is not known.
 
     Args:
@@ -37,10 +34,10 @@ def same_cause(
     return "identical_losses" if unknown and _identical(own, base) else None
 
 
-def _identical(own: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> bool:
+def _identical(own: Sequence[TrialRow], base: Sequence[TrialRow]) -> bool:
     """Whether the losses of each seed are the same numbers, enough of them and not all one number."""
-    theirs = {row["seed"]: row["losses"] for row in base}
-    pairs = [(row["losses"], theirs[row["seed"]]) for row in own if row["seed"] in theirs]
+    theirs = {row.seed: row.losses for row in base}
+    pairs = [(row.losses, theirs[row.seed]) for row in own if row.seed in theirs]
     return bool(pairs) and all(
         mine == other and len(set(mine) - {None}) >= ENOUGH_LOSSES for mine, other in pairs
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
+from halfstep.comparison.model import Disturbed, TrialRow
 from halfstep.record import Record
 
 #: of all processors, what other processes must have taken to be named
@@ -42,14 +42,10 @@ class Disturbance:
         by_others = self.others >= OTHERS * self.cores and self.waited >= WAITED
         return by_others or (self.waited >= WAITED_ALONE and self.waited > 2 * self.least + WAITED / 2)
 
-    def as_json(self) -> dict[str, float]:
+    @property
+    def row(self) -> Disturbed:
         """As a trial of the comparison object has it."""
-        return {
-            "cores": self.cores,
-            "others_cores": self.others,
-            "waited_share": self.waited,
-            "involuntary_switches_per_second": self.switches,
-        }
+        return Disturbed(self.cores, self.others, self.waited, self.switches)
 
 
 def disturbances(records: Sequence[Record]) -> list[Disturbance | None]:
@@ -60,6 +56,12 @@ def disturbances(records: Sequence[Record]) -> list[Disturbance | None]:
         None if d is None else Disturbance(d.cores, d.others, d.waited, least, d.switches) for d in found
     ]
     return [d if d is not None and d.disturbed else None for d in known]
+
+
+def disturbed(by_others: Disturbance | None, files: Sequence[str]) -> Disturbed | None:
+    """What a trial's row tells of it: other work, and files of earlier trials; None where there was neither."""
+    row = Disturbed() if by_others is None else by_others.row
+    return replace(row, files=tuple(files)) if files else None if by_others is None else row
 
 
 def _measured(record: Record) -> Disturbance | None:
@@ -82,21 +84,18 @@ def _measured(record: Record) -> Disturbance | None:
     )
 
 
-def words(row: Mapping[str, Any]) -> str:
-    """What is to be said of the ``disturbed`` of one or more trials of a precision; of the worst of them."""
-    others = (
-        f"other processes took {row['others_cores']:.1f} of {row['cores']} cores, and it waited"
-        if row["others_cores"] >= OTHERS * row["cores"]
-        else "it waited"
-    )
-    return f"{others} {row['waited_share']:.0%} of its time for a processor"
+def words(row: Disturbed) -> str:
+    """What is to be said of a trial that other work disturbed."""
+    cores, others, waited = row.cores or 1, row.others_cores or 0.0, row.waited_share or 0.0
+    told = f"other processes took {others:.1f} of {cores} cores, and " if others >= OTHERS * cores else ""
+    return f"{told}it waited {waited:.0%} of its time for a processor"
 
 
-def warning(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The warning of a precision of whose trials other work disturbed some."""
-    disturbed, trials = [d for row in rows if "waited_share" in (d := row["disturbed"] or {})], len(rows)
+def warning(rows: Sequence[TrialRow]) -> list[str]:
+    """The warning of a precision of whose trials other work disturbed some: of the worst of them."""
+    disturbed = [row.disturbed for row in rows if row.disturbed and row.disturbed.waited_share is not None]
     if not disturbed:
         return []
-    worst = max(disturbed, key=lambda row: row["waited_share"])
-    which = "" if trials == 1 else f" in {len(disturbed)} of {trials} trials"
+    worst = max(disturbed, key=lambda row: row.waited_share or 0.0)
+    which = "" if len(rows) == 1 else f" in {len(disturbed)} of {len(rows)} trials"
     return [f"disturbed{which}: {words(worst)}; such step times count for no verdict on speed"]

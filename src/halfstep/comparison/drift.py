@@ -12,8 +12,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
+from halfstep.comparison import model
+from halfstep.comparison.model import Drift
 from halfstep.comparison.paired import ALPHA
 from halfstep.comparison.rows import measured
 from halfstep.trials import Outcome
@@ -68,7 +69,7 @@ def _p_value(score: int, sizes: tuple[int, ...]) -> float:
     return float(counts[np.abs(scores) >= abs(score)].sum())
 
 
-def speed_drift(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def speed_drift(outcomes: Sequence[Outcome]) -> Drift:
     """The drift of a comparison: from trial to trial (precisions as strata) and within the trials (trials as strata).
 
     ``words`` is empty where none was seen; a drift that interleaving cannot take out is a reason to measure again.
@@ -77,11 +78,8 @@ def speed_drift(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     precisions = dict.fromkeys(o.trial.precision for o in ended)
     across = trend([[median(measured(o)) for o in ended if o.trial.precision == p] for p in precisions])
     within = trend([_part_medians(measured(o)) for o in ended])
-    return {
-        "across_trials": _numbers(across),
-        "within_trials": _numbers(within),
-        "words": "; ".join(_words(across, within, len(precisions) > 1)),
-    }
+    told = "; ".join(_words(across, within, len(precisions) > 1))
+    return Drift(_row(across), _row(within), told)
 
 
 def _part_medians(times: Sequence[float]) -> list[float]:
@@ -89,8 +87,8 @@ def _part_medians(times: Sequence[float]) -> list[float]:
     return [median(cut) for cut in cuts]
 
 
-def _numbers(found: Trend | None) -> dict[str, Any] | None:
-    return None if found is None else {"rise": found.rise, "p": found.p, "significant": found.seen}
+def _row(found: Trend | None) -> model.Trend | None:
+    return None if found is None else model.Trend(found.rise, found.p, found.seen)
 
 
 def _words(across: Trend | None, within: Trend | None, several: bool) -> list[str]:

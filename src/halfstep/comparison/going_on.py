@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from halfstep.comparison.model import WentOn
+from halfstep.comparison.model import TrialRow, WentOn
 from halfstep.record import Record
 
 CURE = "give each trial a folder of its own, which HALFSTEP_TRIAL in its environment names, or start it anew"
@@ -48,12 +48,12 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else -math.inf
 
 
-def went_on(rows: Sequence[Mapping[str, Any]], most: int) -> WentOn | None:
+def went_on(rows: Sequence[TrialRow], most: int) -> WentOn | None:
     """The same of a precision's trials: the files, the fewest steps, and the most that any trial made."""
-    files = dict.fromkeys(name for row in rows for name in (row["disturbed"] or {}).get("files", ()))
+    files = dict.fromkeys(name for row in rows if row.disturbed for name in row.disturbed.files or ())
     if not files:
         return None
-    return WentOn(tuple(files), min(row["steps"] for row in rows), most)
+    return WentOn(tuple(files), min(row.steps or 0 for row in rows), most)
 
 
 def words(found: WentOn) -> str:

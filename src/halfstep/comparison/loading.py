@@ -118,4 +118,4 @@ def rebuild(folder: str | Path) -> Comparison:
     path = Path(folder)
     if not (path / "request.json").exists():
         return load(folder)
-    return Comparison(rebuilt(path), path)
+    return Comparison(codec.write(rebuilt(path)), path)

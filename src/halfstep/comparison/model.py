@@ -211,6 +211,7 @@ class TrialRow:
         matmul_share: share of the FLOPs of matrix products by the operands' format.
         odd_size_share: share of these FLOPs whose sizes do not suit matrix units.
         time_shares: share of the profiled step by kind of work.
+        logged: figures of the script's own by name: [step, value], None where it was not finite.
         loss_scale: [step, scale] where it changed.
         load: what the processors did meanwhile, in seconds.
         own_amp: what the script has of mixed precision itself.
@@ -260,7 +261,7 @@ class TrialRow:
     time_shares: Mapping[str, float] | None = None
     time_shares_absent: str | None = None
     profiled_step: ProfiledStep | None = None
-    logged: Mapping[str, Points] = field(default_factory=dict)
+    logged: Mapping[str, tuple[tuple[float, float | None], ...]] = field(default_factory=dict)
     loss_scale: Points = ()
     first_nonfinite: NonFinite | None = None
     load: Mapping[str, float | None] | None = None

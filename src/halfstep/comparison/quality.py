@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from halfstep.comparison import curves
 from halfstep.comparison.curves import LOSS, Curve
-from halfstep.comparison.model import Direction
+from halfstep.comparison.model import (
+    Difference,
+    Direction,
+    Diverged,
+    FigureRow,
+    FinalDifference,
+    Quality,
+    RunDifference,
+    RunPart,
+)
 from halfstep.comparison.paired import POWER, Band, Paired, band, holm, noise_margin, paired
 from halfstep.comparison.ratios import spread
 from halfstep.comparison.tolerance import Tolerance
@@ -32,8 +41,19 @@ class Figure:
     seeded: bool
 
 
-def qualities(baseline: str | None, groups: Groups, tolerance: Tolerance) -> dict[str, dict[str, Any]]:
-    """For each precision its ``loss``, ``logged`` and ``quality``, as fields of its verdict.
+@dataclass(frozen=True)
+class Judged:
+    """What its losses and logged figures say of a precision, under the names of its row."""
+
+    loss: FigureRow | None
+    fall: float | None
+    logged: Mapping[str, FigureRow]
+    diverged: Diverged | None
+    quality: Quality
+
+
+def qualities(baseline: str | None, groups: Groups, tolerance: Tolerance) -> dict[str, Judged]:
+    """What is to be said of the quality of each precision.
 
     Args:
         baseline: the precision that the others are compared with; None where no trial ran to its end.
@@ -46,7 +66,7 @@ def qualities(baseline: str | None, groups: Groups, tolerance: Tolerance) -> dic
     found = {} if baseline is None else _figures(baseline, by_seed, tolerance)
     diverged = {p: _diverged(group) for p, group in groups.items()}
     return {
-        p: _fields(p, baseline, by_seed, found.get(p, {}), diverged, len({o.trial.seed for o in ended[p]}))
+        p: _judged(p, baseline, by_seed, found.get(p, {}), diverged, len({o.trial.seed for o in ended[p]}))
         for p in groups
     }
 
@@ -121,15 +141,15 @@ def _with_holm(found: dict[str, dict[str, Figure]], first: str) -> dict[str, dic
     return found
 
 
-def _fields(
+def _judged(
     precision: str,
     baseline: str | None,
     by_seed: Mapping[str, Mapping[str, Mapping[int, Curve]]],
     figures: Mapping[str, Figure],
-    diverged: Mapping[str, dict[str, Any] | None],
+    diverged: Mapping[str, Diverged | None],
     seeds: int,
-) -> dict[str, Any]:
-    rows: dict[str, Any] = {}
+) -> Judged:
+    rows: dict[str, FigureRow] = {}
     for name, curves_of in by_seed.items():
         base = curves_of.get(baseline or "", {})
         row = _row(name, curves_of[precision], figures.get(name), _fall(name, base))
@@ -140,72 +160,48 @@ def _fields(
     kind, words = summary_words(
         of_all, precision == baseline, diverged[precision], diverged.get(baseline or ""), seeds
     )
-    return {
-        "loss": loss,
-        "fall": _fall(LOSS, by_seed.get(LOSS, {}).get(precision, {})),
-        "logged": rows,
-        "diverged": diverged[precision],
-        "quality": {"kind": kind, "words": words, "seeds": seeds},
-    }
+    fall = _fall(LOSS, by_seed.get(LOSS, {}).get(precision, {}))
+    return Judged(loss, fall, rows, diverged[precision], Quality(kind, words, seeds))
 
 
-def _row(
-    name: str, ours: Mapping[int, Curve], figure: Figure | None, fall: float | None
-) -> dict[str, Any] | None:
+def _row(name: str, ours: Mapping[int, Curve], figure: Figure | None, fall: float | None) -> FigureRow | None:
     final = spread([curves.final(name, curve) for curve in ours.values()])
     if final is None:
         return None
     way = curves.direction(name) if name != LOSS else "lower"
-    row: dict[str, Any] = {"final": final, "direction": way, "difference": None, "words": "", "kind": None}
     if figure is None or not figure.final.seeds:
-        return row | {"over_run": None}
+        return FigureRow(final, way)
     kind = kind_of(figure.final, way)
-    return row | {
-        "difference": _numbers(figure.final, figure.margin_from) | {"fall": fall},
-        "kind": kind,
-        "words": figure_words(figure.final, kind, fall, figure.margin_from, figure.seeded),
-        "over_run": _over_run(figure, way),
-    }
+    return FigureRow(
+        final,
+        way,
+        FinalDifference(**_numbers(figure.final, figure.margin_from), fall=fall),
+        figure_words(figure.final, kind, fall, figure.margin_from, figure.seeded),
+        kind,
+        _over_run(figure, way),
+    )
 
 
-def _over_run(figure: Figure, way: Direction) -> dict[str, Any] | None:
+def _over_run(figure: Figure, way: Direction) -> RunDifference | None:
     run, over = figure.run, figure.band
     if not run.seeds:
         return None
     kind = kind_of(run, way)
     means = zip(figure.parts, over.mean, over.low, over.high, strict=True) if over else ()
-    return {
-        "difference": _numbers(run, figure.margin_from),
-        "kind": kind,
-        "words": figure_words(run, kind, None, figure.margin_from, figure.seeded),
-        "parts": [
-            {"first": first, "last": last, "value": value, "low": low, "high": high}
-            for (first, last), value, low, high in means
-        ],
-        "apart": [list(figure.parts[i]) for i in over.apart] if over else [],
-        "method": over.method if over else None,
-    }
+    return RunDifference(
+        Difference(**_numbers(run, figure.margin_from)),
+        kind,
+        figure_words(run, kind, None, figure.margin_from, figure.seeded),
+        tuple(RunPart(first, last, value, low, high) for (first, last), value, low, high in means),
+        tuple(figure.parts[i] for i in over.apart) if over else (),
+        over.method if over else None,
+    )
 
 
 def _numbers(found: Paired, margin_from: str | None) -> dict[str, Any]:
-    return {
-        "value": found.value,
-        "low": found.low,
-        "high": found.high,
-        "seeds": found.seeds,
-        "p": found.p,
-        "p_holm": found.p_holm,
-        "p_exact": found.p_exact,
-        "exact_low": found.exact_low,
-        "exact_high": found.exact_high,
-        "detectable": found.detectable,
-        "power": None if found.detectable is None else POWER,
-        "bound": found.bound,
-        "margin": found.margin,
-        "margin_from": margin_from,
-        "p_equivalence": found.p_equivalence,
-        "significant": found.different,
-    }
+    """The fields of a :class:`Difference`: those of the pairs, and what they were judged by."""
+    power = None if found.detectable is None else POWER
+    return asdict(found) | {"power": power, "margin_from": margin_from, "significant": found.different}
 
 
 def _fall(name: str, base: Mapping[int, Curve]) -> float | None:
@@ -217,10 +213,10 @@ def _fall(name: str, base: Mapping[int, Curve]) -> float | None:
     return math.fsum(falls) / len(falls) if falls else None
 
 
-def _diverged(group: Sequence[Outcome]) -> dict[str, Any] | None:
+def _diverged(group: Sequence[Outcome]) -> Diverged | None:
     """In how many of its trials the loss was not finite from some step on, and from which (counted from 1)."""
     since = [(o.trial.seed, diverged_from(o.record)) for o in group if o.status == "diverged"]
     if not since:
         return None
-    steps = [step + 1 for _, step in since if step is not None]
-    return {"trials": len(since), "of": len(group), "seeds": sorted({s for s, _ in since}), "steps": steps}
+    steps = tuple(step + 1 for _, step in since if step is not None)
+    return Diverged(len(since), len(group), tuple(sorted({seed for seed, _ in since})), steps)

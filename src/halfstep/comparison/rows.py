@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import starmap
 from typing import Any
 
-from halfstep.comparison.effort import energy, parts_of_memory, time_shares
+from halfstep.comparison.effort import with_energy, with_memory, with_time_shares
+from halfstep.comparison.model import NonFinite, StepTime, TrialRow
 from halfstep.looks import sentence
 from halfstep.meters import Absent, summary
 from halfstep.ran import Ran, words
@@ -22,88 +24,83 @@ EMULATED = "an emulated run reports no speed, memory or energy"
 WARMUP = 5
 
 
-def trial_row(outcome: Outcome, command: Sequence[str], log: str) -> dict[str, Any]:
+def trial_row(outcome: Outcome, command: Sequence[str], log: str) -> TrialRow:
     """One trial as a row of the comparison object."""
     record, end, sample = outcome.record, outcome.record.end, outcome.record.sample
-    warmup = warmup_of(len(record.steps))
-    times = record.step_seconds
-    times_after = measured(outcome)
-    center = summary(times_after) if times_after else Absent("no step after the warm-up")
-    seconds = None if isinstance(center, Absent) else center.median
+    times = measured(outcome)
+    center = summary(times) if times else Absent("no step after the warm-up")
+    step = None if isinstance(center, Absent) else StepTime(center.median, center.low, center.high)
     share = _matmul_share(sample.get("matmul_flops"))
-    samples = sample.get("samples")
-    ranks = [record, *outcome.ranks]
+    samples, ranks = sample.get("samples"), [record, *outcome.ranks]
+    unsampled = _no_sample(record.steps, sample)
     ran = Ran.of(record)
-    row = {
-        "precision": outcome.trial.precision,
-        "recipe": outcome.trial.precision,
-        "ran_as": words(ran) if record.steps else None,
-        "ran": ran.as_json(),
-        "emulated": bool(record.takeover.get("emulated")),
-        "seed": outcome.trial.seed,
-        "repeat": outcome.trial.repeat,
-        "status": outcome.status,
-        "reason": outcome.reason,
-        "steps": len(record.steps),
-        "skipped_steps": sum(bool(step.get("skipped")) for step in record.steps),
-        "warmup_steps": warmup,
-        "losses": [_finite(loss) for loss in record.losses],
-        "step_seconds": _step_seconds(center),
-        "step_times": times,
-        "steps_per_second": None if not seconds else 1 / seconds,
-        "samples_per_second": None if not seconds or not samples else samples / seconds,
-        **peak(ranks),
-        **parts_of_memory(sample.get("memory"), ranks, _no_sample(record.steps, sample)),
-        "memory_parts_absent": dict(sample.get("memory_absent") or {}),
-        **_stored(ranks, _no_sample(record.steps, sample)),
-        **energy(end, (samples or 0) * len(ranks)),
-        "matmul_share": share,
-        "matmul_flops": sample.get("matmul_flops"),
-        "matmul_share_absent": None if share else _no_sample(record.steps, sample),
-        "odd_size_share": _odd_share(sample),
-        **time_shares(sample, len(record.steps)),
-        "logged": {n: [[step, _finite(x)] for step, x in pairs] for n, pairs in record.logged.items()},
-        "loss_scale": _loss_scales(record.steps),
-        "first_nonfinite": _first_nonfinite(record.nonfinite),
-        "load": end.get("load"),
-        "load_absent": end.get("load_absent"),
-        "disturbed": None,
-        "warnings": [
+    row = TrialRow(
+        precision=outcome.trial.precision,
+        recipe=outcome.trial.precision,
+        ran_as=words(ran) if record.steps else None,
+        ran=ran,
+        emulated=bool(record.takeover.get("emulated")),
+        seed=outcome.trial.seed,
+        repeat=outcome.trial.repeat,
+        status=outcome.status,
+        reason=outcome.reason,
+        steps=len(record.steps),
+        skipped_steps=sum(bool(step.get("skipped")) for step in record.steps),
+        warmup_steps=warmup_of(len(record.steps)),
+        losses=tuple(_finite(loss) for loss in record.losses),
+        step_seconds=step,
+        step_times=tuple(record.step_seconds),
+        steps_per_second=1 / step.median if step and step.median else None,
+        samples_per_second=samples / step.median if step and step.median and samples else None,
+        memory_parts_absent=dict(sample.get("memory_absent") or {}),
+        matmul_share=share,
+        matmul_flops=sample.get("matmul_flops"),
+        matmul_share_absent=None if share else unsampled,
+        odd_size_share=_odd_share(sample),
+        logged={n: tuple((step, _finite(x)) for step, x in pairs) for n, pairs in record.logged.items()},
+        loss_scale=tuple(_loss_scales(record.steps)),
+        first_nonfinite=_first_nonfinite(record.nonfinite),
+        load=end.get("load"),
+        load_absent=end.get("load_absent"),
+        warnings=(
             *record.warnings,
             *starmap(sentence, record.absent.items()),
             *_ran_otherwise(outcome, share),
-        ],
-        "own_amp": record.own_amp,
-        "device": record.takeover.get("device"),
-        "framework": record.takeover.get("framework"),
-        "log": log,
-        "exit_code": outcome.exit_code,
-        "command": list(command),
-        "takeover_seconds": record.takeover.get("seconds"),
-        "seconds": outcome.seconds,
-    }
-    return row | _unmeasured() if row["emulated"] else row
+        ),
+        own_amp=tuple(record.own_amp),
+        device=record.takeover.get("device"),
+        framework=record.takeover.get("framework"),
+        log=log,
+        exit_code=outcome.exit_code,
+        command=tuple(command),
+        takeover_seconds=record.takeover.get("seconds"),
+        seconds=outcome.seconds,
+    )
+    row = with_memory(_with_peak(row, ranks), sample.get("memory"), ranks, unsampled)
+    row = with_energy(_with_stored(row, ranks, unsampled), end, (samples or 0) * len(ranks))
+    row = with_time_shares(row, sample, len(record.steps))
+    return _unmeasured(row) if row.emulated else row
 
 
-def _unmeasured() -> dict[str, Any]:
+def _unmeasured(row: TrialRow) -> TrialRow:
     """What an emulation would measure is the emulation, not the precision."""
-    absent = (
-        "peak_memory",
+    figures = (
+        "step_seconds",
+        "steps_per_second",
+        "samples_per_second",
+        "peak_memory_bytes",
+        "peak_memory_how",
         "memory",
-        "workspace",
-        "energy",
+        "energy_joules",
         "joules_per_step",
         "joules_per_sample",
         "time_shares",
+        "profiled_step",
     )
-    return {
-        **dict.fromkeys(("step_seconds", "steps_per_second", "samples_per_second"), None),
-        **dict.fromkeys(("peak_memory_bytes", "peak_memory_how", "memory", "energy_joules"), None),
-        **dict.fromkeys(("joules_per_step", "joules_per_sample", "time_shares", "profiled_step"), None),
-        "step_times": [],
-        "step_seconds_absent": EMULATED,
-        **{f"{figure}_absent": EMULATED for figure in absent},
-    }
+    absent = ("step_seconds", "peak_memory", "memory", "workspace", "energy", "joules_per_step", "joules_per_sample",
+              "time_shares")  # fmt: skip
+    changes: Any = {**dict.fromkeys(figures), **{f"{figure}_absent": EMULATED for figure in absent}}
+    return replace(row, step_times=(), **changes)
 
 
 def warmup_of(steps: int) -> int:
@@ -127,29 +124,23 @@ def measured(outcome: Outcome) -> list[float]:
     return [s["seconds"] for s in steps if s.get("seconds") is not None and not s.get("sampled")]
 
 
-def _step_seconds(center: Any) -> dict[str, float | None] | None:
-    if isinstance(center, Absent):
-        return None
-    return {"median": center.median, "low": center.low, "high": center.high}
-
-
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _matmul_share(flops: dict[str, int] | None) -> dict[str, float] | None:
+def _matmul_share(flops: Mapping[str, int] | None) -> dict[str, float] | None:
     total = sum((flops or {}).values())
     return {name: count / total for name, count in (flops or {}).items()} if total else None
 
 
-def _odd_share(sample: dict[str, Any]) -> float | None:
+def _odd_share(sample: Mapping[str, Any]) -> float | None:
     """Share of the products' FLOPs whose sizes do not suit matrix units."""
     total = sum((sample.get("matmul_flops") or {}).values())
     odd = sample.get("odd_flops")
     return odd / total if total and odd is not None else None
 
 
-def _no_sample(steps: list[Any], sample: dict[str, Any]) -> str:
+def _no_sample(steps: Sequence[object], sample: Mapping[str, Any]) -> str:
     if "absent" in sample:
         return str(sample["absent"])
     if sample:
@@ -157,45 +148,41 @@ def _no_sample(steps: list[Any], sample: dict[str, Any]) -> str:
     return "measured in the second step, which was not reached" if len(steps) < 2 else "no step was sampled"
 
 
-def peak(ranks: list[Any]) -> dict[str, Any]:
-    """Peak memory: of one process, or the sum over the ranks (and the largest beside it)."""
-    if ranks[0].takeover.get("emulated"):
-        return {"peak_memory_bytes": None, "peak_memory_absent": EMULATED}
+def _with_peak(row: TrialRow, ranks: Sequence[Record]) -> TrialRow:
+    """With its peak memory: of one process, or the sum over the ranks (and the largest beside it)."""
     peaks = [record.end.get("peak_memory_bytes") for record in ranks]
+    known = [peak for peak in peaks if peak is not None]
     if not ranks[0].steps:
-        return {"peak_memory_bytes": None, "peak_memory_absent": "no step was made"}
-    if any(peak is None for peak in peaks):
+        return replace(row, peak_memory_absent="no step was made")
+    if len(known) < len(peaks):
         reason = next((r.end["peak_memory_absent"] for r in ranks if "peak_memory_absent" in r.end), None)
-        return {
-            "peak_memory_bytes": None,
-            "peak_memory_absent": reason or "the process ended without telling",
-        }
-    how = ranks[0].end.get("peak_memory_how")
-    more = {} if len(peaks) == 1 else {"peak_memory_largest_rank_bytes": max(peaks), "ranks": len(peaks)}
-    return {"peak_memory_bytes": sum(peaks), "peak_memory_absent": None, "peak_memory_how": how, **more}
+        return replace(row, peak_memory_absent=reason or "the process ended without telling")
+    row = replace(row, peak_memory_bytes=sum(known), peak_memory_how=ranks[0].end.get("peak_memory_how"))
+    return (
+        row if len(known) == 1 else replace(row, peak_memory_largest_rank_bytes=max(known), ranks=len(known))
+    )
 
 
-def _stored(ranks: list[Record], otherwise: str) -> dict[str, Any]:
-    """Bytes by format of weights, gradients and optimizer state, over all ranks."""
+def _with_stored(row: TrialRow, ranks: Sequence[Record], otherwise: str) -> TrialRow:
+    """With bytes by format of weights, gradients and optimizer state, over all ranks."""
     found = together(record.stored for record in ranks)
     if not any(record.stored.measured or record.stored.absent for record in ranks):
-        return {"stored": None, "stored_absent": dict.fromkeys(PARTS, otherwise)}
-    return {"stored": found.as_json(), "stored_absent": dict(found.absent)}
+        return replace(row, stored_absent=dict.fromkeys(PARTS, otherwise))
+    return replace(row, stored=found.as_json(), stored_absent=dict(found.absent))
 
 
-def _loss_scales(steps: list[dict[str, Any]]) -> list[list[float]]:
+def _loss_scales(steps: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
     """[step, scale] where the scale changed."""
-    changes: list[list[float]] = []
+    changes: list[tuple[float, float]] = []
     for index, step in enumerate(steps):
         scale = step.get("loss_scale")
         if scale is not None and (not changes or changes[-1][1] != scale):
-            changes.append([index, scale])
+            changes.append((index, scale))
     return changes
 
 
-def _first_nonfinite(event: dict[str, Any]) -> dict[str, Any] | None:
-    keys = ("step", "what", "module", "operation", "direction", "words")
-    return {key: event[key] for key in keys if key in event} if event else None
+def _first_nonfinite(event: Mapping[str, Any]) -> NonFinite | None:
+    return NonFinite(**{name: event.get(name) for name in NonFinite.OMITTED}) if event else None
 
 
 def _ran_otherwise(outcome: Outcome, share: dict[str, float] | None) -> list[str]:

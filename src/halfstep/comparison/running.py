@@ -15,11 +15,11 @@ from typing import Any, Protocol
 from halfstep import __version__, codec
 from halfstep.comparison import archive
 from halfstep.comparison.adopt import Script
-from halfstep.comparison.disturbance import disturbances
+from halfstep.comparison.disturbance import disturbances, disturbed
 from halfstep.comparison.drift import speed_drift
 from halfstep.comparison.fit import fit_batch
 from halfstep.comparison.going_on import files_of_earlier_trials
-from halfstep.comparison.model import SCHEMA, Comparison, Fit, PrecisionRow
+from halfstep.comparison.model import Comparison, Fit, Method, Program
 from halfstep.comparison.request import Request, Stored, check_machine, save, stored
 from halfstep.comparison.rows import WARMUP, trial_row
 from halfstep.comparison.verdicts import METHOD, verdicts
@@ -53,7 +53,7 @@ class Display(Protocol):
         """It has ended."""
 
 
-def run_comparison(request: Request, display: Display, resume: Stored | None = None) -> dict[str, Any]:
+def run_comparison(request: Request, display: Display, resume: Stored | None = None) -> Comparison:
     """Run all trials and return the comparison object; Ctrl-C ends it early with what there is.
 
     The object is written to ``comparison.json`` in the request's folder after every trial.
@@ -159,7 +159,7 @@ def _recipes(request: Request, environment: dict[str, Any], done: Sequence[Outco
     return [*default_recipes(environment), *own]
 
 
-def rebuilt(folder: str | Path) -> dict[str, Any]:
+def rebuilt(folder: str | Path) -> Comparison:
     """The comparison object of a folder, made again from its records; trials that did not end are rows, too.
 
     Raises:
@@ -206,34 +206,28 @@ def assemble(
     environment: dict[str, Any],
     cwd: str | None = None,
     fit: Fit | None = None,
-) -> dict[str, Any]:
+) -> Comparison:
     """The comparison object: what ``--json`` writes, and every report is drawn from."""
     job = request.job
-    rows = [
-        trial_row(o, job.command(o.trial), str(job.log(o.trial).relative_to(request.folder)))
-        for o in outcomes
-    ]
     records = [o.record for o in outcomes]
-    for row, other, files in zip(rows, disturbances(records), files_of_earlier_trials(records), strict=True):
-        told = {} if other is None else other.as_json()
-        row["disturbed"] = (told | ({"files": files} if files else {})) or None
+    others, files = disturbances(records), files_of_earlier_trials(records)
+    rows = [
+        replace(
+            trial_row(o, job.command(o.trial), str(job.log(o.trial).relative_to(request.folder))),
+            disturbed=disturbed(other, read),
+        )
+        for o, other, read in zip(outcomes, others, files, strict=True)
+    ]
     found = verdicts(outcomes, rows, request.tolerance)
     drift = speed_drift(outcomes)
-    if drift["words"] and found:
+    if drift.words and found:
         # The first row is the baseline, which every ratio rests on.
-        found[0]["warnings"].append(drift["words"])
-    read = [codec.read(PrecisionRow, row) for row in found]
+        found[0] = replace(found[0], warnings=(*found[0].warnings, drift.words))
     script = Script.of(next((o.record.takeover for o in outcomes if o.record.steps), {}))
-    return {
-        "schema": SCHEMA,
-        "program": {
-            "command": request.command,
-            "module": request.module,
-            "cwd": cwd or str(Path.cwd()),
-            "launch": request.launch,
-        },
-        "environment": environment,
-        "options": {
+    return Comparison(
+        program=Program(tuple(request.command), request.module, cwd or str(Path.cwd()), request.launch),
+        environment=environment,
+        options={
             "steps": request.steps,
             "repeats": request.repeats,
             "seeds": request.seeds,
@@ -245,14 +239,14 @@ def assemble(
             "emulate": request.emulate,
             "as_on": request.as_on,
         },
-        "trials": rows,
-        "missing": [trial.label for trial in missing(request, outcomes, environment)],
-        "verdicts": found,
-        "speed_drift": drift,
-        "recommendation": codec.write(recommend(read, script, request.prefer, fit)),
-        "method": [{"figure": figure, "how": how} for figure, how in METHOD],
-        **({} if fit is None else {"fit_batch": codec.write(fit)}),
-    }
+        trials=tuple(rows),
+        missing=tuple(trial.label for trial in missing(request, outcomes, environment)),
+        verdicts=tuple(found),
+        speed_drift=drift,
+        recommendation=recommend(found, script, request.prefer, fit),
+        method=tuple(Method(figure, how) for figure, how in METHOD),
+        fit_batch=fit,
+    )
 
 
 def missing(request: Request, outcomes: Sequence[Outcome], environment: dict[str, Any]) -> list[Trial]:
@@ -262,9 +256,9 @@ def missing(request: Request, outcomes: Sequence[Outcome], environment: dict[str
     return [trial for trial in asked if trial not in known]
 
 
-def _write(folder: Path, comparison: dict[str, Any]) -> None:
+def _write(folder: Path, comparison: Comparison) -> None:
     """Write the object beside its records."""
-    write_whole(folder / "comparison.json", json_text(comparison))
+    write_whole(folder / "comparison.json", json_text(codec.write(comparison)))
 
 
 def _environment() -> dict[str, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean, pstdev
-from typing import Any
 
 from halfstep.comparison.curves import countable, final_loss
+from halfstep.comparison.model import StandsStill, TrialRow
 from halfstep.exact import round_exact
 from halfstep.formats import get_scalar
 from halfstep.stored import Stored
@@ -25,22 +25,22 @@ FEWEST_STEPS = 10
 #: constants of Adam's update, of which a 16-bit format makes 1 or 0: then no second moment is kept, or nothing guards
 _CONSTANTS = (("beta_1", 0.9), ("beta_2", 0.999), ("eps", 1e-8))
 
-Trials = Sequence[Mapping[str, Any]]
+Trials = Sequence[TrialRow]
 
 
-def stands_still(own: Trials, base: Trials) -> dict[str, float] | None:
+def stands_still(own: Trials, base: Trials) -> StandsStill | None:
     """How far the loss fell in trials of a precision and of the baseline, where only the baseline's did; else None.
 
     Args:
         own, base: trials of the comparison object that ended well.
     """
-    falls, theirs = ([f for row in side if (f := _fall(row["losses"])) is not None] for side in (own, base))
+    falls, theirs = ([f for row in side if (f := _fall(row.losses)) is not None] for side in (own, base))
     if not falls or not theirs or len(falls) < len(own):
         return None
     ours, expected = max(falls), fmean(theirs)
-    noise = fmean(_noise(row["losses"]) for row in base)
+    noise = fmean(_noise(row.losses) for row in base)
     clear = expected > CLEAR * noise and expected > 0
-    return {"fall": ours, "baseline_fall": expected} if clear and ours < STILL * expected else None
+    return StandsStill(ours, expected) if clear and ours < STILL * expected else None
 
 
 def _fall(losses: Sequence[float | None]) -> float | None:
@@ -56,11 +56,11 @@ def _noise(losses: Sequence[float | None]) -> float:
     return pstdev([b - a for a, b in itertools.pairwise(half)] or [0.0]) / math.sqrt(2)
 
 
-def still_words(still: Mapping[str, float], baseline: str, steps: int, stored: Stored) -> str:
+def still_words(still: StandsStill, baseline: str, steps: int, stored: Stored) -> str:
     """The same in a sentence, with the constants that the format of the optimizer's state cannot hold."""
     said = (
-        f"the loss did not move in {steps} steps (it fell by {still['fall']:.2g}), while in {baseline} it fell by "
-        f"{still['baseline_fall']:.2g}"
+        f"the loss did not move in {steps} steps (it fell by {still.fall:.2g}), while in {baseline} it fell by "
+        f"{still.baseline_fall:.2g}"
     )
     sixteen = next(
         (f for f in (*stored.formats("optimizer"), *stored.formats("weights")) if f in ("bf16", "fp16")), ""

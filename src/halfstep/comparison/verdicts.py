@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, replace
 
-from halfstep import codec
 from halfstep.comparison.alike import same_cause
 from halfstep.comparison.disturbance import warning
 from halfstep.comparison.going_on import went_on
 from halfstep.comparison.going_on import words as going_on_words
+from halfstep.comparison.model import PrecisionRow, Quality, Ratio, TrialRow
 from halfstep.comparison.quality import qualities
 from halfstep.comparison.ratios import (
     FASTEST_UNITS,
@@ -25,36 +25,62 @@ from halfstep.comparison.rows import WARMUP
 from halfstep.comparison.stillness import stands_still, still_words
 from halfstep.comparison.tolerance import Tolerance
 from halfstep.comparison.why import why
-from halfstep.ran import Ran
-from halfstep.stored import Stored
 from halfstep.trials import Outcome
 
 
 def verdicts(
-    outcomes: Sequence[Outcome], rows: Sequence[dict[str, Any]], tolerance: Tolerance | None = None
-) -> list[dict[str, Any]]:
-    """One row a precision, the baseline first: ratios to it with intervals, quality against noise, and words."""
+    outcomes: Sequence[Outcome], rows: Sequence[TrialRow], tolerance: Tolerance | None = None
+) -> list[PrecisionRow]:
+    """One row per precision, the baseline first: ratios to it with intervals, quality against noise, and words."""
     order = list(dict.fromkeys(outcome.trial.precision for outcome in outcomes))
     baseline = baseline_of(outcomes)
     order.sort(key=lambda precision: precision != baseline)
-    groups = {p: [i for i, o in enumerate(outcomes) if o.trial.precision == p] for p in order}
+    groups = {p: [(i, o) for i, o in enumerate(outcomes) if o.trial.precision == p] for p in order}
     quality = qualities(
-        baseline, {p: [outcomes[i] for i in group] for p, group in groups.items()}, tolerance or Tolerance()
+        baseline, {p: [o for _, o in group] for p, group in groups.items()}, tolerance or Tolerance()
     )
-    base = [i for i in groups.get(baseline or "", []) if outcomes[i].status == "ok"]
+    base = _Side.of([(i, o) for i, o in groups.get(baseline or "", []) if o.status == "ok"], rows)
     found = []
-    for p in order:
+    for p, group in groups.items():
         # A trial that ended early says something in its own row, and nothing of the precision's medians.
-        ended = [i for i in groups[p] if outcomes[i].status == "ok"] or groups[p]
-        row = _verdict(p, baseline, [outcomes[i] for i in groups[p]], [rows[i] for i in ended])
-        row |= _figures([outcomes[i] for i in ended], [rows[i] for i in ended])
-        own, theirs = [(i, rows[i]) for i in ended], [(i, rows[i]) for i in base]
+        own = _Side.of([(i, o) for i, o in group if o.status == "ok"] or group, rows)
+        row = _of_trials(p, baseline, [o for _, o in group], own)
         if p != baseline:
-            row |= _ratios([outcomes[i] for i in ended], [rows[i] for i in ended], base, outcomes, rows)
-            row |= _beside(row, [rows[i] for i in ended], [rows[i] for i in base])
-        row |= why(row, own, theirs) | quality[p]
-        found.append(row | _spoiled([rows[i] for i in ended], max(each["steps"] for each in rows)))
+            row = _beside(_with_ratios(row, own, base), own, base)
+        judged = quality[p]
+        row = replace(
+            why(row, own.numbered, base.numbered),
+            loss=judged.loss,
+            fall=judged.fall,
+            logged=judged.logged,
+            diverged=judged.diverged,
+            quality=judged.quality,
+        )
+        found.append(_spoiled(row, own.rows, max(each.steps or 0 for each in rows)))
     return found
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Trials of one precision: their places in the comparison, how they ended, and their rows."""
+
+    places: list[int]
+    outcomes: list[Outcome]
+    rows: list[TrialRow]
+
+    @classmethod
+    def of(cls, group: Sequence[tuple[int, Outcome]], rows: Sequence[TrialRow]) -> _Side:
+        return cls([i for i, _ in group], [o for _, o in group], [rows[i] for i, _ in group])
+
+    @property
+    def numbered(self) -> list[tuple[int, TrialRow]]:
+        """The rows with their places."""
+        return list(zip(self.places, self.rows, strict=True))
+
+    @property
+    def quiet(self) -> list[Outcome]:
+        """Those that nothing disturbed."""
+        return [o for o, row in zip(self.outcomes, self.rows, strict=True) if not row.disturbed]
 
 
 def baseline_of(outcomes: Sequence[Outcome]) -> str | None:
@@ -63,109 +89,84 @@ def baseline_of(outcomes: Sequence[Outcome]) -> str | None:
     return "fp32" if "fp32" in ended else ended[0] if ended else None
 
 
-def _verdict(
-    precision: str, baseline: str | None, group: list[Outcome], rows: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """What is said of all its trials, and of the ``rows`` of those that ended well."""
+def _of_trials(precision: str, baseline: str | None, group: Sequence[Outcome], own: _Side) -> PrecisionRow:
+    """What is said of all its trials, and of those that ended well; the ratios of a baseline are absent."""
     bad = next((o for o in group if o.status != "ok"), None)
-    return {
-        "precision": precision,
-        "baseline": baseline,
-        "status": "ok" if bad is None else bad.status,
-        "reason": "" if bad is None else bad.reason,
-        "ran_as": (told := next((row for row in rows if row["ran_as"]), rows[0]))["ran_as"],
-        "ran": told["ran"],
-        "stored": next((row["stored"] for row in rows if row["stored"]), None),
-        "emulated": any(row["emulated"] for row in rows),
-        "trials": len(group),
-        "steps": min(row["steps"] for row in rows),
-        "skipped_steps": max(row["skipped_steps"] for row in rows),
-        "warnings": [
-            *dict.fromkeys(w for row in rows for w in row["warnings"]),
-            *warning(rows),
-        ],
-        "disturbed": sum(bool(row["disturbed"]) for row in rows),
-    }
+    rows = own.rows
+    told = next((row for row in rows if row.ran_as), rows[0])
+    seconds, peak, joules = (
+        step_time(own.outcomes),
+        spread([row.peak_memory_bytes for row in rows]),
+        energy(rows),
+    )
+    no_step = next((row.step_seconds_absent for row in rows if row.step_seconds_absent), None)
+    no_peak = next((row.peak_memory_absent for row in rows if row.peak_memory_absent), None)
+    no_joules = next((row.joules_per_step_absent for row in rows if row.joules_per_step_absent), None)
+    return PrecisionRow(
+        precision=precision,
+        baseline=baseline,
+        status="ok" if bad is None else bad.status,
+        reason="" if bad is None else bad.reason,
+        ran_as=told.ran_as,
+        ran=told.ran,
+        stored=next((row.stored for row in rows if row.stored), None),
+        emulated=any(row.emulated for row in rows),
+        trials=len(group),
+        steps=min(row.steps or 0 for row in rows),
+        skipped_steps=max(row.skipped_steps or 0 for row in rows),
+        warnings=(*dict.fromkeys(w for row in rows for w in row.warnings), *warning(rows)),
+        disturbed=sum(bool(row.disturbed) for row in rows),
+        step_time=seconds,
+        step_time_absent=None if seconds else no_step or "no step after the warm-up",
+        peak_memory=peak,
+        peak_memory_absent=None if peak else no_peak or "no trial told",
+        energy=joules,
+        energy_absent=None if joules else no_joules or "no trial told",
+    )
 
 
-def _figures(group: list[Outcome], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Its own figures; the ratios of a baseline are absent."""
-    return {
-        "step_time": (seconds := step_time(group)),
-        "step_time_absent": None
-        if seconds
-        else _absent(rows, "step_seconds_absent", "no step after the warm-up"),
-        "peak_memory": (peak := spread([row["peak_memory_bytes"] for row in rows])),
-        "peak_memory_absent": None if peak else _absent(rows, "peak_memory_absent", "no trial told"),
-        "energy": (joules := energy(rows)),
-        "energy_absent": None if joules else _absent(rows, "joules_per_step_absent", "no trial told"),
-        "speed_ratio": None,
-        "memory_ratio": None,
-        "energy_ratio": None,
-        "same_as_baseline": None,
-        "stands_still": None,
-        "speed_bound": None,
-    }
+def _with_ratios(row: PrecisionRow, own: _Side, base: _Side) -> PrecisionRow:
+    """With its figures by those of the baseline."""
+    return replace(
+        row,
+        speed_ratio=_quiet_speed_ratio(own, base),
+        memory_ratio=memory_ratio(base.rows, own.rows),
+        energy_ratio=energy_ratio(base.rows, own.rows),
+    )
 
 
-def _absent(rows: list[dict[str, Any]], figure: str, otherwise: str) -> str:
-    """Why no trial has a figure."""
-    return next((str(why) for row in rows if (why := row.get(figure))), otherwise)
-
-
-def _ratios(
-    group: list[Outcome],
-    own: list[dict[str, Any]],
-    base: list[int],
-    outcomes: Sequence[Outcome],
-    rows: Sequence[dict[str, Any]],
-) -> dict[str, Any]:
-    """Its figures by those of the baseline, whose trials have the indices ``base``."""
-    theirs = [outcomes[i] for i in base]
-    return {
-        "speed_ratio": _quiet_speed_ratio([rows[i] for i in base], theirs, own, group),
-        "memory_ratio": memory_ratio(theirs, group),
-        "energy_ratio": energy_ratio([rows[i] for i in base], own),
-    }
-
-
-def _spoiled(rows: list[dict[str, Any]], most: int) -> dict[str, Any]:
-    """Whether its trials went on from an earlier one's: then there is no verdict on it."""
-    found = went_on(rows, most)
-    if found is None:
-        return {"went_on": None}
-    quality = {"kind": "not_known", "words": f"{going_on_words(found)}: nothing to compare", "seeds": 1}
-    return {"went_on": codec.write(found), "quality": quality, "why_no_faster": [], "why_memory": []}
-
-
-def _quiet_speed_ratio(
-    base_rows: list[dict[str, Any]], base: list[Outcome], rows: list[dict[str, Any]], group: list[Outcome]
-) -> dict[str, Any] | None:
+def _quiet_speed_ratio(own: _Side, base: _Side) -> Ratio | None:
     """The ratio of the trials that nothing disturbed; of all of them, without an interval, where a side has none."""
-    quiet = [
-        [o for o, row in zip(side, found, strict=True) if not row["disturbed"]]
-        for side, found in ((base, base_rows), (group, rows))
-    ]
-    if all(quiet):
-        return speed_ratio(*quiet)
-    ratio = speed_ratio(base, group)
-    lost = {"low": None, "high": None, "significant": False, "words": "no interval", "disturbed": True}
-    return None if ratio is None else ratio | lost
+    if own.quiet and base.quiet:
+        return speed_ratio(base.quiet, own.quiet)
+    ratio = speed_ratio(base.outcomes, own.outcomes)
+    if ratio is None:
+        return None
+    return replace(ratio, low=None, high=None, significant=False, words="no interval", disturbed=True)
 
 
-def _beside(row: dict[str, Any], own: list[dict[str, Any]], base: list[dict[str, Any]]) -> dict[str, Any]:
-    """Whether it ran the same as the baseline, and how much faster the hardware's units could make it."""
-    if not base or row["status"] != "ok":
-        return {}
-    still = stands_still(own, base)
-    stored = Stored.of(row["stored"] or {})
-    words = [] if still is None else [still_words(still, base[0]["precision"], row["steps"], stored)]
-    return {
-        "stands_still": still,
-        "warnings": [*row["warnings"], *words],
-        "same_as_baseline": same_cause(own, base, Ran.from_json(row["ran"]), Ran.from_json(base[0]["ran"])),
-        "speed_bound": speed_bound(base),
-    }
+def _beside(row: PrecisionRow, own: _Side, base: _Side) -> PrecisionRow:
+    """With whether it ran the same as the baseline, and how much faster the hardware's units could make it."""
+    if not base.rows or row.status != "ok":
+        return row
+    still = stands_still(own.rows, base.rows)
+    words = [] if still is None else [still_words(still, base.rows[0].precision, row.steps or 0, row.held)]
+    return replace(
+        row,
+        stands_still=still,
+        warnings=(*row.warnings, *words),
+        same_as_baseline=same_cause(own.rows, base.rows, row.ran, base.rows[0].ran),
+        speed_bound=speed_bound(base.rows),
+    )
+
+
+def _spoiled(row: PrecisionRow, trials: Sequence[TrialRow], most: int) -> PrecisionRow:
+    """Without a verdict, where its trials went on from an earlier one's."""
+    found = went_on(trials, most)
+    if found is None:
+        return row
+    quality = Quality("not_known", f"{going_on_words(found)}: nothing to compare", 1)
+    return replace(row, went_on=found, quality=quality, why_no_faster=(), why_memory=())
 
 
 METHOD = [

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from halfstep.comparison.model import Direction, Kind
+from halfstep.comparison.model import Direction, Diverged, FigureRow, Kind
 from halfstep.comparison.paired import POWER, Paired
 
 #: a difference of more than this many times the fall says that the loss hardly fell: it is no measure then
@@ -63,27 +62,24 @@ def _equivalent_words(found: Paired, margin_from: str | None, seeds: str) -> str
     return f"equivalent: {found.bound:.2g} apart at most; {margin} {found.margin:.2g} ({seeds})"
 
 
-def diverged_words(diverged: dict[str, Any], baseline: dict[str, Any] | None) -> str:
+def diverged_words(diverged: Diverged, baseline: Diverged | None) -> str:
     """``diverged at step 12 in 2 of 5 trials``; and whether the baseline did, too."""
-    steps = sorted(diverged["steps"])
-    at = (
-        ""
-        if not steps
-        else f" at step {steps[0]}"
-        if steps[0] == steps[-1]
-        else f" at steps {steps[0]} to {steps[-1]}"
-    )
-    one = diverged["of"] == 1
-    share = "" if one else f" in {diverged['trials']} of {diverged['of']} trials"
-    too = f"; the baseline in {baseline['trials']} of {baseline['of']}" if baseline else ""
+    first, last = min(diverged.steps, default=None), max(diverged.steps, default=None)
+    at = "" if first is None else f" at step {first}" if first == last else f" at steps {first} to {last}"
+    share = "" if diverged.of == 1 else f" in {diverged.trials} of {diverged.of} trials"
+    too = f"; the baseline in {baseline.trials} of {baseline.of}" if baseline else ""
     return f"diverged{at}{share}{too}"
 
 
+#: what is told of a figure that does not lead
+_TOLD = ("worse", "better", "different")
+
+
 def summary_words(
-    figures: Sequence[tuple[str, dict[str, Any]]],
+    figures: Sequence[tuple[str, FigureRow]],
     is_baseline: bool,
-    diverged: dict[str, Any] | None,
-    baseline_diverged: dict[str, Any] | None,
+    diverged: Diverged | None,
+    baseline_diverged: Diverged | None,
     seeds: int,
 ) -> tuple[Kind, str]:
     """The verdict on a precision: the first figure's, unless it diverged or another figure is worse."""
@@ -91,19 +87,14 @@ def summary_words(
         return "diverged", diverged_words(diverged, None if is_baseline else baseline_diverged)
     if is_baseline:
         return "baseline", f"the baseline ({seeds} seed{'s' * (seeds != 1)})"
-    judged = [(name, row) for name, row in figures if row["kind"] is not None]
-    if not judged:
+    said = [(row.kind, f"{name}: {row.words}") for name, row in figures if row.kind is not None]
+    if not said:
         return "not_known", "neither a loss nor a logged figure that the baseline has, too"
-    said = [(row["kind"], f"{name}: {row['words']}") for name, row in judged]
     said += [
-        (over["kind"], f"{name} over the run: {over['words']}")
-        for name, row in judged
-        if (over := row["over_run"]) is not None and over["kind"] in ("worse", "better", "different")
+        (row.over_run.kind, f"{name} over the run: {row.over_run.words}")
+        for name, row in figures
+        if row.kind is not None and row.over_run is not None and row.over_run.kind in _TOLD
     ]
     # The first figure leads, whatever it is; the others are told where there is something to tell.
-    first, others = (
-        said[0],
-        [(kind, words) for kind, words in said[1:] if kind in ("worse", "better", "different")],
-    )
-    kinds = [kind for kind, _ in said]
-    return "worse" if "worse" in kinds else first[0], "; ".join([first[1], *(words for _, words in others)])
+    (kind, first), others = said[0], [words for kind, words in said[1:] if kind in _TOLD]
+    return "worse" if any(kind == "worse" for kind, _ in said) else kind, "; ".join([first, *others])

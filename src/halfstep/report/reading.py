@@ -122,7 +122,7 @@ def _trial(index: int, row: TrialRow) -> Trial:
         time=_parts(row.time_shares, row.time_shares_absent, why),
         shares=_parts(row.matmul_share, row.matmul_share_absent, why),
         stored=row.held,
-        logged=row.logged,
+        logged={name: _known(points) for name, points in row.logged.items()},
         loss_scale=row.loss_scale,
         first_nonfinite="" if row.first_nonfinite is None else _nonfinite(row.first_nonfinite),
         warnings=row.warnings,
@@ -147,6 +147,10 @@ def _amount(value: float | None, absent: str | None, why: str) -> float | Absent
 
 def _parts(parts: Mapping[str, float] | None, absent: str | None, why: str) -> Mapping[str, float] | Absent:
     return {name: value for name, value in (parts or {}).items() if value >= 0} or Absent(absent or why)
+
+
+def _known(points: Sequence[tuple[float, float | None]]) -> tuple[tuple[float, float], ...]:
+    return tuple((step, value) for step, value in points if value is not None)
 
 
 def _nonfinite(found: NonFinite) -> str:
