@@ -374,6 +374,31 @@ def test_bare_parameters_have_a_region_from_a_step_to_the_backward_pass(kinds) -
     assert kinds() == ["parameters"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_weights_that_are_copies_of_a_models_do_not_take_the_loss_into_its_region(
+    kinds, dtype: torch.dtype
+) -> None:
+    """fp32 weights that a script keeps by itself, flattened; no module's call reaches them."""
+    model, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.randn(3, 8, dtype=dtype)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    flat = nn.Parameter(torch.cat([p.detach().float().flatten() for p in model.parameters()]))
+    optimizer = torch.optim.SGD([flat], 0.1)
+    seen: list[torch.dtype] = []
+    for _ in range(3):
+        model.zero_grad()
+        out = model(x)
+        seen.append(out.dtype)
+        out.square().mean().backward()
+        flat.grad = torch.cat([p.grad.float().flatten() for p in model.parameters()])
+        optimizer.step()
+        for parameter, new in zip(model.parameters(), flat.detach().split(sizes), strict=True):
+            parameter.data.copy_(new.reshape(parameter.shape))
+    assert seen == [torch.float32] * 3
+    assert kinds() == ["model"]
+
+
 def test_a_closure_over_bare_parameters_runs_in_the_recipe(kinds) -> None:
     weight, x = nn.Parameter(torch.randn(8, 4)), torch.randn(3, 8)
     optimizer = torch.optim.LBFGS([weight], 0.1, max_iter=3)

@@ -37,7 +37,7 @@ class Roles:
     def __init__(self) -> None:
         self._known: weakref.WeakKeyDictionary[nn.Module, Role] = weakref.WeakKeyDictionary()
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
-        self._reached: set[int] | None = set()
+        self._reached: dict[int, weakref.ref[Tensor]] | None = {}
         self._swapped = False
 
     def install(self, patches: Patches) -> None:
@@ -90,16 +90,23 @@ class Roles:
         """Remember what is called until the first step; ``functional_call`` swaps tensors in that nobody knows."""
         assert self._reached is not None
         for parameter in module.parameters():
-            self._reached.add(id(parameter))
+            self._reached[id(parameter)] = weakref.ref(parameter)
             self._swapped = self._swapped or not isinstance(parameter, nn.Parameter)
 
     def reached_most(self, optimizers: Iterable[Optimizer]) -> bool:
-        """Whether calls of modules have reached at least half of what is optimized; asked once, after a first step."""
-        reached, self._reached = self._reached or set(), None
+        """Whether calls of modules have reached at least half of what is optimized; asked once, after a first step.
+
+        What an optimizer holds may be a copy of what was reached (fp32 weights of a script's own): then that has a
+        gradient although no optimizer holds it.
+        """
+        reached, self._reached = self._reached or {}, None
         if self._swapped:
             return True
-        sizes = [(p.numel(), id(p) in reached) for optimizer in optimizers for p in _parameters(optimizer)]
-        return 2 * sum(size for size, found in sizes if found) >= sum(size for size, _ in sizes)
+        held = {id(p): p.numel() for optimizer in optimizers for p in _parameters(optimizer)}
+        others = [tensor() for name, tensor in reached.items() if name not in held]
+        copied = sum(p.numel() for p in others if p is not None and p.grad is not None)
+        found = copied + sum(size for name, size in held.items() if name in reached)
+        return 2 * found >= sum(held.values())
 
 
 def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:
