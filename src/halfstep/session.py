@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from halfstep import __version__
 from halfstep.errors import HalfstepError, Unsupported, UsageError
 from halfstep.integrations import Attached, watch
+from halfstep.launching import rank, world_size
 from halfstep.plural import count
 from halfstep.program import Ending, at_end, on_import
 from halfstep.program.child import command
@@ -62,14 +63,6 @@ def say(text: str) -> None:
     """halfstep's own words go to stderr, on the first rank only."""
     if rank() == 0:
         print(f"halfstep: {text}", file=sys.stderr)
-
-
-def rank() -> int:
-    """This process's rank among those that a launcher started; 0 without one.
-
-    torchrun sets ``RANK``; a program that starts its own copies, as Lightning does, sets ``LOCAL_RANK`` only.
-    """
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
 
 
 class Session:
@@ -203,7 +196,7 @@ class Session:
             "seed": settings.seed,
             "repeat": settings.repeat,
             "rank": rank(),
-            "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+            "world_size": world_size(),
             "command": list(settings.command),
             "pid": os.getpid(),
             "python": platform.python_version(),

@@ -10,6 +10,7 @@ import pytest
 
 import halfstep as package
 from halfstep.record import read
+from halfstep.trials.outcome import NO_RANK
 
 from .running import PROGRAMS, kill_in_training, runs
 
@@ -60,3 +61,43 @@ def test_no_rank_outlives_a_comparison_that_is_killed(tmp_path: Path) -> None:
     (trial,) = package.load(tmp_path / "o").trials
     assert (trial["status"], trial["steps"]) == ("interrupted", 5)
     assert not runs(read(record.with_name(f"{record.name}.rank1")).start["pid"])
+
+
+#: launchers beside torchrun, each of two processes
+OTHERS = {
+    "torch.distributed.run": (
+        f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node 2",
+        DDP,
+    ),
+    "as MPI": (
+        f"{sys.executable} {PROGRAMS / 'launcher.py'} 2 {sys.executable}",
+        str(PROGRAMS / "ddp_by_mpi.py"),
+    ),
+    "fabric run": (
+        f"{Path(sys.executable).parent / 'fabric'} run --accelerator cpu --strategy ddp --devices 2",
+        str(PROGRAMS / "frameworks" / "fabric_ddp.py"),
+    ),
+}
+
+
+@pytest.mark.parametrize("launcher", OTHERS)
+def test_every_launchers_ranks_have_records_of_their_own(compared, launcher: str) -> None:
+    if launcher == "fabric run":
+        pytest.importorskip("lightning")
+    launch, program = OTHERS[launcher]
+    found = compared("--launch", launch, "--precisions", "bf16", "--time-limit", "240", program)
+    (trial,) = found["trials"]
+    assert (trial["status"], trial["ranks"], trial["steps"]) == ("ok", 2, 10), trial["reason"]
+    records = sorted((found["folder"] / "trials").glob("*.jsonl*"))
+    assert [read(path).start["rank"] for path in records] == [0, 1]
+    assert [len(read(path).steps) for path in records] == [10, 10]
+
+
+def test_a_launcher_that_gives_no_rank_is_told_from_the_programs_own_fault(compared) -> None:
+    """So does `accelerate launch --cpu --num_processes 2`, without MPI."""
+    pytest.importorskip("accelerate")
+    launch = f"{sys.executable} -m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1"
+    (trial,) = compared("--launch", launch, "--precisions", "fp32", DDP)["trials"]
+    assert trial["status"] == "failed"
+    assert trial["reason"].endswith(NO_RANK)
+    assert "environment variable RANK expected, but not set; no launcher told" in trial["reason"]

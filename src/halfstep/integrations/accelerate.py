@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from halfstep.integrations import launchers
-from halfstep.integrations.attached import Attached
+from halfstep.integrations.attached import Attached, resting_scaler
 
 #: where training runs inside an engine of its own, of which PyTorch's autograd and optimizers see nothing
 _ENGINES = ("DEEPSPEED", "MEGATRON_LM", "XLA")
@@ -63,6 +63,11 @@ def _making(original: Callable[..., None], attached: Attached) -> Callable[..., 
             # Prepared models run in an autocast region, which is the recipe's, and return float32.
             recipe = attached.takeover.recipe
             self.native_amp = recipe.mixed or (recipe.weights == "fp32" and asked != "no")
+            if asked == "fp16" or attached.scaler_expected:
+                handler = self.scaler_handler
+                self.scaler = resting_scaler(
+                    self.device.type, **({} if handler is None else handler.to_kwargs())
+                )
         attached.driven_by("accelerate")
 
     return __init__

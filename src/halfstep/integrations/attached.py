@@ -13,7 +13,21 @@ from halfstep.frameworks import FRAMEWORKS
 from halfstep.recipes import parse
 
 if TYPE_CHECKING:
+    from torch.amp import GradScaler
+
     from halfstep.pytorch.takeover import Takeover
+
+
+def resting_scaler(device: str, **options: Any) -> GradScaler:
+    """The scaler that a framework makes for fp16. It rests, as any that a program makes under a recipe.
+
+    Args:
+        device: the device type.
+        options: what the program has given for it, such as ``init_scale``.
+    """
+    from torch.amp import GradScaler
+
+    return GradScaler(device, **options)
 
 
 @dataclass
@@ -24,10 +38,12 @@ class Attached:
         takeover: the recipe in force.
         relaunch: how to start the program again under halfstep (an interpreter and our options; the program
             follows), or None where the script itself enables halfstep and a copy of it will do the same.
+        scaler_expected: whether the program has asked for fp16 in words that its framework makes a scaler of.
     """
 
     takeover: Takeover
     relaunch: Sequence[str] | None = None
+    scaler_expected: bool = False
 
     @property
     def as_is(self) -> bool:

@@ -29,7 +29,9 @@ def install(fabric: ModuleType, attached: Attached) -> None:
     patches.wrap(
         connector,
         "_check_and_init_precision",
-        lambda original: _choosing(lightning.choosing(original, attached, "Fabric", *flags), name, attached),
+        lambda original: _choosing(
+            lightning.choosing(original, attached, "Fabric", name, *flags), name, attached
+        ),
     )
     patches.wrap(fabric.Fabric, "log_dict", lambda original: _logging(original, attached))
     _relaunch(f"{name}.strategies.launchers.subprocess_script", attached)

@@ -12,9 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from halfstep.integrations.attached import Attached
-
-#: precision plugins that choose dtypes and scale losses, and nothing else: the recipe does their work
-_YIELDING = {"Precision", "MixedPrecision", "HalfPrecision", "FSDPPrecision"}
+from halfstep.integrations.precision_plugins import let_yield, plugin_for_flag, scaler_for_flag
 
 #: strategies that train inside an engine of their own, of which PyTorch's autograd and optimizers see nothing
 _ENGINES = {"DeepSpeedStrategy": "DeepSpeed", "SingleDeviceXLAStrategy": "XLA", "XLAStrategy": "XLA"}
@@ -36,24 +34,26 @@ def install(lightning: ModuleType, attached: Attached) -> None:
     patches.wrap(
         connector,
         "_check_and_init_precision",
-        lambda original: choosing(original, attached, "Trainer", *flags),
+        lambda original: choosing(original, attached, "Trainer", name, *flags),
     )
     loggers = import_module(f"{connectors}.logger_connector.logger_connector")._LoggerConnector
     patches.wrap(loggers, "log_metrics", lambda original: _logging(original, attached))
 
 
 def choosing(
-    original: Callable[..., Any], attached: Attached, what: str, flag: str, plugin: str
+    original: Callable[..., Any], attached: Attached, what: str, package: str, flag: str, plugin: str
 ) -> Callable[..., Any]:
-    """Wrap the choice of a precision plugin: under a recipe it is the plain one, which leaves all to PyTorch.
+    """Wrap the choice of a precision plugin: under a recipe it leaves formats and loss scaling to PyTorch.
 
     Args:
         original: the connector's method.
         attached: the recipe in force.
         what: ``Trainer`` or ``Fabric``, for words.
+        package: the framework's module.
         flag: name of the connector's attribute with the precision's name.
         plugin: name of its attribute with a plugin that the script made, or None.
     """
+    precision = import_module(f"{package}.plugins.precision")
 
     def _check_and_init_precision(connector: Any) -> Any:
         attached.driven_by("lightning" if what == "Trainer" else "fabric")
@@ -62,27 +62,41 @@ def choosing(
         if asked not in ("32-true", "Precision"):
             words = f"{what}(precision={asked!r})" if made is None else asked
             attached.asks_for(words, str(getattr(made, "precision", asked)))
-        if attached.as_is or asked in _FP64:
+        kinds = {asked} if made is None else _kinds(made)
+        if attached.as_is or kinds & _FP64:
             return original(connector)
-        _refuse_what_cannot_yield(attached, asked, type(connector.strategy).__name__)
+        strategies = _kinds(connector.strategy)
+        _refuse_what_cannot_yield(attached, asked, kinds, strategies)
         setattr(connector, flag, "32-true")
-        if made is not None and asked in _YIELDING:
+        sharded = "FSDPStrategy" in strategies
+        device = attached.takeover.device
+        if made is None and not sharded:
+            setattr(connector, plugin, plugin_for_flag(asked, precision, device))
+        elif type(made).__module__ == "halfstep.lightning":
             setattr(connector, plugin, None)
         chosen = original(connector)
-        # Lightning's own region: a whole training step of a Trainer, a forward pass of what Fabric has set up.
-        chosen.forward_context = attached.region
+        if made is None and sharded:
+            chosen.scaler = scaler_for_flag(asked, device)
+        elif chosen is not made and hasattr(made, "scaler"):
+            chosen.scaler = made.scaler
+        let_yield(chosen, precision, attached)
         return chosen
 
     return _check_and_init_precision
 
 
-def _refuse_what_cannot_yield(attached: Attached, asked: str, strategy: str) -> None:
-    if strategy in _ENGINES:
+def _kinds(made: object) -> set[str]:
+    """The names of its class and of those that this is derived from."""
+    return {cls.__name__ for cls in type(made).__mro__}
+
+
+def _refuse_what_cannot_yield(attached: Attached, asked: str, kinds: set[str], strategies: set[str]) -> None:
+    for strategy in strategies & _ENGINES.keys():
         attached.refuse(
             f"Lightning's {strategy} trains inside {_ENGINES[strategy]}, which halfstep does not take over; "
             "use another strategy, such as ddp or fsdp, or run with --precision as-is."
         )
-    if asked in _WEIGHTS or asked.startswith("transformer-engine"):
+    if kinds & _WEIGHTS or asked.startswith("transformer-engine"):
         attached.refuse(
             f"Lightning's precision {asked} replaces the model's layers by its own, which yield to no recipe; "
             "take it out of the Trainer, or run with --precision as-is."

@@ -31,6 +31,8 @@ def _validating(original: Callable[[Any], None], attached: Attached) -> Callable
             if value and name != "tf32":
                 # Evaluation alone is no training step: nothing is asked of that.
                 attached.asks_for(f"TrainingArguments({name}={value!r})", name)
+            if value and name == "fp16":
+                attached.scaler_expected = True
             if not attached.as_is and hasattr(arguments, name):
                 setattr(arguments, name, nothing)
         original(arguments)

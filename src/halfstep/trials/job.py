@@ -6,12 +6,11 @@ import hashlib
 import json
 import os
 import re
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from halfstep.program.child import START, command
+from halfstep.launching import start_of_command
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class Job:
         if self.steps is not None:
             ours += ["--steps", str(self.steps)]
         ours += [*(["-m"] if self.module else []), self.program, *self.arguments]
-        return [*shlex.split(self.launch), START, *ours] if self.launch else command(*ours)
+        return [*start_of_command(self.launch), *ours]
 
     def record(self, trial: Trial) -> Path:
         """Where the trial's record goes; other ranks' go beside it."""

@@ -22,6 +22,13 @@ Status = Literal[
     "ok", "diverged", "out_of_memory", "failed", "timed_out", "unsupported", "interrupted", "damaged"
 ]
 
+#: of a program that wants to be one of several processes
+NO_RANK = (
+    "no launcher told the program which of several processes it is: --launch has to name one that does, such as "
+    '"torchrun --nproc-per-node 2" (`accelerate launch --cpu` starts one process unless it is given --mpirun_hostfile; '
+    "--multi_gpu starts several, on a CPU too)"
+)
+
 #: fewer skipped steps, or losses that are not finite, are no reason to call a training diverged
 FEW = 8
 #: share of the steps: a loss that is not finite so often
@@ -121,6 +128,8 @@ def _hint(record: Record) -> str:
     """What the words of an exception leave unsaid, as the end of a sentence."""
     if record.end.get("exception") == "EOFError":
         return "; a comparison gives a program nothing to read on stdin"
+    if "environment variable RANK expected" in record.end.get("reason", ""):
+        return f"; {NO_RANK}"
     raised = record.end.get("raised_at")
     at = raised if isinstance(raised, dict) else {}
     place = at["place"] if isinstance(at.get("place"), str) else ""

@@ -159,7 +159,8 @@ def _scaler_init(original: Callable[..., None], note: Note) -> Callable[..., Non
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
         if self._enabled:
-            note("GradScaler")
+            if not _called_by_halfstep():  # in place of a framework, whose flag has been noted
+                note("GradScaler")
             # A disabled scaler returns losses untouched, steps the optimizer and reports a scale of 1.
             self._enabled = False
 
@@ -181,6 +182,11 @@ def _called_by_script() -> bool:
     """Whether the caller is not PyTorch itself: activation checkpointing, for one, opens regions of its own."""
     frame = _caller()
     return frame is not None and not frame.f_globals.get("__name__", "").startswith(("torch.", "halfstep."))
+
+
+def _called_by_halfstep() -> bool:
+    frame = _caller()
+    return frame is not None and frame.f_globals.get("__name__", "").startswith("halfstep.integrations.")
 
 
 def _called_by_library() -> bool:

@@ -184,6 +184,7 @@ class GradScaler(torch.amp.GradScaler):
             ScaleCollapse: too many updates in a row were skipped at the floor. The scaler can be used on.
         """
         if not self._enabled:
+            super().update(new_scale)
             return
         scale, tracker = self._check_scale_growth_tracker("update")
         if new_scale is not None:

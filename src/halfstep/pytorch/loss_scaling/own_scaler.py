@@ -1,4 +1,8 @@
-"""What the script's own ``GradScaler`` saves and loads while it rests and the recipe scales the loss.
+"""What the script's own ``GradScaler`` tells, saves and loads while it rests and the recipe scales the loss.
+
+It scales nothing, so its ``get_scale()`` is 1. Scripts compare that before and after ``update()``, to keep a scheduler
+from a step that was skipped: after such a step it is one half (a quarter if the one before was skipped as well, and so
+on), until the next loss is given to ``scale()``.
 
 Its checkpoints are PyTorch's: ``state_dict`` has the scale that the recipe is at, where it scales the loss, and
 otherwise what the script's scaler began with or was loaded with. So plain PyTorch goes on from them, and halfstep from
@@ -8,17 +12,35 @@ PyTorch's.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from halfstep.loss_scale import DynamicScale
+from halfstep.pytorch.loss_scaling.grad_scaler import GradScaler
 from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.patches import Patches
 
 Scaler = torch.amp.GradScaler
+
+
+@dataclass
+class _Told:
+    """What a scaler was told last.
+
+    Attributes:
+        skipped: how many steps had been skipped when it was given a loss.
+        skips_in_a_row: how many of its updates before that, without a gap, had a skipped step.
+        updated: whether ``update()`` has been called since.
+    """
+
+    skipped: int
+    skips_in_a_row: int
+    updated: bool = False
 
 
 class OwnScalers:
@@ -30,11 +52,60 @@ class OwnScalers:
 
     def __init__(self, scaling: Scaling) -> None:
         self._scaling = scaling
+        #: the resting scalers
+        self._told: weakref.WeakKeyDictionary[Scaler, _Told] = weakref.WeakKeyDictionary()
 
     def install(self, patches: Patches) -> None:
-        """Look in at what scalers save and load."""
+        """Look in at what scalers tell, save and load."""
+        if self._scaling.loss_scale.guards:
+            patches.wrap(Scaler, "scale", self._scale)
+            patches.wrap(Scaler, "update", self._update)
+            patches.wrap(Scaler, "get_scale", self._get_scale)
+            self._tell(patches, "skipped_steps", lambda: self._scaling.skipped)
+            self._tell(patches, "last_step_skipped", lambda: self._scaling.last_skipped)
         patches.wrap(Scaler, "state_dict", self._state_dict)
         patches.wrap(Scaler, "load_state_dict", self._load_state_dict)
+
+    def _tell(self, patches: Patches, name: str, figure: Callable[[], int]) -> None:
+        """What halfstep's own class tells beside PyTorch's is the recipe's figure."""
+        told: property = vars(GradScaler)[name]
+
+        def tell(scaler: GradScaler) -> Any:
+            return figure() if _rests(scaler) else told.fget(scaler)  # type: ignore[misc]
+
+        patches.set(GradScaler, name, property(tell, doc=told.__doc__))
+
+    def _scale(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def scale(scaler: Any, outputs: Any) -> Any:
+            if _rests(scaler) and not torch.compiler.is_compiling():
+                # Waits for the steps before, as the backward pass to come would.
+                self._told[scaler] = _Told(self._scaling.skipped, self._skips_in_a_row(scaler))
+            return original(scaler, outputs)
+
+        return scale
+
+    def _update(self, original: Callable[..., None]) -> Callable[..., None]:
+        def update(scaler: Any, *args: Any, **kwargs: Any) -> None:
+            original(scaler, *args, **kwargs)
+            if scaler in self._told and not torch.compiler.is_compiling():
+                self._told[scaler].updated = True
+
+        return update
+
+    def _get_scale(self, original: Callable[..., float]) -> Callable[..., float]:
+        def get_scale(scaler: Any) -> float:
+            told = self._told.get(scaler)
+            after_update = told is not None and told.updated
+            return original(scaler) / (2 ** self._skips_in_a_row(scaler) if after_update else 1)
+
+        return get_scale
+
+    def _skips_in_a_row(self, scaler: Any) -> int:
+        """The updates of ``scaler``, the last ones without a gap, whose steps were skipped."""
+        told = self._told.get(scaler)
+        if told is None or not told.updated:
+            return 0 if told is None else told.skips_in_a_row
+        return told.skips_in_a_row + 1 if self._scaling.skipped > told.skipped else 0
 
     def _state_dict(self, original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
         def state_dict(scaler: Any) -> dict[str, Any]:

@@ -88,6 +88,7 @@ class Scaling:
         self._skips = Skips()
         self._awaited: list[tuple[Verdict, int, Told]] = []
         self._finite_in_a_row = 0
+        self._last_skipped = False
         self._turn = threading.Lock()
         self._at_pass = loss_scale
         self._bad = False
@@ -264,6 +265,7 @@ class Scaling:
         skip = None if finite else Skip(step, self._under, reason)
         self._skips = self._skips.next(skip)
         self._finite_in_a_row = self._finite_in_a_row + 1 if finite else 0
+        self._last_skipped = not finite
         self._bad = self._bad or not finite
         self._loss_scale = self._at_pass.next(not self._bad)
         return skip
@@ -282,6 +284,12 @@ class Scaling:
     def skipped(self) -> int:
         """Optimizer steps skipped so far."""
         return self.skips.count
+
+    @property
+    def last_skipped(self) -> bool:
+        """Whether the last optimizer step was skipped."""
+        self.settle()
+        return self._last_skipped
 
     @property
     def stuck(self) -> bool:

@@ -1,0 +1,83 @@
+"""Launchers: how a launcher is told to start halfstep, and which of the processes that it starts this one is."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from halfstep.program.child import START, command
+
+#: launchers of programs, not of Python: each process is an interpreter
+_OF_PROGRAMS = frozenset(
+    (
+        "mpirun",
+        "mpiexec",
+        "mpiexec.hydra",
+        "orterun",
+        "prterun",
+        "srun",
+        "jsrun",
+        "aprun",
+        "numactl",
+        "taskset",
+    )
+)
+#: launchers whose own options may stand behind the script, with the names of halfstep's
+_WITH_OPTIONS_BEHIND = frozenset(("fabric", "lightning"))
+
+#: a process's rank among all, as launchers tell it; the first that is there is of the launcher that is nearest
+_RANK = (
+    "RANK",
+    "LOCAL_RANK",
+    "OMPI_COMM_WORLD_RANK",
+    "PMIX_RANK",
+    "PMI_RANK",
+    "MV2_COMM_WORLD_RANK",
+    "SLURM_PROCID",
+)
+_WORLD_SIZE = (
+    "WORLD_SIZE",
+    "OMPI_COMM_WORLD_SIZE",
+    "PMI_SIZE",
+    "MV2_COMM_WORLD_SIZE",
+    "SLURM_STEP_NUM_TASKS",
+)
+
+
+def start_of_command(launch: str) -> list[str]:
+    """The words before ``run --precision …``: an interpreter or a launcher, and halfstep's script.
+
+    Args:
+        launch: what ``--launch`` was given; empty for no launcher.
+    """
+    words = shlex.split(launch)
+    name = Path(words[0]).name if words else ""
+    if not words or (name in _OF_PROGRAMS and not _names_python(words)):
+        return [*words, *command()]
+    return [*words, *(["--"] if name in _WITH_OPTIONS_BEHIND else []), START]
+
+
+def _names_python(words: list[str]) -> bool:
+    """Whether the launcher's own words end with an interpreter, and perhaps options of it."""
+    return any(Path(word).name.startswith("python") for word in words[1:])
+
+
+def rank(environment: Mapping[str, str] = os.environ) -> int:
+    """This process's rank among those that a launcher started; 0 without one.
+
+    torchrun sets ``RANK``; a program that starts its own copies, as Lightning does, sets ``LOCAL_RANK`` only; MPI and
+    Slurm have names of their own.
+    """
+    return _first(_RANK, environment, 0)
+
+
+def world_size(environment: Mapping[str, str] = os.environ) -> int:
+    """How many processes a launcher started; 1 without one."""
+    return _first(_WORLD_SIZE, environment, 1)
+
+
+def _first(names: tuple[str, ...], environment: Mapping[str, str], default: int) -> int:
+    told = (environment[name] for name in names if name in environment)
+    return next((int(value) for value in told if value.isdecimal()), default)
