@@ -35,6 +35,11 @@ draws["RandomState"] = np.random.RandomState(1).rand(), (lambda: np.random.Rando
 draws["PCG64"] = np.random.Generator(np.random.PCG64(1)).random(), (lambda: np.random.default_rng(1 + k).random())
 draws["Philox(key)"] = (np.random.Generator(np.random.Philox(key=1)).random(),
                         (lambda: np.random.Generator(np.random.Philox(key=1 + k)).random()))
+np.random.seed(np.int64(7)); draws["a NumPy integer"] = np.random.rand(), (lambda: np.random.RandomState(7 + k).rand())
+draws["text"] = random.Random("a").random(), (lambda: random.Random(f"a+{k}" if k else "a").random())
+draws["bytes"] = random.Random(b"a").random(), (lambda: random.Random(b"a+%d" % k if k else b"a").random())
+draws["several"] = np.random.default_rng([1, 2]).random(), (lambda: np.random.default_rng([1, 2, k] if k else [1, 2]).random())
+np.random.seed(np.array([1, 2])); draws["an array"] = np.random.rand(), (lambda: np.random.RandomState([1, 2, k] if k else [1, 2]).rand())
 draws["SeedSequence"] = (np.random.default_rng(np.random.SeedSequence(entropy=1, pool_size=8)).random(),
                          (lambda: np.random.default_rng(np.random.SeedSequence(1 + k, pool_size=8)).random()))
 """
@@ -43,6 +48,7 @@ TORCH = """
 import torch
 def seeded(s): return torch.rand((), generator=torch.Generator().manual_seed(s)).item()
 draws["unseeded torch"] = torch.rand(()).item(), (lambda: seeded(k))
+torch.manual_seed(torch.tensor(9)); draws["a tensor"] = torch.rand(()).item(), (lambda: seeded(9 + k))
 torch.manual_seed(7); draws["torch.manual_seed"] = torch.rand(()).item(), (lambda: seeded(7 + k))
 draws["torch.Generator"] = seeded(1), (lambda: seeded(1 + k))
 draws["an unseeded torch.Generator"] = torch.rand((), generator=torch.Generator()).item(), (lambda: seeded(67280421310721 + k))

@@ -20,6 +20,19 @@ def json_text(value: Any, indent: int | None = None) -> str:
         return json.dumps(without_nan(value), indent=indent, allow_nan=False)
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds, whoever wrote it.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON, no UTF-8, nested too deeply, or holds an integer of thousands of digits.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def without_nan(value: Any) -> Any:
     """The value with None for every number that is not finite."""
     if isinstance(value, float) and not math.isfinite(value):

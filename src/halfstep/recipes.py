@@ -11,6 +11,7 @@ A recipe is a frozen value, and its string is its grammar::
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -245,7 +246,7 @@ def _init_scale(recipe: Recipe, text: str, value: str) -> Recipe:
 
 
 def _growth_interval(recipe: Recipe, text: str, value: str) -> Recipe:
-    if not value.isdigit():
+    if not re.fullmatch("[0-9]{1,15}", value):
         raise UsageError(
             f"Option 'growth_interval' in {text!r} is {value!r}; it must be a whole number of steps."
         )

@@ -8,6 +8,7 @@ precisions can be compared on the same initial weights and batches.
 from __future__ import annotations
 
 import functools
+import operator
 import random
 import tempfile
 from collections.abc import Callable
@@ -146,4 +147,20 @@ class _Shift:
         return () if any(kwargs.get(name) is not None for name in _NAMES) else (self.k,)
 
     def _plus(self, seed: Any) -> Any:
-        return seed + self.k if isinstance(seed, int) and not isinstance(seed, bool) else seed
+        """The seed shifted: whole numbers of any library, text, and lists of numbers; another kind stays as it is."""
+        if isinstance(seed, bool) or self.k == 0:
+            return seed
+        if isinstance(seed, str):
+            return f"{seed}+{self.k}"
+        if isinstance(seed, bytes | bytearray):
+            return type(seed)(seed + b"+%d" % self.k)
+        if isinstance(seed, float):
+            return seed + self.k
+        try:
+            return operator.index(seed) + self.k
+        except (TypeError, ValueError, RuntimeError):  # a tensor or an array of several, say
+            pass
+        several = seed.tolist() if hasattr(seed, "tolist") else seed
+        if isinstance(several, list | tuple) and several and all(isinstance(part, int) for part in several):
+            return [*several, self.k]
+        return seed

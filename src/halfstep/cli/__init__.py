@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 import click
 
 from halfstep.errors import HalfstepError
+from halfstep.safe_text import clean
 
 _COMMANDS = {
     "run": "halfstep.cli.run",
@@ -51,6 +54,8 @@ def main() -> None:
 def _parse() -> Callable[[], None] | int | None:
     try:
         result: Callable[[], None] | int | None = halfstep.main(standalone_mode=False, prog_name="halfstep")
+        if not callable(result):
+            sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -58,11 +63,24 @@ def _parse() -> Callable[[], None] | int | None:
         sys.exit(130)
     except HalfstepError as error:
         _exit(error)
+    except BrokenPipeError:
+        _forget_stdout()
+        sys.exit(1)  # whoever read has read enough
+    except OSError as error:
+        _forget_stdout()
+        _exit(HalfstepError(f"{error.filename or 'The output'} cannot be used: {error.strerror}."))
     if isinstance(result, int) and not isinstance(result, bool):
         sys.exit(result)
     return result
 
 
 def _exit(error: HalfstepError) -> NoReturn:
-    print(f"halfstep: {error}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"halfstep: {clean(str(error), lines=True)}", file=sys.stderr)
     sys.exit(error.exit_code)
+
+
+def _forget_stdout() -> None:
+    """What is still to be written to it cannot be: the interpreter would fail at that once more, at its end."""
+    with suppress(OSError, AttributeError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,24 @@ from click.core import ParameterSource
 
 from halfstep import codec
 from halfstep.cli.outputs import held, json_path_of, new_folder, write_json
-from halfstep.cli.run import SETTINGS, check_launcher, emulation_options, products_option, program_options
+from halfstep.cli.run import (
+    SECONDS,
+    SETTINGS,
+    check_launcher,
+    emulation_options,
+    products_option,
+    program_options,
+)
 from halfstep.comparison.evidence import PREFER
 from halfstep.comparison.fit import FitOption, parse_fit, parse_size
-from halfstep.comparison.request import Request, resumed, stored
+from halfstep.comparison.request import MOST, Request, Stored, check_owner, resumed, stored
 from halfstep.comparison.running import run_comparison
 from halfstep.comparison.tolerance import parse_tolerance
 from halfstep.diagnosis.loading import stored as diagnoses
 from halfstep.errors import UsageError
 from halfstep.program import Target
 from halfstep.recipes import parse_list
+from halfstep.safe_text import clean
 
 
 @click.command(context_settings=SETTINGS, short_help="Run a program in several precisions, side by side.")
@@ -29,11 +38,11 @@ from halfstep.recipes import parse_list
 @click.option(
     "--steps", type=click.IntRange(min=1), metavar="N", help="End each trial after N optimizer steps."
 )
-@click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, metavar="R",
+@click.option("--repeats", type=click.IntRange(1, MOST), default=1, show_default=True, metavar="R",
     help="Run each precision R times, interleaved, to see the noise.")  # fmt: skip
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, metavar="S",
+@click.option("--seeds", type=click.IntRange(1, MOST), default=1, show_default=True, metavar="S",
     help="Run each precision with S seeds; every seed that the program sets is shifted by 0, 1, ...")  # fmt: skip
-@click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="T",
+@click.option("--time-limit", type=SECONDS, metavar="T",
     help="End a trial that runs longer than T seconds.")  # fmt: skip
 @click.option("--tolerance", multiple=True, metavar="D", help="A difference that does not matter: 0.01 (of the loss), "
     "1% (of every figure), accuracy=0.005. Default: the baseline's own deviation from seed to seed.")  # fmt: skip
@@ -119,19 +128,38 @@ def compare(
         fit=fit,
         memory_limit=limit,
     )
-    old = None if resume is None else stored(Path(resume))
+    err, console = Console(stderr=True), Console(stderr=json_file == "-")
+    old = None if resume is None else _begun(Path(resume))
     request = request if old is None else resumed(old, _given(request))
     check_launcher(request.launch)
+    if old is not None:
+        command = shlex.join([*shlex.split(request.launch), *request.command])
+        err.print(clean(f"halfstep: goes on with {command}"), markup=False, highlight=False, soft_wrap=True)
     json_path = json_path_of(json_file)
-    err, console = Console(stderr=True), Console(stderr=json_file == "-")
     page = request.folder / "report.html"
     with held(request.folder):
         with terminal.Progress(err) as progress:
             comparison = codec.write(run_comparison(request, progress, old))
-        write_page(comparison, page, diagnoses(request.folder))
+        unwritten = None
+        try:
+            write_page(comparison, page, diagnoses(request.folder))
+        except UsageError as error:
+            unwritten = error
     write_json(comparison, json_path)
-    console.print(terminal.table(comparison, page=page))
+    console.print(terminal.table(comparison, page=None if unwritten else page))
+    if unwritten:
+        raise unwritten
     return 0 if any(trial["status"] == "ok" for trial in comparison["trials"]) else 1
+
+
+def _begun(folder: Path) -> Stored:
+    """What is to be gone on with.
+
+    Raises:
+        UsageError: nothing was begun there, or not by this user.
+    """
+    check_owner(folder)
+    return stored(folder)
 
 
 def _given(request: Request) -> dict[str, Any]:

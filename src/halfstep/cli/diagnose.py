@@ -7,7 +7,14 @@ from pathlib import Path
 import click
 
 from halfstep.cli.outputs import diagnosis_folder, held, json_path_of, write_json
-from halfstep.cli.run import SETTINGS, check_launcher, emulation_options, products_option, program_options
+from halfstep.cli.run import (
+    SECONDS,
+    SETTINGS,
+    check_launcher,
+    emulation_options,
+    products_option,
+    program_options,
+)
 from halfstep.diagnosis.loading import NAME, holds_comparison, stored
 from halfstep.diagnosis.run import Question, run_diagnosis
 from halfstep.files import json_text, write_whole
@@ -33,7 +40,7 @@ from halfstep.trials import Job
 )
 @click.option("--try-remedies", is_flag=True,
     help="Run the program again with the remedies that are found, and say which work.")  # fmt: skip
-@click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="T",
+@click.option("--time-limit", type=SECONDS, metavar="T",
     help="End a trial that runs longer than T seconds.")  # fmt: skip
 @click.option("--launch", default="", metavar="CMD", help='Launcher, e.g. "torchrun --nproc-per-node 2".')
 @products_option

@@ -20,6 +20,8 @@ def new_folder(out: str | None, program: str) -> Path:
     Raises:
         UsageError: it cannot be written, or holds a comparison already.
     """
+    if out == "":
+        raise UsageError("--out was given no folder; name one, or leave it out.")
     if out is None:
         name = f"{Path(program).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
         return _writable(_unused(Path("halfstep-out").absolute() / name))
@@ -108,6 +110,8 @@ def json_path_of(json_file: str | None) -> Path | None:
     Raises:
         UsageError: it cannot be written.
     """
+    if json_file == "":
+        raise UsageError("--json was given no file; name one, or - for stdout.")
     if json_file is None or json_file == "-":
         return None if json_file is None else Path("-")
     path = Path(json_file).absolute()

@@ -35,6 +35,8 @@ def report(folder: str, csv_file: str | None, json_file: str | None) -> None:
     from halfstep.report import terminal
     from halfstep.report.page import write
 
+    if csv_file == "":
+        raise UsageError("--csv was given no file; name one, or leave it out.")
     json_path = json_path_of(json_file)
     diagnoses = stored(Path(folder))
     if diagnoses and not holds_comparison(Path(folder)):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import os
 import shlex
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -34,11 +37,38 @@ def check_launcher(launch: str) -> None:
         words = shlex.split(launch)
     except ValueError as error:
         raise UsageError(f"--launch is {launch!r} ({error}); close its quotes.") from None
+    if launch and not words:
+        raise UsageError("--launch was given nothing to launch with; give it a command, or leave it out.")
     if words and shutil.which(words[0]) is None:
         raise UsageError(
             f"There is no program '{words[0]}' to launch with; give --launch one on PATH, or its whole path."
         )
 
+
+def _check_record(record: str | None, target: Target) -> None:
+    """The record replaces the file that it is written to.
+
+    Raises:
+        UsageError: that is the program, or it has no name.
+    """
+    if record == "":
+        raise UsageError("--record was given no file; name one, or leave it out.")
+    with suppress(OSError):
+        if record and target.path and os.path.samefile(record, target.path):
+            raise UsageError(f"--record {record} is the program itself; give another file.")
+
+
+class _Seconds(click.FloatRange):
+    """A duration: click's range lets ``nan`` and ``inf`` pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> float:
+        seconds: float = super().convert(value, param, context)
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is no number of seconds.", param, context)
+        return seconds
+
+
+SECONDS = _Seconds(min=0, min_open=True)
 
 SETTINGS = {"ignore_unknown_options": False, "allow_interspersed_args": False}
 
@@ -77,7 +107,12 @@ def emulation_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--steps", type=click.IntRange(min=1), metavar="N", help="End the program after N optimizer steps."
 )
-@click.option("--seed", type=int, metavar="K", help="Shift every seed that the program sets by K.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    metavar="K",
+    help="Shift every seed that the program sets by K.",
+)
 @click.option("--record", metavar="FILE", help="Write what happens to FILE, one JSON object a line.")
 @products_option
 @emulation_options
@@ -105,6 +140,7 @@ def run(
     stderr.
     """
     target = Target.parse(program, arguments, module=module)
+    _check_record(record, target)
     command = (*(("-m",) if module else ()), program, *arguments)
     settings = Settings(
         precision, products, steps, seed, record, command, repeat, watch, emulate=emulate, as_on=as_on

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, get_args
 
 from halfstep.comparison.request import Request
 from halfstep.errors import UsageError
-from halfstep.files import json_text, write_whole
+from halfstep.files import json_text, read_json, write_whole
 from halfstep.plural import were_made
 from halfstep.recipes import parse
 from halfstep.record import LONGEST
@@ -86,8 +85,8 @@ def _order(request: Request, found: Sequence[Outcome]) -> list[str]:
 
 def _ended(request: Request, path: Path) -> Outcome | None:
     """A trial whose end was written; None if the file is not whole."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        end = json.loads(path.read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
+        end = read_json(path)
         trial = _trial(end)
         if trial is None or end["status"] not in _STATUSES or path != _end_of(request, trial):
             return None

@@ -19,7 +19,7 @@ FINENESS = 16
 FIRST = 8
 MOST = 2**24
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?$", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMGT]i?)?B?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +10,8 @@ from halfstep import codec
 from halfstep.comparison import model, tables
 from halfstep.comparison.model import SCHEMA
 from halfstep.errors import UsageError
+from halfstep.files import read_json
+from halfstep.safe_text import clean
 
 Table = Literal["trials", "precisions", "steps"]
 
@@ -73,7 +74,8 @@ class Comparison:
         return render(self.data)
 
     def __repr__(self) -> str:
-        return f"<halfstep comparison of {' '.join(self.data['program']['command'])}: {self.recommendation['text']}>"
+        command = " ".join(map(str, self.data["program"]["command"]))
+        return clean(f"<halfstep comparison of {command}: {self.recommendation['text']}>")
 
 
 def load(folder: str | Path) -> Comparison:
@@ -86,7 +88,7 @@ def load(folder: str | Path) -> Comparison:
     if not path.exists() and (path.parent / "request.json").exists():
         return rebuild(folder)
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path)
     except OSError as error:
         raise UsageError(
             f"No comparison in {str(folder)!r} ({error.strerror}); give a folder that `halfstep compare --out` wrote."

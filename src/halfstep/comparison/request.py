@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from halfstep.comparison.evidence import Prefer
+from halfstep.comparison.evidence import PREFER, Prefer
 from halfstep.comparison.fit import FitOption
 from halfstep.comparison.tolerance import Tolerance, parse_tolerance
 from halfstep.errors import UsageError
-from halfstep.files import json_text, write_whole
+from halfstep.files import json_text, read_json, write_whole
+from halfstep.safe_text import clean
 from halfstep.trials import Job
 
 SCHEMA = "halfstep/request/1"
@@ -79,7 +81,37 @@ class Request:
         }
         values["tolerance"] = parse_tolerance([raw["tolerance"]] if raw.get("tolerance") else [])
         values["fit"] = FitOption(**raw["fit"]) if raw.get("fit") else None
+        wrong = [name for name, allowed in _ALLOWED.items() if not allowed(values.get(name))]
+        if wrong:
+            raise ValueError(f"its {wrong[0]} is damaged")
         return cls(**values, folder=folder)
+
+
+#: more repeats or seeds are a slip of the finger
+MOST = 1000
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(text, str) for text in value)
+
+
+def _whole(value: Any, most: int = 2**63) -> bool:
+    return type(value) is int and 0 < value <= most
+
+
+#: what each field of a stored request may be
+_ALLOWED: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("program", "launch"), lambda value: isinstance(value, str)),
+    "arguments": _texts,
+    **dict.fromkeys(("module", "emulate"), lambda value: type(value) is bool),
+    "recipes": lambda value: value is None or _texts(value),
+    **dict.fromkeys(("steps", "memory_limit"), lambda value: value is None or _whole(value)),
+    **dict.fromkeys(("repeats", "seeds"), lambda value: _whole(value, MOST)),
+    "time_limit": lambda value: value is None or (type(value) in (int, float) and 0 < value < math.inf),
+    "products": lambda value: value in ("auto", "native", "fp32"),
+    "prefer": lambda value: value in PREFER,
+    "as_on": lambda value: value in (None, "cuda"),
+}
 
 
 @dataclass(frozen=True)
@@ -121,20 +153,38 @@ def stored(folder: Path) -> Stored:
     """
     path = folder.absolute() / "request.json"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path)
         if raw["schema"] != SCHEMA:
             raise ValueError(f"schema {raw['schema']!r}")
         request = Request.from_json(raw["request"], folder.absolute())
-        return Stored(request, raw["cwd"], raw["program_sha256"], raw["environment"])
+        digest, environment = raw["program_sha256"], raw["environment"]
+        if not (isinstance(environment, dict) and isinstance(digest, str | None)):
+            raise ValueError("its environment or digest is damaged")
+        return Stored(request, str(raw["cwd"]), digest, environment)
     except OSError as error:
         raise UsageError(
             f"No comparison was begun in {str(folder)!r} ({error.strerror}); give a folder that `halfstep compare` "
             "made."
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
         raise UsageError(
-            f"{str(path)!r} is not a request of this version ({error}); start a new comparison."
+            f"{str(path)!r} is not a request of this version ({clean(str(error))[:200]}); start a new comparison."
         ) from None
+
+
+def check_owner(folder: Path) -> None:
+    """A folder says which program and launcher are to be run: only its own user goes on with it.
+
+    Raises:
+        UsageError: it belongs to another user.
+    """
+    user = getattr(os, "geteuid", None)
+    for path in (folder, folder / "request.json"):
+        if user is not None and path.exists() and path.stat().st_uid != user():
+            raise UsageError(
+                f"{str(path)!r} belongs to another user, and says which program is run; start a comparison of your "
+                "own, or draw that one with `halfstep report`."
+            )
 
 
 def resumed(old: Stored, given: Mapping[str, Any]) -> Request:

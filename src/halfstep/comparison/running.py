@@ -6,7 +6,7 @@ import contextlib
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -76,7 +76,8 @@ def run_comparison(request: Request, display: Display, resume: Stored | None = N
         _check_limit(request, resume.environment)
         environment = resume.environment
         started -= float(environment.get("seconds") or 0.0)
-    save(request, environment)
+    disk = _Disk(display)
+    disk.keep(save, request, environment)
     outcomes = [] if resume is None else _done(request, resume)
     recipes = _recipes(request, environment, outcomes)
     done = len(outcomes)
@@ -85,7 +86,7 @@ def run_comparison(request: Request, display: Display, resume: Stored | None = N
     while pending:
         trial = pending.pop(0)
         display.plan([t.label for t in (*(o.trial for o in outcomes[done:]), trial, *pending)])
-        outcome = _run(request, trial, known_steps, display)
+        outcome = _run(request, trial, known_steps, display, disk)
         outcomes.append(outcome)
         if outcome.status == "ok":
             known_steps = len(outcome.record.steps)
@@ -93,22 +94,42 @@ def run_comparison(request: Request, display: Display, resume: Stored | None = N
             recipes.append(AS_IS)
             pending = interleaved([*pending, *plan([AS_IS], request.repeats, request.seeds)])
         environment["seconds"] = time.monotonic() - started
-        save(request, environment)
-        _write(request.folder, assemble(request, outcomes, environment))
+        disk.keep(save, request, environment)
+        disk.keep(_write, request.folder, assemble(request, outcomes, environment))
         if outcome.status == "interrupted":
             break
     for index in _to_repeat(request, outcomes, done):
         display.plan([outcomes[index].trial.label])
-        outcomes[index] = _run(request, outcomes[index].trial, known_steps, display)
+        outcomes[index] = _run(request, outcomes[index].trial, known_steps, display, disk)
         environment["seconds"] = time.monotonic() - started
-        save(request, environment)
+        disk.keep(save, request, environment)
     fit = None
     if request.fit is not None and not any(o.status == "interrupted" for o in outcomes):
         job = replace(request.job, memory_limit=request.memory_limit)
         fit = fit_batch(job, request.fit, recipes, display)
     comparison = assemble(request, outcomes, environment, fit=fit)
-    _write(request.folder, comparison)
+    disk.keep(_write, request.folder, comparison)
     return comparison
+
+
+class _Disk:
+    """Keeps what it can: a folder that is gone, or a full disk, is said once and ends no comparison."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._told = ""
+
+    def keep(self, write: Callable[..., object], *args: Any) -> None:
+        """``write(*args)``; the trials go on without."""
+        try:
+            write(*args)
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            if why != self._told:
+                self._told = why
+                self._display.finish(
+                    "the folder", "not written", f"{why}; make room, then go on with --resume"
+                )
 
 
 def _to_repeat(request: Request, outcomes: Sequence[Outcome], done: int) -> list[int]:
@@ -190,11 +211,11 @@ def interleaved(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda trial: (trial.repeat, trial.seed))
 
 
-def _run(request: Request, trial: Trial, steps: int | None, display: Display) -> Outcome:
+def _run(request: Request, trial: Trial, steps: int | None, display: Display, disk: _Disk) -> Outcome:
     display.begin(trial.label, steps)
-    archive.forget(request, trial)
+    disk.keep(archive.forget, request, trial)
     outcome = run_trial(request.job, trial, lambda *step: display.advance(trial.label, *step))
-    archive.keep(request, outcome)
+    disk.keep(archive.keep, request, outcome)
     words = outcome.reason or f"{count(len(outcome.record.steps), 'step')} in {outcome.seconds:.0f} s"
     display.finish(trial.label, outcome.status, words)
     return outcome

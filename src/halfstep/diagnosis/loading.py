@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
 from halfstep.diagnosis import SCHEMA
 from halfstep.errors import UsageError
+from halfstep.files import read_json
 from halfstep.trials import safe
 
 NAME = "diagnosis.json"
@@ -15,7 +16,7 @@ NAME = "diagnosis.json"
 
 def holds_comparison(folder: Path) -> bool:
     """Whether a comparison was begun in the folder."""
-    return any((folder / name).exists() for name in ("comparison.json", "request.json"))
+    return any(os.path.exists(folder / name) for name in ("comparison.json", "request.json"))
 
 
 def place_in(folder: Path, precision: str) -> Path:
@@ -35,7 +36,7 @@ def stored(folder: Path) -> list[dict[str, Any]]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{str(path)!r} is not a diagnosis ({error}); run `halfstep diagnose` again, or delete it."

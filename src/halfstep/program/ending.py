@@ -67,7 +67,7 @@ class Ending:
         if code is None:
             return cls("ok", 0)
         if not isinstance(code, int):
-            return cls("failed", 1, _first_line(str(code)))
+            return cls("failed", 1, _first_line(_text(code)))
         returned = code & 0xFF if os.name == "posix" else int(code)
         return cls("failed", returned, f"exit code {code}") if returned else cls("ok", 0)
 
@@ -169,10 +169,10 @@ def _place(error: Exception) -> str:
     return f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
 
 
-def _text(error: BaseException) -> str:
+def _text(error: object) -> str:
     try:
         return str(error)
-    except Exception:  # the program's own class may fail at this
+    except BaseException:  # the program's own class may fail at this
         return "<exception str() failed>"
 
 

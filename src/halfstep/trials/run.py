@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from halfstep.record import number
+from halfstep.record import Record, number
 from halfstep.trials.job import Job, Trial
 from halfstep.trials.outcome import Outcome, Status, outcome_of
 from halfstep.trials.process import Guard, Tree, start
@@ -31,11 +31,16 @@ def run_trial(job: Job, trial: Trial, on_step: OnStep) -> Outcome:
         trial: in which precision, seed and repeat.
         on_step: called with (steps so far, last loss, seconds of the last step) now and then.
     """
-    job.record(trial).parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     stopped: Status | None = None
     by = "Ctrl-C"
-    with open(job.log(trial), "wb") as log, contextlib.ExitStack() as stack:
+    try:
+        job.record(trial).parent.mkdir(parents=True, exist_ok=True)
+        log = open(job.log(trial), "wb")  # noqa: SIM115
+    except OSError as error:
+        reason = f"it was not run, as its folder cannot be written ({error.strerror})"
+        return Outcome(trial, "damaged", reason, None, Record(job.record(trial)))
+    with log, contextlib.ExitStack() as stack:
         child, tree = start(job.command(trial), job.environment(trial), log)
         guard = Guard(tree, job.record(trial))
         stack.callback(guard.close)
