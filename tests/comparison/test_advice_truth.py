@@ -16,10 +16,10 @@ from halfstep.comparison.fit import Search
 from halfstep.comparison.intervals import Interval
 from halfstep.comparison.model import PrecisionRow
 from halfstep.comparison.paired import Paired, holm, paired
-from halfstep.comparison.quality import _numbers
+from halfstep.comparison.quality import _numbers, kind_of
 from halfstep.comparison.ratios import _ratio_of_trials, _ratio_row, faster_words
-from halfstep.comparison.wording import figure_words, kind_of
 from halfstep.ran import Ran, words
+from halfstep.report.words.quality import figure_words
 
 from .told import recommend
 

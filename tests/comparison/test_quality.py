@@ -14,8 +14,8 @@ from halfstep.comparison.paired import ALPHA, POWER, Paired, noncentrality
 from halfstep.comparison.rows import trial_row
 from halfstep.comparison.tolerance import Tolerance, parse_tolerance
 from halfstep.comparison.verdicts import verdicts
-from halfstep.comparison.wording import figure_words
 from halfstep.errors import UsageError
+from halfstep.report.words.quality import figure_words
 from halfstep.trials import Outcome
 
 from .simulated import comparison, outcome

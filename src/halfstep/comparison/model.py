@@ -36,6 +36,9 @@ Kind = Literal[
     "not_known",
 ]
 
+#: kinds that say that there is a difference
+DIFFERENCES: tuple[Kind, ...] = ("worse", "better", "different")
+
 #: why two rows ran the same: the program computes in fp64; it has no products; they are made where no precision
 #: reaches; or, where products were not counted, every loss is the same to the last bit
 Cause = Literal["fp64", "no_products", "out_of_reach", "identical_losses"]

@@ -15,6 +15,7 @@ from halfstep.comparison.model import (
     Diverged,
     FigureRow,
     FinalDifference,
+    Kind,
     Quality,
     RunDifference,
     RunPart,
@@ -22,7 +23,13 @@ from halfstep.comparison.model import (
 from halfstep.comparison.paired import POWER, Band, Paired, band, holm, noise_margin, paired
 from halfstep.comparison.ratios import spread
 from halfstep.comparison.tolerance import Tolerance
-from halfstep.comparison.wording import figure_words, kind_of, summary_words
+from halfstep.report.words.quality import (
+    NOTHING_TO_JUDGE,
+    baseline_words,
+    diverged_words,
+    figure_words,
+    verdict_words,
+)
 from halfstep.trials import Outcome, diverged_from
 
 Groups = Mapping[str, Sequence[Outcome]]
@@ -157,11 +164,32 @@ def _judged(
             rows[name] = row
     loss = rows.pop(LOSS, None)
     of_all = ([(LOSS, loss)] if loss else []) + list(rows.items())
-    kind, words = summary_words(
-        of_all, precision == baseline, diverged[precision], diverged.get(baseline or ""), seeds
+    judged = [(name, row) for name, row in of_all if row.kind is not None]
+    quality = _quality(
+        judged, precision == baseline, diverged[precision], diverged.get(baseline or ""), seeds
     )
     fall = _fall(LOSS, by_seed.get(LOSS, {}).get(precision, {}))
-    return Judged(loss, fall, rows, diverged[precision], Quality(kind, words, seeds))
+    return Judged(loss, fall, rows, diverged[precision], quality)
+
+
+def _quality(
+    judged: Sequence[tuple[str, FigureRow]],
+    is_baseline: bool,
+    diverged: Diverged | None,
+    baseline_diverged: Diverged | None,
+    seeds: int,
+) -> Quality:
+    """The verdict on a precision: the first figure's, unless it diverged or another figure is worse."""
+    if diverged is not None:
+        words = diverged_words(diverged, None if is_baseline else baseline_diverged)
+        return Quality("diverged", words, seeds)
+    if is_baseline:
+        return Quality("baseline", baseline_words(seeds), seeds)
+    if not judged:
+        return Quality("not_known", NOTHING_TO_JUDGE, seeds)
+    kinds = [row.kind for _, row in judged]
+    kinds += [row.over_run.kind for _, row in judged if row.over_run is not None]
+    return Quality("worse" if "worse" in kinds else kinds[0], verdict_words(judged), seeds)
 
 
 def _row(name: str, ours: Mapping[int, Curve], figure: Figure | None, fall: float | None) -> FigureRow | None:
@@ -196,6 +224,21 @@ def _over_run(figure: Figure, way: Direction) -> RunDifference | None:
         tuple(figure.parts[i] for i in over.apart) if over else (),
         over.method if over else None,
     )
+
+
+def kind_of(found: Paired, way: Direction) -> Kind:
+    """The verdict on one figure, in a word."""
+    if found.seeds == 0:
+        return "not_known"
+    if found.seeds == 1:
+        return "one_seed"
+    if found.equivalent or found.value == found.low == found.high == 0:
+        return "equivalent"
+    if not found.different:
+        return "no_difference_seen"
+    if way == "unknown":
+        return "different"
+    return "worse" if (found.value > 0) == (way == "lower") else "better"
 
 
 def _numbers(found: Paired, margin_from: str | None) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def trial_row(outcome: Outcome, command: Sequence[str], log: str) -> TrialRow:
         warnings=(
             *record.warnings,
             *starmap(sentence, record.absent.items()),
-            *_ran_otherwise(outcome, share),
+            *_ran_otherwise(record, ran, share or {}),
         ),
         own_amp=tuple(record.own_amp),
         device=record.takeover.get("device"),
@@ -185,18 +185,15 @@ def _first_nonfinite(event: Mapping[str, Any]) -> NonFinite | None:
     return NonFinite(**{name: event.get(name) for name in NonFinite.OMITTED}) if event else None
 
 
-def _ran_otherwise(outcome: Outcome, share: dict[str, float] | None) -> list[str]:
+def _ran_otherwise(record: Record, ran: Ran, share: Mapping[str, float]) -> list[str]:
     """A warning in words where products ran in something else than what was asked."""
-    compute = outcome.trial.precision.split(":")[0].removesuffix("-true")
-    asked = {compute: ""} if compute != "as-is" else _own_words(outcome.record.own_asks)
-    if not share:
-        return []
-    most = max(share, key=lambda name: share[name])
+    asked = {ran.asked: ""} if ran.asked else _own_words(record.own_asks)
+    most = max(share, key=lambda name: share[name], default="")
     return [
         f"{who}asked for {wanted}, but only {share.get(wanted, 0.0):.0%} of the matrix-product FLOPs ran in it "
         f"({share[most]:.0%} in {most})"
         for wanted, who in asked.items()
-        if share.get(wanted, 0.0) < 0.5
+        if share and share.get(wanted, 0.0) < 0.5
     ]
 
 

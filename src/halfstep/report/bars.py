@@ -32,6 +32,7 @@ class Part:
     start: float
     width: float
     colour: str
+    name: str
     words: str
     label: str
     tight: bool
@@ -158,7 +159,7 @@ def drawn(bars: Sequence[Bar], comparison: Comparison) -> list[Bar]:
 def legend(bars: Iterable[Bar]) -> list[tuple[str, str]]:
     """(colour class, name) of every part that a bar has, once, in the order of the bar with the most of them."""
     fullest = sorted(bars, key=lambda bar: -len(bar.parts))
-    return list({part.colour: part.words.partition(":")[0] for bar in fullest for part in bar.parts}.items())
+    return list({part.colour: part.name for bar in fullest for part in bar.parts}.items())
 
 
 def _memory_stack(trials: Sequence[Trial]) -> dict[str, float]:
@@ -205,7 +206,7 @@ def _stacked(
         label = next(fitting, "") if labelled else ""
         tight = _PHONE * _LETTER * (len(label) + 2) > width
         colour = colours.get(name, "m5")
-        parts.append(Part(100 * start, 100 * width, colour, f"{spoken}: {figure}", label, tight))
+        parts.append(Part(100 * start, 100 * width, colour, spoken, f"{spoken}: {figure}", label, tight))
         start += width
     return tuple(parts)
 

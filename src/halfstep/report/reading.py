@@ -7,8 +7,10 @@ from typing import Any
 
 from halfstep import codec
 from halfstep.comparison import model
-from halfstep.comparison.model import NonFinite, PrecisionRow, Ratio, Spread, StepTime, TrialRow
+from halfstep.comparison.curves import LOSS
+from halfstep.comparison.model import DIFFERENCES, NonFinite, PrecisionRow, Ratio, Spread, StepTime, TrialRow
 from halfstep.report.parts import STATUS_WORDS, Absent, Comparison, Figure, Row, Trial
+from halfstep.report.words.quality import verdict_words
 
 _NOT_RECORDED = "not recorded"
 _EMULATED = "an emulated run reports no speed, memory or energy"
@@ -88,7 +90,14 @@ def _quality(row: PrecisionRow, loss: model.FigureRow) -> str:
     """What the comparison says of its quality, other figures included."""
     if row.quality.kind == "not_known" and row.status != "ok":
         return ""
-    return row.quality.words.removeprefix("loss: ") or loss.words
+    figures = [(name, figure) for name, figure in row.logged.items() if figure.kind is not None]
+    if loss.kind is None or row.quality.kind not in _OF_FIGURES:
+        return row.quality.words or loss.words
+    return verdict_words([(LOSS, loss), *figures], of_loss=False)
+
+
+#: verdicts that are made of those on the loss and on logged figures
+_OF_FIGURES = ("one_seed", "no_difference_seen", "equivalent", *DIFFERENCES)
 
 
 def _trial(index: int, row: TrialRow) -> Trial:

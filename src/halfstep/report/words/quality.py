@@ -1,31 +1,18 @@
-"""What paired differences say, in a word (the kind) and in words; nothing is claimed that the data do not carry."""
+"""What paired differences say, in words; nothing is claimed that the data do not carry."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from halfstep.comparison.model import Direction, Diverged, FigureRow, Kind
+from halfstep.comparison.curves import LOSS
+from halfstep.comparison.model import DIFFERENCES, Diverged, FigureRow, Kind
 from halfstep.comparison.paired import POWER, Paired
+from halfstep.plural import count
 
 #: a difference of more than this many times the fall says that the loss hardly fell: it is no measure then
 MOST_OF_A_FALL = 2.0
 
 _IN_FIVE = round(POWER * 5)
-
-
-def kind_of(found: Paired, way: Direction) -> Kind:
-    """The verdict on one figure, in a word."""
-    if found.seeds == 0:
-        return "not_known"
-    if found.seeds == 1:
-        return "one_seed"
-    if found.equivalent or found.value == found.low == found.high == 0:
-        return "equivalent"
-    if not found.different:
-        return "no_difference_seen"
-    if way == "unknown":
-        return "different"
-    return "worse" if (found.value > 0) == (way == "lower") else "better"
 
 
 def figure_words(found: Paired, kind: Kind, fall: float | None, margin_from: str | None, seeded: bool) -> str:
@@ -71,30 +58,28 @@ def diverged_words(diverged: Diverged, baseline: Diverged | None) -> str:
     return f"diverged{at}{share}{too}"
 
 
-#: what is told of a figure that does not lead
-_TOLD = ("worse", "better", "different")
+def baseline_words(seeds: int) -> str:
+    """``the baseline (5 seeds)``."""
+    return f"the baseline ({count(seeds, 'seed')})"
 
 
-def summary_words(
-    figures: Sequence[tuple[str, FigureRow]],
-    is_baseline: bool,
-    diverged: Diverged | None,
-    baseline_diverged: Diverged | None,
-    seeds: int,
-) -> tuple[Kind, str]:
-    """The verdict on a precision: the first figure's, unless it diverged or another figure is worse."""
-    if diverged is not None:
-        return "diverged", diverged_words(diverged, None if is_baseline else baseline_diverged)
-    if is_baseline:
-        return "baseline", f"the baseline ({seeds} seed{'s' * (seeds != 1)})"
-    said = [(row.kind, f"{name}: {row.words}") for name, row in figures if row.kind is not None]
-    if not said:
-        return "not_known", "neither a loss nor a logged figure that the baseline has, too"
+NOTHING_TO_JUDGE = "neither a loss nor a logged figure that the baseline has, too"
+
+
+def verdict_words(figures: Sequence[tuple[str, FigureRow]], of_loss: bool = True) -> str:
+    """The verdict on a precision: the first figure leads, whatever it is; of the others, what differs.
+
+    Args:
+        figures: by name, those on which there is a verdict.
+        of_loss: whether the loss is named where it leads.
+    """
+    (first, row), others = figures[0], figures[1:]
+    named = of_loss or first != LOSS
+    said = [f"{first}: {row.words}" if named else row.words]
+    said += [f"{name}: {row.words}" for name, row in others if row.kind in DIFFERENCES]
     said += [
-        (row.over_run.kind, f"{name} over the run: {row.over_run.words}")
+        f"{name} over the run: {row.over_run.words}"
         for name, row in figures
-        if row.kind is not None and row.over_run is not None and row.over_run.kind in _TOLD
+        if row.over_run is not None and row.over_run.kind in DIFFERENCES
     ]
-    # The first figure leads, whatever it is; the others are told where there is something to tell.
-    (kind, first), others = said[0], [words for kind, words in said[1:] if kind in _TOLD]
-    return "worse" if any(kind == "worse" for kind, _ in said) else kind, "; ".join([first, *others])
+    return "; ".join(said)
