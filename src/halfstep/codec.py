@@ -36,7 +36,7 @@ def write(value: Any) -> Any:
         told = [(f.name, getattr(value, f.name)) for f in fields(value)]
         return {name: write(part) for name, part in told if part is not None or name not in omitted}
     if isinstance(value, Mapping):
-        return {key: write(part) for key, part in value.items()}
+        return {str(key): write(part) for key, part in value.items()}
     return [write(part) for part in value] if isinstance(value, list | tuple) else value
 
 
@@ -74,7 +74,7 @@ def _read(hint: Any, raw: object, lines: bool = False) -> Any:
     if origin is tuple:
         return _items(inner, raw)
     if origin is not None and issubclass(origin, Mapping):
-        return _entries(inner[1], raw)
+        return _entries(inner[0], inner[1], raw)
     if hint is str:
         told = isinstance(raw, str | int | float) and not isinstance(raw, bool)
         return _require(clean(raw, lines) if told else None)
@@ -125,13 +125,13 @@ def _items(hints: Sequence[Any], raw: object) -> tuple[Any, ...]:
     return tuple(found)
 
 
-def _entries(hint: Any, raw: object) -> dict[str, Any]:
-    """An object with free keys: those of its entries that can be read."""
+def _entries(key_hint: Any, hint: Any, raw: object) -> dict[Any, Any]:
+    """An object with free keys, text or whole numbers: those of its entries that can be read."""
     found = {}
     for key, part in _require(raw if isinstance(raw, Mapping) else None).items():
         try:
-            found[clean(key)] = _read(hint, part)
-        except Unreadable:
+            found[int(key) if key_hint is int else clean(key)] = _read(hint, part)
+        except ValueError:
             continue
     return found
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
+from halfstep import codec
+from halfstep.diagnosis.model import Diagnosis, LayerPart
 from halfstep.report import diagnosis, diagnosis_page
 from halfstep.report.diagnosis_spark import HIGH, LOW, binned, spark
+
+from .sample import DROPPED, damaged, paths
 
 EVIL = "<script>alert(1)</script>\x1b[31m"
 
@@ -78,18 +85,24 @@ def test_layers_of_findings_come_before_all_others() -> None:
 def test_the_next_command(works: bool | None, command: str) -> None:
     raw = sample()
     raw["findings"][0]["remedies"][0]["works"] = works
-    assert diagnosis.next_command(raw) == command
+    assert diagnosis.next_command(codec.read(Diagnosis, raw)) == command
 
 
 def test_without_findings_the_next_is_a_comparison() -> None:
     raw = sample(findings=0)
-    assert diagnosis.next_command(raw) == "halfstep compare --precisions fp32,fp16 train.py --lr 1"
-    assert diagnosis.headline(raw) == "Nothing wrong was found with the numbers of 20 steps in fp16."
+    assert (
+        diagnosis.next_command(codec.read(Diagnosis, raw))
+        == "halfstep compare --precisions fp32,fp16 train.py --lr 1"
+    )
+    assert (
+        diagnosis.headline(codec.read(Diagnosis, raw))
+        == "Nothing wrong was found with the numbers of 20 steps in fp16."
+    )
 
 
 def test_a_bar_has_its_numbers_and_its_colour() -> None:
     width = HIGH - LOW
-    row = part({"-30": 100, "-20": 50, "0": 10, "20": 5, "-127": 9, "128": 3})
+    row = codec.read(LayerPart, part({"-30": 100, "-20": 50, "0": 10, "20": 5, "-127": 9, "128": 3}))
     bars = {round(exponent - 0.5): count for exponent, count in binned(row, width) if count}
     assert bars == {-30: 100, -20: 50, 0: 10, 20: 5}
     line = spark(row, width)
@@ -98,11 +111,12 @@ def test_a_bar_has_its_numbers_and_its_colour() -> None:
 
 
 def test_the_loss_scale_shifts_the_bars() -> None:
-    assert [e for e, count in binned(part({"-30": 1}, scale=1024.0), HIGH - LOW) if count] == [-19.5]
+    row = codec.read(LayerPart, part({"-30": 1}, scale=1024.0))
+    assert [e for e, count in binned(row, HIGH - LOW) if count] == [-19.5]
 
 
 def test_the_heat_map_has_every_layer_and_the_formats_edges() -> None:
-    figure = diagnosis_page.heat_map(sample(layers=3), "gradients")
+    figure = diagnosis_page.heat_map(codec.read(Diagnosis, sample(layers=3)), "gradients")
     assert figure is not None
     (trace,) = figure["data"]
     assert len(trace["z"]) == 3
@@ -110,14 +124,14 @@ def test_the_heat_map_has_every_layer_and_the_formats_edges() -> None:
     assert (row[-30], row[-20]) == (pytest.approx(100 * 2 / 3), pytest.approx(100 / 3))
     # fp16: zero below 2^-25, normal from 2^-14, overflow beyond 2^15; lines stand between bins.
     assert [shape["x0"] for shape in figure["layout"]["shapes"]] == [-25.5, -14.5, 15.5]
-    assert diagnosis_page.heat_map(sample(), "weights") is None
+    assert diagnosis_page.heat_map(codec.read(Diagnosis, sample()), "weights") is None
 
 
 def test_numbers_whose_scales_follow_them_have_no_edges() -> None:
     raw = sample(layers=2)
     for row in raw["layers"]:
         row["gradients"] |= {"format": "mxfp4", "scaled": True}
-    figure = diagnosis_page.heat_map(raw, "gradients")
+    figure = diagnosis_page.heat_map(codec.read(Diagnosis, raw), "gradients")
     assert figure is not None
     assert figure["layout"]["shapes"] == []
     assert "2/3" not in printed(raw, 160)
@@ -132,3 +146,23 @@ def test_the_page_escapes_what_the_program_says_and_fetches_nothing() -> None:
     assert "&lt;script&gt;alert(1)" in page
     assert "default-src &#39;none&#39;" in page
     assert 'src="http' not in page
+
+
+WAYS = paths(sample(layers=2))
+PARTS = [DROPPED, None, "x", -1, 0, math.nan, 10**400, True, [], {}, [None], {"a": 1}, {"3": -1}]
+
+
+@settings(max_examples=40, deadline=None)
+@given(hits=st.lists(st.tuples(st.sampled_from(WAYS), st.sampled_from(PARTS)), max_size=8))
+def test_a_damaged_diagnosis_is_drawn_as_far_as_it_goes(hits: list[tuple[tuple[Any, ...], Any]]) -> None:
+    raw = sample(layers=2)
+    for way, value in hits:
+        raw = damaged(raw, way, value)
+    assert printed(raw, 100)
+    assert "</html>" in diagnosis_page.render(raw)
+
+
+def test_a_format_that_is_none_is_drawn_as_fp32() -> None:
+    raw = sample(layers=2)
+    raw["layers"][0]["gradients"]["format"] = EVIL
+    assert "blocks.0.attn" in printed(raw, 100)

@@ -6,11 +6,10 @@ from typing import Any
 
 from halfstep.diagnosis.evidence import Case, Evidence
 from halfstep.diagnosis.layers import layers, overall
+from halfstep.diagnosis.model import SCHEMA as SCHEMA
 from halfstep.diagnosis.rules import RULES
 from halfstep.recipes import parse
 from halfstep.record import Record
-
-SCHEMA = "halfstep/diagnosis/1"
 
 
 def diagnose(precision: str, tried: Record, reference: Record | None) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from halfstep.codec import read
+from halfstep.diagnosis.model import Diagnosis, FindingRow, LayerPart, LayerRow, NumberKind
 from halfstep.errors import UsageError
 from halfstep.files import write_whole
 from halfstep.formats import FORMATS, Format, get_scalar
@@ -17,9 +19,8 @@ from halfstep.module_names import shown
 from halfstep.report import traces, units
 from halfstep.report.diagnosis import headline, next_command, place, title, where
 from halfstep.report.document import EMPTY_STYLE, asset, policy, templates
-from halfstep.report.plain import clean, finite, table, tables, text, texts
 
-KINDS = {
+KINDS: dict[NumberKind, str] = {
     "gradients": "Gradients of activations, the loss scale on them",
     "weight_gradients": "Gradients of weights, the loss scale on them",
     "inputs": "Inputs of products",
@@ -52,13 +53,14 @@ def render(diagnosis: Raw) -> str:
     """The page as text."""
     from plotly.offline import get_plotlyjs  # slow to import
 
+    found = read(Diagnosis, diagnosis)
     scripts, style = [get_plotlyjs(), asset("page.js")], asset("page.css") + asset("diagnosis.css")
     return (
         templates()
         .get_template("diagnosis.html.j2")
         .render(
-            d=parts(diagnosis),
-            figures=figures(diagnosis),
+            d=parts(found),
+            figures=figures(found),
             raw=diagnosis,
             policy=policy(scripts, [style, EMPTY_STYLE]),
             style=Markup(style),
@@ -67,85 +69,76 @@ def render(diagnosis: Raw) -> str:
     )
 
 
-def figures(diagnosis: Raw, prefix: str = "") -> dict[str, Any]:
+def figures(diagnosis: Diagnosis, prefix: str = "") -> dict[str, Any]:
     """The heat maps by name: ``prefix`` and the kind of numbers, ``gradients``."""
     drawn = {prefix + kind: heat_map(diagnosis, kind) for kind in KINDS}
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def parts(diagnosis: Raw, prefix: str = "") -> dict[str, Any]:
+def parts(diagnosis: Diagnosis, prefix: str = "") -> dict[str, Any]:
     """What the templates say of a diagnosis; ``prefix`` as for :func:`figures`."""
-    rows = tables(diagnosis, "layers")
-    kinds = [kind for kind in KINDS if any(table(row, kind) for row in rows)]
+    kinds = [kind for kind in KINDS if any(row.part(kind) for row in diagnosis.layers)]
+    every = [part for row in diagnosis.layers for kind in kinds if (part := row.part(kind))]
+    drawn = figures(diagnosis, prefix)
     return {
-        "precision": text(diagnosis, "precision"),
+        "precision": diagnosis.precision,
         "headline": headline(diagnosis),
-        "command": shlex.join(["python", *texts(table(diagnosis, "program"), "command")]),
-        "findings": [_finding(raw) for raw in tables(diagnosis, "findings")],
-        "maps": [(prefix + k, KINDS[k]) for k in kinds if prefix + k in figures(diagnosis, prefix)],
-        "scaled": any(table(row, kind).get("scaled") for row in rows for kind in kinds),
+        "command": shlex.join(["python", *diagnosis.program.command]),
+        "findings": [_finding(row) for row in diagnosis.findings],
+        "maps": [(prefix + kind, KINDS[kind]) for kind in kinds if prefix + kind in drawn],
+        "scaled": any(part.scaled for part in every),
         "kinds": [KINDS[kind] for kind in kinds],
-        "layers": [_row(raw, kinds) for raw in rows],
-        "notes": texts(diagnosis, "notes"),
-        "ran_as": text(diagnosis, "ran_as"),
+        "layers": [_row(row, kinds) for row in diagnosis.layers],
+        "notes": diagnosis.notes,
+        "ran_as": diagnosis.ran_as,
         "next": next_command(diagnosis),
     }
 
 
-def _finding(raw: Raw) -> dict[str, Any]:
-    ways = [
-        {key: text(way, key) for key in ("text", "recipe", "outcome")} | {"works": way.get("works")}
-        for way in tables(raw, "remedies")
-    ]  # fmt: skip
+def _finding(row: FindingRow) -> dict[str, Any]:
     return {
-        "title": title(raw),
-        "where": where(raw),
-        "place": place(raw),
-        "evidence": text(raw, "evidence"),
-        "fault": text(raw, "fault"),
-        "also": ", ".join(map(shown, texts(raw, "also"))),
-        "ways": ways,
+        "title": title(row),
+        "where": where(row),
+        "place": place(row),
+        "evidence": row.evidence,
+        "fault": row.fault,
+        "also": ", ".join(map(shown, row.also)),
+        "ways": row.remedies,
     }
 
 
-def _row(raw: Raw, kinds: list[str]) -> dict[str, Any]:
-    """A layer's row of the table: what its format does to its numbers."""
-    cells = []
-    for kind in kinds:
-        part = table(raw, kind)
-        shares = [finite(part.get(key)) for key in ("flushed", "subnormal", "overflowing", "headroom")]
-        cells.append(_cell(*shares) if part else "")
-    scales = table(raw, "loss_scale")
-    low, high = finite(scales.get("low")), finite(scales.get("high"))
-    cells.append(
-        ""
-        if low is None or high is None
-        else f"{units.loss_scale(low)} to {units.loss_scale(high)}"
-        if low <= high
-        else "no one scale"
-    )
-    return {"name": text(raw, "module") or "(outside of modules)", "type": text(raw, "type"), "cells": cells}
+def _row(row: LayerRow, kinds: list[NumberKind]) -> dict[str, Any]:
+    """A layer's row of the table: what its format does to its numbers, and the loss scales that serve it."""
+    cells = ["" if (part := row.part(kind)) is None else _cell(part) for kind in kinds]
+    scales = row.loss_scale
+    if scales is None:
+        serving = ""
+    elif scales.low <= scales.high:
+        serving = f"{units.loss_scale(scales.low)} to {units.loss_scale(scales.high)}"
+    else:
+        serving = "no one scale"
+    return {"name": row.module or "(outside of modules)", "type": row.type, "cells": [*cells, serving]}
 
 
-def _cell(flushed: float | None, subnormal: float | None, over: float | None, headroom: float | None) -> str:
-    told = [(flushed, "to zero"), (subnormal, "subnormal"), (over, "overflow")]
+def _cell(part: LayerPart) -> str:
+    told = [(part.flushed, "to zero"), (part.subnormal, "subnormal"), (part.overflowing, "overflow")]
     parts = [f"{units.percent(share)} {words}" for share, words in told if share]
-    if headroom is not None:
-        parts.append(f"headroom 2^{headroom:.1f}")
+    if part.headroom is not None:
+        parts.append(f"headroom 2^{part.headroom:.1f}")
     return ", ".join(parts)
 
 
-def heat_map(diagnosis: Raw, kind: str) -> dict[str, Any] | None:
+def heat_map(diagnosis: Diagnosis, kind: NumberKind) -> dict[str, Any] | None:
     """Layers downward, exponents to the right, the share of a layer's numbers as depth; the format's range over it.
 
     As figure 3 of Micikevicius et al., Mixed Precision Training (ICLR 2018), a row a layer. None without numbers.
     """
-    rows = [row for row in tables(diagnosis, "layers") if table(table(row, kind), "exponents")]
+    rows = [(row, part) for row in diagnosis.layers if (part := row.part(kind)) and part.exponents]
     if not rows:
         return None
     exponents = list(range(_LOW, _HIGH + 1))
-    depth = [_shares(table(row, kind), exponents) for row in rows]
-    names = [traces.plain(clean(row.get("module")) or "(outside)") for row in rows]
+    depth = [_shares(part, exponents) for _, part in rows]
+    names = [traces.plain(row.module or "(outside)") for row, _ in rows]
     data = {
         "type": "heatmap",
         "x": exponents,
@@ -169,26 +162,24 @@ def heat_map(diagnosis: Raw, kind: str) -> dict[str, Any] | None:
         "showgrid": False,
         "fixedrange": True,
     }
-    layout["shapes"], layout["annotations"] = _range(rows, kind)
+    layout["shapes"], layout["annotations"] = _range([part for _, part in rows])
     return {"data": [data], "layout": layout}
 
 
-def _shares(part: Raw, exponents: list[int]) -> list[float]:
+def _shares(part: LayerPart, exponents: list[int]) -> list[float]:
     """The share of the numbers at each exponent, with the loss scale that was on them."""
-    shift = round(math.log2(finite(part.get("scale")) or 1.0))
+    shift = round(math.log2(part.scale)) if part.scale and part.scale > 0 else 0
     counts = dict.fromkeys(exponents, 0.0)
-    for key, count in table(part, "exponents").items():
-        if -127 < int(key) < 128:
-            counts[min(max(int(key) + shift, _LOW), _HIGH)] += finite(count) or 0.0
+    for exponent, count in part.exponents.items():
+        if -127 < exponent < 128:
+            counts[min(max(exponent + shift, _LOW), _HIGH)] += count
     whole = sum(counts.values()) or 1.0
-    return [count / whole for count in counts.values()]
+    return [max(count / whole, 0.0) for count in counts.values()]
 
 
-def _range(rows: list[Raw], kind: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The edges of the format that most rows have, as lines with their names above."""
-    found = [table(row, kind) for row in rows]
-    names = [text(part, "format") for part in found if not part.get("scaled")]
-    names = [name for name in names if name in FORMATS]
+def _range(parts: list[LayerPart]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The edges of the format that most of them have, as lines with their names above."""
+    names = [part.format for part in parts if not part.scaled and part.format in FORMATS]
     if not names:
         return [], []
     most = get_scalar(max(sorted(set(names)), key=names.count))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.text import Text
 
-from halfstep.formats import Format, get_scalar
-from halfstep.report.plain import finite, table, text
+from halfstep.diagnosis.model import LayerPart
+from halfstep.formats import FORMATS, Format, get_scalar
 
 #: the exponents that are drawn; what lies beyond counts in the outermost bar
 LOW, HIGH = -40, 24
@@ -25,31 +22,25 @@ def ruler(width: int) -> str:
     return left + right.rjust(width - len(left))
 
 
-def binned(part: Mapping[str, Any], width: int) -> list[tuple[float, int]]:
+def binned(part: LayerPart, width: int) -> list[tuple[float, int]]:
     """(middle exponent, count) of each bar, the loss scale on the numbers."""
     step = (HIGH - LOW) / width
-    shift = _shift(part)
+    shift = max(int(part.scale or 1.0).bit_length() - 1, 0)
     counts = [0] * width
-    for key, value in table(part, "exponents").items():
-        count, exponent = finite(value), int(key)
-        if count and -127 < exponent < 128:
-            counts[min(max(int((exponent + shift - LOW) / step), 0), width - 1)] += int(count)
+    for exponent, count in part.exponents.items():
+        if count > 0 and -127 < exponent < 128:
+            counts[min(max(int((exponent + shift - LOW) / step), 0), width - 1)] += count
     return [(LOW + (n + 0.5) * step, count) for n, count in enumerate(counts)]
 
 
-def _shift(part: Mapping[str, Any]) -> int:
-    scale = finite(part.get("scale")) or 1.0
-    return max(int(scale).bit_length() - 1, 0)
-
-
-def spark(part: Mapping[str, Any], width: int, ascii_only: bool = False) -> Text:
+def spark(part: LayerPart, width: int, ascii_only: bool = False) -> Text:
     """The histogram in `width` characters; blank where nothing was counted."""
     bars = binned(part, width)
     top = max((count for _, count in bars), default=0)
     if not top:
         return Text(" " * width)
     # Scales that follow the numbers leave no exponent that is always lost: the share tells what is.
-    row = get_scalar("fp32" if part.get("scaled") else text(part, "format") or "fp32")
+    row = get_scalar("fp32" if part.scaled or part.format not in FORMATS else part.format)
     glyphs = _ASCII if ascii_only else _BLOCKS
     line = Text()
     for exponent, count in bars:

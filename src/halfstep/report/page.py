@@ -9,7 +9,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from halfstep import codec
+from halfstep.codec import clean, finite
 from halfstep.comparison.model import EvidenceRef
+from halfstep.diagnosis.model import Diagnosis
 from halfstep.errors import UsageError
 from halfstep.files import write_whole
 from halfstep.report import bars, plots, stored, units
@@ -17,7 +20,6 @@ from halfstep.report.diagnosis_page import figures as heat_maps
 from halfstep.report.diagnosis_page import parts
 from halfstep.report.document import EMPTY_STYLE, asset, policy, templates
 from halfstep.report.parts import Absent, Comparison, Figure, Row, Trial
-from halfstep.report.plain import clean, finite
 from halfstep.report.reading import read
 
 #: reasons that have a list of their own further down
@@ -70,13 +72,16 @@ def render(comparison: Mapping[str, Any], diagnoses: Diagnoses = ()) -> str:
     )  # 4.6 MiB of script and slow to import: only where a page is drawn
 
     read_ = read(comparison)
+    diagnosed = [codec.read(Diagnosis, raw) for raw in diagnoses]
     fitted = [row.precision for row in read_.fit.rows] if read_.fit else []
     colours = plots.slots([*read_.precisions, *_formats(read_), *fitted])
     scripts = [get_plotlyjs(), asset("page.js")]
     style = asset("page.css") + (asset("diagnosis.css") if diagnoses else "")
     figures = plots.figures(read_, colours)
     maps = {
-        name: figure for n, raw in enumerate(diagnoses) for name, figure in heat_maps(raw, f"d{n}-").items()
+        name: figure
+        for n, found in enumerate(diagnosed)
+        for name, figure in heat_maps(found, f"d{n}-").items()
     }
     return (
         templates()
@@ -87,7 +92,7 @@ def render(comparison: Mapping[str, Any], diagnoses: Diagnoses = ()) -> str:
             colours=colours,
             figures=figures | maps,
             names={name: plots.names(figure, read_) for name, figure in figures.items()},
-            diagnoses=[parts(raw, f"d{n}-") for n, raw in enumerate(diagnoses)],
+            diagnoses=[parts(found, f"d{n}-") for n, found in enumerate(diagnosed)],
             logged=plots.logged_names(read_),
             memory=bars.drawn(bars.memory(read_), read_),
             shares=bars.drawn(bars.shares(read_, colours), read_),

@@ -11,9 +11,9 @@ from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElap
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from halfstep.codec import clean
 from halfstep.report import units
 from halfstep.report.parts import STATUS_WORDS
-from halfstep.report.plain import clean
 
 
 class Display(Protocol):

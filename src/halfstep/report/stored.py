@@ -2,24 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from halfstep.report import units
-from halfstep.report.plain import clean, table
 from halfstep.stored import PARTS, Stored
-
-
-def read(raw: Mapping[str, Any]) -> Stored:
-    """The ``stored`` of a trial or a verdict, whatever the object holds."""
-    event = {part: {clean(f): size for f, size in held.items()} for part, held in _parts(raw)}
-    reasons = {part: clean(why) for part, why in table(raw, "stored_absent").items() if clean(why)}
-    return Stored.of({**event, "absent": reasons})
-
-
-def _parts(raw: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    held = table(raw, "stored")
-    return [(part, table(held, part)) for part in PARTS if isinstance(held.get(part), Mapping)]
 
 
 def words(stored: Stored) -> str:

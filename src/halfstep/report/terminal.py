@@ -11,11 +11,11 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from halfstep.codec import clean
 from halfstep.report import units
 from halfstep.report.grid import grid
 from halfstep.report.layout import Sheet
 from halfstep.report.parts import Comparison, Figure, Row
-from halfstep.report.plain import clean
 from halfstep.report.progress import Progress as Progress
 from halfstep.report.reading import read
 
