@@ -43,6 +43,11 @@ FORMAT_ERRORS: tuple[FormatError, ...] = (
     FormatError(
         "tensor but is a bfloat16 tensor", _MEET, "cast one of them, as in keras.ops.cast(y, x.dtype)"
     ),
+    FormatError(
+        "cannot be converted to type",
+        "a number beyond the range of 16 bits is written into a tensor of them",
+        "write one that its dtype has, as torch.finfo(x.dtype).min",
+    ),
     FormatError("not implemented for 'Half'", "the operation has no fp16", _FLOAT),
     FormatError("not implemented for 'BFloat16'", "the operation has no bf16", _FLOAT),
     FormatError("Low precision dtypes not supported", "the operation has no 16 bits", _FLOAT),

@@ -20,7 +20,7 @@ from halfstep.errors import HalfstepError, Unsupported
 from halfstep.looks import Looks
 from halfstep.loss_scale import Skip
 from halfstep.pytorch import native, spawning
-from halfstep.pytorch.autocast import data_loading, lists, mixed_operands, own_amp
+from halfstep.pytorch.autocast import beyond_range, data_loading, lists, mixed_operands, own_amp
 from halfstep.pytorch.autocast.regions import NoRegions, Regions
 from halfstep.pytorch.capabilities import Support, support
 from halfstep.pytorch.dtypes import DTYPES
@@ -234,6 +234,7 @@ class Takeover(Face):
         self.regions.install(patches)
         if isinstance(self.regions, Regions):
             self._undo.append(mixed_operands.promote(self.regions.devices).remove)
+            self._undo.append(beyond_range.hold(self.regions.devices).remove)
         data_loading.outside(self.regions, patches)
         self._habits.install(patches)
         if isinstance(self.options.writer, Writer):

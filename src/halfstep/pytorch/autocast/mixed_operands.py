@@ -114,7 +114,7 @@ IN_FP32 = (
     "special_legendre_polynomial_p",
 )
 
-_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA", "xpu": "AutocastXPU", "mps": "AutocastMPS"}
+KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA", "xpu": "AutocastXPU", "mps": "AutocastMPS"}
 
 Cast = Callable[[Any], Any]
 
@@ -126,7 +126,7 @@ def promote(devices: Iterable[str]) -> Overrides:
         What takes them away again.
     """
     overrides = Overrides()
-    for key in (_KEYS[device] for device in devices if device in _KEYS):
+    for key in (KEYS[device] for device in devices if device in KEYS):
         for names, choose in ((PROMOTED, _common), (IN_FP32, _fp32)):
             for operation in _operations(names):
                 name = operation._schema.name.removeprefix("aten::")
