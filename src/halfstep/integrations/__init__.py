@@ -22,6 +22,7 @@ ADAPTERS = {
     "lightning_fabric": "fabric",
     "pytorch_lightning": "lightning",
     "accelerate": "accelerate",
+    "deepspeed": "deepspeed",
     "torch.distributed.checkpoint.default_planner": "distributed_checkpoint",
     "torch.distributed.checkpoint.state_dict": "distributed_checkpoint",
     "torch.distributed.fsdp": "fsdp_policies",
