@@ -6,16 +6,19 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format clean
+.PHONY: help demo test test-long lint types format clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## train a small GPT in every precision of this machine, and compare
 	$(BIN)/halfstep compare --steps 60 --repeats 3 --out halfstep-out/demo examples/char_gpt.py
 
 test: lint types ## what CI runs: lint, types and every test
 	$(BIN)/pytest -n 2 --dist worksteal
+
+test-long: $(INSTALLED) ## what is drawn by chance, many more times: damaged folders, transparency, kills and resumes
+	$(BIN)/pytest -n 2 --dist worksteal --long tests/fuzz tests/pytorch/test_checkpoints.py
 
 lint: $(INSTALLED) ## ruff: rules and format
 	$(BIN)/ruff check

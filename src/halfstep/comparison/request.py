@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from halfstep import codec
 from halfstep.comparison.evidence import PREFER, Prefer
 from halfstep.comparison.fit import FitOption
 from halfstep.comparison.tolerance import Tolerance, parse_tolerance
@@ -157,7 +158,8 @@ def stored(folder: Path) -> Stored:
         if raw["schema"] != SCHEMA:
             raise ValueError(f"schema {raw['schema']!r}")
         request = Request.from_json(raw["request"], folder.absolute())
-        digest, environment = raw["program_sha256"], raw["environment"]
+        digest = raw["program_sha256"]
+        environment = codec.plain(raw["environment"])
         if not (isinstance(environment, dict) and isinstance(digest, str | None)):
             raise ValueError("its environment or digest is damaged")
         return Stored(request, str(raw["cwd"]), digest, environment)
