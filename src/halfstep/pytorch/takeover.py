@@ -21,7 +21,8 @@ from halfstep.looks import Looks
 from halfstep.loss_scale import Skip
 from halfstep.pytorch import native, spawning
 from halfstep.pytorch.autocast import beyond_range, data_loading, lists, mixed_operands, own_amp
-from halfstep.pytorch.autocast.regions import NoRegions, Regions
+from halfstep.pytorch.autocast.no_regions import NoRegions
+from halfstep.pytorch.autocast.regions import Regions
 from halfstep.pytorch.capabilities import Support, support
 from halfstep.pytorch.dtypes import DTYPES
 from halfstep.pytorch.keep import Keep

@@ -12,7 +12,7 @@ from typing import Any
 from torch.utils.data._utils import worker
 from torch.utils.data.dataloader import _SingleProcessDataLoaderIter
 
-from halfstep.pytorch.autocast.regions import NoRegions
+from halfstep.pytorch.autocast.no_regions import NoRegions
 from halfstep.pytorch.patches import Patches
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch.amp.autocast_mode import _UnmanagedAutocast
 
-from halfstep.pytorch.autocast.regions import RECOMPUTES, NoRegions, Regions
+from halfstep.pytorch.autocast.no_regions import NoRegions
+from halfstep.pytorch.autocast.regions import RECOMPUTES, Regions
 from halfstep.pytorch.autocast.state import AROUND, INSIDE
 from halfstep.pytorch.patches import Patches, never_traced
 

@@ -16,7 +16,6 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -26,6 +25,8 @@ from torch.optim import Optimizer
 
 from halfstep.program import on_import
 from halfstep.pytorch.autocast import custom_functions, leaving_pytorch
+from halfstep.pytorch.autocast.around import Around, Outer
+from halfstep.pytorch.autocast.no_regions import Entered, NoRegions
 from halfstep.pytorch.autocast.results import to_fp32
 from halfstep.pytorch.autocast.roles import Role, Roles
 from halfstep.pytorch.autocast.state import (
@@ -38,7 +39,6 @@ from halfstep.pytorch.autocast.state import (
     keep_cache_whole,
     place,
     set_place,
-    switch_back,
     switch_on,
 )
 from halfstep.pytorch.dtypes import devices_here
@@ -48,88 +48,11 @@ from halfstep.pytorch.patches import Patches, not_compiled_alone, outside_compil
 #: a framework's, or (bare parameters) from a step to the next backward pass
 Kind = Literal["model", "layers", "own", "framework", "parameters"]
 
-#: called with a module, its arguments and keyword arguments; returns the arguments to call it with
-Entered = Callable[[nn.Module, Any, Any], tuple[Any, Any]]
-
 #: what stands for ``cache_enabled`` in a ``torch.autocast`` that is no script's, which gives a bool there:
 #: a region of the recipe, traced by a compiler
 OURS = 2
 #: activation checkpointing recomputes what was computed inside a model, where autocast may have been off
 RECOMPUTES = 3
-
-
-@dataclass(frozen=True)
-class Outer:
-    """How a thread was before a ``torch.autocast`` was entered.
-
-    Attributes:
-        place: where it was.
-        opened: whether a region to the backward pass was open.
-        states: for each device type, whether autocast was on, and its dtype.
-    """
-
-    place: torch.dtype
-    opened: bool
-    states: tuple[tuple[str, bool, torch.dtype], ...]
-
-
-class NoRegions:
-    """The recipe needs no autocast (``as-is``, 16-bit weights)."""
-
-    dtype: torch.dtype | None = None
-
-    def install(self, patches: Patches) -> None:
-        """Nothing."""
-
-    def leave(self) -> None:
-        """Nothing."""
-
-    def forget_casts(self) -> None:
-        """Nothing."""
-
-    def of_framework(self) -> AbstractContextManager[None]:
-        """Nothing to enter."""
-        return nullcontext()
-
-    def want(self) -> None:
-        """Nothing."""
-
-    def without_modules(self) -> None:
-        """Nothing."""
-
-    def on_entry(self, entered: Entered) -> None:
-        """Nothing is entered."""
-
-    def begin_pass(self) -> None:
-        """Nothing."""
-
-    def after_pass(self) -> None:
-        """Nothing."""
-
-    def after_step(self) -> None:
-        """Nothing."""
-
-    def after_step_by_hand(self) -> None:
-        """Nothing."""
-
-    def after_first_step(self, optimizers: Iterable[Optimizer]) -> None:
-        """Nothing."""
-
-    def region(self) -> AbstractContextManager[None]:
-        """Nothing to enter."""
-        return nullcontext()
-
-    def paused(self) -> AbstractContextManager[None]:
-        """Nothing to pause."""
-        return nullcontext()
-
-    def resumed(self) -> AbstractContextManager[None]:
-        """Nothing to resume."""
-        return nullcontext()
-
-    def aside(self) -> AbstractContextManager[None]:
-        """Nothing to keep away."""
-        return nullcontext()
 
 
 class Regions(NoRegions):
@@ -141,22 +64,26 @@ class Regions(NoRegions):
 
     Attributes:
         wanted: whether a region is opened at all; under fp32 only where the program holds 16-bit numbers.
-        promotes: whether 16-bit and mixed operands are promoted to float32 wherever the program computes outside of
-            ``dtype``: it holds 16-bit numbers, and its author's operands all had one dtype.
     """
 
     def __init__(self, dtype: torch.dtype, told: Callable[[Kind], None]) -> None:
         self.dtype: torch.dtype = dtype
         self.devices = devices_here()
         self.wanted = dtype is not torch.float32
-        self.promotes = False
         self._told = told
         self._kind: Kind | None = None
-        self._thread = _Thread()
+        self._around = Around(self.devices, dtype)
         self._roles = Roles()
-        self._gone = False
         self._entry: Entered = lambda module, args, kwargs: (args, kwargs)
         self._entered = False  # whether the script has entered a region of its own, under grad
+
+    @property
+    def promotes(self) -> bool:
+        """Whether 16-bit and mixed operands are promoted to float32 wherever the program computes outside of ``dtype``.
+
+        It holds 16-bit numbers, and its author's operands all had one dtype.
+        """
+        return self._around.promotes
 
     def install(self, patches: Patches) -> None:
         """Wrap the call of modules."""
@@ -173,9 +100,9 @@ class Regions(NoRegions):
 
     def leave(self) -> None:
         """Autocast is off in this thread, and no call opens a region any more."""
-        self._gone = True
-        self._close()
-        self._be_outside()
+        self._around.gone = True
+        self._around.close()
+        self._around.be_outside()
         torch.set_autocast_cache_enabled(True)
         self.forget_casts()
 
@@ -199,9 +126,9 @@ class Regions(NoRegions):
 
     def promote(self) -> None:
         """The program holds 16-bit numbers, whose operands may meet fp32 ones."""
-        self.wanted = self.promotes = True
+        self.wanted = self._around.promotes = True
         if place() is OUTSIDE and not torch.compiler.is_compiling():
-            self._be_outside()
+            self._around.be_outside()
 
     def on_entry(self, entered: Entered) -> None:
         """Have ``entered`` called before each outermost call of a module that has parameters."""
@@ -233,7 +160,7 @@ class Regions(NoRegions):
     def begin_pass(self) -> None:
         """A backward pass is about to start: a region from a layer or a step to it ends here."""
         self.forget_casts()  # its graph has them: they go one by one, as the pass comes by
-        self._close()
+        self._around.close()
 
     def after_pass(self) -> None:
         """The backward pass is over: cast weights were part of its graph."""
@@ -245,7 +172,7 @@ class Regions(NoRegions):
         if self._kind == "parameters":
             self._open()
         else:
-            self._close()
+            self._around.close()
 
     def after_step_by_hand(self) -> None:
         """A backward pass of a program without optimizers: weights are about to change."""
@@ -263,8 +190,7 @@ class Regions(NoRegions):
 
     def outer(self) -> Outer:
         """What a ``torch.autocast`` that is about to be entered has to leave behind."""
-        states = tuple((d, torch.is_autocast_enabled(d), get_autocast_dtype(d)) for d in self.devices)
-        return Outer(place(), self._thread.opened is not None, states)
+        return self._around.before()
 
     def entered(self, outer: Outer, dtype: torch.dtype | None, where: torch.dtype) -> None:
         """It has been entered to ``dtype``, or off (None), for the one device that it names: the recipe's is on all.
@@ -286,12 +212,8 @@ class Regions(NoRegions):
             self._become("own")  # inside of a model's forward, which is a part of it from the next call on
 
     def left(self, outer: Outer) -> None:
-        """It has been left. A region to the backward pass may have ended inside, or begun."""
-        ended = outer.opened and self._thread.opened is None
-        switch_back(outer.states)
-        set_place(OUTSIDE if ended else outer.place)
-        if ended or (self.promotes and outer.place is OUTSIDE):
-            self._be_outside()
+        """It has been left."""
+        self._around.back_to(outer)
 
     def _holds_its_tensors(self) -> bool:
         """Whether a 16-bit tensor that the script holds may come from a region: in one, or where results stay so."""
@@ -334,11 +256,11 @@ class Regions(NoRegions):
 
         def opens(module: nn.Module) -> bool:
             role = self._roles.of(module, ())
-            if role is Role.NONE or self._gone:
+            if role is Role.NONE or self._around.gone:
                 return False
             self._entry(module, (), {})
             if place() is AROUND:
-                if is_grad_enabled() and self._thread.opened is None:
+                if is_grad_enabled() and not self._around.is_open:
                     self._become("own")
                 return False
             if not self.wanted or self._kind in ("own", "framework"):
@@ -354,15 +276,15 @@ class Regions(NoRegions):
     def _outermost(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         """A call that no other module's call encloses."""
         where = place()
-        if self._gone and not self.promotes:
+        if self._around.gone and not self.promotes:
             return original(module, *args, **kwargs)
         if self.promotes and where is OUTSIDE:
-            self._be_outside()
+            self._around.be_outside()
         role = self._roles.of(module, args)
         if role is Role.NONE and next(module.parameters(), None) is None:
             return original(module, *args, **kwargs)
         args, kwargs = self._entry(module, args, kwargs)
-        if role is Role.NONE or self._gone:
+        if role is Role.NONE or self._around.gone:
             return self._promoted(original, module, args, kwargs)
         if where is AROUND:
             return self._inside_another(original, module, args, kwargs, role)
@@ -394,7 +316,7 @@ class Regions(NoRegions):
         if role is Role.MODEL and self._kind == "layers":
             # From the next pass on: in this one the script may hold 16-bit results of layers.
             self._become("model")
-        if is_grad_enabled() and self._thread.opened is None:
+        if is_grad_enabled() and not self._around.is_open:
             self._become("own")
         if role is Role.LAYER:
             return original(module, *args, **kwargs)
@@ -411,31 +333,13 @@ class Regions(NoRegions):
             set_place(outer)
 
     def _open(self) -> None:
-        """From here to the next backward pass."""
-        if self.wanted and place() is OUTSIDE and not self._gone:
-            set_place(AROUND)
-            before = switch_on(self.devices, self.dtype)
-            self._thread.opened = self._thread.opened or before
-
-    def _close(self) -> None:
-        if self._thread.opened is not None:
-            switch_back(self._thread.opened)
-            self._thread.opened = None
-            set_place(OUTSIDE)
-            self._be_outside()
-
-    def _be_outside(self) -> None:
-        """Autocast as it is outside of every region: off; where 16-bit numbers may meet fp32 ones, to float32."""
-        if self.promotes and not self._gone:
-            switch_on(self.devices, torch.float32)
-        else:
-            for device in self.devices:
-                torch.set_autocast_enabled(device, False)
+        if self.wanted:
+            self._around.open()
 
     def _in_thread(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def _bootstrap_inner(thread: threading.Thread) -> None:
             if self.promotes:
-                self._be_outside()
+                self._around.be_outside()
             if self._kind == "parameters":
                 self._open()
             original(thread)
@@ -453,12 +357,6 @@ def _with_place(original: Callable[..., Any]) -> Callable[..., Any]:
         return of_device, of_cpu
 
     return _get_autocast_kwargs
-
-
-class _Thread(threading.local):
-    """What a region that is open until the backward pass has replaced in this thread; None where none is open."""
-
-    opened: list[tuple[str, bool, torch.dtype]] | None = None
 
 
 def _let_compilers_trace(utils: Any, own: Callable[..., Any], patches: Patches) -> None:
