@@ -332,7 +332,7 @@ class Session:
             raised_at=asdict(ending.raised_at),
             files_read=[] if self._files is None else self._files.told(),
             steps=steps,
-            skipped_steps=0 if self.takeover is None else self.takeover.skipped,
+            skipped_steps=0 if self.takeover is None else self.takeover.skipped_here,
             **meters,
         )
         self._last_words(steps)
@@ -372,7 +372,7 @@ class Session:
         elif steps == 0:
             say(f"the program {self._no_step()}; precision {asked} was in force")
         else:
-            skipped = takeover.skipped
+            skipped = takeover.skipped_here
             skips = f", {skipped} of them skipped (gradients were not finite)" if skipped else ""
             lead = in_force_words(asked, ran) if ran.unknown else f"ran as {words(ran)}"
             say(f"{lead}: {count(steps, 'step')}{skips}")

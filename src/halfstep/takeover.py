@@ -84,7 +84,17 @@ class Takeover(ABC):
     @property
     @abstractmethod
     def skipped(self) -> int:
-        """How many of them were skipped because gradients were not finite."""
+        """How many were skipped because gradients were not finite, those before a resumed checkpoint included."""
+
+    @property
+    def skipped_before(self) -> int:
+        """How many of the skipped ones the checkpoint tells of from which this process resumed."""
+        return 0
+
+    @property
+    def skipped_here(self) -> int:
+        """How many of this process's own steps were skipped."""
+        return self.skipped - self.skipped_before
 
     @property
     def in_use(self) -> bool:

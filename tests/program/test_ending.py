@@ -59,6 +59,9 @@ CASES = {
         "terminated", -15, "terminated by SIGTERM"
     ),
     "bytearray(1 << 62)": Ending("failed", 1, "MemoryError at script.py:1", "MemoryError", True),
+    "class E:\n    def __str__(self): raise RuntimeError\nimport sys; sys.exit(E())": Ending(
+        "failed", 1, "<exception str() failed>"
+    ),
     "import os\nif os.fork() == 0:\n    raise SystemExit(8)\nos.wait()": Ending("ok", 0),
     "import threading\nthreading.Thread(target=lambda: 1/0).start()": Ending("ok", 0),
     "import atexit\natexit.register(lambda: 1/0)": Ending("ok", 0),

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from halfstep.record import Record, plain
-from halfstep.trials import Job, judge
+from halfstep.trials import Job, Trial, judge
+from halfstep.trials.outcome import outcome_of
 
 JOB = Job("train.py", (), False, Path("out"))
 
@@ -135,3 +136,18 @@ def test_pytorchs_messages_of_formats_are_known() -> None:
         "mat1 and mat2 shapes cannot be multiplied (2x2 and 3x3)",
     ):
         assert failed("fp16", message) == message
+
+
+def test_the_reason_of_a_trial_that_never_began_is_the_end_of_its_log(tmp_path: Path) -> None:
+    """Safe to show, and short, however long the log's last line is."""
+    job = Job("train.py", (), False, tmp_path)
+    job.log(Trial("fp32")).parent.mkdir()
+    job.log(Trial("fp32")).write_bytes(b"first\n\x1b[31mred\x1b]0;title\x07 " + b"x" * 10**6 + b"\n\n")
+    long = outcome_of(job, Trial("fp32"), 1, None, "Ctrl-C")
+    assert (long.status, long.reason) == ("failed", "x" * 300)
+    job.log(Trial("fp32")).write_bytes(b"first\n\x1b[31mred\x1b]0;title\x07 sentence\n\n")
+    assert outcome_of(job, Trial("fp32"), 1, None, "Ctrl-C").reason == "red sentence"
+
+
+def test_a_signal_without_a_name_is_its_number() -> None:
+    assert judge(JOB, Record(Path("r")), [], -63, None, "")[1].startswith("killed by signal 63 after 0 steps")

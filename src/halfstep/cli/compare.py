@@ -132,12 +132,14 @@ def compare(
     old = None if resume is None else _begun(Path(resume))
     request = request if old is None else resumed(old, _given(request))
     check_launcher(request.launch)
-    if old is not None:
-        command = shlex.join([*shlex.split(request.launch), *request.command])
-        err.print(clean(f"halfstep: goes on with {command}"), markup=False, highlight=False, soft_wrap=True)
     json_path = json_path_of(json_file)
     page = request.folder / "report.html"
     with held(request.folder):
+        if old is not None:
+            command = shlex.join([*shlex.split(request.launch), *request.command])
+            err.print(
+                clean(f"halfstep: goes on with {command}"), markup=False, highlight=False, soft_wrap=True
+            )
         with terminal.Progress(err) as progress:
             comparison = codec.write(run_comparison(request, progress, old))
         unwritten = None

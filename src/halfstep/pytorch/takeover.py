@@ -123,6 +123,10 @@ class Takeover(Face):
         return self.scaling.skipped
 
     @property
+    def skipped_before(self) -> int:
+        return self.scaling.skips.before
+
+    @property
     def last_skipped(self) -> bool:
         """Whether the last optimizer step was skipped."""
         self.scaling.settle()
