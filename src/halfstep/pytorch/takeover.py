@@ -40,6 +40,7 @@ from halfstep.pytorch.products import cpp_kernel
 from halfstep.pytorch.products.operations import Plan
 from halfstep.pytorch.products.products import choose, install, plan
 from halfstep.pytorch.recording.brief_look import BriefLook
+from halfstep.pytorch.recording.communicated import Communicated
 from halfstep.pytorch.recording.habits import Habits
 from halfstep.pytorch.recording.looking import Looking
 from halfstep.pytorch.recording.recorder import NullRecorder, Recorder
@@ -242,6 +243,7 @@ class Takeover(Face):
             self._undo.append(beyond_range.hold(self.regions.devices).remove)
         data_loading.outside(self.regions, patches)
         self._habits.install(patches)
+        Communicated(self._tell_communicated).install(patches)
         if isinstance(self.options.writer, Writer):
             self._looking.install(patches)
         backward.install(self, patches)
@@ -299,6 +301,11 @@ class Takeover(Face):
             text = f"the kernels in C and C++ cannot be had ({why}): PyTorch's operations do their work, more slowly"
             self.options.say(text)
             self.options.writer.write("warning", text=text)
+
+    def _tell_communicated(self, text: str) -> None:
+        if not self.recipe.as_is:
+            self.options.say(text)
+        self.options.writer.write("warning", text=text)
 
     def _install_products(self, dtype: torch.dtype, found: Support) -> None:
         """Products in fp32 units, all of them or the kinds that this CPU's 16-bit units are slow at."""
