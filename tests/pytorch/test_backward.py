@@ -406,14 +406,15 @@ def test_gradients_that_the_graph_needs_as_they_were_are_not_written_over_silent
 ) -> None:
     """Such a gradient, without a graph of its own, cannot be told from others: the pass is refused by PyTorch."""
     begin(SCALED)
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)  # else ``.grad`` is set aside during a pass
     for of_c in (True, False):
         if not of_c:
             monkeypatch.setattr(kernels, "gradient_kernels", lambda: None)
         weight, rate = torch.ones(3, requires_grad=True), torch.tensor(0.1, requires_grad=True)
+        optimizer = torch.optim.SGD([weight, rate], lr=0.1)  # else ``.grad`` is set aside during a pass
         weight.square().sum().backward()
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             (weight.exp() - rate * weight.grad).sum().backward()
+        del optimizer
 
 
 @pytest.mark.parametrize(
