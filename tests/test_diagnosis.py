@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from halfstep import codec
 from halfstep.diagnosis import diagnose, run
 from halfstep.diagnosis.evidence import Case, Numbers
 from halfstep.diagnosis.layers import _range, overall
+from halfstep.diagnosis.model import FindingRow, LayerRow
 from halfstep.diagnosis.run import judge
 from halfstep.diagnosis.shares import serving, shares
 from halfstep.errors import UsageError
@@ -77,12 +79,12 @@ def test_bf16_flushes_none_of_them(spread: np.ndarray) -> None:
 
 def test_a_remedy_works_only_if_the_finding_is_gone_and_the_loss_is_finite() -> None:
 
-    finding = {"kind": "overflow", "where": "a", "severity": 90, "fault": "precision", "evidence": "it is"}
+    finding = FindingRow("overflow", 90, "a", fault="precision", evidence="it is")
     steps = [{"step": 0, "loss": 0.5}]
     done = Outcome(Trial("bf16"), "ok", "", 0, Record(Path("r"), steps=steps))
     assert judge(finding, done, []) == (True, "the finding is gone; loss 0.5 after 1 step")
     assert judge(finding, done, [finding]) == (False, "the same finding is left: it is")
-    other = finding | {"where": "b"}
+    other = replace(finding, where="b")
     assert judge(finding, done, [other]) == (False, "overflow in b instead")
     lost = Outcome(
         Trial("bf16"), "diverged", "the loss was nan from step 1 on", 0, Record(Path("r"), steps=steps)
@@ -110,7 +112,7 @@ def watched(dtype: str, exact: float | None = 1e6, weights: str = "fp32") -> Rec
 @pytest.mark.parametrize(("computed_in", "too"), [("fp32", True), ("fp16", False)])
 def test_a_reference_that_ran_in_16_bits_says_nothing_of_fp32(computed_in: str, too: bool) -> None:
     """Whatever was asked of it: its infinity is fp16's where it was computed in fp16."""
-    (found,) = diagnose("fp16", watched("fp16"), watched(computed_in))["findings"]
+    (found,) = codec.write(diagnose("fp16", watched("fp16"), watched(computed_in)).findings)
     assert ("fp32 does the same" in found["evidence"]) == too
     assert found["fault"] == ("model" if too else "precision")
 
@@ -120,12 +122,14 @@ def test_a_reference_that_ran_in_16_bits_says_nothing_of_fp32(computed_in: str, 
 )
 def test_a_number_beyond_bf16_is_not_cured_by_bf16(reached: float | None, recipe: str) -> None:
     """bf16's largest number is 3.3895e38, fp32's 3.4028e38."""
-    (found,) = diagnose("fp16", watched("fp16", reached), None)["findings"]
+    (found,) = codec.write(diagnose("fp16", watched("fp16", reached), None).findings)
     assert found["remedies"][0]["recipe"] == recipe
 
 
 def test_weights_that_the_program_holds_in_16_bits_are_to_be_loaded_in_fp32() -> None:
-    (found,) = diagnose("as-is", watched("fp16", weights="fp16"), watched("fp16", weights="fp16"))["findings"]
+    (found,) = codec.write(
+        diagnose("as-is", watched("fp16", weights="fp16"), watched("fp16", weights="fp16")).findings
+    )
     assert "not precision's fault" not in found["evidence"]
     assert (found["remedies"][0]["recipe"], "model.float()" in found["remedies"][0]["text"]) == ("fp32", True)
 
@@ -138,7 +142,7 @@ def test_updates_that_a_scripts_own_16_bit_weights_lose_are_cured_by_fp32_weight
         "event": "watch", "what": "update", "step": 0, "at": 1, "parameter": "body.weight", "module": "body",
         "optimizer": "AdamW", "dtype": "bf16", "lost": 9, "due": 10,
     })  # fmt: skip
-    (found,) = diagnose("as-is", record, None)["findings"]
+    (found,) = codec.write(diagnose("as-is", record, None).findings)
     assert found["kind"] == "lost_update"
     assert (found["remedies"][0]["recipe"], "model.float()" in found["remedies"][0]["text"]) == ("fp32", True)
 
@@ -187,5 +191,7 @@ def test_the_scale_that_serves_a_layer_serves_its_weights_too() -> None:
     case = Case(parse("fp16"), tried, None)  # type: ignore[arg-type]
     found = _range(case, "net")
     assert found is not None
-    assert found["high"] == 2.0**-5
-    assert overall(case, [{"loss_scale": found}])["advised"] == 2.0**-6  # type: ignore[index]
+    assert found.high == 2.0**-5
+    scales = overall(case, [LayerRow(loss_scale=found)])
+    assert scales is not None
+    assert scales.advised == 2.0**-6

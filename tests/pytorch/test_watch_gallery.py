@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from halfstep import codec
 from halfstep.diagnosis import diagnose
 from halfstep.pytorch.takeover import Takeover
 from halfstep.recipes import parse
@@ -94,7 +95,8 @@ def diagnosed(planted: Planted, faulty: bool, folder: Path) -> dict[str, Any]:
         trial(planted.program, precision, faulty, folder / f"{n}.jsonl")
         for n, precision in enumerate((planted.precision, "fp32"))
     )
-    return diagnose(planted.precision, tried, reference)
+    found: dict[str, Any] = codec.write(diagnose(planted.precision, tried, reference))
+    return found
 
 
 @pytest.mark.parametrize("planted", FAULTS, ids=lambda planted: planted.program)

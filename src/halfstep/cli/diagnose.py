@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from halfstep import codec
 from halfstep.cli.outputs import diagnosis_folder, held, json_path_of, write_json
 from halfstep.cli.run import (
     SECONDS,
@@ -85,7 +86,7 @@ def diagnose(
     err, console = Console(stderr=True), Console(stderr=json_file == "-")
     with held(folder):
         with terminal.Progress(err) as progress:
-            found = run_diagnosis(Question(job, recipe, steps, try_remedies), progress)
+            found = codec.write(run_diagnosis(Question(job, recipe, steps, try_remedies), progress))
         write_whole(folder / NAME, json_text(found))
         written = page.write(found, folder / "diagnosis.html")
     if out is not None and holds_comparison(Path(out)):

@@ -7,12 +7,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from halfstep.diagnosis.model import NumberKind
 from halfstep.recipes import Recipe
 from halfstep.record import Record
 
 Event = dict[str, Any]
 SIXTEEN_BIT = ("bf16", "fp16")
-KINDS = ("weights", "inputs", "activations", "gradients", "weight_gradients", "updates")
+KINDS: tuple[NumberKind, ...] = (
+    "weights",
+    "inputs",
+    "activations",
+    "gradients",
+    "weight_gradients",
+    "updates",
+)
 
 
 @dataclass

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from halfstep.diagnosis.model import FindingRow, RemedyRow
 
 Kind = Literal[
     "overflow", "underflow", "nan_source", "domain_error", "epsilon_lost", "lost_update", "saturated_sum",
     "scale_collapse",
 ]  # fmt: skip
-#: a finding as JSON has it
-Row = dict[str, Any]
 #: whose fault it is: the precision's, the model's (fp32 has it as well) or the data's
 Fault = Literal["precision", "model", "data"]
 
@@ -50,12 +50,11 @@ class Finding:
     code: str = ""
     also: tuple[str, ...] = field(default=())
 
-    def row(self) -> Row:
-        """As JSON has it."""
-        row = asdict(self)
-        row["remedies"] = [asdict(remedy) | {"works": None, "outcome": ""} for remedy in self.remedies]
-        row["remedy"] = self.remedies[0].text if self.remedies else ""
-        return row
+    def row(self) -> FindingRow:
+        """As the diagnosis has it, no remedy tried yet."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        ways = tuple(RemedyRow(remedy.text, remedy.recipe) for remedy in self.remedies)
+        return FindingRow(**fields | {"remedies": ways}, remedy=ways[0].text if ways else "")
 
 
 def placed(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def gradients_overflow(case: Case) -> Iterator[Finding]:
     for event in events[:3]:
         too = case.in_fp32_too(event)
         serving = overall(case, layers(case))
-        scale = serving["advised"] if serving else 1.0
+        scale = serving.advised if serving and serving.advised else 1.0
         under = f" under the loss scale {event['scale']:g}" if event["scale"] != 1 else ""
         ways = (*remedies.scaled(case, scale), *remedies.wider(case))
         yield Finding(
@@ -88,7 +88,7 @@ def gradients_vanish(case: Case) -> Iterator[Finding]:
     worst = max(found, key=lambda module: found[module][0])
     lost, kind = found[worst]
     serving = overall(case, layers(case))
-    scale = serving["advised"] if serving else 65536.0
+    scale = serving.advised if serving and serving.advised else 65536.0
     which = "weight gradients" if kind == "weight_gradients" else "gradients"
     yield Finding(
         "underflow", 70, worst, "", "backward", 0,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 from halfstep.comparison.running import Display
-from halfstep.diagnosis import SCHEMA, diagnose
+from halfstep.diagnosis import diagnose
 from halfstep.diagnosis.compiled import CompiledRun, beside, findings_of, notes_of
-from halfstep.diagnosis.finding import Row
+from halfstep.diagnosis.model import Diagnosis, FindingRow, Program, Reference
 from halfstep.errors import UsageError
 from halfstep.looks import sentence
 from halfstep.module_names import shown
@@ -41,8 +42,8 @@ class Question:
         return [*(["-m"] if self.job.module else []), self.job.program, *self.job.arguments]
 
 
-def run_diagnosis(question: Question, display: Display) -> dict[str, Any]:
-    """Run the trials and return the object that ``--json`` writes and every report is drawn from.
+def run_diagnosis(question: Question, display: Display) -> Diagnosis:
+    """Run the trials and return what ``--json`` writes and every report is drawn from.
 
     Raises:
         UsageError: the program made no step that could be watched; the message has the reason.
@@ -57,27 +58,29 @@ def run_diagnosis(question: Question, display: Display) -> dict[str, Any]:
     usable = reference if reference is not None and reference.record.steps else None
     found = diagnose(precision, tried.record, usable.record if usable else None)
     compiled = _compiled(question, tried, display)
+    findings = found.findings
     if compiled is not None:
-        found["findings"] = [*(finding.row() for finding in findings_of(compiled)), *found["findings"]]
+        findings = (*(finding.row() for finding in findings_of(compiled)), *findings)
     if question.try_remedies:
-        _try_remedies(question, found["findings"], usable, display)
-    return {
-        "schema": SCHEMA,
-        "program": {"command": question.program, "cwd": str(Path.cwd())},
-        "precision": precision,
-        "ran_as": words(Ran.of(tried.record)),
-        "emulated": bool(tried.record.takeover.get("emulated")),
-        "as_on": question.job.as_on,
-        "status": tried.status,
-        "reason": tried.reason,
-        "steps": len(tried.record.steps),
-        "skipped_steps": sum(bool(step.get("skipped")) for step in tried.record.steps),
-        "losses": _losses(tried),
-        "reference": _reference(reference),
-        "compiled": None if compiled is None else compiled.as_json(),
-        **found,
-        "notes": [*_notes(tried, usable, plain), *(notes_of(compiled) if compiled is not None else [])],
-    }
+        findings = _try_remedies(question, findings, usable, display)
+    return Diagnosis(
+        program=Program(tuple(question.program), str(Path.cwd())),
+        precision=precision,
+        ran_as=words(Ran.of(tried.record)),
+        emulated=bool(tried.record.takeover.get("emulated")),
+        as_on=question.job.as_on,
+        status=tried.status,
+        reason=tried.reason,
+        steps=len(tried.record.steps),
+        skipped_steps=sum(bool(step.get("skipped")) for step in tried.record.steps),
+        losses=_losses(tried),
+        reference=_reference(reference),
+        compiled=None if compiled is None else compiled.as_json(),
+        findings=findings,
+        layers=found.layers,
+        loss_scale=found.loss_scale,
+        notes=(*_notes(tried, usable, plain), *(notes_of(compiled) if compiled is not None else [])),
+    )
 
 
 def _compiled(question: Question, tried: Outcome, display: Display) -> CompiledRun | None:
@@ -136,20 +139,14 @@ def _kept(question: Question, record: Record, display: Display) -> str:
     )
 
 
-def _losses(outcome: Outcome) -> list[float | None]:
-    return [x if x is not None and math.isfinite(x) else None for x in outcome.record.losses]
+def _losses(outcome: Outcome) -> tuple[float | None, ...]:
+    return tuple(x if x is not None and math.isfinite(x) else None for x in outcome.record.losses)
 
 
-def _reference(outcome: Outcome | None) -> dict[str, Any] | None:
+def _reference(outcome: Outcome | None) -> Reference | None:
     if outcome is None:
         return None
-    return {
-        "precision": REFERENCE,
-        "status": outcome.status,
-        "reason": outcome.reason,
-        "steps": len(outcome.record.steps),
-        "losses": _losses(outcome),
-    }
+    return Reference(REFERENCE, outcome.status, outcome.reason, len(outcome.record.steps), _losses(outcome))
 
 
 def _notes(tried: Outcome, reference: Outcome | None, plain: bool) -> list[str]:
@@ -181,36 +178,49 @@ def _spelled(steps: list[int]) -> str:
 
 
 def _try_remedies(
-    question: Question, findings: list[Row], reference: Outcome | None, display: Display
-) -> None:
-    """Run the program with every remedy that is a recipe, and note in the rows whether it works."""
-    recipes = list(dict.fromkeys(w["recipe"] for f in findings for w in f["remedies"] if w["recipe"]))[:TRIED]
+    question: Question, findings: Sequence[FindingRow], reference: Outcome | None, display: Display
+) -> tuple[FindingRow, ...]:
+    """The findings after the program was run with every remedy that is a recipe: whether each works."""
+    recipes = list(dict.fromkeys(way.recipe for f in findings for way in f.remedies if way.recipe))[:TRIED]
     names = [
         question.precision,
         *([REFERENCE] if parse(question.precision).name != REFERENCE else []),
         *recipes,
     ]
     display.plan([Trial(name).label for name in dict.fromkeys(names)])
-    verdicts: dict[str, tuple[Outcome, list[Row]]] = {}
+    left: dict[str | None, tuple[Outcome, Sequence[FindingRow]]] = {}
     for recipe in recipes:
         outcome = _run(question, recipe, display)
-        left = diagnose(recipe, outcome.record, reference.record if reference else None)["findings"]
-        verdicts[recipe] = outcome, left
-    for finding in findings:
-        for way in finding["remedies"]:
-            if way["recipe"] in verdicts:
-                way["works"], way["outcome"] = judge(finding, *verdicts[way["recipe"]])
+        left[recipe] = (
+            outcome,
+            diagnose(recipe, outcome.record, reference.record if reference else None).findings,
+        )
+    return tuple(
+        replace(
+            finding,
+            remedies=tuple(
+                replace(way, **_judged(finding, *left[way.recipe])) if way.recipe in left else way
+                for way in finding.remedies
+            ),
+        )
+        for finding in findings
+    )
 
 
-def judge(finding: Row, outcome: Outcome, left: list[Row]) -> tuple[bool, str]:
+def _judged(finding: FindingRow, outcome: Outcome, left: Sequence[FindingRow]) -> dict[str, Any]:
+    works, seen = judge(finding, outcome, left)
+    return {"works": works, "outcome": seen}
+
+
+def judge(finding: FindingRow, outcome: Outcome, left: Sequence[FindingRow]) -> tuple[bool, str]:
     """Whether a finding is gone under a remedy, and what is seen instead."""
     losses = [x for x in outcome.record.losses if x is not None]
     if outcome.status != "ok" or not losses or not math.isfinite(losses[-1]):
         return False, outcome.reason or "the loss was not finite at the end"
-    same = [f for f in left if (f["kind"], f["where"]) == (finding["kind"], finding["where"])]
+    same = [f for f in left if (f.kind, f.where) == (finding.kind, finding.where)]
     if same:
-        return False, f"the same finding is left: {same[0]['evidence']}"
-    others = [f for f in left if f["severity"] >= finding["severity"] and f["fault"] == "precision"]
+        return False, f"the same finding is left: {same[0].evidence}"
+    others = [f for f in left if f.severity >= finding.severity and f.fault == "precision"]
     if others:
-        return False, f"{others[0]['kind']} in {shown(others[0]['where'])} instead"
+        return False, f"{others[0].kind} in {shown(others[0].where)} instead"
     return True, f"the finding is gone; loss {losses[-1]:.4g} after {count(len(losses), 'step')}"
