@@ -37,7 +37,8 @@ class Roles:
     def __init__(self) -> None:
         self._known: weakref.WeakKeyDictionary[nn.Module, Role] = weakref.WeakKeyDictionary()
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
-        self._reached: dict[int, weakref.ref[Tensor]] | None = {}
+        self._reached: set[int] | None = set()
+        self._called: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._swapped = False
 
     def install(self, patches: Patches) -> None:
@@ -89,8 +90,9 @@ class Roles:
     def _reach(self, module: nn.Module) -> None:
         """Remember what is called until the first step; ``functional_call`` swaps tensors in that nobody knows."""
         assert self._reached is not None
+        self._called.add(module)
         for parameter in module.parameters():
-            self._reached[id(parameter)] = weakref.ref(parameter)
+            self._reached.add(id(parameter))
             self._swapped = self._swapped or not isinstance(parameter, nn.Parameter)
 
     def reached_most(self, optimizers: Iterable[Optimizer]) -> bool:
@@ -99,12 +101,13 @@ class Roles:
         What an optimizer holds may be a copy of what was reached (fp32 weights of a script's own): then that has a
         gradient although no optimizer holds it.
         """
-        reached, self._reached = self._reached or {}, None
+        reached, self._reached = self._reached or set(), None
+        called, self._called = list(self._called), weakref.WeakSet()
         if self._swapped:
             return True
         held = {id(p): p.numel() for optimizer in optimizers for p in _parameters(optimizer)}
-        others = [tensor() for name, tensor in reached.items() if name not in held]
-        copied = sum(p.numel() for p in others if p is not None and p.grad is not None)
+        others = {id(p): p for module in called for p in module.parameters() if id(p) not in held}
+        copied = sum(p.numel() for p in others.values() if p.grad is not None)
         found = copied + sum(size for name, size in held.items() if name in reached)
         return 2 * found >= sum(held.values())
 
