@@ -6,6 +6,7 @@ constant counts, whether a power of two or not (scales that grow by 0.1 % per st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -75,10 +76,11 @@ def _factors(node: Any) -> Iterator[float]:
 
 
 def _number(value: Any) -> float | None:
-    """The value of a constant that the host has."""
+    """The value of a constant that the host has. One that is not finite scales nothing: it spoils a loss."""
     if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
         return None
     if not value.is_cpu or value.requires_grad:
         return None
     with unseen():  # a mode of the script's would be handed a number in place of the tensor
-        return float(value.item())
+        number = float(value.item())
+    return number if math.isfinite(number) else None
