@@ -128,3 +128,25 @@ def test_a_loss_scale_written_by_hand_is_no_part_of_the_loss(begin, tmp_path: Pa
     lines = [json.loads(line) for line in (tmp_path / "record.jsonl").read_text().splitlines()]
     recorded = [line["loss"] for line in lines if line["event"] == "step"]
     assert recorded == pytest.approx([loss / 2 for loss in losses], rel=2**-22)
+    assert [line["text"] for line in lines if line["event"] == "warning"] == [
+        "a loss is multiplied by 30000 before its backward pass, which is taken for a loss scale of the script's: losses "
+        "are recorded without it"
+    ]
+
+
+@pytest.mark.parametrize("weight_of_loss", [1000.0, 1e15])
+def test_a_weight_of_the_loss_is_part_of_it(begin, tmp_path: Path, weight_of_loss: float) -> None:
+    """No loss scale is so small or so large."""
+    takeover = begin("fp32", Writer(tmp_path / "record.jsonl"))
+    weight = nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (weight.square().mean() * weight_of_loss).backward()
+        optimizer.step()
+    takeover.close()
+    lines = [json.loads(line) for line in (tmp_path / "record.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines if line["event"] == "step"] == [
+        torch.tensor(weight_of_loss).item()
+    ] * 3
+    assert not [line for line in lines if line["event"] == "warning"]

@@ -52,7 +52,7 @@ FAULTS = [
     Planted("fp32_mask", "fp16", "overflow", "attention", "_to_copy", "forward", "fp16:keep=attention"),
     Planted("large_variance", "fp16", "overflow", "1", "mul", "forward", "fp16:keep=1"),
     Planted("adam_eps", "fp16-true", "epsilon_lost", "0", "Adam", "step", "fp16"),
-    Planted("long_mean", "fp16", "overflow", "pool", "sum", "forward", "fp16:keep=pool"),
+    Planted("long_mean", "fp16", "overflow", "pool", "bmm", "forward", "fp16:keep=pool"),
     Planted("log_probability", "fp16", "domain_error", "entropy", "log", "forward", "fp16:keep=entropy"),
     Planted("sqrt_at_zero", "fp16", "domain_error", "distance", "div", "backward", "bf16"),
     Planted("zero_vector", "fp16", "domain_error", "1", "div", "forward", "fp16:keep=1"),

@@ -12,9 +12,9 @@ class Entropy(nn.Module):
 
     def forward(self, logits, targets):
         if self.careful:
-            log_p = logits.log_softmax(-1)
+            log_p = nn.functional.logsigmoid(logits.float())
         else:
-            log_p = torch.log(logits.softmax(-1) + 1e-8)
+            log_p = torch.log(logits.sigmoid() + 1e-8)
         return -log_p.gather(-1, targets[:, None]).mean()
 
 

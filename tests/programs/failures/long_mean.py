@@ -1,4 +1,4 @@
-"""The mean of 100,000 items in fp16, by their sum: beyond 65504 although the mean is 1."""
+"""The mean of 100,000 items in fp16, by a product with ones: their sum is beyond 65504 although the mean is 1."""
 
 import torch
 import torch.nn as nn
@@ -11,8 +11,10 @@ class Pool(nn.Module):
         self.careful = careful
 
     def forward(self, x):
-        items = x.float() if self.careful else x
-        return items.sum(dim=1) / x.shape[1]
+        ones = torch.ones(1, x.shape[1])
+        if self.careful:
+            return torch.matmul(ones / x.shape[1], x).squeeze(1)
+        return torch.matmul(ones, x).squeeze(1) / x.shape[1]
 
 
 class Model(nn.Module):

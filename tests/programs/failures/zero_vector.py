@@ -1,8 +1,7 @@
-"""A vector of zeros is normalised with eps=1e-12, which is 0 in fp16."""
+"""A vector of zeros is divided by its largest number plus 1e-12, which is 0 in fp16."""
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from loop import fit, healthy, square
 
 
@@ -12,7 +11,7 @@ class Unit(nn.Module):
         self.eps = eps
 
     def forward(self, x):
-        return F.normalize(x, dim=-1, eps=self.eps)
+        return x / (x.abs().amax(-1, keepdim=True) + self.eps)
 
 
 def train(faulty):

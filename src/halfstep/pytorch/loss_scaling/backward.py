@@ -88,7 +88,7 @@ def _backward(
     grad: Callable[..., Any],
 ) -> Callable[..., None]:
     may_scale = takeover.recipe.guards
-    script_scale = ScriptScale()
+    script_scale = ScriptScale(lambda text: takeover.write("warning", text=text))
     handed_out = HandedOut(takeover.by_hand.optimizers, takeover.scaling.reached)
 
     def repeats(outputs: tuple[Any, ...], inputs: Any, create_graph: bool, checked: bool) -> bool:

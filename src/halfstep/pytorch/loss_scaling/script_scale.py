@@ -7,7 +7,7 @@ constant counts, whether a power of two or not (scales that grow by 0.1 % per st
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -15,8 +15,14 @@ from torch import Tensor
 from halfstep.pytorch.loss_scaling.repeats import Line, here
 from halfstep.pytorch.unseen import unseen
 
-#: the smallest factor that is taken for a loss scale; others are weights of a loss
+#: the smallest and the largest factor that are taken for a loss scale; others are weights of a loss
 OWN_SCALE = 2.0**10
+LARGEST = 2.0**32
+
+TOLD = (
+    "a loss is multiplied by {factor:g} before its backward pass, which is taken for a loss scale of the script's: "
+    "losses are recorded without it"
+)
 
 #: how many operations before the pass a factor is looked for in
 _NEAR = 6
@@ -30,9 +36,14 @@ class ScriptScale:
     """Knows the lines of the script that start passes from a scaled loss.
 
     A line that once had a large factor has a scale in every other factor, too: the script may lower it at will.
+
+    Args:
+        tell: called once with a sentence where a factor that is no power of two, and may be a weight of the loss, is
+            taken for a scale.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
         self._lines: set[Line] = set()
 
     def of(self, outputs: Sequence[Any], seeds: Any) -> tuple[bool, float]:
@@ -52,7 +63,10 @@ class ScriptScale:
         if factor is None and seed is None:
             return False, 1.0
         line = here()
-        if max(factor or 0.0, seed or 0.0) >= OWN_SCALE:
+        largest = max(factor or 0.0, seed or 0.0)
+        if OWN_SCALE <= largest <= LARGEST:
+            if factor == largest and not self._lines and math.frexp(factor)[0] != 0.5:
+                self._tell(TOLD.format(factor=factor))
             self._lines.add(line)
         if line not in self._lines:
             return False, 1.0
