@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from halfstep.pytorch.loss_scaling import gradient_pass
+
 from .conftest import Begin
 
 pytestmark = pytest.mark.usefixtures("followed")
@@ -44,6 +46,18 @@ def test_gradients_are_finite_and_accurate(begin: Begin) -> None:
         assert (ours - true).norm() <= 24 * 2.0**-11 * true.norm()
     assert (takeover.steps, takeover.skipped) == (2, 0)
     assert len(seen) == 2
+
+
+def test_the_graph_is_released_by_python_too(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where no kernel can be compiled: a second pass is refused in PyTorch's words."""
+    monkeypatch.setattr(gradient_pass, "release", lambda outputs, inputs: False)
+    begin("fp16")
+    weight = torch.ones(3, requires_grad=True)
+    loss = (weight * 2.0**-10).square().sum()
+    loss.backward()
+    assert torch.equal(weight.grad, torch.full((3,), 2.0**-19))
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
 
 
 def trained_by_attacks(

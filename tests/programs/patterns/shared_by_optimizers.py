@@ -1,11 +1,11 @@
-"""Two optimizers that share a layer, as an actor and a critic share a trunk."""
+"""Two optimizers that share a layer, as an actor and a critic share a trunk. Steps are small: no weight crosses zero."""
 from common import fill, mse, weights, x, y
 from torch import nn
 from torch.optim import SGD
 
 trunk, actor, critic = fill(nn.Linear(8, 16)), fill(nn.Linear(16, 4)), fill(nn.Linear(16, 1))
-first = SGD([*trunk.parameters(), *actor.parameters()], lr=0.01)
-second = SGD([*trunk.parameters(), *critic.parameters()], lr=0.01)
+first = SGD([*trunk.parameters(), *actor.parameters()], lr=0.001)
+second = SGD([*trunk.parameters(), *critic.parameters()], lr=0.001)
 for _ in range(2):
     for optimizer, head, target in ((first, actor, y), (second, critic, y[:, :1])):
         optimizer.zero_grad()

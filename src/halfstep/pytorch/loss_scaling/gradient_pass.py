@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from halfstep.pytorch.loss_scaling.leaves import leaves_of
 from halfstep.pytorch.loss_scaling.repeats import (
     Answers,
     Attempts,
@@ -176,7 +177,9 @@ class _Nothing(torch.autograd.Function):
 def release_graph(
     scaling: Scaling, grad: Callable[..., Any], outputs: Sequence[Tensor], inputs: Sequence[Any]
 ) -> None:
-    """Free the buffers of the graph from ``outputs`` to ``inputs``, as a pass that does not keep it does at its end.
+    """Free the buffers of the graph from ``outputs`` to ``inputs``, or to its leaves where there are none.
+
+    A pass that does not keep its graph does so at its end.
 
     In C++; without a compiler, and where an input is a gradient edge, by a pass of ``grad`` without gradients, which
     unpacks what was saved once more. Inside ``torch.func`` such a pass cannot start: there the graph ends with the
@@ -186,6 +189,7 @@ def release_graph(
         return
     if torch._C._functorch.maybe_current_level() is not None:
         return
+    inputs = inputs or leaves_of(outputs)
     with scaling.running(scale=1.0, answers=Muted()):
         with torch.enable_grad():
             ends = [_Nothing.apply(output) for output in outputs if output.requires_grad]  # type: ignore[no-untyped-call]
