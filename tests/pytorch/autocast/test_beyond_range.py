@@ -17,10 +17,24 @@ NEW: list[Callable[[Tensor, float], Tensor]] = [
     lambda x, number: x.masked_fill(MASK, number),
     lambda x, number: x.index_fill(1, torch.tensor([0, 2]), number),
     lambda x, number: nn.functional.pad(x, (1, 2), value=number),
+    lambda x, number: x.masked_fill(MASK, torch.tensor(number)),
+    lambda x, number: torch.where(MASK, x, number),
+    lambda x, number: torch.where(MASK, number, x),
+    lambda x, number: torch.where(MASK, x, torch.tensor(number)),
+    lambda x, number: x.clamp(number, -number),
+    lambda x, number: x.clamp(min=number),
+    lambda x, number: x.clamp_max(-number),
+    lambda x, number: nn.functional.hardtanh(x, number, 0.5),
+    lambda x, number: nn.functional.threshold(x, 0.1, number),
+    torch.full_like,
+    lambda x, number: x.new_full((3,), number),
 ]
 IN_PLACE: list[Callable[[Tensor, float], Tensor]] = [
     lambda x, number: x.masked_fill_(MASK, number),
     lambda x, number: x.index_fill_(1, torch.tensor([0, 2]), number),
+    lambda x, number: x.masked_fill_(MASK, torch.tensor(number)),
+    lambda x, number: x.fill_(number),
+    lambda x, number: x.clamp_(max=number),
 ]
 
 

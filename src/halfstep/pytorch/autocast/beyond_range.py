@@ -1,8 +1,9 @@
 """Numbers that fp32 code writes into masks, and that a 16-bit tensor cannot hold: -1e9 before a softmax.
 
-In fp16, which ends at 65504, ``scores.masked_fill(mask, -1e9)`` raises; so does fp32's lowest number in bf16. In a
-region a new tensor is then fp32; one that is written in place keeps its dtype, and has the largest number of it, with
-the sign, in place of the infinity that would make NaN of a row that is wholly masked.
+In fp16, which ends at 65504, ``scores.masked_fill(mask, -1e9)`` raises; so does fp32's lowest number in bf16, and
+``torch.where(mask, scores, -1e9)`` makes an infinity of it. In a region a new tensor is then fp32; one that is written
+in place keeps its dtype, and has the largest number of it, with the sign, in place of the infinity that would make NaN
+of a row that is wholly masked.
 """
 
 from __future__ import annotations
@@ -14,18 +15,25 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C import DispatchKey, DispatchKeySet
+from torch._C._functorch import is_functorch_wrapped_tensor as _is_wrapped
 
 from halfstep.pytorch.autocast.mixed_operands import KEYS
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.products.dispatcher import Overrides, overload
 
-#: operations that write a Python number into their first argument or a copy of it, and the number's position
-WRITES = {
-    "masked_fill.Scalar": 2,
-    "masked_fill_.Scalar": 2,
-    "index_fill.int_Scalar": 3,
-    "index_fill_.int_Scalar": 3,
-    "constant_pad_nd": 2,
+#: operations that put numbers into a new tensor or their first argument: where in their arguments is the tensor whose
+#: format the result has, and where are the numbers
+WRITES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    **dict.fromkeys(("masked_fill.Scalar", "masked_fill_.Scalar"), ((0,), (2,))),
+    **dict.fromkeys(("masked_fill.Tensor", "masked_fill_.Tensor"), ((0,), (2,))),
+    **dict.fromkeys(("index_fill.int_Scalar", "index_fill_.int_Scalar"), ((0,), (3,))),
+    **dict.fromkeys(("fill.Scalar", "fill_.Scalar", "full_like"), ((0,), (1,))),
+    **dict.fromkeys(("constant_pad_nd", "new_full"), ((0,), (2,))),
+    **dict.fromkeys(("clamp", "clamp_", "hardtanh", "hardtanh_", "threshold", "threshold_"), ((0,), (1, 2))),
+    **dict.fromkeys(("clamp_min", "clamp_min_", "clamp_max", "clamp_max_"), ((0,), (1,))),
+    "where.ScalarOther": ((1,), (2,)),
+    "where.ScalarSelf": ((2,), (1,)),
+    "where.self": ((1, 2), (1, 2)),
 }
 
 
@@ -37,32 +45,48 @@ def hold(devices: Iterable[str]) -> Overrides:
     """
     overrides = Overrides()
     for key in (KEYS[device] for device in devices if device in KEYS):
-        for name, position in WRITES.items():
-            overrides.put(name, key, _kernel(overload(name), key, position))
+        for name, (tensors, numbers) in WRITES.items():
+            overrides.put(name, key, _kernel(overload(name), key, tensors, numbers))
     return overrides
 
 
-def _kernel(operation: Any, key: str, position: int) -> Callable[..., Any]:
+def _kernel(
+    operation: Any, key: str, tensors: tuple[int, ...], numbers: tuple[int, ...]
+) -> Callable[..., Any]:
     keys = DispatchKeySet(getattr(DispatchKey, key))
+    names = [argument.name for argument in operation._schema.arguments]
 
     def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(keys):
-            if len(args) > position and _is_beyond(args[0], args[position]):
-                args = _held(operation, args, position)
-            return operation(*args, **kwargs)
+            given = dict(zip(names, args, strict=False)) | kwargs
+            asked = given.get("dtype") is not None
+            low = [] if asked else [names[i] for i in tensors if _is_narrow(given.get(names[i]))]
+            beyond = [name for name in (names[i] for i in numbers) if low and _is_beyond(given, name, low[0])]
+            if not beyond:
+                return operation(*args, **kwargs)
+            if operation._schema.is_mutable:
+                largest = torch.finfo(given[low[0]].dtype).max
+                return operation(**given | {name: _limited(given[name], largest) for name in beyond})
+            return operation(**given | {name: given[name].float() for name in low})
 
     return kernel
 
 
-def _is_beyond(tensor: Tensor, number: Any) -> bool:
-    if tensor.dtype not in SIXTEEN_BIT or not isinstance(number, int | float):
+def _is_narrow(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype in SIXTEEN_BIT and value.dim() > 0
+
+
+def _is_beyond(given: dict[str, Any], name: str, low: str) -> bool:
+    """Whether a number, or a tensor of one number that the host has, is finite and too large for a tensor's format."""
+    number = given.get(name)
+    if type(number) is Tensor and number.dim() == 0 and number.is_cpu and not _is_wrapped(number):
+        number = number.item()
+    if not isinstance(number, int | float):
         return False
-    return math.isfinite(number) and abs(number) > torch.finfo(tensor.dtype).max
+    return math.isfinite(number) and abs(number) > torch.finfo(given[low].dtype).max
 
 
-def _held(operation: Any, args: tuple[Any, ...], position: int) -> tuple[Any, ...]:
-    """Arguments with which the number is held: by an fp32 tensor, or as the largest of the format."""
-    if not operation._schema.is_mutable:
-        return (args[0].float(), *args[1:])
-    largest = math.copysign(torch.finfo(args[0].dtype).max, args[position])
-    return (*args[:position], largest, *args[position + 1 :])
+def _limited(number: Any, largest: float) -> Any:
+    if isinstance(number, Tensor):
+        return number.clamp(-largest, largest)
+    return math.copysign(largest, number)
