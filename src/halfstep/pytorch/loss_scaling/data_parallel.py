@@ -18,10 +18,11 @@ from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.nested import tensors_of
 from halfstep.pytorch.patches import Patches
 
-#: collectives that write into tensors they are given
+#: collectives that write into tensors they are given; not every version of PyTorch has all of them
 _WRITING = (
-    "all_gather", "all_gather_into_tensor", "all_reduce", "all_to_all", "all_to_all_single", "broadcast", "irecv",
-    "recv", "reduce", "reduce_scatter", "reduce_scatter_tensor", "scatter",
+    "all_gather", "all_gather_into_tensor", "all_gather_single", "all_reduce", "all_reduce_coalesced", "all_to_all",
+    "all_to_all_single", "broadcast", "irecv", "recv", "reduce", "reduce_scatter", "reduce_scatter_single",
+    "reduce_scatter_tensor", "scatter",
 )  # fmt: skip
 
 
@@ -37,7 +38,7 @@ class DataParallel:
         patches.wrap(DistributedDataParallel, "__init__", self._init)
         if torch.distributed.is_available():
             for home in (torch.distributed, torch.distributed.distributed_c10d):
-                for name in _WRITING:
+                for name in (name for name in _WRITING if hasattr(home, name)):
                     patches.wrap(home, name, self._collective)
 
     @property

@@ -17,13 +17,15 @@ from halfstep.pytorch.dtypes import format_name
 from halfstep.pytorch.nested import tensors_of
 from halfstep.pytorch.patches import Patches
 
-#: collectives that communication hooks call
+#: collectives that communication hooks call; not every version of PyTorch has all of them
 _COLLECTIVES = (
     "all_reduce",
     "all_gather",
     "all_gather_into_tensor",
+    "all_gather_single",
     "all_to_all_single",
     "reduce_scatter_tensor",
+    "reduce_scatter_single",
 )
 
 
@@ -43,7 +45,7 @@ class Communicated:
         """Look in at hooks as they are registered, and at collectives."""
         if torch.distributed.is_available():
             patches.wrap(torch.distributed, "_register_comm_hook", self._register)
-            for name in _COLLECTIVES:
+            for name in (name for name in _COLLECTIVES if hasattr(torch.distributed, name)):
                 patches.wrap(torch.distributed, name, self._collective)
 
     def _register(self, original: Callable[..., None]) -> Callable[..., None]:
