@@ -19,6 +19,7 @@ from halfstep.module_names import shown
 from halfstep.report import traces, units
 from halfstep.report.diagnosis import headline, next_command, place, title, where
 from halfstep.report.document import EMPTY_STYLE, asset, policy, templates
+from halfstep.report.secret_values import masked
 
 KINDS: dict[NumberKind, str] = {
     "gradients": "Gradients of activations, the loss scale on them",
@@ -53,6 +54,7 @@ def render(diagnosis: Raw) -> str:
     """The page as text."""
     from plotly.offline import get_plotlyjs  # slow to import
 
+    diagnosis = masked(diagnosis)
     found = read(Diagnosis, diagnosis)
     scripts, style = [get_plotlyjs(), asset("page.js")], asset("page.css") + asset("diagnosis.css")
     return (

@@ -21,6 +21,7 @@ from halfstep.report.diagnosis_page import parts
 from halfstep.report.document import EMPTY_STYLE, asset, policy, templates
 from halfstep.report.parts import Absent, Comparison, Figure, Row, Trial
 from halfstep.report.reading import read
+from halfstep.report.secret_values import masked
 
 #: reasons that have a list of their own further down
 _TOLD_BENEATH = ("why_no_faster", "why_memory")
@@ -71,8 +72,9 @@ def render(comparison: Mapping[str, Any], diagnoses: Diagnoses = ()) -> str:
         get_plotlyjs,
     )  # 4.6 MiB of script and slow to import: only where a page is drawn
 
+    comparison = masked(comparison)
     read_ = read(comparison)
-    diagnosed = [codec.read(Diagnosis, raw) for raw in diagnoses]
+    diagnosed = [codec.read(Diagnosis, masked(raw)) for raw in diagnoses]
     fitted = [row.precision for row in read_.fit.rows] if read_.fit else []
     colours = plots.slots([*read_.precisions, *_formats(read_), *fitted])
     scripts = [get_plotlyjs(), asset("page.js")]

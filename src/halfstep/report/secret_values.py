@@ -1,0 +1,45 @@
+"""Values of arguments that are secrets: a page is made to be shown to others, and has none of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+#: what stands in place of a secret
+MASK = "***"
+
+#: the end of an option's name whose value is a secret: ``--api-key``, ``--hf_token``, ``wandb.password``
+_SECRET = re.compile(r"(^|[-_.])(api)?(token|key|password|passwd|secret|credentials?)$", re.IGNORECASE)
+
+
+def masked(value: Any) -> Any:
+    """A comparison or diagnosis as it stands in JSON, with the secrets in its commands masked."""
+    if isinstance(value, Mapping):
+        return {
+            key: mask(found) if key == "command" and _is_command(found) else masked(found)
+            for key, found in value.items()
+        }
+    if isinstance(value, list):
+        return [masked(found) for found in value]
+    return value
+
+
+def mask(command: Sequence[str]) -> list[str]:
+    """``["--api-key", "abc", "--token=abc"]`` as ``["--api-key", "***", "--token=***"]``."""
+    made: list[str] = []
+    secret = False
+    for argument in command:
+        name, equals, _ = argument.partition("=")
+        if secret and not argument.startswith("--"):
+            made.append(MASK)
+        elif equals and _SECRET.search(name):
+            made.append(f"{name}={MASK}")
+        else:
+            made.append(argument)
+        secret = argument.startswith("-") and not equals and _SECRET.search(name) is not None
+    return made
+
+
+def _is_command(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(argument, str) for argument in value)
