@@ -20,9 +20,10 @@ test: lint types ## what CI runs: lint, types and every test
 test-long: $(INSTALLED) ## what is drawn by chance, many more times: damaged folders, transparency, kills and resumes
 	$(BIN)/pytest -n 2 --dist worksteal --long tests/fuzz tests/pytorch/test_checkpoints.py
 
-lint: $(INSTALLED) ## ruff: rules and format
+lint: $(INSTALLED) ## ruff: rules and format; import-linter (needs Python 3.11): what may import what
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	@if [ -x $(BIN)/lint-imports ]; then $(BIN)/lint-imports; else echo 'no import-linter for this Python'; fi
 
 types: $(INSTALLED) ## mypy, strict
 	$(BIN)/mypy

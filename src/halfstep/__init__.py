@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from halfstep.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from halfstep.api import enable as enable
     from halfstep.api import log as log
     from halfstep.api import skipped_steps as skipped_steps
     from halfstep.comparison.loading import load as load
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "enable", "load", "log", "skipped_steps"]
 
 _HOMES = {

@@ -11,7 +11,6 @@ from datetime import datetime, timezone
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
-from halfstep import __version__
 from halfstep.errors import HalfstepError, Unsupported, UsageError
 from halfstep.integrations import Attached, watch
 from halfstep.launching import rank, world_size
@@ -22,6 +21,7 @@ from halfstep.program.files_read import FilesRead
 from halfstep.ran import Ran, in_force_words, words
 from halfstep.recipes import Recipe, parse
 from halfstep.record import SCHEMA, NullWriter, Writer
+from halfstep.version import __version__
 
 if TYPE_CHECKING:
     from halfstep.meters import RunMeters

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
-from halfstep import __version__, codec
+from halfstep import codec
 from halfstep.comparison import archive
 from halfstep.comparison.adopt import Script
 from halfstep.comparison.disturbance import disturbances, disturbed
@@ -30,6 +30,7 @@ from halfstep.meters import idle_watts
 from halfstep.plural import count
 from halfstep.report.words.advice import recommend
 from halfstep.trials import Outcome, Trial, run_trial
+from halfstep.version import __version__
 
 AS_IS = "as-is"
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch._C._dynamo import eval_frame
 
-from halfstep import __version__
+from halfstep.version import __version__
 
 
 class Overrides:

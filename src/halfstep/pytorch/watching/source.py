@@ -6,14 +6,15 @@ import functools
 import linecache
 import os
 import sys
+from pathlib import Path
 from types import CodeType, FrameType
 
 import torch
 
-import halfstep
-
+#: the folders of PyTorch and of halfstep
 _OURS = tuple(
-    os.path.dirname(os.path.abspath(module.__file__ or "")) + os.sep for module in (torch, halfstep)
+    str(folder) + os.sep
+    for folder in (Path(torch.__file__).absolute().parent, Path(__file__).absolute().parents[2])
 )
 
 #: a line of code that has not been put into words yet: cheap to keep for every operation
