@@ -6,10 +6,13 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+#: no file of halfstep's own is nested half as deeply
+_DEEPEST = 50
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
@@ -27,10 +30,31 @@ def read_json(path: Path) -> Any:
         OSError: it cannot be read.
         ValueError: it is no JSON, no UTF-8, nested too deeply, or holds an integer of thousands of digits.
     """
+    return parsed(path.read_text(encoding="utf-8"))
+
+
+def parsed(text: str) -> Any:
+    """What JSON text holds, whoever wrote it.
+
+    Raises:
+        ValueError: it is no JSON, nested too deeply, or holds an integer of thousands of digits.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [item for part in level for item in _items(part)]
+        if not level:
+            return value
+    raise ValueError("nested too deeply")
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def without_nan(value: Any) -> Any:

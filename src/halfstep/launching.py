@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,8 +23,19 @@ _OF_PROGRAMS = frozenset(
         "aprun",
         "numactl",
         "taskset",
+        "env",
+        "horovodrun",
+        "nice",
+        "nohup",
+        "perf",
+        "setsid",
+        "stdbuf",
+        "time",
     )
 )
+#: the name of an interpreter
+_PYTHON = re.compile(r"(python|pypy)[\d.]*t?(\.exe)?")
+
 #: launchers whose own options may stand behind the script, with the names of halfstep's
 _WITH_OPTIONS_BEHIND = frozenset(("fabric", "lightning"))
 
@@ -61,7 +73,7 @@ def start_of_command(launch: str) -> list[str]:
 
 def _names_python(words: list[str]) -> bool:
     """Whether the launcher's own words end with an interpreter, and perhaps options of it."""
-    return any(Path(word).name.startswith("python") for word in words[1:])
+    return any(_PYTHON.fullmatch(Path(word).name) for word in words[1:])
 
 
 def rank(environment: Mapping[str, str] = os.environ) -> int:

@@ -110,11 +110,11 @@ def test_the_devices_reads_are_seen_by_this_test(device: None) -> None:
 
 @pytest.mark.parametrize("precision", ["as-is", "fp32", "fp16"])
 def test_a_loss_scale_written_by_hand_is_no_part_of_the_loss(begin, tmp_path: Path, precision: str) -> None:
-    """It differs from precision to precision, and grows and falls: losses times it could not be compared."""
+    """It grows and falls, and begins with a power of two: losses times it could not be compared."""
     takeover = begin(precision, Writer(tmp_path / "record.jsonl"))
     weight = nn.Parameter(torch.ones(4))
     optimizer = torch.optim.SGD([weight], lr=0.125)
-    scale, losses = 30000.0, []
+    scale, losses = 2.0**15, []
     for _ in range(3):
         loss = weight.square().mean()
         losses.append(loss.item())
@@ -129,12 +129,29 @@ def test_a_loss_scale_written_by_hand_is_no_part_of_the_loss(begin, tmp_path: Pa
     recorded = [line["loss"] for line in lines if line["event"] == "step"]
     assert recorded == pytest.approx([loss / 2 for loss in losses], rel=2**-22)
     assert [line["text"] for line in lines if line["event"] == "warning"] == [
-        "a loss is multiplied by 30000 before its backward pass, which is taken for a loss scale of the script's: losses "
+        "a loss is multiplied by 32768 before its backward pass, which is taken for a loss scale of the script's: losses "
         "are recorded without it"
     ]
 
 
-@pytest.mark.parametrize("weight_of_loss", [1000.0, 1e15])
+def test_rewards_are_weights_of_the_loss(begin, tmp_path: Path) -> None:
+    """REINFORCE: they move as they like, below zero too, and no gradient underflows under a scale that is left out."""
+    takeover = begin("fp16", Writer(tmp_path / "record.jsonl"))
+    weight = nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    rewards = [2000.0, 1.0, -164.0, 2.0**-20, 2.0**-23, 1.0]
+    for reward in rewards:
+        optimizer.zero_grad()
+        (weight.square().mean() * reward).backward()
+        assert torch.equal(weight.grad, torch.full((4,), reward / 2))
+        assert reward == rewards[0] or takeover.scaling.last_value >= 2.0**15
+        optimizer.step()
+    takeover.close()
+    lines = [json.loads(line) for line in (tmp_path / "record.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines if line["event"] == "step"] == rewards
+
+
+@pytest.mark.parametrize("weight_of_loss", [1000.0, 5000.0, 1e15])
 def test_a_weight_of_the_loss_is_part_of_it(begin, tmp_path: Path, weight_of_loss: float) -> None:
     """No loss scale is so small or so large."""
     takeover = begin("fp32", Writer(tmp_path / "record.jsonl"))

@@ -728,11 +728,11 @@ def test_a_scaler_written_by_hand_need_not_be_a_power_of_two(begin, started) -> 
 
 
 def test_a_script_may_lower_its_own_scale_as_far_as_it_takes(begin) -> None:
-    """At 1000 a first factor would be a weight of the loss; of a line that has a scale it is one."""
+    """At 512 a first factor would be a weight of the loss; of a line that has a scale it is one."""
     takeover = begin("fp32:loss_scale=dynamic:init_scale=1024")
     weight = nn.Parameter(torch.ones(3))
     torch.optim.SGD([weight], lr=0.1)
-    for factor in (3000.0, 1000.0, 1.0):
+    for factor in (2000.0 / 2**n for n in range(12)):
         (weight.sum() * factor).backward()
         assert takeover.scaling.last_value == 1.0
 

@@ -85,6 +85,17 @@ def test_steps_before_a_restart_and_those_of_another_framework_count_by_themselv
     assert damage(tmp_path, "".join([*lines[:9], *lines[2:]])) == ""
 
 
+def test_two_frameworks_may_train_in_turns(tmp_path: Path, lines: list[str]) -> None:
+    """Each counts its own steps; one that is missing is missed."""
+    of_steps = [
+        [json.loads(line) for line in lines[2:] if json.loads(line).get("step") == n][:1] for n in range(20)
+    ]
+    one = [json.dumps(step[0]) + "\n" for step in of_steps]
+    turns = [*lines[:2], *one[:5], *one[:3], *one[5:11], *one[3:7], *one[11:], lines[-1]]
+    assert damage(tmp_path, "".join(turns)) == ""
+    assert damage(tmp_path, "".join([*turns[:12], *turns[13:]])) != ""
+
+
 def test_a_look_that_failed_may_leave_steps_out(tmp_path: Path, lines: list[str]) -> None:
     absent = '{"event":"absent","look":"steps","reason":"TypeError"}\n'
     assert damage(tmp_path, "".join([*lines[:9], absent, lines[-1]])) == ""
@@ -109,6 +120,7 @@ def test_a_step_with_another_kind_of_field_is_damage(
     "line",
     [
         b"\xff\xfe{}\n", b"[" * 100_000 + b"\n", b'{"event":"step","step":' + b"1" * 5000 + b"}\n", b"[]\n", b"7\n",
+        b'{"event":"x","of":' + b"[" * 600 + b"]" * 600 + b"}\n",
         b'{"event":"logged","name":"a"}\n', b"\x00" * 300 + b"\n", b'"' + b"x" * 2**23 + b'"\n',
     ],
     ids=lambda line: repr(line[:12]),

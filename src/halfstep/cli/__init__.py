@@ -54,7 +54,7 @@ def main() -> None:
 def _parse() -> Callable[[], None] | int | None:
     try:
         result: Callable[[], None] | int | None = halfstep.main(standalone_mode=False, prog_name="halfstep")
-        if not callable(result):
+        if not callable(result) and sys.stdout is not None:
             sys.stdout.flush()
     except click.ClickException as error:
         error.show()

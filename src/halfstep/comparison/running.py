@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from halfstep.comparison.request import Request, Stored, check_machine, save, st
 from halfstep.comparison.rows import WARMUP, trial_row
 from halfstep.comparison.verdicts import METHOD, verdicts
 from halfstep.errors import UsageError
-from halfstep.files import json_text, write_whole
+from halfstep.files import json_text, read_json, write_whole
 from halfstep.machine import describe_machine, installed_versions
 from halfstep.meters import idle_watts
 from halfstep.plural import count
@@ -104,6 +103,8 @@ def run_comparison(request: Request, display: Display, resume: Stored | None = N
         outcomes[index] = _run(request, outcomes[index].trial, known_steps, display, disk)
         environment["seconds"] = time.monotonic() - started
         disk.keep(save, request, environment)
+        if outcomes[index].status == "interrupted":
+            break
     fit = None
     if request.fit is not None and not any(o.status == "interrupted" for o in outcomes):
         job = replace(request.job, memory_limit=request.memory_limit)
@@ -197,8 +198,7 @@ def rebuilt(folder: str | Path) -> Comparison:
 def _batches(folder: Path) -> Fit | None:
     """The batches that fit are the end of a search and stand in the comparison alone."""
     with contextlib.suppress(OSError, ValueError):
-        raw = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
-        return codec.read(Comparison, raw).fit_batch
+        return codec.read(Comparison, read_json(folder / "comparison.json")).fit_batch
     return None
 
 

@@ -72,7 +72,7 @@ class LoadMeter:
         first, last = self._first, self._last
         if isinstance(first, Absent) or isinstance(last, Absent):
             return {"load_absent": next(x.reason for x in (first, last) if isinstance(x, Absent))}
-        own, children = last.own - first.own, last.children - first.children
+        own, children = last.own - first.own, max(0.0, last.children - first.children)
         return {
             "load": {
                 "wall_seconds": last.wall - first.wall,
@@ -80,7 +80,7 @@ class LoadMeter:
                 "own_seconds": own,
                 "children_seconds": children,
                 "others_seconds": max(0.0, last.busy - first.busy - own - children),
-                "waited_seconds": last.waited - first.waited,
+                "waited_seconds": max(0.0, last.waited - first.waited),  # the waits of a thread go with it
                 "involuntary_switches": last.switches - first.switches,
             }
         }

@@ -81,6 +81,7 @@ class Takeover(Face):
         self._stepped_last: Callable[[], Optimizer | None] | None = None
         self._own_amp: set[str] = set()
         self._last_skipped = False
+        self._holds_16_bits = False
         self._passes = StepsInside()
         self._bad_in_a_row: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
         self._undo: list[Callable[[], None]] = []
@@ -211,7 +212,7 @@ class Takeover(Face):
         else:
             spawning.refuse(self._stop, patches)
             OwnScalers(self.scaling).install(patches)
-            own_amp.yield_to(self.regions, self.note_own_amp, self._promote, patches)
+            own_amp.yield_to(self.regions, self.note_own_amp, self._let_meet, patches)
             set_tf32(recipe.compute == "tf32" and not self._emulating, patches)
         if self._emulating:
             self._emulate()
@@ -256,10 +257,16 @@ class Takeover(Face):
             return NoRegions()
         return Regions(dtype or torch.float32, lambda kind: self.recorder.write("region", kind=kind))
 
-    def _promote(self) -> None:
-        """The program holds 16-bit numbers: they are promoted where they meet fp32, or where all is to be fp32."""
+    def _let_meet(self) -> None:
+        """16-bit numbers may meet fp32 ones outside of regions. By PyTorch's own kernels: ours take time per call."""
         if isinstance(self.regions, Regions) and not self.regions.promotes:
             self.regions.promote()
+
+    def _promote(self) -> None:
+        """The program holds 16-bit numbers: they are promoted where they meet fp32, or where all is to be fp32."""
+        self._let_meet()
+        if isinstance(self.regions, Regions) and not self._holds_16_bits:
+            self._holds_16_bits = True
             if self.regions.dtype is torch.float32:
                 self._undo += (lists.apply().remove, literal_dtypes.replace().remove)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from halfstep.errors import UsageError
+from halfstep.files import parsed
 from halfstep.plural import count
 from halfstep.record.events import SCHEMA, cleaned, fault
 from halfstep.record.record import Record
@@ -56,7 +56,9 @@ class _Reading:
         self._lines = 0
         self._broken = ""
         self._cut = False
-        self._next = self._most = 0
+        #: the next step of each framework that trains
+        self._next: list[int] = []
+        self._most = 0
 
     def take(self, line: bytes) -> None:
         """Take in one line."""
@@ -80,13 +82,18 @@ class _Reading:
     def _follow(self, event: dict[str, Any]) -> None:
         """Steps follow one another, from 0; each of several frameworks that train counts its own."""
         if event["event"] == "restart":
-            self._next = self._most = 0
+            self._next, self._most = [], 0
         if event["event"] == "step":
             step = event["step"]
-            if step not in (0, self._next):
-                self._damage = self._damage or f"step {self._next + 1} is missing from it"
-            self._next = step + 1
-            self._most = max(self._most, self._next)
+            if step == 0:
+                self._next.append(0)
+            if step in self._next:
+                self._next[self._next.index(step)] = step + 1
+            else:
+                expected = max((n for n in self._next if n < step), default=0)
+                self._damage = self._damage or f"step {expected + 1} is missing from it"
+                self._next.append(step + 1)
+            self._most = max(self._most, step + 1)
 
     def damage(self) -> str:
         """Why no figure may be taken from the record, now that all of it was read; empty where nothing is wrong."""
@@ -110,7 +117,7 @@ class _Reading:
 def _event(line: bytes) -> dict[str, Any] | None:
     """One line as an event; None where it is none, whatever it holds."""
     try:
-        event = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError):
+        event = parsed(line.decode("utf-8"))
+    except ValueError:
         return None
     return event if isinstance(event, dict) else None

@@ -105,6 +105,20 @@ def test_the_scripts_own_region_in_the_recipes_format_has_its_own_outside(begin)
     assert not torch.is_autocast_enabled("cpu")
 
 
+def test_a_scripts_own_region_brings_no_kernels_in_python(begin) -> None:
+    """They take microseconds per call, which the fp32 row of a script with AMP would be slower by."""
+
+    def replaced() -> bool:
+        return torch._C._dispatch_has_kernel_for_dispatch_key("aten::layer_norm", "AutocastCPU")
+
+    begin("fp32")
+    with torch.autocast("cpu", torch.bfloat16):
+        nn.Linear(8, 8)(torch.randn(4, 8))
+    assert not replaced()
+    half_model()(torch.randn(4, 8))
+    assert replaced(), "a program that holds 16-bit weights needs them"
+
+
 def test_what_a_script_saves_in_16_bits_is_saved_in_16_bits(begin, tmp_path: Path) -> None:
     begin("fp32")
     model = half_model()

@@ -24,6 +24,9 @@ TOLD = (
     "losses are recorded without it"
 )
 
+#: how far a loss scale moves from one pass to the next: it is halved or doubled, with some room
+_LEAST_MOVE, _MOST_MOVE = 0.45, 2.2
+
 #: how many operations before the pass a factor is looked for in
 _NEAR = 6
 #: nodes of products and quotients, and where they keep what may be a constant
@@ -35,16 +38,17 @@ _PASSING = ("ToCopyBackward0", "CloneBackward0", "ViewBackward0", "SqueezeBackwa
 class ScriptScale:
     """Knows the lines of the script that start passes from a scaled loss.
 
-    A line that once had a large factor has a scale in every other factor, too: the script may lower it at will.
+    A factor that moves by more than a step of a loss scale does is a weight of the loss (a reward, say), and scales
+    nothing. Of a line that began with a power of two losses are recorded without the factor, which is told.
 
     Args:
-        tell: called once with a sentence where a factor that is no power of two, and may be a weight of the loss, is
-            taken for a scale.
+        tell: called with that sentence, once for each such line.
     """
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
-        self._lines: set[Line] = set()
+        #: the last factor of each line, and whether its losses are recorded without it
+        self._scales: dict[Line, tuple[float, bool]] = {}
 
     def of(self, outputs: Sequence[Any], seeds: Any) -> tuple[bool, float]:
         """Whether the script scales the pass, and what its loss has been multiplied by for that.
@@ -58,19 +62,22 @@ class ScriptScale:
         if len(outputs) != 1 or not isinstance(outputs[0], Tensor) or outputs[0].numel() != 1:
             return False, 1.0
         first = seeds[0] if isinstance(seeds, tuple | list) and seeds else seeds
-        seed = _number(first)
-        factor = max(_factors(outputs[0].grad_fn), default=None)
-        if factor is None and seed is None:
-            return False, 1.0
+        seed = _number(first) or 0.0
+        factor = max(_factors(outputs[0].grad_fn), default=0.0)
+        seeded = OWN_SCALE <= seed <= LARGEST
+        if not self._scales and not factor >= OWN_SCALE:
+            return seeded, 1.0
         line = here()
-        largest = max(factor or 0.0, seed or 0.0)
-        if OWN_SCALE <= largest <= LARGEST:
-            if factor == largest and not self._lines and math.frexp(factor)[0] != 0.5:
+        last, without = self._scales.get(line, (0.0, None))
+        if not _LEAST_MOVE * last <= factor <= _MOST_MOVE * last or not last:
+            if not OWN_SCALE <= factor <= LARGEST:
+                self._scales.pop(line, None)
+                return seeded, 1.0
+            without = without is None and math.frexp(factor)[0] == 0.5
+            if without:
                 self._tell(TOLD.format(factor=factor))
-            self._lines.add(line)
-        if line not in self._lines:
-            return False, 1.0
-        return True, 1.0 if factor is None or (seed or 0.0) > factor else factor
+        self._scales[line] = factor, bool(without)
+        return True, factor if without and factor >= seed else 1.0
 
 
 def _factors(node: Any) -> Iterator[float]:
