@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import pytest
 import torch
+from torch.autograd import profiler as autograd_profiler
 
 from halfstep.pytorch.loss_scaling import scale
 from halfstep.pytorch.loss_scaling.scaled_pass import scaled_pass
@@ -62,8 +64,11 @@ def nothing_stays() -> Iterator[None]:
     """What a look at a step leaves behind would be seen by all later tests."""
     yield
     assert not torch._C._autograd._profiler_enabled()
+    assert not autograd_profiler._is_profiler_enabled
     assert torch._C._autograd._top_saved_tensors_default_hooks(True) is None
     assert torch._C._len_torch_dispatch_stack() == 0
+    if (dynamo := sys.modules.get("torch._dynamo.eval_frame")) is not None:
+        assert dynamo._stance.stance == "default"
 
 
 @pytest.fixture(params=["cpp", "python"])

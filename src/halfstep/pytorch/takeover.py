@@ -327,6 +327,7 @@ class Takeover(Face):
 
     def remove(self) -> None:
         """Put PyTorch back as it was (tests do this; a program ends with its recipe in force)."""
+        self._brief_look.close()
         self.watch.remove()
         self.regions.leave()
         self._steps.removed = True

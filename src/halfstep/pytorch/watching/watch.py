@@ -107,12 +107,16 @@ class Watch(NullWatch):
 
     def remove(self) -> None:
         """Stop looking at operations; again does nothing."""
+        if self._eager:
+            self._eager = False
+            torch.compiler.set_stance("default")
         if self._looking:
-            self._looking = False
+            self._looking = self._eager = False
             self._operations.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def _compile(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def compile(*args: Any, **kwargs: Any) -> Any:
+            self._eager = True
             torch.compiler.set_stance("force_eager")
             self._write("eager")
             return original(*args, **kwargs)
