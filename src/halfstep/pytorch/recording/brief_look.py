@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -39,15 +40,19 @@ class BriefLook:
         self._parameters, self._write, self._emulated, self._looks = parameters, write, emulated, looks
         self._counter: ProductCounter | None = None
         self._listening = Listening()
+        self._lock = threading.RLock()  # threads may train at the same time, and there is one profiler
 
     def __call__(self, index: int) -> None:
         """Step ``index``, counted from 0, has ended; the first makes 16-bit weights of a recipe's."""
-        if index == SAMPLED_STEP - 1:
+        if index not in (SAMPLED_STEP - 1, SAMPLED_STEP):
+            return
+        with self._lock:
+            if index == SAMPLED_STEP:
+                self._end()
+                return
             self.close()  # where the steps are counted anew, it may be counting
             self._look_at_weights()
             self._begin()
-        elif index == SAMPLED_STEP:
-            self._end()
 
     @unseen_look(_WEIGHTS)
     def _look_at_weights(self) -> None:
@@ -76,5 +81,6 @@ class BriefLook:
     @look(_PRODUCTS)
     def close(self) -> None:
         """The steps are over: a profiler that still runs would end the process badly."""
-        if self._stop() is not None:
-            self._listening.end()
+        with self._lock:
+            if self._stop() is not None:
+                self._listening.end()

@@ -87,6 +87,7 @@ class Watch(NullWatch):
         self._before: dict[int, Tensor] = {}
         self._seen: set[int] = set()
         self._poisoned = self._looking = False
+        self._eager = False  # whether compilers were told to stand aside
         self._register: Callable[..., Any] = Tensor.register_hook
 
     @property
@@ -111,7 +112,7 @@ class Watch(NullWatch):
             self._eager = False
             torch.compiler.set_stance("default")
         if self._looking:
-            self._looking = self._eager = False
+            self._looking = False
             self._operations.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def _compile(self, original: Callable[..., Any]) -> Callable[..., Any]:
