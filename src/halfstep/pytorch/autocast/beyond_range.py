@@ -3,7 +3,8 @@
 In fp16, which ends at 65504, ``scores.masked_fill(mask, -1e9)`` raises; so does fp32's lowest number in bf16, and
 ``torch.where(mask, scores, -1e9)`` makes an infinity of it. In a region a new tensor is then fp32; one that is written
 in place keeps its dtype, and has the largest number of it, with the sign, in place of the infinity that would make NaN
-of a row that is wholly masked.
+of a row that is wholly masked. ``scores[mask] = -1e9`` is not among them: Python's indexing makes a tensor of the
+format, with an infinity in it, before any operation is called.
 """
 
 from __future__ import annotations
