@@ -92,6 +92,7 @@ def _backward(
     handed_out = HandedOut(takeover.by_hand.optimizers, takeover.scaling.reached)
 
     def repeats(outputs: tuple[Any, ...], inputs: Any, create_graph: bool, checked: bool) -> bool:
+        handed_out.begin_pass()
         if create_graph or checked or capturing():
             return False
         return takeover.by_hand.active or handed_out.here(lambda: _targets(outputs, inputs)[0])

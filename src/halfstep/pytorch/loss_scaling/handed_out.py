@@ -31,6 +31,10 @@ class HandedOut:
         self._lines: dict[Line, bool] = {}
         self._line: Line = ()
 
+    def begin_pass(self) -> None:
+        """A pass is about to start, and its line is not known."""
+        self._line = ()
+
     def here(self, leaves: Callable[[], Iterable[Tensor]]) -> bool:
         """Whether the pass about to start from this line hands out gradients.
 
@@ -44,7 +48,7 @@ class HandedOut:
 
     def overflowed(self, leaves: Iterable[Tensor]) -> None:
         """The pass has been made once, and reached ``leaves``, which may have gradients that are not finite."""
-        if self._among(leaves):
+        if self._line and self._among(leaves):
             self._lines[self._line] = True
 
     def _among(self, leaves: Iterable[Tensor]) -> bool:
