@@ -18,7 +18,7 @@ test: lint types ## what CI runs: lint, types and every test
 	$(BIN)/pytest -n 2 --dist worksteal
 
 test-long: $(INSTALLED) ## what is drawn by chance, many more times: damaged folders, transparency, kills and resumes
-	$(BIN)/pytest -n 2 --dist worksteal --long tests/fuzz tests/pytorch/test_checkpoints.py
+	$(BIN)/pytest -n 2 --dist worksteal --long tests/fuzz tests/pytorch/test_checkpoints.py tests/benchmarks/test_gallery.py
 
 lint: $(INSTALLED) ## ruff: rules and format; import-linter (needs Python 3.11): what may import what
 	$(BIN)/ruff check

@@ -1,4 +1,4 @@
-"""The option ``--long``: tests that try many cases by chance try many more."""
+"""The option ``--long``: tests that try many cases by chance try many more, and those that take minutes run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--long", action="store_true", help="try many more cases where cases are drawn by chance"
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked ``long`` where nobody asked for it."""
+    if not config.getoption("--long"):
+        for item in items:
+            if item.get_closest_marker("long") is not None:
+                item.add_marker(pytest.mark.skip(reason="takes minutes: make test-long runs it"))
 
 
 @pytest.fixture(scope="session")

@@ -103,6 +103,7 @@ def test_a_case_for_a_gpu_stands_there_with_what_others_published() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_runs_through_and_goes_on_where_it_was_ended(tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [
