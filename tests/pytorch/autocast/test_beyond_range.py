@@ -23,7 +23,6 @@ NEW: list[Callable[[Tensor, float], Tensor]] = [
     lambda x, number: torch.where(MASK, x, torch.tensor(number)),
     lambda x, number: x.clamp(number, -number),
     lambda x, number: x.clamp(min=number),
-    lambda x, number: x.clamp_max(-number),
     lambda x, number: nn.functional.hardtanh(x, number, 0.5),
     lambda x, number: nn.functional.threshold(x, 0.1, number),
     torch.full_like,
