@@ -21,8 +21,7 @@ def watch_gradients(jax: ModuleType, called: Callable[[], None]) -> Patches:
         called: raises where the program is to end.
     """
     patches = Patches()
-    for name in (name for name in _TRANSFORMS if hasattr(jax, name)):
-        patches.wrap(jax, name, lambda original: _transform(original, called))
+    patches.wrap_each(jax, _TRANSFORMS, lambda original: _transform(original, called))
     return patches
 
 

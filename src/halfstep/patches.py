@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
@@ -29,6 +29,14 @@ class Patches:
         """Replace the function ``owner.name`` by ``make(it)``, keeping its name, docstring and signature."""
         original = getattr(owner, name)
         self.set(owner, name, functools.wraps(original)(make(original)))
+
+    def wrap_each(
+        self, owner: Any, names: Iterable[str], make: Callable[[Callable[..., Any]], Callable[..., Any]]
+    ) -> None:
+        """:meth:`wrap` those of ``names`` that ``owner`` has: no version of a framework has all of them."""
+        for name in names:
+            if hasattr(owner, name):
+                self.wrap(owner, name, make)
 
     def undo(self) -> None:
         """Put everything back, last first."""

@@ -38,8 +38,7 @@ class DataParallel:
         patches.wrap(DistributedDataParallel, "__init__", self._init)
         if torch.distributed.is_available():
             for home in (torch.distributed, torch.distributed.distributed_c10d):
-                for name in (name for name in _WRITING if hasattr(home, name)):
-                    patches.wrap(home, name, self._collective)
+                patches.wrap_each(home, _WRITING, self._collective)
 
     @property
     def expects_more(self) -> bool:

@@ -45,8 +45,7 @@ class Communicated:
         """Look in at hooks as they are registered, and at collectives."""
         if torch.distributed.is_available():
             patches.wrap(torch.distributed, "_register_comm_hook", self._register)
-            for name in (name for name in _COLLECTIVES if hasattr(torch.distributed, name)):
-                patches.wrap(torch.distributed, name, self._collective)
+            patches.wrap_each(torch.distributed, _COLLECTIVES, self._collective)
 
     def _register(self, original: Callable[..., None]) -> Callable[..., None]:
         def register(reducer: Any, state: object, hook: Callable[..., Any]) -> None:
