@@ -22,9 +22,9 @@ from halfstep.pytorch.autocast.mixed_operands import KEYS
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.products.dispatcher import Overrides, overload
 
-#: not ``clamp_min``, which is what ``relu`` calls: a kernel in Python would cost each of them 40 us
 #: operations that put numbers into a new tensor or their first argument: where in their arguments is the tensor whose
-#: format the result has, and where are the numbers
+#: format the result has, and where are the numbers. ``clamp_min`` is none of them: ``relu`` calls it, and a kernel in
+#: Python would cost each of those 40 us.
 WRITES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     **dict.fromkeys(("masked_fill.Scalar", "masked_fill_.Scalar"), ((0,), (2,))),
     **dict.fromkeys(("masked_fill.Tensor", "masked_fill_.Tensor"), ((0,), (2,))),
@@ -55,36 +55,39 @@ def _kernel(
     operation: Any, key: str, tensors: tuple[int, ...], numbers: tuple[int, ...]
 ) -> Callable[..., Any]:
     keys = DispatchKeySet(getattr(DispatchKey, key))
-    names = [argument.name for argument in operation._schema.arguments]
 
     def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(keys):
-            given = dict(zip(names, args, strict=False)) | kwargs
-            asked = given.get("dtype") is not None
-            low = [] if asked else [names[i] for i in tensors if _is_narrow(given.get(names[i]))]
-            beyond = [name for name in (names[i] for i in numbers) if low and _is_beyond(given, name, low[0])]
-            if not beyond:
-                return operation(*args, **kwargs)
-            if operation._schema.is_mutable:
-                largest = torch.finfo(given[low[0]].dtype).max
-                return operation(**given | {name: _limited(given[name], largest) for name in beyond})
-            return operation(**given | {name: given[name].float() for name in low})
+            low = [i for i in tensors if _is_narrow(args[i])]
+            if low and kwargs.get("dtype") is None:
+                largest = torch.finfo(args[low[0]].dtype).max
+                if beyond := [i for i in numbers if i < len(args) and _is_beyond(args[i], largest)]:
+                    args = _held(operation, args, low, beyond, largest)
+            return operation(*args, **kwargs)
 
     return kernel
+
+
+def _held(
+    operation: Any, args: tuple[Any, ...], low: list[int], beyond: list[int], largest: float
+) -> tuple[Any, ...]:
+    """Arguments with which the numbers are held: by fp32 tensors, or in place as the largest of the format."""
+    if operation._schema.is_mutable:
+        return tuple(_limited(arg, largest) if i in beyond else arg for i, arg in enumerate(args))
+    return tuple(arg.float() if i in low else arg for i, arg in enumerate(args))
 
 
 def _is_narrow(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype in SIXTEEN_BIT and value.dim() > 0
 
 
-def _is_beyond(given: dict[str, Any], name: str, low: str) -> bool:
-    """Whether a number, or a tensor of one number that the host has, is finite and too large for a tensor's format."""
-    number = given.get(name)
+def _is_beyond(number: Any, largest: float) -> bool:
+    """Whether a number, or a tensor of one number that the host has, is finite and larger than ``largest``."""
     if type(number) is Tensor and number.dim() == 0 and number.is_cpu and not _is_wrapped(number):
         number = number.item()
     if not isinstance(number, int | float):
         return False
-    return math.isfinite(number) and abs(number) > torch.finfo(given[low].dtype).max
+    return math.isfinite(number) and abs(number) > largest
 
 
 def _limited(number: Any, largest: float) -> Any:
