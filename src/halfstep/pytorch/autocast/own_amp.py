@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.amp.autocast_mode import _UnmanagedAutocast
@@ -64,7 +64,7 @@ def watch_only(note: Note, scaled: Scaled, patches: Patches) -> None:
         def wrap(original: Callable[..., None]) -> Callable[..., None]:
             def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
                 original(self, *args, **kwargs)
-                if getattr(self, "_enabled", False) and _called_by_script():
+                if getattr(self, "_enabled", False) and _caller().is_script:
                     note(what)
 
             return __init__
@@ -120,9 +120,10 @@ def _autocast_init(
         wanted = kwargs.pop("dtype", dtype_)
         ours = cache_enabled is not None and not isinstance(cache_enabled, bool)
         self._halfstep_where = INSIDE if enabled or cache_enabled == RECOMPUTES else AROUND
-        if enabled and not ours and (_called_by_script() or isinstance(self, _UnmanagedAutocast)):
+        caller = _caller() if enabled and not ours else None
+        if caller is not None and (caller.is_script or isinstance(self, _UnmanagedAutocast)):
             note("autocast")
-            self._halfstep_where = INSIDE if _called_by_library() else AROUND
+            self._halfstep_where = INSIDE if caller.is_library else AROUND
             if (wanted or torch.get_autocast_dtype(device_type)) is not dtype:
                 promote()
         if dtype is None or dtype is torch.float32 or ours:
@@ -160,7 +161,7 @@ def _scaler_init(original: Callable[..., None], note: Note) -> Callable[..., Non
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
         if self._enabled:
-            if not _called_by_halfstep():  # in place of a framework, whose flag has been noted
+            if not _caller().is_adapter:  # in place of a framework, whose flag has been noted
                 note("GradScaler")
             # A disabled scaler returns losses untouched, steps the optimizer and reports a scale of 1.
             self._enabled = False
@@ -168,31 +169,34 @@ def _scaler_init(original: Callable[..., None], note: Note) -> Callable[..., Non
     return __init__
 
 
-def _caller() -> FrameType | None:
-    """The first caller outside of PyTorch's amp modules and this file."""
+class _Caller(NamedTuple):
+    """Who calls PyTorch's amp modules: the module's name, and its file."""
+
+    module: str
+    file: str
+
+    @property
+    def is_script(self) -> bool:
+        """Not PyTorch itself: activation checkpointing, for one, opens regions of its own."""
+        return bool(self.file) and not self.module.startswith(("torch.", "halfstep."))
+
+    @property
+    def is_adapter(self) -> bool:
+        """One of halfstep's to a framework."""
+        return self.module.startswith("halfstep.integrations.")
+
+    @property
+    def is_library(self) -> bool:
+        """An installed package: its regions are its own affair, and no wish of the script's."""
+        return any(folder in self.file for folder in ("site-packages", "dist-packages"))
+
+
+def _caller() -> _Caller:
+    """The first caller outside of PyTorch's amp modules and this file; without a name and file where there is none."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
         if name != __name__ and not name.startswith(("torch.amp", "torch.cuda.amp", "torch.cpu.amp")):
-            return frame
+            return _Caller(name, frame.f_code.co_filename)
         frame = frame.f_back
-    return None
-
-
-def _called_by_script() -> bool:
-    """Whether the caller is not PyTorch itself: activation checkpointing, for one, opens regions of its own."""
-    frame = _caller()
-    return frame is not None and not frame.f_globals.get("__name__", "").startswith(("torch.", "halfstep."))
-
-
-def _called_by_halfstep() -> bool:
-    frame = _caller()
-    return frame is not None and frame.f_globals.get("__name__", "").startswith("halfstep.integrations.")
-
-
-def _called_by_library() -> bool:
-    """Whether the caller is an installed package: its regions are its own affair, and no wish of the script's."""
-    frame = _caller()
-    return frame is not None and any(
-        folder in frame.f_code.co_filename for folder in ("site-packages", "dist-packages")
-    )
+    return _Caller("", "")
