@@ -80,7 +80,6 @@ class Takeover(Face):
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._stepped_last: Callable[[], Optimizer | None] | None = None
         self._own_amp: set[str] = set()
-        self._last_skipped = False
         self._holds_16_bits = False
         self._passes = StepsInside()
         self._bad_in_a_row: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
@@ -131,8 +130,7 @@ class Takeover(Face):
     @property
     def last_skipped(self) -> bool:
         """Whether the last optimizer step was skipped."""
-        self.scaling.settle()
-        return self._last_skipped
+        return self.scaling.last_skipped
 
     @property
     def may_read_late(self) -> bool:
@@ -433,7 +431,7 @@ class Takeover(Face):
             self._told(by, self.scaling.stepped(finite, self.recorder.steps))
         if counts:
             self.recorder.step(not finite, scale)
-        if self._last_skipped and self._bad_in_a_row.get(by, 0) >= HOPELESS and self.scaling.stuck:
+        if self._bad_in_a_row.get(by, 0) >= HOPELESS and self.scaling.stuck:
             started = self.recipe.loss_scale.value
             sentence = overflow_sentence(self.recipe.compute, self.scaling.value, started)
             self._stop(GradientsOverflow(sentence))
@@ -446,7 +444,6 @@ class Takeover(Face):
 
     def _told(self, by: object, skip: Skip | None) -> None:
         """Whether the last step was made is known."""
-        self._last_skipped = skip is not None
         if skip is None:
             if self._bad_in_a_row:
                 self._bad_in_a_row.pop(by, None)

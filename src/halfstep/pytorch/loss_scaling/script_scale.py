@@ -68,15 +68,16 @@ class ScriptScale:
         if not self._scales and not factor >= OWN_SCALE:
             return seeded, 1.0
         line = here()
-        last, without = self._scales.get(line, (0.0, None))
-        if not _LEAST_MOVE * last <= factor <= _MOST_MOVE * last or not last:
-            if not OWN_SCALE <= factor <= LARGEST:
-                self._scales.pop(line, None)
-                return seeded, 1.0
-            without = without is None and math.frexp(factor)[0] == 0.5
+        last, without = self._scales.get(line, (0.0, False))
+        moved = last > 0.0 and _LEAST_MOVE * last <= factor <= _MOST_MOVE * last
+        if not moved and not OWN_SCALE <= factor <= LARGEST:
+            self._scales.pop(line, None)
+            return seeded, 1.0
+        if not moved:
+            without = last == 0.0 and math.frexp(factor)[0] == 0.5
             if without:
                 self._tell(TOLD.format(factor=factor))
-        self._scales[line] = factor, bool(without)
+        self._scales[line] = factor, without
         return True, factor if without and factor >= seed else 1.0
 
 
