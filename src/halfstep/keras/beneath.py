@@ -54,7 +54,8 @@ class Beneath(NullBeneath):
         self._give_way(about_to_pass)
 
     def rests(self, rests: bool) -> None:
-        """A loss that Keras has scaled must not be scaled again by ``backward``."""
+        """A loss that Keras has scaled must not be scaled again by ``backward``, nor its scale be taken for another."""
+        self.scaling.scaled_above = rests
         if rests and self._resting is None:
             self._resting, self.scaling.loss_scale = self.scaling.loss_scale, NoScale()
         elif not rests and self._resting is not None:

@@ -135,7 +135,8 @@ def _backward(
             original(outputs, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
             return
         seeds = grad_variables if grad_tensors is None else grad_tensors
-        by_script, factor = script_scale.of(outputs, seeds)
+        above = takeover.scaling.scaled_above
+        by_script, factor = (False, 1.0) if above else script_scale.of(outputs, seeds)
         takeover.before_backward(outputs, factor)
         with takeover.regions.paused():
             checked = may_scale and anomaly.checks()

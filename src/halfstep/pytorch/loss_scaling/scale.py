@@ -72,6 +72,7 @@ class Scaling:
         reached: what the pass under way accumulates into.
         answers: of the script's code in a pass that may be repeated; None in any other.
         pass_scales: of the lines that ask for gradients themselves.
+        scaled_above: whether a framework on top of PyTorch has scaled the loss of the pass to come, and records it.
     """
 
     def __init__(self, loss_scale: LossScale, in_fp16: bool = False) -> None:
@@ -82,6 +83,7 @@ class Scaling:
         self.pass_scales = PassScales(searches=dynamic and in_fp16, grows=dynamic)
         self._under = loss_scale.value
         self.active = False
+        self.scaled_above = False
         in_cpp = (scaled_pass() if loss_scale.guards else None) or NoScaledPass()
         self.tested = Tested(in_cpp)
         self.reached = Reached(in_cpp, self.tested)
