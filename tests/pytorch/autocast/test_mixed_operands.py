@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from halfstep.pytorch.autocast import mixed_operands
 
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")
+
 INDEX = torch.tensor([2, 0, 3, 1])
 COLUMN = INDEX[:, None].expand(4, 4)
 
@@ -22,6 +24,10 @@ def into_a_canvas(x: Tensor, low: Tensor) -> Tensor:
     canvas[INDEX] = low
     canvas[x > 0] = low[x > 0]
     return canvas
+
+
+def csr(x: Tensor) -> Tensor:
+    return x.to_sparse_csr()
 
 
 #: name -> operation of an fp32 tensor and of one that a layer made
@@ -55,6 +61,10 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], object]] = {
     "det": lambda x, low: torch.linalg.det(low),
     "cholesky": lambda x, low: torch.linalg.cholesky_ex(low)[0],
     "fft": lambda x, low: torch.fft.rfft(low),
+    "sparse.mm": lambda x, low: torch.sparse.mm(x.to_sparse(), low),
+    "sparse.addmm": lambda x, low: torch.sparse.addmm(low, x.to_sparse(), low),
+    "sparse.mm of CSR, by its mean": lambda x, low: torch.sparse.mm(csr(x), low, "mean"),
+    "sampled_addmm": lambda x, low: torch.sparse.sampled_addmm(csr(x), low, low.mT).to_dense(),
     "pdist": lambda x, low: nn.functional.pdist(low),
     "erfcx": lambda x, low: torch.special.erfcx(low),
     "gamma": lambda x, low: torch.distributions.Gamma(low.exp(), 1.0).rsample(),
@@ -87,6 +97,29 @@ def test_mixed_operands_are_promoted(begin, recipe: str, name: str) -> None:
         found = flat(OPERATIONS[name](x, low))
     for ours, exact in zip(found, expected, strict=False):
         assert torch.equal(ours.to(exact.dtype), exact) or ours.isnan().equal(exact.isnan())
+
+
+@pytest.mark.parametrize("recipe", ["bf16", "fp16"])
+def test_products_of_sparse_matrices_are_computed_in_fp32_and_rounded(begin, recipe: str) -> None:
+    takeover = begin(recipe)
+    dtype = takeover.regions.dtype
+    dense = torch.randint(-1, 2, (4, 4)).float()
+    matrix, batch, low = (
+        csr(dense),
+        torch.stack([dense, dense]).to_sparse(),
+        torch.randn(4, 4).to(dtype).requires_grad_(),
+    )
+    exact = (dense @ low.float()).to(dtype)
+    with takeover.regions.region():
+        found = [
+            matrix @ low,
+            torch.bmm(batch, torch.stack([low, low]))[1],
+            torch.addmm(low * 0, matrix, low),
+        ]
+        found.append((matrix @ low[:, 0])[:, None].expand(4, 4))
+        found[0].sum().backward()
+    assert all(torch.equal(ours[:, :1], exact[:, :1]) for ours in found)
+    assert torch.equal(low.grad, dense.sum(0)[:, None].expand(4, 4).to(dtype))
 
 
 def test_what_is_written_in_place_keeps_its_dtype(begin) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._C import DispatchKey, DispatchKeySet
 
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
-from halfstep.pytorch.products.dispatcher import Overrides
+from halfstep.pytorch.products.dispatcher import Overrides, own_kernel
 
 #: all tensors are cast to the widest dtype among them; where the operation writes in place, to the first one's
 PROMOTED = (
@@ -112,7 +112,19 @@ IN_FP32 = (
     *("special_spherical_bessel_j0", "special_chebyshev_polynomial_t", "special_chebyshev_polynomial_u"),
     *("special_hermite_polynomial_h", "special_hermite_polynomial_he", "special_laguerre_polynomial_l"),
     "special_legendre_polynomial_p",
+    *(
+        "_sparse_mm",
+        "_sparse_addmm",
+        "sparse_sampled_addmm",
+        "hspmm",
+        "smm",
+        "sspaddmm",
+        "_sparse_sparse_matmul",
+    ),
 )
+
+#: of a sparse matrix, without a 16-bit kernel: computed in fp32, and rounded to what the operands are
+ROUNDED = {"SparseCPU": ("bmm",), "SparseCsrCPU": ("mm", "addmm", "addmm.out", "addmv.out")}
 
 KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA", "xpu": "AutocastXPU", "mps": "AutocastMPS"}
 
@@ -134,6 +146,9 @@ def promote(devices: Iterable[str]) -> Overrides:
                 full = name if variant == "default" else f"{name}.{variant}"
                 if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{full}", key):
                     overrides.put(full, key, _kernel(operation, key, choose))
+    for key, rounded in ROUNDED.items():
+        for name in rounded:
+            overrides.put(name, key, _rounded(own_kernel(name, key)))
     return overrides
 
 
@@ -153,6 +168,23 @@ def _kernel(operation: Any, key: str, choose: Callable[[Any, list[Tensor]], Cast
         with torch._C._ExcludeDispatchKeyGuard(keys):
             args, kwargs = _cast(choose, operation, args, kwargs)
             return operation(*args, **kwargs)
+
+    return kernel
+
+
+def _rounded(own: Callable[..., Any]) -> Callable[..., Any]:
+    """``own`` on 16-bit operands, computed in fp32; ``out`` is written as the operands' dtype has it."""
+
+    def kernel(keyset: Any, *args: Any, out: Tensor | None = None, **kwargs: Any) -> Any:
+        low = next((x.dtype for x in _tensors(args) if x.dtype in SIXTEEN_BIT), None)
+        written = (
+            {} if out is None else {"out": out if low is None else torch.empty_like(out, dtype=torch.float32)}
+        )
+        if low is None:
+            return own(keyset, *args, **written, **kwargs)
+        wide = _each(args, lambda x: x.float() if x.dtype is low else x)
+        result = own(keyset, *wide, **written, **kwargs)
+        return result.to(low) if out is None else out.copy_(result)
 
     return kernel
 
