@@ -42,6 +42,17 @@ draws["several"] = np.random.default_rng([1, 2]).random(), (lambda: np.random.de
 np.random.seed(np.array([1, 2])); draws["an array"] = np.random.rand(), (lambda: np.random.RandomState([1, 2, k] if k else [1, 2]).rand())
 draws["SeedSequence"] = (np.random.default_rng(np.random.SeedSequence(entropy=1, pool_size=8)).random(),
                          (lambda: np.random.default_rng(np.random.SeedSequence(1 + k, pool_size=8)).random()))
+draws["spawned"] = (np.random.default_rng(np.random.SeedSequence(1).spawn(2)[1]).random(),
+                    (lambda: np.random.default_rng(np.random.SeedSequence(1 + k).spawn(2)[1]).random()))
+draws["a Generator's spawned"] = np.random.default_rng(1).spawn(1)[0].random(), (lambda: np.random.default_rng(1 + k).spawn(1)[0].random())
+state = np.random.RandomState(1); state.seed(5)
+draws["RandomState.seed"] = state.rand(), (lambda: np.random.RandomState(5 + k).rand())
+class Kept(np.random.SeedSequence): pass
+for name, thing in (("SeedSequence", np.random.SeedSequence(4)), ("a subclass", Kept(4)), ("PCG64", np.random.PCG64(4)),
+                    ("Generator", np.random.default_rng(4)), ("RandomState", np.random.RandomState(4))):
+    again = pickle.loads(pickle.dumps(thing))
+    draws[f"a pickled {name}"] = again.rand() if name == "RandomState" else np.random.default_rng(again).random(), (
+        lambda name=name: (np.random.RandomState if name == "RandomState" else np.random.default_rng)(4 + k).random())
 """
 
 TORCH = """

@@ -7,9 +7,11 @@ precisions can be compared on the same initial weights and batches.
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import operator
 import random
+import sys
 import tempfile
 from collections.abc import Callable
 from types import ModuleType
@@ -45,8 +47,12 @@ def _numpy(shift: _Shift, numpy: ModuleType) -> None:
     numpy.random.seed(shift.k)
     for name in ("seed", "default_rng"):
         shift.function(numpy.random, name)
-    for name in ("RandomState", "SeedSequence", "PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"):
+    for name in ("SeedSequence", "PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"):
         shift.method(numpy.random, name, "__init__")
+    shift.method(numpy.random, "RandomState", "__init__", "seed")
+    shift.unshifted(
+        numpy.random.SeedSequence, "spawn"
+    )  # it makes children of the entropy that is shifted already
 
 
 def _torch(shift: _Shift, torch: ModuleType) -> None:
@@ -113,22 +119,41 @@ class _Shift:
 
         setattr(owner, method, shifted)
 
-    def method(self, owner: Any, name: str, method: str) -> Any:
-        """Replace the class ``owner.name`` by a subclass whose ``method`` shifts; the base's instances are its own."""
+    def method(self, owner: Any, name: str, *methods: str) -> Any:
+        """Replace the class ``owner.name`` by a subclass whose ``methods`` shift; the base's instances are its own."""
         base = getattr(owner, name)
 
         class OneOfBoth(type(base)):  # type: ignore[misc]
             def __instancecheck__(cls, instance: object) -> bool:
                 return isinstance(instance, base)
 
-        def shifted(instance: Any, *args: Any, **kwargs: Any) -> Any:
-            return self._call(functools.partial(getattr(base, method), instance), args, kwargs)
+        def shifted(original: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda instance, *args, **kwargs: self._call(
+                functools.partial(original, instance), args, kwargs
+            )
 
-        made = OneOfBoth(
-            name, (base,), {method: shifted, "__module__": base.__module__, "__doc__": base.__doc__}
-        )
+        own = {method: shifted(getattr(base, method)) for method in methods}
+        made = OneOfBoth(name, (base,), {**own, "__module__": base.__module__, "__doc__": base.__doc__})
         setattr(owner, name, made)
+        if getattr(sys.modules.get(base.__module__), name, None) is base:
+            # The one that pickle finds by this name; an instance of it is as good.
+            first = operator.itemgetter(0)
+            copyreg.pickle(OneOfBoth, lambda cls: (first, ((base,),)) if cls is made else cls.__qualname__)
         return made
+
+    def unshifted(self, owner: type, method: str) -> None:
+        """Let a class's own ``method`` seed as it does: it is given what is shifted already."""
+        original: Callable[..., Any] = getattr(owner, method)
+
+        @functools.wraps(original)
+        def alone(*args: Any, **kwargs: Any) -> Any:
+            inside, self._inside = self._inside, True
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._inside = inside
+
+        setattr(owner, method, alone)
 
     def _call(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._inside:
