@@ -64,6 +64,7 @@ def test_what_fabric_has_set_up_gives_float32_and_a_bad_step_changes_nothing(ran
     for recipe, bad in (("fp16", "a bad step changed []\n"), ("bf16", "a bad step changed ['0.weight', ")):
         told = ran(PROGRAM, RECIPES[recipe], "fabric").sections["alone"]
         assert "out torch.float32\n" in told
+        assert "under a plugin of the script's own torch.float32\n" in told
         assert bad in told
 
 

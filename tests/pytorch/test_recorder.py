@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,23 @@ def test_recording_reads_the_loss_and_nothing_else(
     plain.remove()
     begin(precision, Writer(tmp_path / "record.jsonl"))
     assert reads_of_a_step() == [reads + 2 for reads in own]
+
+
+def test_steps_of_the_next_fold_count_where_python_still_holds_the_last_ones_optimizer(begin) -> None:
+    """A learning-rate scheduler refers back to its optimizer: such rings live until Python looks for them."""
+    takeover = begin("fp32")
+    gc.disable()
+    try:
+        for _ in range(3):
+            weight = nn.Parameter(torch.ones(2))
+            optimizer = torch.optim.SGD([weight], lr=0.1)
+            optimizer.ring = optimizer
+            for _ in range(2):
+                weight.sum().backward()
+                optimizer.step()
+    finally:
+        gc.enable()
+    assert takeover.steps == 6
 
 
 @pytest.mark.parametrize("precision", ["as-is", "fp32", "bf16", "fp16"])

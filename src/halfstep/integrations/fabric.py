@@ -52,12 +52,12 @@ def _dtype_of_weights(told: Any) -> property:
 
 
 def _choosing(original: Callable[..., Any], name: str, attached: Attached) -> Callable[..., Any]:
-    """The plain plugin that is left converts what modules return where the recipe mixes formats."""
+    """A plugin that leaves what modules return as it is converts it where the recipe mixes formats."""
     plugins = import_module(f"{name}.plugins.precision")
 
     def _check_and_init_precision(connector: Any) -> Any:
         plugin = original(connector)
-        if attached.takeover.recipe.mixed and type(plugin) is plugins.Precision:
+        if attached.takeover.recipe.mixed and type(plugin).convert_output is plugins.Precision.convert_output:
             plugin.convert_output = functools.partial(plugins.MixedPrecision.convert_output, plugin)
         return plugin
 

@@ -59,9 +59,9 @@ def choosing(
         attached.driven_by("lightning" if what == "Trainer" else "fabric")
         made = getattr(connector, plugin)
         asked = getattr(connector, flag) if made is None else type(made).__name__
-        if asked not in ("32-true", "Precision"):
-            words = f"{what}(precision={asked!r})" if made is None else asked
-            attached.asks_for(words, str(getattr(made, "precision", asked)))
+        told = str(getattr(made, "precision", asked))
+        if told != "32-true":
+            attached.asks_for(f"{what}(precision={asked!r})" if made is None else asked, told)
         kinds = {asked} if made is None else _kinds(made)
         if attached.as_is or kinds & _FP64:
             return original(connector)

@@ -76,6 +76,13 @@ def by_fabric():
         optimizer.zero_grad()
         fabric.log("train_loss", loss)
     out.detach().numpy()  # as scripts do with what Fabric gives
+    if not DOUBLE:
+        from lightning.fabric.plugins.precision import Precision
+
+        class Own(Precision):
+            """Of the script's, and leaves formats alone."""
+
+        print("under a plugin of the script's own", Fabric(plugins=[Own()], accelerator="cpu").setup(net())(inputs).dtype)
     before = state_of(model, optimizer)
     fabric.backward(F.mse_loss(model(inputs), targets) * float("inf"))
     optimizer.step()

@@ -6,6 +6,7 @@ steps are timed by CUDA events: no synchronisation that the script did not ask f
 
 from __future__ import annotations
 
+import gc
 import time
 import weakref
 from collections import deque
@@ -29,6 +30,9 @@ CAPTURED = (
 _LOSSES, _SECONDS, _LINES = "losses", "seconds per step", "steps"
 _LOGGED = "figures of the script's own"
 
+#: how often Python is made to look for optimizers that nobody uses any more
+_COLLECTIONS = 32
+
 
 class NullRecorder:
     """Nobody asked for a record: only the steps are counted.
@@ -41,12 +45,29 @@ class NullRecorder:
         self.steps = 0
         self._on_step = on_step
         self._primary: weakref.ref[Optimizer] | None = None
+        self._others: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._collections = 0
 
     def is_primary(self, optimizer: Optimizer) -> bool:
-        """Whether ``optimizer`` is the one whose steps are counted: the first that ever stepped."""
+        """Whether ``optimizer`` is the one whose steps are counted: the first that ever stepped, while it lives.
+
+        One that its learning-rate scheduler or Trainer refers back to lives until Python looks for such rings, at a
+        time that no two runs share: where another optimizer steps for the first time, it looks.
+        """
+        primary = None if self._primary is None else self._primary()
+        if primary is not None and primary is not optimizer and optimizer not in self._others:
+            self._others.add(optimizer)
+            del primary
+            self._collect()
         if self._primary is None or self._primary() is None:
             self._primary = weakref.ref(optimizer)
         return self._primary() is optimizer
+
+    def _collect(self) -> None:
+        """A program that makes an optimizer per task would spend its time on it."""
+        if self._collections < _COLLECTIONS:
+            self._collections += 1
+            gc.collect()
 
     def backward(self, outputs: Sequence[Tensor]) -> None:
         """A backward pass is about to start from ``outputs``."""
