@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from halfstep.api import enable as enable
     from halfstep.api import log as log
     from halfstep.api import skipped_steps as skipped_steps
-    from halfstep.comparison.loading import load as load
+    from halfstep.report.loading import load as load
 
 __all__ = ["__version__", "enable", "load", "log", "skipped_steps"]
 
@@ -26,7 +26,7 @@ _HOMES = {
     "enable": "halfstep.api",
     "log": "halfstep.api",
     "skipped_steps": "halfstep.api",
-    "load": "halfstep.comparison.loading",
+    "load": "halfstep.report.loading",
 }
 
 #: for those who write the training loop themselves; each needs its framework

@@ -426,19 +426,19 @@ def test_what_the_data_do_not_carry_is_never_firm(kind: str) -> None:
 
 
 WHY = [
-    {"text": "Casts: 1 ms of 10 ms (fp32: none)", "share": 0.1, "evidence": "trials[1].time_shares.casts"},
+    {"text": "casts: 1 ms of 10 ms (fp32: none)", "share": 0.1, "evidence": "trials[1].time_shares.casts"},
     {
-        "text": "Matrix products: 6 ms of 10 ms (fp32: 6 ms)",
+        "text": "matrix products: 6 ms of 10 ms (fp32: 6 ms)",
         "share": 0.6,
         "evidence": "trials[1].time_shares.products",
     },
-    {"text": "No units for it here.", "share": None, "evidence": "trials[1].ran_as"},
+    {"text": "no units for it here", "share": None, "evidence": "trials[1].ran_as"},
     {
-        "text": "Products are 60% of a step in fp32.",
+        "text": "products are 60% of a step in fp32",
         "share": None,
         "evidence": "trials[0].time_shares.products",
     },
-    {"text": "70% of FLOPs are odd.", "share": None, "evidence": "trials[1].odd_size_share"},
+    {"text": "70% of FLOPs are odd", "share": None, "evidence": "trials[1].odd_size_share"},
 ]
 
 
@@ -453,7 +453,7 @@ def test_what_does_not_pay_is_explained_by_what_was_measured(ran: dict[str, Any]
 
 
 def test_memory_that_does_not_fall_is_explained_where_memory_is_what_counts() -> None:
-    entry = {"text": "Weights: 6 MiB, as in fp32", "share": 0.7, "evidence": "trials[1].memory.weights"}
+    entry = {"text": "weights: 6 MiB, as in fp32", "share": 0.7, "evidence": "trials[1].memory.weights"}
     row = verdict(
         "bf16", 1.9, why_memory=[entry], why_no_faster=WHY, memory_ratio=ratio(1, "memory", "memory")
     )

@@ -14,12 +14,13 @@ from halfstep import codec
 from halfstep.comparison.evidence import AS_GOOD, CLOSE, PREFER, RATIOS, Prefer, standing
 from halfstep.comparison.fit import Search
 from halfstep.comparison.intervals import Interval
-from halfstep.comparison.model import PrecisionRow
+from halfstep.comparison.model import FinalDifference, PrecisionRow
 from halfstep.comparison.paired import Paired, holm, paired
 from halfstep.comparison.quality import _numbers, kind_of
-from halfstep.comparison.ratios import _ratio_of_trials, _ratio_row, faster_words
+from halfstep.comparison.ratios import _ratio_of_trials, _ratio_row
 from halfstep.ran import Ran, words
 from halfstep.report.words.quality import figure_words
+from halfstep.report.words.ratios import ratio_words
 
 from .told import recommend
 
@@ -34,7 +35,8 @@ def speed(random: np.random.Generator) -> dict[str, Any] | None:
     half = random.choice([0.003, 0.03, 0.2, 0.6])
     ends = (None, None) if random.random() < 0.15 else (value * math.exp(-half), value * math.exp(half))
     ratio = Interval(value, *ends)
-    return dict(codec.write(replace(_ratio_row(ratio, faster_words(ratio)), runs=(runs, runs))))
+    found = replace(_ratio_row(ratio), runs=(runs, runs))
+    return dict(codec.write(replace(found, words=ratio_words(found, "speed_ratio"))))
 
 
 def cost(random: np.random.Generator, what: str) -> dict[str, Any] | None:
@@ -43,7 +45,9 @@ def cost(random: np.random.Generator, what: str) -> dict[str, Any] | None:
     runs, spread = int(random.integers(1, 5)), random.choice([0.0, 0.001, 0.03, 0.3])
     sides = np.exp(spread * random.standard_normal((2, runs)))
     ours = sides[0] * math.exp(0.2 * random.standard_normal())
-    return dict(codec.write(_ratio_of_trials(ours.tolist(), sides[1].tolist(), what)))
+    found = _ratio_of_trials(ours.tolist(), sides[1].tolist())
+    assert found is not None
+    return dict(codec.write(replace(found, words=ratio_words(found, f"{what}_ratio"))))
 
 
 def judged(random: np.random.Generator, fall: float, seeds: int, precisions: int) -> list[dict[str, Any]]:
@@ -64,8 +68,9 @@ def judged(random: np.random.Generator, fall: float, seeds: int, precisions: int
 
 def _judged(found: Paired, fall: float, margin_from: str, live: bool, seeds: int) -> dict[str, Any]:
     kind = kind_of(found, "lower")
-    words = figure_words(found, kind, fall, margin_from, live)
-    row = {"difference": _numbers(found, margin_from) | {"fall": fall}, "kind": kind, "words": words}
+    difference = FinalDifference(**_numbers(found, margin_from), fall=fall)
+    words = figure_words(difference, kind, fall, not live and seeds > 1)
+    row = {"difference": codec.write(difference), "kind": kind, "words": words}
     return {"loss": row, "quality": {"kind": kind, "words": f"loss: {words}", "seeds": seeds}}
 
 

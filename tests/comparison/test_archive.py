@@ -14,13 +14,14 @@ import halfstep
 from halfstep import codec
 from halfstep.comparison import archive, running
 from halfstep.comparison.fit import FitOption
-from halfstep.comparison.loading import rebuild
 from halfstep.comparison.model import Fit
 from halfstep.comparison.request import Request, check_machine, resumed, save, stored
-from halfstep.comparison.running import plan, rebuilt, run_comparison
+from halfstep.comparison.running import plan
 from halfstep.comparison.tolerance import parse_tolerance
 from halfstep.errors import UsageError
 from halfstep.record import SCHEMA, Writer, read
+from halfstep.report.compared import compare, rebuilt
+from halfstep.report.loading import rebuild
 from halfstep.trials import Outcome, Trial
 
 ENVIRONMENT = {
@@ -103,11 +104,11 @@ def test_only_what_is_missing_is_run_again(request_: Request, ran: list[Trial]) 
             interrupted, "interrupted", "by Ctrl-C", None, read(written(request_, interrupted, "interrupted"))
         ),
     )
-    found = codec.write(run_comparison(request_, Quiet(), stored(request_.folder)))
+    found = codec.write(compare(request_, Quiet(), stored(request_.folder)))
     assert ran == [killed, interrupted, never]
     assert [t["status"] for t in found["trials"]] == ["ok"] * 4
     ran.clear()
-    again = codec.write(run_comparison(request_, Quiet(), stored(request_.folder)))
+    again = codec.write(compare(request_, Quiet(), stored(request_.folder)))
     assert ran == []
     assert again["verdicts"] == found["verdicts"]
 
@@ -121,7 +122,7 @@ def test_resuming_counts_the_trials_that_are_left(request_: Request, ran: list[T
 
     save(request_, ENVIRONMENT)
     written(request_, plan(["fp32", "bf16"], 1, 2)[0])
-    run_comparison(request_, Counting(), stored(request_.folder))
+    compare(request_, Counting(), stored(request_.folder))
     assert (len(ran), Counting.planned) == (3, [3, 3, 3])
 
 
@@ -134,16 +135,16 @@ def test_an_interrupted_trial_is_run_again_whatever_a_rank_said_and_nothing_of_i
     rank = record.with_name(f"{record.name}.rank1")
     rank.write_text('{"event": "start", "rank": 1}\n')
     assert [(o.status, len(o.ranks)) for o in archive.outcomes(request_)] == [("interrupted", 1)]
-    run_comparison(request_, Quiet(), stored(request_.folder))
+    compare(request_, Quiet(), stored(request_.folder))
     assert ran == [Trial("fp32")]
     assert not rank.exists()
 
 
 def test_more_seeds_run_only_the_new_ones(request_: Request, ran: list[Trial]) -> None:
-    run_comparison(request_, Quiet())
+    compare(request_, Quiet())
     ran.clear()
     more = resumed(stored(request_.folder), {"seeds": 3, "prefer": "memory"})
-    found = codec.write(run_comparison(more, Quiet(), stored(request_.folder)))
+    found = codec.write(compare(more, Quiet(), stored(request_.folder)))
     assert ran == [Trial("fp32", 2), Trial("bf16", 2)]
     assert found["options"]["seeds"] == 3
     assert found["verdicts"][1]["quality"]["seeds"] == 3
@@ -157,7 +158,7 @@ def test_a_trial_out_of_time_is_run_again_only_with_more_of_it(request_: Request
 
 
 def test_rebuilding_gives_the_same_object(request_: Request, ran: list[Trial]) -> None:
-    found = codec.write(run_comparison(request_, Quiet()))
+    found = codec.write(compare(request_, Quiet()))
     assert found["missing"] == []
     assert codec.write(rebuilt(request_.folder)) == json.loads(json.dumps(found))
     (request_.folder / "comparison.json").unlink()
@@ -176,7 +177,7 @@ def test_batches_that_fit_are_evidence_for_memory_and_stay_where_it_is_drawn_aga
     fit = codec.read(Fit, {"name": "images", "argument": "--batch", "rows": rows})
     monkeypatch.setattr(running, "fit_batch", lambda *args: fit)
     found = codec.write(
-        run_comparison(
+        compare(
             replace(request_, prefer="memory", fit=FitOption("images", "--batch"), memory_limit=9), Quiet()
         )
     )
@@ -314,7 +315,7 @@ def test_a_damaged_record_is_no_figure_and_its_trial_is_run_again(
     assert row["peak_memory_bytes"] is None
     assert row["reason"].startswith("its record cannot be used: ")
     assert [(t["status"], t["steps"]) for t in rows.values()] == [("ok", 12)] * 3
-    found = codec.write(run_comparison(request_, Quiet(), stored(request_.folder)))
+    found = codec.write(compare(request_, Quiet(), stored(request_.folder)))
     assert ran == [trials[2]]
     assert [t["status"] for t in found["trials"]] == ["ok"] * 4
 

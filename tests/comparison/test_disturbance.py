@@ -11,16 +11,14 @@ from typing import Any
 
 import pytest
 
-from halfstep import codec
 from halfstep.comparison.disturbance import disturbances
 from halfstep.comparison.model import Disturbed
 from halfstep.comparison.rows import trial_row
-from halfstep.comparison.verdicts import verdicts
 from halfstep.meters.load import LoadMeter
 from halfstep.record import Record
 
 from .simulated import outcome
-from .told import recommend
+from .told import recommend, told_rows
 
 
 def load(waited: float, others: float = 0.0, own: float = 10.0, cores: int = 4) -> dict[str, Any]:
@@ -63,7 +61,7 @@ def compared(seconds: dict[str, list[tuple[float, bool]]]) -> tuple[dict[str, An
             made.record.add(flops)
             trials.append(made)
             rows.append(replace(trial_row(made, [], ""), disturbed=told if disturbed else None))
-    found: list[dict[str, Any]] = codec.write(verdicts(trials, rows))
+    found: list[dict[str, Any]] = told_rows(trials, rows)
     return recommend(found), found
 
 

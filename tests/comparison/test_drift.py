@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,16 @@ from halfstep import codec
 from halfstep.comparison import drift
 from halfstep.comparison.drift import trend
 from halfstep.comparison.running import plan
+from halfstep.report.words import warnings
 from halfstep.trials import Outcome
 
 from .simulated import outcome
 
 
 def speed_drift(outcomes: list[Outcome]) -> dict[str, Any]:
-    found: dict[str, Any] = codec.write(drift.speed_drift(outcomes))
-    return found
+    found = drift.speed_drift(outcomes)
+    told: dict[str, Any] = codec.write(replace(found, words=warnings.drift(found, several=True)))
+    return told
 
 
 @pytest.mark.parametrize("n", [2, 4, 7])

@@ -13,15 +13,13 @@ from typing import Any
 
 import pytest
 
-from halfstep import codec
 from halfstep.comparison.going_on import files_of_earlier_trials
 from halfstep.comparison.model import Disturbed
 from halfstep.comparison.rows import trial_row
-from halfstep.comparison.verdicts import verdicts
 from halfstep.record import Record
 
 from .simulated import outcome
-from .told import recommend
+from .told import recommend, told_rows
 
 
 def at(seconds: float) -> str:
@@ -63,7 +61,7 @@ def test_there_is_no_verdict_on_a_trial_that_went_on() -> None:
     trials = [outcome("fp32", falling), outcome("bf16", [loss - 0.4 for loss in falling[:30]])]
     rows = [trial_row(each, [], "") for each in trials]
     rows[1] = replace(rows[1], disturbed=Disturbed(files=("last.pt",)))
-    found = codec.write(verdicts(trials, rows))
+    found = told_rows(trials, rows)
     advice = recommend(found)
     said = "went on from last.pt, which an earlier trial wrote, and made 30 of 40 steps"
     assert (advice["rule"], advice["precision"], advice["decided"]) == ("continued", None, False)

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from halfstep import codec
+from halfstep.comparison import advice
 from halfstep.comparison.claims import ClaimKind
-from halfstep.comparison.model import Comparison, EvidenceRef, Fit, PrecisionRow
+from halfstep.comparison.model import Comparison, EvidenceRef, Fit, PrecisionRow, Prefer
 from halfstep.comparison.rules import RULES
-from halfstep.report.words import advice
+from halfstep.report.words import advice as words
+from halfstep.report.words.advice import advised
 
 from ..report.sample import comparison, metered
 from .test_advice_truth import capacities, drawn, searched
@@ -52,17 +54,17 @@ def test_every_reference_of_a_comparison_leads_to_a_figure() -> None:
 
 
 @pytest.mark.parametrize("prefer", ["speed", "memory", "energy", "accuracy"])
-def test_every_reason_of_the_advice_leads_to_the_figure_that_it_rests_on(prefer: advice.Prefer) -> None:
+def test_every_reason_of_the_advice_leads_to_the_figure_that_it_rests_on(prefer: Prefer) -> None:
     random = np.random.default_rng(3)
     for _ in range(300):
         verdicts = drawn(random)
         fit = codec.read(Fit, searched(capacities(random, verdicts), 8))
         rows = tuple(codec.read(PrecisionRow, verdict) for verdict in verdicts)
         found = Comparison(verdicts=rows, fit_batch=fit)
-        for reason in advice.recommend(rows, prefer=prefer, fit=fit).reasons:
+        for reason in advised(advice.advise(rows, prefer, fit))[1]:
             assert reason.evidence.resolve(found) is not None, reason
 
 
 def test_every_rule_and_every_claim_has_its_sentence() -> None:
-    assert {rule.name for rule in RULES} == set(advice._TEXTS)
-    assert set(get_args(ClaimKind)) == set(advice._CLAIMS)
+    assert {rule.name for rule in RULES} == set(words._TEXTS)
+    assert set(get_args(ClaimKind)) == set(words._CLAIMS)

@@ -8,22 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from halfstep import codec
 from halfstep.comparison.curves import direction, is_quality
-from halfstep.comparison.paired import ALPHA, POWER, Paired, noncentrality
+from halfstep.comparison.model import Difference
+from halfstep.comparison.paired import ALPHA, POWER, noncentrality
 from halfstep.comparison.rows import trial_row
 from halfstep.comparison.tolerance import Tolerance, parse_tolerance
-from halfstep.comparison.verdicts import verdicts
 from halfstep.errors import UsageError
 from halfstep.report.words.quality import figure_words
 from halfstep.trials import Outcome
 
 from .simulated import comparison, outcome
+from .told import told_rows
 
 
 def judged(outcomes: list[Outcome], tolerance: Tolerance | None = None) -> dict[str, dict[str, Any]]:
     rows = [trial_row(o, [], "") for o in outcomes]
-    return {row.precision: codec.write(row) for row in verdicts(outcomes, rows, tolerance)}
+    return {row["precision"]: row for row in told_rows(outcomes, rows, tolerance)}
 
 
 def noisy(level: float, seed: int, steps: int = 20) -> list[float]:
@@ -73,7 +73,7 @@ def test_worse_and_better_by_how_much() -> None:
     ],
 )
 def test_a_small_share_of_the_fall_is_not_written_as_none(value: float, said: str) -> None:
-    words = figure_words(Paired(1, value), "one_seed", 1.0, None, True)
+    words = figure_words(Difference(value, seeds=1), "one_seed", 1.0, False)
     assert words == f"{said}; one seed cannot tell it from noise"
 
 
@@ -222,5 +222,5 @@ def test_what_is_no_tolerance(text: str) -> None:
 )
 def test_a_fall_that_hardly_was_is_no_measure(fall: float, said: str) -> None:
     """A difference of 0.284 is no "+1419.5% of the fall"."""
-    words = figure_words(Paired(1, 0.2839), "one_seed", fall, None, True)
+    words = figure_words(Difference(0.2839, seeds=1), "one_seed", fall, False)
     assert words == f"+0.2839{said}; one seed cannot tell it from noise"

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import gmean, ttest_ind
 
-from halfstep.comparison.intervals import Interval, ratio_of_means
-from halfstep.comparison.model import Spread, TrialRow
-from halfstep.comparison.ratios import energy, energy_ratio, faster_words
+from halfstep.comparison.intervals import ratio_of_means
+from halfstep.comparison.model import Ratio, Spread, TrialRow
+from halfstep.comparison.ratios import energy, energy_ratio
+from halfstep.report.words.ratios import ratio_words
 
 
 def rows(*joules: float | None) -> list[TrialRow]:
@@ -53,7 +54,7 @@ def test_trials_that_agree_leave_no_doubt() -> None:
     ratio = energy_ratio(rows(10.0, 10.0), rows(5.0, 5.0))
     assert ratio is not None
     assert [ratio.value, ratio.low, ratio.high] == pytest.approx([0.5, 0.5, 0.5], rel=1e-12)
-    assert (ratio.significant, ratio.words) == (True, "0.50× energy")
+    assert (ratio.significant, ratio_words(ratio, "energy_ratio")) == (True, "0.50× energy")
 
 
 def test_one_trial_on_a_side_has_no_interval() -> None:
@@ -65,7 +66,7 @@ def test_one_trial_on_a_side_has_no_interval() -> None:
 def test_what_noise_may_be_is_not_significant() -> None:
     ratio = energy_ratio(rows(10.0, 8.0), rows(9.0, 9.5))
     assert ratio is not None
-    assert (ratio.significant, ratio.words) == (False, "not significant")
+    assert (ratio.significant, ratio_words(ratio, "energy_ratio")) == (False, "not significant")
 
 
 def test_what_was_not_measured_has_no_ratio() -> None:
@@ -83,4 +84,5 @@ def test_what_was_not_measured_has_no_ratio() -> None:
     ],
 )
 def test_a_difference_that_is_there_is_not_written_as_none(ratio: float, said: str) -> None:
-    assert faster_words(Interval(ratio, ratio * 0.99999, ratio * 1.00001)) == said
+    found = Ratio(ratio, ratio * 0.99999, ratio * 1.00001, True)
+    assert ratio_words(found, "speed_ratio") == said

@@ -13,7 +13,7 @@ import pytest
 
 from halfstep.comparison import archive, running
 from halfstep.comparison.request import Request, stored
-from halfstep.comparison.running import run_comparison
+from halfstep.report.compared import compare
 from halfstep.trials import Job, Trial, run_trial
 
 from .test_archive import Quiet
@@ -50,10 +50,10 @@ def test_a_full_disk_is_said_once_and_the_trials_go_on(
     request_: Request, ran: list[Trial], monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     write = failing(times)
-    for module in ("archive", "request", "running"):
-        monkeypatch.setattr(f"halfstep.comparison.{module}.write_whole", write)
+    for module in ("comparison.archive", "comparison.request", "report.compared"):
+        monkeypatch.setattr(f"halfstep.{module}.write_whole", write)
     told = Told()
-    found: Any = run_comparison(request_, told)
+    found: Any = compare(request_, told)
     assert len(ran) == 4
     assert len(getattr(found, "trials", None) or found["trials"]) == 4
     assert [said for said in told.ended if said[0] == "the folder"] == [
@@ -70,10 +70,10 @@ def test_a_folder_that_is_gone_is_made_anew_and_gone_on_with(
         "run_trial",
         lambda *a: (shutil.rmtree(request_.folder) if len(ran) == 2 else None, write(*a))[1],
     )
-    run_comparison(request_, Quiet())
+    compare(request_, Quiet())
     assert len(ran) == 4
     ran.clear()
-    run_comparison(request_, Quiet(), stored(request_.folder))
+    compare(request_, Quiet(), stored(request_.folder))
     assert len(ran) == 2, "those whose records are gone"
 
 

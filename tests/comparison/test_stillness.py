@@ -5,15 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from halfstep import codec
-from halfstep.comparison.model import StandsStill, TrialRow
+from halfstep.comparison.model import PrecisionRow, StandsStill, TrialRow
 from halfstep.comparison.rows import trial_row
-from halfstep.comparison.stillness import stands_still, still_words
-from halfstep.comparison.verdicts import verdicts
+from halfstep.comparison.stillness import stands_still
+from halfstep.report.words import warnings
 from halfstep.stored import Stored
 
 from .simulated import outcome
-from .told import recommend
+from .told import recommend, told_rows
+
+
+def told(still: StandsStill, stored: Stored) -> str:
+    row = PrecisionRow("bf16-true", "fp32", steps=60, stored=stored.as_json())
+    return warnings.stands_still(still, row)
+
 
 FALLING = list(2 * 0.95 ** np.arange(60))
 
@@ -46,10 +51,10 @@ def test_only_a_loss_that_falls_elsewhere_stands_still(
 )
 def test_the_constants_that_a_format_loses_are_named(format: str, named: str, kept: str) -> None:
     """In bf16 neighbours below 1 are 1/256 apart, so 0.999 is 1; fp16 has 0.999, and no 1e-8."""
-    words = still_words(StandsStill(0.0, 1.9), "fp32", 60, Stored(optimizer={format: 8}))
+    words = told(StandsStill(0.0, 1.9), Stored(optimizer={format: 8}))
     assert named in words
     assert kept not in words
-    assert "Adam" not in still_words(StandsStill(0.0, 1.9), "fp32", 60, Stored({"fp32": 8}))
+    assert "Adam" not in told(StandsStill(0.0, 1.9), Stored({"fp32": 8}))
 
 
 def test_a_precision_whose_loss_stands_still_is_not_advised() -> None:
@@ -59,7 +64,7 @@ def test_a_precision_whose_loss_stands_still_is_not_advised() -> None:
         for repeat in range(2)
         for precision, losses, seconds in (("fp32", FALLING, 0.276), ("bf16-true", [2.0] * 60, 0.1))
     ]
-    found = codec.write(verdicts(trials, [trial_row(each, [], "") for each in trials]))
+    found = told_rows(trials, [trial_row(each, [], "") for each in trials])
     advice = recommend(found)
     assert found[1]["speed_ratio"]["significant"]
     assert found[1]["warnings"][-1].startswith("the loss did not move in 60 steps")

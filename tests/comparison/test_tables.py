@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from halfstep.comparison import tables
-from halfstep.comparison.loading import Comparison, load
 from halfstep.comparison.model import SCHEMA
 from halfstep.errors import UsageError
+from halfstep.report.loading import Comparison, load
 
 from ..report.sample import comparison, hostile
 

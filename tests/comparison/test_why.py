@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from halfstep import codec
 from halfstep.comparison.model import PrecisionRow, TrialRow
-from halfstep.comparison.why import Trials
 from halfstep.comparison.why import why as explained
 from halfstep.ran import Ran
+from halfstep.report.words.comparison import sentence
+from halfstep.report.words.explanations import no_faster_words, no_smaller_words
 
 MIB = 2**20
 
@@ -19,8 +21,14 @@ def why(
     row: dict[str, Any], own: list[tuple[int, dict[str, Any]]], base: list[tuple[int, dict[str, Any]]]
 ) -> dict[str, list[dict[str, Any]]]:
     """The lists of reasons as JSON has them, from a row and trials as JSON has them."""
-    sides: list[Trials] = [[(i, codec.read(TrialRow, each)) for i, each in side] for side in (own, base)]
-    found: dict[str, Any] = codec.write(explained(codec.read(PrecisionRow, row), *sides))
+    ours, theirs = ([(i, codec.read(TrialRow, each)) for i, each in side] for side in (own, base))
+    made = explained(codec.read(PrecisionRow, row), ours, theirs)
+    entries = {"why_no_faster": no_faster_words, "why_memory": no_smaller_words}
+    told: Any = {
+        name: tuple(sentence(replace(e, text=said(e, made, ours, theirs))) for e in getattr(made, name))
+        for name, said in entries.items()
+    }
+    found: dict[str, Any] = codec.write(replace(made, **told))
     return {name: found[name] for name in ("why_no_faster", "why_memory")}
 
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from halfstep import codec
-from halfstep.comparison.model import Fit, PrecisionRow, Prefer
-from halfstep.report.words import advice
+from halfstep.comparison import advice
+from halfstep.comparison.model import Fit, PrecisionRow, Prefer, TrialRow
+from halfstep.comparison.tolerance import Tolerance
+from halfstep.comparison.verdicts import verdicts
+from halfstep.report.words.advice import advised
+from halfstep.report.words.comparison import worded_rows
+from halfstep.trials import Outcome
 
 
 def recommend(
@@ -16,5 +22,15 @@ def recommend(
     """``recommendation`` of a comparison with these ``verdicts`` and this ``fit_batch``."""
     rows = [codec.read(PrecisionRow, verdict) for verdict in verdicts]
     batches = None if fit is None else codec.read(Fit, fit)
-    found: dict[str, Any] = codec.write(advice.recommend(rows, prefer=prefer, fit=batches))
+    text, reasons = advised(advice.advise(rows, prefer, batches))
+    told = replace(advice.recommend(rows, prefer=prefer, fit=batches), text=text, reasons=reasons)
+    found: dict[str, Any] = codec.write(told)
+    return found
+
+
+def told_rows(
+    outcomes: Sequence[Outcome], rows: Sequence[TrialRow], tolerance: Tolerance | None = None
+) -> list[dict[str, Any]]:
+    """The verdicts on trials, with their words, as JSON has them."""
+    found: list[dict[str, Any]] = codec.write(worded_rows(verdicts(outcomes, rows, tolerance), rows))
     return found

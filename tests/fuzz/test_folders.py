@@ -14,10 +14,10 @@ from rich.console import Console
 
 import halfstep
 from halfstep.comparison import archive, tables
-from halfstep.comparison.loading import rebuild
 from halfstep.comparison.request import Request, save
 from halfstep.errors import UsageError
 from halfstep.record import SCHEMA, Writer, read
+from halfstep.report.loading import rebuild
 from halfstep.report.page import render
 from halfstep.report.terminal import table
 from halfstep.trials import Outcome, Trial

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from halfstep.comparison.loading import load
+from halfstep.report.loading import load
 from halfstep.report.notebook import HEIGHT, WIDTH, chart, render
 from halfstep.report.reading import read
 

@@ -23,7 +23,6 @@ from halfstep.cli.run import (
 from halfstep.comparison.evidence import PREFER
 from halfstep.comparison.fit import FitOption, parse_fit, parse_size
 from halfstep.comparison.request import MOST, Request, Stored, check_owner, resumed, stored
-from halfstep.comparison.running import run_comparison
 from halfstep.comparison.tolerance import parse_tolerance
 from halfstep.diagnosis.loading import stored as diagnoses
 from halfstep.errors import UsageError
@@ -98,6 +97,7 @@ def compare(
     from rich.console import Console
 
     from halfstep.report import terminal
+    from halfstep.report.compared import compare as compared
     from halfstep.report.page import write as write_page
 
     if program is not None:
@@ -141,7 +141,7 @@ def compare(
                 clean(f"halfstep: goes on with {command}"), markup=False, highlight=False, soft_wrap=True
             )
         with terminal.Progress(err) as progress:
-            comparison = codec.write(run_comparison(request, progress, old))
+            comparison = codec.write(compared(request, progress, old))
         unwritten = None
         try:
             write_page(comparison, page, diagnoses(request.folder))

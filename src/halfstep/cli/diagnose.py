@@ -69,10 +69,10 @@ def diagnose(
     """
     from rich.console import Console
 
-    from halfstep.comparison.loading import rebuild
     from halfstep.report import diagnosis as report
     from halfstep.report import diagnosis_page as page
     from halfstep.report import terminal
+    from halfstep.report.loading import rebuild
     from halfstep.report.page import write as write_page
 
     recipe = str(parse(precision))

@@ -30,9 +30,9 @@ def report(folder: str, csv_file: str | None, json_file: str | None) -> None:
     """
     from rich.console import Console
 
-    from halfstep.comparison.loading import rebuild
     from halfstep.comparison.tables import write_csv
     from halfstep.report import terminal
+    from halfstep.report.loading import rebuild
     from halfstep.report.page import write
 
     if csv_file == "":

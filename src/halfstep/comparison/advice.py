@@ -1,14 +1,15 @@
-"""From a comparison to advice, by the table of rules. Each claim names the figure that it rests on."""
+"""From a comparison to advice, by the table of rules. Each claim names its figure; words come later."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from halfstep.comparison.adopt import Script, adopt
 from halfstep.comparison.batches import Batches
 from halfstep.comparison.claims import Claim, left_over
 from halfstep.comparison.evidence import Evidence
-from halfstep.comparison.model import Fit, PrecisionRow, Prefer
+from halfstep.comparison.model import Adopt, Fit, PrecisionRow, Prefer, Recommendation
 from halfstep.comparison.rules import RULES, Answer
 
 
@@ -35,3 +36,31 @@ def advise(rows: Sequence[PrecisionRow], prefer: Prefer = "speed", fit: Fit | No
     told = {claim.evidence for claim in answer.claims}
     more = [claim for claim in left_over(evidence) if claim.evidence not in told]
     return Advice(rule.name, answer, evidence, (*answer.claims, *more))
+
+
+def recommend(
+    rows: Sequence[PrecisionRow],
+    script: Script | None = None,
+    prefer: Prefer = "speed",
+    fit: Fit | None = None,
+) -> Recommendation:
+    """The recommendation for a comparison's rows, and the lines to adopt it; without words.
+
+    Args:
+        rows: the comparison's.
+        script: what the lines are to suit.
+        prefer: the objective.
+        fit: the largest batches, where they were looked for.
+    """
+    advice, script = advise(rows, prefer, fit), script or Script()
+    precision = advice.answer.precision
+    # What the script does by itself needs no lines.
+    lines = precision is not None and precision != "as-is"
+    slow = any(row.ran.in_fp32_units for row in rows if row.precision == precision)
+    return Recommendation(
+        decided=advice.answer.decided,
+        precision=precision,
+        prefer=prefer,
+        rule=advice.rule,
+        adopt=Adopt(script.framework, adopt(str(precision), script, slow)) if lines else None,
+    )

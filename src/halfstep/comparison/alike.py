@@ -10,14 +10,6 @@ from halfstep.ran import Ran
 #: fewer losses that are the same may be so by chance: a loss of 0, or one that is rounded
 ENOUGH_LOSSES = 5
 
-_WHY: dict[Cause, str] = {
-    "fp64": "the program computes in fp64, which every precision leaves as it is; make it fp32 to have a choice",
-    "no_products": "the program makes no matrix product, convolution or attention, and a precision changes their "
-    "format alone",
-    "out_of_reach": "the program makes its products where the precision does not reach",
-    "identical_losses": "every loss is the same to the last bit",
-}
-
 
 def same_cause(own: Sequence[TrialRow], base: Sequence[TrialRow], ran: Ran, base_ran: Ran) -> Cause | None:
     """Why the trials ``own`` and those of the baseline ran the same; None where they did not, or it is not known.
@@ -41,8 +33,3 @@ def _identical(own: Sequence[TrialRow], base: Sequence[TrialRow]) -> bool:
     return bool(pairs) and all(
         mine == other and len(set(mine) - {None}) >= ENOUGH_LOSSES for mine, other in pairs
     )
-
-
-def same_words(cause: Cause) -> str:
-    """Why they ran the same, to follow "because"."""
-    return _WHY[cause]

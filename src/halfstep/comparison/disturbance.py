@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from halfstep.comparison.model import Disturbed, TrialRow
+from halfstep.comparison.model import Disturbed
 from halfstep.record import Record
 
 #: of all processors, what other processes must have taken to be named
@@ -82,20 +82,3 @@ def _measured(record: Record) -> Disturbance | None:
     return Disturbance(
         int(cores), others / wall, waited / (own + waited) if waited else 0.0, 0.0, switches / wall
     )
-
-
-def words(row: Disturbed) -> str:
-    """What is to be said of a trial that other work disturbed."""
-    cores, others, waited = row.cores or 1, row.others_cores or 0.0, row.waited_share or 0.0
-    told = f"other processes took {others:.1f} of {cores} cores, and " if others >= OTHERS * cores else ""
-    return f"{told}it waited {waited:.0%} of its time for a processor"
-
-
-def warning(rows: Sequence[TrialRow]) -> list[str]:
-    """The warning of a precision of whose trials other work disturbed some: of the worst of them."""
-    disturbed = [row.disturbed for row in rows if row.disturbed and row.disturbed.waited_share is not None]
-    if not disturbed:
-        return []
-    worst = max(disturbed, key=lambda row: row.waited_share or 0.0)
-    which = "" if len(rows) == 1 else f" in {len(disturbed)} of {len(rows)} trials"
-    return [f"disturbed{which}: {words(worst)}; such step times count for no verdict on speed"]

@@ -72,14 +72,13 @@ def _p_value(score: int, sizes: tuple[int, ...]) -> float:
 def speed_drift(outcomes: Sequence[Outcome]) -> Drift:
     """The drift of a comparison: from trial to trial (precisions as strata) and within the trials (trials as strata).
 
-    ``words`` is empty where none was seen; a drift that interleaving cannot take out is a reason to measure again.
+    A drift that interleaving cannot take out is a reason to measure again.
     """
     ended = [o for o in outcomes if o.status == "ok" and len(measured(o)) >= PARTS]
     precisions = dict.fromkeys(o.trial.precision for o in ended)
     across = trend([[median(measured(o)) for o in ended if o.trial.precision == p] for p in precisions])
     within = trend([_part_medians(measured(o)) for o in ended])
-    told = "; ".join(_words(across, within, len(precisions) > 1))
-    return Drift(_row(across), _row(within), told)
+    return Drift(_row(across), _row(within))
 
 
 def _part_medians(times: Sequence[float]) -> list[float]:
@@ -89,20 +88,3 @@ def _part_medians(times: Sequence[float]) -> list[float]:
 
 def _row(found: Trend | None) -> model.Trend | None:
     return None if found is None else model.Trend(found.rise, found.p, found.seen)
-
-
-def _words(across: Trend | None, within: Trend | None, several: bool) -> list[str]:
-    words = []
-    if across is not None and across.seen:
-        words.append(
-            f"steps became {_by(across.rise)} from the first trials to the last (p = {across.p:.2g}); trials are "
-            "interleaved, so that all precisions bear it alike"
-        )
-    if within is not None and within.seen:
-        of_all = " of all precisions" * several
-        words.append(f"steps became {_by(within.rise)} within the trials{of_all} (p = {within.p:.2g})")
-    return words
-
-
-def _by(rise: float) -> str:
-    return f"{abs(rise):.0%} {'slower' if rise > 0 else 'faster'}"

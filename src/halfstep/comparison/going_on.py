@@ -11,8 +11,6 @@ from typing import Any
 from halfstep.comparison.model import TrialRow, WentOn
 from halfstep.record import Record
 
-CURE = "give each trial a folder of its own, which HALFSTEP_TRIAL in its environment names, or start it anew"
-
 
 def files_of_earlier_trials(records: Sequence[Record]) -> list[list[str]]:
     """For each trial the files that it went on from: names, none where it trained by itself.
@@ -54,10 +52,3 @@ def went_on(rows: Sequence[TrialRow], most: int) -> WentOn | None:
     if not files:
         return None
     return WentOn(tuple(files), min(row.steps or 0 for row in rows), most)
-
-
-def words(found: WentOn) -> str:
-    """``went on from last.pt, which an earlier trial wrote, and made 30 of 40 steps``."""
-    files = ", ".join(found.files[:3]) + ", …" * (len(found.files) > 3)
-    fewer = f", and made {found.steps} of {found.of} steps" if found.steps < found.of else ""
-    return f"went on from {files}, which an earlier trial wrote{fewer}"

@@ -6,6 +6,7 @@ behind its name says why. :mod:`halfstep.codec` writes and reads them.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
@@ -286,6 +287,11 @@ class TrialRow:
         """What it stored in which format, with the reasons for what was not measured."""
         return held(self.stored, self.stored_absent)
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether its profiled step ran on a GPU."""
+        return self.profiled_step is not None and self.profiled_step.device == "cuda"
+
 
 def held(stored: Mapping[str, Mapping[str, int] | None] | None, absent: Mapping[str, str]) -> Stored:
     """What is stored in which format, from its two fields."""
@@ -326,6 +332,11 @@ class Difference:
     margin_from: str | None = None
     p_equivalence: float | None = None
     significant: bool | None = None
+
+    @property
+    def half_width(self) -> float:
+        """Half of the interval; NaN without one."""
+        return math.nan if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,6 @@ from halfstep.comparison.model import (
 from halfstep.comparison.paired import POWER, Band, Paired, band, holm, noise_margin, paired
 from halfstep.comparison.ratios import spread
 from halfstep.comparison.tolerance import Tolerance
-from halfstep.report.words.quality import (
-    NOTHING_TO_JUDGE,
-    baseline_words,
-    diverged_words,
-    figure_words,
-    verdict_words,
-)
 from halfstep.trials import Outcome, diverged_from
 
 Groups = Mapping[str, Sequence[Outcome]]
@@ -164,32 +157,21 @@ def _judged(
             rows[name] = row
     loss = rows.pop(LOSS, None)
     of_all = ([(LOSS, loss)] if loss else []) + list(rows.items())
-    judged = [(name, row) for name, row in of_all if row.kind is not None]
-    quality = _quality(
-        judged, precision == baseline, diverged[precision], diverged.get(baseline or ""), seeds
-    )
+    judged = [row for _, row in of_all if row.kind is not None]
+    quality = Quality(_kind(judged, precision == baseline, diverged[precision]), seeds=seeds)
     fall = _fall(LOSS, by_seed.get(LOSS, {}).get(precision, {}))
     return Judged(loss, fall, rows, diverged[precision], quality)
 
 
-def _quality(
-    judged: Sequence[tuple[str, FigureRow]],
-    is_baseline: bool,
-    diverged: Diverged | None,
-    baseline_diverged: Diverged | None,
-    seeds: int,
-) -> Quality:
+def _kind(judged: Sequence[FigureRow], is_baseline: bool, diverged: Diverged | None) -> Kind:
     """The verdict on a precision: the first figure's, unless it diverged or another figure is worse."""
     if diverged is not None:
-        words = diverged_words(diverged, None if is_baseline else baseline_diverged)
-        return Quality("diverged", words, seeds)
+        return "diverged"
     if is_baseline:
-        return Quality("baseline", baseline_words(seeds), seeds)
-    if not judged:
-        return Quality("not_known", NOTHING_TO_JUDGE, seeds)
-    kinds = [row.kind for _, row in judged]
-    kinds += [row.over_run.kind for _, row in judged if row.over_run is not None]
-    return Quality("worse" if "worse" in kinds else kinds[0], verdict_words(judged), seeds)
+        return "baseline"
+    kinds = [row.kind for row in judged if row.kind is not None]
+    over = [row.over_run.kind for row in judged if row.over_run is not None]
+    return "worse" if "worse" in (*kinds, *over) else kinds[0] if kinds else "not_known"
 
 
 def _row(name: str, ours: Mapping[int, Curve], figure: Figure | None, fall: float | None) -> FigureRow | None:
@@ -204,9 +186,8 @@ def _row(name: str, ours: Mapping[int, Curve], figure: Figure | None, fall: floa
         final,
         way,
         FinalDifference(**_numbers(figure.final, figure.margin_from), fall=fall),
-        figure_words(figure.final, kind, fall, figure.margin_from, figure.seeded),
-        kind,
-        _over_run(figure, way),
+        kind=kind,
+        over_run=_over_run(figure, way),
     )
 
 
@@ -219,10 +200,9 @@ def _over_run(figure: Figure, way: Direction) -> RunDifference | None:
     return RunDifference(
         Difference(**_numbers(run, figure.margin_from)),
         kind,
-        figure_words(run, kind, None, figure.margin_from, figure.seeded),
-        tuple(RunPart(first, last, value, low, high) for (first, last), value, low, high in means),
-        tuple(figure.parts[i] for i in over.apart) if over else (),
-        over.method if over else None,
+        parts=tuple(RunPart(first, last, value, low, high) for (first, last), value, low, high in means),
+        apart=tuple(figure.parts[i] for i in over.apart) if over else (),
+        method=over.method if over else None,
     )
 
 

@@ -34,7 +34,7 @@ def speed_ratio(base: Sequence[Outcome], group: Sequence[Outcome]) -> Ratio | No
     if not slow or not fast:
         return None
     ratio = ratio_of_medians(slow, fast)
-    return replace(_ratio_row(ratio, faster_words(ratio)), runs=(len(slow), len(fast)))
+    return replace(_ratio_row(ratio), runs=(len(slow), len(fast)))
 
 
 def speed_bound(base: Sequence[TrialRow]) -> float | None:
@@ -50,22 +50,8 @@ def speed_bound(base: Sequence[TrialRow]) -> float | None:
     return 1 / (products / FASTEST_UNITS + (1 - products) / 2)
 
 
-def faster_words(ratio: Interval) -> str:
-    """``1.90× faster``, ``1.20× slower`` or ``not significant``; without an interval nothing was tested."""
-    if ratio.low is None:
-        return "no interval"
-    if not ratio.excludes_one:
-        return "not significant"
-    return f"{times(ratio.value)} faster" if ratio.value > 1 else f"{times(1 / ratio.value)} slower"
-
-
-def times(ratio: float) -> str:
-    """``1.43×``; of what is not one as many decimals, to four, as show it: ``1.003×``."""
-    return f"{next((said for n in (2, 3) if float(said := f'{ratio:.{n}f}') != 1), f'{ratio:.4f}')}×"
-
-
-def _ratio_row(ratio: Interval, words: str) -> Ratio:
-    return Ratio(ratio.value, ratio.low, ratio.high, ratio.excludes_one, words)
+def _ratio_row(ratio: Interval) -> Ratio:
+    return Ratio(ratio.value, ratio.low, ratio.high, ratio.excludes_one)
 
 
 def spread(values: Sequence[float | None], unit: str | None = None) -> Spread | None:
@@ -85,19 +71,17 @@ def energy(rows: Sequence[TrialRow]) -> Spread | None:
 def energy_ratio(base: Sequence[TrialRow], rows: Sequence[TrialRow]) -> Ratio | None:
     """This precision's joules per step over the baseline's, by :func:`ratio_of_means`."""
     theirs, ours = ([row.joules_per_step for row in side] for side in (base, rows))
-    return _ratio_of_trials(ours, theirs, "energy")
+    return _ratio_of_trials(ours, theirs)
 
 
 def memory_ratio(base: Sequence[TrialRow], rows: Sequence[TrialRow]) -> Ratio | None:
     """This precision's peak over the baseline's, by :func:`ratio_of_means`."""
     theirs, ours = ([row.peak_memory_bytes for row in side] for side in (base, rows))
-    return _ratio_of_trials(ours, theirs, "memory")
+    return _ratio_of_trials(ours, theirs)
 
 
-def _ratio_of_trials(ours: Sequence[float | None], theirs: Sequence[float | None], what: str) -> Ratio | None:
+def _ratio_of_trials(ours: Sequence[float | None], theirs: Sequence[float | None]) -> Ratio | None:
     own, base = ([x for x in side if x] for side in (ours, theirs))
     if not own or not base:
         return None
-    ratio = ratio_of_means(own, base)
-    words = f"{times(ratio.value)} {what}" if ratio.excludes_one or ratio.low is None else "not significant"
-    return _ratio_row(ratio, words)
+    return _ratio_row(ratio_of_means(own, base))

@@ -14,20 +14,20 @@ from typing import Any, Protocol
 from halfstep import codec
 from halfstep.comparison import archive
 from halfstep.comparison.adopt import Script
+from halfstep.comparison.advice import recommend
 from halfstep.comparison.disturbance import disturbances, disturbed
 from halfstep.comparison.drift import speed_drift
 from halfstep.comparison.fit import fit_batch
 from halfstep.comparison.going_on import files_of_earlier_trials
-from halfstep.comparison.model import Comparison, Fit, Method, Program
+from halfstep.comparison.model import Comparison, Fit, Program
 from halfstep.comparison.request import Request, Stored, check_machine, save, stored
 from halfstep.comparison.rows import WARMUP, trial_row
-from halfstep.comparison.verdicts import METHOD, verdicts
+from halfstep.comparison.verdicts import verdicts
 from halfstep.errors import UsageError
-from halfstep.files import json_text, read_json, write_whole
+from halfstep.files import read_json
 from halfstep.machine import describe_machine, installed_versions
 from halfstep.meters import idle_watts
 from halfstep.plural import count
-from halfstep.report.words.advice import recommend
 from halfstep.trials import Outcome, Trial, run_trial
 from halfstep.version import __version__
 
@@ -53,14 +53,15 @@ class Display(Protocol):
         """It has ended."""
 
 
-def run_comparison(request: Request, display: Display, resume: Stored | None = None) -> Comparison:
-    """Run all trials and return the comparison object; Ctrl-C ends it early with what there is.
-
-    The object is written to ``comparison.json`` in the request's folder after every trial.
+def run_comparison(
+    request: Request, display: Display, write: Callable[[Comparison], None], resume: Stored | None = None
+) -> Comparison:
+    """Run all trials and return the comparison, without words; Ctrl-C ends it early with what there is.
 
     Args:
         request: what to compare.
         display: shows how it goes on.
+        write: writes down what there is, after every trial.
         resume: the request as it was begun: its trials that are done are not run again.
 
     Raises:
@@ -95,7 +96,7 @@ def run_comparison(request: Request, display: Display, resume: Stored | None = N
             pending = interleaved([*pending, *plan([AS_IS], request.repeats, request.seeds)])
         environment["seconds"] = time.monotonic() - started
         disk.keep(save, request, environment)
-        disk.keep(_write, request.folder, assemble(request, outcomes, environment))
+        disk.keep(write, assemble(request, outcomes, environment))
         if outcome.status == "interrupted":
             break
     for index in _to_repeat(request, outcomes, done):
@@ -110,7 +111,7 @@ def run_comparison(request: Request, display: Display, resume: Stored | None = N
         job = replace(request.job, memory_limit=request.memory_limit)
         fit = fit_batch(job, request.fit, recipes, display)
     comparison = assemble(request, outcomes, environment, fit=fit)
-    disk.keep(_write, request.folder, comparison)
+    disk.keep(write, comparison)
     return comparison
 
 
@@ -229,7 +230,7 @@ def assemble(
     cwd: str | None = None,
     fit: Fit | None = None,
 ) -> Comparison:
-    """The comparison object: what ``--json`` writes, and every report is drawn from."""
+    """The comparison as values: :mod:`halfstep.report.words` makes its words from them."""
     job = request.job
     records = [o.record for o in outcomes]
     others, files = disturbances(records), files_of_earlier_trials(records)
@@ -241,10 +242,6 @@ def assemble(
         for o, other, read in zip(outcomes, others, files, strict=True)
     ]
     found = verdicts(outcomes, rows, request.tolerance)
-    drift = speed_drift(outcomes)
-    if drift.words and found:
-        # The first row is the baseline, which every ratio rests on.
-        found[0] = replace(found[0], warnings=(*found[0].warnings, drift.words))
     script = Script.of(next((o.record.takeover for o in outcomes if o.record.steps), {}))
     return Comparison(
         program=Program(tuple(request.command), request.module, cwd or str(Path.cwd()), request.launch),
@@ -264,9 +261,8 @@ def assemble(
         trials=tuple(rows),
         missing=tuple(trial.label for trial in missing(request, outcomes, environment)),
         verdicts=tuple(found),
-        speed_drift=drift,
+        speed_drift=speed_drift(outcomes),
         recommendation=recommend(found, script, request.prefer, fit),
-        method=tuple(Method(figure, how) for figure, how in METHOD),
         fit_batch=fit,
     )
 
@@ -276,11 +272,6 @@ def missing(request: Request, outcomes: Sequence[Outcome], environment: dict[str
     known = {o.trial for o in archive.done(outcomes)}
     asked = plan(_recipes(request, environment, outcomes), request.repeats, request.seeds)
     return [trial for trial in asked if trial not in known]
-
-
-def _write(folder: Path, comparison: Comparison) -> None:
-    """Write the object beside its records."""
-    write_whole(folder / "comparison.json", json_text(codec.write(comparison)))
 
 
 def _environment() -> dict[str, Any]:

@@ -56,21 +56,13 @@ def _noise(losses: Sequence[float | None]) -> float:
     return pstdev([b - a for a, b in itertools.pairwise(half)] or [0.0]) / math.sqrt(2)
 
 
-def still_words(still: StandsStill, baseline: str, steps: int, stored: Stored) -> str:
-    """The same in a sentence, with the constants that the format of the optimizer's state cannot hold."""
-    said = (
-        f"the loss did not move in {steps} steps (it fell by {still.fall:.2g}), while in {baseline} it fell by "
-        f"{still.baseline_fall:.2g}"
-    )
-    sixteen = next(
-        (f for f in (*stored.formats("optimizer"), *stored.formats("weights")) if f in ("bf16", "fp16")), ""
-    )
-    if not sixteen:
-        return said
-    lost = [
-        f"{name} = {value:g} is {rounded:g}"
-        for name, value in _CONSTANTS
-        if (rounded := round_exact(value, get_scalar(sixteen))) in (0.0, 1.0)
-    ]
-    constants = f"; of Adam's constants {' and '.join(lost)} in {sixteen}" if lost else ""
-    return f"{said}: its weights are stored in {sixteen}, where updates below half their last digit are lost{constants}"
+def sixteen_bits(stored: Stored) -> str:
+    """The 16-bit format that optimizer state or weights are stored in; empty where there is none."""
+    held = (*stored.formats("optimizer"), *stored.formats("weights"))
+    return next((f for f in held if f in ("bf16", "fp16")), "")
+
+
+def lost_constants(format: str) -> list[tuple[str, float, float]]:
+    """The constants of Adam's update that the format makes 1 or 0: name, value, and what it becomes."""
+    rounded = [(name, value, round_exact(value, get_scalar(format))) for name, value in _CONSTANTS]
+    return [each for each in rounded if each[2] in (0.0, 1.0)]

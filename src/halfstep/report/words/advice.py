@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from halfstep.comparison import going_on
-from halfstep.comparison.adopt import Script, adopt
-from halfstep.comparison.advice import Advice, advise
-from halfstep.comparison.alike import same_words
+from halfstep.comparison.advice import Advice
 from halfstep.comparison.claims import Claim
 from halfstep.comparison.evidence import (
     AS_GOOD,
@@ -28,11 +25,12 @@ from halfstep.comparison.evidence import (
     units_can_gain,
 )
 from halfstep.comparison.intervals import FEWEST_STEPS, MOST_RUNS
-from halfstep.comparison.model import Adopt, Fit, PrecisionRow, Ratio, Reason, Recommendation
-from halfstep.comparison.ratios import times
+from halfstep.comparison.model import Cause, PrecisionRow, Ratio, Reason
 from halfstep.comparison.rows import enough_steps
 from halfstep.comparison.rules import Answer
 from halfstep.plural import count
+from halfstep.report.words import warnings
+from halfstep.report.words.ratios import OF_RATIO, gained
 
 _FASTER = {"speed": "faster", "memory": "smaller", "energy": "thriftier", "accuracy": "better"}
 _UNMEASURED = {
@@ -40,41 +38,23 @@ _UNMEASURED = {
     "memory": "no peak of memory{} was measured here",
     "energy": "no energy{} was measured here",
 }
-_OF_RATIO = {"speed_ratio": "speed", "memory_ratio": "memory", "energy_ratio": "energy"}
+_SAME: dict[Cause, str] = {
+    "fp64": "the program computes in fp64, which every precision leaves as it is; make it fp32 to have a choice",
+    "no_products": "the program makes no matrix product, convolution or attention, and a precision changes their "
+    "format alone",
+    "out_of_reach": "the program makes its products where the precision does not reach",
+    "identical_losses": "every loss is the same to the last bit",
+}
 
 
-def recommend(
-    rows: Sequence[PrecisionRow],
-    script: Script | None = None,
-    prefer: Prefer = "speed",
-    fit: Fit | None = None,
-) -> Recommendation:
-    """The recommendation for a comparison's rows, with its reasons and the lines to adopt it.
+def advised(advice: Advice) -> tuple[str, tuple[Reason, ...]]:
+    """What the rule says in a sentence, and the reasons, each a clause with the place of its figure.
 
     Args:
-        rows: the comparison's.
-        script: what the lines are to suit.
-        prefer: the objective.
-        fit: the largest batches, where they were looked for.
+        advice: what the rules say, of rows that have their words.
     """
-    return recommendation(advise(rows, prefer, fit), script or Script())
-
-
-def recommendation(advice: Advice, script: Script) -> Recommendation:
-    """The advice in words, with the lines that make it permanent in a script."""
-    precision = advice.answer.precision
-    # What the script does by itself needs no lines.
-    lines = precision is not None and precision != "as-is"
-    slow = any(row.ran.in_fp32_units for _, row in advice.evidence.rows if row.precision == precision)
-    return Recommendation(
-        decided=advice.answer.decided,
-        precision=precision,
-        text=_TEXTS[advice.rule](advice.answer, advice.evidence),
-        reasons=tuple(Reason(claimed(claim, advice.evidence), claim.evidence) for claim in advice.claims),
-        prefer=advice.evidence.prefer,
-        rule=advice.rule,
-        adopt=Adopt(script.framework, adopt(str(precision), script, slow)) if lines else None,
-    )
+    text = _TEXTS[advice.rule](advice.answer, advice.evidence)
+    return text, tuple(Reason(claimed(claim, advice.evidence), claim.evidence) for claim in advice.claims)
 
 
 # --- the reasons -------------------------------------------------------------------------------------------
@@ -90,7 +70,7 @@ def claimed(claim: Claim, evidence: Evidence) -> str:
 def _failed(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
     status = row.status.replace("_", " ")
     said = row.reason if row.reason.startswith(status) else f"{status}, {row.reason}"
-    return f"{said}; it {going_on.words(row.went_on)}" if row.went_on else said
+    return f"{said}; it {warnings.went_on(row.went_on)}" if row.went_on else said
 
 
 def _ratio(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
@@ -98,7 +78,7 @@ def _ratio(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
     name = str(claim.evidence.field)
     ratio: Ratio = getattr(row, name)
     tested = ratio.significant or (ratio.low is None and name != "speed_ratio")
-    lead = gained(ratio, name) if tested else f"{plain_number(ratio.value)}× the {_OF_RATIO[name]}"
+    lead = gained(ratio, name) if tested else f"{plain_number(ratio.value)}× the {OF_RATIO[name]}"
     low, high = ratio.low, ratio.high
     if low is None or high is None:
         return f"{lead} (no interval)"
@@ -109,13 +89,6 @@ def _ratio(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
         low, high = 1 / high, 1 / low
     places = next((n for n in (2, 3) if f"{low:.{n}f}" != f"{high:.{n}f}"), 4)
     return f"{lead} (95 % interval {low:.{places}f} to {high:.{places}f}×{alone})"
-
-
-def gained(ratio: Ratio, name: str) -> str:
-    """``1.90× faster``, ``1.20× slower``, ``0.80× memory``."""
-    if name != "speed_ratio":
-        return f"{times(ratio.value)} {_OF_RATIO[name]}"
-    return f"{times(ratio.value)} faster" if ratio.value > 1 else f"{times(1 / ratio.value)} slower"
 
 
 def plain_number(ratio: float) -> str:
@@ -145,8 +118,7 @@ def _range(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
 
 def _share(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
     """An entry of why it is no faster, or no smaller, as it stands after a colon."""
-    told = getattr(row, str(claim.evidence.field))[claim.evidence.path[1]].text
-    return f"{told[:1].lower()}{told[1:]}".removesuffix(".")
+    return str(getattr(row, str(claim.evidence.field))[claim.evidence.path[1]].text)
 
 
 def _diverged(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
@@ -179,7 +151,7 @@ _WITHOUT_NAME = ("diverged", "no_fall", "range", "skipped")
 
 
 def _went_on(row: PrecisionRow) -> str:
-    return f"{going_on.words(row.went_on)}; {going_on.CURE}" if row.went_on else ""
+    return f"{warnings.went_on(row.went_on)}; {warnings.CURE}" if row.went_on else ""
 
 
 # --- the sentence of each rule -----------------------------------------------------------------------------
@@ -201,7 +173,7 @@ def _continued(answer: Answer, evidence: Evidence) -> str:
 
 def _ran_the_same(answer: Answer, evidence: Evidence) -> str:
     cause = evidence.same[0][1].same_as_baseline
-    because = "" if cause is None else f", because {same_words(cause)}"
+    because = "" if cause is None else f", because {_SAME[cause]}"
     head = "No precision to choose" if answer.precision is None else f"Stay with {answer.precision}"
     return f"{head}: {_names([evidence.base, *evidence.same])} ran the same{because}."
 

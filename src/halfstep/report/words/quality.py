@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from halfstep.comparison.curves import LOSS
-from halfstep.comparison.model import DIFFERENCES, Diverged, FigureRow, Kind
-from halfstep.comparison.paired import POWER, Paired
+from halfstep.comparison.model import DIFFERENCES, Difference, Diverged, FigureRow, Kind, PrecisionRow
+from halfstep.comparison.paired import POWER
 from halfstep.plural import count
+from halfstep.report.words import warnings
 
 #: a difference of more than this many times the fall says that the loss hardly fell: it is no measure then
 MOST_OF_A_FALL = 2.0
@@ -15,26 +16,34 @@ MOST_OF_A_FALL = 2.0
 _IN_FIVE = round(POWER * 5)
 
 
-def figure_words(found: Paired, kind: Kind, fall: float | None, margin_from: str | None, seeded: bool) -> str:
-    """The verdict on one figure, with the size of what was seen or could have been."""
-    told = fall is not None and fall > 0 and abs(found.value) <= MOST_OF_A_FALL * fall
-    share = f" ({_share(found.value / fall)} of the fall)" if fall and told else ""
+def figure_words(found: Difference, kind: Kind, fall: float | None, unseeded: bool) -> str:
+    """The verdict on one figure, with the size of what was seen or could have been.
+
+    Args:
+        found: the difference to the baseline's.
+        kind: what it says.
+        fall: how far the baseline's loss fell; None of other figures.
+        unseeded: whether both ran with several seeds, so that one pair of them means that seeds changed nothing.
+    """
+    value = found.value or 0.0
+    told = fall is not None and fall > 0 and abs(value) <= MOST_OF_A_FALL * fall
+    share = f" ({_share(value / fall)} of the fall)" if fall and told else ""
     seeds = f"{found.seeds} seeds"
-    size = f"{abs(found.value):.3g} ± {found.half_width:.2g}"
+    size = f"{abs(value):.3g} ± {found.half_width:.2g}"
     if kind == "one_seed":
         why = (
-            "one seed cannot tell it from noise"
-            if seeded
-            else "the seeds changed nothing, so noise is not known"
+            "the seeds changed nothing, so noise is not known"
+            if unseeded
+            else "one seed cannot tell it from noise"
         )
-        return f"{found.value:+.4g}{share}; {why}"
+        return f"{value:+.4g}{share}; {why}"
     if kind == "equivalent":
-        return _equivalent_words(found, margin_from, seeds)
+        return _equivalent_words(found, seeds)
     if kind == "no_difference_seen":
         could = f"{found.detectable:.2g} or more would have been, {_IN_FIVE} times in 5"
         return f"no difference seen ({seeds}; {could})"
     if kind == "different":
-        return f"differs by {found.value:+.3g} ± {found.half_width:.2g} ({seeds})"
+        return f"differs by {value:+.3g} ± {found.half_width:.2g} ({seeds})"
     return f"{kind} by {size}{share} ({seeds})" if kind in ("worse", "better") else ""
 
 
@@ -42,11 +51,24 @@ def _share(share: float) -> str:
     return "under 0.1%" if abs(share) < 0.0005 else f"{share:+.1%}"
 
 
-def _equivalent_words(found: Paired, margin_from: str | None, seeds: str) -> str:
+def _equivalent_words(found: Difference, seeds: str) -> str:
     if found.value == found.low == found.high == 0:
         return f"identical in all {seeds}"
-    margin = "the tolerance is" if margin_from == "tolerance" else "seeds alone differ by"
+    margin = "the tolerance is" if found.margin_from == "tolerance" else "seeds alone differ by"
     return f"equivalent: {found.bound:.2g} apart at most; {margin} {found.margin:.2g} ({seeds})"
+
+
+def quality_words(row: PrecisionRow, base: PrecisionRow) -> str:
+    """The verdict on a precision, from its figures with their words, and the baseline's row."""
+    if row.went_on is not None:
+        return f"{warnings.went_on(row.went_on)}: nothing to compare"
+    if row.diverged is not None:
+        return diverged_words(row.diverged, None if row is base else base.diverged)
+    if row.quality.kind == "baseline":
+        return f"the baseline ({count(row.quality.seeds, 'seed')})"
+    of_all = [*([(LOSS, row.loss)] if row.loss else []), *row.logged.items()]
+    judged = [(name, figure) for name, figure in of_all if figure.kind is not None]
+    return verdict_words(judged) if judged else NOTHING_TO_JUDGE
 
 
 def diverged_words(diverged: Diverged, baseline: Diverged | None) -> str:
@@ -56,11 +78,6 @@ def diverged_words(diverged: Diverged, baseline: Diverged | None) -> str:
     share = "" if diverged.of == 1 else f" in {diverged.trials} of {diverged.of} trials"
     too = f"; the baseline in {baseline.trials} of {baseline.of}" if baseline else ""
     return f"diverged{at}{share}{too}"
-
-
-def baseline_words(seeds: int) -> str:
-    """``the baseline (5 seeds)``."""
-    return f"the baseline ({count(seeds, 'seed')})"
 
 
 NOTHING_TO_JUDGE = "neither a loss nor a logged figure that the baseline has, too"

@@ -11,6 +11,7 @@ from halfstep.comparison import model, tables
 from halfstep.comparison.model import SCHEMA
 from halfstep.errors import UsageError
 from halfstep.files import read_json
+from halfstep.report.compared import rebuilt
 from halfstep.safe_text import clean
 
 Table = Literal["trials", "precisions", "steps"]
@@ -115,8 +116,6 @@ def rebuild(folder: str | Path) -> Comparison:
     A folder that holds none of what a comparison was asked for (an older one, or a single file moved there) is read
     by :func:`load`.
     """
-    from halfstep.comparison.running import rebuilt
-
     path = Path(folder)
     if not (path / "request.json").exists():
         return load(folder)

@@ -1,0 +1,116 @@
+"""A comparison in words: every ``words``, ``text`` and warning that its JSON has, made from its values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from halfstep.comparison.advice import advise
+from halfstep.comparison.model import (
+    Comparison,
+    Explanation,
+    FigureRow,
+    Method,
+    PrecisionRow,
+    Ratio,
+    TrialRow,
+)
+from halfstep.comparison.why import Trials
+from halfstep.report.words import warnings
+from halfstep.report.words.advice import advised
+from halfstep.report.words.explanations import no_faster_words, no_smaller_words
+from halfstep.report.words.method import METHOD
+from halfstep.report.words.quality import figure_words, quality_words
+from halfstep.report.words.ratios import ratio_words
+
+
+def worded(comparison: Comparison) -> Comparison:
+    """The comparison with its words; one that has them already would have its warnings twice."""
+    rows = worded_rows(comparison.verdicts, comparison.trials)
+    drift = replace(
+        comparison.speed_drift, words=warnings.drift(comparison.speed_drift, _several(comparison.trials))
+    )
+    if drift.words and rows:
+        # The first row is the baseline, which every ratio rests on.
+        rows[0] = replace(rows[0], warnings=(*rows[0].warnings, drift.words))
+    recommendation = comparison.recommendation
+    advice = advise(rows, recommendation.prefer, comparison.fit_batch)
+    text, reasons = advised(advice)
+    return replace(
+        comparison,
+        verdicts=tuple(map(_with_sentences, rows)),
+        speed_drift=drift,
+        recommendation=replace(recommendation, text=text, reasons=reasons),
+        method=tuple(Method(figure, how) for figure, how in METHOD),
+    )
+
+
+def _several(trials: Sequence[TrialRow]) -> bool:
+    """Whether steps of more than one precision were measured."""
+    return len({trial.precision for trial in trials if trial.status == "ok" and trial.step_seconds}) > 1
+
+
+def worded_rows(rows: Sequence[PrecisionRow], trials: Sequence[TrialRow]) -> list[PrecisionRow]:
+    """The rows with the words on their figures; explanations are clauses, as the reasons of the advice take them."""
+    base = rows[0] if rows else PrecisionRow()
+    return [_worded(row, base, trials) for row in rows]
+
+
+def _worded(row: PrecisionRow, base: PrecisionRow, trials: Sequence[TrialRow]) -> PrecisionRow:
+    own, theirs = (trials_of(each, trials) for each in (row, base))
+    unseeded = min(row.quality.seeds, base.quality.seeds) > 1
+    row = replace(
+        row,
+        speed_ratio=_ratio(row.speed_ratio, "speed_ratio"),
+        memory_ratio=_ratio(row.memory_ratio, "memory_ratio"),
+        energy_ratio=_ratio(row.energy_ratio, "energy_ratio"),
+        loss=None if row.loss is None else _figure(row.loss, unseeded),
+        logged={name: _figure(figure, unseeded) for name, figure in row.logged.items()},
+        why_no_faster=_explained(row.why_no_faster, no_faster_words, row, own, theirs),
+        why_memory=_explained(row.why_memory, no_smaller_words, row, own, theirs),
+        warnings=(*row.warnings, *warnings.of_row(row, [trial for _, trial in own])),
+    )
+    return replace(row, quality=replace(row.quality, words=quality_words(row, base)))
+
+
+def trials_of(row: PrecisionRow, trials: Sequence[TrialRow]) -> Trials:
+    """The precision's trials that ended well, with their places; where none did, all of its trials."""
+    own = [(i, trial) for i, trial in enumerate(trials) if trial.precision == row.precision]
+    return [each for each in own if each[1].status == "ok"] or own
+
+
+def _ratio(ratio: Ratio | None, name: str) -> Ratio | None:
+    return None if ratio is None else replace(ratio, words=ratio_words(ratio, name))
+
+
+def _figure(row: FigureRow, unseeded: bool) -> FigureRow:
+    if row.difference is None or row.kind is None:
+        return row
+    over = row.over_run
+    if over is not None and over.difference is not None and over.kind is not None:
+        over = replace(over, words=figure_words(over.difference, over.kind, None, unseeded))
+    words = figure_words(row.difference, row.kind, row.difference.fall, unseeded)
+    return replace(row, words=words, over_run=over)
+
+
+Said = Callable[[Explanation, PrecisionRow, Trials, Trials], str]
+
+
+def _explained(
+    entries: Sequence[Explanation], said: Said, row: PrecisionRow, own: Trials, base: Trials
+) -> tuple[Explanation, ...]:
+    return tuple(replace(entry, text=said(entry, row, own, base)) for entry in entries)
+
+
+def _with_sentences(row: PrecisionRow) -> PrecisionRow:
+    """With its explanations as items of a list: a share of the step or of the peak, or a fact in a sentence."""
+    return replace(
+        row,
+        why_no_faster=tuple(map(sentence, row.why_no_faster)),
+        why_memory=tuple(map(sentence, row.why_memory)),
+    )
+
+
+def sentence(entry: Explanation) -> Explanation:
+    """A clause with a capital letter; a fact has a full stop, too."""
+    return replace(entry, text=f"{entry.text[:1].upper()}{entry.text[1:]}{'.' * (entry.share is None)}")

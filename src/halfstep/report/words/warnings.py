@@ -1,0 +1,83 @@
+"""Warnings of a precision's row: what disturbed its trials, what they went on from, a loss that stands still."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from halfstep.comparison.disturbance import OTHERS
+from halfstep.comparison.model import Disturbed, Drift, PrecisionRow, StandsStill, Trend, TrialRow, WentOn
+from halfstep.comparison.stillness import lost_constants, sixteen_bits
+
+#: what to do about trials that went on from another's files
+CURE = "give each trial a folder of its own, which HALFSTEP_TRIAL in its environment names, or start it anew"
+
+
+def of_row(row: PrecisionRow, trials: Sequence[TrialRow]) -> list[str]:
+    """The warnings of a precision, from its row and its trials."""
+    still = [] if row.stands_still is None else [stands_still(row.stands_still, row)]
+    return [*_disturbed(trials), *still]
+
+
+def disturbed(found: Disturbed) -> str:
+    """``other processes took 1.9 of 2 cores, and it waited 31% of its time for a processor``."""
+    cores, others, waited = found.cores or 1, found.others_cores or 0.0, found.waited_share or 0.0
+    told = f"other processes took {others:.1f} of {cores} cores, and " if others >= OTHERS * cores else ""
+    return f"{told}it waited {waited:.0%} of its time for a processor"
+
+
+def _disturbed(trials: Sequence[TrialRow]) -> list[str]:
+    """Of the trials that other work disturbed, the worst."""
+    found = [t.disturbed for t in trials if t.disturbed and t.disturbed.waited_share is not None]
+    if not found:
+        return []
+    worst = max(found, key=lambda each: each.waited_share or 0.0)
+    which = "" if len(trials) == 1 else f" in {len(found)} of {len(trials)} trials"
+    return [f"disturbed{which}: {disturbed(worst)}; such step times count for no verdict on speed"]
+
+
+def went_on(found: WentOn) -> str:
+    """``went on from last.pt, which an earlier trial wrote, and made 30 of 40 steps``."""
+    files = ", ".join(found.files[:3]) + ", …" * (len(found.files) > 3)
+    fewer = f", and made {found.steps} of {found.of} steps" if found.steps < found.of else ""
+    return f"went on from {files}, which an earlier trial wrote{fewer}"
+
+
+def stands_still(still: StandsStill, row: PrecisionRow) -> str:
+    """A loss that did not move, with the constants of Adam that the format of the optimizer's state cannot hold."""
+    said = (
+        f"the loss did not move in {row.steps or 0} steps (it fell by {still.fall:.2g}), while in {row.baseline} it "
+        f"fell by {still.baseline_fall:.2g}"
+    )
+    sixteen = sixteen_bits(row.held)
+    if not sixteen:
+        return said
+    lost = [f"{name} = {value:g} is {rounded:g}" for name, value, rounded in lost_constants(sixteen)]
+    constants = f"; of Adam's constants {' and '.join(lost)} in {sixteen}" if lost else ""
+    return f"{said}: its weights are stored in {sixteen}, where updates below half their last digit are lost{constants}"
+
+
+def drift(found: Drift, several: bool) -> str:
+    """How the machine changed its pace; empty where it did not.
+
+    Args:
+        found: the drift from trial to trial, and within the trials.
+        several: whether more than one precision was measured.
+    """
+    words = []
+    if across := _seen(found.across_trials):
+        words.append(
+            f"steps became {_by(across)} from the first trials to the last (p = {across.p:.2g}); trials are "
+            "interleaved, so that all precisions bear it alike"
+        )
+    if within := _seen(found.within_trials):
+        of_all = " of all precisions" * several
+        words.append(f"steps became {_by(within)} within the trials{of_all} (p = {within.p:.2g})")
+    return "; ".join(words)
+
+
+def _seen(trend: Trend | None) -> Trend | None:
+    return trend if trend is not None and trend.significant else None
+
+
+def _by(trend: Trend) -> str:
+    return f"{abs(trend.rise):.0%} {'slower' if trend.rise > 0 else 'faster'}"
