@@ -505,7 +505,7 @@ def test_skipped_steps_are_told_as_what_they_are(skipped: int, told: str) -> Non
             "bf16: timed out, ran longer than the time limit of 8 s",
         ),
         ("interrupted", "interrupted by Ctrl-C after 9 steps", "bf16: interrupted by Ctrl-C after 9 steps"),
-        ("interrupted", "terminated by SIGTERM", "bf16: interrupted, terminated by SIGTERM"),
+        ("interrupted", "terminated by SIGTERM", "bf16: terminated by SIGTERM"),
     ],
 )
 def test_a_failure_is_said_in_words_and_once(status: str, reason: str, said: str) -> None:

@@ -98,13 +98,14 @@ def test_the_verdict_comes_first(sample: Seen) -> None:
 
 
 def test_evidence_leads_to_its_row(sample: Seen) -> None:
-    links = {attrs["href"] for tag, attrs in sample.tags if tag == "a"}
-    assert links == {"#verdicts-2", "#verdicts-4", "#trials-3"}
+    links = {attrs["href"]: attrs["title"] for tag, attrs in sample.tags if tag == "a"}
+    assert links.keys() == {"#verdicts-2", "#verdicts-4", "#trials-3"}
+    assert links["#trials-3"] == "trials[3].ran_as", "the last of its entries"
     assert {link.removeprefix("#") for link in links if link} <= {attrs.get("id") for _, attrs in sample.tags}
 
 
 def test_what_does_not_pay_is_explained_with_its_shares(sample: Seen) -> None:
-    assert "Why fp16 gains little 69% Products as measured trials[3] 17% Other as measured" in sample.text
+    assert "Why fp16 gains little 69% Products as measured see row 17% Other as measured" in sample.text
     assert "Why fp16 needs hardly less memory 60% Activations as measured" in sample.text
     assert "Why bf16" not in sample.text
 

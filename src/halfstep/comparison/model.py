@@ -67,14 +67,10 @@ class EvidenceRef:
         """The row's field that it stands in."""
         return self.path[0] if self.path else ""
 
-    @property
-    def row_text(self) -> str:
-        """The row alone: ``trials[0]``."""
-        return "" if self.table is None else f"{self.table}[{self.row}]"
-
     def as_text(self) -> str:
         """As JSON has it."""
-        return self.row_text + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in self.path)
+        row = "" if self.table is None else f"{self.table}[{self.row}]"
+        return row + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in self.path)
 
     @classmethod
     def from_text(cls, text: str) -> EvidenceRef:

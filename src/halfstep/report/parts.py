@@ -155,6 +155,7 @@ class Comparison:
     missing: tuple[str, ...]
     advised: str
     decided: bool
+    headline: str
     advice: str
     reasons: tuple[Reason, ...]
     framework: str

@@ -10,6 +10,7 @@ from halfstep.comparison import model
 from halfstep.comparison.curves import LOSS
 from halfstep.comparison.model import DIFFERENCES, NonFinite, PrecisionRow, Ratio, Spread, StepTime, TrialRow
 from halfstep.report.parts import STATUS_WORDS, Absent, Comparison, Figure, Row, Trial
+from halfstep.report.words.headline import headline
 from halfstep.report.words.quality import verdict_words
 
 _NOT_RECORDED = "not recorded"
@@ -34,6 +35,7 @@ def read(raw: Mapping[str, Any]) -> Comparison:
         missing=found.missing,
         advised=advice.precision or "",
         decided=advice.decided,
+        headline=headline(found) if advice.text else "No advice",
         advice=advice.text or _NO_ADVICE,
         reasons=advice.reasons,
         framework=advice.adopt.framework if advice.adopt else "",

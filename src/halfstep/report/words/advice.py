@@ -29,6 +29,7 @@ from halfstep.comparison.model import Cause, PrecisionRow, Ratio, Reason
 from halfstep.comparison.rows import enough_steps
 from halfstep.comparison.rules import Answer
 from halfstep.plural import count
+from halfstep.report.parts import STATUS_WORDS
 from halfstep.report.words import warnings
 from halfstep.report.words.ratios import OF_RATIO, gained
 
@@ -68,8 +69,12 @@ def claimed(claim: Claim, evidence: Evidence) -> str:
 
 
 def _failed(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
-    status = row.status.replace("_", " ")
-    said = row.reason if row.reason.startswith(status) else f"{status}, {row.reason}"
+    # The reason of an interrupted trial is how it was.
+    said = (
+        row.reason
+        if row.status == "interrupted"
+        else f"{STATUS_WORDS.get(row.status, row.status)}, {row.reason}"
+    )
     return f"{said}; it {warnings.went_on(row.went_on)}" if row.went_on else said
 
 
