@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from halfstep.pytorch.dtypes import format_name
+from halfstep.pytorch.recording.flops import FORMULAS
 from halfstep.pytorch.recording.products import ProductCounter
 from halfstep.record import Writer, read
 
@@ -38,6 +40,11 @@ def counted(program: Callable[[], object]) -> dict[str, int]:
         (lambda: torch.vmap(lambda row: row @ B)(A), {"fp32": 2 * 3 * 4 * 5}),
         (lambda: torch.vmap(lambda a: a @ B)(A.expand(7, 3, 4)), {"fp32": 7 * 2 * 3 * 4 * 5}),
         (lambda: torch.vmap(torch.mm)(A.expand(7, 3, 4), B.expand(7, 4, 5)), {"fp32": 7 * 2 * 3 * 4 * 5}),
+        (lambda: A @ B[:, 0], {"fp32": 2 * 3 * 4}),
+        (lambda: torch.addmv(torch.ones(3), A, B[:, 0]), {"fp32": 2 * 3 * 4}),
+        (lambda: torch._int_mm(torch.ones(32, 8, dtype=torch.int8), torch.ones(8, 16, dtype=torch.int8)), {"int8": 2 * 32 * 8 * 16}),
+        (lambda: torch.ops.aten._addmm_activation(torch.ones(5), A, B), {"fp32": 2 * 3 * 4 * 5}),
+        (lambda: F.grouped_mm(torch.ones(16, 8), torch.ones(2, 8, 4), offs=torch.tensor([6, 16], dtype=torch.int32)), {"fp32": 2 * 16 * 8 * 4}),
         # an image of 9x9, stride 2, kernel of 3: 4x4 places
         (lambda: F.conv2d(torch.ones(2, 3, 9, 9), torch.ones(8, 3, 3, 3), stride=2), {"fp32": 2 * 2 * 16 * 8 * 3 * 9}),
         (lambda: F.conv1d(torch.ones(2, 4, 9), torch.ones(8, 2, 3), padding=1, groups=2), {"fp32": 2 * 2 * 9 * 8 * 2 * 3}),
@@ -46,6 +53,30 @@ def counted(program: Callable[[], object]) -> dict[str, int]:
 )  # fmt: skip
 def test_flops(program: Callable[[], object], flops: dict[str, int]) -> None:
     assert counted(program) == flops
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("network", [nn.LSTM, nn.GRU])
+def test_recurrent_networks(network: type[nn.RNNBase], dtype: torch.dtype) -> None:
+    """For each row: gates x hidden by what comes in and by the state, per layer and direction; twice that backward."""
+    net, x = network(4, 6, num_layers=2, bidirectional=True).to(dtype), torch.ones(3, 5, 4, dtype=dtype)
+    gates = {nn.LSTM: 4, nn.GRU: 3}[network]
+    forward = 2 * 3 * 5 * 2 * gates * 6 * ((4 + 6) + (12 + 6))
+    name = format_name(dtype)
+    assert counted(lambda: net(x)) == {name: forward}
+    x.requires_grad_()
+    out = net(x)[0]
+    backward = counted(lambda: out.sum().backward())[name]
+    # the product by a first state, which has no gradient, may be left out
+    assert 2 * forward - 2 * 5 * 2 * 2 * 2 * gates * 6 * 6 <= backward <= 2 * forward
+
+
+def test_cudnns_recurrent_networks() -> None:
+    """By their arguments, as PyTorch's dispatcher has them: an LSTM of two layers that projects 6 to 2, both ways."""
+    arguments = [(3, 5, 4), [], 0, [], (4, 5, 2), (4, 5, 6), 2, 6, 2, 2, False, 0.0, True, True, [], []]
+    rows = 2 * 3 * 5 * 2 * (4 * 6 * ((4 + 2) + (4 + 2)) + 2 * 2 * 6)
+    assert FORMULAS["aten::_cudnn_rnn"](arguments) == rows
+    assert FORMULAS["aten::_cudnn_rnn_backward"]([*arguments[:6], [], [], [], [], *arguments[6:]]) == 2 * rows
 
 
 def test_the_backward_pass_of_a_convolution_in_groups() -> None:

@@ -51,11 +51,16 @@ class Product:
 _NO_TENSOR = ("", "Scalar", "ScalarList")
 
 #: how many of the arguments are a product's bias and factors; what follows is numbers, and the tensor it is written to
-_FACTORS = {"mm": 2, "bmm": 2, "addmm": 3, "baddbmm": 3, "_scaled_mm": 2}
+_FACTORS = {
+    **{"mm": 2, "bmm": 2, "_int_mm": 2, "_scaled_mm": 2, "_grouped_mm": 2, "_scaled_grouped_mm": 2, "mv": 2},
+    **{"addmm": 3, "baddbmm": 3, "_addmm_activation": 3, "addmv": 3},
+}
 
 
 def operands_of(name: str, values: Values, kinds: Sequence[str]) -> list[tuple[Shape, str]]:
     """Shape and type of the tensors that take part in a product."""
+    if "_rnn" in name:  # its input, and a weight of the type that cuDNN wants of both
+        return [(values[0], kinds[0])] * 2
     end = _FACTORS.get(name.rpartition("::")[2], len(values))
     tensors = zip(values[:end], kinds, strict=False)
     return [(shape, kind) for shape, kind in tensors if kind not in _NO_TENSOR]
@@ -67,6 +72,46 @@ def _product(values: Values) -> int:
     if len(a) < 2 or len(a) != len(b) or a[-1] != b[-2]:
         raise ValueError("no product")
     return 2 * math.prod(a) * int(b[-1])
+
+
+def _matrix_at(place: int) -> Callable[[Values], int]:
+    """A matrix by a vector."""
+    return lambda values: 2 * math.prod(values[place])
+
+
+def _grouped(values: Values) -> int:
+    """Products in groups that share the rows, columns or terms of one matrix: (m, k) by (groups, k, n), and so on."""
+    a, b = values[:2]
+    return int(2 * math.prod(a) * b[-1] if len(a) <= len(b) else 2 * math.prod(b) * a[-2])
+
+
+def _recurrent(values: Values) -> int:
+    """A layer and direction of oneDNN's: each step multiplies x by the first weight, and the state by the second."""
+    x, of_input, of_state = values[:3]
+    return int(2 * math.prod(x[:-1]) * (math.prod(of_input) + math.prod(of_state)))
+
+
+def _all_recurrent(mode: int) -> Callable[[Values], int]:
+    """All layers and directions of cuDNN's, for each row of x; the arguments of the network begin at ``mode``."""
+
+    def flops(values: Values) -> int:
+        kind, hidden, projected, layers, *_, bidirectional = values[mode : mode + 8]
+        directions, out, per_row = 1 + bool(bidirectional), projected or hidden, 0
+        for layer in range(layers):
+            width = out * directions if layer else values[0][-1]
+            per_row += directions * hidden * (_GATES[kind] * (width + out) + projected)
+        return int(2 * math.prod(values[0][:-1]) * per_row)
+
+    return flops
+
+
+def _twice(forward: Callable[[Values], int]) -> Callable[[Values], int]:
+    """A backward pass with gradients of inputs and weights."""
+    return lambda values: 2 * forward(values)
+
+
+#: of cuDNN's networks: with ReLU, with tanh, LSTM, GRU
+_GATES = (1, 1, 4, 3)
 
 
 def _first(count: int) -> Callable[[Values], int]:
@@ -126,6 +171,13 @@ FORMULAS: dict[str, Callable[[Values], int]] = {
         if str(packet).startswith("aten.") and str(packet)[5:] not in _INNER
     },
     **{f"aten::{name}": _first(count) for name, count in _FACTORS.items()},
+    "aten::mv": _matrix_at(0),
+    "aten::addmv": _matrix_at(1),
+    **dict.fromkeys(("aten::_grouped_mm", "aten::_scaled_grouped_mm"), _grouped),
+    "aten::mkldnn_rnn_layer": _recurrent,
+    "aten::mkldnn_rnn_layer_backward": _twice(_recurrent),
+    "aten::_cudnn_rnn": _all_recurrent(6),
+    "aten::_cudnn_rnn_backward": _twice(_all_recurrent(10)),
     "aten::convolution": _convolution,
     "aten::convolution_backward": _convolution_backward,
     "aten::_scaled_dot_product_flash_attention_for_cpu": _attention,
