@@ -157,8 +157,11 @@ class Evidence:
 
     @property
     def scale(self) -> float:
-        """The loss scale of the last step that was made; of the last step where none was."""
-        made = [s for s in self.record.steps if not s.get("skipped")] or self.record.steps
+        """The loss scale of the last step that was made; of the first step where none was.
+
+        Where every step is skipped the scale falls to its floor, and judges no gradient there.
+        """
+        made = [s for s in self.record.steps if not s.get("skipped")] or self.record.steps[:1]
         return float(made[-1].get("loss_scale", 1.0)) if made else 1.0
 
     @property
