@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint types format clean
+.PHONY: help demo test test-long lint types docs format clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -28,12 +28,19 @@ lint: $(INSTALLED) ## ruff: rules and format; import-linter (needs Python 3.11):
 types: $(INSTALLED) ## mypy, strict
 	$(BIN)/mypy
 
+docs: $(INSTALLED) ## build the site in docs/_build, strictly (half a minute; needs Python 3.11)
+	@$(BIN)/python -c 'import sphinx' 2> /dev/null || { \
+	  echo "halfstep: the site needs Python 3.11 or newer, and $(VENV) has another; name one as in make PYTHON=python3.12 docs." >&2; \
+	  exit 1; }
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo "halfstep: the site is docs/_build/index.html."
+
 format: $(INSTALLED) ## let ruff rewrite the files
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 clean: ## remove all that make has made, the environment too
-	rm -rf $(VENV) halfstep-out/demo build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) halfstep-out/demo build docs/_build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt tools/install.py

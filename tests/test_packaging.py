@@ -116,10 +116,10 @@ def test_an_environment_of_another_python_is_made_anew(version: str | None, tmp_
     assert INSTALL["is_this_version"](Path(sys.executable)) is (find_spec("pip") is not None)
 
 
-def test_ci_runs_make_test():
+def test_ci_runs_the_tests_and_builds_the_site():
     script = (ROOT / ".ci" / "run").read_text()
     assert script.startswith("#!/usr/bin/env bash\n")
-    assert {"set -euo pipefail", "make test"} <= set(script.splitlines())
+    assert {"set -euo pipefail", "make test", "make docs"} <= set(script.splitlines())
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
 
 
@@ -133,7 +133,7 @@ needs_make = pytest.mark.skipif(not shutil.which("make"), reason="make is not in
 @needs_make
 def test_make_alone_lists_every_target():
     shown = make().stdout
-    for target in ["help", "demo", "test", "lint", "types", "format", "clean"]:
+    for target in ["help", "demo", "test", "lint", "types", "docs", "format", "clean"]:
         assert f"  make {target} " in shown
 
 
