@@ -6,6 +6,7 @@ import re
 import runpy
 import shlex
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import get_args
 
@@ -59,6 +60,15 @@ def test_the_benchmarks_that_are_named_exist_with_their_options(path: Path) -> N
         source = (ROOT / script).read_text(encoding="utf-8")
         for option in re.findall(r"--[a-z-]+", options):
             assert f'"{option}"' in source, f"{script} {option}"
+
+
+@page
+def test_what_is_taken_from_the_source_is_there(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    named = re.findall(r"auto\w+:: ([\w.]+)$", text, re.MULTILINE)
+    named += [name.replace(":", ".") for name in re.findall(r"json-fields} ([\w.:]+)", text)]
+    for module, _, name in (name.rpartition(".") for name in named):
+        assert hasattr(import_module(module), name), f"{module}.{name}"
 
 
 @page
