@@ -66,7 +66,7 @@ def _fields(kind: Any) -> list[tuple[Any, Any]]:
 
 def _read(hint: Any, raw: object, lines: bool = False) -> Any:
     """One part by its type; see the module's docstring."""
-    origin, inner = get_origin(hint), get_args(hint)
+    origin, inner = _shape(hint)
     if origin in (Union, types.UnionType):
         return None if raw is None else _one_of(inner, raw, lines)
     if origin is Literal:
@@ -93,6 +93,11 @@ def _read(hint: Any, raw: object, lines: bool = False) -> Any:
     return read(hint, raw if isinstance(raw, Mapping) else _require(None))
 
 
+@functools.cache
+def _shape(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    return get_origin(hint), get_args(hint)
+
+
 def _require(value: T | None) -> T:
     if value is None:
         raise Unreadable
@@ -116,6 +121,9 @@ def _items(hints: Sequence[Any], raw: object) -> tuple[Any, ...]:
     if Ellipsis not in hints:
         pairs = zip(hints, _require(items if len(items) == len(hints) else None), strict=True)
         return tuple(_read(hint, item) for hint, item in pairs)
+    of_floats = hints[0] is float or set(_shape(hints[0])[1]) == {float, types.NoneType}
+    if of_floats and all(type(item) is float and math.isfinite(item) for item in items):
+        return tuple(items)  # the losses of a long run, with no call for each
     found = []
     for item in items:
         try:

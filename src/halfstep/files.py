@@ -14,12 +14,12 @@ from typing import Any
 _DEEPEST = 50
 
 
-def json_text(value: Any, indent: int | None = None) -> str:
-    """``value`` as JSON; null stands for every number that JSON has no word for."""
+def json_text(value: Any, **how: Any) -> str:
+    """``value`` as JSON, written as ``json.dumps`` is told; null stands for every number that JSON has no word for."""
     try:
-        return json.dumps(value, indent=indent, allow_nan=False)
+        return json.dumps(value, allow_nan=False, **how)
     except ValueError:
-        return json.dumps(without_nan(value), indent=indent, allow_nan=False)
+        return json.dumps(without_nan(value), allow_nan=False, **how)
 
 
 def read_json(path: Path) -> Any:
@@ -42,6 +42,8 @@ def parsed(text: str) -> Any:
         value = json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    if text.count("[") + text.count("{") < _DEEPEST:
+        return value
     level = [value]
     for _ in range(_DEEPEST):
         level = [item for part in level for item in _items(part)]

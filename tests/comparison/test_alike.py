@@ -32,7 +32,7 @@ def advised(
         for repeat in range(2)
         for precision, (seconds, losses, events) in rows.items()
     ]
-    found: list[dict[str, Any]] = told_rows(trials, [trial_row(each, [], "") for each in trials])
+    found: list[dict[str, Any]] = told_rows(trials, [trial_row(each, (), "") for each in trials])
     return recommend(found), found
 
 
@@ -95,7 +95,7 @@ def test_a_failed_precision_is_told_with_its_reason_whatever_is_advised() -> Non
     ]
     failed = outcome("fp16", FALLING[:2], status="failed")
     failed.reason = "RuntimeError: Index put requires the source and destination dtypes match"
-    rows = [trial_row(each, [], "") for each in (*trials, failed)]
+    rows = [trial_row(each, (), "") for each in (*trials, failed)]
     found = recommend(told_rows([*trials, failed], rows))
     assert found["precision"] == "fp32"
     assert f"fp16: failed, {failed.reason}" in [reason["text"] for reason in found["reasons"]]

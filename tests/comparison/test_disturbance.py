@@ -60,7 +60,7 @@ def compared(seconds: dict[str, list[tuple[float, bool]]]) -> tuple[dict[str, An
             flops = {"event": "sample", "matmul_flops": {precision: 9}}
             made.record.add(flops)
             trials.append(made)
-            rows.append(replace(trial_row(made, [], ""), disturbed=told if disturbed else None))
+            rows.append(replace(trial_row(made, (), ""), disturbed=told if disturbed else None))
     found: list[dict[str, Any]] = told_rows(trials, rows)
     return recommend(found), found
 

@@ -59,7 +59,7 @@ def test_a_file_of_an_earlier_trial_that_is_written_anew(second: Record, files: 
 def test_there_is_no_verdict_on_a_trial_that_went_on() -> None:
     falling = [2 - 0.04 * step for step in range(40)]
     trials = [outcome("fp32", falling), outcome("bf16", [loss - 0.4 for loss in falling[:30]])]
-    rows = [trial_row(each, [], "") for each in trials]
+    rows = [trial_row(each, (), "") for each in trials]
     rows[1] = replace(rows[1], disturbed=Disturbed(files=("last.pt",)))
     found = told_rows(trials, rows)
     advice = recommend(found)

@@ -22,7 +22,7 @@ from .told import told_rows
 
 
 def judged(outcomes: list[Outcome], tolerance: Tolerance | None = None) -> dict[str, dict[str, Any]]:
-    rows = [trial_row(o, [], "") for o in outcomes]
+    rows = [trial_row(o, (), "") for o in outcomes]
     return {row["precision"]: row for row in told_rows(outcomes, rows, tolerance)}
 
 

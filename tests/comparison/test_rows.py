@@ -31,4 +31,4 @@ def test_products_that_ran_otherwise_are_warned_of(
     trial = outcome(precision, [1.0] * 10)
     trial.record.add({"event": "takeover", "asked": asked})
     trial.record.add({"event": "sample", "matmul_flops": flops})
-    assert trial_row(trial, [], "").warnings == said
+    assert trial_row(trial, (), "").warnings == said

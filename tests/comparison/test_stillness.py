@@ -64,7 +64,7 @@ def test_a_precision_whose_loss_stands_still_is_not_advised() -> None:
         for repeat in range(2)
         for precision, losses, seconds in (("fp32", FALLING, 0.276), ("bf16-true", [2.0] * 60, 0.1))
     ]
-    found = told_rows(trials, [trial_row(each, [], "") for each in trials])
+    found = told_rows(trials, [trial_row(each, (), "") for each in trials])
     advice = recommend(found)
     assert found[1]["speed_ratio"]["significant"]
     assert found[1]["warnings"][-1].startswith("the loss did not move in 60 steps")

@@ -259,6 +259,24 @@ def test_embedded_json_reads_back_and_cannot_end_its_element(value: Any) -> None
     assert not set("<>&\u2028\u2029") & set(written)
 
 
+def test_a_large_comparison_is_in_the_page_without_its_single_steps() -> None:
+    """A short one stands in it as a whole."""
+    for steps, whole in ((60, True), (4000, False)):
+        compared = comparison(steps=steps)
+        seen = Seen(page.render(compared))
+        embedded = json.loads(next(text for text in seen.scripts if text.startswith('{"schema"')))
+        assert (embedded == compared) is whole
+        assert ("without steps" in seen.text) is not whole
+        if not whole:
+            assert embedded["left_out"] == ["trials[].losses", "trials[].step_times", "trials[].logged"]
+            short = [
+                {k: v for k, v in t.items() if f"trials[].{k}" not in embedded["left_out"]}
+                for t in compared["trials"]
+            ]
+            assert embedded["trials"] == short
+            assert embedded["verdicts"] == compared["verdicts"]
+
+
 def test_figures_that_json_cannot_say_are_null() -> None:
     assert document.embedded({"a": [math.nan, math.inf, 1.0]}) == '{"a":[null,null,1.0]}'
 

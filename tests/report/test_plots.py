@@ -107,12 +107,40 @@ def test_median_curve_is_numpys_nanmedian(columns: list[list[float | None]]) -> 
     np.testing.assert_allclose(ours, expected, rtol=1e-12)
 
 
-def test_a_long_line_keeps_its_highest_and_lowest_points_in_order() -> None:
-    heights = np.random.default_rng(0).standard_normal(100_000).tolist()
-    kept = traces.thinned(list(enumerate(heights)))
-    assert len(kept) <= traces.POINTS
+@pytest.mark.parametrize("most", [traces.FEWEST, traces.POINTS])
+def test_a_long_line_keeps_its_ends_its_extremes_and_its_gaps(most: int) -> None:
+    heights: list[float | None] = np.random.default_rng(0).standard_normal(100_000).tolist()
+    heights[4321], heights[54_321] = 1e3, -1e3
+    heights[70_000:80_000] = [None] * 10_000
+    heights[90_000] = None
+    kept = traces.thinned(list(enumerate(heights)), most)
+    assert len(kept) <= most
     assert [x for x, _ in kept] == sorted({x for x, _ in kept})
-    assert (max(y for _, y in kept), min(y for _, y in kept)) == (max(heights), min(heights))
+    assert (kept[0], kept[-1]) == ((0, heights[0]), (99_999, heights[-1]))
+    assert {(4321, 1e3), (54_321, -1e3), (90_000, None)} <= set(kept)
+    assert {y for x, y in kept if 71_000 + 300_000 / most < x < 79_000 - 300_000 / most} <= {None}
+    assert all(heights[x] == y for x, y in kept)
+
+
+def test_of_many_long_lines_each_has_fewer_points_and_no_spike_is_lost() -> None:
+    compared = comparison(steps=4000, repeats=3)
+    for trial in compared["trials"]:
+        trial["logged"] = {"a": [[step, float(step % 7)] for step in range(4000)]}
+    compared["trials"][0]["losses"][1234] = 1e6
+    found = drawn(seeded(compared))
+    lines = [trace for figure in found.values() for trace in figure["data"] if trace["mode"] == "lines"]
+    assert traces.FEWEST < max(len(trace["x"]) for trace in lines) < traces.ALL / 20
+    assert sum(len(trace["x"]) for trace in lines) <= traces.ALL
+    high = next(
+        t for t in found["loss"]["data"] if t.get("fill") and t["name"] == "fp32" and t["yaxis"] == "y"
+    )
+    assert max(high["y"]) == 1e6
+
+
+def test_a_line_of_crosses_has_a_screenful_of_them() -> None:
+    crosses = traces.holes([1.0, *[None] * 5000], "fp16", "@p1")
+    assert len(crosses["x"]) <= traces.DOTS + 1
+    assert (crosses["x"][0], crosses["x"][-1]) == (1, 5000)
 
 
 def test_step_times_leave_warm_up_out() -> None:

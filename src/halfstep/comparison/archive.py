@@ -68,9 +68,9 @@ def outcomes(request: Request) -> list[Outcome]:
     """The trials that left anything behind, in the order of the plan; those without an end as interrupted."""
     folder = request.folder / "trials"
     ends = [o for path in sorted(folder.glob("*.end.json")) if (o := _ended(request, path)) is not None]
-    known = {o.trial for o in ends}
-    open_ = [_unended(request, path) for path in sorted(folder.glob("*.jsonl"))]
-    found = [*ends, *(o for o in open_ if o is not None and o.trial not in known)]
+    known = {request.job.record(o.trial) for o in ends}
+    left = [_unended(request, path) for path in sorted(folder.glob("*.jsonl")) if path not in known]
+    found = [*ends, *(o for o in left if o is not None)]
     precisions = _order(request, found)
     return sorted(found, key=lambda o: (o.trial.repeat, o.trial.seed, precisions.index(o.trial.precision)))
 

@@ -6,9 +6,10 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from halfstep.comparison.model import Direction
-from halfstep.trials import Outcome
+from halfstep.trials import Outcome, once
 
 #: step -> value
 Curve = Mapping[int, float]
@@ -98,7 +99,7 @@ def countable(value: float) -> bool:
 def names(groups: Sequence[Sequence[Outcome]]) -> list[str]:
     """The loss, if any trial has one, and what was logged of the quality, in order."""
     outcomes = [outcome for group in groups for outcome in group]
-    loss = [LOSS] * any(x is not None for o in outcomes for x in o.record.losses)
+    loss = [LOSS] * any(_losses(o) for o in outcomes)
     logged = dict.fromkeys(name for o in outcomes for name in o.record.logged if is_quality(name))
     # A script that logs its loss under that very name means the same figure.
     return [*loss, *(name for name in logged if name != LOSS or not loss)]
@@ -113,22 +114,39 @@ def by_seed(group: Sequence[Outcome], name: str) -> dict[int, Curve]:
     return {seed: _mean(curves) for seed, curves in sorted(seeds.items())}
 
 
+@once
 def _curve(outcome: Outcome, name: str) -> Curve:
-    if name == LOSS and (known := {i: x for i, x in enumerate(outcome.record.losses) if x is not None}):
-        return known
-    return dict(outcome.record.logged.get(name, []))
+    return (_losses(outcome) if name == LOSS else {}) or dict(outcome.record.logged.get(name, []))
+
+
+@once
+def _losses(outcome: Outcome) -> Curve:
+    return {i: x for i, x in enumerate(outcome.record.losses) if x is not None}
 
 
 def _mean(curves: Sequence[Curve]) -> Curve:
-    common = set(curves[0]).intersection(*curves[1:])
-    columns = {step: [curve[step] for curve in curves] for step in sorted(common)}
-    return {step: math.nan if (m := _finite_mean(column)) is None else m for step, column in columns.items()}
+    import numpy as np
+
+    steps, values = _at_common_steps(curves)
+    with np.errstate(invalid="ignore", over="ignore"):
+        means = np.where((np.abs(values) <= LARGEST).all(axis=0), values.sum(axis=0) / len(curves), math.nan)
+    return dict(zip(steps, means.tolist(), strict=True))
+
+
+def _at_common_steps(curves: Sequence[Curve]) -> tuple[list[int], Any]:
+    """The steps that all the curves have, in order, and each curve's values there, shape [curves, steps]."""
+    import numpy as np
+
+    steps = sorted(set(curves[0]).intersection(*curves[1:]))
+    return steps, np.array([[curve[step] for step in steps] for curve in curves], dtype=float)
 
 
 def difference(ours: Curve, theirs: Curve) -> dict[int, float]:
     """Ours minus theirs, at the steps where both are finite."""
-    steps = sorted(set(ours) & set(theirs))
-    return {s: ours[s] - theirs[s] for s in steps if countable(ours[s]) and countable(theirs[s])}
+    steps, (mine, others) = _at_common_steps([ours, theirs])
+    fine = (abs(mine) <= LARGEST) & (abs(others) <= LARGEST)
+    gaps = (mine[fine] - others[fine]).tolist()
+    return dict(zip((step for step, counts in zip(steps, fine, strict=True) if counts), gaps, strict=True))
 
 
 def area(curve: Curve) -> float | None:

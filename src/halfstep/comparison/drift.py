@@ -17,7 +17,7 @@ from halfstep.comparison import model
 from halfstep.comparison.model import Drift
 from halfstep.comparison.paired import ALPHA
 from halfstep.comparison.rows import measured
-from halfstep.trials import Outcome
+from halfstep.trials import Outcome, once
 
 #: a drift smaller than this is not worth a word
 WORTH_A_WORD = 0.02
@@ -76,12 +76,19 @@ def speed_drift(outcomes: Sequence[Outcome]) -> Drift:
     """
     ended = [o for o in outcomes if o.status == "ok" and len(measured(o)) >= PARTS]
     precisions = dict.fromkeys(o.trial.precision for o in ended)
-    across = trend([[median(measured(o)) for o in ended if o.trial.precision == p] for p in precisions])
-    within = trend([_part_medians(measured(o)) for o in ended])
+    across = trend([[_median(o) for o in ended if o.trial.precision == p] for p in precisions])
+    within = trend([_part_medians(o) for o in ended])
     return Drift(_row(across), _row(within))
 
 
-def _part_medians(times: Sequence[float]) -> list[float]:
+@once
+def _median(outcome: Outcome) -> float:
+    return median(measured(outcome))
+
+
+@once
+def _part_medians(outcome: Outcome) -> list[float]:
+    times = measured(outcome)
     cuts = [times[len(times) * i // PARTS : len(times) * (i + 1) // PARTS] for i in range(PARTS)]
     return [median(cut) for cut in cuts]
 

@@ -15,7 +15,7 @@ from halfstep.meters import Absent, summary
 from halfstep.ran import Ran, words
 from halfstep.record import Record
 from halfstep.stored import PARTS, together
-from halfstep.trials import Outcome
+from halfstep.trials import Outcome, once
 
 #: why an emulated trial has none of these
 EMULATED = "an emulated run reports no speed, memory or energy"
@@ -24,7 +24,8 @@ EMULATED = "an emulated run reports no speed, memory or energy"
 WARMUP = 5
 
 
-def trial_row(outcome: Outcome, command: Sequence[str], log: str) -> TrialRow:
+@once
+def trial_row(outcome: Outcome, command: tuple[str, ...], log: str) -> TrialRow:
     """One trial as a row of the comparison object."""
     record, end, sample = outcome.record, outcome.record.end, outcome.record.sample
     times = measured(outcome)
@@ -72,7 +73,7 @@ def trial_row(outcome: Outcome, command: Sequence[str], log: str) -> TrialRow:
         framework=record.takeover.get("framework"),
         log=log,
         exit_code=outcome.exit_code,
-        command=tuple(command),
+        command=command,
         takeover_seconds=record.takeover.get("seconds"),
         seconds=outcome.seconds,
     )
@@ -116,12 +117,13 @@ def enough_steps(wanted: int) -> int:
     return next(n for n in range(wanted, wanted + 2 * WARMUP) if n - max(warmup_of(n), 3) >= wanted)
 
 
-def measured(outcome: Outcome) -> list[float]:
+@once
+def measured(outcome: Outcome) -> tuple[float, ...]:
     """Seconds of the steps that count: after the warm-up, and not looked at closely."""
     if outcome.record.takeover.get("emulated"):
-        return []
+        return ()
     steps = outcome.record.steps[warmup_of(len(outcome.record.steps)) :]
-    return [s["seconds"] for s in steps if s.get("seconds") is not None and not s.get("sampled")]
+    return tuple(s["seconds"] for s in steps if s.get("seconds") is not None and not s.get("sampled"))
 
 
 def _finite(value: float | None) -> float | None:

@@ -199,7 +199,9 @@ def rebuilt(folder: str | Path) -> Comparison:
 def _batches(folder: Path) -> Fit | None:
     """The batches that fit are the end of a search and stand in the comparison alone."""
     with contextlib.suppress(OSError, ValueError):
-        return codec.read(Comparison, read_json(folder / "comparison.json")).fit_batch
+        raw = read_json(folder / "comparison.json")
+        fit = raw.get("fit_batch") if isinstance(raw, dict) else None
+        return codec.read(Fit, fit) if isinstance(fit, dict) else None
     return None
 
 
@@ -235,12 +237,11 @@ def assemble(
     records = [o.record for o in outcomes]
     others, files = disturbances(records), files_of_earlier_trials(records)
     rows = [
-        replace(
-            trial_row(o, job.command(o.trial), str(job.log(o.trial).relative_to(request.folder))),
-            disturbed=disturbed(other, read),
-        )
-        for o, other, read in zip(outcomes, others, files, strict=True)
+        trial_row(o, tuple(job.command(o.trial)), str(job.log(o.trial).relative_to(request.folder)))
+        for o in outcomes
     ]
+    for i, by in enumerate(map(disturbed, others, files)):
+        rows[i] = replace(rows[i], disturbed=by) if by else rows[i]
     found = verdicts(outcomes, rows, request.tolerance)
     script = Script.of(next((o.record.takeover for o in outcomes if o.record.steps), {}))
     return Comparison(

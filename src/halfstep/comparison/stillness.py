@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -43,13 +44,15 @@ def stands_still(own: Trials, base: Trials) -> StandsStill | None:
     return StandsStill(ours, expected) if clear and ours < STILL * expected else None
 
 
-def _fall(losses: Sequence[float | None]) -> float | None:
+@functools.lru_cache(maxsize=2048)
+def _fall(losses: tuple[float | None, ...]) -> float | None:
     known = [loss for loss in losses if loss is not None and countable(loss)]
     last = final_loss(losses)
     return None if len(known) < FEWEST_STEPS or last is None else known[0] - last
 
 
-def _noise(losses: Sequence[float | None]) -> float:
+@functools.lru_cache(maxsize=2048)
+def _noise(losses: tuple[float | None, ...]) -> float:
     """What losses of the last half differ by from one step to the next, as a standard deviation of one."""
     known = [loss for loss in losses if loss is not None and countable(loss)]
     half = known[len(known) // 2 :]

@@ -192,5 +192,9 @@ def cleaned(value: Any) -> Any:
     if isinstance(value, str):
         return clean(value, lines=True)[:LONGEST]
     if isinstance(value, dict):
-        return {cleaned(key): cleaned(item) for key, item in value.items()}
+        # A number needs no call of its own, and most of a record are numbers.
+        return {
+            cleaned(key): cleaned(item) if isinstance(item, str | dict | list) else item
+            for key, item in value.items()
+        }
     return [cleaned(item) for item in value] if isinstance(value, list) else value

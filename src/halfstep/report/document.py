@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import shlex
 from importlib import resources
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from halfstep.files import without_nan
+from halfstep.files import json_text
 from halfstep.report import bars, units
 from halfstep.report.parts import STATUS_WORDS, Absent, Figure
 from halfstep.report.terminal import why
@@ -24,8 +23,10 @@ _UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", 
 
 def embedded(value: object) -> Markup:
     """JSON that may stand in a script element: no character in it can end the element; nan and inf are null."""
-    written = json.dumps(without_nan(value), separators=(",", ":"))
-    return Markup("".join(_UNSAFE.get(c, c) for c in written))
+    written = json_text(value, separators=(",", ":"))
+    for character, safe in _UNSAFE.items():
+        written = written.replace(character, safe)
+    return Markup(written)
 
 
 def policy(scripts: list[str], styles: list[str]) -> str:

@@ -42,6 +42,10 @@ _ENVIRONMENT = {
 }
 _WRITTEN: dict[str, Callable[[float], str]] = {"seconds": units.duration, "memory_bytes": units.bytes_}
 
+#: a page holds no more figures of single steps than this as JSON: some 20 bytes each
+MOST_OF_STEPS = 20_000
+_OF_STEPS = ("losses", "step_times", "logged")
+
 
 Diagnoses = Sequence[Mapping[str, Any]]
 
@@ -80,6 +84,7 @@ def render(comparison: Mapping[str, Any], diagnoses: Diagnoses = ()) -> str:
     scripts = [get_plotlyjs(), asset("page.js")]
     style = asset("page.css") + (asset("diagnosis.css") if diagnoses else "")
     figures = plots.figures(read_, colours)
+    whole = figures_of_steps(read_) <= MOST_OF_STEPS
     maps = {
         name: figure
         for n, found in enumerate(diagnosed)
@@ -113,12 +118,30 @@ def render(comparison: Mapping[str, Any], diagnoses: Diagnoses = ()) -> str:
             environment=list(environment(read_.environment)),
             options=list(options(read_.options)),
             evidence=evidence(read_),
-            raw=comparison,
+            raw=comparison if whole else without_steps(comparison),
+            whole=whole,
             policy=policy(scripts, [style, EMPTY_STYLE]),
             style=Markup(style),
             scripts=[Markup(script) for script in scripts],
         )
     )
+
+
+def figures_of_steps(comparison: Comparison) -> int:
+    """How many figures of single steps the trials have."""
+    return sum(
+        len(trial.losses) + len(trial.step_times) + sum(map(len, trial.logged.values()))
+        for trial in comparison.trials
+    )
+
+
+def without_steps(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """The object without the figures of single steps; those that it is read by are then absent."""
+    kept = [
+        {name: part for name, part in trial.items() if name not in _OF_STEPS}
+        for trial in comparison["trials"]
+    ]
+    return {**comparison, "left_out": [f"trials[].{name}" for name in _OF_STEPS], "trials": kept}
 
 
 def ratio_scale(rows: tuple[Row, ...]) -> Callable[[float], float]:

@@ -39,7 +39,9 @@ def figures(comparison: Comparison, colours: dict[str, int]) -> dict[str, Figure
     }
     for n, name in enumerate(logged_names(comparison)):
         drawn[f"logged-{n}"] = logged(comparison, colours, name)
-    return {name: figure for name, figure in drawn.items() if figure["data"]}
+    found = {name: figure for name, figure in drawn.items() if figure["data"]}
+    traces.thin(found.values())
+    return found
 
 
 def logged_names(comparison: Comparison) -> list[str]:

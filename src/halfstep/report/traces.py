@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from halfstep.comparison.model import RunPart
 
 POINTS = 1500  # a line longer than this is drawn from its lows and highs
+FEWEST = 100  # points that a line may have however many lines there are
+ALL = 48_000  # points that all lines of a page share: about 1 MB of it
 DOTS = 300
 _GOLDEN = 0.6180339887  # steps of this spread dots evenly over a band, the same way every time
 
@@ -17,34 +19,50 @@ Figure = dict[str, Any]
 Curve = Sequence[float | None]
 
 
-def thinned(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float | None]]:
-    """At most POINTS of the points, in order: each stretch keeps its lowest and its highest."""
-    if len(points) <= POINTS:
+def thinned(
+    points: Sequence[tuple[float, float | None]], most: int = POINTS
+) -> list[tuple[float, float | None]]:
+    """At most so many of the points, in order: the first, the last, and what stands out of each stretch between.
+
+    A stretch keeps its lowest point, its highest and, where one has no value, a gap.
+    """
+    if len(points) <= most:
         return list(points)
-    stretch = -(-len(points) // (POINTS // 2))
-    kept: list[tuple[float, float | None]] = []
-    for start in range(0, len(points), stretch):
-        part = points[start : start + stretch]
-        rising = sorted(range(len(part)), key=[y or 0.0 for _, y in part].__getitem__)
-        kept += [part[i] for i in sorted({rising[0], rising[-1]})]
-    return kept
+    inner = len(points) - 2
+    stretch = -(-inner // ((most - 2) // 3))
+    kept = {0, inner + 1}
+    for start in range(1, inner + 1, stretch):
+        part = range(start, min(start + stretch, inner + 1))
+        known = {i: y for i in part if (y := points[i][1]) is not None}
+        kept |= {pick(known, key=known.__getitem__) for pick in (min, max) if known}
+        kept |= {next(i for i in part if i not in known)} if len(known) < len(part) else set()
+    return [points[i] for i in sorted(kept)]
+
+
+def thin(figures: Iterable[Figure]) -> None:
+    """Leave of every long line what a screen can show, in six digits: the fewer points, the more lines there are."""
+    lines = [trace for figure in figures for trace in figure["data"] if trace["mode"] == "lines"]
+    most = max(FEWEST, min(POINTS, ALL // max(len(lines), 1)))
+    for trace in (trace for trace in lines if len(trace["x"]) > most):
+        kept = thinned(list(zip(trace["x"], trace["y"], strict=True)), most)
+        trace["x"] = [x for x, _ in kept]
+        trace["y"] = [None if y is None else float(f"{y:.6g}") for _, y in kept]
 
 
 def steps(curve: Curve) -> list[tuple[float, float | None]]:
     """A curve's points: step and value."""
-    return [(float(step), value) for step, value in enumerate(curve)]
+    return list(enumerate(curve))
 
 
 def line(
     points: Sequence[tuple[float, float | None]], name: str, colour: str, thin: bool = False, axis: str = "y"
 ) -> Figure:
     """A line through the points; a thin one is a single trial's and stays out of the hover."""
-    kept = thinned(points)
     return {
         "type": "scatter",
         "mode": "lines",
-        "x": [x for x, _ in kept],
-        "y": [y for _, y in kept],
+        "x": [x for x, _ in points],
+        "y": [y for _, y in points],
         "name": plain(name),
         "legendgroup": plain(name),
         "yaxis": axis,
@@ -65,18 +83,15 @@ def band(low: Curve, high: Curve, name: str, colour: str, axis: str = "y", shade
         shade: how dense.
     """
     both = [
-        (float(i), a, b)
-        for i, (a, b) in enumerate(zip(low, high, strict=False))
-        if a is not None and b is not None
+        (i, a, b) for i, (a, b) in enumerate(zip(low, high, strict=False)) if a is not None and b is not None
     ]
-    kept = both[:: -(-len(both) // POINTS)] if both else []
-    common: Figure = {"type": "scatter", "mode": "lines", "x": [x for x, _, _ in kept], "name": plain(name)}
+    common: Figure = {"type": "scatter", "mode": "lines", "x": [x for x, _, _ in both], "name": plain(name)}
     common |= {"legendgroup": plain(name), "yaxis": axis, "hoverinfo": "skip"}
     common |= {"line": {"width": 0, "color": colour}}
-    lower, upper = {"y": [a for _, a, _ in kept]}, {"y": [b for _, _, b in kept]}
+    lower, upper = {"y": [a for _, a, _ in both]}, {"y": [b for _, _, b in both]}
     return (
         [common | lower, common | upper | {"fill": "tonexty", "fillcolor": f"{colour}:{shade}"}]
-        if kept
+        if both
         else []
     )
 
@@ -120,6 +135,7 @@ def holes(curve: Curve, name: str, colour: str) -> Figure:
         last = last if value is None else value
         if value is None:
             at.append((step, last))
+    at = [*at[: -1 : -(-len(at) // DOTS)], at[-1]] if at else []
     return {
         "type": "scatter",
         "mode": "markers",

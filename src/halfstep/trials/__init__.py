@@ -9,5 +9,6 @@ from halfstep.trials.outcome import caused_by_format as caused_by_format
 from halfstep.trials.outcome import diverged_from as diverged_from
 from halfstep.trials.outcome import judge as judge
 from halfstep.trials.outcome import modules_to_keep as modules_to_keep
+from halfstep.trials.outcome import once as once
 from halfstep.trials.outcome import records_at as records_at
 from halfstep.trials.run import run_trial as run_trial

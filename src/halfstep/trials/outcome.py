@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import math
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from halfstep.errors import UsageError
 from halfstep.format_errors import FormatError, cure_words, format_error
@@ -17,6 +19,9 @@ from halfstep.recipes import parse
 from halfstep.record import Record, read
 from halfstep.safe_text import clean
 from halfstep.trials.job import Job, Trial
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Status = Literal[
     "ok", "diverged", "out_of_memory", "failed", "timed_out", "unsupported", "interrupted", "damaged"
@@ -52,6 +57,8 @@ class Outcome:
     record: Record
     ranks: list[Record] = field(default_factory=list)
     seconds: float = 0.0
+    #: what has been computed of it, see :func:`once`
+    kept: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def trusted(self) -> Outcome:
         """The same, without any figure of records of which a part is missing: the trial is to be run again."""
@@ -62,6 +69,20 @@ class Outcome:
         status: Status = "interrupted" if self.status == "interrupted" else "damaged"
         reason = self.reason if told else f"its record cannot be used: {damage}"
         return replace(self, status=status, reason=reason, record=self.record.without_figures(), ranks=[])
+
+
+def once(function: Callable[Concatenate[Outcome, P], T]) -> Callable[Concatenate[Outcome, P], T]:
+    """A function of a trial that has ended: computed once and kept with the trial, as its record does not change."""
+
+    @functools.wraps(function)
+    def kept(outcome: Outcome, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        key = (function, *args, *kwargs.items())
+        if key not in outcome.kept:
+            outcome.kept[key] = function(outcome, *args, **kwargs)
+        found: T = outcome.kept[key]
+        return found
+
+    return kept
 
 
 def outcome_of(job: Job, trial: Trial, exit_code: int | None, stopped: Status | None, by: str) -> Outcome:
