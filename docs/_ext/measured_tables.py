@@ -13,6 +13,8 @@ from typing import Any
 from format_pictures import MarkdownTable
 from sphinx.application import Sphinx
 
+from halfstep.report.words.method import METHOD
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -182,6 +184,12 @@ def gallery() -> Rows:
             yield [case["name"], shown, times(row["speed_ratio"]), times(row["memory_ratio"]), quality]
 
 
+def method() -> Rows:
+    """How each figure of a comparison is come by, in the words of its page."""
+    yield ["figure", "how"]
+    yield from ([figure, how] for figure, how in METHOD)
+
+
 def times(row: Row) -> str:
     """``2.15× (1.99 to 2.32)``."""
     ends = "" if row.get("low") is None else f" ({row['low']:.2f} to {row['high']:.2f})"
@@ -192,7 +200,7 @@ TABLES: dict[str, Callable[[], Rows]] = {
     made.__name__: made
     for made in (
         beside_amp, regions, overhead, startup, recording, watching, products, loss_scaling, rounding,
-        rounding_16bit, emulated, verdicts, gallery,
+        rounding_16bit, emulated, verdicts, gallery, method,
     )
 }  # fmt: skip
 

@@ -174,7 +174,7 @@ def test_shares_have_the_range_of_the_trials() -> None:
 
 def test_energy_is_shown_where_it_was_measured_and_else_its_absence() -> None:
     seen = Seen(page.render(metered(comparison()))).text
-    assert "Energy a step" in seen
+    assert "Energy per step" in seen
     assert "0.530× (0.500–0.560×) of fp32’s" in seen
     assert "The idle machine drew 61.5 W before the first trial." in seen
     assert "a sample" in seen
@@ -182,7 +182,7 @@ def test_energy_is_shown_where_it_was_measured_and_else_its_absence() -> None:
     assert (
         "Energy Not measured: no energy counter: /sys/class/powercap holds no readable package domain" in bare
     )
-    assert "Energy a step" not in bare
+    assert "Energy per step" not in bare
 
 
 def test_the_largest_batches_stand_beside_the_trials_that_found_them() -> None:

@@ -194,14 +194,14 @@ def test_why_and_what_fits_and_energy_are_told(width: int) -> None:
     assert "Largest batch that fits into 2.00 GiB, by --batch-size" in words
     assert "fp32 128 images (192 did not fit) bf16 248 images, 1.94× (312 did not fit)" in words
     assert "fp16 none (even 1 did not fit)" in words
-    assert "energy a step" in words
+    assert "energy per step" in words
     assert "energy not measured" not in words
 
 
 def test_energy_that_was_not_measured_is_said_once() -> None:
     words = re.sub(r"\s+", " ", shown(comparison(), 100))
     assert words.count("energy not measured: no energy counter: /sys/class/powercap holds no readable") == 1
-    assert "energy a step" not in words
+    assert "energy per step" not in words
 
 
 def test_columns_are_left_out_from_the_right_and_flow_beneath() -> None:

@@ -14,7 +14,7 @@ from halfstep.errors import UsageError
 
 @click.command(short_help="Draw a comparison or a diagnosis again, or write it as CSV or JSON.")
 @click.argument("folder")
-@click.option("--csv", "csv_file", metavar="FILE", help="Write one row a trial to FILE, and the steps beside it "
+@click.option("--csv", "csv_file", metavar="FILE", help="Write one row per trial to FILE, and the steps beside it "
     "(FILE's name with -steps).")  # fmt: skip
 @click.option(
     "--json",

@@ -56,7 +56,7 @@ class Bar:
 
 
 def memory(comparison: Comparison) -> list[Bar]:
-    """A bar a precision: the median over its trials of every part's bytes, all bars to one scale."""
+    """One bar per precision: the median over its trials of every part's bytes, all bars to one scale."""
     stacks = {name: _memory_stack(comparison.of(name)) for name in comparison.precisions}
     widest = max((sum(stack.values()) for stack in stacks.values()), default=0.0)
     bars = []
@@ -69,7 +69,7 @@ def memory(comparison: Comparison) -> list[Bar]:
 
 
 def time(comparison: Comparison) -> list[Bar]:
-    """A bar a precision: the median step by kind of work, the mean of its trials' shares; all bars to one scale."""
+    """One bar per precision: the median step by kind of work, the mean of its trials' shares; all bars to one scale."""
     found = {
         name: [t.time for t in comparison.of(name) if not isinstance(t.time, Absent)]
         for name in comparison.precisions
@@ -87,12 +87,12 @@ def time(comparison: Comparison) -> list[Bar]:
         stack = {kind: mean * seconds for kind, mean in means.items() if mean and seconds}
         parts = _stacked(stack, max(whole.values(), default=0.0), _TIME_COLOURS, units.seconds, _TIME_NAMES)
         reason = _reason(t.time for t in comparison.of(name))
-        bars.append(Bar(name, parts, f"{units.seconds(seconds)} a step", len(shares_), reason))
+        bars.append(Bar(name, parts, f"{units.seconds(seconds)} per step", len(shares_), reason))
     return bars
 
 
 def shares(comparison: Comparison, colours: Mapping[str, int]) -> list[Bar]:
-    """A bar a precision: the share of matrix-product FLOPs by the operands' format, the mean over its trials."""
+    """One bar per precision: the share of matrix-product FLOPs by the operands' format, the mean over its trials."""
     bars = []
     for name in comparison.precisions:
         found = [trial.shares for trial in comparison.of(name) if not isinstance(trial.shares, Absent)]
@@ -108,7 +108,7 @@ def shares(comparison: Comparison, colours: Mapping[str, int]) -> list[Bar]:
 
 
 def fit(comparison: Comparison, colours: Mapping[str, int]) -> list[Bar]:
-    """A bar a precision: the largest batch that fitted, in the precision's colour; the reason where there is none."""
+    """One bar per precision: the largest batch that fitted, in its colour; the reason where there is none."""
     if comparison.fit is None:
         return []
     widest = max((row.largest or 0 for row in comparison.fit.rows), default=0)
@@ -125,7 +125,7 @@ def fit(comparison: Comparison, colours: Mapping[str, int]) -> list[Bar]:
 
 
 def energy(comparison: Comparison, colours: Mapping[str, int]) -> list[Bar]:
-    """A bar a precision: joules a step, the median over its trials, in the precision's colour."""
+    """One bar per precision: joules per step, the median over its trials, in the precision's colour."""
     known = {row.precision: row.energy for row in comparison.rows if isinstance(row.energy, Figure)}
     widest = max((figure.value for figure in known.values()), default=0.0)
     bars = []
@@ -135,7 +135,7 @@ def energy(comparison: Comparison, colours: Mapping[str, int]) -> list[Bar]:
             bars.append(Bar(row.precision, (), "", 0, figure.reason))
             continue
         parts = _stacked({row.precision: figure.value}, widest, tints, units.joules, {}, labelled=False)
-        total = f"{units.pm(figure.value, figure.low, figure.high, 'J')} a step"
+        total = f"{units.pm(figure.value, figure.low, figure.high, 'J')} per step"
         bars.append(Bar(row.precision, parts, total, row.trials, ""))
     return bars
 

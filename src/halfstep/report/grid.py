@@ -73,7 +73,7 @@ def _cells(row: Row, notes: dict[str, int], metered: bool) -> list[Cell]:
 
 def _energy(row: Row, notes: dict[str, int]) -> list[Cell]:
     return [
-        _figure("energy a step", row, row.energy, "J", notes),
+        _figure("energy per step", row, row.energy, "J", notes),
         _ratio("energy ratio", row, row.energy_ratio, notes, better=lambda x: x < 1),
     ]
 

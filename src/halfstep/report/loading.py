@@ -26,12 +26,12 @@ class Comparison:
 
     @property
     def trials(self) -> list[dict[str, Any]]:
-        """One row a trial."""
+        """One row per trial."""
         return list(self.data["trials"])
 
     @property
     def verdicts(self) -> list[dict[str, Any]]:
-        """One row a precision."""
+        """One row per precision."""
         return list(self.data["verdicts"])
 
     @property
@@ -40,15 +40,15 @@ class Comparison:
         return dict(self.data["recommendation"])
 
     def table(self) -> list[dict[str, Any]]:
-        """One flat row a precision: figures, ends of intervals and verdicts; None where absent."""
+        """One flat row per precision: figures, ends of intervals and verdicts; None where absent."""
         return tables.precisions(self.data)
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """One flat row a trial."""
+        """One flat row per trial."""
         return tables.trials(self.data)
 
     def steps(self) -> list[dict[str, Any]]:
-        """One row a step and figure of each trial: precision, seed, repeat, step, figure, value."""
+        """One row for each step and figure of each trial: precision, seed, repeat, step, figure, value."""
         return tables.steps(self.data)
 
     def to_pandas(self, table: Table = "trials") -> Any:

@@ -43,7 +43,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """One precision of the comparison: times in s, sizes in bytes, joules a step, ratios to the baseline."""
+    """One precision of the comparison: times in s, sizes in bytes, joules per step, ratios to the baseline."""
 
     index: int
     precision: str
@@ -124,7 +124,7 @@ class Trial:
 
     @property
     def samples(self) -> Figure | None:
-        """Samples a second, with the interval of the step time."""
+        """Samples per second, with the interval of the step time."""
         rate, time = self.samples_per_second, self.step_time
         if rate is None or isinstance(time, Absent):
             return None

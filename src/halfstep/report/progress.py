@@ -57,7 +57,7 @@ class Progress:
         """A trial has done `step` steps; the last had this loss and took this many seconds."""
         said = "" if loss is None else f"loss {units.number(loss)}"
         if seconds is not None:
-            said += f"{'  ' if said else ''}{units.seconds(seconds)} a step"
+            said += f"{'  ' if said else ''}{units.seconds(seconds)} per step"
         self._display.advance(clean(label), step, said)
 
     def finish(self, label: str, status: str, words: str) -> None:
@@ -100,7 +100,7 @@ class Lines:
         self._say(f"trial {number}: {label}" + ("" if steps is None else f", {units.count(steps, 'step')}"))
 
     def advance(self, label: str, step: int, said: str) -> None:
-        """Print nothing: a log wants no line a step."""
+        """Print nothing: a log wants no line per step."""
 
     def finish(self, label: str, status: str, words: str) -> None:
         """Print how a trial ended."""

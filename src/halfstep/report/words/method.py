@@ -11,14 +11,14 @@ METHOD = [
      "the warm-up; of one trial the median step with the 95 % interval of the median by order statistics, of several "
      "the geometric mean of their medians, with Student's t of these, never narrower than the steps within them allow"),
     ("Spread", "of step times, ratios and differences the figures beside are 95 % intervals; of peak memory and "
-     "joules a step they are the lowest and the highest of the trials, of final values those of the seeds, and of one "
-     "nothing"),
+     "joules per step they are the lowest and the highest of the trials, of final values those of the seeds; of one "
+     "value there is none"),
     ("Speed ratio", "the baseline's step time over this precision's, trials interleaved; 95 % interval by Student's t "
      "of the runs' medians, never narrower than a moving-block bootstrap of the steps within them. One trial on a side "
      "has no interval: how trials differ is not known. 'not significant' where it includes 1"),
     ("Most a precision can gain", f"products {FASTEST_UNITS} times as fast, as on the fastest units there are, and all "
      "else twice, by the shares of the baseline's profiled step: a larger gain is something else's, and not advised"),
-    ("Memory and energy ratios", "geometric means of the trials' peaks and joules a step, this precision's over the "
+    ("Memory and energy ratios", "geometric means of the trials' peaks and joules per step, this precision's over the "
      "baseline's; 95 % interval by Welch's t of their logarithms, from two trials on either side"),
     ("Disturbed trials", "those whose threads waited for a processor in 10 % of the time in which they had work (by "
      "the kernel's run delay) while other processes took 10 % of the processors; or in 15 %, and more than twice as "
@@ -50,9 +50,9 @@ METHOD = [
      "6 seeds Bonferroni's. Everything but the first figure's final value is one more family for Holm"),
     ("Logged figures", "as the loss; a final value is the mean of the last tenth of what was logged; lower is better "
      "for names of losses and errors, higher for accuracies and scores; other names differ, or do not"),
-    ("Samples a second", "the first dimension of what the model was first called on after each backward pass"),
+    ("Samples per second", "the first dimension of what the model was first called on after each backward pass"),
     ("Energy", "counters of the hardware (NVML for all GPUs that the program sees; RAPL for packages and memory) from "
-     "the end of the warm-up to the end of the program; joules a step from there to the last reading at the end of a "
+     "the end of the warm-up to the end of the program; joules per step from there to the last reading at the end of a "
      "step, one reading a second, over 5 s or more on a GPU. The whole device is counted, other programs on it too. "
      "Idle watts: the same counters for 6 s before the first trial"),
     ("Where time goes", "PyTorch's profiler in the third step, which is slower for it and left out of the step times: "
