@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from typing import Any
 
 from halfstep.errors import UsageError
+from halfstep.options import RunOptions
 from halfstep.session import AUTO, Session, Settings, refuse_if_late
 
 
@@ -17,7 +19,7 @@ def enable(precision: str = AUTO, **options: Any) -> None:
 
     Args:
         precision: as on the command line, e.g. ``"bf16"`` or ``"fp16:loss_scale=1024"``; ``"auto"`` chooses.
-        **options: ``products``, ``steps``, ``seed``, ``record``, ``emulate`` and ``as_on``, as the options of
+        **options: those of :class:`~halfstep.options.RunOptions`, ``seed`` and ``record``, as the options of
             ``halfstep run``.
 
     Raises:
@@ -28,13 +30,16 @@ def enable(precision: str = AUTO, **options: Any) -> None:
         >>> import halfstep
         >>> halfstep.enable("bf16")  # doctest: +SKIP
     """
-    allowed = ("products", "steps", "seed", "record", "emulate", "as_on")
+    own = ("seed", "record")
+    allowed = (*(f.name for f in fields(RunOptions)), *own)
     unknown = set(options) - set(allowed)
     if unknown:
         raise UsageError(
             f"halfstep.enable() was given {', '.join(sorted(unknown))}; allowed are {', '.join(allowed)}."
         )
-    settings = Settings(precision, command=tuple(sys.argv), **options)
+    run = RunOptions(**{name: value for name, value in options.items() if name not in own})
+    given = {name: options[name] for name in own if name in options}
+    settings = Settings(precision, run, command=tuple(sys.argv), **given)
     if Session.current is not None and Session.current.yielded_to(settings):
         return
     refuse_if_late()

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from halfstep.errors import HalfstepError, Unsupported, UsageError
 from halfstep.integrations import Attached, watch
 from halfstep.launching import rank, world_size
+from halfstep.options import DEFAULTS, RunOptions
 from halfstep.plural import count
 from halfstep.program import Ending, at_end, on_import
 from halfstep.program.child import command
@@ -36,27 +37,21 @@ class Settings:
 
     Attributes:
         precision: a recipe's text, or ``auto``: the fastest that is native here.
-        products: where 16-bit products are computed on a CPU: ``auto``, ``native`` or ``fp32``.
-        steps: end the program after this many steps.
+        options: the options of the run.
         seed: shift every seed by this; None to leave seeds alone.
         record: file to write the record to.
         command: the program and its arguments, for the record.
         repeat: which repeat of a comparison this is.
         watch: look at every operation, for a diagnosis.
-        emulate: round to a precision that has no units here inside fp32 tensors.
-        as_on: ``cuda``: apply CUDA's autocast lists on a CPU.
     """
 
     precision: str = AUTO
-    products: Literal["auto", "native", "fp32"] = "auto"
-    steps: int | None = None
+    options: RunOptions = DEFAULTS
     seed: int | None = None
     record: str | None = None
     command: tuple[str, ...] = ()
     repeat: int = 0
     watch: bool = False
-    emulate: bool = False
-    as_on: Literal["cuda"] | None = None
 
 
 def say(text: str) -> None:
@@ -133,10 +128,7 @@ class Session:
         self.settings = replace(
             self.settings,
             precision=asked.precision,
-            products=asked.products,
-            steps=self.settings.steps or asked.steps,
-            emulate=asked.emulate,
-            as_on=asked.as_on,
+            options=replace(asked.options, steps=self.settings.options.steps or asked.options.steps),
         )
         self.recipe = None if asked.precision == AUTO else parse(asked.precision)
         _shift(asked.seed)
@@ -168,19 +160,9 @@ class Session:
     def _relaunch(self) -> list[str]:
         """The start of a command that runs the program once more as it runs here: an interpreter and options."""
         settings = self.settings
-        options = {"precision": self.name, "products": settings.products, "repeat": settings.repeat}
-        more = {
-            "steps": settings.steps,
-            "seed": settings.seed,
-            "record": settings.record,
-            "as-on": settings.as_on,
-        }
-        options |= {name: value for name, value in more.items() if value is not None}
-        return [
-            *command("run"),
-            *(f"--{name}={value}" for name, value in options.items()),
-            *(["--emulate"] if settings.emulate else []),
-        ]
+        own = {"seed": settings.seed, "record": settings.record, "repeat": settings.repeat}
+        told = [f"--{name}={value}" for name, value in own.items() if value is not None]
+        return [*command("run"), f"--precision={self.name}", *told, *settings.options.as_arguments()]
 
     @property
     def name(self) -> str:
@@ -286,15 +268,12 @@ class Session:
         tick = (lambda: None) if self._meters is None else self._meters.tick
         return Options(
             self.recipe,
-            settings.products,
-            settings.steps,
+            settings.options,
             self._writer,
             self._warm,
             tick,
             self._halt,
             settings.watch,
-            settings.emulate,
-            settings.as_on,
             say,
         )
 

@@ -6,13 +6,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from halfstep.errors import HalfstepError
+from halfstep.options import DEFAULTS, RunOptions
 from halfstep.recipes import Recipe
 from halfstep.record import NullWriter, Writer
-
-ProductsMode = Literal["auto", "native", "fp32"]
 
 #: the step, counted from 0, that is looked at closely: the optimizer's state exists by then
 SAMPLED_STEP = 1
@@ -34,34 +33,28 @@ class GradientsOverflow(HalfstepError):
     exit_code = 1
 
 
-@dataclass
+@dataclass(frozen=True)
 class Options:
     """How a recipe is put into force.
 
     Attributes:
         recipe: the precision.
-        products: where 16-bit matrix products are computed on a CPU: ``auto``, ``native`` or ``fp32``.
-        steps: end the program after this many optimizer steps; None for as many as it makes.
+        run: the options of the run.
         writer: the record, or a :class:`~halfstep.record.NullWriter`.
         warm: called once, when the steps that are looked at are over and meters should start.
         tick: called at the end of every step after that.
         halt: called with an error that ends the program, before it is raised; may end it in its own way.
         say: shows the user a sentence while the program runs.
         watch: look at every operation, for a diagnosis.
-        emulate: whether a precision that has no units here may be rounded to inside fp32 tensors.
-        as_on: ``cuda``: apply CUDA's autocast lists on a CPU; None: the CPU's own.
     """
 
     recipe: Recipe
-    products: ProductsMode = "auto"
-    steps: int | None = None
+    run: RunOptions = DEFAULTS
     writer: Writer | NullWriter = field(default_factory=NullWriter)
     warm: Callable[[], None] = field(default=lambda: None)
     tick: Callable[[], None] = field(default=lambda: None)
     halt: Callable[[HalfstepError], None] = field(default=lambda error: None)
     watch: bool = False
-    emulate: bool = False
-    as_on: str | None = None
     say: Callable[[str], None] = field(default=lambda text: None)
 
 

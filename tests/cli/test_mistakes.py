@@ -13,6 +13,7 @@ import pytest
 from halfstep import cli
 from halfstep.comparison.request import MOST, Request, check_owner, save, stored
 from halfstep.errors import UsageError
+from halfstep.options import DEFAULTS
 
 from .running import halfstep
 
@@ -94,7 +95,7 @@ def test_a_pipe_that_is_closed_or_full_is_no_traceback(stdout: str) -> None:
 
 
 def request_in(folder: Path) -> Request:
-    return Request("train.py", (), False, ("fp32",), None, 1, 1, None, "", "auto", folder)
+    return Request("train.py", (), False, ("fp32",), DEFAULTS, 1, 1, None, "", folder)
 
 
 DAMAGED = [

@@ -19,6 +19,7 @@ from halfstep.comparison.request import Request, check_machine, resumed, save, s
 from halfstep.comparison.running import plan
 from halfstep.comparison.tolerance import parse_tolerance
 from halfstep.errors import UsageError
+from halfstep.options import DEFAULTS
 from halfstep.record import SCHEMA, Writer, read
 from halfstep.report.compared import compare, rebuilt
 from halfstep.report.loading import rebuild
@@ -42,7 +43,7 @@ def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Request:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.py").write_text("# a program\n")
     return Request(
-        "train.py", ("--lr", "1"), False, ("fp32", "bf16"), None, 1, 2, None, "", "auto", tmp_path / "out",
+        "train.py", ("--lr", "1"), False, ("fp32", "bf16"), DEFAULTS, 1, 2, None, "", tmp_path / "out",
         parse_tolerance(["0.01"]),
     )  # fmt: skip
 
@@ -77,9 +78,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
 
     def run_trial(job: Any, trial: Trial, on_step: Any) -> Outcome:
         found.append(trial)
-        request = Request(
-            job.program, job.arguments, job.module, None, None, 1, 1, None, "", "auto", job.folder
-        )
+        request = Request(job.program, job.arguments, job.module, None, DEFAULTS, 1, 1, None, "", job.folder)
         return Outcome(trial, "ok", "", 0, read(written(request, trial)), seconds=1.5)
 
     monkeypatch.setattr(running, "run_trial", run_trial)
@@ -235,7 +234,7 @@ def test_other_trials_are_not_a_resumption(request_: Request, given: dict[str, A
     with pytest.raises(UsageError) as told:
         resumed(stored(request_.folder), given)
     assert sentence in str(told.value)
-    assert resumed(stored(request_.folder), {name: getattr(request_, name) for name in given}) == request_
+    assert resumed(stored(request_.folder), {name: request_.option(name) for name in given}) == request_
 
 
 def test_a_changed_program_or_another_folder_or_machine_is_refused(

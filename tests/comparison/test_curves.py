@@ -13,6 +13,7 @@ from halfstep import codec
 from halfstep.comparison import curves, tables
 from halfstep.comparison.request import Request
 from halfstep.comparison.running import assemble
+from halfstep.options import DEFAULTS
 from halfstep.record import SCHEMA, Writer, read
 from halfstep.report.reading import read as read_comparison
 from halfstep.report.words.comparison import worded
@@ -47,7 +48,7 @@ def trial(
 
 
 def request(folder: Path) -> Request:
-    return Request("train.py", (), False, ("fp32", "fp16"), None, 2, 2, None, "", "auto", folder)
+    return Request("train.py", (), False, ("fp32", "fp16"), DEFAULTS, 2, 2, None, "", folder)
 
 
 @pytest.mark.parametrize("place", PLACES)

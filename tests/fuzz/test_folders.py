@@ -16,6 +16,7 @@ import halfstep
 from halfstep.comparison import archive, tables
 from halfstep.comparison.request import Request, save
 from halfstep.errors import UsageError
+from halfstep.options import DEFAULTS
 from halfstep.record import SCHEMA, Writer, read
 from halfstep.report.loading import rebuild
 from halfstep.report.page import render
@@ -64,7 +65,7 @@ def write_trial(request: Request, trial: Trial) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole comparison."""
     place = tmp_path_factory.mktemp("fuzz") / "whole"
-    request = Request("train.py", (), False, ("fp32", "fp16"), None, 1, 2, None, "", "auto", place)
+    request = Request("train.py", (), False, ("fp32", "fp16"), DEFAULTS, 1, 2, None, "", place)
     save(request, ENVIRONMENT)
     for trial in TRIALS:
         write_trial(request, trial)

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from halfstep.integrations import ADAPTERS
 from halfstep.integrations.attached import Attached
+from halfstep.options import RunOptions
 from halfstep.pytorch.takeover import Options, Takeover
 from halfstep.recipes import parse
-from halfstep.record import NullWriter
 
 BF16, FP32 = torch.bfloat16, torch.float32
 #: what a training tells: its losses, and the dtype of its weights
@@ -31,7 +31,7 @@ def under() -> Iterator[Callable[..., Takeover]]:
     begun: list[Takeover] = []
 
     def start(recipe: str, *frameworks: str) -> Takeover:
-        takeover = Takeover(Options(parse(recipe), products="native", writer=NullWriter()))
+        takeover = Takeover(Options(parse(recipe), RunOptions(products="native")))
         begun.append(takeover)
         for name in frameworks:
             adapter = importlib.import_module(f"halfstep.integrations.{ADAPTERS[name]}")

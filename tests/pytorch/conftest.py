@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import pytest
 import torch
 from torch.autograd import profiler as autograd_profiler
 
+from halfstep.options import RunOptions
 from halfstep.pytorch.loss_scaling import scale
 from halfstep.pytorch.loss_scaling.scaled_pass import scaled_pass
 from halfstep.pytorch.products import products, python_kernel
@@ -38,7 +40,11 @@ def begin() -> Iterator[Begin]:
     begun: list[Takeover] = []
 
     def start(recipe: str, writer: Writer | None = None, **options: object) -> Takeover:
-        takeover = Takeover(Options(parse(recipe), writer=writer or NullWriter(), **options))  # type: ignore[arg-type]
+        of_run: dict[str, Any] = {
+            n: options.pop(n) for n in [f.name for f in fields(RunOptions)] if n in options
+        }
+        run, more = RunOptions(**of_run), dict[str, Any](options)
+        takeover = Takeover(Options(parse(recipe), run, writer or NullWriter(), **more))
         begun.append(takeover)
         return takeover
 

@@ -19,6 +19,7 @@ import torch
 
 from halfstep import codec
 from halfstep.diagnosis import diagnose
+from halfstep.options import RunOptions
 from halfstep.pytorch.takeover import Takeover
 from halfstep.recipes import parse
 from halfstep.record import Record, Writer, read
@@ -80,7 +81,7 @@ def trial(program: str, precision: str, faulty: bool, record: Path) -> Record:
     """Train a program of the gallery, watched; its record."""
     torch.manual_seed(0)
     recipe = parse(precision)
-    takeover = Takeover(Options(recipe, writer=Writer(record), watch=True, emulate=recipe.only_emulated))
+    takeover = Takeover(Options(recipe, RunOptions(emulate=recipe.only_emulated), Writer(record), watch=True))
     try:
         with contextlib.suppress(EnoughSteps, GradientsOverflow):
             importlib.import_module(program).train(faulty)

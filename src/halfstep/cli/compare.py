@@ -16,9 +16,8 @@ from halfstep.cli.run import (
     SECONDS,
     SETTINGS,
     check_launcher,
-    emulation_options,
-    products_option,
     program_options,
+    run_options,
 )
 from halfstep.comparison.evidence import PREFER
 from halfstep.comparison.fit import FitOption, parse_fit, parse_size
@@ -26,6 +25,7 @@ from halfstep.comparison.request import MOST, Request, Stored, check_owner, resu
 from halfstep.comparison.tolerance import parse_tolerance
 from halfstep.diagnosis.loading import stored as diagnoses
 from halfstep.errors import UsageError
+from halfstep.options import RunOptions
 from halfstep.program import Target
 from halfstep.recipes import parse_list
 from halfstep.safe_text import clean
@@ -65,8 +65,7 @@ from halfstep.safe_text import clean
 )
 @click.option("--resume", metavar="DIR", help="Go on with the comparison in DIR: run only what is missing, as it was "
     "asked for. --seeds, --repeats, --time-limit, --tolerance and --prefer may be given anew.")  # fmt: skip
-@products_option
-@emulation_options
+@run_options
 @functools.partial(program_options, required=False)
 def compare(
     precisions: str | None,
@@ -82,12 +81,10 @@ def compare(
     json_file: str | None,
     launch: str,
     resume: str | None,
-    products: str,
-    emulate: bool,
-    as_on: str | None,
     module: bool,
     program: str | None,
     arguments: tuple[str, ...],
+    **options: Any,
 ) -> int:
     """Run PROGRAM in several precisions, one process each, and compare speed, memory and loss.
 
@@ -114,14 +111,11 @@ def compare(
         arguments=arguments,
         module=module,
         recipes=None if precisions is None else tuple(map(str, parse_list(precisions))),
-        steps=steps,
+        options=RunOptions(steps, **options),
         repeats=repeats,
         seeds=seeds,
         time_limit=time_limit,
         launch=launch,
-        products=products,
-        emulate=emulate,
-        as_on=as_on,
         folder=new_folder(out, program or "") if resume is None else Path(resume),
         tolerance=margins,
         prefer=prefer,
@@ -178,7 +172,7 @@ def _given(request: Request) -> dict[str, Any]:
     given -= {"json_file", "resume"}
     if request.program:
         given |= {"program", "arguments", "module"}
-    return {name: getattr(request, name) for name in given}
+    return {name: request.option(name) for name in given}
 
 
 def _fit(fit_batch: str | None, memory_limit: str | None) -> tuple[FitOption | None, int | None]:

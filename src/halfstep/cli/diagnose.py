@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,13 +13,13 @@ from halfstep.cli.run import (
     SECONDS,
     SETTINGS,
     check_launcher,
-    emulation_options,
-    products_option,
     program_options,
+    run_options,
 )
 from halfstep.diagnosis.loading import NAME, holds_comparison, stored
 from halfstep.diagnosis.run import Question, run_diagnosis
 from halfstep.files import json_text, write_whole
+from halfstep.options import RunOptions
 from halfstep.program import Target
 from halfstep.recipes import parse
 from halfstep.trials import Job
@@ -44,8 +45,7 @@ from halfstep.trials import Job
 @click.option("--time-limit", type=SECONDS, metavar="T",
     help="End a trial that runs longer than T seconds.")  # fmt: skip
 @click.option("--launch", default="", metavar="CMD", help='Launcher, e.g. "torchrun --nproc-per-node 2".')
-@products_option
-@emulation_options
+@run_options
 @program_options
 def diagnose(
     precision: str,
@@ -55,12 +55,10 @@ def diagnose(
     try_remedies: bool,
     time_limit: float | None,
     launch: str,
-    products: str,
-    emulate: bool,
-    as_on: str | None,
     module: bool,
     program: str,
     arguments: tuple[str, ...],
+    **options: Any,
 ) -> int:
     """Train PROGRAM for some steps in a precision, look at every number, and name what goes wrong.
 
@@ -80,8 +78,7 @@ def diagnose(
     check_launcher(launch)
     folder, json_path = diagnosis_folder(out, program, recipe), json_path_of(json_file)
     job = Job(
-        program, arguments, module, folder, steps, time_limit, launch, products,
-        watch=True, emulate=emulate, as_on=as_on,
+        program, arguments, module, folder, RunOptions(steps, **options), time_limit, launch, watch=True,
     )  # fmt: skip
     err, console = Console(stderr=True), Console(stderr=json_file == "-")
     with held(folder):

@@ -8,11 +8,13 @@ import shlex
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields
 from typing import Any
 
 import click
 
 from halfstep.errors import UsageError
+from halfstep.options import RunOptions
 from halfstep.program import Target
 from halfstep.program import run as run_program
 from halfstep.session import AUTO, Session, Settings
@@ -72,31 +74,16 @@ SECONDS = _Seconds(min=0, min_open=True)
 
 SETTINGS = {"ignore_unknown_options": False, "allow_interspersed_args": False}
 
-products_option = click.option(
-    "--products",
-    type=click.Choice(["auto", "native", "fp32"]),
-    default="auto",
-    show_default=True,
-    help="Where 16-bit matrix products are computed on a CPU: in fp32 units where it has none of its own (auto), "
-    "by PyTorch (native), or always in fp32 units (fp32).",
-)
 
-
-def emulation_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--emulate`` and ``--as-on``."""
-    as_on = click.option(
-        "--as-on",
-        type=click.Choice(["cuda"]),
-        help="Apply this device's autocast lists on a CPU, to see what fp16 or bf16 would do there; "
-        "precisions without autocast are the same on both.",
-    )
-    emulate = click.option(
-        "--emulate",
-        is_flag=True,
-        help="Round to a precision that has no units here (tf32, fp8, mxfp8, mxfp6, mxfp4, nvfp4) inside fp32 "
-        "tensors: exactly, but with no figure for speed or memory.",
-    )
-    return emulate(as_on(command))
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every run but ``--steps``; the command is given them by name."""
+    for option in reversed([f for f in fields(RunOptions) if f.metadata]):
+        flag, choices = option.default is False, option.metadata["choices"]
+        shape: dict[str, Any] = {"is_flag": True} if flag else {"type": click.Choice(choices)}
+        told = {"default": option.default, "show_default": True} if option.default else {}
+        name = f"--{option.name.replace('_', '-')}"
+        command = click.option(name, **shape, **told, help=option.metadata["help"])(command)
+    return command
 
 
 @click.command(context_settings=SETTINGS, short_help="Run a program in a precision, exactly as python would.")
@@ -114,8 +101,7 @@ def emulation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Shift every seed that the program sets by K.",
 )
 @click.option("--record", metavar="FILE", help="Write what happens to FILE, one JSON object a line.")
-@products_option
-@emulation_options
+@run_options
 @click.option("--repeat", type=int, default=0, hidden=True)
 @click.option("--watch", is_flag=True, hidden=True)
 @program_options
@@ -124,14 +110,12 @@ def run(
     steps: int | None,
     seed: int | None,
     record: str | None,
-    products: Any,
-    emulate: bool,
-    as_on: Any,
     repeat: int,
     watch: bool,
     module: bool,
     program: str,
     arguments: tuple[str, ...],
+    **options: Any,
 ) -> Callable[[], None]:
     """Run PROGRAM exactly as `python PROGRAM ARGS...`, in another precision.
 
@@ -142,9 +126,7 @@ def run(
     target = Target.parse(program, arguments, module=module)
     _check_record(record, target)
     command = (*(("-m",) if module else ()), program, *arguments)
-    settings = Settings(
-        precision, products, steps, seed, record, command, repeat, watch, emulate=emulate, as_on=as_on
-    )
+    settings = Settings(precision, RunOptions(steps, **options), seed, record, command, repeat, watch)
     session = Session(settings, end_program=True)
 
     def begin() -> None:

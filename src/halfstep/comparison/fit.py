@@ -181,7 +181,8 @@ def _try(
     trial = Trial(precision)
     safe = trial.label.removesuffix("-seed0-repeat0")
     folder = job.folder / "fit" / f"{safe}-{batch}"
-    tried = replace(job, arguments=option.into(job.arguments, batch), folder=folder, steps=FIT_STEPS)
+    options = replace(job.options, steps=FIT_STEPS)
+    tried = replace(job, arguments=option.into(job.arguments, batch), folder=folder, options=options)
     label = f"{precision}, {batch} {option.name}"
     display.begin(label, FIT_STEPS)
     outcome = run(tried, trial, lambda *step: display.advance(label, *step))

@@ -17,6 +17,7 @@ from halfstep.comparison.fit import FitOption
 from halfstep.comparison.tolerance import Tolerance, parse_tolerance
 from halfstep.errors import UsageError
 from halfstep.files import json_text, read_json, write_whole
+from halfstep.options import RunOptions
 from halfstep.safe_text import clean
 from halfstep.trials import Job
 
@@ -34,19 +35,16 @@ class Request:
     arguments: tuple[str, ...]
     module: bool
     recipes: tuple[str, ...] | None
-    steps: int | None
+    options: RunOptions
     repeats: int
     seeds: int
     time_limit: float | None
     launch: str
-    products: str
     folder: Path
     tolerance: Tolerance = field(default_factory=Tolerance)
     prefer: Prefer = "speed"
     fit: FitOption | None = None
     memory_limit: int | None = None
-    emulate: bool = False
-    as_on: str | None = None
 
     @property
     def job(self) -> Job:
@@ -56,12 +54,9 @@ class Request:
             self.arguments,
             self.module,
             self.folder,
-            self.steps,
+            self.options,
             self.time_limit,
             self.launch,
-            self.products,
-            emulate=self.emulate,
-            as_on=self.as_on,
         )
 
     @property
@@ -69,14 +64,19 @@ class Request:
         """The program and its arguments."""
         return [*(["-m"] if self.module else []), self.program, *self.arguments]
 
+    def option(self, name: str) -> Any:
+        """An option by its name, those of every run included."""
+        return getattr(self.options if hasattr(self.options, name) else self, name)
+
     def as_json(self) -> dict[str, Any]:
-        """The fields as JSON holds them; the folder is where they are."""
-        return {n: v for n, v in asdict(self).items() if n != "folder"} | {"tolerance": str(self.tolerance)}
+        """The fields as JSON holds them, the options of a run among them; the folder is where they are."""
+        own = {n: v for n, v in asdict(self).items() if n not in ("folder", "options")}
+        return own | asdict(self.options) | {"tolerance": str(self.tolerance)}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any], folder: Path) -> Request:
         """The inverse of :meth:`as_json`; lists become tuples again."""
-        known = {f.name for f in fields(cls)}
+        known = {f.name for f in fields(cls)} - {"options"}
         values: dict[str, Any] = {
             n: tuple(v) if isinstance(v, list) else v for n, v in raw.items() if n in known
         }
@@ -85,7 +85,7 @@ class Request:
         wrong = [name for name, allowed in _ALLOWED.items() if not allowed(values.get(name))]
         if wrong:
             raise ValueError(f"its {wrong[0]} is damaged")
-        return cls(**values, folder=folder)
+        return cls(**values, folder=folder, options=RunOptions.from_json(raw))
 
 
 #: more repeats or seeds are a slip of the finger
@@ -104,14 +104,12 @@ def _whole(value: Any, most: int = 2**63) -> bool:
 _ALLOWED: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("program", "launch"), lambda value: isinstance(value, str)),
     "arguments": _texts,
-    **dict.fromkeys(("module", "emulate"), lambda value: type(value) is bool),
+    "module": lambda value: type(value) is bool,
     "recipes": lambda value: value is None or _texts(value),
-    **dict.fromkeys(("steps", "memory_limit"), lambda value: value is None or _whole(value)),
+    "memory_limit": lambda value: value is None or _whole(value),
     **dict.fromkeys(("repeats", "seeds"), lambda value: _whole(value, MOST)),
     "time_limit": lambda value: value is None or (type(value) in (int, float) and 0 < value < math.inf),
-    "products": lambda value: value in ("auto", "native", "fp32"),
     "prefer": lambda value: value in PREFER,
-    "as_on": lambda value: value in (None, "cuda"),
 }
 
 
@@ -200,7 +198,7 @@ def resumed(old: Stored, given: Mapping[str, Any]) -> Request:
         UsageError: an option differs that would make the trials different ones, or the program or folder changed.
     """
     for name, value in given.items():
-        before = getattr(old.request, name)
+        before = old.request.option(name)
         if name not in CHANGEABLE and value != before:
             option = name.replace("_", " ")
             raise UsageError(

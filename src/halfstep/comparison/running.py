@@ -6,7 +6,7 @@ import contextlib
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,7 +83,7 @@ def run_comparison(
     recipes = _recipes(request, environment, outcomes)
     done = len(outcomes)
     pending = missing(request, outcomes, environment)
-    known_steps = request.steps
+    known_steps = request.options.steps
     while pending:
         trial = pending.pop(0)
         display.plan([t.label for t in (*(o.trial for o in outcomes[done:]), trial, *pending)])
@@ -248,17 +248,16 @@ def assemble(
         program=Program(tuple(request.command), request.module, cwd or str(Path.cwd()), request.launch),
         environment=environment,
         options={
-            "steps": request.steps,
+            "steps": None,
             "repeats": request.repeats,
             "seeds": request.seeds,
             "warmup_steps": WARMUP,
             "time_limit": request.time_limit,
-            "products": request.products,
+            "products": None,
             "tolerance": str(request.tolerance) or None,
             "prefer": request.prefer,
-            "emulate": request.emulate,
-            "as_on": request.as_on,
-        },
+        }
+        | asdict(request.options),
         trials=tuple(rows),
         missing=tuple(trial.label for trial in missing(request, outcomes, environment)),
         verdicts=tuple(found),

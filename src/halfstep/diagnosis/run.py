@@ -68,7 +68,7 @@ def run_diagnosis(question: Question, display: Display) -> Diagnosis:
         precision=precision,
         ran_as=words(Ran.of(tried.record)),
         emulated=bool(tried.record.takeover.get("emulated")),
-        as_on=question.job.as_on,
+        as_on=question.job.options.as_on,
         status=tried.status,
         reason=tried.reason,
         steps=len(tried.record.steps),

@@ -45,6 +45,7 @@ class Progress:
         self._takeover = takeover
         self._options = options
         self._recipe = options.recipe
+        self._most = options.run.steps
         self._ending: BaseException | None = None
         self._in_a_row = 0
         self._batch: int | None = None
@@ -122,11 +123,7 @@ class Progress:
                 self._takeover.keep.check()
             except HalfstepError as error:
                 self._ending = error
-        if (
-            self._ending is None
-            and self._options.steps is not None
-            and self.recorder.steps >= self._options.steps
-        ):
+        if self._ending is None and self._most is not None and self.recorder.steps >= self._most:
             self._ending = EnoughSteps()
         self.recorder.resume()
 
@@ -149,7 +146,7 @@ class Progress:
 
     def close(self) -> None:
         """The program is over: nothing ends it any more; write what still waits."""
-        self._ending, self._options.steps = None, None
+        self._ending, self._most = None, None
         if keras.backend.backend() == "jax":
             self._takeover.loops.read()
         self.recorder.close()

@@ -53,14 +53,14 @@ def _refuse_what_is_pytorchs(options: Options, name: str) -> None:
         raise Unsupported(
             f"Precision {precision.name} cannot run here: halfstep emulates it in PyTorch, not in {name}."
         )
-    if options.products == "fp32" and sixteen:
+    if options.run.products == "fp32" and sixteen:
         raise Unsupported(
             f"--products fp32 is for PyTorch: {name} computes {precision.compute} products itself; "
             "leave the option away."
         )
-    if options.as_on is not None and sixteen:
+    if options.run.as_on is not None and sixteen:
         raise Unsupported(
-            f"--as-on {options.as_on} is for PyTorch: in Keras every layer has a policy, which is the same on "
+            f"--as-on {options.run.as_on} is for PyTorch: in Keras every layer has a policy, which is the same on "
             "every device; leave the option away."
         )
     if options.watch:

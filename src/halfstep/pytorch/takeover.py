@@ -155,7 +155,7 @@ class Takeover(Face):
             **asked_of(self.recipe),
             fp32_units=sorted(self._in_fp32_units),
             software=None,
-            lists=self.options.as_on if self.recipe.mixed and self.device == "cpu" else None,
+            lists=self.options.run.as_on if self.recipe.mixed and self.device == "cpu" else None,
             emulated=self.emulated,
             device=self.device,
             threads=torch.get_num_threads(),
@@ -182,14 +182,14 @@ class Takeover(Face):
         """
         if self.recipe.as_is:
             return None
-        if self.options.as_on is not None and self.device not in ("cpu", "cuda"):
+        if self.options.run.as_on is not None and self.device not in ("cpu", "cuda"):
             raise Unsupported(
                 f"--as-on cuda applies CUDA's autocast lists on a CPU, but this program uses {self.device}; hide "
                 "that device from it, or leave the option out."
             )
         only_emulated = Support("impossible", "halfstep runs it only emulated")
         found = only_emulated if self.recipe.only_emulated else support(self.recipe.compute, self.device)
-        if found.kind == "impossible" and not (self.options.emulate and self.device == "cpu"):
+        if found.kind == "impossible" and not (self.options.run.emulate and self.device == "cpu"):
             raise Unsupported(self._refusal(found.reason))
         return found
 
@@ -197,7 +197,7 @@ class Takeover(Face):
         sentence = f"Precision {self.recipe.name} cannot run here: {reason}"
         if self.device == "cpu":
             return f"{sentence}; --emulate rounds to it inside fp32 tensors."
-        if self.options.emulate:
+        if self.options.run.emulate:
             return f"{sentence}, and emulation needs a CPU; hide the {self.device} device from the program."
         return f"{sentence}."
 
@@ -286,7 +286,7 @@ class Takeover(Face):
         self.ran_as = f"{recipe.described}, emulated in fp32"
 
     def _one_autocast_list(self) -> None:
-        as_on_cuda = self.options.as_on is not None and self.device == "cpu"
+        as_on_cuda = self.options.run.as_on is not None and self.device == "cpu"
         self._undo.append(lists.apply(as_on_cuda).remove)
         if as_on_cuda:
             self.ran_as = f"{self.recipe.name} with CUDA's autocast lists"
@@ -294,7 +294,7 @@ class Takeover(Face):
     def _planned(self, dtype: torch.dtype | None) -> Plan:
         """The products that are to be computed in fp32 units."""
         on_cpu = dtype is not None and self.support is not None and self.device == "cpu"
-        return plan([dtype], self.options.products) if dtype is not None and on_cpu else {}
+        return plan([dtype], self.options.run.products) if dtype is not None and on_cpu else {}
 
     def _sources(self) -> list[Path]:
         """What has to be compiled once, before the recipe can be put in force."""
@@ -314,7 +314,7 @@ class Takeover(Face):
 
     def _install_products(self, dtype: torch.dtype, found: Support) -> None:
         """Products in fp32 units, all of them or the kinds that this CPU's 16-bit units are slow at."""
-        mode = self.options.products
+        mode = self.options.run.products
         self._undo.append(install([dtype], mode).remove)
         what = (
             "products"
@@ -459,7 +459,7 @@ class Takeover(Face):
 
     def end_if_enough(self) -> None:
         """Raise EnoughSteps where ``--steps`` have been made."""
-        if self.options.steps is not None and self.steps >= self.options.steps:
+        if self.options.run.steps is not None and self.steps >= self.options.run.steps:
             raise EnoughSteps
 
     def _stop(self, error: HalfstepError) -> NoReturn:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from halfstep.launching import start_of_command
+from halfstep.options import DEFAULTS, RunOptions
 
 
 @dataclass(frozen=True)
@@ -51,47 +52,36 @@ class Job:
         arguments: its own arguments.
         module: whether ``program`` is a module's name.
         folder: where records and logs go (absolute).
-        steps: end each trial after this many steps; None to let it run to its end.
+        options: the options of every run.
         time_limit: seconds that a trial may take; None for no limit.
         launch: a launcher such as ``torchrun --nproc-per-node 2``; empty for none.
-        products: where 16-bit products are computed on a CPU.
         memory_limit: end a trial whose processes hold more bytes than this in physical memory; None for no limit.
         watch: look at every operation, for a diagnosis.
-        emulate: whether precisions that have no units here are emulated.
-        as_on: the device whose autocast lists are applied, or None.
     """
 
     program: str
     arguments: tuple[str, ...]
     module: bool
     folder: Path
-    steps: int | None = None
+    options: RunOptions = DEFAULTS
     time_limit: float | None = None
     launch: str = ""
-    products: str = "auto"
     memory_limit: int | None = None
     watch: bool = False
-    emulate: bool = False
-    as_on: str | None = None
 
     def command(self, trial: Trial) -> list[str]:
         """The command line of a trial."""
-        ours = ["run", "--precision", trial.precision, "--seed", str(trial.seed)]
-        ours += [
+        ours = [
+            "run",
+            "--precision",
+            trial.precision,
+            "--seed",
+            str(trial.seed),
             "--repeat",
             str(trial.repeat),
-            "--products",
-            self.products,
-            "--record",
-            str(self.record(trial)),
         ]
-        ours += ["--watch"] if self.watch else []
-        if self.emulate:
-            ours += ["--emulate"]
-        if self.as_on is not None:
-            ours += ["--as-on", self.as_on]
-        if self.steps is not None:
-            ours += ["--steps", str(self.steps)]
+        ours += ["--record", str(self.record(trial)), *(["--watch"] if self.watch else [])]
+        ours += self.options.as_arguments()
         ours += [*(["-m"] if self.module else []), self.program, *self.arguments]
         return [*start_of_command(self.launch), *ours]
 

@@ -18,6 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from halfstep.errors import UsageError
+from halfstep.options import ProductsMode
 from halfstep.pytorch import capabilities
 from halfstep.pytorch.capabilities import Support
 from halfstep.pytorch.products import python_kernel
@@ -25,7 +26,6 @@ from halfstep.pytorch.products.cpp_kernel import cpp_kernel
 from halfstep.pytorch.products.dispatcher import exists, overload
 from halfstep.pytorch.products.operations import KINDS, OPERATIONS, Operation, Plan
 from halfstep.pytorch.products.python_kernel import applies, in_fp32
-from halfstep.takeover import ProductsMode
 
 #: The 16-bit dtypes and the precision that :func:`halfstep.pytorch.capabilities.support` knows each by.
 DTYPES: dict[torch.dtype, str] = {torch.bfloat16: "bf16", torch.float16: "fp16"}

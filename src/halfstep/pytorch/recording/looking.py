@@ -46,7 +46,7 @@ class Looking:
         self._by_hand = by_hand
         self._options = options
         self._looks = looks
-        enough = options.steps is None or options.steps > PROFILED_STEP
+        enough = options.run.steps is None or options.run.steps > PROFILED_STEP
         self._last = PROFILED_STEP if enough else SAMPLED_STEP
         self._sample: Sample | None = None
         self._ended: Sample | None = None

@@ -1,0 +1,97 @@
+"""The options of every run of a program: one value from the command line to the takeover, and to a child's command.
+
+A new option is a field of :class:`RunOptions`, and the place that uses it: its ``metadata`` are the words and the type
+of the command line's option, and the values that JSON may have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
+
+ProductsMode = Literal["auto", "native", "fp32"]
+
+
+def _told(help: str, *choices: str) -> dict[str, Any]:
+    """What the command line says of an option: a flag where its default is False, else one of ``choices``."""
+    return {"help": help, "choices": choices}
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a program is run, whatever the precision.
+
+    Attributes:
+        steps: end the program after this many optimizer steps; None for as many as it makes.
+        products: where 16-bit matrix products are computed on a CPU.
+        emulate: whether a precision that has no units here may be rounded to inside fp32 tensors.
+        as_on: ``cuda``: apply CUDA's autocast lists on a CPU; None: the CPU's own.
+    """
+
+    #: each command has its own words for it
+    steps: int | None = None
+    products: ProductsMode = field(
+        default="auto",
+        metadata=_told(
+            "Where 16-bit matrix products are computed on a CPU: in fp32 units where it has none of its own (auto), "
+            "by PyTorch (native), or always in fp32 units (fp32).",
+            *get_args(ProductsMode),
+        ),
+    )
+    emulate: bool = field(
+        default=False,
+        metadata=_told(
+            "Round to a precision that has no units here (tf32, fp8, mxfp8, mxfp6, mxfp4, nvfp4) inside fp32 "
+            "tensors: exactly, but with no figure for speed or memory."
+        ),
+    )
+    as_on: Literal["cuda"] | None = field(
+        default=None,
+        metadata=_told(
+            "Apply this device's autocast lists on a CPU, to see what fp16 or bf16 would do there; "
+            "precisions without autocast are the same on both.",
+            "cuda",
+        ),
+    )
+
+    def as_arguments(self) -> list[str]:
+        """The options of ``halfstep run`` that give these."""
+        told: list[str] = []
+        for name, value in asdict(self).items():
+            option = f"--{name.replace('_', '-')}"
+            if value is True:
+                told.append(option)
+            elif value not in (None, False):
+                told += [option, str(value)]
+        return told
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> RunOptions:
+        """The options among ``raw``; what is missing has its default.
+
+        Raises:
+            ValueError: a value that no option has, with the name.
+        """
+        known = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}
+        wrong = [name for name, value in known.items() if not _ALLOWED[name](value)]
+        if wrong:
+            raise ValueError(f"its {wrong[0]} is damaged")
+        return cls(**known)
+
+
+#: what a program is run with where nothing else is asked for
+DEFAULTS = RunOptions()
+
+
+def _allowed(default: Any, choices: tuple[str, ...]) -> Callable[[Any], bool]:
+    if default is False:
+        return lambda value: type(value) is bool
+    return lambda value: value in choices or value is default
+
+
+#: what each option may be in JSON
+_ALLOWED: dict[str, Callable[[Any], bool]] = {
+    f.name: _allowed(f.default, f.metadata["choices"]) for f in fields(RunOptions) if f.metadata
+}
+_ALLOWED["steps"] = lambda value: value is None or (type(value) is int and 0 < value <= 2**63)
