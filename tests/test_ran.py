@@ -18,11 +18,18 @@ def record(*events: dict[str, Any]) -> Record:
     return found
 
 
-def trial(asked: str, flops: dict[str, int] | None, weights: dict[str, int], **takeover: Any) -> Ran:
+def trial(
+    asked: str,
+    flops: dict[str, int] | None,
+    weights: dict[str, int],
+    reduced: dict[str, int] | None = None,
+    **takeover: Any,
+) -> Ran:
     return Ran.of(
         record(
             {"event": "takeover", "asked": asked, "asked_weights": "fp32", **takeover},
             {"event": "sample", **({} if flops is None else {"matmul_flops": flops, "fp32_units": []})},
+            {"event": "sample", **({} if reduced is None else {"reduced_bytes": reduced})},
             {"event": "stored", "weights": weights},
         )
     )
@@ -40,6 +47,11 @@ def trial(asked: str, flops: dict[str, int] | None, weights: dict[str, int], **t
         (trial("fp32", {"fp32": 7}, {"bf16": 4}), "fp32, weights bf16; fp32 weights were asked for"),
         (trial("bf16", {"bf16": 7}, {"bf16": 90, "fp32": 10}), "bf16, weights bf16 + fp32"),
         (trial("bf16", {}, {"fp32": 4}), "no matrix products"),
+        (trial("fp32", {"fp32": 7}, {"fp32": 4}, reduced={"fp32": 9}), "fp32"),
+        (
+            trial("fp32", {"fp32": 7}, {"fp32": 4}, reduced={"fp32": 1, "bf16": 99}),
+            "fp32, gradients summed over ranks in bf16",
+        ),
         (trial("", {"bf16": 7}, {"fp32": 4}), "bf16"),
         (
             trial("fp16", {"fp16": 7}, {"fp32": 4}, software="TensorFlow"),

@@ -34,6 +34,7 @@ class Ran:
         products: format -> share of the FLOPs of matrix products; empty where there were none, or see ``unknown``.
         unknown: why the products were not counted; empty where they were.
         weights: the formats that weights are stored in, the largest first; empty where that was not measured.
+        summed: the formats in which ranks sum gradients, the largest first; empty where there is one rank.
         fp32_units: the kinds of 16-bit product that were computed in fp32 units.
         emulated: how an emulated precision is described; empty where nothing is emulated.
         lists: the device whose autocast lists were applied instead of this one's; empty for this one's.
@@ -46,6 +47,7 @@ class Ran:
     products: Mapping[str, float] = field(default_factory=dict)
     unknown: str = ""
     weights: tuple[str, ...] = ()
+    summed: tuple[str, ...] = ()
     fp32_units: tuple[str, ...] = ()
     emulated: str = ""
     lists: str = ""
@@ -69,6 +71,7 @@ class Ran:
             products=shares or {},
             unknown=unknown,
             weights=record.stored.formats("weights"),
+            summed=_summed(sample.get("reduced_bytes")),
             fp32_units=((EVERY_PRODUCT,) if EVERY_PRODUCT in planned else used)
             if used and known and sixteen
             else (),
@@ -87,6 +90,7 @@ class Ran:
             products={str(k): float(v) for k, v in shares.items()} if isinstance(shares, Mapping) else {},
             unknown=_text(known.get("unknown")) if isinstance(raw, Mapping) else "not recorded",
             weights=_texts(known.get("weights")),
+            summed=_texts(known.get("summed")),
             fp32_units=_texts(known.get("fp32_units")),
             **{name: _text(known.get(name)) for name in _TEXTS},
         )
@@ -128,7 +132,7 @@ class Ran:
         alike = all(abs(self.products.get(f, 0.0) - other.products.get(f, 0.0)) < SAME_SHARE for f in shares)
         return alike and all(
             getattr(self, name) == getattr(other, name)
-            for name in ("weights", "fp32_units", "emulated", "lists", "software")
+            for name in ("weights", "summed", "fp32_units", "emulated", "lists", "software")
         )
 
 
@@ -156,6 +160,12 @@ def _shares(flops: Any) -> dict[str, float] | None:
     return {f: n / total for f, n in known.items()}
 
 
+def _summed(sizes: Any) -> tuple[str, ...]:
+    """The formats of what ranks sum that have a share worth naming."""
+    shares = _shares(sizes) or {}
+    return tuple(sorted((f for f in shares if shares[f] >= WORTH_NAMING), key=lambda f: -shares[f]))
+
+
 # --- the same in words -------------------------------------------------------------------------------------
 
 
@@ -171,6 +181,8 @@ def words(ran: Ran) -> str:
     told = _products(ran)
     if ran.weights and ran.weights != ("fp32",):
         told = f"{told}, weights {' + '.join(ran.weights)}"
+    if any(name not in ("fp32", "fp64") for name in ran.summed):
+        told = f"{told}, gradients summed over ranks in {' + '.join(ran.summed)}"
     if ran.computed_otherwise:
         told = f"{told}; {ran.asked} was asked for"
     elif ran.stored_otherwise:

@@ -12,7 +12,7 @@ Events, in the order in which they appear (every one has ``event`` and ``at``, s
 - ``step``: index from 0, loss, seconds since the step before, skipped, loss_scale, sampled
 - ``skip``: a step that was left out: step, scale, reason
 - ``sample``: memory breakdown, FLOPs of matrix products by dtype, which kinds of product were computed in fp32 units,
-  samples a step; a second one: shares of a step's time
+  samples a step, bytes that ranks summed by format; a second one: shares of a step's time
 - ``region``: where the precision holds: its ``kind`` is ``model``, ``layers``, ``parameters``, ``own`` or ``framework``
 - ``stored``: what the sampled step held in memory, in bytes: ``weights``, ``gradients`` and ``optimizer``, each
   {format: bytes}, and ``absent`` {part: reason} for what could not be measured

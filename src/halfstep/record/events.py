@@ -119,7 +119,9 @@ _KINDS: dict[str, dict[str, Check]] = {
     "sample": {
         "memory": _or_none(_BYTES),
         "memory_absent": _table(_text),
-        **dict.fromkeys(("matmul_flops", "optimizer_flops", "time_shares"), _or_none(_AMOUNTS)),
+        **dict.fromkeys(
+            ("matmul_flops", "optimizer_flops", "reduced_bytes", "time_shares"), _or_none(_AMOUNTS)
+        ),
         "odd_flops": _or_none(_amount),
         "samples": _or_none(_whole),
         "fp32_units": _TEXTS,

@@ -432,6 +432,22 @@ def test_functional_calls_are_calls_of_the_model(kinds) -> None:
     assert kinds() == ["model"]
 
 
+@pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated, and tells what it does not trace
+@pytest.mark.parametrize("recipe", ["bf16", "fp16"])
+def test_a_graph_that_a_program_keeps_is_pythons_and_runs_in_the_recipe(begin, recipe: str) -> None:
+    model, x = (
+        nn.Sequential(nn.Conv1d(4, 8, 3), nn.BatchNorm1d(8), nn.Flatten(), nn.Linear(48, 2)),
+        torch.randn(2, 4, 8),
+    )
+    written = torch.jit.trace(model, x).code, str(torch.export.export(model, (x,)).graph)
+    takeover = begin(recipe)
+    traced = torch.jit.trace(model, x)
+    assert (traced.code, str(torch.export.export(model, (x,)).graph)) == written
+    out = traced(x)
+    assert out.dtype is torch.float32
+    assert torch.equal(out, out.to(takeover.regions.dtype).float())
+
+
 def test_threads_have_regions_of_their_own(begin) -> None:
     begin("bf16")
     model, other, x = Net(), Net(), torch.randn(3, 8)

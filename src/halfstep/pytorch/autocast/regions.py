@@ -256,7 +256,7 @@ class Regions(NoRegions):
 
         def opens(module: nn.Module) -> bool:
             role = self._roles.of(module, ())
-            if role is Role.NONE or self._around.gone:
+            if role is Role.NONE or self._around.gone or torch.compiler.is_exporting():
                 return False
             self._entry(module, (), {})
             if place() is AROUND:
@@ -278,6 +278,10 @@ class Regions(NoRegions):
         where = place()
         if self._around.gone and not self.promotes:
             return original(module, *args, **kwargs)
+        if torch._C._get_tracing_state() is not None:
+            # The program keeps the graph: as python writes it, it runs in any region.
+            with self.aside():
+                return original(module, *args, **kwargs)
         if self.promotes and where is OUTSIDE:
             self._around.be_outside()
         role = self._roles.of(module, args)

@@ -129,7 +129,8 @@ class Statistics:
 
     def _before_forward(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def forward(layer: Any, *args: Any, **kwargs: Any) -> Tensor:
-            if layer.training and not torch.compiler.is_compiling():
+            traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+            if layer.training and not traced:
                 self._about_to_change([layer])
             return original(layer, *args, **kwargs)
 

@@ -70,7 +70,8 @@ class BriefLook:
         if counted is not None:
             flops: dict[str, Any] = {"matmul_flops": dict(counted.flops)}
             told = {"absent": counted.counted.absent} if counted.counted.absent else flops
-            self._write("sample", fp32_units=self._listening.end(), **told)
+            reduced = {"reduced_bytes": dict(counted.counted.reduced)} if counted.counted.reduced else {}
+            self._write("sample", fp32_units=self._listening.end(), **told, **reduced)
 
     def _stop(self) -> ProductCounter | None:
         counter, self._counter = self._counter, None

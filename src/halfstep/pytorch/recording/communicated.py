@@ -1,7 +1,8 @@
 """The format in which gradients go from rank to rank, where a communication hook of the program's own changes it.
 
-Seen at the collectives that run while ``DistributedDataParallel`` calls the hook. What a hook starts later, when an
-answer has arrived (the second half of PowerSGD), and PyTorch's hooks in C++ are not looked at.
+Seen at the collectives that run while ``DistributedDataParallel`` calls the hook; of PyTorch's hooks in C++ it is known
+by their names. What a hook starts later, when an answer has arrived (the second half of PowerSGD), is not looked at
+here: what ranks sum in the sampled step is measured (:mod:`halfstep.pytorch.recording.products`).
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Communicated:
         """Look in at hooks as they are registered, and at collectives."""
         if torch.distributed.is_available():
             patches.wrap(torch.distributed, "_register_comm_hook", self._register)
+            patches.wrap_each(torch.distributed, ("_register_builtin_comm_hook",), self._register_builtin)
             patches.wrap_each(torch.distributed, _COLLECTIVES, self._collective)
 
     def _register(self, original: Callable[..., None]) -> Callable[..., None]:
@@ -58,6 +60,14 @@ class Communicated:
                     self._hook.gradients = None
 
             original(reducer, state, watched)
+
+        return register
+
+    def _register_builtin(self, original: Callable[..., None]) -> Callable[..., None]:
+        def register(reducer: Any, hook: Any) -> None:
+            original(reducer, hook)
+            if hook.name == "FP16_COMPRESS":
+                self._differ(torch.float16, torch.float32)
 
         return register
 

@@ -8,6 +8,8 @@ types of the operands of each call, also of those calls that compiled code makes
 
 from __future__ import annotations
 
+import math
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -46,6 +48,9 @@ _COMPILING, _CUDA_GRAPH = " (dynamo_timed)", "CUDAGraph"
 #: Inductor's compiled graphs; its templates of products are kernels of their own, which call no operator
 _COMPILED_GRAPH, _TEMPLATES = "## Call CompiledFxGraph", ("triton_tem_", "micro_gemm")
 
+#: what a backend of torch.distributed calls its sums over ranks
+_REDUCES = re.compile(r"(gloo|nccl|xccl|ucc|mpi|hccl):_?(all_?)?reduce")
+
 TEMPLATES = (
     "compiled code computed products in kernels of its own (max-autotune, flex_attention), not in operators"
 )
@@ -59,12 +64,14 @@ class Counted:
         flops: by the format of the operands.
         odd: those of sizes that do not suit matrix units.
         optimizer: by format, those inside of an optimizer's step (Muon's), which are in neither of the others.
+        reduced: bytes by the format in which ranks summed them: gradients, as they go from rank to rank.
         absent: why they could not be counted; empty where they were.
     """
 
     flops: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     odd: int = 0
     optimizer: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    reduced: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     absent: str = ""
 
 
@@ -120,8 +127,12 @@ class _Found:
 
 def count(events: Iterable[Any], emulated: str = "emulated", tf32: bool = False) -> Counted:
     """The products among the events of Kineto's, which have shapes."""
+    events = list(events)
     counted = Counted()
     compiled = False
+    for event in events:
+        if _REDUCES.match(event.name()) and event.shapes() and (dtype := _DTYPES.get(event.dtypes()[0])):
+            counted.reduced[format_name(dtype)] += math.prod(event.shapes()[0]) * dtype.itemsize
     for thread in _by_thread(events).values():
         for found in _outermost(thread):
             for product in _resolved(found, counted):

@@ -84,7 +84,8 @@ class Profile:
         if counted is None or absent:
             return {"absent": absent}
         fields: dict[str, Any] = {"matmul_flops": dict(counted.flops), "odd_flops": counted.odd}
-        return fields | ({"optimizer_flops": dict(counted.optimizer)} if counted.optimizer else {})
+        more = {"optimizer_flops": dict(counted.optimizer), "reduced_bytes": dict(counted.reduced)}
+        return fields | {name: found for name, found in more.items() if found}
 
     @look(PRODUCTS)
     def _counted(self, events: list[Any]) -> Counted:
