@@ -54,6 +54,8 @@ IN_FP32 = (
         "histogramdd",
         "histc",
         "embedding_bag",
+        "rrelu",
+        "rrelu_with_noise",
         "_upsample_bilinear2d_aa",
     ),
     *(

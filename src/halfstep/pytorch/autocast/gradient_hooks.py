@@ -1,0 +1,60 @@
+"""Hooks on gradients inside a region may return fp32: the gradient goes on in the dtype that it has there.
+
+``x.register_hook(lambda gradient: gradient * mask)`` works in fp32. Where ``x`` is a layer's result in a region, its
+gradient is 16-bit, the product with the script's own mask is fp32, and autograd refuses it.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfstep.pytorch.dtypes import SIXTEEN_BIT
+from halfstep.pytorch.patches import Patches
+
+_ON_MODULES = ("register_full_backward_hook", "register_full_backward_pre_hook", "register_backward_hook")
+
+
+def install(patches: Patches) -> None:
+    """Wrap the ways to register a hook that may return another gradient."""
+
+    def registering(original: Callable[..., Any]) -> Callable[..., Any]:
+        def register(self: Any, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            return original(self, InItsDtype(hook), *args, **kwargs)
+
+        return register
+
+    patches.wrap(Tensor, "register_hook", registering)
+    for name in _ON_MODULES:
+        patches.wrap(torch.nn.Module, name, registering)
+
+
+class InItsDtype:
+    """A hook whose answer has the dtype of the gradient it is given. Pickled it is the hook as the script has it."""
+
+    def __init__(self, hook: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, hook)  # of another wrapper it takes the attributes, too
+        self._hook = hook
+
+    def __call__(self, *args: Any) -> Any:
+        """``(gradient)``, ``(module, of the outputs)`` or ``(module, of the inputs, of the outputs)``."""
+        return _like(self._hook(*args), args[min(1, len(args) - 1)])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> InItsDtype:
+        return InItsDtype(copy.deepcopy(self._hook, memo))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial, (self._hook,)
+
+
+def _like(answer: Any, gradient: Any) -> Any:
+    if isinstance(answer, tuple | list) and isinstance(gradient, tuple):
+        return tuple(_like(a, g) for a, g in zip(answer, gradient, strict=False))
+    if isinstance(answer, Tensor) and isinstance(gradient, Tensor) and gradient.dtype in SIXTEEN_BIT:
+        return answer.to(gradient.dtype)
+    return answer
