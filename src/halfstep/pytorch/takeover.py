@@ -20,7 +20,14 @@ from halfstep.errors import HalfstepError, Unsupported
 from halfstep.looks import Looks
 from halfstep.loss_scale import Skip
 from halfstep.pytorch import native, spawning
-from halfstep.pytorch.autocast import beyond_range, data_loading, lists, mixed_operands, own_amp
+from halfstep.pytorch.autocast import (
+    beyond_range,
+    data_loading,
+    gradient_hooks,
+    lists,
+    mixed_operands,
+    own_amp,
+)
 from halfstep.pytorch.autocast.no_regions import NoRegions
 from halfstep.pytorch.autocast.regions import Regions
 from halfstep.pytorch.capabilities import Support, support
@@ -246,6 +253,8 @@ class Takeover(Face):
         if isinstance(self.options.writer, Writer):
             self._looking.install(patches)
         backward.install(self, patches)
+        if dtype is not None and not recipe.loss_scale.guards:
+            gradient_hooks.install(patches)
         self._steps.install(patches)
         self.by_hand.install(patches)
 

@@ -21,7 +21,10 @@ _ON_MODULES = ("register_full_backward_hook", "register_full_backward_pre_hook",
 
 
 def install(patches: Patches) -> None:
-    """Wrap the ways to register a hook that may return another gradient."""
+    """Wrap the ways to register a hook that may return another gradient.
+
+    Where losses are scaled, what hands true gradients to hooks does the same.
+    """
 
     def registering(original: Callable[..., Any]) -> Callable[..., Any]:
         def register(self: Any, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -38,18 +41,27 @@ class InItsDtype:
     """A hook whose answer has the dtype of the gradient it is given. Pickled it is the hook as the script has it."""
 
     def __init__(self, hook: Callable[..., Any]) -> None:
-        functools.update_wrapper(self, hook)  # of another wrapper it takes the attributes, too
         self._hook = hook
+        functools.update_wrapper(self, hook)
 
     def __call__(self, *args: Any) -> Any:
-        """``(gradient)``, ``(module, of the outputs)`` or ``(module, of the inputs, of the outputs)``."""
-        return _like(self._hook(*args), args[min(1, len(args) - 1)])
+        return in_its_dtype(self._hook(*args), args)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> InItsDtype:
         return InItsDtype(copy.deepcopy(self._hook, memo))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial, (self._hook,)
+
+
+def in_its_dtype(answer: Any, given: tuple[Any, ...]) -> Any:
+    """What a hook answers, for the gradient that it was given.
+
+    Args:
+        answer: a gradient, several, or None.
+        given: ``(gradient,)``, ``(module, of the outputs)`` or ``(module, of the inputs, of the outputs)``.
+    """
+    return _like(answer, given[min(1, len(given) - 1)])
 
 
 def _like(answer: Any, gradient: Any) -> Any:

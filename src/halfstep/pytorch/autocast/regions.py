@@ -24,7 +24,7 @@ from torch import clear_autocast_cache, get_autocast_dtype, is_grad_enabled, nn
 from torch.optim import Optimizer
 
 from halfstep.program import on_import
-from halfstep.pytorch.autocast import custom_functions, gradient_hooks, leaving_pytorch
+from halfstep.pytorch.autocast import custom_functions, leaving_pytorch
 from halfstep.pytorch.autocast.around import Around, Outer
 from halfstep.pytorch.autocast.no_regions import Entered, NoRegions
 from halfstep.pytorch.autocast.results import to_fp32
@@ -95,7 +95,6 @@ class Regions(NoRegions):
         custom_functions.install(self.devices, self.region, patches)
         if self.dtype is not torch.float32:
             leaving_pytorch.widen(self.dtype, self._holds_its_tensors, patches)
-            gradient_hooks.install(patches)
         patches.wrap(torch.utils.checkpoint, "_get_autocast_kwargs", _with_place)
         patches.wrap(threading.Thread, "_bootstrap_inner", self._in_thread)
 

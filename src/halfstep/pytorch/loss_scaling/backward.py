@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge
 
+from halfstep.pytorch.autocast.gradient_hooks import in_its_dtype
 from halfstep.pytorch.loss_scaling import anomaly
 from halfstep.pytorch.loss_scaling.backward_pass import BackwardPass, Unrepeatable
 from halfstep.pytorch.loss_scaling.data_parallel import DataParallel
@@ -302,11 +303,11 @@ class _Through:
         scale = self._scaling.last_value if self._scaling.active else 1.0
         if (answers := self._scaling.answers) is not None:
             return answers.ask(self, args, scale, lambda: self._answer(args, scale), _map)
-        return self._hook(*args) if scale == 1.0 else self._answer(args, scale)
+        return in_its_dtype(self._hook(*args), args) if scale == 1.0 else self._answer(args, scale)
 
     def _answer(self, args: tuple[Any, ...], scale: float) -> Any:
         returned = self._hook(*(_map(arg, 1.0 / scale) for arg in args))
-        return _map(returned, scale)
+        return in_its_dtype(_map(returned, scale), args)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Through:
         return _Through(self._scaling, copy.deepcopy(self._hook, memo))
