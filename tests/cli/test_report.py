@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import halfstep as package
+from halfstep.comparison import archive
+from halfstep.comparison.request import Request, save
+from halfstep.comparison.running import _environment
+from halfstep.options import DEFAULTS
+from halfstep.record import SCHEMA, Record, Writer
+from halfstep.trials import Outcome, Trial
 
 from .running import PROGRAMS, halfstep
 
@@ -92,3 +101,38 @@ def test_another_option_is_refused_on_resuming(begun: dict[str, Any]) -> None:
     assert "was made with steps none, not 3; leave that out to resume it" in done.stderr
     done = halfstep("compare", "--resume", str(begun["folder"]), "--out", "x", cwd=begun["folder"].parent)
     assert done.stderr == "halfstep: --resume DIR goes on in DIR itself; leave --out out.\n"
+
+
+def test_the_command_that_goes_on_is_run_as_it_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copied from a narrow terminal into a shell, in another folder, with spaces, quotes and more in every name."""
+    there, elsewhere = tmp_path / 'it\'s "$HOME"  here', tmp_path / "elsewhere"
+    there.mkdir()
+    elsewhere.mkdir()
+    (there / "my  prog's.py").write_text(
+        "import json, sys\njson.dump(sys.argv[1:], open('argv.json', 'w'))\n"
+    )
+    arguments = ["--name", 'a "b"  $c', "it's", "", "*"]
+    folder = there / "o  '$u\"t"
+    monkeypatch.chdir(there)
+    request = Request(
+        "my  prog's.py", tuple(arguments), False, ("fp32", "bf16"), DEFAULTS, 1, 1, None, "", folder
+    )
+    save(request, _environment())
+    Writer(request.job.record(Trial("fp32"))).write(
+        "start", schema=SCHEMA, precision="fp32", seed=0, repeat=0
+    )
+    archive.keep(
+        request, Outcome(Trial("fp32"), "failed", "it", 1, Record(request.job.record(Trial("fp32"))))
+    )
+    printed = halfstep("report", str(folder), cwd=elsewhere, env={"COLUMNS": "40"}).stdout
+    line = next(line for line in printed.splitlines() if line.startswith("next "))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-c", line.removeprefix("next ")],
+        cwd=elsewhere, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert json.loads((there / "argv.json").read_text()) == arguments
+    assert package.load(folder).data["missing"] == []

@@ -23,7 +23,7 @@ from halfstep.options import DEFAULTS
 from halfstep.record import SCHEMA, Writer, read
 from halfstep.report.compared import compare, rebuilt
 from halfstep.report.loading import rebuild
-from halfstep.trials import Outcome, Trial
+from halfstep.trials import Outcome, Trial, records_at
 
 ENVIRONMENT = {
     "cpu": "A", "python": "3.11.7", "frameworks": {"torch": "2.13.0"}, "devices": [{"name": "A", "precisions": {}}],
@@ -110,6 +110,59 @@ def test_only_what_is_missing_is_run_again(request_: Request, ran: list[Trial]) 
     again = codec.write(compare(request_, Quiet(), stored(request_.folder)))
     assert ran == []
     assert again["verdicts"] == found["verdicts"]
+
+
+BUSY = {"wall_seconds": 10.0, "cores": 2, "own_seconds": 10.0, "others_seconds": 10.0, "waited_seconds": 5.0,
+        "involuntary_switches": 9}  # fmt: skip
+
+
+@pytest.mark.parametrize("repeat", ["ok", "interrupted", "killed"])
+def test_a_disturbed_trial_stays_until_its_repeat_has_ended(
+    request_: Request, monkeypatch: pytest.MonkeyPatch, ran: list[Trial], repeat: str
+) -> None:
+    """One of three was disturbed, and is run once more: well, until Ctrl-C, or until halfstep is killed."""
+    request_ = replace(request_, recipes=("fp32", "bf16", "fp16"), repeats=2, seeds=1)
+    victim, runs = Trial("bf16", 0, 1), 0
+    at = request_.job.record(victim)
+
+    def run_trial(job: Any, trial: Trial, on_step: Any) -> Outcome:
+        nonlocal runs
+        runs += trial == victim
+        second = trial == victim and runs == 2
+        inner = replace(request_, folder=job.folder)
+        status = "interrupted" if second and repeat == "interrupted" else "ok"
+        record = written(
+            inner, trial, None if second and repeat == "killed" else status, 13 if second else 12
+        )
+        if trial == victim and not second:
+            record.with_name(f"{record.name}.rank1").write_bytes(record.read_bytes())
+            lines = record.read_text().splitlines()
+            record.write_text(
+                "\n".join([*lines[:-1], json.dumps(json.loads(lines[-1]) | {"load": BUSY})]) + "\n"
+            )
+        if second:
+            before = [(o.trial, o.status, len(o.record.steps)) for o in archive.outcomes(request_)]
+            assert (victim, "ok", 12) in before, "the first run is there to be read"
+            assert len(before) == 6
+            if repeat == "killed":
+                raise SystemExit
+        job.log(trial).write_text(str(runs))
+        return Outcome(trial, status, "", 0, *records_at(record), seconds=1.5)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(running, "run_trial", run_trial)
+    if repeat == "killed":
+        with pytest.raises(SystemExit):
+            compare(request_, Quiet())
+        monkeypatch.setattr(running, "_to_repeat", lambda *args: [])
+        found = compare(request_, Quiet(), stored(request_.folder))
+    else:
+        found = compare(request_, Quiet())
+    steps = {(t.precision, t.repeat): t.steps for t in found.trials}
+    assert (runs, len(steps), steps[("bf16", 1)]) == (2, 6, 13 if repeat == "ok" else 12)
+    assert [t.status for t in found.trials] == ["ok"] * 6
+    assert codec.write(rebuilt(request_.folder).trials) == codec.write(found.trials)
+    assert not (request_.folder / "again").exists()
+    assert at.with_name(f"{at.name}.rank1").exists() is (repeat != "ok")
 
 
 def test_resuming_counts_the_trials_that_are_left(request_: Request, ran: list[Trial]) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from halfstep.record import SCHEMA, Writer, read
 from halfstep.record.reader import KILLED
-from halfstep.trials.process import Guard, Tree, start
+from halfstep.trials.process import Guard, Tree, new_mark, start
 
 #: starts one helper of each kind, which all ignore SIGTERM, and then does what it is told
 PROGRAM = """
@@ -58,7 +58,7 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 def started(folder: Path, what: str) -> Iterator[tuple[subprocess.Popen[bytes], Tree]]:
     """The program with all its helpers running; they are gone afterwards, whatever the test finds."""
     with open(folder / "log", "wb") as log, contextlib.chdir(folder):
-        child, tree = start([sys.executable, "-S", "-c", PROGRAM, what], dict(os.environ), log)
+        child, tree = start([sys.executable, "-S", "-c", PROGRAM, what], dict(os.environ), log, new_mark())
     try:
         while not (folder / "ready").exists():
             time.sleep(0.01)
@@ -106,8 +106,9 @@ def test_the_guard_ends_them_when_whoever_ran_the_trial_is_killed(tmp_path: Path
     writer.write("start", schema=SCHEMA, precision="fp32")
     writer.write("step", step=0)
     with started(tmp_path, "hang") as (child, tree):
-        guard = Guard(tree, writer.path)
+        guard = Guard(tree.mark, writer.path)
         guard.begin()
+        guard.tell(child.pid)
         process = guard._process
         assert process is not None
         assert process.stdin is not None
@@ -121,8 +122,9 @@ def test_the_guard_ends_them_when_whoever_ran_the_trial_is_killed(tmp_path: Path
 def test_the_guard_does_nothing_when_the_trial_has_ended(tmp_path: Path) -> None:
     record = tmp_path / "r.jsonl"
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as bystander:
-        guard = Guard(Tree(bystander.pid, "none"), record)
+        guard = Guard("none", record)
         guard.begin()
+        guard.tell(bystander.pid)
         guard.close()
         assert bystander.poll() is None
         bystander.communicate(b"\n")

@@ -142,7 +142,7 @@ def compare(
         except UsageError as error:
             unwritten = error
     write_json(comparison, json_path)
-    console.print(terminal.table(comparison, page=None if unwritten else page))
+    console.print(terminal.table(comparison, page=None if unwritten else page), crop=False)
     if unwritten:
         raise unwritten
     return 0 if any(trial["status"] == "ok" for trial in comparison["trials"]) else 1

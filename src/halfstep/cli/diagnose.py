@@ -89,5 +89,5 @@ def diagnose(
     if out is not None and holds_comparison(Path(out)):
         written = write_page(rebuild(out).data, Path(out).absolute() / "report.html", stored(Path(out)))
     write_json(found, json_path)
-    console.print(report.view(found, page=written))
+    console.print(report.view(found, page=written), crop=False)
     return 0

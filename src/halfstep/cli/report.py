@@ -48,7 +48,7 @@ def report(folder: str, csv_file: str | None, json_file: str | None) -> None:
     if csv_file is not None:
         write_csv(comparison.data, csv_file)
     write_json(comparison.data, json_path)
-    Console(stderr=json_file == "-").print(terminal.table(comparison.data, page=page))
+    Console(stderr=json_file == "-").print(terminal.table(comparison.data, page=page), crop=False)
 
 
 def _diagnosis(found: dict[str, Any], folder: Path, csv_file: str | None, json_path: Path | None) -> None:
@@ -64,4 +64,4 @@ def _diagnosis(found: dict[str, Any], folder: Path, csv_file: str | None, json_p
         )
     page = diagnosis_page.write(found, folder / "diagnosis.html")
     write_json(found, json_path)
-    Console(stderr=str(json_path) == "-").print(diagnosis.view(found, page=page))
+    Console(stderr=str(json_path) == "-").print(diagnosis.view(found, page=page), crop=False)

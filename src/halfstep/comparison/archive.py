@@ -6,7 +6,9 @@ import contextlib
 import glob
 import hashlib
 import math
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,14 +34,49 @@ def _end_of(request: Request, trial: Trial) -> Path:
 
 def forget(request: Request, trial: Trial) -> None:
     """Take away what an earlier run of the trial left; one that is only now being ended writes to no file of ours."""
-    record = request.job.record(trial)
-    for path in (
-        _end_of(request, trial),
-        request.job.log(trial),
-        record,
-        *record.parent.glob(f"{glob.escape(record.name)}.rank*"),
-    ):
+    for path in _files(request, trial):
         path.unlink(missing_ok=True)
+
+
+def _files(request: Request, trial: Trial) -> list[Path]:
+    """All that a trial may have left, how it ended first."""
+    record = request.job.record(trial)
+    ranks = sorted(record.parent.glob(f"{glob.escape(record.name)}.rank*"))
+    return [_end_of(request, trial), record, *ranks, request.job.log(trial)]
+
+
+def has_ended(request: Request, trial: Trial) -> bool:
+    """Whether an earlier run of the trial came to an end that counts."""
+    ended = _ended(request, _end_of(request, trial))
+    return ended is not None and ended.status in DONE
+
+
+def beside(request: Request) -> Request:
+    """The same request in a folder of its own: for a trial that is run again while what it left is kept."""
+    return replace(request, folder=request.folder / "again")
+
+
+def replace_trial(request: Request, outcome: Outcome) -> None:
+    """Put a trial that was run :func:`beside` in the place of its earlier run, where it came to an end that counts.
+
+    At every moment one of the two is there to be read: a record whose end is missing is judged by its last line.
+    """
+    if outcome.status in DONE:
+        record = request.job.record(outcome.trial)
+        old_end, _, *old = _files(request, outcome.trial)
+        end, *files = _files(beside(request), outcome.trial)
+        old_end.unlink(missing_ok=True)
+        for path in (*files, end):
+            path.replace(record.with_name(path.name))
+        for path in set(old) - {record.with_name(path.name) for path in files}:
+            path.unlink()
+        outcome.record.path = record
+    clear(request)
+
+
+def clear(request: Request) -> None:
+    """Take away what a run :func:`beside` has left, which was ended before it counted."""
+    shutil.rmtree(beside(request).folder, ignore_errors=True)
 
 
 def keep(request: Request, outcome: Outcome) -> None:

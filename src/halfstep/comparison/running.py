@@ -83,8 +83,8 @@ def run_comparison(
     recipes = _recipes(request, environment, outcomes)
     done = len(outcomes)
     pending = missing(request, outcomes, environment)
-    known_steps = request.options.steps
-    while pending:
+    known_steps, interrupted = request.options.steps, False
+    while pending and not interrupted:
         trial = pending.pop(0)
         display.plan([t.label for t in (*(o.trial for o in outcomes[done:]), trial, *pending)])
         outcome = _run(request, trial, known_steps, display, disk)
@@ -97,17 +97,18 @@ def run_comparison(
         environment["seconds"] = time.monotonic() - started
         disk.keep(save, request, environment)
         disk.keep(write, assemble(request, outcomes, environment))
-        if outcome.status == "interrupted":
-            break
+        interrupted = outcome.status == "interrupted"
     for index in _to_repeat(request, outcomes, done):
         display.plan([outcomes[index].trial.label])
-        outcomes[index] = _run(request, outcomes[index].trial, known_steps, display, disk)
+        outcome = _run(request, outcomes[index].trial, known_steps, display, disk)
         environment["seconds"] = time.monotonic() - started
         disk.keep(save, request, environment)
-        if outcomes[index].status == "interrupted":
+        interrupted = outcome.status == "interrupted"
+        if interrupted:
             break
+        outcomes[index] = outcome if outcome.status in archive.DONE else outcomes[index]
     fit = None
-    if request.fit is not None and not any(o.status == "interrupted" for o in outcomes):
+    if request.fit is not None and not interrupted:
         job = replace(request.job, memory_limit=request.memory_limit)
         fit = fit_batch(job, request.fit, recipes, display)
     comparison = assemble(request, outcomes, environment, fit=fit)
@@ -172,6 +173,7 @@ def _check_limit(request: Request, environment: dict[str, Any]) -> None:
 
 def _done(request: Request, resume: Stored) -> list[Outcome]:
     before, now = resume.request.time_limit, request.time_limit
+    archive.clear(request)
     raised = before is not None and (now is None or now > before)
     return archive.done(archive.outcomes(request), raised)
 
@@ -217,9 +219,13 @@ def interleaved(trials: Sequence[Trial]) -> list[Trial]:
 
 def _run(request: Request, trial: Trial, steps: int | None, display: Display, disk: _Disk) -> Outcome:
     display.begin(trial.label, steps)
-    disk.keep(archive.forget, request, trial)
-    outcome = run_trial(request.job, trial, lambda *step: display.advance(trial.label, *step))
-    disk.keep(archive.keep, request, outcome)
+    again = archive.has_ended(request, trial)
+    where = archive.beside(request) if again else request
+    disk.keep(archive.forget, where, trial)
+    outcome = run_trial(where.job, trial, lambda *step: display.advance(trial.label, *step))
+    disk.keep(archive.keep, where, outcome)
+    if again:
+        disk.keep(archive.replace_trial, request, outcome)
     words = outcome.reason or f"{count(len(outcome.record.steps), 'step')} in {outcome.seconds:.0f} s"
     display.finish(trial.label, outcome.status, words)
     return outcome

@@ -50,7 +50,7 @@ class View:
         yield from self.lines(Sheet(options.max_width, options.ascii_only))
 
     def lines(self, sheet: Sheet) -> Iterator[Text]:
-        """The lines, each at most as wide as the sheet."""
+        """The lines, each at most as wide as the sheet but for what is to be copied."""
         yield from sheet.flow(sheet.words(headline(self.diagnosis), "bold"))
         for number, finding in enumerate(self.diagnosis.findings, start=1):
             yield Text()
@@ -64,7 +64,7 @@ class View:
         page = "" if self.page is None else str(self.page)
         for name, said in (("page", page), ("next", next_command(self.diagnosis))):
             if said:
-                yield from sheet.flow([Text(name, "dim"), *sheet.words(clean(said), "cyan")], 5)
+                yield sheet.whole(name, clean(said), "cyan")
 
 
 def view(diagnosis: Raw, page: Path | None = None) -> View:

@@ -81,6 +81,12 @@ class Sheet:
         if line.plain.strip():
             yield line
 
+    def whole(self, name: str, text: str, style: str) -> Text:
+        """A line to be copied: its name and a path or a command, never broken, however long it is."""
+        line = Text.assemble((name, "dim"), " ", (self.spell(text), style), no_wrap=True)
+        line.overflow = "ignore"
+        return line
+
     def words(self, text: str, style: str = "") -> list[Text]:
         """Prose as pieces, one a word."""
         return [Text(word, style) for word in self.spell(text).split()]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from halfstep.comparison.model import Explanation, Fit, Reason, RunPart
+from halfstep.launching import start_of_command
 from halfstep.report import units
 from halfstep.stored import Stored
 
@@ -147,6 +148,7 @@ class Comparison:
 
     command: tuple[str, ...]
     module: bool
+    launch: str
     directory: str
     environment: Mapping[str, object]
     options: Mapping[str, object]
@@ -182,7 +184,8 @@ class Comparison:
         """The command that runs the program in the advised precision; empty without advice."""
         if not self.advised or not self.command:
             return ""
-        return shlex.join(["halfstep", "run", "--precision", self.advised, *self._program])
+        begin = start_of_command(self.launch) if self.launch else ["halfstep"]
+        return shlex.join([*begin, "run", "--precision", self.advised, *self._program])
 
     @property
     def _program(self) -> list[str]:

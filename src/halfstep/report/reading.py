@@ -27,6 +27,7 @@ def read(raw: Mapping[str, Any]) -> Comparison:
     return Comparison(
         command=found.program.command,
         module=found.program.module,
+        launch=found.program.launch,
         directory=found.program.cwd,
         environment=found.environment,
         options=found.options,

@@ -39,7 +39,7 @@ class Summary:
         yield from self.lines(Sheet(options.max_width, options.ascii_only))
 
     def lines(self, sheet: Sheet) -> Iterator[Text]:
-        """The lines of the summary, each at most as wide as the sheet."""
+        """The lines of the summary, each at most as wide as the sheet but for what is to be copied."""
         yield from grid(self.comparison, sheet)
         yield from _fit(self.comparison, sheet)
         yield from _warnings(self.comparison, sheet)
@@ -49,9 +49,7 @@ class Summary:
         yield from self._farewell(sheet)
 
     def _farewell(self, sheet: Sheet) -> Iterator[Text]:
-        command = self.comparison.run_command if self.next_command is None else self.next_command
-        if self.comparison.unfinished and self.page is not None and self.next_command is None:
-            command = shlex.join(["halfstep", "compare", "--resume", str(self.page.parent)])
+        command = self._next() if self.next_command is None else self.next_command
         page = "" if self.page is None else str(self.page)
         output = "" if self.output is None else str(self.output)
         told = [
@@ -59,7 +57,17 @@ class Summary:
         ]
         yield from [Text()] * bool(told)
         for name, said in told:
-            yield from sheet.flow([Text(name, "dim"), *sheet.words(clean(said), "cyan")], _INDENT + 1)
+            yield sheet.whole(name, clean(said), "cyan")
+
+    def _next(self) -> str:
+        """What to type next, to be copied into a shell: begun elsewhere, a comparison goes on there."""
+        directory = Path(self.comparison.directory)
+        elsewhere = directory.is_absolute() and directory.is_dir() and not directory.samefile(".")
+        command = self.comparison.run_command
+        if self.comparison.unfinished and self.page is not None:
+            folder = self.page.parent.absolute() if elsewhere else self.page.parent
+            command = shlex.join(["halfstep", "compare", "--resume", str(folder)])
+        return f"cd {shlex.quote(str(directory))} && {command}" if elsewhere and command else command
 
 
 def table(

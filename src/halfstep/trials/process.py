@@ -37,11 +37,19 @@ _POLL = 0.05
 MARK = "HALFSTEP_TRIAL_MARK"
 
 
+def new_mark() -> str:
+    """A mark that no other trial has."""
+    return secrets.token_hex(8)
+
+
 def start(
-    command: list[str], environment: dict[str, str], log: IO[bytes]
+    command: list[str], environment: dict[str, str], log: IO[bytes], mark: str
 ) -> tuple[subprocess.Popen[bytes], Tree]:
-    """Start a trial, in a session of its own, with nothing to read."""
-    mark = secrets.token_hex(8)
+    """Start a trial, in a session of its own, with nothing to read.
+
+    Raises:
+        OSError: it cannot be started.
+    """
     child = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -57,18 +65,19 @@ class Tree:
     """A trial's process and all that descend from it.
 
     Args:
-        pid: of the trial's first process.
+        pid: of the trial's first process; None where it is not known, and the mark alone tells them.
         mark: in the environment of all of them.
         child: the first process where it is this one's child, which has to be waited for.
     """
 
-    def __init__(self, pid: int, mark: str, child: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(self, pid: int | None, mark: str, child: subprocess.Popen[bytes] | None = None) -> None:
         self.pid = pid
         self.mark = mark
         self._child = child
         self._known: set[psutil.Process] = set()
-        with contextlib.suppress(psutil.Error):
-            self._known.add(psutil.Process(pid))
+        if pid is not None:
+            with contextlib.suppress(psutil.Error):
+                self._known.add(psutil.Process(pid))
 
     def running(self) -> list[psutil.Process]:
         """All that run now; those that were seen before are known although their parents have ended."""
@@ -145,16 +154,17 @@ def _runs(process: psutil.Process) -> bool:
 class Guard:
     """A process that outlives this one and ends the trial if this one is killed, which no handler can see.
 
-    It waits at a pipe that only this process holds: the system closes that, however this process ends. It then says so
-    in the trial's record, where a program that ends well on SIGTERM may have said "ok".
+    It begins before the trial, so that there is no moment in which the trial runs without one. It waits at a pipe that
+    only this process holds: the system closes that, however this process ends. It then says so in the trial's record,
+    where a program that ends well on SIGTERM may have said "ok".
 
     Args:
-        tree: what it is to end.
+        mark: of the trial's processes.
         record: the trial's record.
     """
 
-    def __init__(self, tree: Tree, record: Path) -> None:
-        self._tree = tree
+    def __init__(self, mark: str, record: Path) -> None:
+        self._mark = mark
         self._record = record
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -162,20 +172,19 @@ class Guard:
         """Watch from here on; where no process can be started, nothing does."""
         with contextlib.suppress(OSError), open(self._record, "ab") as file:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-S",
-                    "-c",
-                    _GUARD,
-                    "\n".join(sys.path),
-                    str(self._tree.pid),
-                    self._tree.mark,
-                ],
+                [sys.executable, "-S", "-c", _GUARD, "\n".join(sys.path), self._mark],
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
+
+    def tell(self, pid: int) -> None:
+        """The trial has begun, and this is its first process."""
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.write(b"%d\n" % pid)
+                self._process.stdin.flush()
 
     def close(self) -> None:
         """The trial has ended, and all its processes with it."""
@@ -186,15 +195,18 @@ class Guard:
 #: what the guard runs: it finds its modules where this process does, and so none in the current folder
 _GUARD = """\
 import sys
-if sys.stdin.buffer.readline():
-    sys.exit()
+pid = None
+for line in sys.stdin.buffer:
+    if line == b"ended\\n":
+        sys.exit()
+    pid = int(line)
 sys.path[:] = sys.argv[1].splitlines()
 from halfstep.trials.process import end_without_halfstep
-end_without_halfstep(int(sys.argv[2]), sys.argv[3])
+end_without_halfstep(pid, sys.argv[2])
 """
 
 
-def end_without_halfstep(pid: int, mark: str) -> None:
+def end_without_halfstep(pid: int | None, mark: str) -> None:
     """What a guard does: end the trial, and write the last line of its record to stdout."""
     Tree(pid, mark).end(signal.SIGTERM)
     event = {"event": "end", "status": "interrupted", "reason": KILLED}

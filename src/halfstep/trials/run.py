@@ -15,7 +15,7 @@ from typing import Any
 from halfstep.record import Record, number
 from halfstep.trials.job import Job, Trial
 from halfstep.trials.outcome import Outcome, Status, outcome_of
-from halfstep.trials.process import Guard, Tree, start
+from halfstep.trials.process import Guard, Tree, new_mark, start
 
 _POLL = 0.1
 _POLL_MEMORY = 0.02
@@ -40,40 +40,82 @@ def run_trial(job: Job, trial: Trial, on_step: OnStep) -> Outcome:
     except OSError as error:
         reason = f"it was not run, as its folder cannot be written ({error.strerror})"
         return Outcome(trial, "damaged", reason, None, Record(job.record(trial)))
-    with log, contextlib.ExitStack() as stack:
-        child, tree = start(job.command(trial), job.environment(trial), log)
-        guard = Guard(tree, job.record(trial))
-        stack.callback(guard.close)
-        stack.callback(tree.end)
+    with log, Signals() as signals:
+        mark = new_mark()
+        guard = Guard(mark, job.record(trial))
+        guard.begin()
         try:
-            with _told_to_end():
-                guard.begin()
+            child, tree = start(job.command(trial), job.environment(trial), log, mark)
+        except OSError as error:
+            guard.close()
+            reason = f"it could not be started ({error.strerror})"
+            return Outcome(trial, "failed", reason, None, Record(job.record(trial)))
+        guard.tell(child.pid)
+        try:
+            with signals.raised():
                 stopped = _watch(child, tree, job, _Tail(job.record(trial), on_step), started)
+                tree.end()
         except KeyboardInterrupt as told:
             stopped, by = "interrupted", str(told) or by
-            tree.end(signal.SIGINT)
+            with contextlib.suppress(KeyboardInterrupt), signals.raised():
+                tree.end(signal.SIGINT)
+        finally:
+            tree.end(signal.SIGKILL)
+            guard.close()
+        if signals.came and stopped is None:
+            stopped, by = "interrupted", signals.came[0]
     outcome = outcome_of(job, trial, child.returncode, stopped, by)
     outcome.seconds = time.monotonic() - started
     return outcome
 
 
-@contextlib.contextmanager
-def _told_to_end() -> Iterator[None]:
-    """SIGTERM and SIGHUP (a batch system's, a closed terminal's) end a trial as Ctrl-C does: it has a session of its
-    own, and would live on alone. Only in the main thread, and only where nobody else handles them."""
+class Signals:
+    """Ctrl-C, SIGTERM and SIGHUP (a batch system's, a closed terminal's) end a trial, which has a session of its own
+    and would live on alone. They wait while it is being started and ended, and interrupt nothing but :meth:`raised`.
 
-    def end(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt(signal.Signals(number).name)
+    Only in the main thread, and only where nobody else handles them.
 
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
-        before = {number: signal.signal(number, end) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    Attributes:
+        came: the words for those that came and were not raised yet.
+    """
+
+    def __init__(self) -> None:
+        self.came: list[str] = []
+        self._open = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            ours = (signal.SIG_DFL, signal.default_int_handler)
+            numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            self._before = {n: h for n in numbers if (h := signal.getsignal(n)) in ours}
+            for which in self._before:
+                signal.signal(which, self._come)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for which, handler in self._before.items():
+            signal.signal(which, handler)
+
+    def _come(self, which: int, frame: Any) -> None:
+        self.came.append("Ctrl-C" if which == signal.SIGINT else signal.Signals(which).name)
+        if self._open:
+            self._raise()
+
+    def _raise(self) -> None:
+        self._open = False
+        raise KeyboardInterrupt(self.came.pop())
+
+    @contextlib.contextmanager
+    def raised(self) -> Iterator[None]:
+        """Within, what comes, and what has come before, is a KeyboardInterrupt with its name; once."""
+        self._open = True
+        try:
+            if self.came:
+                self._raise()
+            yield
+        finally:
+            self._open = False
 
 
 def _watch(
