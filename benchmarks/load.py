@@ -26,6 +26,7 @@ import numpy as np
 from halfstep.comparison import archive
 from halfstep.comparison.request import Request, save
 from halfstep.comparison.running import assemble
+from halfstep.options import DEFAULTS
 from halfstep.record import SCHEMA, Writer
 from halfstep.report.compared import File
 from halfstep.report.words.comparison import worded
@@ -46,8 +47,8 @@ ENVIRONMENT = {
 def request_in(folder: Path, trials: int) -> Request:
     """What was asked for: so many trials, interleaved."""
     return Request(
-        program="train.py", arguments=(), module=False, recipes=PRECISIONS, steps=None, repeats=REPEATS,
-        seeds=max(1, trials // len(PRECISIONS) // REPEATS), time_limit=None, launch="", products="auto", folder=folder,
+        program="train.py", arguments=(), module=False, recipes=PRECISIONS, options=DEFAULTS, repeats=REPEATS,
+        seeds=max(1, trials // len(PRECISIONS) // REPEATS), time_limit=None, launch="", folder=folder,
     )  # fmt: skip
 
 
