@@ -1,9 +1,11 @@
 """What the commands that the site shows print: each is run, and its words are kept in docs/outputs/NAME.txt.
 
-    python docs/outputs.py            # all of them: some minutes
-    python docs/outputs.py overflow   # those named
+    python docs/outputs.py                 # all but demo: some minutes
+    python docs/outputs.py overflow        # those named
+    make demo                              # on a quiet machine, 4 minutes; then
+    python docs/outputs.py demo            # its table here and in README, and docs/page.png (needs Chromium)
 
-None of them tells a time: a figure of speed comes from benchmarks/results, where a quiet machine measured it.
+None but ``demo`` tells a time: other figures of speed come from benchmarks/results.
 """
 
 from __future__ import annotations
@@ -11,12 +13,15 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = Path(__file__).resolve().parent / "outputs"
+DOCS = ROOT / "docs"
+FOLDER = DOCS / "outputs"
 
 #: columns of the terminal: what a page of the site holds without a scroll bar
 WIDTH = 80
@@ -37,29 +42,72 @@ COMMANDS = {
     "lost_update": f"halfstep diagnose --precision bf16-true --try-remedies {_FAILURES}/small_updates.py",
     "saturated_sum": f"halfstep diagnose --precision bf16 --try-remedies {_FAILURES}/running_sum.py",
     "scale_collapse": f"halfstep diagnose --precision fp16 --try-remedies {_FAILURES}/scale_runaway.py",
+    "demo": "halfstep compare --steps 60 --repeats 3 examples/char_gpt.py",
 }
 
+#: the demo's folder, as the Makefile names it, and the flags of a browser that takes a picture of its page
+_DEMO = "halfstep-out/demo"
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+_PICTURE = "--headless --no-sandbox --disable-gpu --hide-scrollbars"
+_PICTURE += " --force-device-scale-factor=2 --window-size=1100,1740"
 
-def output_of(name: str) -> str:
-    """What the command prints, but for the last lines, which name the page that it wrote."""
-    words = shlex.split(COMMANDS[name])
-    if words[1] == "diagnose":
-        words[2:2] = ["--out", f"halfstep-out/docs/{name}"]
+
+def printed(words: list[str]) -> str:
+    """What a command of halfstep's prints, but for the last lines, which name the folder and the next command."""
     environment = os.environ | {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "TERM": "dumb"}
     done = subprocess.run(
         [sys.executable, "-m", *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise SystemExit(f"{COMMANDS[name]} ended with {done.returncode}:\n{done.stderr}")
+        raise SystemExit(f"{shlex.join(words)} ended with {done.returncode}:\n{done.stderr}")
     told = re.split(r"^page +/", done.stdout, maxsplit=1, flags=re.MULTILINE)[0]
-    lines = [line.rstrip() for line in told.splitlines()]
-    return f"$ {COMMANDS[name]}\n\n" + "\n".join(lines).strip("\n") + "\n"
+    return "\n".join(line.rstrip() for line in told.splitlines()).strip("\n")
+
+
+def output_of(name: str) -> str:
+    """A command and what it prints; the demo is drawn again from its records."""
+    words = shlex.split(COMMANDS[name])
+    if name == "demo":
+        words = ["halfstep", "report", _DEMO]
+    elif words[1] == "diagnose":
+        words[2:2] = ["--out", f"halfstep-out/docs/{name}"]
+    return f"$ {COMMANDS[name]}\n\n{printed(words)}\n"
+
+
+def show_in_readme(output: str) -> None:
+    """Put the demo's table and advice into README, without warnings and the reasons why a precision is no faster."""
+    _, *parts = re.split(r"\n\n(?=\S)", output.strip("\n"))
+    told = [part for part in parts if not part.startswith(("energy ", "warning:", "Unfinished:", "Why "))]
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    shown = "\n\n".join(told)
+    changed = re.sub(
+        r"(?<=^```\n)precision  .*?(?=\n```$)", lambda _: shown, text, count=1, flags=re.M | re.S
+    )
+    readme.write_text(changed, encoding="utf-8")
+
+
+def take_picture() -> None:
+    """Draw the top of the demo's page as docs/page.png."""
+    browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    if browser is None:
+        raise SystemExit(
+            f"There is no browser to take docs/page.png with; install one of {', '.join(_BROWSERS)}."
+        )
+    with tempfile.TemporaryDirectory() as profile:
+        page = (ROOT / _DEMO / "report.html").as_uri()
+        places = [f"--user-data-dir={profile}", f"--screenshot={DOCS / 'page.png'}", page]
+        subprocess.run([browser, *_PICTURE.split(), *places], check=True, capture_output=True)
 
 
 def main() -> None:
-    for name in sys.argv[1:] or COMMANDS:
+    for name in sys.argv[1:] or [name for name in COMMANDS if name != "demo"]:
         FOLDER.mkdir(exist_ok=True)
-        (FOLDER / f"{name}.txt").write_text(output_of(name), encoding="utf-8")
+        output = output_of(name)
+        (FOLDER / f"{name}.txt").write_text(output, encoding="utf-8")
+        if name == "demo":
+            show_in_readme(output)
+            take_picture()
         print(f"{name}: written", flush=True)
 
 
