@@ -44,8 +44,11 @@ def train(steps: int) -> tuple[list[float], list[str]]:
 
 def test_nan_of_the_scale_ends_no_program(begin: Begin) -> None:
     takeover = begin("fp16")
+    scales: list[float] = []
+    takeover.recorder.write = lambda event, **told: scales.append(told["scale"]) if event == "skip" else None
     losses, seen = train(12)
     assert takeover.skipped > 0, "the control: the scale was too high"
+    assert min(scales) > 1, "of the passes, not of the looks for NaN"
     assert losses[-1] < losses[0]
     assert len(seen) == 12, "a hook runs once per pass"
     assert torch.is_anomaly_check_nan_enabled()

@@ -58,6 +58,7 @@ from halfstep.pytorch.watching.began import Began, NullBegan
 from halfstep.pytorch.watching.watch import NullWatch, Watch
 from halfstep.pytorch.weights import literal_dtypes
 from halfstep.pytorch.weights.fp32_weights import Fp32Weights
+from halfstep.pytorch.weights.pointwise import Pointwise
 from halfstep.pytorch.weights.seen import look_for_16_bit_weights
 from halfstep.record import Writer
 from halfstep.takeover import HOPELESS, EnoughSteps, GradientsOverflow, Options, asked_of, overflow_sentence
@@ -88,6 +89,7 @@ class Takeover(Face):
         self._stepped_last: Callable[[], Optimizer | None] | None = None
         self._own_amp: set[str] = set()
         self._holds_16_bits = False
+        self._pointwise: Pointwise | None = None
         self._passes = StepsInside()
         self._bad_in_a_row: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
         self._undo: list[Callable[[], None]] = []
@@ -276,6 +278,8 @@ class Takeover(Face):
             self._holds_16_bits = True
             if self.regions.dtype is torch.float32:
                 self._undo += (lists.apply().remove, literal_dtypes.replace().remove)
+                self._pointwise = Pointwise()
+                self._undo.append(self._pointwise.remove)
 
     def _watch(self, looks: Looks) -> Watch:
         return Watch(self.options.writer, lambda: self._steps.inside, lambda: self.scaling.value, looks)
@@ -418,6 +422,8 @@ class Takeover(Face):
         """Every model has been called, and whatever the script does around a step has been seen once."""
         self._habits.stepped()
         self.regions.after_first_step(self._optimizers)
+        if self._pointwise is not None and not self._pointwise.met:
+            self._pointwise.remove()
         try:
             self._keep.stepped()
         except HalfstepError as error:

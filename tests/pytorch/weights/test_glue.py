@@ -29,7 +29,11 @@ class Literal(nn.Module):
         kept[:] = rows / 3
         share = kept.softmax(-1, dtype=to) + h.new_full((8,), 1 / 3, dtype=to) + kept.cumsum(-1, dtype=to)
         narrow = (h.bfloat16() + h.half()) / 7 if to is not FP32 else (h + h) / 7
-        return self.last(share.type(to) + narrow + torch.zeros_like(h, dtype=to).type_as(rows))
+        nothing = (
+            torch.full((8,), 1 / 3, dtype=to) * torch.linspace(0, 1, 8, dtype=to)
+            + torch.arange(8, dtype=to) / 7
+        )
+        return self.last(share.type(to) + narrow + torch.zeros(8, dtype=to).type_as(rows) + nothing)
 
 
 def literal(to: torch.dtype) -> Literal:
@@ -64,7 +68,7 @@ def test_dtypes_that_a_compiled_model_names(begin) -> None:
     assert torch.allclose(torch.compile(literal(BF16).to(BF16))(x), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_what_is_made_from_nothing_in_16_bits_is_summed_and_normalized_in_fp32(begin) -> None:
+def test_what_is_made_from_nothing_in_16_bits_is_computed_in_fp32(begin) -> None:
     class Makes(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -76,12 +80,113 @@ def test_what_is_made_from_nothing_in_16_bits_is_summed_and_normalized_in_fp32(b
             return [made.softmax(-1), made.sum(), rows.mean(0), torch.dot(made, x[0]), self.norm(rows) * x]
 
     x = torch.randn(4, 8)
-    made = torch.arange(8, dtype=BF16).div(7).float()
+    made = torch.arange(8, dtype=FP32).div(7)
     rows = made.repeat(4, 1)
     begin("fp32")
     net = Makes().half()
     true = [made.softmax(-1), made.sum(), rows.mean(0), torch.dot(made, x[0]), F.layer_norm(rows, (8,)) * x]
     assert all(torch.equal(a, b) for a, b in zip(net(x), true, strict=True))
+
+
+class Held:
+    """What entering a model does not look into."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+
+class HoldsMore(nn.Module):
+    """16-bit numbers that are neither parameters nor buffers: an attribute, in a list, in an object, from a hook."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(8)
+        self.net, self.norm = nn.Linear(8, 8), nn.Identity()
+        self.scale, self.rows = (torch.rand(8).bfloat16().to(dtype) for _ in range(2))
+        table = torch.rand(4, 8).bfloat16().to(dtype)
+        self.norm.register_forward_hook(
+            lambda module, given, out: out + (table / 3 + table.sigmoid() * table.std())
+        )
+
+    def forward(self, held: Held) -> Tensor:
+        return self.net(self.norm(held.x / 3 * torch.tanh(self.scale) + [self.rows][0] ** 3))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_is_neither_a_parameter_nor_given_is_computed_in_fp32(begin, compiled: bool) -> None:
+    x = torch.randn(4, 8).to(BF16)
+    expected = HoldsMore(FP32)(Held(x.float()))
+    begin("fp32")
+    net = HoldsMore(BF16).to(BF16)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    run = torch.compile(net, backend="aot_eager") if compiled else net
+    for _ in range(2):  # kernels that the first step has used stay
+        out = run(Held(x))
+        assert torch.equal(out, expected)
+        out.sum().backward()
+        optimizer.step()
+
+
+def test_a_program_whose_models_meet_no_such_numbers_pays_nothing_for_it(begin) -> None:
+    takeover = begin("fp32")
+    net = nn.Linear(8, 8, dtype=BF16)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    multiplies = "aten::mul.Tensor", "AutocastCPU"
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(*multiplies)
+    net(torch.randn(4, 8)).sum().backward()
+    optimizer.step()
+    assert not torch._C._dispatch_has_kernel_for_dispatch_key(*multiplies)
+    takeover.remove()
+
+
+def test_what_a_loss_is_computed_from_is_not_cast_to_16_bits(begin) -> None:
+    begin("fp32")
+    net, x = nn.Linear(8, 8, dtype=BF16), torch.randn(4, 8).to(BF16)
+    out = net(x)
+    assert out.type_as(x).dtype is out.to(BF16).dtype is out.to(x).dtype is FP32
+    assert out.detach().type_as(x).dtype is net.weight.detach().to(BF16).dtype is BF16, "to be saved"
+
+
+class Gated(torch.autograd.Function):
+    """A kernel that wants one dtype of both."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        assert x.dtype is weight.dtype
+        ctx.save_for_backward(x, weight)
+        return x.sigmoid() @ weight
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        assert gradient.dtype is x.dtype is weight.dtype
+        share = x.sigmoid()
+        return gradient @ weight.T * share * (1 - share), share.T @ gradient
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "bf16", "fp16"])
+def test_a_function_of_a_16_bit_program_that_wants_one_dtype(begin, recipe: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.weight = nn.Linear(8, 8), nn.Parameter(torch.randn(8, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return Gated.apply(self.first(x), self.weight)
+
+    net, x = Net(), torch.randn(4, 8).to(BF16)
+    for parameter in net.parameters():
+        parameter.data = parameter.data.to(BF16)
+    first, weight = net.first.weight.detach().float(), net.weight.detach().float().requires_grad_()
+    true = torch.sigmoid(F.linear(x.float(), first, net.first.bias.float())) @ weight
+    true.sum().backward()
+    begin(recipe, products="native")
+    out = net(x)
+    out.sum().backward()
+    close = {"fp32": 1e-6, "bf16": 0.03, "fp16": 0.004}[recipe]
+    assert torch.allclose(out, true, rtol=close, atol=close)
+    assert net.weight.grad.dtype is FP32
+    assert torch.allclose(net.weight.grad, weight.grad, rtol=close, atol=close)
 
 
 def test_a_program_without_16_bits_casts_as_it_likes(begin) -> None:

@@ -4,6 +4,9 @@ The backward of a Function that the script wrote computes products of what its f
 autocast off, so that saved fp32 weights meet 16-bit gradients and it fails, unless its author wrote
 ``torch.amp.custom_bwd``. Here it runs under its forward's autocast, as ``custom_bwd`` arranges. PyTorch's own
 Functions are written for autocast off, and left as they are.
+
+A program that holds 16-bit weights may have Functions that want one dtype of all their tensors: there fp32 weights that
+meet a 16-bit tensor are cast to its dtype, as the program's own are in it.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import is_autocast_enabled, set_autocast_cache_enabled
+from torch import Tensor, is_autocast_enabled, set_autocast_cache_enabled
 from torch.autograd.function import BackwardCFunction
 
+from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.nested import tensors_of
 from halfstep.pytorch.patches import Patches
 
@@ -25,17 +29,21 @@ _IN_REGION = "_halfstep_in_region"
 
 
 def install(
-    devices: tuple[str, ...], region: Callable[[], AbstractContextManager[None]], patches: Patches
+    devices: tuple[str, ...],
+    region: Callable[[], AbstractContextManager[None]],
+    wants_one: Callable[[], bool],
+    patches: Patches,
 ) -> None:
     """Wrap what runs custom Functions, forward and backward.
 
     Args:
         devices: the device types that autocast is on inside a region.
         region: makes the region that a backward is run in.
+        wants_one: tells whether Functions may want one dtype of all their tensors.
         patches: where the replaced functions are remembered.
     """
     apply = torch.autograd.Function.apply
-    patches.set(torch.autograd.Function, "apply", classmethod(_uncached(apply, devices)))
+    patches.set(torch.autograd.Function, "apply", classmethod(_uncached(apply, devices, wants_one)))
 
     def in_region(original: Callable[..., Any]) -> Callable[..., Any]:
         def backward(node: Any, *gradients: Any) -> Any:
@@ -52,24 +60,38 @@ def install(
             patches.wrap(BackwardCFunction, name, in_region)
 
 
-def _uncached(original: Callable[..., Any], devices: tuple[str, ...]) -> Callable[..., Any]:
+def _uncached(
+    original: Callable[..., Any], devices: tuple[str, ...], wants_one: Callable[[], bool]
+) -> Callable[..., Any]:
     function: Callable[..., Any] = original.__func__  # type: ignore[attr-defined]
 
     @functools.wraps(function)
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if not any(is_autocast_enabled(device) for device in devices):
             return function(cls, *args, **kwargs)
+        theirs = not cls.__module__.startswith("torch.")
         cached = torch.is_autocast_cache_enabled()
         set_autocast_cache_enabled(False)
         try:
+            if theirs and wants_one():
+                args = _of_one_dtype(args)
             result = function(cls, *args, **kwargs)
         finally:
             set_autocast_cache_enabled(cached)
-        if not cls.__module__.startswith("torch."):
+        if theirs:
             _mark(result)
         return result
 
     return apply
+
+
+def _of_one_dtype(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """fp32 tensors among ``args`` in the 16-bit dtype of others, where these have one."""
+    narrow = {x.dtype for x in args if isinstance(x, Tensor) and x.dtype in SIXTEEN_BIT}
+    if len(narrow) != 1:
+        return args
+    (dtype,) = narrow
+    return tuple(x.to(dtype) if isinstance(x, Tensor) and x.dtype is torch.float32 else x for x in args)
 
 
 def _mark(result: Any) -> None:

@@ -92,7 +92,7 @@ class Regions(NoRegions):
         patches.wrap(nn.Module, "__call__", self._call)
         self._roles.install(patches)
         keep_cache_whole(patches)
-        custom_functions.install(self.devices, self.region, patches)
+        custom_functions.install(self.devices, self.region, lambda: self.promotes, patches)
         if self.dtype is not torch.float32:
             leaving_pytorch.widen(self.dtype, self._holds_its_tensors, patches)
         patches.wrap(torch.utils.checkpoint, "_get_autocast_kwargs", _with_place)

@@ -14,7 +14,7 @@ from torch import Tensor
 from halfstep.errors import HalfstepError
 from halfstep.loss_scale import DynamicScale, LossScale, Skip, Skips
 from halfstep.pytorch.loss_scaling.reached import Reached
-from halfstep.pytorch.loss_scaling.repeats import Answers, PassScales
+from halfstep.pytorch.loss_scaling.repeats import Answers, Muted, PassScales
 from halfstep.pytorch.loss_scaling.scaled_pass import NoScaledPass, scaled_pass
 from halfstep.pytorch.loss_scaling.tested import Tested
 from halfstep.pytorch.loss_scaling.verdict import Verdict, capturing, refuse_dynamic
@@ -190,6 +190,7 @@ class Scaling:
             while not self._turn.acquire(timeout=wait):
                 self.refuse_shared(own)
                 wait *= 2
+        self._before = self._under
         self._begin()
         self._under = min(self._under if scale is None else scale, ceiling)
         self.reached.begin(self._under)
@@ -200,6 +201,8 @@ class Scaling:
     def end_running(self) -> None:
         """What :meth:`running` does last."""
         self.active = False
+        if isinstance(self.answers, Muted):  # none of the script's passes
+            self._under = self._before
         self.answers = None
         self.reached.end()
         self._turn.release()

@@ -2,11 +2,12 @@
 
 ``x.to(torch.bfloat16)``, ``x.half()``, ``x.new_zeros(3, dtype=torch.float16)``, ``x.sum(dtype=torch.bfloat16)`` are
 operations on a tensor: kernels at autocast's dispatch keys replace their dtype, in eager and in compiled code, where
-autocast computes in float32, inside of a recipe's regions. What the program's other code asks for it gets: it may be
-about to save weights in 16 bits.
+autocast computes in float32, inside of a recipe's regions. What makes a tensor from nothing
+(``torch.zeros(3, dtype=torch.bfloat16)``) passes no such key: its kernels are at the key that chooses a device.
+``torch.tensor`` and ``torch.empty`` give what they are told: PyTorch's own operations call the latter's.
 
-What makes a tensor from nothing (``torch.zeros(3, dtype=torch.bfloat16)``) passes no such key, and stays what it is:
-compilers know those functions by their identity, so that they cannot be wrapped.
+What the program's other code asks for it gets: it may be about to save weights in 16 bits. But what a loss is computed
+from, and has a gradient, is not cast to 16 bits there either.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 from halfstep.pytorch.autocast.mixed_operands import of_one_dtype
 from halfstep.pytorch.autocast.state import OUTSIDE, place
 from halfstep.pytorch.dtypes import SIXTEEN_BIT, devices_here
-from halfstep.pytorch.products.dispatcher import Overrides, exists, overload
+from halfstep.pytorch.products.dispatcher import Overrides, exists, overload, own_kernel
 
 #: operations that make a tensor from another, and may be given a dtype
 _MAKING = (
@@ -31,6 +32,17 @@ _MAKING = (
 
 #: operations that make a tensor like another, which names the dtype
 _BY_EXAMPLE = ("to.other", "type_as")
+
+#: of those, what casts its first argument
+_CASTING = frozenset((*_MAKING[:4], *_BY_EXAMPLE))
+
+#: operations that make a tensor from nothing
+_FROM_NOTHING = (
+    *("zeros", "ones", "full", "eye", "eye.m"),
+    *("arange", "arange.start", "arange.start_step", "linspace", "logspace"),
+    *("rand", "rand.generator", "randn", "randn.generator", "normal.float_float"),
+    *("randint", "randint.generator", "randint.low", "randint.low_generator", "randperm"),
+)
 
 #: operations whose 16-bit operands are widened, too: they raise on mixed ones, or round what they sum
 _COMPUTING = (
@@ -49,18 +61,37 @@ def replace() -> Overrides:
         key = f"Autocast{device.upper()}"
         for name in filter(exists, (*_MAKING, *_BY_EXAMPLE, *_COMPUTING)):
             overrides.put(name, key, _kernel(name, device, getattr(torch._C.DispatchKey, key)))
+    for name in filter(exists, _FROM_NOTHING):
+        overrides.put(name, "BackendSelect", _from_nothing(own_kernel(name, "BackendSelect")))
     return overrides
+
+
+def _from_nothing(own: Callable[..., Any]) -> Callable[..., Any]:
+    def kernel(keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("dtype") in SIXTEEN_BIT and place() is not OUTSIDE and _computes_in_fp32():
+            kwargs["dtype"] = torch.float32
+        return own(keyset, *args, **kwargs)
+
+    return kernel
+
+
+def _has_gradient(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled()
+
+
+def _computes_in_fp32() -> bool:
+    return torch.get_autocast_dtype("cpu") is torch.float32
 
 
 def _kernel(name: str, device: str, key: Any) -> Callable[..., Any]:
     operation, autocast, change = overload(name), torch._C.DispatchKeySet(key), _change(name)
-    computes = name in _COMPUTING
+    computes, casts = name in _COMPUTING, name in _CASTING
 
     def kernel(keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(autocast):
             if torch.get_autocast_dtype(device) is not torch.float32:
                 return operation(*args, **kwargs)
-            if place() is OUTSIDE:
+            if place() is OUTSIDE and not (casts and _has_gradient(args[0])):
                 args, kwargs = of_one_dtype(operation, args, kwargs) if computes else (args, kwargs)
                 return operation(*args, **kwargs)
             if change is None:
