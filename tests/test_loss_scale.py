@@ -71,12 +71,6 @@ def test_a_dynamic_scale_stays_a_power_of_two_between_its_bounds(steps: list[boo
         assert scale.value.hex().startswith("0x1.0000000000000p")
 
 
-@given(st.floats(allow_nan=False, allow_infinity=False, width=32), st.integers(-20, 24))
-def test_scaling_and_unscaling_is_exact(x: float, k: int) -> None:
-    scale = StaticScale(2.0**k)
-    assert scale.unscale(scale.scale(x)) == x
-
-
 @pytest.mark.parametrize("value", [0.0, -2.0, 3.0, float("inf"), float("nan")])
 def test_only_powers_of_two(value: float) -> None:
     with pytest.raises(UsageError, match="it must be a (positive )?power of two"):

@@ -45,19 +45,6 @@ class LossScale(ABC):
     def guards(self) -> bool:
         """Whether a step with gradients that are not finite is to be skipped."""
 
-    @property
-    def inverse(self) -> float:
-        """1 / value; exact, because the value is a power of two."""
-        return 1.0 / self.value
-
-    def scale(self, x: float) -> float:
-        """``x * value``."""
-        return x * self.value
-
-    def unscale(self, x: float) -> float:
-        """``x / value``."""
-        return x * self.inverse
-
 
 @dataclass(frozen=True)
 class NoScale(LossScale):

@@ -126,7 +126,6 @@ def calls(products_kernel: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
         seen.note(operation.name)
         return real(operation, *rest)
 
-    monkeypatch.setattr(products, "in_fp32", noting)
     monkeypatch.setattr(python_kernel, "in_fp32", noting)
     kernel = cpp_kernel() if products_kernel == "cpp" else None
     if kernel is not None:

@@ -63,7 +63,7 @@ def ratio_of_medians(
         return Interval(value, None, None)
     within = math.hypot(_error_of_steps(numerator), _error_of_steps(denominator))
     error = max(within, math.hypot(_error_of_runs(numerator), _error_of_runs(denominator)))
-    return Interval.around(value, _t_quantile(len(numerator) + len(denominator) - 2) * error)
+    return Interval.around(value, t_quantile(len(numerator) + len(denominator) - 2) * error)
 
 
 def median_over_runs(runs: Sequence[Sequence[float]]) -> Interval:
@@ -75,7 +75,7 @@ def median_over_runs(runs: Sequence[Sequence[float]]) -> Interval:
     if min(map(len, runs)) < FEWEST_STEPS:
         return Interval(value, None, None)
     error = max(_error_of_steps(runs), _error_of_runs(runs))
-    return Interval.around(value, _t_quantile(len(runs) - 1) * error)
+    return Interval.around(value, t_quantile(len(runs) - 1) * error)
 
 
 def ratio_of_means(numerator: Sequence[float], denominator: Sequence[float]) -> Interval:
@@ -100,7 +100,7 @@ def ratio_of_means(numerator: Sequence[float], denominator: Sequence[float]) -> 
     if sum(errors) < 1e-28:
         return Interval(value, value, value)
     parts = [error**2 / (len(side) - 1) for error, side in zip(errors, sides, strict=True)]
-    half = _t_quantile(sum(errors) ** 2 / sum(parts)) * math.sqrt(sum(errors))
+    half = t_quantile(sum(errors) ** 2 / sum(parts)) * math.sqrt(sum(errors))
     return Interval.around(value, half)
 
 
@@ -121,23 +121,20 @@ def runs_to_tell(ratio: Interval, runs: int, worth: float) -> int | None:
     if ratio.low is None or ratio.high is None:
         raise ValueError("the ratio has no interval to tell the spread by")
     half = math.log(ratio.high / ratio.low) / 2
-    spread = half / _t_quantile(2 * runs - 2) * math.sqrt(runs)
+    spread = half / t_quantile(2 * runs - 2) * math.sqrt(runs)
     value = math.log(ratio.value)
     enough = max(abs(value), math.log(worth) - value)
     return next(
-        (
-            n
-            for n in range(runs + 1, MOST_RUNS + 1)
-            if _t_quantile(2 * n - 2) * spread / math.sqrt(n) < enough
-        ),
+        (n for n in range(runs + 1, MOST_RUNS + 1) if t_quantile(2 * n - 2) * spread / math.sqrt(n) < enough),
         None,
     )
 
 
-def _t_quantile(freedom: float) -> float:
+def t_quantile(freedom: float, q: float = (1 + LEVEL) / 2) -> float:
+    """Student's t: below it lies a share ``q``, by default the upper end of a two-sided interval."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(freedom, (1 + LEVEL) / 2))
+    return float(stdtrit(freedom, q))
 
 
 def _center(runs: Sequence[Sequence[float]]) -> float:

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from halfstep.comparison.intervals import t_quantile
+
 #: the level of every test, and 1 minus that of every interval
 ALPHA = 0.05
 
@@ -88,7 +90,7 @@ def paired(differences: Sequence[float], margin: float | None = None, comparison
     if n < 2:
         return Paired(n, mean, margin=margin)
     error = _standard_error(differences, mean)
-    half = _t_quantile(1 - ALPHA / 2, n - 1) * error
+    half = t_quantile(n - 1, 1 - ALPHA / 2) * error
     found = Paired(
         n,
         mean,
@@ -96,7 +98,7 @@ def paired(differences: Sequence[float], margin: float | None = None, comparison
         mean + half,
         p=min(1.0, 2 * _upper_tail(abs(mean), error, n - 1)),
         detectable=error * noncentrality(n, ALPHA / max(1, comparisons)),
-        bound=abs(mean) + _t_quantile(1 - ALPHA, n - 1) * error,
+        bound=abs(mean) + t_quantile(n - 1, 1 - ALPHA) * error,
         margin=margin,
         p_equivalence=None if margin is None else _upper_tail(margin - abs(mean), error, n - 1),
     )
@@ -108,12 +110,6 @@ def _standard_error(differences: Sequence[float], mean: float) -> float:
     error = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (n - 1) / n)
     # Equal differences leave nothing but the rounding of their mean.
     return error if error > 1e-14 * abs(mean) else 0.0
-
-
-def _t_quantile(q: float, freedom: int) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, q))
 
 
 def _upper_tail(value: float, error: float, freedom: int) -> float:
@@ -135,7 +131,7 @@ def power(shift: float, n: int, alpha: float = ALPHA) -> float:
     from scipy.special import gammaincinv, ndtr
 
     quantiles = (np.arange(4000) + 0.5) / 4000
-    critical = _t_quantile(1 - alpha / 2, n - 1) * np.sqrt(gammaincinv((n - 1) / 2, quantiles) * 2 / (n - 1))
+    critical = t_quantile(n - 1, 1 - alpha / 2) * np.sqrt(gammaincinv((n - 1) / 2, quantiles) * 2 / (n - 1))
     return float(np.mean(ndtr(shift - critical) + ndtr(-shift - critical)))
 
 
@@ -145,7 +141,7 @@ def noncentrality(n: int, alpha: float) -> float:
     from scipy.optimize import brentq
 
     # At the critical value itself, and as far again beyond it, the power is near a half and near 1.
-    high = 4 * _t_quantile(1 - alpha / 2, n - 1)
+    high = 4 * t_quantile(n - 1, 1 - alpha / 2)
     return float(brentq(lambda shift: power(shift, n, alpha) - POWER, 0.0, high))
 
 
@@ -226,7 +222,7 @@ def band(curves: Sequence[Sequence[float]]) -> Band | None:
         return None
     mean, error = d.mean(axis=0), d.std(axis=0, ddof=1) / math.sqrt(n)
     if n < EXACT_SEEDS.start:
-        critical, method = _t_quantile(1 - ALPHA / 2 / parts, n - 1), "paired t, Bonferroni"
+        critical, method = t_quantile(n - 1, 1 - ALPHA / 2 / parts), "paired t, Bonferroni"
     else:
         critical, method = _largest_t(d), "largest t of sign flips"
     return Band(mean.tolist(), (mean - critical * error).tolist(), (mean + critical * error).tolist(), method)

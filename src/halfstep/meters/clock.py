@@ -50,20 +50,7 @@ def summary(step_times: Sequence[float], warmup: int = 0) -> Summary | Absent:
 
 
 def interval_rank(n: int) -> int:
-    """The largest k >= 1 with P(Binomial(n, 1/2) < k) <= 0.025, for n >= 6.
+    """The largest k >= 1 with P(Binomial(n, 1/2) < k) <= 0.025, for n >= 6."""
+    from scipy.special import bdtrik
 
-    Walks down from the middle, where the tail is known by symmetry; about sqrt(n) terms.
-    """
-    tail_bound = (1.0 - CONFIDENCE) / 2.0
-    k = (n + 1) // 2
-    below = (1.0 - _half_binomial(n, n // 2)) / 2.0 if n % 2 == 0 else 0.5  # P(B < k)
-    while below > tail_bound:
-        k -= 1
-        below -= _half_binomial(n, k)
-    return k
-
-
-def _half_binomial(n: int, k: int) -> float:
-    """P(Binomial(n, 1/2) = k)."""
-    log_choose = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-    return math.exp(log_choose - n * math.log(2.0))
+    return math.ceil(float(bdtrik((1.0 - CONFIDENCE) / 2.0, n, 0.5)))

@@ -10,12 +10,10 @@ Two ways lead past them: products that inductor writes itself in C++ (``max_auto
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Collection
-from typing import Any, get_args
+from typing import get_args
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from halfstep.errors import UsageError
 from halfstep.options import ProductsMode
@@ -23,9 +21,8 @@ from halfstep.pytorch import capabilities
 from halfstep.pytorch.capabilities import Support
 from halfstep.pytorch.products import python_kernel
 from halfstep.pytorch.products.cpp_kernel import cpp_kernel
-from halfstep.pytorch.products.dispatcher import exists, overload
+from halfstep.pytorch.products.dispatcher import exists
 from halfstep.pytorch.products.operations import KINDS, OPERATIONS, Operation, Plan
-from halfstep.pytorch.products.python_kernel import applies, in_fp32
 
 #: The 16-bit dtypes and the precision that :func:`halfstep.pytorch.capabilities.support` knows each by.
 DTYPES: dict[torch.dtype, str] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -126,8 +123,7 @@ def _listen(function: Callable[[str], None] | None) -> None:
 def install(dtypes: Collection[torch.dtype], mode: ProductsMode = "fp32") -> Products:
     """Compute the CPU's products of ``dtypes`` (bfloat16, float16) in fp32 units from now on, in every thread.
 
-    What is installed already stays if it is the same, and is replaced if it is not. A PyTorch that cannot hand out
-    its kernels gets :func:`products_mode` instead: eager code of the calling thread only.
+    What is installed already stays if it is the same, and is replaced if it is not.
 
     Raises:
         UsageError: a dtype or a mode that is not allowed.
@@ -153,43 +149,8 @@ def _put(planned: Plan) -> Callable[[], None]:
     operations = _operations(planned)
     if not operations:
         return _nothing
-    if not hasattr(torch.library, "get_kernel"):
-        return _enter(planned)
     in_cpp = cpp_kernel()
     return python_kernel.put(operations, planned) if in_cpp is None else in_cpp.put(operations, planned)
-
-
-def products_mode(dtypes: Collection[torch.dtype], mode: ProductsMode = "fp32") -> TorchDispatchMode:
-    """The same arithmetic as :func:`install`, for the eager code inside a ``with``.
-
-    It has to surround ``backward`` too, holds in one thread, and compiled code does not see it.
-
-    Raises:
-        UsageError: a dtype or a mode that is not allowed.
-    """
-    return _Mode(plan(dtypes, mode))
-
-
-class _Mode(TorchDispatchMode):
-    def __init__(self, planned: Plan) -> None:
-        TorchDispatchMode.__init__(self)
-        self._plan = planned
-        self._table = {overload(op.name): (op, overload(op.base)) for op in _operations(planned)}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func not in self._table or not args[0].is_cpu:
-            return func(*args, **kwargs)
-        operation, base = self._table[func]
-        if not applies(operation, self._plan.get(operation.kind_of(args), frozenset()), args, kwargs):
-            return func(*args, **kwargs)
-        return in_fp32(operation, base, args, kwargs)
-
-
-def _enter(planned: Plan) -> Callable[[], None]:
-    stack = contextlib.ExitStack()
-    stack.enter_context(_Mode(planned))
-    return stack.close
 
 
 def _nothing() -> None:
