@@ -244,19 +244,6 @@ def test_installing_again_changes_nothing_and_removing_restores(calls: Calls) ->
     assert calls == ["mm", "mm"]
 
 
-def test_without_get_kernel_the_mode_is_entered(monkeypatch: pytest.MonkeyPatch, calls: Calls) -> None:
-    a, b = operands([(24, 40), (40, 33)], torch.float16)
-    installed = products.install([torch.float16])
-    by_kernel = a @ b
-    installed.remove()
-    monkeypatch.delattr(torch.library, "get_kernel")
-    installed = products.install([torch.float16])
-    assert torch.equal(a @ b, by_kernel)
-    installed.remove()
-    assert a @ b is not None
-    assert calls == ["mm", "mm"]
-
-
 NATIVE = Support("native", "it has units", frozenset({"transposed_convolution"}))
 FP32 = Support("fp32_units", "it has none")
 
