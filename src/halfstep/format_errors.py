@@ -26,6 +26,11 @@ FORMAT_ERRORS: tuple[FormatError, ...] = (
         "16-bit numbers are put into an fp32 tensor",
         "write x[i] = y.to(x.dtype)",
     ),
+    FormatError(
+        "Expected out tensor to have dtype",
+        "a 16-bit result is written into an fp32 tensor",
+        "leave out=... out, or write out.copy_(...)",
+    ),
     FormatError("mixed dtype (CPU)", _MEET, _CAST),
     FormatError("to have the same dtype", _MEET, _CAST),
     FormatError("to have same dtype", _MEET, _CAST),

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from halfstep.errors import HalfstepError, Unsupported, UsageError
+from halfstep.format_errors import cure_words, format_error
 from halfstep.integrations import Attached, watch
 from halfstep.launching import rank, world_size
 from halfstep.options import DEFAULTS, RunOptions
@@ -315,6 +316,15 @@ class Session:
             **meters,
         )
         self._last_words(steps)
+        self._say_cause(ending)
+
+    def _say_cause(self, ending: Ending) -> None:
+        """Where a 16-bit format caused the error that ended the program, say so, and what mends it."""
+        compute = "" if self.recipe is None else self.recipe.compute
+        error = format_error(ending.reason) if self._failure is None and compute in ("bf16", "fp16") else None
+        if error is not None and self.recipe is not None:
+            at, can_keep = ending.raised_at, not self.recipe.keep
+            say(f"{cure_words(error, self.name, at.place, at.modules, can_keep=can_keep)}.")
 
     def _outcome(self, ending: Ending, steps: int) -> tuple[str, str]:
         if self._failure is not None:

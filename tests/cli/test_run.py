@@ -167,6 +167,25 @@ def test_a_precision_that_could_not_be_put_into_force_is_said(tmp_path: Path) ->
     )
 
 
+def test_an_error_that_the_format_causes_is_said_to_be(tmp_path: Path) -> None:
+    (tmp_path / "s.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.enc = torch.nn.Linear(4, 4)\n"
+        "    def forward(self, x):\n"
+        "        return torch.mm(self.enc(x).detach(), x, out=torch.empty(4, 4))\n"
+        "Net()(torch.ones(4, 4))\n"
+    )
+    done = halfstep("run", "--precision", "bf16", "s.py", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        "halfstep: bf16 causes it: a 16-bit result is written into an fp32 tensor at s.py:7; leave out=... out, or "
+        "write out.copy_(...), or run with bf16:keep=enc.\n"
+    )
+
+
 def test_the_last_words_are_of_what_ran(tmp_path: Path) -> None:
     """A program in fp64 stays so in every precision, fp32 too."""
     (tmp_path / "s.py").write_text(

@@ -30,6 +30,9 @@ class Net(nn.Module):
             hidden,
         ), other
 
+    def renamed(net, x: Any) -> Any:
+        return fail(net.enc(x))
+
     def nested(self, x: Any) -> Any:
         return self.inner(x)
 
@@ -57,6 +60,7 @@ def raised(body: str, wrap: Callable[[nn.Module], nn.Module] = lambda net: net) 
     ("body", "code", "modules"),
     [
         ("same_line", "return fail(self.enc(x))", ("enc",)),
+        ("renamed", "return fail(net.enc(x))", ("enc",)),
         ("variable", "hidden,", ("enc", "heads.a")),
         ("nested", "return fail(x)", ("inner",)),
         ("alone", "return fail(x)", ()),

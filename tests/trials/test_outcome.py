@@ -124,6 +124,7 @@ def test_pytorchs_messages_of_formats_are_known() -> None:
         lambda: torch.zeros(2, 2).masked_scatter_(single > 0, half),
         lambda: torch.nn.functional.scaled_dot_product_attention(half[None], single[None], single[None]),
         lambda: torch.nn.LSTM(2, 2)(half[None]),
+        lambda: torch.mm(half, half, out=single.clone()),
         lambda: torch.nn.functional.conv1d(half[None], single[None]),
         lambda: half.masked_fill(single > 0, -1e9),
         lambda: half.clamp(-1e9, 1e9),

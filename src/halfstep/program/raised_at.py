@@ -76,14 +76,20 @@ def _is_module(thing: Any) -> bool:
 
 
 def _modules(frame: FrameType, line: int, frames: list[FrameType]) -> Iterator[str]:
-    owners = [owner for f in frames if _is_module(owner := f.f_locals.get("self"))]
-    owner = frame.f_locals.get("self")
+    owners = [owner for f in frames if _is_module(owner := f.f_locals.get(_first_argument(f)))]
+    owner = frame.f_locals.get(_first_argument(frame))
     if not owners or not _is_module(owner):
         return
     outermost: Any = owners[0]
     names = {id(part): _plain(name) for name, part in outermost.named_modules()}
     found = [names.get(id(part), "") for part in _parts_at(frame, line, owner)]
     yield from filter(None, found or [names.get(id(owner), "")])
+
+
+def _first_argument(frame: FrameType) -> str:
+    """``self``, by whatever name the program calls it."""
+    code = frame.f_code
+    return code.co_varnames[0] if code.co_argcount else ""
 
 
 def _plain(name: str) -> str:
@@ -94,7 +100,7 @@ def _plain(name: str) -> str:
 
 
 def _parts_at(frame: FrameType, line: int, owner: Any) -> list[Any]:
-    """The modules ``self.X`` that the statement at ``line`` calls, or that made the variables that it reads."""
+    """The modules ``self.X`` of ``owner`` that the statement at ``line`` calls, or that made the variables that it reads."""
     lines, first = inspect.getsourcelines(frame.f_code)
     tree = ast.parse(textwrap.dedent("".join(lines)))
     at = line - first + 1
@@ -102,29 +108,30 @@ def _parts_at(frame: FrameType, line: int, owner: Any) -> list[Any]:
     here = next((node for node in statements if node.lineno <= at <= (node.end_lineno or node.lineno)), None)
     if here is None:
         return []
-    found = _called(here, owner)
+    me = _first_argument(frame)
+    found = _called(here, me, owner)
     read = {node.id for node in ast.walk(here) if isinstance(node, ast.Name)}
     for node in statements:
         if isinstance(node, ast.Assign) and node.lineno < here.lineno:
             written = {
                 name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)
             }
-            found += _called(node, owner) if written & read else []
+            found += _called(node, me, owner) if written & read else []
     return found
 
 
-def _called(node: ast.AST, owner: Any) -> list[Any]:
+def _called(node: ast.AST, me: str, owner: Any) -> list[Any]:
     """The modules among ``self.a``, ``self.a.b`` ... that calls below ``node`` are made of."""
     functions = [call.func for call in ast.walk(node) if isinstance(call, ast.Call)]
-    return [part for function in functions if (part := _attribute(function, owner)) is not None]
+    return [part for function in functions if (part := _attribute(function, me, owner)) is not None]
 
 
-def _attribute(node: ast.AST, owner: Any) -> Any:
+def _attribute(node: ast.AST, me: str, owner: Any) -> Any:
     names: list[str] = []
     while isinstance(node, ast.Attribute):
         names.append(node.attr)
         node = node.value
-    if not (isinstance(node, ast.Name) and node.id == "self" and names):
+    if not (isinstance(node, ast.Name) and node.id == me and names):
         return None
     part = owner
     for name in reversed(names):
