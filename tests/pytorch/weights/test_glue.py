@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from halfstep.pytorch.recording.products import ProductCounter
+
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
 
@@ -260,6 +262,26 @@ def test_a_frozen_base_where_autocast_is_off(begin, recipe: str, own: bool, reco
     assert found[3].dtype is FP32
     if recipe == "fp32" or own:
         assert torch.equal(found[3], true[3])
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_the_backward_pass_of_a_16_bit_program_computes_in_16_bits(begin, reentrant: bool) -> None:
+    """It calls modules to recompute activations; what comes after them is computed as what came before."""
+
+    class Recomputes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList(nn.Linear(8, 8, dtype=BF16) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for part in self.parts:
+                x = checkpoint(part, x, use_reentrant=reentrant)
+            return x
+
+    begin("bf16", products="native")
+    with ProductCounter() as counter:
+        Recomputes()(torch.randn(4, 8, requires_grad=True)).sum().backward()
+    assert set(counter.flops) == {"bf16"}
 
 
 class PerceptualLoss(nn.Module):

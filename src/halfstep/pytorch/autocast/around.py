@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import get_autocast_dtype
+from torch._C import _current_graph_task_id
 
 from halfstep.pytorch.autocast.state import AROUND, OUTSIDE, place, set_place, switch_back, switch_on
 
@@ -66,8 +67,11 @@ class Around:
             self.be_outside()
 
     def be_outside(self) -> None:
-        """Autocast as it is outside of every region: off; where 16-bit numbers may meet fp32 ones, to float32."""
-        if self.promotes and not self.gone:
+        """Autocast as it is outside of every region: off; where 16-bit numbers may meet fp32 ones, to float32.
+
+        In a backward pass, which calls modules where it recomputes activations or runs a graph, it is off.
+        """
+        if self.promotes and not self.gone and _current_graph_task_id() == -1:
             switch_on(self._devices, torch.float32)
         else:
             for device in self._devices:
