@@ -71,6 +71,12 @@ def test_what_is_taken_from_the_source_is_there(path: Path) -> None:
         assert hasattr(import_module(module), name), f"{module}.{name}"
 
 
+def test_architecture_names_files_that_are_there() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    for name in re.findall(r"`([\w/]+(?:/|\.py))`", text):
+        assert any((root / name).exists() for root in (ROOT / "src" / "halfstep", ROOT)), name
+
+
 @page
 def test_links_lead_to_files(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
