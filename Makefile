@@ -14,7 +14,7 @@ help: ## list these targets
 demo: $(INSTALLED) ## train a small GPT in every precision of this machine, and compare
 	$(BIN)/halfstep compare --steps 60 --repeats 3 --out halfstep-out/demo examples/char_gpt.py
 
-test: lint types ## what CI runs: lint, types and every test
+test: lint types ## lint, types and every test; CI runs this and docs
 	$(BIN)/pytest -n 2 --dist worksteal
 
 test-long: $(INSTALLED) ## what is drawn by chance, many more times: damaged folders, transparency, kills and resumes

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halfstep.errors import UsageError
-from halfstep.loss_scale import DynamicScale, LossScale, NoScale, Skip, Skips, StaticScale
+from halfstep.loss_scale import DynamicScale, LossScale, NoScale, Skip, Skips, StaticScale, scale_words
 
 D = DynamicScale
 
@@ -103,3 +103,10 @@ ONE, TWO = (
 def test_skips_tell_how_many_when_and_why(skips: Skips, skip: Skip | None, after: Skips, count: int) -> None:
     assert skips.next(skip) == after
     assert after.count == count
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"), [(2.0**24, "16,777,216"), (1.0, "1"), (0.5, "2^-1"), (2.0**-24, "2^-24")]
+)
+def test_a_scale_is_written_in_full_or_as_a_power(scale: float, words: str) -> None:
+    assert scale_words(scale) == words

@@ -31,6 +31,11 @@ def power_of_two(value: float, what: str) -> float:
     return float(value)
 
 
+def scale_words(value: float) -> str:
+    """A power of two for people: 1024 is `1,024`, 0.0625 is `2^-4`."""
+    return f"{value:,.0f}" if value >= 1 or value <= 0 else f"2^{round(math.log2(value))}"
+
+
 class LossScale(ABC):
     """What a loss is multiplied by before the backward pass. Instances are immutable."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from halfstep.errors import HalfstepError
+from halfstep.loss_scale import scale_words
 from halfstep.options import DEFAULTS, RunOptions
 from halfstep.recipes import Recipe
 from halfstep.record import NullWriter, Writer
@@ -133,9 +133,8 @@ def asked_of(recipe: Recipe) -> dict[str, Any]:
 def overflow_sentence(compute: str, scale: float, started_at: float) -> str:
     """Why training was ended: ``scale`` could fall no further from ``started_at``."""
     smallest = "the smallest scale" if started_at != scale else "the loss scale"
-    value = f"{scale:g}" if scale >= 1 else f"2^{math.log2(scale):g}"
     return (
-        f"Gradients were not finite in {HOPELESS} steps in a row at {smallest} {value}: "
+        f"Gradients were not finite in {HOPELESS} steps in a row at {smallest} {scale_words(scale)}: "
         f"{compute} cannot hold this training's numbers; try bf16, or fp32 to see whether it is "
         "the precision's fault."
     )

@@ -110,10 +110,13 @@ def seen(event: Event) -> str:
 
 
 def _ways(case: Case, event: Event, too: bool) -> tuple[Remedy, ...]:
-    guard = get_scalar(event["dtype"]).smallest_normal if event["dtype"] in ("fp16", "bf16") else 1e-12
     if event["domain"]:
+        # The operation may compute in fp32: what counts is where the constant was lost.
+        lost = [e["dtype"] for e in case.tried.all("epsilon") if e["module"] == event["module"]]
+        dtype = lost[0] if lost else event["dtype"]
+        guard = get_scalar(dtype).smallest_normal if dtype in ("fp16", "bf16") else 1e-12
         change = remedies.code(
-            f"keep its argument away from zero with a constant that {event['dtype']} can hold, {guard:.0e} or more"
+            f"keep its argument away from zero with a constant that {dtype} can hold, {guard:.0e} or more"
         )
         if too:
             return tuple(change)

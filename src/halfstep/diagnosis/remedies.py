@@ -8,7 +8,7 @@ from dataclasses import replace
 from halfstep.diagnosis.evidence import Case
 from halfstep.diagnosis.finding import Remedy
 from halfstep.formats import get_scalar
-from halfstep.loss_scale import StaticScale
+from halfstep.loss_scale import StaticScale, scale_words
 from halfstep.module_names import shown
 from halfstep.recipes import Recipe, parse
 
@@ -82,7 +82,7 @@ def scaled(case: Case, scale: float) -> list[Remedy]:
         dynamic = replace(recipe, loss_scale=start.loss_scale)
         found.append(Remedy("let the loss scale find its height by itself", str(dynamic)))
     if scale != recipe.loss_scale.value and scale >= 1:
-        found.append(Remedy(f"use a loss scale of {scale:g}", str(with_scale(recipe, scale))))
+        found.append(Remedy(f"use a loss scale of {scale_words(scale)}", str(with_scale(recipe, scale))))
     return found
 
 

@@ -13,7 +13,7 @@ from halfstep.diagnosis.operands import operands_are_clamped, operands_vanish
 from halfstep.diagnosis.origins import NEVER, from_the_data, of_gradients, origins, seen, silent_overflows
 from halfstep.diagnosis.shares import shares
 from halfstep.formats import get_scalar
-from halfstep.loss_scale import DynamicScale
+from halfstep.loss_scale import DynamicScale, scale_words
 
 #: of the sum of a layer's gradients, what may be flushed to zero before it is a finding
 LOST = 0.1
@@ -40,7 +40,7 @@ def scale_never_settles(case: Case) -> Iterator[Finding]:
     fields["step"] = len(tried.skipped) - row
     yield Finding(
         "scale_collapse", 92, **fields,
-        evidence=f"the loss scale fell to {lowest:g} and the last {row} steps were skipped{more}",
+        evidence=f"the loss scale fell to {scale_words(lowest)} and the last {row} steps were skipped{more}",
         remedies=(*remedies.wider(case), *remedies.keep(case, fields["where"], tried.kinds)),
     )  # fmt: skip
 
@@ -64,7 +64,7 @@ def gradients_overflow(case: Case) -> Iterator[Finding]:
         too = case.in_fp32_too(event)
         serving = overall(case, layers(case))
         scale = serving.advised if serving and serving.advised else 1.0
-        under = f" under the loss scale {event['scale']:g}" if event["scale"] != 1 else ""
+        under = f" under the loss scale {scale_words(event['scale'])}" if event["scale"] != 1 else ""
         ways = (*remedies.scaled(case, scale), *remedies.wider(case))
         yield Finding(
             "overflow" if event["infinite"] else "nan_source", 90, **placed(event),
@@ -93,7 +93,7 @@ def gradients_vanish(case: Case) -> Iterator[Finding]:
     yield Finding(
         "underflow", 70, worst, "", "backward", 0,
         f"{lost:.0%} of its {which} (by magnitude; the largest is {case.numbers[worst, kind].largest:.2g}) is "
-        f"flushed to zero by {case.format_of(worst, kind)} under the loss scale {case.tried.scale:g}",
+        f"flushed to zero by {case.format_of(worst, kind)} under the loss scale {scale_words(case.tried.scale)}",
         (*remedies.scaled(case, scale), *remedies.wider(case)),
         also=tuple(m for m in found if m != worst),
     )  # fmt: skip

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from halfstep.codec import clean, read
 from halfstep.diagnosis.model import Diagnosis, FindingRow, LayerPart, LayerRow, NumberKind, RemedyRow
+from halfstep.loss_scale import scale_words
 from halfstep.module_names import shown
 from halfstep.report import units
 from halfstep.report.diagnosis_spark import LEGEND, ruler, spark
@@ -181,11 +182,11 @@ def _scale(diagnosis: Diagnosis, sheet: Sheet) -> Iterator[Text]:
     scale = diagnosis.loss_scale
     if scale is None or scale.advised is None:
         return
-    low, high = units.loss_scale(scale.low), units.loss_scale(scale.high)
+    low, high = scale_words(scale.low), scale_words(scale.high)
     if scale.serves_all:
         said = (
             f"Loss scale: {low} to {high} serves every layer; "
-            f"{units.loss_scale(scale.advised)} leaves room for growth."
+            f"{scale_words(scale.advised)} leaves room for growth."
         )
     else:
         said = (

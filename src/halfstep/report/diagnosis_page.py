@@ -15,6 +15,7 @@ from halfstep.diagnosis.model import Diagnosis, FindingRow, LayerPart, LayerRow,
 from halfstep.errors import UsageError
 from halfstep.files import write_whole
 from halfstep.formats import FORMATS, Format, get_scalar
+from halfstep.loss_scale import scale_words
 from halfstep.module_names import shown
 from halfstep.report import traces, units
 from halfstep.report.diagnosis import headline, next_command, place, title, where
@@ -116,7 +117,7 @@ def _row(row: LayerRow, kinds: list[NumberKind]) -> dict[str, Any]:
     if scales is None:
         serving = ""
     elif scales.low <= scales.high:
-        serving = f"{units.loss_scale(scales.low)} to {units.loss_scale(scales.high)}"
+        serving = f"{scale_words(scales.low)} to {scale_words(scales.high)}"
     else:
         serving = "no one scale"
     return {"name": row.module or "(outside of modules)", "type": row.type, "cells": [*cells, serving]}

@@ -35,11 +35,6 @@ def watts(x: float) -> str:
     return quantity(x, "W")
 
 
-def loss_scale(x: float) -> str:
-    """Write a power of two: 1024 is `1,024`, 0.0625 is `2^-4`."""
-    return f"{x:,.0f}" if x >= 1 or x <= 0 else f"2^{round(math.log2(x))}"
-
-
 def ratio(x: float) -> str:
     """Write a ratio: 1.9 is `1.90×`."""
     return quantity(x, "×")
