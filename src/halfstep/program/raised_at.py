@@ -100,7 +100,7 @@ def _plain(name: str) -> str:
 
 
 def _parts_at(frame: FrameType, line: int, owner: Any) -> list[Any]:
-    """The modules ``self.X`` of ``owner`` that the statement at ``line`` calls, or that made the variables that it reads."""
+    """The modules ``self.X`` of ``owner`` that the statement at ``line`` calls, or that made what it reads."""
     lines, first = inspect.getsourcelines(frame.f_code)
     tree = ast.parse(textwrap.dedent("".join(lines)))
     at = line - first + 1
