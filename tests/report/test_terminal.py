@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
 from halfstep.report import notebook, page, units
+from halfstep.report.layout import Sheet
 from halfstep.report.terminal import table
 
 from .sample import DROPPED, comparison, damaged, hostile, metered, paths, untested
@@ -311,3 +313,10 @@ def test_the_heading_says_what_was_seen(ratio: dict[str, Any], said: str) -> Non
     compared = comparison()
     compared["verdicts"][3]["speed_ratio"] = ratio
     assert said in " ".join(shown(compared, 200).split())
+
+
+def test_a_path_longer_than_a_line_goes_on_in_the_next_without_a_space() -> None:
+    path = "/home/someone/experiments/2026-11/train_small_model.py:120"
+    lines = [str(line) for line in Sheet(24).flow([*Sheet(24).words("The program fails at"), Text(path)], 2)]
+    assert all(len(line) <= 24 for line in lines)
+    assert "".join(line.strip() for line in lines[1:]) == path

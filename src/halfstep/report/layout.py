@@ -69,12 +69,12 @@ class Sheet:
         yield from folded(line, self.width)
 
     def flow(self, pieces: Iterable[Text], indent: int = 0, first: int = 0) -> Iterator[Text]:
-        """Lines of whole pieces, the first line indented by `first`; a piece wider than a line is folded."""
+        """Lines of whole pieces, the first line indented by `first`; a piece wider than a line goes on in the next."""
         line = Text(" " * first, no_wrap=True)
         room = max(self.width - max(indent, first), 2)
-        for piece in (part for whole in pieces for part in folded(whole, room)):
+        for goes_on, piece in (part for whole in pieces for part in enumerate(folded(whole, room))):
             blank = not line.plain.strip()
-            if not blank and cell_len(line.plain) + 1 + cell_len(piece.plain) > self.width:
+            if not blank and (goes_on or cell_len(line.plain) + 1 + cell_len(piece.plain) > self.width):
                 yield line
                 line, blank = Text(" " * indent, no_wrap=True), True
             line.append_text(piece if blank else Text(" ") + piece)
@@ -105,7 +105,11 @@ class Sheet:
 
 def folded(piece: Text, width: int) -> list[Text]:
     """The piece cut into parts of at most `width` columns: one part where it fits."""
-    if cell_len(piece.plain) <= width:
-        return [piece]
-    step = max(width // 2, 1)  # a character is at most two columns wide
-    return list(piece.divide(range(step, len(piece), step)))
+    cuts, used = [], 0
+    for place, character in enumerate(piece.plain):
+        columns = cell_len(character)
+        if used and used + columns > width:
+            cuts.append(place)
+            used = 0
+        used += columns
+    return list(piece.divide(cuts)) if cuts else [piece]
