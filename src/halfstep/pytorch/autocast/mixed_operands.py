@@ -113,7 +113,9 @@ IN_FP32 = (
     *("special_modified_bessel_k1", "special_scaled_modified_bessel_k0", "special_scaled_modified_bessel_k1"),
     *("special_spherical_bessel_j0", "special_chebyshev_polynomial_t", "special_chebyshev_polynomial_u"),
     *("special_hermite_polynomial_h", "special_hermite_polynomial_he", "special_laguerre_polynomial_l"),
-    "special_legendre_polynomial_p",
+    *("special_chebyshev_polynomial_v", "special_chebyshev_polynomial_w", "special_legendre_polynomial_p"),
+    *(f"special_shifted_chebyshev_polynomial_{kind}" for kind in "tuvw"),
+    *("special_i1", "special_i1e"),
     *(
         "_sparse_mm",
         "_sparse_addmm",
