@@ -83,6 +83,14 @@ def test_links_lead_to_files(path: Path) -> None:
         assert (path.parent / target).exists(), target
 
 
+@page
+def test_what_is_included_is_there(path: Path) -> None:
+    for file, options in re.findall(r"```{include} (\S+)\n((?::.*\n)*)", path.read_text(encoding="utf-8")):
+        included = (path.parent / file).read_text(encoding="utf-8")
+        for marker in re.findall(r': "(.+)"', options):
+            assert marker in included, f"{file}: {marker}"
+
+
 def test_readme_is_one_page() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 90
 

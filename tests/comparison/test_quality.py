@@ -70,6 +70,8 @@ def test_worse_and_better_by_how_much() -> None:
         (-2e-5, "-2e-05 (under 0.1% of the fall)"),
         (0.0, "+0 (under 0.1% of the fall)"),
         (0.01, "+0.01 (+1.0% of the fall)"),
+        (0.004499, "+0.0045 (+0.4% of the fall)"),
+        (-123.4, "-120"),
     ],
 )
 def test_a_small_share_of_the_fall_is_not_written_as_none(value: float, said: str) -> None:
@@ -223,4 +225,4 @@ def test_what_is_no_tolerance(text: str) -> None:
 def test_a_fall_that_hardly_was_is_no_measure(fall: float, said: str) -> None:
     """A difference of 0.284 is no "+1419.5% of the fall"."""
     words = figure_words(Difference(0.2839, seeds=1), "one_seed", fall, False)
-    assert words == f"+0.2839{said}; one seed cannot tell it from noise"
+    assert words == f"+0.28{said}; one seed cannot tell it from noise"

@@ -36,15 +36,20 @@ def figure_words(found: Difference, kind: Kind, fall: float | None, unseeded: bo
             if unseeded
             else "one seed cannot tell it from noise"
         )
-        return f"{value:+.4g}{share}; {why}"
+        return f"{'-' if value < 0 else '+'}{_two_digits(abs(value))}{share}; {why}"
     if kind == "equivalent":
         return _equivalent_words(found, seeds)
     if kind == "no_difference_seen":
-        could = f"{found.detectable:.2g} or more would have been, {_IN_FIVE} times in 5"
+        could = f"{_two_digits(found.detectable or 0.0)} or more would have been, {_IN_FIVE} times in 5"
         return f"no difference seen ({seeds}; {could})"
     if kind == "different":
         return f"differs by {value:+.3g} ± {found.half_width:.2g} ({seeds})"
     return f"{kind} by {size}{share} ({seeds})" if kind in ("worse", "better") else ""
+
+
+def _two_digits(x: float) -> str:
+    """As many digits as so few trials carry: 0.004499 is `0.0045`, 123 is `120`."""
+    return f"{float(f'{x:.2g}'):.15g}"
 
 
 def _share(share: float) -> str:
@@ -55,7 +60,8 @@ def _equivalent_words(found: Difference, seeds: str) -> str:
     if found.value == found.low == found.high == 0:
         return f"identical in all {seeds}"
     margin = "the tolerance is" if found.margin_from == "tolerance" else "seeds alone differ by"
-    return f"equivalent: {found.bound:.2g} apart at most; {margin} {found.margin:.2g} ({seeds})"
+    bound, far = _two_digits(found.bound or 0.0), _two_digits(found.margin or 0.0)
+    return f"equivalent: {bound} apart at most; {margin} {far} ({seeds})"
 
 
 def quality_words(row: PrecisionRow, base: PrecisionRow) -> str:
