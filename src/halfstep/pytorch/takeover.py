@@ -42,6 +42,7 @@ from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.loss_scaling.statistics import Statistics
 from halfstep.pytorch.loss_scaling.step import Steps, StepsInside
 from halfstep.pytorch.loss_scaling.verdict import Verdict
+from halfstep.pytorch.moments import Moments
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.products import cpp_kernel
 from halfstep.pytorch.products.operations import Plan
@@ -65,7 +66,7 @@ from halfstep.takeover import HOPELESS, EnoughSteps, GradientsOverflow, Options,
 from halfstep.takeover import Takeover as Face
 
 
-class Takeover(Face):
+class Takeover(Moments, Face):
     """A recipe in force in PyTorch, in this process.
 
     Attributes:
@@ -94,7 +95,7 @@ class Takeover(Face):
         self._bad_in_a_row: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
         self._undo: list[Callable[[], None]] = []
         self.hold: Callable[[nn.Module], None] = lambda module: None
-        self.by_hand = ByHand(self)
+        self.by_hand = ByHand(self.recipe.guards, options.watch, self)
         looks = Looks(options.writer.write)
         self._looking = Looking(self._optimizers, self.by_hand, options, looks)
         recording = isinstance(options.writer, Writer)
@@ -111,7 +112,9 @@ class Takeover(Face):
         quiet = not recording or options.watch
         self.began = NullBegan() if quiet else Began(self.recorder.write, lambda: self.recorder.steps, looks)
         self.statistics = Statistics()
-        self._steps = Steps(self)
+        self._steps = Steps(
+            self.recipe, self.scaling, self.statistics, self.regions, self.recorder, self, options.watch
+        )
         self.watch = self._watch(looks) if options.watch else NullWatch()
         self._habits = Habits(self.recorder.write, looks)
         self._keep = Keep(self.recipe.keep, self.patches, None if self.recipe.mixed else dtype)
@@ -140,20 +143,6 @@ class Takeover(Face):
     def last_skipped(self) -> bool:
         """Whether the last optimizer step was skipped."""
         return self.scaling.last_skipped
-
-    @property
-    def may_read_late(self) -> bool:
-        """Whether the host need not know yet if the step to come is skipped.
-
-        It has to where running statistics are to be put back before the next forward pass, where every step is looked
-        at, and while the loss scale is being found: what is told of bad steps takes their gradients.
-        """
-        return (
-            self.scaling.calm
-            and not self.scaling.active
-            and not self.statistics.kept
-            and not self.options.watch
-        )
 
     def announce(self) -> None:
         self.options.writer.write(
@@ -254,7 +243,8 @@ class Takeover(Face):
         Communicated(self._tell_communicated).install(patches)
         if isinstance(self.options.writer, Writer):
             self._looking.install(patches)
-        backward.install(self, patches)
+        parts = backward.Parts(self.recipe, self.scaling, self.statistics, self.regions, self.by_hand, self)
+        backward.install(parts, patches)
         if dtype is not None and not recipe.loss_scale.guards:
             gradient_hooks.install(patches)
         self._steps.install(patches)
@@ -363,12 +353,6 @@ class Takeover(Face):
         self._on_backward = both
 
     def before_backward(self, outputs: Sequence[Tensor | GradientEdge], factor: float = 1.0) -> None:
-        """A backward pass of the script's is about to start. Of a gradient edge the loss is not known.
-
-        Args:
-            outputs: what it starts from.
-            factor: a loss scale of the script's own, which is no part of the loss that is recorded.
-        """
         self.regions.begin_pass()
         self.begin_pass()
         self.by_hand.about_to_pass(outputs)
@@ -380,18 +364,16 @@ class Takeover(Face):
         self.began.before_backward(losses)
 
     def begin_pass(self) -> None:
-        """Gradients are about to be computed, by ``backward`` or ``autograd.grad``."""
         if self.recipe.guards:
             self.scaling.begin_pass()
             self.statistics.begin_pass()
 
     def passed_by(self, reached: Reached) -> None:
-        """A scaled pass is over. With one optimizer all steps are of all layers."""
         if self.statistics.kept:
+            # With one optimizer all steps are of all layers.
             self.statistics.came_by(reached.leaves(wanted=len(self._optimizers) > 1))
 
     def after_backward(self) -> None:
-        """It is over."""
         self.regions.after_pass()
         self.watch.backward_pass(False)
         self._looking.backward_done()
@@ -399,8 +381,10 @@ class Takeover(Face):
         if self._passes.stepped_inside:
             self.end_if_enough()
 
+    def before_step(self, optimizer: Optimizer) -> None:
+        self.watch.before_step(optimizer)
+
     def after_step(self, optimizer: Optimizer, verdict: bool | Verdict) -> None:
-        """An optimizer has stepped, or was kept from it, or (a verdict that is not read yet) kept itself from it."""
         self.regions.after_step()
         last = self._stepped_last
         if last is None or optimizer is not last():
@@ -466,14 +450,23 @@ class Takeover(Face):
             self._bad_in_a_row[by] = self._bad_in_a_row.get(by, 0) + 1
             self.recorder.write("skip", **asdict(skip))
 
+    def manual_pass(self) -> None:
+        self.regions.forget_casts()
+
+    def manual_losses(self, losses: list[Tensor]) -> None:
+        self.recorder.backward(losses)
+
+    def after_manual_step(self, by: Any, finite: bool) -> None:
+        self.watch.after_step(by, finite, True)
+        self.stepped(finite, counts=True, by=by)
+        self.regions.after_step_by_hand()
+
     def restart(self, drops: str) -> None:
-        """What was taken for steps so far was none: a warm-up, before there was an optimizer; nor is ``drops`` true."""
         self.scaling.restart()
         self.recorder.restart()
         self.recorder.write("restart", drops=drops)
 
     def end_if_enough(self) -> None:
-        """Raise EnoughSteps where ``--steps`` have been made."""
         if self.options.run.steps is not None and self.steps >= self.options.run.steps:
             raise EnoughSteps
 

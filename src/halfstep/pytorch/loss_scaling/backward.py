@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,9 +43,13 @@ from halfstep.pytorch.loss_scaling.verdict import capturing
 from halfstep.pytorch.patches import Patches, never_traced
 
 if TYPE_CHECKING:
+    from halfstep.pytorch.autocast.no_regions import NoRegions
+    from halfstep.pytorch.loss_scaling.by_hand import ByHand
     from halfstep.pytorch.loss_scaling.reached import Reached
     from halfstep.pytorch.loss_scaling.scale import Scaling
-    from halfstep.pytorch.takeover import Takeover
+    from halfstep.pytorch.loss_scaling.statistics import Statistics
+    from halfstep.pytorch.moments import Moments
+    from halfstep.recipes import Recipe
 
 
 _FAKE, _PROXY, _FUNCTIONAL = (
@@ -68,35 +73,56 @@ def tracing() -> bool:
     return mode(_FAKE) is not None or mode(_PROXY) is not None or mode(_FUNCTIONAL) is not None
 
 
-def install(takeover: Takeover, patches: Patches) -> None:
+@dataclass(frozen=True)
+class Parts:
+    """What a backward pass has to do with.
+
+    Attributes:
+        recipe: what is in force.
+        scaling: the loss scale.
+        statistics: what a skipped step leaves as it was.
+        regions: where autocast is.
+        by_hand: steps without an optimizer.
+        moments: is told of passes.
+    """
+
+    recipe: Recipe
+    scaling: Scaling
+    statistics: Statistics
+    regions: NoRegions
+    by_hand: ByHand
+    moments: Moments
+
+
+def install(parts: Parts, patches: Patches) -> None:
     """Put the recipe's backward pass in force."""
-    sharded, parallel = Sharded(takeover.scaling, patches), DataParallel(takeover.scaling)
+    sharded, parallel = Sharded(parts.scaling, patches), DataParallel(parts.scaling)
     grad = torch.autograd.grad
     patches.wrap(
-        torch.autograd, "backward", lambda original: _backward(takeover, sharded, parallel, original, grad)
+        torch.autograd, "backward", lambda original: _backward(parts, sharded, parallel, original, grad)
     )
-    patches.wrap(torch.autograd, "grad", lambda original: _grad(takeover, original))
-    if takeover.recipe.loss_scale.guards:
+    patches.wrap(torch.autograd, "grad", lambda original: _grad(parts, original))
+    if parts.recipe.loss_scale.guards:
         parallel.install(patches)
-        _install_hooks(takeover, patches)
+        _install_hooks(parts.scaling, patches)
 
 
 def _backward(
-    takeover: Takeover,
+    parts: Parts,
     sharded: Sharded,
     parallel: DataParallel,
     original: Callable[..., None],
     grad: Callable[..., Any],
 ) -> Callable[..., None]:
-    may_scale = takeover.recipe.guards
-    script_scale = ScriptScale(lambda text: takeover.write("warning", text=text))
-    handed_out = HandedOut(takeover.by_hand.optimizers, takeover.scaling.reached)
+    may_scale = parts.recipe.guards
+    script_scale = ScriptScale(lambda text: parts.moments.write("warning", text=text))
+    handed_out = HandedOut(parts.by_hand.optimizers, parts.scaling.reached)
 
     def repeats(outputs: tuple[Any, ...], inputs: Any, create_graph: bool, checked: bool) -> bool:
         handed_out.begin_pass()
         if create_graph or checked or capturing():
             return False
-        return takeover.by_hand.active or handed_out.here(lambda: _targets(outputs, inputs)[0])
+        return parts.by_hand.active or handed_out.here(lambda: _targets(outputs, inputs)[0])
 
     def repeated(outputs: tuple[Any, ...], seeds: Any, retain_graph: bool | None, inputs: Any) -> bool:
         """Whether the pass was made, and repeated as often as it takes."""
@@ -106,9 +132,9 @@ def _backward(
             return False
         named = None if inputs is None else as_tuple(inputs)
         asked = (outputs, given_seeds(outputs, seeds), bool(retain_graph), named, targets)
-        made = BackwardPass(takeover.scaling, original, grad, *asked).made()
-        if made and takeover.statistics.kept:
-            takeover.statistics.came_by(leaves)
+        made = BackwardPass(parts.scaling, original, grad, *asked).made()
+        if made and parts.statistics.kept:
+            parts.statistics.came_by(leaves)
         return made
 
     def backward(
@@ -127,28 +153,28 @@ def _backward(
             return
         if inside_backward():
             # Checkpointing recomputes, and goes back through what it recomputed: part of the pass under way.
-            if takeover.scaling.active:
+            if parts.scaling.active:
                 leaves, inside = _targets(outputs, inputs)
-                if takeover.scaling.answers is not None and not takeover.scaling.answers.knows(leaves):
+                if parts.scaling.answers is not None and not parts.scaling.answers.knows(leaves):
                     raise Unrepeatable
-                takeover.scaling.reached.reach(leaves, create_graph)
-                takeover.scaling.reached.reach_inside(inside)
+                parts.scaling.reached.reach(leaves, create_graph)
+                parts.scaling.reached.reach_inside(inside)
             original(outputs, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
             return
         seeds = grad_variables if grad_tensors is None else grad_tensors
-        above = takeover.scaling.scaled_above
+        above = parts.scaling.scaled_above
         by_script, factor = (False, 1.0) if above else script_scale.of(outputs, seeds)
-        takeover.before_backward(outputs, factor)
-        with takeover.regions.paused():
+        parts.moments.before_backward(outputs, factor)
+        with parts.regions.paused():
             checked = may_scale and anomaly.checks()
-            if not may_scale or (takeover.scaling.value == 1.0 and not checked):
+            if not may_scale or (parts.scaling.value == 1.0 and not checked):
                 original(outputs, seeds, retain_graph, create_graph, None, inputs)
             elif not (
                 repeats(outputs, inputs, create_graph, checked)
                 and repeated(outputs, seeds, retain_graph, inputs)
             ):
                 sharded.follow()
-                scaling, given = takeover.scaling, given_seeds(outputs, seeds)
+                scaling, given = parts.scaling, given_seeds(outputs, seeds)
                 reached = scaling.reached
                 own = scaling.beside(by_script)
                 with scaling.running(lambda: _targets(outputs, inputs)[0], ceiling_of(outputs), own) as scale:
@@ -165,11 +191,11 @@ def _backward(
                         reached.began()
                     finally:
                         _unscale(reached, 1.0 / scale, create_graph)
-                        takeover.passed_by(reached)
+                        parts.moments.passed_by(reached)
                         handed_out.overflowed(reached.leaves(wanted=False))
                 if checked:
                     unchecked.look()
-        takeover.after_backward()
+        parts.moments.after_backward()
 
     return never_traced(backward)
 
@@ -209,8 +235,8 @@ def _targets(outputs: tuple[Any, ...], inputs: Any) -> tuple[list[Tensor], list[
     return [*edges, *(t for t in tensors if t.is_leaf)], [t for t in tensors if not t.is_leaf]
 
 
-def _grad(takeover: Takeover, original: Callable[..., Any]) -> Callable[..., Any]:
-    scales = takeover.recipe.loss_scale.guards
+def _grad(parts: Parts, original: Callable[..., Any]) -> Callable[..., Any]:
+    scales = parts.recipe.loss_scale.guards
 
     def grad(
         outputs: Any,
@@ -233,26 +259,25 @@ def _grad(takeover: Takeover, original: Callable[..., Any]) -> Callable[..., Any
         if inside_backward() or tracing() or (grad_outputs is not None and capturing()):
             # Such a graph (make_graphed_callables) is a part of backward passes to come, and they are scaled.
             return original(outputs, inputs, grad_outputs, retain_graph, create_graph, **rest)
-        takeover.regions.begin_pass()
-        takeover.begin_pass()
-        takeover.by_hand.about_to_pass(as_tuple(outputs))
-        with takeover.regions.paused():
+        parts.regions.begin_pass()
+        parts.moments.begin_pass()
+        parts.by_hand.about_to_pass(as_tuple(outputs))
+        with parts.regions.paused():
             if scales:
                 graph = (retain_graph, create_graph)
                 asked = (as_tuple(outputs), inputs, grad_outputs, *graph, rest)
-                results = GradientPass(takeover.scaling, original, *asked).results()
+                results = GradientPass(parts.scaling, original, *asked).results()
             else:
                 results = original(outputs, inputs, grad_outputs, retain_graph, create_graph, **rest)
         gradients = tuple(results.values()) if isinstance(results, dict) else results
-        takeover.by_hand.passed_grad(as_tuple(outputs), gradients, create_graph)
+        parts.by_hand.passed_grad(as_tuple(outputs), gradients, create_graph)
         return results
 
     return never_traced(grad)
 
 
-def _install_hooks(takeover: Takeover, patches: Patches) -> None:
+def _install_hooks(scaling: Scaling, patches: Patches) -> None:
     """Hooks see true gradients; what they return goes back into the scaled pass."""
-    scaling = takeover.scaling
     through = functools.partial(_Through, scaling)
 
     def registering(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ import functools
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.recording.looking import PROFILED_STEP
 
 if TYPE_CHECKING:
-    from halfstep.pytorch.takeover import Takeover
+    from halfstep.pytorch.moments import Moments
 
 TOLD = "the program has no optimizer of torch.optim: a step is a backward pass"
 TOLD_OF_ZEROS = "; one whose gradients are not finite leaves zeros in .grad"
@@ -60,13 +60,18 @@ class ByHand:
         optimizers: that it has made.
         parameters: the leaves that the last pass reached, where anybody needs them: in the early steps that are
             looked at, and where bad steps are to change nothing.
+
+    Args:
+        guards: whether bad steps are to change nothing.
+        watches: whether every step is looked at.
+        moments: is told of them.
     """
 
-    def __init__(self, takeover: Takeover) -> None:
-        self._takeover = takeover
-        self._guards = takeover.recipe.guards
+    def __init__(self, guards: bool, watches: bool, moments: Moments) -> None:
+        self._guards = guards
         self._told = TOLD + (TOLD_OF_ZEROS if self._guards else "")
-        self._watches = takeover.options.watch
+        self._watches = watches
+        self._moments = moments
         self.active = True
         self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self.parameters: list[Tensor] = []
@@ -85,8 +90,8 @@ class ByHand:
     def _noticing(self, original: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(original)
         def __init__(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
-            if self.active and self._takeover.steps:
-                self._takeover.restart(self._told)
+            if self.active and self._moments.steps:
+                self._moments.restart(self._told)
             self.active, self.parameters, self._part, self._due = False, [], None, []
             original(optimizer, *args, **kwargs)
             self.optimizers.add(optimizer)
@@ -123,8 +128,8 @@ class ByHand:
             return
         if self._part is not None and self._steps_of[self._part.line] > PROFILED_STEP:
             self._settle()
-        self._takeover.end_if_enough()
-        if self._guards or self._watches or self._takeover.steps <= PROFILED_STEP:
+        self._moments.end_if_enough()
+        if self._guards or self._watches or self._moments.steps <= PROFILED_STEP:
             self.parameters = [innermost(leaf) for leaf in leaves_of(outputs)]
 
     def passed(self) -> None:
@@ -148,7 +153,7 @@ class ByHand:
         if not self.active:
             return
         self._settle()
-        self._takeover.regions.forget_casts()
+        self._moments.manual_pass()
         found = [gradient for gradient in gradients if gradient is not None]
         losses = [_summed(output) for output in outputs if isinstance(output, Tensor)]
         finite = self._guarded(found)
@@ -162,7 +167,7 @@ class ByHand:
         """Make the steps that are due, but not inside a ``torch.func`` transform, where nothing can be looked at."""
         while self._due and torch._C._functorch.maybe_current_level() is None:
             losses, finite = self._due.pop(0)
-            self._takeover.recorder.backward(losses)
+            self._moments.manual_losses(losses)
             self._step(finite)
 
     def close(self) -> None:
@@ -193,11 +198,9 @@ class ByHand:
         return finite
 
     def _step(self, finite: bool) -> None:
-        if self._takeover.steps == 0:
-            self._takeover.write("warning", text=self._told)
-        self._takeover.watch.after_step(cast(Any, self), finite, True)
-        self._takeover.stepped(finite, counts=True, by=self)
-        self._takeover.regions.after_step_by_hand()
+        if self._moments.steps == 0:
+            self._moments.write("warning", text=self._told)
+        self._moments.after_manual_step(self, finite)
 
 
 def _summed(loss: Tensor) -> Tensor:

@@ -29,7 +29,12 @@ from halfstep.pytorch.patches import Patches, itself_not_traced, outside_compile
 from halfstep.pytorch.recording.timeline import CLOSURE
 
 if TYPE_CHECKING:
-    from halfstep.pytorch.takeover import Takeover
+    from halfstep.pytorch.autocast.no_regions import NoRegions
+    from halfstep.pytorch.loss_scaling.scale import Scaling
+    from halfstep.pytorch.loss_scaling.statistics import Statistics
+    from halfstep.pytorch.moments import Moments
+    from halfstep.pytorch.recording.recorder import NullRecorder, Recorder
+    from halfstep.recipes import Recipe
 
 _STATE_KEY = "halfstep"
 
@@ -68,11 +73,32 @@ class StepsInside:
 
 
 class Steps:
-    """What happens around every ``optimizer.step()``."""
+    """What happens around every ``optimizer.step()``.
 
-    def __init__(self, takeover: Takeover) -> None:
-        self._takeover = takeover
-        self._guards = takeover.recipe.guards
+    Args:
+        recipe: what is in force.
+        scaling: the loss scale.
+        statistics: what a skipped step leaves as it was.
+        regions: where autocast is.
+        recorder: counts the steps.
+        moments: is told of them.
+        watched: whether every step is looked at.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        scaling: Scaling,
+        statistics: Statistics,
+        regions: NoRegions,
+        recorder: Recorder | NullRecorder,
+        moments: Moments,
+        watched: bool,
+    ) -> None:
+        self._recipe, self._guards = recipe, recipe.guards
+        self._scaling, self._statistics = scaling, statistics
+        self._regions, self._recorder = regions, recorder
+        self._moments, self._watched = moments, watched
         self._ready = Readiness()
         self._thread = _Thread()
         #: set when the takeover is undone: classes that were wrapped meanwhile stay so
@@ -97,7 +123,7 @@ class Steps:
         patches.set(Optimizer, "profile_hook_step", staticmethod(self._wrapping(Optimizer.profile_hook_step)))
         for cls in classes_with_a_wrapped_step():
             patches.set(cls, "step", self._around(cls.step))
-        if self._takeover.recipe.loss_scale.guards:
+        if self._recipe.loss_scale.guards:
             patches.wrap(Optimizer, "state_dict", self._state_dict)
             patches.wrap(Optimizer, "load_state_dict", self._load_state_dict)
 
@@ -119,16 +145,16 @@ class Steps:
         return itself_not_traced(step)
 
     def _step(self, step: Callable[..., Any], optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        self._takeover.watch.before_step(optimizer)
+        self._moments.before_step(optimizer)
         self._thread.inside = True
         try:
-            with self._takeover.regions.paused():
+            with self._regions.paused():
                 if capturing():
                     return self._captured(step, optimizer, args, kwargs)
                 verdict, result = self._guarded(step, optimizer, args, kwargs)
         finally:
             self._thread.inside = False
-        self._takeover.after_step(optimizer, verdict)
+        self._moments.after_step(optimizer, verdict)
         return result
 
     def _guarded(
@@ -139,12 +165,12 @@ class Steps:
             return self._with_closure(step, optimizer, closure, args, kwargs)
         if not self._guards:
             return True, step(optimizer, *args, **kwargs)
-        if self._takeover.scaling.tested.finite_of(optimizer):
+        if self._scaling.tested.finite_of(optimizer):
             allowed = self._allowed(optimizer, True)
             return allowed, step(optimizer, *args, **kwargs) if allowed else None
         gradients = gradients_of(optimizer)
-        if self._takeover.may_read_late and self._ready.may_wait(optimizer, gradients):
-            verdict = self._takeover.scaling.tested.verdict(gradients)
+        if self._may_read_late and self._ready.may_wait(optimizer, gradients):
+            verdict = self._scaling.tested.verdict(gradients)
             return verdict, _skipping_by_itself(step, optimizer, verdict.found, args, kwargs)
         if not self._finite(optimizer, gradients):
             return False, None
@@ -152,8 +178,18 @@ class Steps:
         self._ready.made(optimizer, gradients)
         return True, result
 
+    @property
+    def _may_read_late(self) -> bool:
+        """Whether the host need not know yet if the step to come is skipped.
+
+        It has to where running statistics are to be put back before the next forward pass, where every step is looked
+        at, and while the loss scale is being found: a repeated pass needs the gradients of a bad one.
+        """
+        scaling = self._scaling
+        return scaling.calm and not scaling.active and not self._statistics.kept and not self._watched
+
     def _finite(self, optimizer: Optimizer, gradients: list[Tensor]) -> bool:
-        return self._allowed(optimizer, self._takeover.scaling.tested.finite(gradients))
+        return self._allowed(optimizer, self._scaling.tested.finite(gradients))
 
     def _allowed(self, optimizer: Optimizer, finite: bool) -> bool:
         """Whether a step may be made by gradients that are ``finite`` here.
@@ -161,7 +197,7 @@ class Steps:
         Raises:
             SharedGradients: another thread is in a pass into one of them.
         """
-        scaling = self._takeover.scaling
+        scaling = self._scaling
         if scaling.active and not inside_backward():  # inside, it is a hook of that very pass
             scaling.refuse_shared(p for group in optimizer.param_groups for p in group["params"])
         return agreed(finite, optimizer)
@@ -172,10 +208,10 @@ class Steps:
         Raises:
             Captured: bad gradients would not be skipped, or the scale not move, when the graph is replayed.
         """
-        self._takeover.recorder.captured()
+        self._recorder.captured()
         if not self._guards:
             return step(optimizer, *args, **kwargs)
-        scaling = self._takeover.scaling
+        scaling = self._scaling
         refuse_capture(scaling.loss_scale, optimizer)
         found = scaling.tested.found_in_graph(gradients_of(optimizer))
         return _skipping_by_itself(step, optimizer, found, args, kwargs)
@@ -189,18 +225,17 @@ class Steps:
         kwargs: Any,
     ) -> tuple[bool, Any]:
         """The gradients are made inside the step, by the closure; LBFGS calls it many times."""
-        takeover = self._takeover
         before: list[Callable[[], None]] = []
 
         @functools.wraps(closure)
         def guarded() -> Any:
-            statistics = takeover.statistics.now() if is_lbfgs(optimizer) else None
+            statistics = self._statistics.now() if is_lbfgs(optimizer) else None
             loss = self._evaluated(closure)
             while self._guards and not self._finite(optimizer, gradients_of(optimizer)):
                 if statistics is None or not self._may_be_the_scales_fault(loss):
                     raise _Skipped(loss)
                 statistics.put_back()
-                takeover.scaling.lower()
+                self._scaling.lower()
                 loss = self._evaluated(closure)
             if self._guards and not before and may_evaluate_again(optimizer):
                 before.append(snapshot(optimizer))
@@ -221,11 +256,11 @@ class Steps:
         """What the program's ``closure`` returns: it runs in the recipe."""
         self._thread.inside = False
         try:
-            with self._takeover.regions.resumed(), _named():
+            with self._regions.resumed(), _named():
                 loss = closure()
         finally:
             self._thread.inside = True
-        self._takeover.recorder.closure_done()
+        self._recorder.closure_done()
         return loss
 
     def _may_be_the_scales_fault(self, loss: Any) -> bool:
@@ -233,7 +268,7 @@ class Steps:
 
         A loss that is not finite has no gradients at any scale. Ranks do not tell each other their losses.
         """
-        if self._takeover.scaling.stuck:
+        if self._scaling.stuck:
             return False
         alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
         return alone and math.isfinite(loss.detach() if isinstance(loss, Tensor) else loss)
@@ -241,7 +276,7 @@ class Steps:
     def _state_dict(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def state_dict(optimizer: Optimizer) -> dict[str, Any]:
             state: dict[str, Any] = original(optimizer)
-            state[_STATE_KEY] = self._takeover.scaling.state()
+            state[_STATE_KEY] = self._scaling.state()
             return state
 
         return state_dict
@@ -250,7 +285,7 @@ class Steps:
         def load_state_dict(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
             original(optimizer, state_dict)
             if _STATE_KEY in state_dict:
-                self._takeover.scaling.restore(state_dict[_STATE_KEY])
+                self._scaling.restore(state_dict[_STATE_KEY])
 
         return load_state_dict
 
