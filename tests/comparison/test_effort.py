@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from halfstep import codec
-from halfstep.comparison.effort import with_energy, with_memory, with_time_shares
+from halfstep.comparison.effort import with_energy, with_memory, with_time_shares, work_ratio
 from halfstep.comparison.model import TrialRow
 from halfstep.record import Record
+from halfstep.report.words import warnings
 
 PARTS = {"weights": 40, "gradients": 40, "optimizer": 80, "activations": 200, "casts": 20}
 
@@ -83,3 +84,17 @@ def test_without_activations_there_is_no_workspace() -> None:
 def test_a_program_without_a_third_step_says_so() -> None:
     assert time_shares({}, 2)["time_shares_absent"] == "measured in the third step, which was not reached"
     assert time_shares({"time_shares_absent": "why"}, 9)["time_shares_absent"] == "why"
+
+
+def test_a_step_that_computes_several_times_the_products_is_told() -> None:
+    def row(flops: int, seed: int = 0, moved_at: int = 0) -> TrialRow:
+        return TrialRow(seed=seed, matmul_flops={"bf16": flops}, loss_scale=((moved_at, 1.0),))
+
+    base = [row(100), row(200, seed=1)]
+    assert work_ratio([row(420)], base) == 4.2
+    assert work_ratio([row(420), row(220, seed=1)], base) is None
+    assert work_ratio([row(25)], base) == 0.25
+    assert work_ratio([row(140)], base) is None
+    assert work_ratio([row(420, moved_at=2)], base) is None
+    assert work_ratio([TrialRow(seed=0)], base) is None
+    assert warnings.work_ratio(4.2, "fp32").startswith("a step computes 4.2× the products of fp32's: ")

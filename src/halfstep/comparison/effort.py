@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,11 @@ from typing import Any
 from halfstep import codec
 from halfstep.comparison.model import ProfiledStep, TrialRow
 from halfstep.record import Record
+
+#: products of a step, times the baseline's, from which on (or from whose inverse) the algorithm works otherwise
+OTHER_WORK = 1.5
+#: steps in which the loss scale must not move, as passes are repeated where it does
+_SAMPLED = 3
 
 _ON_CUDA = "torch.cuda.max_memory_allocated"
 
@@ -82,3 +88,24 @@ def with_time_shares(row: TrialRow, sample: Mapping[str, Any], steps: int) -> Tr
         time_shares_absent=None if shares else sample.get("time_shares_absent", reached),
         profiled_step=None if profiled is None else codec.read(ProfiledStep, profiled),
     )
+
+
+def work_ratio(own: Sequence[TrialRow], base: Sequence[TrialRow]) -> float | None:
+    """How many times the products of the baseline's sampled step a precision's computes; None where that is about one.
+
+    Adaptive solvers and line searches evaluate a model as often as rounding has them do. Of the trials with the
+    baseline's seeds that which is nearest to one.
+    """
+    theirs = {row.seed: total for row in base if (total := _products(row))}
+    pairs = [(total, theirs[row.seed]) for row in own if row.seed in theirs and (total := _products(row))]
+    ratios = [ours / expected for ours, expected in pairs]
+    if not ratios:
+        return None
+    nearest = min(ratios, key=lambda ratio: abs(math.log(ratio)))
+    return nearest if not 1 / OTHER_WORK < nearest < OTHER_WORK else None
+
+
+def _products(row: TrialRow) -> int:
+    """FLOPs of the sampled step's products; 0 where none were counted, or passes may have been repeated."""
+    moved = any(0 < step <= _SAMPLED for step, _ in row.loss_scale)
+    return 0 if moved else sum((row.matmul_flops or {}).values())

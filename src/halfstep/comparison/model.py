@@ -450,6 +450,7 @@ class PrecisionRow:
         steps: the fewest of its trials; ``skipped_steps`` the most.
         disturbed: how many of its trials other work disturbed.
         same_as_baseline: why it ran the same as the baseline; None where it did not.
+        work_ratio: how many times the products of the baseline's step its own computes; None where that is about one.
         speed_bound: how many times as fast as the baseline the hardware's units could make it at most.
         fall: how far its loss fell.
         logged: the figures of the script's own, by name.
@@ -479,6 +480,7 @@ class PrecisionRow:
     energy_ratio: Ratio | None = None
     same_as_baseline: Cause | None = None
     stands_still: StandsStill | None = None
+    work_ratio: float | None = None
     speed_bound: float | None = None
     why_no_faster: tuple[Explanation, ...] = ()
     why_memory: tuple[Explanation, ...] = ()

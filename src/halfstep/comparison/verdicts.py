@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from halfstep.comparison.alike import same_cause
+from halfstep.comparison.effort import work_ratio
 from halfstep.comparison.going_on import went_on
 from halfstep.comparison.model import PrecisionRow, Quality, Ratio, TrialRow
 from halfstep.comparison.quality import qualities
@@ -148,6 +149,7 @@ def _beside(row: PrecisionRow, own: _Side, base: _Side) -> PrecisionRow:
     return replace(
         row,
         stands_still=stands_still(own.rows, base.rows),
+        work_ratio=work_ratio(own.rows, base.rows),
         same_as_baseline=same_cause(own.rows, base.rows, row.ran, base.rows[0].ran),
         speed_bound=speed_bound(base.rows),
     )

@@ -15,7 +15,8 @@ CURE = "give each trial a folder of its own, which HALFSTEP_TRIAL in its environ
 def of_row(row: PrecisionRow, trials: Sequence[TrialRow]) -> list[str]:
     """The warnings of a precision, from its row and its trials."""
     still = [] if row.stands_still is None else [stands_still(row.stands_still, row)]
-    return [*_disturbed(trials), *still]
+    work = [] if row.work_ratio is None else [work_ratio(row.work_ratio, row.baseline or "the baseline")]
+    return [*_disturbed(trials), *still, *work]
 
 
 def disturbed(found: Disturbed) -> str:
@@ -54,6 +55,15 @@ def stands_still(still: StandsStill, row: PrecisionRow) -> str:
     lost = [f"{name} = {value:g} is {rounded:g}" for name, value, rounded in lost_constants(sixteen)]
     constants = f"; of Adam's constants {' and '.join(lost)} in {sixteen}" if lost else ""
     return f"{said}: its weights are stored in {sixteen}, where updates below half their last digit are lost{constants}"
+
+
+def work_ratio(ratio: float, baseline: str) -> str:
+    """``a step computes 4.2× the products of fp32's: ...``."""
+    often = "more often" if ratio > 1 else "less often"
+    return (
+        f"a step computes {ratio:.2g}× the products of {baseline}'s: the program evaluates its model {often}, as an "
+        "adaptive solver or a line search does where results are rounded"
+    )
 
 
 def drift(found: Drift, several: bool) -> str:
