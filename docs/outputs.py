@@ -30,6 +30,7 @@ _FAILURES = "tests/programs/failures"
 
 #: name -> command
 COMMANDS = {
+    "info": "halfstep info",
     "rounding": "halfstep formats 0.1 65520 2^-25",
     "overflow": f"halfstep diagnose --precision fp16 --try-remedies {_FAILURES}/attention_logits.py",
     "overflow_hidden": f"halfstep diagnose --precision fp16 {_FAILURES}/large_variance.py",
