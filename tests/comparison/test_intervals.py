@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from halfstep.comparison.intervals import Interval, ratio_of_medians, runs_to_tell
+from halfstep.comparison.intervals import (
+    Interval,
+    median_over_runs,
+    ratio_of_means,
+    ratio_of_medians,
+    runs_to_tell,
+)
 
 
 def runs(random: np.random.Generator, center: float, count: int = 3, steps: int = 60) -> list[list[float]]:
@@ -91,3 +97,34 @@ def test_enough_runs_tell_and_one_fewer_does_not(value: float, s: float, runs: i
 
 def test_what_no_number_of_runs_would_tell_is_not_asked_for() -> None:
     assert runs_to_tell(Interval(1.025, 0.4, 2.6), 3, 1.05) is None
+
+
+def test_enough_runs_are_more_than_there_were() -> None:
+    assert runs_to_tell(Interval(2.0, 1.9, 2.1), 4, 1.05) == 5
+
+
+def test_the_median_over_runs_has_students_interval_of_their_logarithms() -> None:
+    """Steps that are all alike add nothing to how the runs differ."""
+    medians = [1.0, 1.1, 1.3]
+    found = median_over_runs([[median] * 20 for median in medians])
+    logs = np.log(medians)
+    low, high = stats.t.interval(0.95, 2, logs.mean(), logs.std(ddof=1) / np.sqrt(3))
+    assert (found.value, found.low, found.high) == pytest.approx(tuple(np.exp([logs.mean(), low, high])))
+
+
+def test_the_ratio_of_medians_has_students_interval_of_both_sides() -> None:
+    sides = [[2.0, 2.2, 2.3], [1.0, 1.05]]
+    found = ratio_of_medians(*([[median] * 20 for median in side] for side in sides))
+    ours, theirs = map(np.log, sides)
+    error = np.hypot(ours.std(ddof=1) / np.sqrt(3), theirs.std(ddof=1) / np.sqrt(2))
+    ends = stats.t.interval(0.95, 3, ours.mean() - theirs.mean(), error)
+    assert (found.low, found.high) == pytest.approx(tuple(np.exp(ends)))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [([1.0, 1.1, 1.3], [2.0, 2.1]), ([5.0, 9.0], [4.0, 4.1, 4.2, 4.0])]
+)
+def test_the_ratio_of_means_has_welchs_interval(ours: list[float], theirs: list[float]) -> None:
+    test = stats.ttest_ind(np.log(ours), np.log(theirs), equal_var=False)
+    found = ratio_of_means(ours, theirs)
+    assert (found.low, found.high) == pytest.approx(tuple(np.exp(test.confidence_interval(0.95))))

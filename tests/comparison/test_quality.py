@@ -10,7 +10,8 @@ import pytest
 
 from halfstep.comparison.curves import direction, is_quality
 from halfstep.comparison.model import Difference
-from halfstep.comparison.paired import ALPHA, POWER, noncentrality
+from halfstep.comparison.paired import ALPHA, POWER, Paired, noncentrality
+from halfstep.comparison.quality import kind_of
 from halfstep.comparison.rows import trial_row
 from halfstep.comparison.tolerance import Tolerance, parse_tolerance
 from halfstep.errors import UsageError
@@ -226,3 +227,35 @@ def test_a_fall_that_hardly_was_is_no_measure(fall: float, said: str) -> None:
     """A difference of 0.284 is no "+1419.5% of the fall"."""
     words = figure_words(Difference(0.2839, seeds=1), "one_seed", fall, False)
     assert words == f"+0.28{said}; one seed cannot tell it from noise"
+
+
+@pytest.mark.parametrize(
+    ("found", "way", "kind"),
+    [
+        (Paired(0, math.nan), "lower", "not_known"),
+        (Paired(1, 0.0), "lower", "one_seed"),
+        (Paired(3, 0.0, 0.0, 0.0, p=1.0), "lower", "equivalent"),
+        (Paired(3, 0.1, -0.1, 0.3, p=0.2, p_equivalence=0.05), "lower", "equivalent"),
+        (Paired(3, 0.1, -0.1, 0.3, p=0.0501), "lower", "no_difference_seen"),
+        (Paired(3, 0.1, 0.0, 0.0, p=0.2), "lower", "no_difference_seen"),
+        (Paired(3, 0.1, 0.1, 0.1, p=0.05), "lower", "worse"),
+        (Paired(3, 0.1, 0.05, 0.2, p=0.01, p_holm=0.06), "lower", "no_difference_seen"),
+        (Paired(3, 0.1, 0.05, 0.2, p=0.01, p_holm=0.05), "unknown", "different"),
+        (Paired(3, -0.1, -0.2, -0.05, p=0.01), "lower", "better"),
+        (Paired(3, 0.1, 0.05, 0.2, p=0.01), "higher", "better"),
+        (Paired(3, -0.1, -0.2, -0.05, p=0.01), "higher", "worse"),
+    ],
+)
+def test_each_kind_of_verdict_on_a_figure(found: Paired, way: Any, kind: str) -> None:
+    assert kind_of(found, way) == kind
+
+
+def test_how_far_the_loss_fell_is_its_first_value_less_its_last() -> None:
+    """The mean over the baseline's seeds; and the power is that of a difference that could have been seen."""
+    falling = [10.0, *[4.0] * 5], [9.0, *[5.0] * 5]
+    outcomes = [outcome(p, losses, seed) for seed, losses in enumerate(falling) for p in ("fp32", "bf16")]
+    rows = judged(outcomes)
+    assert rows["fp32"]["fall"] == rows["bf16"]["loss"]["difference"]["fall"] == 5.0
+    assert rows["bf16"]["loss"]["difference"]["power"] == POWER
+    alone = judged(outcomes[:2])["bf16"]["loss"]["difference"]
+    assert (alone["power"], alone["detectable"], alone["fall"]) == (None, None, 6.0)
