@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
+#: no program makes more
+MOST_STEPS = 2**53
+
 ProductsMode = Literal["auto", "native", "fp32"]
 
 
@@ -94,4 +97,4 @@ def _allowed(default: Any, choices: tuple[str, ...]) -> Callable[[Any], bool]:
 _ALLOWED: dict[str, Callable[[Any], bool]] = {
     f.name: _allowed(f.default, f.metadata["choices"]) for f in fields(RunOptions) if f.metadata
 }
-_ALLOWED["steps"] = lambda value: value is None or (type(value) is int and 0 < value <= 2**63)
+_ALLOWED["steps"] = lambda value: value is None or (type(value) is int and 0 < value <= MOST_STEPS)

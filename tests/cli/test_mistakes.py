@@ -33,7 +33,8 @@ MISTAKES = [
     (*COMPARE, "--fit-batch", "--batch", "--memory-limit", "9" * 400), (*COMPARE, "--memory-limit", ""),
     ("compare", "--precisions", "fp16:growth_interval=²"), ("compare", "--precisions", "fp16:growth_interval=" + "9" * 5000),
     ("run", "--seed", "-1"), ("run", "--seed", str(2**32)), ("run", "--record", ""), ("run", "--record", "train.py"),
-    ("run", "--record", "./link"), ("run", "--precision", "\x1b[31mred"), ("diagnose", "--precision", "x" * 300),
+    ("run", "--record", "./link"), ("compare", "--resume", ""), ("run", "--steps", str(2**70)), (*COMPARE, "--steps", str(2**70)),
+    ("diagnose", "--precision", "fp16", "--steps", str(2**70)), ("run", "--precision", "\x1b[31mred"), ("diagnose", "--precision", "x" * 300),
 ]  # fmt: skip
 
 
@@ -100,7 +101,7 @@ def request_in(folder: Path) -> Request:
 
 DAMAGED = [
     ("seeds", 2**31), ("seeds", 0), ("repeats", "1"), ("repeats", MOST + 1), ("program", 3), ("arguments", [1]),
-    ("arguments", "abc"), ("module", 1), ("launch", None), ("recipes", [None]), ("time_limit", -1), ("steps", 1.5),
+    ("arguments", "abc"), ("module", 1), ("launch", None), ("recipes", [None]), ("recipes", []), ("recipes", ["nope"]), ("recipes", ["\x1b[2J"]), ("time_limit", -1), ("steps", 1.5),
     ("products", []), ("prefer", "x"), ("as_on", "tpu"), ("tolerance", [1]), ("tolerance", "\x1b[31mx"), ("fit", {"a": 1}),
     ("memory_limit", "1"), ("emulate", None),
 ]  # fmt: skip

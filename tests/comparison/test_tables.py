@@ -66,6 +66,9 @@ def test_text_is_never_a_formula(tmp_path: Path, payload: str) -> None:
 
 
 def test_a_csv_that_cannot_be_written(tmp_path: Path, loaded: Comparison) -> None:
+    for folder in (".", "/"):
+        with pytest.raises(UsageError, match="it is a folder"):
+            tables.write_csv(loaded.data, folder)
     with pytest.raises(UsageError) as told:
         tables.write_csv(loaded.data, tmp_path / "none" / "c.csv")
     assert str(told.value).endswith(

@@ -24,6 +24,11 @@ SECRET = "hunter2-SECRET"
         ["wandb.api_key=" + SECRET],
         ["--db.PASSWORD=" + SECRET + "=="],
         ["--client-secret", SECRET],
+        ["--auth", SECRET],
+        ["--db-pass=" + SECRET],
+        ["--ssh-passphrase", SECRET],
+        [f"--db=postgres://me:{SECRET}@host/runs"],
+        ["--store", f"s3://:{SECRET}@host:9000/a:b@c"],
     ],
 )
 def test_a_secret_is_masked(given: list[str]) -> None:

@@ -25,7 +25,7 @@ from halfstep.comparison.request import MOST, Request, Stored, check_owner, resu
 from halfstep.comparison.tolerance import parse_tolerance
 from halfstep.diagnosis.loading import stored as diagnoses
 from halfstep.errors import UsageError
-from halfstep.options import RunOptions
+from halfstep.options import MOST_STEPS, RunOptions
 from halfstep.program import Target
 from halfstep.recipes import parse_list
 from halfstep.safe_text import clean
@@ -35,7 +35,7 @@ from halfstep.safe_text import clean
 @click.option("--precisions", metavar="LIST", help="Separated by commas, e.g. fp32,bf16,fp16:loss_scale=1024. Default: "
     "what this hardware can do, and as-is if the program has mixed precision of its own.")  # fmt: skip
 @click.option(
-    "--steps", type=click.IntRange(min=1), metavar="N", help="End each trial after N optimizer steps."
+    "--steps", type=click.IntRange(1, MOST_STEPS), metavar="N", help="End each trial after N optimizer steps."
 )
 @click.option("--repeats", type=click.IntRange(1, MOST), default=1, show_default=True, metavar="R",
     help="Run each precision R times, interleaved, to see the noise.")  # fmt: skip
@@ -103,6 +103,8 @@ def compare(
         raise UsageError(
             "halfstep compare was given no program; name one, or --resume DIR to go on with a comparison."
         )
+    if resume == "":
+        raise UsageError("--resume was given no folder; name one.")
     check_launcher(launch)
     margins = parse_tolerance(tolerance)
     fit, limit = _fit(fit_batch, memory_limit)

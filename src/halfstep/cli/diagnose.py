@@ -19,7 +19,7 @@ from halfstep.cli.run import (
 from halfstep.diagnosis.loading import NAME, holds_comparison, stored
 from halfstep.diagnosis.run import Question, run_diagnosis
 from halfstep.files import json_text, write_whole
-from halfstep.options import RunOptions
+from halfstep.options import MOST_STEPS, RunOptions
 from halfstep.program import Target
 from halfstep.recipes import parse
 from halfstep.trials import Job
@@ -29,7 +29,7 @@ from halfstep.trials import Job
 @click.option("--precision", default="fp16", show_default=True, metavar="P",
     help="The precision to look into, with options; as-is and fp32 are allowed, and with --emulate fp8, mxfp8 and "
     "the others that `halfstep run` emulates.")  # fmt: skip
-@click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True, metavar="N",
+@click.option("--steps", type=click.IntRange(1, MOST_STEPS), default=20, show_default=True, metavar="N",
     help="How many optimizer steps to watch.")  # fmt: skip
 @click.option(
     "--json", "json_file", metavar="FILE", help="Also write the diagnosis as JSON to FILE; - for stdout."

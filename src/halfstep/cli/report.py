@@ -35,6 +35,8 @@ def report(folder: str, csv_file: str | None, json_file: str | None) -> None:
     from halfstep.report.loading import rebuild
     from halfstep.report.page import write
 
+    if folder == "":
+        raise UsageError("halfstep report was given no folder; name one.")
     if csv_file == "":
         raise UsageError("--csv was given no file; name one, or leave it out.")
     json_path = json_path_of(json_file)

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from halfstep.errors import UsageError
-from halfstep.options import RunOptions
+from halfstep.options import MOST_STEPS, RunOptions
 from halfstep.program import Target
 from halfstep.program import run as run_program
 from halfstep.session import AUTO, Session, Settings
@@ -92,7 +92,10 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "fp8-e5m2, mxfp8, mxfp6, mxfp4, nvfp4; auto: bf16 where it is native, else fp16 where that is, "
     "else fp32.")  # fmt: skip
 @click.option(
-    "--steps", type=click.IntRange(min=1), metavar="N", help="End the program after N optimizer steps."
+    "--steps",
+    type=click.IntRange(1, MOST_STEPS),
+    metavar="N",
+    help="End the program after N optimizer steps.",
 )
 @click.option(
     "--seed",

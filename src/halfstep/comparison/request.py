@@ -18,6 +18,7 @@ from halfstep.comparison.tolerance import Tolerance, parse_tolerance
 from halfstep.errors import UsageError
 from halfstep.files import json_text, read_json, write_whole
 from halfstep.options import RunOptions
+from halfstep.recipes import parse
 from halfstep.safe_text import clean
 from halfstep.trials import Job
 
@@ -105,7 +106,7 @@ _ALLOWED: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("program", "launch"), lambda value: isinstance(value, str)),
     "arguments": _texts,
     "module": lambda value: type(value) is bool,
-    "recipes": lambda value: value is None or _texts(value),
+    "recipes": lambda value: value is None or (_texts(value) and bool(value) and all(map(parse, value))),
     "memory_limit": lambda value: value is None or _whole(value),
     **dict.fromkeys(("repeats", "seeds"), lambda value: _whole(value, MOST)),
     "time_limit": lambda value: value is None or (type(value) in (int, float) and 0 < value < math.inf),

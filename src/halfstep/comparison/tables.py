@@ -111,6 +111,8 @@ def write_csv(comparison: Mapping[str, Any], path: str | Path) -> tuple[Path, Pa
         UsageError: a file cannot be written.
     """
     path = Path(path)
+    if not path.name:
+        raise UsageError(f"Cannot write {str(path)!r} (it is a folder); give --csv a file.")
     beside = path.with_name(f"{path.stem}-steps{path.suffix}")
     columns = ["precision", "seed", "repeat", "step", "figure", "value"]
     _write(path, trials(comparison), [])

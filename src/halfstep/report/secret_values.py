@@ -10,7 +10,13 @@ from typing import Any
 MASK = "***"
 
 #: the end of an option's name whose value is a secret: ``--api-key``, ``--hf_token``, ``wandb.password``
-_SECRET = re.compile(r"(^|[-_.])(api)?(token|key|password|passwd|secret|credentials?)$", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(^|[-_.])(api)?(token|key|password|passwd|passphrase|pwd|pass|secret|credentials?|auth|bearer)$",
+    re.IGNORECASE,
+)
+
+#: ``user:password@`` in an address
+_IN_ADDRESS = re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]*@")
 
 
 def masked(value: Any) -> Any:
@@ -36,7 +42,7 @@ def mask(command: Sequence[str]) -> list[str]:
         elif equals and _SECRET.search(name):
             made.append(f"{name}={MASK}")
         else:
-            made.append(argument)
+            made.append(_IN_ADDRESS.sub(rf"\1:{MASK}@", argument))
         secret = argument.startswith("-") and not equals and _SECRET.search(name) is not None
     return made
 
