@@ -249,12 +249,12 @@ def test_weights_of_which_more_than_half_stand_still_are_a_finding() -> None:
     """Over all the steps that were looked at; the first of them is the one that is named."""
     events = [
         update("net.a.weight", 6, 10), update("net.a.weight", 6, 10, step=4), update("net.b.weight", 9, 10, step=5),
-        update("net.c.weight", 5, 10), update("net.d.weight", 0, 0), update("net.b.bias", 8, 10),
+        update("net.c.weight", 5, 10), update("net.d.weight", 0, 0), update("net.b.bias", 8, 10), update("net.z.weight", 7, 10),
         update("net.a.bias", 6, 10),
     ]  # fmt: skip
     (still,) = found(rules.weights_stand_still, "bf16-true", *events)
     assert place(still) == ("lost_update", 65, "net.b", "SGD", "step", 5)
-    assert still.also == ("net.a", "net.b")
+    assert still.also == ("net.a", "net.b", "net.z")
     assert still.evidence == (
         "90% of net.b.weight did not move in a step although it had a gradient: the update is below half the last "
         "digit of a bf16 weight"
