@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint types docs format clean
+.PHONY: mutants help demo test test-long lint types docs format clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -19,6 +19,10 @@ test: lint types ## lint, types and every test; CI runs this and docs
 
 test-long: $(INSTALLED) ## what is drawn by chance, many more times: damaged folders, transparency, kills and resumes
 	$(BIN)/pytest -n 2 --dist worksteal --long tests/fuzz tests/pytorch/test_checkpoints.py tests/benchmarks/test_gallery.py
+
+mutants: $(INSTALLED) ## faults in the files that judge, which tests are to notice; FILE=... SAMPLE=14: so many of a file
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[mutants]'
+	$(BIN)/python tools/mutants.py $(FILE) $(if $(SAMPLE),--sample $(SAMPLE))
 
 lint: $(INSTALLED) ## ruff: rules and format; import-linter (needs Python 3.11): what may import what
 	$(BIN)/ruff check

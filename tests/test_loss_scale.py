@@ -110,3 +110,31 @@ def test_skips_tell_how_many_when_and_why(skips: Skips, skip: Skip | None, after
 )
 def test_a_scale_is_written_in_full_or_as_a_power(scale: float, words: str) -> None:
     assert scale_words(scale) == words
+
+
+@pytest.mark.parametrize("interval", [1, 2, 3, 5])
+@pytest.mark.parametrize("skipped_first", [False, True])
+def test_it_grows_in_the_very_step_that_ends_the_interval(interval: int, skipped_first: bool) -> None:
+    """As torch.amp.GradScaler: after ``growth_interval`` finite steps in a row, and a skip begins the row anew."""
+    scale = DynamicScale(value=8.0, interval=interval, falls=None)
+    for _ in range(interval - 1):
+        scale = scale.next(True)
+        assert scale.value == 8
+    if skipped_first:
+        scale = scale.next(False)
+        assert (scale.value, scale.finite_steps) == (4, 0)
+        for _ in range(interval - 1):
+            scale = scale.next(True)
+    before = scale.value
+    scale = scale.next(True)
+    assert (scale.value, scale.finite_steps) == (2 * before, 0)
+
+
+def test_an_interval_of_no_step_is_refused() -> None:
+    DynamicScale(interval=1)
+    for interval in (0, -1):
+        with pytest.raises(UsageError, match=f"growth_interval is {interval}; it must be 1 step or more."):
+            DynamicScale(interval=interval)
+    for name in ("growth", "backoff"):
+        with pytest.raises(UsageError, match="growth must be above 1, backoff below 1"):
+            DynamicScale(**{name: 1.0})
