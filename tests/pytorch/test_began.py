@@ -80,6 +80,36 @@ def test_a_nan_of_the_model_is_told_before_the_weights_have_it(
     assert (event["module"], event["operation"], event["direction"]) == ("0", "sqrt", "forward")
 
 
+class Rooted(nn.Module):
+    """Two layers, with the root between them."""
+
+    def __init__(self, root: nn.Module) -> None:
+        super().__init__()
+        self.first, self.root, self.last = nn.Linear(16, 16), root, nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.root(self.first(x)))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.parametrize(
+    ("between", "words"),
+    [
+        (False, "in compiled graph 2 of 3, which holds 1.first to 1.last (forward)"),
+        (True, "in compiled graph 1 of 1 (forward)"),
+    ],
+)
+def test_of_compiled_graphs_the_one_is_told(begin: Begin, tmp_path: Path, between: bool, words: str) -> None:
+    """Each of three blocks is a graph of its own; or the root alone is, between layers that Dynamo leaves alone."""
+    blocks = (Rooted(nn.Tanh()), Rooted(Root()), Rooted(nn.Tanh()))
+    model = nn.Sequential(*(nn.Sequential(*block.children()) if between else block for block in blocks))
+    for block in model:
+        block.compile(backend="aot_eager")
+    event = trained(begin, "fp32", model, tmp_path / "r.jsonl").nonfinite
+    assert event["words"] == words
+    assert event["module"].startswith("1")
+
+
 def test_a_loss_that_is_nan_by_itself_lies_after_the_last_layer(begin: Begin, tmp_path: Path) -> None:
     event = trained(begin, "fp32", nn.Linear(16, 1), tmp_path / "r.jsonl", weight=float("nan")).nonfinite
     assert event["words"] == "after the last layer (forward, mean)"

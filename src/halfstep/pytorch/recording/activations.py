@@ -12,6 +12,7 @@ from torch import Tensor
 
 from halfstep.pytorch.loss_scaling.backward import inside_backward
 from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.products.dispatcher import hide_from_dynamo
 
 #: why a record has no bytes of activations
 FUNCTIONAL = "the step uses torch.func, which runs no hooks on the tensors that it keeps"
@@ -179,3 +180,8 @@ def _unpack(tensor: Tensor) -> Tensor:
 
 def _ignore(tensor: Tensor) -> None:
     return
+
+
+# Between graphs, Dynamo would compile what PyTorch calls there.
+for _hook in (KeptTensors._pack, _unpack):
+    hide_from_dynamo(_hook)

@@ -130,9 +130,28 @@ def forward(output: Tensor) -> Beginning | None:
         return Beginning("", "", "forward", f"after {shown(module, 'the last layer')}, in the loss")
     module = module_at(bad._sequence_nr(), used)
     operation = operation_of(bad)
+    if _COMPILED in bad.name():
+        layers, place = _in_graph(bad, nodes, names)
+        shared = ".".join(_shared([layer.split(".") for layer in layers])) if layers else module
+        return Beginning(shared, operation, "forward", f"in {place} (forward)")
     last = bool(used) and int(bad._sequence_nr()) > used[-1][0]
     where = f"after {shown(module, 'the last layer')}" if last else f"in {shown(module)}"
     return Beginning(module, operation, "forward", f"{where} (forward, {operation})")
+
+
+def _in_graph(bad: Node, nodes: Sequence[Node], names: dict[int, str]) -> tuple[list[str], str]:
+    """The layers whose parameters a compiled graph is given; and in words these, and its place among those of the pass."""
+    compiled = [node for node in nodes if _COMPILED in node.name()]
+    given = (names[id(p)].rpartition(".")[0] for _, p in parameters_in([bad]) if id(p) in names)
+    layers = list(dict.fromkeys(given))
+    of = f", which holds {shown(layers[0])}" if layers else ""
+    to = f" to {shown(layers[-1])}" if len(layers) > 1 else ""
+    return layers, f"compiled graph {compiled.index(bad) + 1} of {len(compiled)}{of}{to}"
+
+
+def _shared(paths: Sequence[Sequence[str]]) -> list[str]:
+    """What paths begin with in common."""
+    return [parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))]
 
 
 @torch.no_grad()
@@ -234,8 +253,7 @@ def module_at(number: int, used: Sequence[tuple[int, str]]) -> str:
     if not before or not after:
         return (before[-1] if before else after[0] if after else "").rpartition(".")[0]
     own, following = before[-1].split(".")[:-1], after[0].split(".")[:-1]
-    shared = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(own, following, strict=False))]
-    return ".".join(shared or own)
+    return ".".join(_shared([own, following]) or own)
 
 
 def operation_of(node: Node) -> str:
