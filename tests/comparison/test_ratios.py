@@ -8,7 +8,7 @@ from scipy.stats import gmean, ttest_ind
 
 from halfstep.comparison.intervals import ratio_of_means
 from halfstep.comparison.model import Ratio, Spread, TrialRow
-from halfstep.comparison.ratios import energy, energy_ratio
+from halfstep.comparison.ratios import energy, energy_ratio, memory_ratio, speed_bound
 from halfstep.report.words.ratios import ratio_words
 
 
@@ -86,3 +86,36 @@ def test_what_was_not_measured_has_no_ratio() -> None:
 def test_a_difference_that_is_there_is_not_written_as_none(ratio: float, said: str) -> None:
     found = Ratio(ratio, ratio * 0.99999, ratio * 1.00001, True)
     assert ratio_words(found, "speed_ratio") == said
+
+
+def profiled(*products: float | None) -> list[TrialRow]:
+    return [TrialRow(time_shares=None if p is None else {"products": p, "other": 1 - p}) for p in products]
+
+
+@pytest.mark.parametrize(
+    ("shares", "bound"),
+    [
+        ((0.0,), 2.0),
+        ((1.0,), 16.0),
+        ((0.5,), 1 / (0.5 / 16 + 0.5 / 2)),
+        ((0.2, None, 0.6), 1 / (0.4 / 16 + 0.6 / 2)),
+    ],
+)
+def test_no_precision_gains_more_than_amdahls_law_leaves(
+    shares: tuple[float | None, ...], bound: float
+) -> None:
+    """The fastest units compute products 16 times as fast, and half the bytes make all else twice as fast."""
+    assert speed_bound(profiled(*shares)) == pytest.approx(bound, rel=1e-12)
+
+
+def test_without_a_profiled_trial_there_is_no_bound() -> None:
+    assert speed_bound(profiled(None)) is None
+    assert speed_bound([TrialRow(time_shares={"other": 1.0})]) == 2.0
+
+
+def test_the_memory_is_that_of_the_peaks() -> None:
+    peaks = [[TrialRow(peak_memory_bytes=x) for x in side] for side in ((100, 110), (50, 55, None))]
+    ratio = memory_ratio(*peaks)
+    assert ratio is not None
+    assert ratio.value == pytest.approx(0.5, rel=1e-12)
+    assert memory_ratio(peaks[0], [TrialRow(peak_memory_bytes=0)]) is None

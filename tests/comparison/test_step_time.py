@@ -47,3 +47,14 @@ def test_of_one_run_it_is_the_median_by_order_statistics() -> None:
     assert found is not None
     # P(Binomial(35, 1/2) < 12) = 0.0205 and < 13 = 0.0448: the 12th from either end.
     assert (found.median, found.low, found.high) == (times[17], times[11], times[23])
+
+
+def test_without_a_step_that_counts_there_is_no_step_time_and_no_ratio() -> None:
+    none, some = runs("fp32", [0.1], steps=2), runs("bf16", [0.1, 0.2])
+    assert step_time(none) is None
+    assert step_time([]) is None
+    assert speed_ratio(none, some) is None
+    assert speed_ratio(some, none) is None
+    ratio = speed_ratio([*none, *some], some[:1])
+    assert ratio is not None
+    assert (ratio.runs, ratio.low, ratio.significant) == ((2, 1), None, False)

@@ -148,7 +148,53 @@ def test_the_reason_of_a_trial_that_never_began_is_the_end_of_its_log(tmp_path: 
     assert (long.status, long.reason) == ("failed", "x" * 300)
     job.log(Trial("fp32")).write_bytes(b"first\n\x1b[31mred\x1b]0;title\x07 sentence\n\n")
     assert outcome_of(job, Trial("fp32"), 1, None, "Ctrl-C").reason == "red sentence"
+    job.log(Trial("fp32")).write_bytes(b"short")
+    assert outcome_of(job, Trial("fp32"), 1, None, "Ctrl-C").reason == "short"
 
 
 def test_a_signal_without_a_name_is_its_number() -> None:
     assert judge(JOB, Record(Path("r")), [], -63, None, "")[1].startswith("killed by signal 63 after 0 steps")
+
+
+@pytest.mark.parametrize(
+    ("steps", "exit_code", "status", "reason"),
+    [
+        (0, -9, "failed", "killed by SIGKILL after 0 steps; the kernel does that when memory runs out"),
+        (1, -11, "failed", "killed by SIGSEGV after 1 step"),
+        (1, 0, "ok", ""),
+        (0, 0, "failed", "ended without an optimizer step"),
+        (2, 3, "failed", "ended at once with exit code 3 after 2 steps (os._exit or a crash)"),
+        (2, None, "failed", "ended at once with exit code None after 2 steps (os._exit or a crash)"),
+    ],
+)
+def test_a_record_without_a_last_line_is_judged_by_how_the_process_ended(
+    steps: int, exit_code: int | None, status: str, reason: str
+) -> None:
+    record = Record(Path("r"), steps=[{"step": i, "loss": 1.0} for i in range(steps)])
+    assert judge(JOB, record, [], exit_code, None, "") == (status, reason)
+
+
+def test_why_halfstep_ended_it_comes_before_what_its_record_says() -> None:
+    job = Job("train.py", (), False, Path("out"), time_limit=2.5, memory_limit=2**20)
+    record = Record(Path("r"), steps=[{"step": 0, "loss": NAN}], end={"status": "failed", "reason": "x"})
+    said = {
+        "timed_out": "ran longer than the time limit of 2.5 s; 1 step was made",
+        "out_of_memory": "its resident memory passed the limit of 1,048,576 bytes",
+        "interrupted": "interrupted by SIGHUP after 1 step",
+    }
+    for stopped, reason in said.items():
+        assert judge(job, record, [], -9, stopped, "SIGHUP") == (stopped, reason)  # type: ignore[arg-type]
+
+
+def test_a_rank_that_failed_is_the_reason_of_the_trial() -> None:
+    whole = Record(Path("r"), steps=[{"step": 0, "loss": 1.0}], end={"status": "ok"})
+    fine = Record(Path("r.rank1"), start={"rank": 1}, end={"status": "ok"})
+    bad = Record(Path("r.rank2"), start={"rank": 2}, end={"status": "failed", "reason": "boom"})
+    killed = Record(Path("r.rank3"), start={"rank": 3})
+    assert judge(JOB, whole, [fine, bad], 1, None, "") == ("failed", "rank 2: boom")
+    assert judge(JOB, whole, [fine, killed], 0, None, "") == ("ok", "")
+    unended = Record(Path("r"), steps=whole.steps)
+    assert judge(JOB, unended, [fine, killed], -9, None, "")[1].startswith(
+        "rank 3: killed by SIGKILL after 0 steps"
+    )
+    assert judge(JOB, whole, [fine], 3, None, "") == ("failed", "exit code 3")
