@@ -83,9 +83,12 @@ class Takeover(Face):
             self.loops = Tapes(self)
             self.loops.install(patches)
             if self.recipe.compute in ("bf16", "fp16"):
+                from halfstep.keras.control_flow_tf import ControlFlow
                 from halfstep.keras.operands_tf import Operands
 
-                Operands(DTypePolicy(policy_of(self.recipe)).compute_dtype).install(patches)
+                narrow = DTypePolicy(policy_of(self.recipe)).compute_dtype
+                Operands(narrow).install(patches)
+                ControlFlow(narrow).install(patches)
         elif self.backend == "jax":
             from keras.src.backend.jax import trainer
 

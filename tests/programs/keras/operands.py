@@ -26,6 +26,11 @@ OPERATIONS = {
     "mask": (lambda x: x * tf.cast(x > 0, tf.float32), lambda x: x * (x > 0)),
     "variable": (lambda x: KEPT + x, lambda x: x),
     "assign": (lambda x: KEPT.assign(tf.reduce_mean(x, 0)), lambda x: x.mean(0)),
+    "while": (lambda x: tf.while_loop(lambda n, h: n < 2, lambda n, h: (n + 1, x), (0, tf.zeros((4, 4))))[1], lambda x: x),
+    "map": (lambda x: tf.map_fn(lambda row: x[0], WIDE), lambda x: np.tile(x[:1], (4, 1))),
+    "scan": (lambda x: tf.scan(lambda last, row: x[0], WIDE, initializer=ROW), lambda x: np.tile(x[:1], (4, 1))),
+    "cond": (lambda x: tf.cond(tf.reduce_sum(ROW) > 99, lambda: WIDE, lambda: x), lambda x: x),
+    "array": (lambda x: tf.TensorArray(tf.float32, 2).write(0, x).write(1, x).stack(), lambda x: np.stack([x, x])),
     "sum": (lambda x: sum([tf.reduce_sum(ROW), tf.reduce_sum(x)]), lambda x: ROW.numpy().sum() + x.sum()),
 }
 
