@@ -140,7 +140,7 @@ def forward(output: Tensor) -> Beginning | None:
 
 
 def _in_graph(bad: Node, nodes: Sequence[Node], names: dict[int, str]) -> tuple[list[str], str]:
-    """The layers whose parameters a compiled graph is given; and in words these, and its place among those of the pass."""
+    """The layers whose parameters a compiled graph is given; and in words these, and its place among its pass's."""
     compiled = [node for node in nodes if _COMPILED in node.name()]
     given = (names[id(p)].rpartition(".")[0] for _, p in parameters_in([bad]) if id(p) in names)
     layers = list(dict.fromkeys(given))
