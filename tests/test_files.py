@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from halfstep.files import json_text, write_whole
+from halfstep.errors import UsageError
+from halfstep.files import json_text, read_json, write_whole
+from halfstep.record import read
+from halfstep.trials import records_at
 
 
 def test_numbers_that_json_lacks_are_null() -> None:
@@ -40,3 +43,16 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         write_whole(tmp_path / "folder", "text")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_would_never_end_is_not_read(tmp_path: Path, kind: str) -> None:
+    """Somebody else's folder may hold a pipe or a link to a device in a record's place."""
+    path = tmp_path / "r.jsonl"
+    make = {"pipe": os.mkfifo, "device": lambda p: p.symlink_to("/dev/zero"), "folder": Path.mkdir}
+    make[kind](path)
+    with pytest.raises(OSError, match="Is a directory" if kind == "folder" else "Not a file"):
+        read_json(path)
+    with pytest.raises(UsageError, match="Cannot read the record"):
+        read(path)
+    assert "Cannot read the record" in records_at(path)[0].damage

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 #: no file of halfstep's own is nested half as deeply
 _DEEPEST = 50
@@ -29,7 +31,22 @@ def read_json(path: Path) -> Any:
         OSError: it cannot be read.
         ValueError: it is no JSON, no UTF-8, nested too deeply, or holds an integer of thousands of digits.
     """
-    return parsed(path.read_text(encoding="utf-8"))
+    with opened(path) as file:
+        return parsed(file.read().decode("utf-8"))
+
+
+def opened(path: Path) -> BinaryIO:
+    """A file that is there to be read, to its end: no pipe, which nobody may write to, and no device.
+
+    Raises:
+        OSError: it is none, or cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    kind = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "Is a directory" if stat.S_ISDIR(kind) else "Not a file", str(path))
+    return open(descriptor, "rb")
 
 
 def parsed(text: str) -> Any:

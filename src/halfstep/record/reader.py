@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from halfstep.errors import UsageError
-from halfstep.files import parsed
+from halfstep.files import opened, parsed
 from halfstep.plural import count
 from halfstep.record.events import SCHEMA, cleaned, fault
 from halfstep.record.record import Record
@@ -31,7 +31,7 @@ def read(path: str | os.PathLike[str]) -> Record:
     reading = _Reading(Record(Path(path)))
     record = reading.record
     try:
-        with open(record.path, "rb") as file:
+        with opened(record.path) as file:
             while line := file.readline(_LONGEST_LINE):
                 reading.take(line)
     except OSError as error:

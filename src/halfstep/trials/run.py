@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from halfstep.files import opened
 from halfstep.record import Record, number
 from halfstep.trials.job import Job, Trial
 from halfstep.trials.outcome import Outcome, Status, outcome_of
@@ -146,7 +147,7 @@ class _Tail:
 
     def read(self) -> None:
         with contextlib.suppress(OSError):
-            with open(self._path, "rb") as file:
+            with opened(self._path) as file:
                 file.seek(self._offset)
                 new = file.read()
             whole = new[: new.rfind(b"\n") + 1]
