@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -138,3 +140,14 @@ def test_an_interval_of_no_step_is_refused() -> None:
     for name in ("growth", "backoff"):
         with pytest.raises(UsageError, match="growth must be above 1, backoff below 1"):
             DynamicScale(**{name: 1.0})
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=60), st.integers(1, 4))
+def test_inside_of_a_graph_a_scale_moves_by_the_same_rule(steps: list[bool], interval: int) -> None:
+    """From a scale that has been found, NumPy's arrays and the value itself go the same way."""
+    scale = replace(DynamicScale(2.0**4, interval=interval, floor=2.0**-2, ceiling=2.0**8), falls=None)
+    value, count = np.float64(scale.value), np.int64(0)
+    for finite in steps:
+        value, count = scale.next_of(np, value, count, finite)
+        scale = scale.next(finite)
+        assert (float(value), int(count)) == (scale.value, scale.finite_steps)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from halfstep.errors import UsageError
 
@@ -143,6 +144,28 @@ class DynamicScale(LossScale):
         if self.finite_steps + 1 < self.interval:
             return self._moved(self.value, self.finite_steps + 1)
         return self._moved(min(self.value * self.growth, self.ceiling), 0)
+
+    def next_of(
+        self, ops: Any, value: Any, finite_steps: Any, finite: Any, counts: bool = True
+    ) -> tuple[Any, Any]:
+        """:meth:`next` inside of a graph, where a scale falls by one ``backoff`` at a time and regains nothing.
+
+        Args:
+            ops: ``where``, ``minimum`` and ``maximum`` for the arrays that are given.
+            value: the scale.
+            finite_steps: how many were finite in a row.
+            finite: whether this step's gradients were.
+            counts: whether this step counts towards growth.
+
+        Returns:
+            The scale and the count for the next step.
+        """
+        none = finite_steps * 0  # of its dtype
+        count = ops.where(finite, finite_steps + int(counts), none)
+        full = count >= self.interval
+        grown = ops.minimum(value * self.growth, self.ceiling)
+        smaller = ops.maximum(value * self.backoff, self.floor)
+        return ops.where(finite, ops.where(full, grown, value), smaller), ops.where(full, none, count)
 
     def _fallen(self) -> DynamicScale:
         if self.falls is None:

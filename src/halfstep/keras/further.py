@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -127,12 +128,11 @@ class Further(NullFurther):
         if self._first is None or self._first() is None:
             self._first = weakref.ref(optimizer)
         scale, count = (scaler.dynamic_scale, scaler.step_counter) if scaler.built else self._own
-        counted = ops.where(finite, count.value + (1 if self._first() is optimizer else 0), 0)
-        full = counted >= scaler.dynamic_growth_steps
-        grown = ops.minimum(scale.value * recipe.growth, recipe.ceiling)
-        smaller = ops.maximum(scale.value * recipe.backoff, recipe.floor)
-        scale.assign(ops.where(finite, ops.where(full, grown, scale.value), smaller))
-        count.assign(ops.where(full, 0, counted))
+        rule = replace(recipe, interval=scaler.dynamic_growth_steps)
+        first = self._first() is optimizer
+        value, counted = rule.next_of(ops, scale.value, count.value, finite, counts=first)
+        scale.assign(value)
+        count.assign(counted)
 
 
 def _all_finite(grads: Any) -> Any:

@@ -25,15 +25,11 @@ class State:
 
     def move(self, finite: Any, primary: bool) -> None:
         """The scale for the next step, as :meth:`LossScale.next` has it; only ``primary`` optimizers count growth."""
-        recipe = self._recipe
-        if not isinstance(recipe, DynamicScale):
+        if not isinstance(self._recipe, DynamicScale):
             return
-        count = tf.where(finite, self.finite_steps + (1 if primary else 0), 0)
-        grown = tf.minimum(self.scale * recipe.growth, recipe.ceiling)
-        smaller = tf.maximum(self.scale * recipe.backoff, recipe.floor)
-        full = count >= recipe.interval
-        self.scale.assign(tf.where(finite, tf.where(full, grown, self.scale), smaller))
-        self.finite_steps.assign(tf.where(full, tf.zeros_like(count), count))
+        scale, count = self._recipe.next_of(tf, self.scale, self.finite_steps, finite, primary)
+        self.scale.assign(scale)
+        self.finite_steps.assign(count)
 
     def row(self, scale: Any, finite: Any) -> None:
         """Leave the step's loss, scale and finiteness for the recorder."""
