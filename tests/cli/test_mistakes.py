@@ -57,6 +57,20 @@ def test_a_mistake_is_a_sentence(
     assert program.read_text() == "print('ran')\n"
 
 
+@pytest.mark.parametrize("command", ["compare", "diagnose"])
+def test_a_program_that_can_be_read_only_once_is_refused(
+    command: str, program: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo("pipe")
+    monkeypatch.setattr(
+        sys, "argv", ["halfstep", command, "--precision" + "s" * (command == "compare"), "bf16", "pipe"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "'pipe' is no file, and can be read only once" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["--csv", "--json"])
 def test_report_needs_a_file_with_a_name(
     option: str, program: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

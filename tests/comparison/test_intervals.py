@@ -43,6 +43,7 @@ def test_too_few_steps_have_no_interval() -> None:
     ratio = ratio_of_medians([[2.0] * 7, [2.0] * 20], [[1.0] * 20, [1.0] * 20])
     assert (ratio.value, ratio.low, ratio.high) == (2.0, None, None)
     assert not ratio.excludes_one
+    assert ratio_of_medians([[2.0] * 8, [2.0] * 20], [[1.0] * 8, [1.0] * 20]).low is not None
 
 
 @pytest.mark.parametrize("count", [2, 5])

@@ -58,3 +58,11 @@ def test_without_a_step_that_counts_there_is_no_step_time_and_no_ratio() -> None
     ratio = speed_ratio([*none, *some], some[:1])
     assert ratio is not None
     assert (ratio.runs, ratio.low, ratio.significant) == ((2, 1), None, False)
+
+
+def test_of_two_runs_it_is_already_the_geometric_mean_of_their_medians() -> None:
+    found = step_time(
+        [outcome("fp32", [1.0] * 20, 0, i, [seconds] * 20) for i, seconds in enumerate((0.1, 0.4))]
+    )
+    assert found is not None
+    assert (found.median, found.unit) == (pytest.approx(0.2, rel=1e-12), "s")

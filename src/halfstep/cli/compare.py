@@ -16,6 +16,7 @@ from halfstep.cli.run import (
     SECONDS,
     SETTINGS,
     check_launcher,
+    check_program,
     program_options,
     run_options,
 )
@@ -98,7 +99,7 @@ def compare(
     from halfstep.report.page import write as write_page
 
     if program is not None:
-        Target.parse(program, arguments, module=module)  # a missing file is said before anything is run
+        check_program(Target.parse(program, arguments, module=module))
     elif resume is None:
         raise UsageError(
             "halfstep compare was given no program; name one, or --resume DIR to go on with a comparison."

@@ -13,6 +13,7 @@ from halfstep.cli.run import (
     SECONDS,
     SETTINGS,
     check_launcher,
+    check_program,
     program_options,
     run_options,
 )
@@ -74,7 +75,7 @@ def diagnose(
     from halfstep.report.page import write as write_page
 
     recipe = str(parse(precision))
-    Target.parse(program, arguments, module=module)
+    check_program(Target.parse(program, arguments, module=module))
     check_launcher(launch)
     folder, json_path = diagnosis_folder(out, program, recipe), json_path_of(json_file)
     job = Job(

@@ -29,6 +29,18 @@ def program_options(command: Callable[..., Any], required: bool = True) -> Calla
     )
 
 
+def check_program(target: Target) -> None:
+    """Look at a program that is to run several times before anything is run.
+
+    Raises:
+        UsageError: it is a pipe or a device, as ``<(command)`` is, and can be read only once.
+    """
+    if target.path is not None and not (os.path.isfile(target.path) or os.path.isdir(target.path)):
+        raise UsageError(
+            f"{target.given!r} is no file, and can be read only once; write it into a file, and name that."
+        )
+
+
 def check_launcher(launch: str) -> None:
     """Look for the program of ``--launch`` before anything is run.
 
