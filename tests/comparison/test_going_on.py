@@ -65,7 +65,7 @@ def test_there_is_no_verdict_on_a_trial_that_went_on() -> None:
     advice = recommend(found)
     said = "went on from last.pt, which an earlier trial wrote, and made 30 of 40 steps"
     assert (advice["rule"], advice["precision"], advice["decided"]) == ("continued", None, False)
-    assert advice["text"].startswith(f"No verdict: bf16 {said}; give each trial a folder of its own")
+    assert advice["text"].startswith(f"No verdict: bf16 {said}; compare with --fresh, or give each trial")
     assert found[1]["quality"] == {"kind": "not_known", "words": f"{said}: nothing to compare", "seeds": 1}
 
 

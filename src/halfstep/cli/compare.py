@@ -30,6 +30,7 @@ from halfstep.options import MOST_STEPS, RunOptions
 from halfstep.program import Target
 from halfstep.recipes import parse_list
 from halfstep.safe_text import clean
+from halfstep.trials.fresh import check_size
 
 
 @click.command(context_settings=SETTINGS, short_help="Run a program in several precisions, side by side.")
@@ -64,6 +65,8 @@ from halfstep.safe_text import clean
 @click.option(
     "--launch", default="", metavar="CMD", help='Launcher for each trial, e.g. "torchrun --nproc-per-node 2".'
 )
+@click.option("--fresh", is_flag=True, help="Run each trial in a copy of this folder, thrown away at its end, so "
+    "that none goes on from what another saved.")  # fmt: skip
 @click.option("--resume", metavar="DIR", help="Go on with the comparison in DIR: run only what is missing, as it was "
     "asked for. --seeds, --repeats, --time-limit, --tolerance and --prefer may be given anew.")  # fmt: skip
 @run_options
@@ -81,6 +84,7 @@ def compare(
     out: str | None,
     json_file: str | None,
     launch: str,
+    fresh: bool,
     resume: str | None,
     module: bool,
     program: str | None,
@@ -124,11 +128,14 @@ def compare(
         prefer=prefer,
         fit=fit,
         memory_limit=limit,
+        fresh=fresh,
     )
     err, console = Console(stderr=True), Console(stderr=json_file == "-")
     old = None if resume is None else _begun(Path(resume))
     request = request if old is None else resumed(old, _given(request))
     check_launcher(request.launch)
+    if request.fresh:
+        check_size(request.folder)
     json_path = json_path_of(json_file)
     page = request.folder / "report.html"
     with held(request.folder):

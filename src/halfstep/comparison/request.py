@@ -46,6 +46,7 @@ class Request:
     prefer: Prefer = "speed"
     fit: FitOption | None = None
     memory_limit: int | None = None
+    fresh: bool = False
 
     @property
     def job(self) -> Job:
@@ -58,6 +59,7 @@ class Request:
             self.options,
             self.time_limit,
             self.launch,
+            fresh=self.fresh,
         )
 
     @property
@@ -106,6 +108,7 @@ _ALLOWED: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("program", "launch"), lambda value: isinstance(value, str)),
     "arguments": _texts,
     "module": lambda value: type(value) is bool,
+    "fresh": lambda value: value is None or type(value) is bool,
     "recipes": lambda value: value is None or (_texts(value) and bool(value) and all(map(parse, value))),
     "memory_limit": lambda value: value is None or _whole(value),
     **dict.fromkeys(("repeats", "seeds"), lambda value: _whole(value, MOST)),

@@ -57,6 +57,7 @@ class Job:
         launch: a launcher such as ``torchrun --nproc-per-node 2``; empty for none.
         memory_limit: end a trial whose processes hold more bytes than this in physical memory; None for no limit.
         watch: look at every operation, for a diagnosis.
+        fresh: run each trial in a copy of the current folder.
     """
 
     program: str
@@ -68,6 +69,7 @@ class Job:
     launch: str = ""
     memory_limit: int | None = None
     watch: bool = False
+    fresh: bool = False
 
     def command(self, trial: Trial) -> list[str]:
         """The command line of a trial."""

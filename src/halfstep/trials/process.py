@@ -43,9 +43,9 @@ def new_mark() -> str:
 
 
 def start(
-    command: list[str], environment: dict[str, str], log: IO[bytes], mark: str
+    command: list[str], environment: dict[str, str], log: IO[bytes], mark: str, folder: Path | None = None
 ) -> tuple[subprocess.Popen[bytes], Tree]:
-    """Start a trial, in a session of its own, with nothing to read.
+    """Start a trial, in a session of its own, with nothing to read, in ``folder`` or the current one.
 
     Raises:
         OSError: it cannot be started.
@@ -55,6 +55,7 @@ def start(
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
+        cwd=folder,
         env={**environment, MARK: mark},
         start_new_session=True,
     )

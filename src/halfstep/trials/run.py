@@ -14,6 +14,7 @@ from typing import Any
 
 from halfstep.files import opened
 from halfstep.record import Record, number
+from halfstep.trials.fresh import fresh_folder
 from halfstep.trials.job import Job, Trial
 from halfstep.trials.outcome import Outcome, Status, outcome_of
 from halfstep.trials.process import Guard, Tree, new_mark, start
@@ -41,12 +42,13 @@ def run_trial(job: Job, trial: Trial, on_step: OnStep) -> Outcome:
     except OSError as error:
         reason = f"it was not run, as its folder cannot be written ({error.strerror})"
         return Outcome(trial, "damaged", reason, None, Record(job.record(trial)))
-    with log, Signals() as signals:
+    with contextlib.ExitStack() as ended, log, Signals() as signals:
         mark = new_mark()
         guard = Guard(mark, job.record(trial))
         guard.begin()
         try:
-            child, tree = start(job.command(trial), job.environment(trial), log, mark)
+            folder = ended.enter_context(fresh_folder(job.fresh, job.folder))
+            child, tree = start(job.command(trial), job.environment(trial), log, mark, folder)
         except OSError as error:
             guard.close()
             reason = f"it could not be started ({error.strerror})"

@@ -9,7 +9,7 @@ from halfstep.comparison.model import Disturbed, Drift, PrecisionRow, StandsStil
 from halfstep.comparison.stillness import lost_constants, sixteen_bits
 
 #: what to do about trials that went on from another's files
-CURE = "give each trial a folder of its own, which HALFSTEP_TRIAL in its environment names, or start it anew"
+CURE = "compare with --fresh, or give each trial a folder of its own, which HALFSTEP_TRIAL in its environment names"
 
 
 def of_row(row: PrecisionRow, trials: Sequence[TrialRow]) -> list[str]:
