@@ -14,10 +14,10 @@ help: ## list these targets
 demo: $(INSTALLED) ## train a small GPT in every precision of this machine, and compare
 	$(BIN)/halfstep compare --steps 60 --repeats 3 --out halfstep-out/demo examples/char_gpt.py
 
-test: lint types ## lint, types and every test; CI runs this and docs
+test: lint types ## lint, types and every test; CI runs this, docs and test-long
 	$(BIN)/pytest -n 2 --dist worksteal
 
-test-long: $(INSTALLED) ## what is drawn by chance, many more times: damaged folders, transparency, kills and resumes
+test-long: $(INSTALLED) ## what is drawn by chance, many more times: damaged folders, kills and resumes (some 6 minutes)
 	$(BIN)/pytest -n 2 --dist worksteal --long tests/fuzz tests/pytorch/test_checkpoints.py tests/benchmarks/test_gallery.py
 
 mutants: $(INSTALLED) ## faults in the files that judge, which tests are to notice; FILE=... SAMPLE=14: so many of a file

@@ -114,7 +114,7 @@ def check(data: dict[str, Any], whole: dict[str, dict[str, Any]], draw: bool) ->
     "name", ["record", "end", "record without an end", "request.json", "comparison.json"]
 )
 def test_a_damaged_folder(folder: Path, tmp_path: Path, name: str, long: bool) -> None:
-    rounds = 4000 if long else 60
+    rounds = 2000 if long else 60
     chance = random.Random(name)
     whole = rows_of(rebuild(folder).data)
     assert all(row["status"] == "ok" for row in whole.values())
