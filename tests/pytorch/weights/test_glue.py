@@ -129,6 +129,32 @@ def test_what_is_neither_a_parameter_nor_given_is_computed_in_fp32(begin, compil
         optimizer.step()
 
 
+class Remembers(nn.Module):
+    """It writes what it has computed into tensors of its own."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(9)
+        self.net, self.seen = nn.Linear(8, 8), torch.zeros(4, 8, dtype=dtype)
+        self.register_buffer("mean", torch.zeros(8, dtype=dtype), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.net(x)
+        with torch.no_grad():
+            self.mean.mul_(0.9).add_(out.mean(0), alpha=0.1)
+            self.seen[:2] = out[:2]
+        return out + self.mean + self.seen.std(0)
+
+
+def test_what_a_model_writes_into_tensors_of_its_own_is_fp32(begin) -> None:
+    x = torch.randn(4, 8).to(BF16)
+    true = Remembers(FP32)
+    expected = [true(x.float()), true(x.float())]
+    begin("fp32")
+    net = Remembers(BF16).to(BF16)
+    assert all(torch.equal(net(x), out) for out in expected)
+
+
 def test_a_program_whose_models_meet_no_such_numbers_pays_nothing_for_it(begin) -> None:
     takeover = begin("fp32")
     net = nn.Linear(8, 8, dtype=BF16)

@@ -41,14 +41,15 @@ def is_narrow(tensor: Tensor) -> bool:
 
 
 def narrow_tensors(module: nn.Module, only_used_by_products: bool) -> list[Tensor]:
-    """The 16-bit parameters and buffers of ``module`` itself, not of its children, that have to be widened.
+    """The 16-bit parameters, buffers and other tensors of ``module`` itself, not of its children, to be widened.
 
-    Buffers that are not saved with the model (``persistent=False``) stay: they are constants that the program's own
-    code has computed in 16 bits, such as rotary embeddings, whose dtype that code may check.
+    In autocast to 16 bits buffers that are not saved with the model (``persistent=False``), and tensors that are plain
+    attributes, stay: they are constants that the program's own code has computed in 16 bits, such as rotary embeddings,
+    and what they meet is 16-bit, too. In fp32 the program may write into them what it has computed.
 
     Args:
         module: any module.
-        only_used_by_products: leave frozen weights out that only matrix products use, in autocast to 16 bits.
+        only_used_by_products: in autocast to 16 bits; frozen weights are left out that only matrix products use.
     """
     frozen_stay = only_used_by_products and type(module) in _PRODUCTS
     parameters = (
@@ -60,9 +61,10 @@ def narrow_tensors(module: nn.Module, only_used_by_products: bool) -> list[Tenso
     buffers = (
         buffer
         for name, buffer in module._buffers.items()
-        if buffer is not None and name not in module._non_persistent_buffers_set
+        if buffer is not None and not (only_used_by_products and name in module._non_persistent_buffers_set)
     )
-    return [tensor for tensor in (*parameters, *buffers) if is_narrow(tensor)]
+    others = () if only_used_by_products else (v for v in vars(module).values() if isinstance(v, Tensor))
+    return [tensor for tensor in (*parameters, *buffers, *others) if is_narrow(tensor)]
 
 
 def widen(tensors: Iterable[Tensor]) -> None:
