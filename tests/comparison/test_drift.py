@@ -89,3 +89,20 @@ def test_no_drift_is_seldom_said() -> None:
 def test_one_trial_tells_nothing_of_the_others() -> None:
     found = speed_drift([outcome("fp32", [1.0] * 4)])
     assert found == {"across_trials": None, "within_trials": None, "words": ""}
+
+
+def test_values_that_are_alike_neither_rise_nor_fall() -> None:
+    found = trend([[1.0, 1.0, 1.0, 1.0]])
+    assert found is not None
+    assert (found.rise, found.p) == (0.0, 1.0)
+
+
+def test_a_trial_shows_a_trend_within_it_from_six_steps_that_count_on() -> None:
+    """Of 8 steps the first two are warm-up."""
+    for steps, told in ((7, False), (8, True)):
+        trials = [
+            outcome("fp32", [1.0] * steps, 0, i, [0.1 + 0.01 * s for s in range(steps)]) for i in range(2)
+        ]
+        found = drift.speed_drift(trials)
+        assert (found.within_trials is not None) is told
+        assert (found.across_trials is not None) is told

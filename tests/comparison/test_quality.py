@@ -257,5 +257,7 @@ def test_how_far_the_loss_fell_is_its_first_value_less_its_last() -> None:
     rows = judged(outcomes)
     assert rows["fp32"]["fall"] == rows["bf16"]["loss"]["difference"]["fall"] == 5.0
     assert rows["bf16"]["loss"]["difference"]["power"] == POWER
+    assert rows["bf16"]["loss"]["difference"]["margin_from"] == "seeds"
     alone = judged(outcomes[:2])["bf16"]["loss"]["difference"]
+    assert alone["margin_from"] is None
     assert (alone["power"], alone["detectable"], alone["fall"]) == (None, None, 6.0)

@@ -191,6 +191,9 @@ def test_of_two_kinds_the_one_that_loses_more_is_told_once() -> None:
         (lost,) = found(rules.gradients_vanish, "fp16", *steps(False), *order)
         assert lost.evidence.startswith("80% of its gradients")
         assert lost.also == ()
+    alike = [numbers("net.a", kind, HALF) for kind in ("weight_gradients", "gradients")]
+    (first,) = found(rules.gradients_vanish, "fp16", *steps(False), *alike)
+    assert first.evidence.startswith("50% of its weight gradients")
 
 
 # --- constants, weights and sums ---------------------------------------------------------------------------
