@@ -111,7 +111,7 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
     (
         "continued", "speed",
         [FP32, verdict("bf16", 1.9, went_on={"files": ["last.pt"], "steps": 30, "of": 40})], None,
-        "No verdict: bf16 went on from last.pt, which an earlier trial wrote, and made 30 of 40 steps; give each trial",
+        "No verdict: bf16 went on from last.pt, which an earlier trial wrote, and made 30 of 40 steps; compare with --fresh, or give each trial",
     ),
     (
         "ran_the_same", "speed", [FP32 | FP64, verdict("bf16", 2.8, same_as_baseline="fp64", **FP64)], None,
