@@ -15,7 +15,7 @@ from halfstep import codec
 from halfstep.diagnosis import diagnose, run
 from halfstep.diagnosis.evidence import Case, Numbers
 from halfstep.diagnosis.layers import _range, overall
-from halfstep.diagnosis.model import FindingRow, LayerRow
+from halfstep.diagnosis.model import FindingRow, LayerRow, RemedyRow
 from halfstep.diagnosis.run import judge
 from halfstep.diagnosis.shares import serving, shares
 from halfstep.errors import UsageError
@@ -195,3 +195,32 @@ def test_the_scale_that_serves_a_layer_serves_its_weights_too() -> None:
     scales = overall(case, [LayerRow(loss_scale=found)])
     assert scales is not None
     assert scales.advised == 2.0**-6
+
+
+@pytest.mark.parametrize("blocks", [2, 3, 4])
+def test_where_one_module_kept_moves_the_overflow_on_the_next_are_kept_too(
+    monkeypatch: pytest.MonkeyPatch, blocks: int
+) -> None:
+    """Every block overflows; two may be kept beside the first."""
+
+    def finding(n: int) -> FindingRow:
+        ways = (RemedyRow("keep", "fp16:keep=b.0", None), RemedyRow("use bf16", "bf16", None))
+        return FindingRow(kind="overflow", where=f"b.{n}", fault="precision", remedies=ways)
+
+    def run_trial(job: Job, trial: Trial, on_step: Any) -> Outcome:
+        record = Record(Path("r"), start={"precision": trial.precision})
+        record.add({"event": "step", "step": 0, "loss": 1.0})
+        return Outcome(trial, "ok", "", 0, record)
+
+    def diagnosed(precision: str, *records: Any) -> Any:
+        kept = parse(precision).keep
+        bad = [] if precision == "bf16" else [n for n in range(blocks) if f"b.{n}" not in kept]
+        return SimpleNamespace(findings=tuple(map(finding, bad[:1])))
+
+    monkeypatch.setattr(run, "run_trial", run_trial)
+    monkeypatch.setattr(run, "diagnose", diagnosed)
+    question = run.Question(Job("train.py", (), False, Path("out")), "fp16", 6, True)
+    (found,) = run._try_remedies(question, [finding(0)], None, Quiet())
+    kept = [(way.recipe, way.works) for way in found.remedies]
+    more = {2: [("fp16:keep=b.0,b.1", True)], 3: [("fp16:keep=b.0,b.1,b.2", True)], 4: []}[blocks]
+    assert kept == [("fp16:keep=b.0", False), ("bf16", True), *more]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import starmap
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from halfstep.comparison.running import Display
 from halfstep.diagnosis import diagnose
 from halfstep.diagnosis.compiled import CompiledRun, beside, findings_of, notes_of
-from halfstep.diagnosis.model import Diagnosis, FindingRow, Program, Reference
+from halfstep.diagnosis.model import Diagnosis, FindingRow, Program, Reference, RemedyRow
 from halfstep.errors import UsageError
 from halfstep.looks import sentence
 from halfstep.module_names import shown
@@ -25,6 +25,8 @@ from halfstep.trials import Job, Outcome, Trial, caused_by_format, modules_to_ke
 REFERENCE = "fp32"
 #: remedies that are tried at most: each is a training of its own
 TRIED = 4
+#: modules that are kept in fp32 beside a first one that alone does not do
+BESIDE = 2
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ def _try_remedies(
             outcome,
             diagnose(recipe, outcome.record, reference.record if reference else None).findings,
         )
-    return tuple(
+    judged = [
         replace(
             finding,
             remedies=tuple(
@@ -204,7 +206,40 @@ def _try_remedies(
             ),
         )
         for finding in findings
-    )
+    ]
+    for place, finding in enumerate(judged[:1]):
+        more = _kept_beside(question, finding, left, reference, display)
+        judged[place] = replace(finding, remedies=(*finding.remedies, *more))
+    return tuple(judged)
+
+
+def _kept_beside(
+    question: Question,
+    finding: FindingRow,
+    left: Mapping[str | None, tuple[Outcome, Sequence[FindingRow]]],
+    reference: Outcome | None,
+    display: Display,
+) -> list[RemedyRow]:
+    """Where a module kept in fp32 leaves the same in one after it: both kept, and so on, where that works."""
+    failing = [
+        way for way in finding.remedies if way.works is False and way.recipe and parse(way.recipe).keep
+    ]
+    if not failing:
+        return []
+    recipe, found = parse(str(failing[0].recipe)), left[failing[0].recipe][1]
+    for _ in range(BESIDE):
+        same = (f.where for f in found if f.kind == finding.kind and f.where and f.where not in recipe.keep)
+        where = next(same, None)
+        if where is None:
+            return []
+        recipe = replace(recipe, keep=(*recipe.keep, where))
+        outcome = _run(question, str(recipe), display)
+        found = diagnose(str(recipe), outcome.record, reference.record if reference else None).findings
+        works, seen = judge(finding, outcome, found)
+        if works:
+            kept = " and ".join(map(shown, recipe.keep))
+            return [RemedyRow(f"keep {kept} in fp32", str(recipe), works, seen)]
+    return []
 
 
 def _judged(finding: FindingRow, outcome: Outcome, left: Sequence[FindingRow]) -> dict[str, Any]:
