@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,20 @@ def test_a_nan_of_the_model_is_told_before_the_weights_have_it(
     event = trained(begin, recipe, model, tmp_path / "r.jsonl").nonfinite
     # A module without parameters lies between two that have some: the one before is named.
     assert (event["module"], event["operation"], event["direction"]) == ("0", "sqrt", "forward")
+
+
+class Spoils(nn.Module):
+    """Its result, which the layer after it keeps, is NaN; nothing that its own node keeps is."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 1.5 + math.nan
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "bf16"])
+def test_a_weight_that_meets_a_nan_has_not_made_it(begin: Begin, tmp_path: Path, recipe: str) -> None:
+    model = nn.Sequential(nn.Linear(16, 16), Spoils(), nn.Linear(16, 16))
+    event = trained(begin, recipe, model, tmp_path / "r.jsonl").nonfinite
+    assert event["operation"] == "view", "the layer looks at what it was given as a matrix"
 
 
 class Rooted(nn.Module):

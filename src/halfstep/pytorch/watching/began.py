@@ -216,10 +216,19 @@ def first_bad(nodes: Sequence[Node]) -> Node | None:
     for node in nodes:
         for name, tensor in _saved(node):
             if not _finite(tensor) and bool((tensor.isnan() | (tensor == math.inf)).any()):
-                before = [n for n, _ in node.next_functions if n is not None and not hasattr(n, "variable")]
+                before = [n for n, _ in node.next_functions if n is not None and not _only_a_weight(n)]
                 made_here = name in _RESULTS or not before
                 return node if made_here else max(before, key=lambda n: int(n._sequence_nr()))
     return None
+
+
+def _only_a_weight(node: Node) -> bool:
+    """Whether a node is a parameter, or one that was cast or transposed."""
+    while not hasattr(node, "variable"):
+        if len(node.next_functions) != 1 or node.next_functions[0][0] is None:
+            return False
+        ((node, _),) = node.next_functions
+    return True
 
 
 def _finite(tensor: Tensor) -> bool:
