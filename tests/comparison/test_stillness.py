@@ -69,3 +69,20 @@ def test_a_precision_whose_loss_stands_still_is_not_advised() -> None:
     assert found[1]["speed_ratio"]["significant"]
     assert found[1]["warnings"][-1].startswith("the loss did not move in 60 steps")
     assert (advice["precision"], advice["rule"]) == ("fp32", "gains_but_worse")
+
+
+def falling(by: float, noise: float = 0.0, steps: int = 40) -> TrialRow:
+    """Losses that fall evenly from 3, every other one higher by ``noise``; the last five are alike."""
+    fall = [3 - by * min(i, steps - 5) / (steps - 5) for i in range(steps)]
+    return TrialRow(losses=tuple(loss + noise * (i % 2) for i, loss in enumerate(fall)))
+
+
+@pytest.mark.parametrize(("own", "still"), [(0.049, True), (0.051, False), (-1.0, True)])
+def test_less_than_a_twentieth_of_the_baselines_fall_is_none(own: float, still: bool) -> None:
+    assert (stands_still([falling(own)], [falling(1.0)]) is not None) is still
+
+
+def test_a_fall_says_something_where_it_is_three_times_what_neighbours_differ_by() -> None:
+    """Neighbours that differ by d = 0.5 in turns: a deviation of d / sqrt(2) = 0.354, less what falls; times 3: 1.06."""
+    assert stands_still([falling(0.0)], [falling(1.6, noise=0.5)]) is not None
+    assert stands_still([falling(0.0)], [falling(0.9, noise=0.5)]) is None

@@ -12,6 +12,7 @@ import pytest
 
 from halfstep.errors import UsageError
 from halfstep.record import LONGEST, SCHEMA, Writer, read
+from halfstep.record.events import fault
 from halfstep.record.reader import KILLED
 
 
@@ -148,3 +149,10 @@ def test_no_byte_that_changes_ends_in_anything_but_a_record(tmp_path: Path, line
             changed[chance.randrange(len(changed))] = chance.randrange(256)
         with contextlib.suppress(UsageError):  # the schema is another
             damage(tmp_path, bytes(changed))
+
+
+@pytest.mark.parametrize(
+    ("loss", "fits"), [(-3, True), (2**63, False), (-(2**63), False), (2**63 - 1, True), (True, False)]
+)
+def test_a_figure_may_be_negative_and_no_larger_than_counts_are(loss: object, fits: bool) -> None:
+    assert (fault({"event": "step", "step": 0, "loss": loss}) == "") is fits
