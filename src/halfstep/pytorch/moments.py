@@ -21,6 +21,9 @@ class Moments:
         """Optimizer steps so far."""
         return 0
 
+    def scaled_by_hand(self, text: str) -> None:
+        """A loss has a factor that is taken for a loss scale of the script's, in words."""
+
     def before_backward(self, outputs: Sequence[Tensor | GradientEdge], factor: float = 1.0) -> None:
         """A backward pass of the script's is about to start. Of a gradient edge the loss is not known.
 

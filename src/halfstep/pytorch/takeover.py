@@ -352,6 +352,11 @@ class Takeover(Moments, Face):
 
         self._on_backward = both
 
+    def scaled_by_hand(self, text: str) -> None:
+        """A loss has a factor that is taken for a loss scale of the script's; not told where its scaler gave it one."""
+        if not (self.recipe.as_is and "GradScaler" in self._own_amp):
+            self.write("warning", text=text)
+
     def before_backward(self, outputs: Sequence[Tensor | GradientEdge], factor: float = 1.0) -> None:
         self.regions.begin_pass()
         self.begin_pass()

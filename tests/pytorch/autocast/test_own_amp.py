@@ -81,6 +81,7 @@ def test_the_recorded_loss_is_the_scripts_not_the_one_its_scaler_made(
         scaler.update()
     lines = [json.loads(line) for line in (tmp_path / "record.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines if line["event"] == "step"] == [12.0 if several else 9.0] * 2
+    assert not [line for line in lines if line["event"] == "warning"], "no scale is written by hand"
 
 
 @pytest.mark.parametrize("recipe", ["as-is", "fp32", "bf16"])

@@ -115,7 +115,7 @@ def _backward(
     grad: Callable[..., Any],
 ) -> Callable[..., None]:
     may_scale = parts.recipe.guards
-    script_scale = ScriptScale(lambda text: parts.moments.write("warning", text=text))
+    script_scale = ScriptScale(parts.moments.scaled_by_hand)
     handed_out = HandedOut(parts.by_hand.optimizers, parts.scaling.reached)
 
     def repeats(outputs: tuple[Any, ...], inputs: Any, create_graph: bool, checked: bool) -> bool:
