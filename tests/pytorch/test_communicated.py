@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_what_a_hook_sends_is_told_once(
     expected = gradient(hook, format or "fp32")
     takeover = begin(recipe)
     said: list[str] = []
-    takeover.options.say = said.append
+    takeover.options = replace(takeover.options, say=said.append)
     written: list[dict[str, Any]] = []
     takeover.options.writer.write = lambda event, **fields: written.append({"event": event, **fields})  # type: ignore[method-assign]
     assert torch.equal(gradient(hook, format or "fp32"), expected)
