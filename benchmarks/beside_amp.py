@@ -35,11 +35,11 @@ import torch
 from recording import compared, show_pairs
 from torch import nn
 
+from halfstep.precisions.recipes import parse
 from halfstep.pytorch.products.products import install
 from halfstep.pytorch.takeover import Takeover
-from halfstep.recipes import parse
 from halfstep.record import NullWriter
-from halfstep.takeover import Options
+from halfstep.takeover.base import Options
 
 #: widths and batch size
 NETWORKS = {"few large layers": ([1024] * 4, 256), "300 small tensors": ([64] * 151, 64)}

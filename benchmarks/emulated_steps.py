@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from halfstep.meters import now
+from halfstep.precisions.recipes import parse
 from halfstep.pytorch.emulation.emulate import Emulated
 from halfstep.pytorch.emulation.ops import Emulation
-from halfstep.recipes import parse
 
 PRECISIONS = ("fp32", "tf32", "fp8", "mxfp8", "mxfp6", "mxfp4", "nvfp4")
 

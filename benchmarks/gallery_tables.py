@@ -8,7 +8,7 @@ from typing import Any
 
 from gallery_cases import PUBLISHED_QUALITY, Case
 
-from halfstep.comparison.intervals import ratio_of_medians
+from halfstep.comparison.statistics.intervals import ratio_of_medians
 from halfstep.report import units
 
 Row = dict[str, Any]

@@ -20,7 +20,7 @@ import torch
 
 from halfstep.meters import Absent, now, summary
 from halfstep.pytorch import capabilities
-from halfstep.pytorch.loss_scaling.grad_scaler import GradScaler
+from halfstep.pytorch.grad_scaler.grad_scaler import GradScaler
 from halfstep.pytorch.loss_scaling.gradient_kernels import gradient_kernels
 
 Contender = Callable[[], object]

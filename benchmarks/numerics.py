@@ -37,8 +37,8 @@ import ml_dtypes
 import numpy as np
 import torch
 
-from halfstep.formats import Format, get_scalar
 from halfstep.meters import Absent, now, summary
+from halfstep.precisions.formats import Format, get_scalar
 from halfstep.pytorch import capabilities
 from halfstep.pytorch.rounding.rounding import round_to
 

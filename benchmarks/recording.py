@@ -30,11 +30,11 @@ import torch
 from torch import nn
 
 from halfstep.meters import RunMeters, summary
-from halfstep.pytorch.recording.looking import PROFILED_STEP
+from halfstep.precisions.recipes import parse
+from halfstep.pytorch.recording.step_sampler import PROFILED_STEP
 from halfstep.pytorch.takeover import Takeover
-from halfstep.recipes import parse
 from halfstep.record import NullWriter, Writer
-from halfstep.takeover import Options
+from halfstep.takeover.base import Options
 
 #: a shared machine's neighbours take wall time, and hardly any of this thread's CPU time; all work is in this thread
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.thread_time}

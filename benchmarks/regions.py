@@ -28,11 +28,11 @@ import torch.nn.functional as F
 from beside_amp import UNCOUNTED, compared_turns, measure, write
 from torch import Tensor, nn
 
+from halfstep.precisions.recipes import parse
 from halfstep.pytorch.products.products import install
 from halfstep.pytorch.takeover import Takeover
-from halfstep.recipes import parse
 from halfstep.record import NullWriter
-from halfstep.takeover import Options
+from halfstep.takeover.base import Options
 
 WIDTH, HEADS, TOKENS, BATCH, VOCABULARY = 192, 4, 128, 8, 512
 

@@ -30,9 +30,9 @@ from comparing import ROOT, add_folder, check_folder, compare, finish, write
 from scipy.stats import binomtest
 
 from halfstep import codec
-from halfstep.comparison.paired import ALPHA, noncentrality
-from halfstep.comparison.quality import qualities
-from halfstep.comparison.tolerance import Tolerance
+from halfstep.comparison.statistics.paired import ALPHA, noncentrality
+from halfstep.comparison.statistics.quality import qualities
+from halfstep.comparison.statistics.tolerance import Tolerance
 from halfstep.trials import Outcome
 
 sys.path.insert(0, str(ROOT))

@@ -27,11 +27,11 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 
+from halfstep.precisions.recipes import parse
 from halfstep.pytorch.takeover import Takeover
-from halfstep.pytorch.watching.began import NullBegan
-from halfstep.recipes import parse
+from halfstep.pytorch.watching.nan_origin import NullBegan
 from halfstep.record import Writer
-from halfstep.takeover import Options
+from halfstep.takeover.base import Options
 
 VARIANTS = ("recorded, no look", "recorded", "diagnosed")
 PAIRS = [("recorded", "recorded, no look"), ("diagnosed", "recorded, no look")]

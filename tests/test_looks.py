@@ -8,7 +8,7 @@ import pytest
 
 from halfstep.errors import UsageError
 from halfstep.looks import Looks, look
-from halfstep.takeover import EnoughSteps
+from halfstep.takeover.base import EnoughSteps
 
 
 class Watcher:

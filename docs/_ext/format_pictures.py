@@ -18,11 +18,11 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from halfstep.encoding import encode
-from halfstep.exact import round_exact
-from halfstep.formats import FORMATS, BlockFormat, Format, get_scalar
-from halfstep.loss_scale import DynamicScale
-from halfstep.recipes import PRECISIONS, SYNONYMS, parse
+from halfstep.precisions.encoding import encode
+from halfstep.precisions.exact import round_exact
+from halfstep.precisions.formats import FORMATS, BlockFormat, Format, get_scalar
+from halfstep.precisions.loss_scale import DynamicScale
+from halfstep.precisions.recipes import PRECISIONS, SYNONYMS, parse
 
 #: bits in a row of the widest format; narrower ones leave the rest of the row empty
 _WIDEST = 32

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from halfstep.patches import Patches
+from halfstep.takeover.patches import Patches
 
 #: what makes functions that compute gradients
 _TRANSFORMS = ("grad", "value_and_grad")

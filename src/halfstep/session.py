@@ -17,17 +17,17 @@ from halfstep.integrations import Attached, watch
 from halfstep.launching import rank, world_size
 from halfstep.options import DEFAULTS, RunOptions
 from halfstep.plural import count
+from halfstep.precisions.recipes import Recipe, parse
 from halfstep.program import Ending, at_end, on_import
 from halfstep.program.child import command
 from halfstep.program.files_read import FilesRead
 from halfstep.ran import Ran, in_force_words, words
-from halfstep.recipes import Recipe, parse
 from halfstep.record import SCHEMA, NullWriter, Writer
 from halfstep.version import __version__
 
 if TYPE_CHECKING:
     from halfstep.meters import RunMeters
-    from halfstep.takeover import Options, Takeover
+    from halfstep.takeover.base import Options, Takeover
 
 AUTO = "auto"
 
@@ -263,7 +263,7 @@ class Session:
             precision, reason = best()
             self.recipe = parse(precision)
             say(f"precision {precision} ({reason})")
-        from halfstep.takeover import Options
+        from halfstep.takeover.base import Options
 
         settings = self.settings
         tick = (lambda: None) if self._meters is None else self._meters.tick
@@ -382,11 +382,11 @@ def _elsewhere() -> str:
 def refuse_if_late() -> None:
     """Raise UsageError if a framework has been used already."""
     if "torch" in sys.modules:
-        from halfstep.pytorch import late
+        from halfstep.pytorch import already_started as late
 
         late.refuse_if_late()
     if "keras" in sys.modules:
-        from halfstep.keras import late as late_for_keras
+        from halfstep.keras import already_started as late_for_keras
 
         late_for_keras.refuse_if_late()
 

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halfstep.cli.formats import formats, parse_value
-from halfstep.encoding import decode
 from halfstep.errors import UsageError
-from halfstep.formats import FORMATS, get_scalar
+from halfstep.precisions.encoding import decode
+from halfstep.precisions.formats import FORMATS, get_scalar
 
 
 def run(*arguments: str, columns: int = 160) -> str:

@@ -17,7 +17,7 @@ from halfstep.comparison.fit import FitOption
 from halfstep.comparison.model import Fit
 from halfstep.comparison.request import Request, check_machine, resumed, save, stored
 from halfstep.comparison.running import plan
-from halfstep.comparison.tolerance import parse_tolerance
+from halfstep.comparison.statistics.tolerance import parse_tolerance
 from halfstep.errors import UsageError
 from halfstep.options import DEFAULTS
 from halfstep.record import SCHEMA, Writer, read

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from halfstep import codec
-from halfstep.comparison import advice
-from halfstep.comparison.claims import ClaimKind
+from halfstep.comparison.advice import recommend as advice
+from halfstep.comparison.advice.claims import ClaimKind
+from halfstep.comparison.advice.rules import RULES
 from halfstep.comparison.model import Comparison, EvidenceRef, Fit, PrecisionRow, Prefer
-from halfstep.comparison.rules import RULES
 from halfstep.report.words import advice as words
 from halfstep.report.words.advice import advised
 
 from ..report.sample import comparison, metered
-from .test_advice_truth import capacities, drawn, searched
+from .advice.test_advice_truth import capacities, drawn, searched
 
 REFERENCES = {
     "verdicts[1].speed_ratio": EvidenceRef("verdicts", 1, ("speed_ratio",)),

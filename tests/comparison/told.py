@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from halfstep import codec
-from halfstep.comparison import advice
+from halfstep.comparison.advice import recommend as advice
 from halfstep.comparison.model import Fit, PrecisionRow, Prefer, TrialRow
-from halfstep.comparison.tolerance import Tolerance
+from halfstep.comparison.statistics.tolerance import Tolerance
 from halfstep.comparison.verdicts import verdicts
 from halfstep.report.words.advice import advised
 from halfstep.report.words.comparison import worded_rows

@@ -11,7 +11,7 @@ import pytest
 from halfstep.diagnosis import rules
 from halfstep.diagnosis.evidence import Case, Evidence
 from halfstep.diagnosis.finding import Finding
-from halfstep.recipes import parse
+from halfstep.precisions.recipes import parse
 from halfstep.record import Record
 
 Rule = Callable[[Case], Iterator[Finding]]

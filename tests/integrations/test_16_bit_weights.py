@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from halfstep.integrations import ADAPTERS
 from halfstep.integrations.attached import Attached
 from halfstep.options import RunOptions
+from halfstep.precisions.recipes import parse
 from halfstep.pytorch.takeover import Options, Takeover
-from halfstep.recipes import parse
 
 BF16, FP32 = torch.bfloat16, torch.float32
 #: what a training tells: its losses, and the dtype of its weights

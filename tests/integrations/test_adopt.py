@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from halfstep.comparison.adopt import OWN_WORDS, Script, adopt, own_words
+from halfstep.comparison.advice.adopt import OWN_WORDS, Script, adopt, own_words
 
 from .conftest import PROGRAMS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from halfstep.comparison.adopt import OWN_WORDS, Script, own_words
+from halfstep.comparison.advice.adopt import OWN_WORDS, Script, own_words
 
 from ..cli.running import PROGRAMS
 

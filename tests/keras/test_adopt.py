@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from halfstep.comparison.adopt import OWN_WORDS, Script, adopt
+from halfstep.comparison.advice.adopt import OWN_WORDS, Script, adopt
 
 from .adopted import frameworks
 from .conftest import BACKENDS, LOOPS, Turn

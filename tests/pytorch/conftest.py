@@ -13,12 +13,12 @@ import torch
 from torch.autograd import profiler as autograd_profiler
 
 from halfstep.options import RunOptions
+from halfstep.precisions.recipes import parse
 from halfstep.pytorch.loss_scaling import scale
 from halfstep.pytorch.loss_scaling.scaled_pass import scaled_pass
 from halfstep.pytorch.products import products, python_kernel
 from halfstep.pytorch.products.cpp_kernel import cpp_kernel
 from halfstep.pytorch.takeover import Options, Takeover
-from halfstep.recipes import parse
 from halfstep.record import NullWriter, Writer
 
 from .played_device import play

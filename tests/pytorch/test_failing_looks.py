@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from halfstep.record import Record, Writer, read
-from halfstep.takeover import EnoughSteps
+from halfstep.takeover.base import EnoughSteps
 
 from .conftest import Begin
 

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from halfstep.precisions.recipes import parse
 from halfstep.pytorch.emulation.emulate import Emulated
 from halfstep.pytorch.emulation.ops import Emulation
 from halfstep.pytorch.products import products
-from halfstep.recipes import parse
 
 from ..examples.conftest import EXAMPLES
 from .autocast_lists import cases, change

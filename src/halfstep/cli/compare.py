@@ -20,15 +20,15 @@ from halfstep.cli.run import (
     program_options,
     run_options,
 )
-from halfstep.comparison.evidence import PREFER
+from halfstep.comparison.advice.evidence import PREFER
 from halfstep.comparison.fit import FitOption, parse_fit, parse_size
 from halfstep.comparison.request import MOST, Request, Stored, check_owner, resumed, stored
-from halfstep.comparison.tolerance import parse_tolerance
+from halfstep.comparison.statistics.tolerance import parse_tolerance
 from halfstep.diagnosis.loading import stored as diagnoses
 from halfstep.errors import UsageError
 from halfstep.options import MOST_STEPS, RunOptions
+from halfstep.precisions.recipes import parse_list
 from halfstep.program import Target
-from halfstep.recipes import parse_list
 from halfstep.safe_text import clean
 from halfstep.trials.fresh import check_size
 

@@ -21,8 +21,8 @@ from halfstep.diagnosis.loading import NAME, holds_comparison, stored
 from halfstep.diagnosis.run import Question, run_diagnosis
 from halfstep.files import json_text, write_whole
 from halfstep.options import MOST_STEPS, RunOptions
+from halfstep.precisions.recipes import parse
 from halfstep.program import Target
-from halfstep.recipes import parse
 from halfstep.trials import Job
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from halfstep.errors import UsageError
-from halfstep.explain import explain
-from halfstep.formats import FORMATS, BlockFormat, Format
+from halfstep.precisions.explain import explain
+from halfstep.precisions.formats import FORMATS, BlockFormat, Format
 
 #: numbers further from 1 than 2^±LIMIT are beyond every format here, and cost time to write down
 _LIMIT = 5000

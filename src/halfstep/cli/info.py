@@ -111,7 +111,7 @@ def _precisions(precisions: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
 
 def _emulated() -> list[str]:
     """What --emulate adds on a CPU, and on no other device."""
-    from halfstep.recipes import PRECISIONS, parse
+    from halfstep.precisions.recipes import PRECISIONS, parse
 
     return [name for name in PRECISIONS if name == "tf32" or parse(name).only_emulated]
 

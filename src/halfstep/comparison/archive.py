@@ -16,7 +16,7 @@ from halfstep.comparison.request import Request
 from halfstep.errors import UsageError
 from halfstep.files import json_text, read_json, write_whole
 from halfstep.plural import were_made
-from halfstep.recipes import parse
+from halfstep.precisions.recipes import parse
 from halfstep.record import LONGEST
 from halfstep.safe_text import clean
 from halfstep.trials import Outcome, Status, Trial, judge, records_at

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from halfstep import codec
-from halfstep.comparison.evidence import PREFER, Prefer
+from halfstep.comparison.advice.evidence import PREFER, Prefer
 from halfstep.comparison.fit import FitOption
-from halfstep.comparison.tolerance import Tolerance, parse_tolerance
+from halfstep.comparison.statistics.tolerance import Tolerance, parse_tolerance
 from halfstep.errors import UsageError
 from halfstep.files import json_text, read_json, write_whole
 from halfstep.options import RunOptions
-from halfstep.recipes import parse
+from halfstep.precisions.recipes import parse
 from halfstep.safe_text import clean
 from halfstep.trials import Job
 

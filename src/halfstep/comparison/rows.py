@@ -8,8 +8,8 @@ from dataclasses import replace
 from itertools import starmap
 from typing import Any
 
-from halfstep.comparison.effort import with_energy, with_memory, with_time_shares
 from halfstep.comparison.model import NonFinite, StepTime, TrialRow
+from halfstep.comparison.trial_cost import with_energy, with_memory, with_time_shares
 from halfstep.looks import sentence
 from halfstep.meters import Absent, summary
 from halfstep.ran import Ran, words

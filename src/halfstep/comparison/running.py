@@ -13,15 +13,15 @@ from typing import Any, Protocol
 
 from halfstep import codec
 from halfstep.comparison import archive
-from halfstep.comparison.adopt import Script
-from halfstep.comparison.advice import recommend
+from halfstep.comparison.advice.adopt import Script
+from halfstep.comparison.advice.recommend import recommend
 from halfstep.comparison.disturbance import disturbances, disturbed
-from halfstep.comparison.drift import speed_drift
 from halfstep.comparison.fit import fit_batch
 from halfstep.comparison.going_on import files_of_earlier_trials
 from halfstep.comparison.model import Comparison, Fit, Program
 from halfstep.comparison.request import Request, Stored, check_machine, save, stored
 from halfstep.comparison.rows import WARMUP, trial_row
+from halfstep.comparison.statistics.drift import speed_drift
 from halfstep.comparison.verdicts import verdicts
 from halfstep.errors import UsageError
 from halfstep.files import read_json

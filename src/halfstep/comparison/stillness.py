@@ -8,10 +8,10 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, pstdev
 
-from halfstep.comparison.curves import countable, final_loss
 from halfstep.comparison.model import StandsStill, TrialRow
-from halfstep.exact import round_exact
-from halfstep.formats import get_scalar
+from halfstep.comparison.statistics.curves import countable, final_loss
+from halfstep.precisions.exact import round_exact
+from halfstep.precisions.formats import get_scalar
 from halfstep.stored import Stored
 
 #: a loss that falls by less than this share of the baseline's fall stands still

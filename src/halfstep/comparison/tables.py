@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from halfstep.comparison.curves import final, final_loss
+from halfstep.comparison.statistics.curves import final, final_loss
 from halfstep.errors import UsageError
 
 Row = dict[str, Any]

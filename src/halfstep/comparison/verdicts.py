@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from halfstep.comparison.alike import same_cause
-from halfstep.comparison.effort import work_ratio
 from halfstep.comparison.going_on import went_on
 from halfstep.comparison.model import PrecisionRow, Quality, Ratio, TrialRow
-from halfstep.comparison.quality import qualities
-from halfstep.comparison.ratios import (
+from halfstep.comparison.statistics.quality import qualities
+from halfstep.comparison.statistics.ratios import (
     energy,
     energy_ratio,
     memory_ratio,
@@ -19,8 +18,9 @@ from halfstep.comparison.ratios import (
     spread,
     step_time,
 )
+from halfstep.comparison.statistics.tolerance import Tolerance
 from halfstep.comparison.stillness import stands_still
-from halfstep.comparison.tolerance import Tolerance
+from halfstep.comparison.trial_cost import work_ratio
 from halfstep.comparison.why import why
 from halfstep.trials import Outcome
 

@@ -9,7 +9,7 @@ from halfstep.diagnosis.layers import layers, overall
 from halfstep.diagnosis.model import SCHEMA as SCHEMA
 from halfstep.diagnosis.model import FindingRow, LayerRow, OverallScale
 from halfstep.diagnosis.rules import RULES
-from halfstep.recipes import parse
+from halfstep.precisions.recipes import parse
 from halfstep.record import Record
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from halfstep.diagnosis.finding import Finding, Remedy
 from halfstep.module_names import shown
-from halfstep.recipes import parse
+from halfstep.precisions.recipes import parse
 from halfstep.record import Record
 
 #: losses of the first step that differ by fewer roundings of the format than this are the same

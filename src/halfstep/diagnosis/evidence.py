@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from halfstep.diagnosis.model import NumberKind
-from halfstep.recipes import Recipe
+from halfstep.precisions.recipes import Recipe
 from halfstep.record import Record
 
 Event = dict[str, Any]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from halfstep.diagnosis.evidence import KINDS, Case, Numbers
 from halfstep.diagnosis.model import LayerPart, LayerRow, NumberKind, OverallScale, ScaleRange
 from halfstep.diagnosis.shares import counted, serving, shares
-from halfstep.formats import BlockFormat, get
-from halfstep.loss_scale import NoScale
+from halfstep.precisions.formats import BlockFormat, get
+from halfstep.precisions.loss_scale import NoScale
 
 #: kinds that a loss scale multiplies
 SCALED = ("gradients", "weight_gradients")

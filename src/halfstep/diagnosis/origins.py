@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from halfstep.diagnosis import remedies
 from halfstep.diagnosis.evidence import Case, Event, first_of_each
 from halfstep.diagnosis.finding import Fault, Finding, Kind, Remedy, placed
-from halfstep.formats import get_scalar
 from halfstep.module_names import shown
+from halfstep.precisions.formats import get_scalar
 
 NEVER = "not precision's fault: fp32 does the same"
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from halfstep.diagnosis.evidence import Case
 from halfstep.diagnosis.finding import Remedy
-from halfstep.formats import get_scalar
-from halfstep.loss_scale import StaticScale, scale_words
 from halfstep.module_names import shown
-from halfstep.recipes import Recipe, parse
+from halfstep.precisions.formats import get_scalar
+from halfstep.precisions.loss_scale import StaticScale, scale_words
+from halfstep.precisions.recipes import Recipe, parse
 
 
 def keep(case: Case, module: str, kinds: dict[str, str]) -> list[Remedy]:

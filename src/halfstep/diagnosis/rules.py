@@ -12,8 +12,8 @@ from halfstep.diagnosis.layers import SCALED, layers, overall
 from halfstep.diagnosis.operands import operands_are_clamped, operands_vanish
 from halfstep.diagnosis.origins import NEVER, from_the_data, of_gradients, origins, seen, silent_overflows
 from halfstep.diagnosis.shares import shares
-from halfstep.formats import get_scalar
-from halfstep.loss_scale import DynamicScale, scale_words
+from halfstep.precisions.formats import get_scalar
+from halfstep.precisions.loss_scale import DynamicScale, scale_words
 
 #: of the sum of a layer's gradients, what may be flushed to zero before it is a finding
 LOST = 0.1

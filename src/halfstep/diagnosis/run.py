@@ -17,8 +17,8 @@ from halfstep.errors import UsageError
 from halfstep.looks import sentence
 from halfstep.module_names import shown
 from halfstep.plural import count
+from halfstep.precisions.recipes import parse
 from halfstep.ran import Ran, words
-from halfstep.recipes import parse
 from halfstep.record import Record
 from halfstep.trials import Job, Outcome, Trial, caused_by_format, modules_to_keep, run_trial
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from halfstep.diagnosis.evidence import Numbers, Rounding
-from halfstep.formats import Format, get_scalar
+from halfstep.precisions.formats import Format, get_scalar
 
 _ZERO, _NOT_FINITE = -127, 128
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from halfstep.errors import Unsupported, UsageError
 from halfstep.frameworks import FRAMEWORKS
-from halfstep.recipes import parse
+from halfstep.precisions.recipes import parse
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from halfstep.errors import UsageError
+from halfstep.precisions.recipes import canonical_name
 from halfstep.pytorch.dtypes import DTYPES, devices_here
-from halfstep.pytorch.loss_scaling.grad_scaler import GradScaler
+from halfstep.pytorch.grad_scaler.grad_scaler import GradScaler
 from halfstep.pytorch.loss_scaling.statistics import Statistics
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.products.products import install, plan
-from halfstep.recipes import canonical_name
 
 _LIGHTNING_NAMES = {"fp16": "16-mixed", "bf16": "bf16-mixed"}
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from halfstep.patches import Patches
+from halfstep.takeover.patches import Patches
 
 Method = Callable[..., Any]
 

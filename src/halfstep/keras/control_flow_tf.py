@@ -16,7 +16,7 @@ from tensorflow.python.ops import cond as branches
 from tensorflow.python.ops import tensor_array_ops
 from tensorflow.python.ops import while_loop as loops
 
-from halfstep.patches import Patches
+from halfstep.takeover.patches import Patches
 
 Method = Callable[..., Any]
 

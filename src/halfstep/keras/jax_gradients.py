@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import keras
 from jax.experimental import io_callback
 
-from halfstep.patches import Patches
+from halfstep.takeover.patches import Patches
 
 if TYPE_CHECKING:
     from halfstep.keras.takeover import Takeover

@@ -21,7 +21,7 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer
 from halfstep.keras.jax_gradients import Gradients, all_finite
 from halfstep.keras.jax_programs import Programs
 from halfstep.keras.recorder import Seen
-from halfstep.patches import Patches
+from halfstep.takeover.patches import Patches
 
 if TYPE_CHECKING:
     from halfstep.keras.takeover import Takeover

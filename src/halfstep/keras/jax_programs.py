@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from halfstep.keras.sample import shapes_of
-from halfstep.patches import Patches
+from halfstep.takeover.patches import Patches
 
 if TYPE_CHECKING:
     from halfstep.keras.jax_loops import JaxLoops

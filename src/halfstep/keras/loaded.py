@@ -16,7 +16,7 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.saving import saving_api
 
 from halfstep.keras.policy import Policies, policy_of, replace_everywhere
-from halfstep.patches import Patches
+from halfstep.takeover.patches import Patches
 
 if TYPE_CHECKING:
     from halfstep.keras.takeover import Takeover

@@ -15,7 +15,7 @@ from tensorflow.python.eager import execute
 from tensorflow.python.framework import ops, tensor
 from tensorflow.python.util import dispatch
 
-from halfstep.patches import Patches
+from halfstep.takeover.patches import Patches
 
 Method = Callable[..., Any]
 

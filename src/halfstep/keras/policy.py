@@ -22,8 +22,8 @@ from keras.src.losses.loss import Loss
 
 from halfstep.errors import UsageError
 from halfstep.keras.construction import wrap_constructor
-from halfstep.patches import Patches
-from halfstep.recipes import Recipe
+from halfstep.precisions.recipes import Recipe
+from halfstep.takeover.patches import Patches
 
 Note = Callable[[str], None]
 Method = Callable[..., Any]

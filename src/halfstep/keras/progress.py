@@ -12,9 +12,9 @@ from halfstep.keras import backend
 from halfstep.keras.recorder import Recorder, Seen
 from halfstep.keras.sample import NO_ACTIVATIONS, NO_TIMES, Sample
 from halfstep.keras.stored import Held, held_by_model, held_by_optimizer, memory_and_stored
-from halfstep.loss_scale import DynamicScale
+from halfstep.precisions.loss_scale import DynamicScale
 from halfstep.record import Writer
-from halfstep.takeover import (
+from halfstep.takeover.base import (
     HOPELESS,
     SAMPLED_STEP,
     EnoughSteps,

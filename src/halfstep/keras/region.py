@@ -18,7 +18,7 @@ from keras.src.dtype_policies.dtype_policy import DTypePolicy
 from halfstep.keras.construction import wrap_constructor
 from halfstep.keras.policy import SIXTEEN, in_sixteen_bits
 from halfstep.keras.results import Results, dtype_of
-from halfstep.patches import Patches
+from halfstep.takeover.patches import Patches
 
 Method = Callable[..., Any]
 

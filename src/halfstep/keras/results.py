@@ -16,7 +16,7 @@ from keras.src import backend
 from keras.src.backend import get_keras_mask, set_keras_mask
 
 from halfstep.keras.policy import SIXTEEN
-from halfstep.patches import Patches
+from halfstep.takeover.patches import Patches
 
 Method = Callable[..., Any]
 

@@ -18,8 +18,8 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.trainers.trainer import Trainer
 
 from halfstep.keras.scaled import scaled
-from halfstep.loss_scale import DynamicScale
-from halfstep.patches import Patches
+from halfstep.precisions.loss_scale import DynamicScale
+from halfstep.takeover.patches import Patches
 
 if TYPE_CHECKING:
     from halfstep.keras.takeover import Takeover

@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from halfstep.keras import backend
-from halfstep.patches import Patches
+from halfstep.takeover.patches import Patches
 
 
 class NullStatistics:

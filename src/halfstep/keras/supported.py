@@ -5,8 +5,8 @@ from __future__ import annotations
 from halfstep.errors import Unsupported
 from halfstep.keras import backend
 from halfstep.keras.capabilities import support
-from halfstep.recipes import Recipe
-from halfstep.takeover import Options, Takeover
+from halfstep.precisions.recipes import Recipe
+from halfstep.takeover.base import Options, Takeover
 
 
 def ran_as(options: Options, beneath: Takeover | None) -> str:

@@ -12,8 +12,7 @@ from keras import DTypePolicy
 
 from halfstep.errors import HalfstepError
 from halfstep.keras import backend
-from halfstep.keras.beneath import Beneath, NullBeneath
-from halfstep.keras.further import Further, NullFurther
+from halfstep.keras.extra_optimizers import Further, NullFurther
 from halfstep.keras.loaded import Loaded
 from halfstep.keras.policy import Keep, Policies, policy_of
 from halfstep.keras.progress import Progress
@@ -22,11 +21,12 @@ from halfstep.keras.sample import Jitted
 from halfstep.keras.scaler import Scaler
 from halfstep.keras.statistics import NullStatistics, Statistics
 from halfstep.keras.supported import ran_as, software
+from halfstep.keras.torch_backend import Beneath, NullBeneath
 from halfstep.keras.trainer import Trainers
 from halfstep.keras.weights import Weights
-from halfstep.patches import Patches
-from halfstep.takeover import Options, asked_of
-from halfstep.takeover import Takeover as Face
+from halfstep.takeover.base import Options, asked_of
+from halfstep.takeover.base import Takeover as Face
+from halfstep.takeover.patches import Patches
 
 
 class Takeover(Face):

@@ -20,7 +20,7 @@ from tensorflow.python.eager.polymorphic_function import polymorphic_function
 from halfstep.errors import Unsupported
 from halfstep.keras.recorder import Seen
 from halfstep.keras.tape_state import ROWS, State
-from halfstep.patches import Patches
+from halfstep.takeover.patches import Patches
 
 if TYPE_CHECKING:
     from halfstep.keras.takeover import Takeover

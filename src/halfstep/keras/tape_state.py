@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from halfstep.loss_scale import DynamicScale, LossScale
+from halfstep.precisions.loss_scale import DynamicScale, LossScale
 
 #: rows that one call into a graph can leave: a longer loop inside of one keeps its last ones
 ROWS = 4096

@@ -18,7 +18,7 @@ from keras.src.utils.python_utils import pythonify_logs
 from halfstep.errors import Unsupported
 from halfstep.keras import backend
 from halfstep.keras.recorder import Seen
-from halfstep.patches import Patches
+from halfstep.takeover.patches import Patches
 
 if TYPE_CHECKING:
     from halfstep.keras.takeover import Takeover

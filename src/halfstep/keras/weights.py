@@ -13,8 +13,8 @@ from keras.src.backend.common.variables import Variable
 from keras.src.dtype_policies.dtype_policy import DTypePolicy
 
 from halfstep.keras.policy import SIXTEEN, Note, policy_of
-from halfstep.patches import Patches
-from halfstep.recipes import Recipe
+from halfstep.precisions.recipes import Recipe
+from halfstep.takeover.patches import Patches
 
 Method = Callable[..., Any]
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 from types import CodeType, ModuleType
 
-from halfstep.program import beneath
+from halfstep.program import stack_bottom as beneath
 from halfstep.program.ending import OK, Ending, note
 from halfstep.program.startup import set_up
 from halfstep.program.target import Target

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from halfstep.program.beneath import is_beneath
 from halfstep.program.ending import Ending, note
+from halfstep.program.stack_bottom import is_beneath
 
 Hook = Callable[[type[BaseException], BaseException, "TracebackType | None"], Any]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from halfstep.pytorch.loss_scaling.grad_scaler import GradScaler as GradScaler
+    from halfstep.pytorch.grad_scaler.grad_scaler import GradScaler as GradScaler
     from halfstep.pytorch.rounding.rounding import round_to as round_to
 
 __all__ = ["GradScaler", "round_to"]
 
 _HOMES = {
-    "GradScaler": "halfstep.pytorch.loss_scaling.grad_scaler",
+    "GradScaler": "halfstep.pytorch.grad_scaler.grad_scaler",
     "round_to": "halfstep.pytorch.rounding.rounding",
 }
 

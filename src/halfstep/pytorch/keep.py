@@ -18,7 +18,7 @@ from torch import nn
 from halfstep.errors import UsageError
 from halfstep.pytorch.dtypes import KEPT, SIXTEEN_BIT, devices_here
 from halfstep.pytorch.patches import Patches
-from halfstep.pytorch.sixteen import cast
+from halfstep.pytorch.true_16bit import cast
 
 #: what torch.compile, DataParallel and DistributedDataParallel put before the names of a model's parts
 WRAPPERS = re.compile(r"^((_orig_mod|module)(\.|$))+")

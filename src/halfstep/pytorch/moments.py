@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 from torch.optim import Optimizer
 
-from halfstep.pytorch.loss_scaling.reached import Reached
-from halfstep.pytorch.loss_scaling.verdict import Verdict
+from halfstep.pytorch.loss_scaling.pass_gradients import Reached
+from halfstep.pytorch.loss_scaling.pending_flag import Verdict
 
 
 class Moments:

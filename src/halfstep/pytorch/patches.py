@@ -1,4 +1,4 @@
-"""What PyTorch needs beside :class:`halfstep.patches.Patches`: functions that compilers keep out of."""
+"""What PyTorch needs beside :class:`halfstep.takeover.patches.Patches`: functions that compilers keep out of."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch._C._dynamo import eval_frame
 
-from halfstep.patches import Patches as Patches
+from halfstep.takeover.patches import Patches as Patches
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Result = TypeVar("Result")

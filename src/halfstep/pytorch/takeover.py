@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 
 from halfstep.errors import HalfstepError, Unsupported
 from halfstep.looks import Looks
-from halfstep.loss_scale import Skip
-from halfstep.pytorch import native, spawning
+from halfstep.precisions.loss_scale import Skip
+from halfstep.pytorch import spawning
 from halfstep.pytorch.autocast import (
     beyond_range,
     data_loading,
@@ -35,35 +35,43 @@ from halfstep.pytorch.dtypes import DTYPES
 from halfstep.pytorch.keep import Keep
 from halfstep.pytorch.loss_scaling import backward, scaled_pass
 from halfstep.pytorch.loss_scaling.backward import inside_backward
-from halfstep.pytorch.loss_scaling.by_hand import ByHand
+from halfstep.pytorch.loss_scaling.manual_updates import ByHand
 from halfstep.pytorch.loss_scaling.own_scaler import OwnScalers
-from halfstep.pytorch.loss_scaling.reached import Reached
+from halfstep.pytorch.loss_scaling.pass_gradients import Reached
+from halfstep.pytorch.loss_scaling.pending_flag import Verdict
 from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.loss_scaling.statistics import Statistics
 from halfstep.pytorch.loss_scaling.step import Steps, StepsInside
-from halfstep.pytorch.loss_scaling.verdict import Verdict
 from halfstep.pytorch.moments import Moments
+from halfstep.pytorch.native import builder as native
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.products import cpp_kernel
 from halfstep.pytorch.products.operations import Plan
 from halfstep.pytorch.products.products import choose, install, plan
 from halfstep.pytorch.recording.brief_look import BriefLook
 from halfstep.pytorch.recording.communicated import Communicated
-from halfstep.pytorch.recording.habits import Habits
-from halfstep.pytorch.recording.looking import Looking
 from halfstep.pytorch.recording.recorder import NullRecorder, Recorder
 from halfstep.pytorch.recording.sample import parameters_of
-from halfstep.pytorch.sixteen import SixteenBitWeights
+from halfstep.pytorch.recording.script_traits import Habits
+from halfstep.pytorch.recording.step_sampler import Looking
 from halfstep.pytorch.tf32 import set_tf32
-from halfstep.pytorch.watching.began import Began, NullBegan
+from halfstep.pytorch.true_16bit import SixteenBitWeights
+from halfstep.pytorch.watching.nan_origin import Began, NullBegan
 from halfstep.pytorch.watching.watch import NullWatch, Watch
 from halfstep.pytorch.weights import literal_dtypes
 from halfstep.pytorch.weights.fp32_weights import Fp32Weights
 from halfstep.pytorch.weights.pointwise import Pointwise
 from halfstep.pytorch.weights.seen import look_for_16_bit_weights
 from halfstep.record import Writer
-from halfstep.takeover import HOPELESS, EnoughSteps, GradientsOverflow, Options, asked_of, overflow_sentence
-from halfstep.takeover import Takeover as Face
+from halfstep.takeover.base import (
+    HOPELESS,
+    EnoughSteps,
+    GradientsOverflow,
+    Options,
+    asked_of,
+    overflow_sentence,
+)
+from halfstep.takeover.base import Takeover as Face
 
 
 class Takeover(Moments, Face):

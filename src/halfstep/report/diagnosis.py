@@ -14,8 +14,8 @@ from rich.text import Text
 
 from halfstep.codec import clean, read
 from halfstep.diagnosis.model import Diagnosis, FindingRow, LayerPart, LayerRow, NumberKind, RemedyRow
-from halfstep.loss_scale import scale_words
 from halfstep.module_names import shown
+from halfstep.precisions.loss_scale import scale_words
 from halfstep.report import units
 from halfstep.report.diagnosis_spark import LEGEND, ruler, spark
 from halfstep.report.layout import Sheet

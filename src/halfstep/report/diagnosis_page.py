@@ -14,9 +14,9 @@ from halfstep.codec import read
 from halfstep.diagnosis.model import Diagnosis, FindingRow, LayerPart, LayerRow, NumberKind
 from halfstep.errors import UsageError
 from halfstep.files import write_whole
-from halfstep.formats import FORMATS, Format, get_scalar
-from halfstep.loss_scale import scale_words
 from halfstep.module_names import shown
+from halfstep.precisions.formats import FORMATS, Format, get_scalar
+from halfstep.precisions.loss_scale import scale_words
 from halfstep.report import traces, units
 from halfstep.report.diagnosis import headline, next_command, place, title, where
 from halfstep.report.document import EMPTY_STYLE, asset, policy, templates

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 
 from halfstep.diagnosis.model import LayerPart
-from halfstep.formats import FORMATS, Format, get_scalar
+from halfstep.precisions.formats import FORMATS, Format, get_scalar
 
 #: the exponents that are drawn; what lies beyond counts in the outermost bar
 LOW, HIGH = -40, 24

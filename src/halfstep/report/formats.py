@@ -12,8 +12,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from halfstep.explain import Rounded, explain
-from halfstep.formats import FORMATS, BlockFormat, Format
+from halfstep.precisions.explain import Rounded, explain
+from halfstep.precisions.formats import FORMATS, BlockFormat, Format
 
 _GAP = 2
 _SIGN, _EXPONENT, _SIGNIFICAND = "red", "green", "cyan"

@@ -7,8 +7,8 @@ from typing import Any
 
 from halfstep import codec
 from halfstep.comparison import model
-from halfstep.comparison.curves import LOSS
 from halfstep.comparison.model import DIFFERENCES, NonFinite, PrecisionRow, Ratio, Spread, StepTime, TrialRow
+from halfstep.comparison.statistics.curves import LOSS
 from halfstep.report.parts import STATUS_WORDS, Absent, Comparison, Figure, Row, Trial
 from halfstep.report.words.headline import headline
 from halfstep.report.words.quality import verdict_words

@@ -15,7 +15,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 from halfstep.errors import UsageError
 from halfstep.format_errors import FormatError, cure_words, format_error
 from halfstep.plural import count, were_made
-from halfstep.recipes import parse
+from halfstep.precisions.recipes import parse
 from halfstep.record import Record, read
 from halfstep.safe_text import clean
 from halfstep.trials.job import Job, Trial

@@ -13,9 +13,9 @@ from pathlib import Path
 import keras
 
 from halfstep.keras.takeover import Takeover
-from halfstep.recipes import parse
+from halfstep.precisions.recipes import parse
 from halfstep.record import SCHEMA, Writer
-from halfstep.takeover import Options
+from halfstep.takeover.base import Options
 
 facts = {}
 jobs = Path(sys.argv[1])

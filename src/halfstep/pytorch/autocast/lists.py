@@ -24,7 +24,7 @@ from halfstep.pytorch.autocast.mixed_operands import of_one_dtype
 from halfstep.pytorch.autocast.state import OUTSIDE, place
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.products.dispatcher import Overrides, overload
-from halfstep.pytorch.sixteen import cast
+from halfstep.pytorch.true_16bit import cast
 
 KEY = "AutocastCPU"
 

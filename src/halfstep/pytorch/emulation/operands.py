@@ -7,7 +7,7 @@ Three ways, by the format:
   keeps the largest magnitude within the format. Real recipes often divide by the maximum instead; with a power of two,
   scaling and its undoing are exact, so that what is seen is the format's rounding and nothing else.
 - MX and NVFP4: a scale for each block along the axis that the product sums over, as the standards say
-  (:mod:`halfstep.exact_blocks`).
+  (:mod:`halfstep.precisions.exact_blocks`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from halfstep.formats import BlockFormat, Format, get
+from halfstep.precisions.formats import BlockFormat, Format, get
 from halfstep.pytorch.rounding import native
 from halfstep.pytorch.rounding.blocks import round_blocks
 from halfstep.pytorch.rounding.native import Kernels

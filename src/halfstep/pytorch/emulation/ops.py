@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halfstep.formats import BlockFormat, get
+from halfstep.precisions.formats import BlockFormat, get
 from halfstep.pytorch.emulation.forward import along, moving, point
 from halfstep.pytorch.emulation.library import ops as _ops
 

@@ -31,6 +31,7 @@ from halfstep.pytorch.loss_scaling.gradient_pass import GradientPass
 from halfstep.pytorch.loss_scaling.gradients import multiply_
 from halfstep.pytorch.loss_scaling.handed_out import HandedOut
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
+from halfstep.pytorch.loss_scaling.pending_flag import capturing
 from halfstep.pytorch.loss_scaling.script_scale import ScriptScale
 from halfstep.pytorch.loss_scaling.seeds import (
     as_tuple,
@@ -39,17 +40,16 @@ from halfstep.pytorch.loss_scaling.seeds import (
     scaled_seeds,
 )
 from halfstep.pytorch.loss_scaling.sharded import Sharded
-from halfstep.pytorch.loss_scaling.verdict import capturing
 from halfstep.pytorch.patches import Patches, never_traced
 
 if TYPE_CHECKING:
+    from halfstep.precisions.recipes import Recipe
     from halfstep.pytorch.autocast.no_regions import NoRegions
-    from halfstep.pytorch.loss_scaling.by_hand import ByHand
-    from halfstep.pytorch.loss_scaling.reached import Reached
+    from halfstep.pytorch.loss_scaling.manual_updates import ByHand
+    from halfstep.pytorch.loss_scaling.pass_gradients import Reached
     from halfstep.pytorch.loss_scaling.scale import Scaling
     from halfstep.pytorch.loss_scaling.statistics import Statistics
     from halfstep.pytorch.moments import Moments
-    from halfstep.recipes import Recipe
 
 
 _FAKE, _PROXY, _FUNCTIONAL = (

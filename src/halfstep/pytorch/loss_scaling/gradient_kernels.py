@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from halfstep.pytorch import native
+from halfstep.pytorch.native import builder as native
+from halfstep.pytorch.native.builder import FOLDER
 
-SOURCE = Path(__file__).with_name("gradient_kernels.c")
+SOURCE = FOLDER / "gradient_kernels.c"
 
 #: PyTorch's stable C interface: what ``torch_t`` of the source holds, in its order
 _QUESTIONS = ("data_ptr", "numel", "dim", "sizes", "strides", "dtype", "device_type", "layout")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
+from halfstep.pytorch.loss_scaling.pending_flag import capturing
 from halfstep.pytorch.loss_scaling.repeats import (
     Answers,
     Attempts,
@@ -21,7 +22,6 @@ from halfstep.pytorch.loss_scaling.repeats import (
 )
 from halfstep.pytorch.loss_scaling.scaled_pass import release
 from halfstep.pytorch.loss_scaling.seeds import as_tuple, ceiling_of, given_seeds, scaled_seeds
-from halfstep.pytorch.loss_scaling.verdict import capturing
 
 if TYPE_CHECKING:
     from halfstep.pytorch.loss_scaling.repeats import PassScale

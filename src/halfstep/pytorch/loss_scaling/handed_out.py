@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from halfstep.pytorch.loss_scaling.reached import Reached
+from halfstep.pytorch.loss_scaling.pass_gradients import Reached
 from halfstep.pytorch.loss_scaling.repeats import Line, here
 
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from halfstep.loss_scale import DynamicScale
-from halfstep.pytorch.loss_scaling.grad_scaler import GradScaler
+from halfstep.precisions.loss_scale import DynamicScale
+from halfstep.pytorch.grad_scaler.grad_scaler import GradScaler
 from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.patches import Patches
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from halfstep.errors import HalfstepError
-from halfstep.loss_scale import DynamicScale, LossScale, Skip, Skips
-from halfstep.pytorch.loss_scaling.reached import Reached
+from halfstep.precisions.loss_scale import DynamicScale, LossScale, Skip, Skips
+from halfstep.pytorch.loss_scaling.finite_cache import Tested
+from halfstep.pytorch.loss_scaling.pass_gradients import Reached
+from halfstep.pytorch.loss_scaling.pending_flag import Verdict, capturing, refuse_dynamic
 from halfstep.pytorch.loss_scaling.repeats import Answers, Muted, PassScales
 from halfstep.pytorch.loss_scaling.scaled_pass import NoScaledPass, scaled_pass
-from halfstep.pytorch.loss_scaling.tested import Tested
-from halfstep.pytorch.loss_scaling.verdict import Verdict, capturing, refuse_dynamic
 
 #: after so many finite steps in a row the next is likely to be finite, too: its verdict may be read late
 CALM = 8
@@ -64,7 +64,7 @@ class _Running(AbstractContextManager[float]):
 
 
 class Scaling:
-    """Mutable companion of a frozen :class:`~halfstep.loss_scale.LossScale`.
+    """Mutable companion of a frozen :class:`~halfstep.precisions.loss_scale.LossScale`.
 
     Attributes:
         active: whether a scaled backward pass is under way (hooks then see scaled numbers).

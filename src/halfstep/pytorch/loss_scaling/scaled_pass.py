@@ -7,16 +7,16 @@ import functools
 import weakref
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 from torch import Tensor, UntypedStorage
 from torch.optim import Optimizer
 
-from halfstep.pytorch import native
 from halfstep.pytorch.loss_scaling import gradient_kernels as kernels_in_c
 from halfstep.pytorch.loss_scaling.gradient_kernels import GradientKernels, gradient_kernels
+from halfstep.pytorch.native import builder as native
+from halfstep.pytorch.native.builder import FOLDER
 
-SOURCE = Path(__file__).with_name("scaled_pass.cpp")
+SOURCE = FOLDER / "scaled_pass.cpp"
 SOURCES = (SOURCE, kernels_in_c.SOURCE)
 
 _pointer, _int = ctypes.c_void_p, ctypes.c_int

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn.modules.batchnorm import _NormBase
 
-from halfstep.patches import descendants
 from halfstep.pytorch.patches import Patches
+from halfstep.takeover.patches import descendants
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 

@@ -19,22 +19,22 @@ from torch.autograd import profiler as autograd_profiler
 from torch.compiler import is_compiling
 from torch.optim import Optimizer
 
-from halfstep.patches import descendants
 from halfstep.pytorch.loss_scaling.backward import inside_backward
 from halfstep.pytorch.loss_scaling.gradients import gradients_of
+from halfstep.pytorch.loss_scaling.pending_flag import Readiness, Verdict, capturing, refuse_capture
 from halfstep.pytorch.loss_scaling.sharded import agreed
 from halfstep.pytorch.loss_scaling.snapshot import is_lbfgs, may_evaluate_again, snapshot
-from halfstep.pytorch.loss_scaling.verdict import Readiness, Verdict, capturing, refuse_capture
 from halfstep.pytorch.patches import Patches, itself_not_traced, outside_compiler
 from halfstep.pytorch.recording.timeline import CLOSURE
+from halfstep.takeover.patches import descendants
 
 if TYPE_CHECKING:
+    from halfstep.precisions.recipes import Recipe
     from halfstep.pytorch.autocast.no_regions import NoRegions
     from halfstep.pytorch.loss_scaling.scale import Scaling
     from halfstep.pytorch.loss_scaling.statistics import Statistics
     from halfstep.pytorch.moments import Moments
     from halfstep.pytorch.recording.recorder import NullRecorder, Recorder
-    from halfstep.recipes import Recipe
 
 _STATE_KEY = "halfstep"
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 
-from halfstep.pytorch import native
+from halfstep.pytorch.native import builder as native
+from halfstep.pytorch.native.builder import FOLDER
 from halfstep.pytorch.products.dispatcher import forget
 from halfstep.pytorch.products.operations import WRITES, Operation, Plan
 
-SOURCES = SOURCE, CASTS = tuple(Path(__file__).with_name(name) for name in ("cpp_kernel.cpp", "casts.c"))
+SOURCES = SOURCE, CASTS = FOLDER / "products.cpp", FOLDER / "casts.c"
 
 _BITS = {torch.bfloat16: 1, torch.float16: 2}
 
@@ -40,7 +40,7 @@ class CppKernel:
     """The compiled kernel.
 
     Args:
-        library: ``cpp_kernel.cpp``.
+        library: ``products.cpp``.
         casts: ``casts.c``; without it PyTorch casts, one tensor after the other.
     """
 

@@ -13,7 +13,7 @@ from halfstep.pytorch.products.products import Listening
 from halfstep.pytorch.recording.products import ProductCounter
 from halfstep.pytorch.recording.stored import bytes_by_format
 from halfstep.pytorch.unseen import unseen_look
-from halfstep.takeover import SAMPLED_STEP
+from halfstep.takeover.base import SAMPLED_STEP
 
 _WEIGHTS, _PRODUCTS = "weights by format", "products by format"
 

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from halfstep.looks import Looks, look
-from halfstep.pytorch.loss_scaling.verdict import Verdict
+from halfstep.pytorch.loss_scaling.pending_flag import Verdict
 from halfstep.record import NullWriter, StepLines, Writer
 
 CAPTURED = (

@@ -1,7 +1,7 @@
 """Round tensors to block formats (MX, NVFP4): numbers that share a scale.
 
-The arithmetic is that of :mod:`halfstep.exact_blocks`, in the tensor's working dtype: float32, or float64 for
-float64 tensors. The result is the dequantised number, in the tensor's own dtype.
+The arithmetic is that of :mod:`halfstep.precisions.exact_blocks`, in the tensor's working dtype: float32, or
+float64 for float64 tensors. The result is the dequantised number, in the tensor's own dtype.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from halfstep.errors import UsageError
-from halfstep.formats import BlockFormat, get_block
+from halfstep.precisions.formats import BlockFormat, get_block
 from halfstep.pytorch.rounding.rounding import round_to, working_dtype
 
 

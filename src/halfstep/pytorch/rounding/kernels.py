@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from halfstep.formats import Format, Overflow
+from halfstep.precisions.formats import Format, Overflow
 
 INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 CASTS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp8_e5m2": torch.float8_e5m2}

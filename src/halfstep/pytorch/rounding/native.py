@@ -1,22 +1,21 @@
 """The rounding kernels in C, as functions of tensors.
 
-Where they cannot be compiled (:mod:`halfstep.pytorch.native`), :mod:`halfstep.pytorch.rounding.kernels` does the same
-work with PyTorch's operations.
+Where they cannot be compiled (:mod:`halfstep.pytorch.native.builder`), :mod:`halfstep.pytorch.rounding.kernels` does
+the same work with PyTorch's operations.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from halfstep.formats import BlockFormat, Format, Overflow
-from halfstep.pytorch.native import library
+from halfstep.precisions.formats import BlockFormat, Format, Overflow
+from halfstep.pytorch.native.builder import FOLDER, library
 
-SOURCE = Path(__file__).with_name("native.c")
+SOURCE = FOLDER / "rounding.c"
 
 #: elements below which a second thread costs more than it saves
 _ONE_THREAD = 1 << 15

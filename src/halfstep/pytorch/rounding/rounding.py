@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from halfstep.errors import UsageError
-from halfstep.exact import check_mode
-from halfstep.formats import Format, get_scalar
+from halfstep.precisions.exact import check_mode
+from halfstep.precisions.formats import Format, get_scalar
 from halfstep.pytorch.rounding import native
 from halfstep.pytorch.rounding.kernels import INTEGERS, Kernel, Rounding, Work, contains, keep
 
@@ -44,8 +44,8 @@ def round_to(
     """Round a tensor to a format; the result has x's shape and dtype, and values of the format.
 
     float64 is rounded once, not by way of float32. Subnormals, signed zeros, infinities and NaN are as in
-    :func:`halfstep.exact.round_exact`. The result carries no gradient; :func:`round_through` has one. Where x
-    has 16 bits and the format reaches further (bf16 in a float16 tensor), x's dtype has the last word.
+    :func:`halfstep.precisions.exact.round_exact`. The result carries no gradient; :func:`round_through` has one. Where
+    x has 16 bits and the format reaches further (bf16 in a float16 tensor), x's dtype has the last word.
 
     Args:
         x: float16, bfloat16, float32 or float64, any shape.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halfstep.formats import BlockFormat, Format, get
+from halfstep.precisions.formats import BlockFormat, Format, get
 from halfstep.pytorch.emulation.operands import needs_scale, scale_exponent
 from halfstep.pytorch.rounding.blocks import in_blocks
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from halfstep.comparison.advice import Advice
-from halfstep.comparison.claims import Claim
-from halfstep.comparison.evidence import (
+from halfstep.comparison.advice.claims import Claim
+from halfstep.comparison.advice.evidence import (
     AS_GOOD,
     FEW_RUNS,
     Evidence,
@@ -24,10 +23,11 @@ from halfstep.comparison.evidence import (
     standing,
     units_can_gain,
 )
-from halfstep.comparison.intervals import FEWEST_STEPS, MOST_RUNS
+from halfstep.comparison.advice.recommend import Advice
+from halfstep.comparison.advice.rules import Answer
 from halfstep.comparison.model import Cause, PrecisionRow, Ratio, Reason
 from halfstep.comparison.rows import enough_steps
-from halfstep.comparison.rules import Answer
+from halfstep.comparison.statistics.intervals import FEWEST_STEPS, MOST_RUNS
 from halfstep.plural import count
 from halfstep.report.parts import STATUS_WORDS
 from halfstep.report.words import warnings

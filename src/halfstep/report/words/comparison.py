@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from halfstep.comparison.advice import advise
+from halfstep.comparison.advice.recommend import advise
 from halfstep.comparison.model import (
     Comparison,
     Explanation,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from halfstep.comparison.ratios import FASTEST_UNITS
 from halfstep.comparison.rows import WARMUP
+from halfstep.comparison.statistics.ratios import FASTEST_UNITS
 
 #: (figure, how it was come by)
 METHOD = [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from halfstep.comparison.curves import LOSS
 from halfstep.comparison.model import DIFFERENCES, Difference, Diverged, FigureRow, Kind, PrecisionRow
-from halfstep.comparison.paired import POWER
+from halfstep.comparison.statistics.curves import LOSS
+from halfstep.comparison.statistics.paired import POWER
 from halfstep.plural import count
 from halfstep.report.words import warnings
 

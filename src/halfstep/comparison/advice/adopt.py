@@ -1,0 +1,210 @@
+"""The lines that make a precision permanent, in the framework that the script uses.
+
+Every row of :data:`OWN_WORDS` runs what the trial ran, by the framework's own means; where it has none (fp16 on a
+CPU in most of them, recipes with options), the one line of halfstep is what there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from halfstep.precisions.recipes import Recipe, parse
+
+_ONE_LINE = 'import halfstep; halfstep.enable("{recipe}")   # the first line of the script'
+
+
+@dataclass(frozen=True)
+class Script:
+    """What is known of the script that is to be changed.
+
+    Attributes:
+        framework: what drives its training: a key of :data:`OWN_WORDS`.
+        device: ``cpu`` or the accelerator's type.
+        clipping: how it clips gradients, ``norm`` or ``value``; None where it does not.
+        passes: backward passes a step; more than one is accumulation.
+        loop: whether it trains with an optimizer of Keras's in a loop of its own, without compile and fit.
+    """
+
+    framework: str = "pytorch"
+    device: str = "cpu"
+    clipping: str | None = None
+    passes: int = 1
+    loop: bool = False
+
+    @classmethod
+    def of(cls, takeover: Mapping[str, Any]) -> Script:
+        """What a record's ``takeover`` events tell."""
+        return cls(
+            str(takeover.get("framework") or "pytorch"),
+            str(takeover.get("device") or "cpu"),
+            takeover.get("clipping"),
+            int(takeover.get("passes") or 1),
+            bool(takeover.get("loop")),
+        )
+
+
+def adopt(precision: str, script: Script, in_fp32_units: bool = False) -> str:
+    """Python lines that put ``precision`` into force in ``script`` for good.
+
+    Args:
+        precision: a recipe's text.
+        script: what the lines are for.
+        in_fp32_units: whether its products ran in fp32 units, which are halfstep's: no framework has them.
+    """
+    recipe = parse(precision)
+    own = own_words(precision, script)
+    if recipe == Recipe("fp32") and own is not None:
+        return own
+    one = _ONE_LINE.format(recipe=recipe)
+    if own is None:
+        return one
+    title = (
+        "# or by hand:"
+        if script.framework == "pytorch"
+        else f"# or in {_NAMES[script.framework]}'s own words:"
+    )
+    if in_fp32_units:
+        title += f" (slow here: this CPU has no {recipe.compute} units, and its products in fp32 units are halfstep's)"
+    return f"{one}\n\n{title}\n{own}"
+
+
+def own_words(precision: str, script: Script) -> str | None:
+    """The framework's own lines for ``precision``; None where it cannot run the same."""
+    recipe = parse(precision)
+    words = OWN_WORDS.get(script.framework, {}).get(recipe.name)
+    return words(script) if words is not None and str(recipe) == recipe.name else None
+
+
+Words = Callable[[Script], str | None]
+
+_NAMES = {
+    "pytorch": "PyTorch",
+    "lightning": "Lightning",
+    "fabric": "Fabric",
+    "transformers": "Transformers",
+    "accelerate": "Accelerate",
+    "keras": "Keras",
+    "tensorflow": "TensorFlow",
+}
+
+_TF32 = 'torch.set_float32_matmul_precision("high")\ntorch.backends.cudnn.allow_tf32 = True'
+_FP32 = 'torch.set_float32_matmul_precision("highest")\ntorch.backends.cudnn.allow_tf32 = False'
+
+
+def _always(text: str, more: str = "") -> Words:
+    """The same lines on every device, after those of ``more``."""
+    return lambda script: f"{more}\n{text}" if more else text
+
+
+def _not_on_cpu(text: str, on_cpu: str | None = None) -> Words:
+    """On a CPU the framework silently runs something else: ``on_cpu`` instead, None if nothing does."""
+    return lambda script: on_cpu if script.device == "cpu" else text
+
+
+def _amp_loop(dtype: str, scaled: bool) -> Words:
+    """PyTorch's AMP loop with the clipping and the accumulation that the script was seen to do."""
+
+    def loop(script: Script) -> str:
+        lines = [f'scaler = torch.amp.GradScaler("{script.device}")   # before the loop'] if scaled else []
+        step = _stepping(scaled, script.clipping)
+        share = f" / {script.passes}" if script.passes > 1 else ""
+        lines += [
+            f'with torch.autocast("{script.device}", dtype=torch.{dtype}):',
+            f"    loss = loss_fn(model(inputs), targets){share}",
+            "scaler.scale(loss).backward()" if scaled else "loss.backward()",
+        ]
+        if script.passes > 1:
+            lines.append(f"if (batch + 1) % {script.passes} == 0:   # batch: how many came before this one")
+            step = [f"    {line}" for line in step]
+        return "\n".join(lines + step)
+
+    return loop
+
+
+def _stepping(scaled: bool, clipping: str | None) -> list[str]:
+    clip = {
+        None: [],
+        "norm": ["torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)"],
+        "value": ["torch.nn.utils.clip_grad_value_(model.parameters(), clip_value)"],
+    }[clipping]
+    if not scaled:
+        return [*clip, "optimizer.step()", "optimizer.zero_grad()"]
+    unscale = ["scaler.unscale_(optimizer)   # clip true gradients"] if clip else []
+    return [*unscale, *clip, "scaler.step(optimizer)", "scaler.update()", "optimizer.zero_grad()"]
+
+
+_PLUGIN = """\
+# Lightning's own precision="16-mixed" runs bf16 on a CPU; this plugin runs fp16.
+import halfstep.lightning
+trainer = Trainer(plugins=[halfstep.lightning.MixedPrecision("fp16")])   # beside your other arguments"""
+
+_TRAINER = 'trainer = Trainer(precision="{}")   # beside your other arguments'
+_FABRIC = 'fabric = Fabric(precision="{}")   # beside your other arguments'
+_ACCELERATOR = 'accelerator = Accelerator(mixed_precision="{}")   # beside your other arguments'
+_POLICY = 'keras.config.set_dtype_policy("{}")   # before the first layer is made'
+
+_KERAS_LOOP = """\
+optimizer = keras.optimizers.LossScaleOptimizer(optimizer)   # clips by the global_clipnorm of the inner one
+with tf.GradientTape() as tape:
+    scaled = optimizer.scale_loss(loss_fn(targets, model(inputs, training=True)))
+gradients = tape.gradient(scaled, model.trainable_variables)   # scaled too
+optimizer.apply(gradients, model.trainable_variables)   # unscales, and skips what is not finite"""
+
+
+def _arguments(flags: str) -> Words:
+    """On a CPU, TrainingArguments refuses bf16 unless it is told that the CPU is meant."""
+    note = "   # beside your other arguments"
+    return lambda script: (
+        f"arguments = TrainingArguments({flags}{', use_cpu=True' if script.device == 'cpu' else ''}){note}"
+    )
+
+
+#: framework -> recipe -> its own lines; a recipe that is not here has none
+OWN_WORDS: dict[str, dict[str, Words]] = {
+    "pytorch": {
+        "fp32": _always(_FP32),
+        "tf32": _always(_TF32),
+        "bf16": _amp_loop("bfloat16", scaled=False),
+        "fp16": _amp_loop("float16", scaled=True),
+    },
+    "lightning": {
+        "fp32": _always(_TRAINER.format("32-true"), _FP32),
+        "tf32": _always(_TRAINER.format("32-true"), _TF32),
+        "bf16": _always(_TRAINER.format("bf16-mixed")),
+        "fp16": _not_on_cpu(_TRAINER.format("16-mixed"), _PLUGIN),
+        "bf16-true": _always(_TRAINER.format("bf16-true")),
+    },
+    "fabric": {
+        "fp32": _always(_FABRIC.format("32-true"), _FP32),
+        "tf32": _always(_FABRIC.format("32-true"), _TF32),
+        "bf16": _always(_FABRIC.format("bf16-mixed")),
+        "fp16": _not_on_cpu(_FABRIC.format("16-mixed")),
+        "bf16-true": _always(_FABRIC.format("bf16-true")),
+    },
+    "transformers": {
+        "fp32": _arguments("bf16=False, fp16=False, tf32=False"),
+        "tf32": _arguments("bf16=False, fp16=False, tf32=True"),
+        "bf16": _arguments("bf16=True"),
+        "fp16": lambda script: None if script.device == "cpu" else _arguments("fp16=True")(script),
+    },
+    "accelerate": {
+        "fp32": _always(_ACCELERATOR.format("no"), _FP32),
+        "tf32": _always(_ACCELERATOR.format("no"), _TF32),
+        "bf16": _always(_ACCELERATOR.format("bf16")),
+        "fp16": _not_on_cpu(_ACCELERATOR.format("fp16")),
+    },
+    "keras": {
+        "fp32": _always(_POLICY.format("float32")),
+        "bf16": _always(_POLICY.format("mixed_bfloat16")),
+        # compile() adds the loss scale; a loop with PyTorch's or JAX's gradients has none of its own
+        "fp16": lambda script: None if script.loop else _POLICY.format("mixed_float16"),
+        "bf16-true": _always(_POLICY.format("bfloat16")),
+    },
+    "tensorflow": {
+        "fp32": _always(_POLICY.format("float32")),
+        "bf16": _always(_POLICY.format("mixed_bfloat16")),
+        "fp16": _always(_KERAS_LOOP, _POLICY.format("mixed_float16")),
+    },
+}

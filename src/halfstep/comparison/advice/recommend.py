@@ -1,0 +1,66 @@
+"""From a comparison to advice, by the table of rules. Each claim names its figure; words come later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from halfstep.comparison.advice.adopt import Script, adopt
+from halfstep.comparison.advice.batches import Batches
+from halfstep.comparison.advice.claims import Claim, left_over
+from halfstep.comparison.advice.evidence import Evidence
+from halfstep.comparison.advice.rules import RULES, Answer
+from halfstep.comparison.model import Adopt, Fit, PrecisionRow, Prefer, Recommendation
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What the rules say: which of them answered what, by which evidence, and all that is claimed."""
+
+    rule: str
+    answer: Answer
+    evidence: Evidence
+    claims: tuple[Claim, ...]
+
+
+def advise(rows: Sequence[PrecisionRow], prefer: Prefer = "speed", fit: Fit | None = None) -> Advice:
+    """The advice for a comparison.
+
+    Args:
+        rows: its precisions.
+        prefer: the objective.
+        fit: the largest batches, where they were looked for.
+    """
+    evidence = Evidence.of(rows, prefer, Batches.of(fit))
+    rule, answer = next((r, answer) for r in RULES if (answer := r.answer(evidence)) is not None)
+    told = {claim.evidence for claim in answer.claims}
+    more = [claim for claim in left_over(evidence) if claim.evidence not in told]
+    return Advice(rule.name, answer, evidence, (*answer.claims, *more))
+
+
+def recommend(
+    rows: Sequence[PrecisionRow],
+    script: Script | None = None,
+    prefer: Prefer = "speed",
+    fit: Fit | None = None,
+) -> Recommendation:
+    """The recommendation for a comparison's rows, and the lines to adopt it; without words.
+
+    Args:
+        rows: the comparison's.
+        script: what the lines are to suit.
+        prefer: the objective.
+        fit: the largest batches, where they were looked for.
+    """
+    advice, script = advise(rows, prefer, fit), script or Script()
+    precision = advice.answer.precision
+    # What the script does by itself needs no lines.
+    lines = precision is not None and precision != "as-is"
+    slow = any(row.ran.in_fp32_units for row in rows if row.precision == precision)
+    return Recommendation(
+        decided=advice.answer.decided,
+        precision=precision,
+        prefer=prefer,
+        rule=advice.rule,
+        adopt=Adopt(script.framework, adopt(str(precision), script, slow)) if lines else None,
+    )

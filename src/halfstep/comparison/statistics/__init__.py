@@ -1,0 +1,1 @@
+"""What figures say: intervals, ratios, paired differences, drift."""

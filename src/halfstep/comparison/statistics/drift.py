@@ -1,0 +1,97 @@
+"""Did the machine change its pace while it was measured? From trial to trial, and within the trials.
+
+The seasonal Kendall test (Hirsch, Slack & Smith 1982): within each stratum the pairs that rose less those that fell,
+summed over strata; exact, as each stratum's null distribution is that of inversions of a random order.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from halfstep.comparison import model
+from halfstep.comparison.model import Drift
+from halfstep.comparison.rows import measured
+from halfstep.comparison.statistics.paired import ALPHA
+from halfstep.trials import Outcome, once
+
+#: a drift smaller than this is not worth a word
+WORTH_A_WORD = 0.02
+
+#: parts of a trial whose medians are looked at for a trend: their steps hang together less than neighbours do
+PARTS = 6
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How far step times rose over a stretch (0.1: by 10 %), and the two-sided p value of no trend."""
+
+    rise: float
+    p: float
+
+    @property
+    def seen(self) -> bool:
+        """Whether it is significant, and large enough to matter."""
+        return self.p <= ALPHA and abs(self.rise) >= WORTH_A_WORD
+
+
+def trend(strata: Sequence[Sequence[float]]) -> Trend | None:
+    """The common trend of positive values in order, several strata of them; None where none has two values.
+
+    The rise is that from the first to the last value, by the median slope of the logarithms (Theil & Sen).
+    """
+    strata = [[float(value) for value in values] for values in strata if len(values) > 1]
+    if not strata:
+        return None
+    slopes, score = [], 0
+    for values in strata:
+        for i, j in itertools.combinations(range(len(values)), 2):
+            slopes.append(math.log(values[j] / values[i]) / (j - i) * (len(values) - 1))
+            score += (values[j] > values[i]) - (values[j] < values[i])
+    return Trend(math.expm1(median(slopes)), _p_value(score, tuple(len(values) for values in strata)))
+
+
+@functools.lru_cache
+def _p_value(score: int, sizes: tuple[int, ...]) -> float:
+    """P(|S| >= |score|) with S the sum over strata of independent Kendall scores, no ties."""
+    import numpy as np
+
+    # counts[k]: how many orders have k pairs that rose; the generating function is prod (1 + x + ... + x^(i-1)).
+    counts = np.ones(1)
+    for size in sizes:
+        for i in range(2, size + 1):
+            counts = np.convolve(counts, np.full(i, 1.0 / i))
+    scores = 2 * np.arange(len(counts)) - (len(counts) - 1)
+    return float(counts[np.abs(scores) >= abs(score)].sum())
+
+
+def speed_drift(outcomes: Sequence[Outcome]) -> Drift:
+    """The drift of a comparison: from trial to trial (precisions as strata) and within the trials (trials as strata).
+
+    A drift that interleaving cannot take out is a reason to measure again.
+    """
+    ended = [o for o in outcomes if o.status == "ok" and len(measured(o)) >= PARTS]
+    precisions = dict.fromkeys(o.trial.precision for o in ended)
+    across = trend([[_median(o) for o in ended if o.trial.precision == p] for p in precisions])
+    within = trend([_part_medians(o) for o in ended])
+    return Drift(_row(across), _row(within))
+
+
+@once
+def _median(outcome: Outcome) -> float:
+    return median(measured(outcome))
+
+
+@once
+def _part_medians(outcome: Outcome) -> list[float]:
+    times = measured(outcome)
+    cuts = [times[len(times) * i // PARTS : len(times) * (i + 1) // PARTS] for i in range(PARTS)]
+    return [median(cut) for cut in cuts]
+
+
+def _row(found: Trend | None) -> model.Trend | None:
+    return None if found is None else model.Trend(found.rise, found.p, found.seen)

@@ -1,0 +1,245 @@
+"""What paired differences say: one difference a seed, a precision against the baseline on the same seed.
+
+Few seeds are the rule, so every statement carries what it rests on. SciPy computes the distributions.
+
+- difference: the paired t test and its 95 % interval (Student 1908)
+- without the normal distribution: all sign flips (Fisher 1935), and the interval of subset means (Hartigan 1969)
+- equivalence: two one-sided t tests at 5 % (Schuirmann 1987)
+- several precisions: Holm's step-down (1979)
+- curves: a band that holds over the whole run at once, by the largest t of all sign flips (Westfall & Young 1993)
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from halfstep.comparison.statistics.intervals import t_quantile
+
+#: the level of every test, and 1 minus that of every interval
+ALPHA = 0.05
+
+#: the power at which a detectable difference is stated: seen 4 times in 5
+POWER = 0.8
+
+#: seeds for which all sign flips are tried: below, none of them reaches 5 %; above, the t test needs no help
+EXACT_SEEDS = range(6, 15)
+
+#: random sign flips of whole curves, where not all of them can be tried
+FLIPS = 4096
+
+
+@dataclass(frozen=True)
+class Paired:
+    """What the differences of ``seeds`` pairs say; None where that many pairs cannot tell.
+
+    Attributes:
+        seeds: how many pairs.
+        value: the mean difference, ours minus the baseline's.
+        low, high: its 95 % interval, by paired t.
+        p: two-sided p value of no difference, by paired t; ``p_holm`` the same for several precisions at once.
+        p_exact, exact_low, exact_high: the same without a normal distribution, from 6 seeds to 14.
+        detectable: the difference that would have been seen with a power of :data:`POWER`.
+        bound: no farther apart than this, by the 90 % interval that two one-sided tests at 5 % look at.
+        margin: a difference smaller than this does not matter; ``p_equivalence`` is that of the two tests.
+    """
+
+    seeds: int
+    value: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    p_exact: float | None = None
+    exact_low: float | None = None
+    exact_high: float | None = None
+    detectable: float | None = None
+    bound: float | None = None
+    margin: float | None = None
+    p_equivalence: float | None = None
+
+    @property
+    def half_width(self) -> float:
+        """Half of the interval; NaN without one."""
+        return math.nan if self.low is None or self.high is None else (self.high - self.low) / 2
+
+    @property
+    def different(self) -> bool:
+        """Whether a difference was seen, all precisions of the comparison taken together."""
+        p = self.p if self.p_holm is None else self.p_holm
+        return p is not None and p <= ALPHA
+
+    @property
+    def equivalent(self) -> bool:
+        """Whether the difference was shown to lie within the margin."""
+        return self.p_equivalence is not None and self.p_equivalence <= ALPHA
+
+
+def paired(differences: Sequence[float], margin: float | None = None, comparisons: int = 1) -> Paired:
+    """What the differences say; with one of them, nothing but its value.
+
+    Args:
+        differences: ours minus the baseline's, one a seed.
+        margin: how large a difference does not matter; None: not known.
+        comparisons: how many precisions are compared, which the detectable difference allows for.
+    """
+    n, mean = len(differences), math.fsum(differences) / len(differences)
+    if n < 2:
+        return Paired(n, mean, margin=margin)
+    error = _standard_error(differences, mean)
+    half = t_quantile(n - 1, 1 - ALPHA / 2) * error
+    found = Paired(
+        n,
+        mean,
+        mean - half,
+        mean + half,
+        p=min(1.0, 2 * _upper_tail(abs(mean), error, n - 1)),
+        detectable=error * noncentrality(n, ALPHA / max(1, comparisons)),
+        bound=abs(mean) + t_quantile(n - 1, 1 - ALPHA) * error,
+        margin=margin,
+        p_equivalence=None if margin is None else _upper_tail(margin - abs(mean), error, n - 1),
+    )
+    return replace(found, **_exact(differences)) if n in EXACT_SEEDS else found
+
+
+def _standard_error(differences: Sequence[float], mean: float) -> float:
+    n = len(differences)
+    error = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (n - 1) / n)
+    # Equal differences leave nothing but the rounding of their mean.
+    return error if error > 1e-14 * abs(mean) else 0.0
+
+
+def _upper_tail(value: float, error: float, freedom: int) -> float:
+    """P(T >= value / error); of a difference without any spread it is certain which side it is on."""
+    from scipy.special import stdtr
+
+    if error == 0:
+        return 0.5 if value == 0 else float(value < 0)
+    return float(stdtr(freedom, -value / error))
+
+
+def power(shift: float, n: int, alpha: float = ALPHA) -> float:
+    """The power of the two-sided paired t test of ``n`` pairs, ``shift`` standard errors from no difference.
+
+    The noncentral t distribution as the mean of normal ones over the quantiles of chi: SciPy's own lower tail is
+    NaN for some arguments.
+    """
+    import numpy as np
+    from scipy.special import gammaincinv, ndtr
+
+    quantiles = (np.arange(4000) + 0.5) / 4000
+    critical = t_quantile(n - 1, 1 - alpha / 2) * np.sqrt(gammaincinv((n - 1) / 2, quantiles) * 2 / (n - 1))
+    return float(np.mean(ndtr(shift - critical) + ndtr(-shift - critical)))
+
+
+@functools.lru_cache
+def noncentrality(n: int, alpha: float) -> float:
+    """The difference, in standard errors, that a two-sided paired t test of ``n`` pairs sees at :data:`POWER`."""
+    from scipy.optimize import brentq
+
+    # At the critical value itself, and as far again beyond it, the power is near a half and near 1.
+    high = 4 * t_quantile(n - 1, 1 - alpha / 2)
+    return float(brentq(lambda shift: power(shift, n, alpha) - POWER, 0.0, high))
+
+
+def _exact(differences: Sequence[float]) -> dict[str, Any]:
+    """The sign-flip test's p value, and the interval of the differences' means that it does not reject.
+
+    Of the 2^n - 1 means of subsets, each gap between neighbours holds the centre with probability 2^-n (Hartigan).
+    """
+    import numpy as np
+    from scipy.stats import permutation_test
+
+    n = len(differences)
+    p = permutation_test(
+        (np.asarray(differences),), np.mean, permutation_type="samples", vectorized=True, n_resamples=2**n
+    ).pvalue
+    sums, sizes = np.zeros(1), np.zeros(1)
+    for difference in differences:
+        sums, sizes = np.concatenate([sums, sums + difference]), np.concatenate([sizes, sizes + 1])
+    means = np.sort(sums[1:] / sizes[1:])
+    k = math.floor(ALPHA / 2 * 2**n)
+    return {"p_exact": float(p), "exact_low": float(means[k - 1]), "exact_high": float(means[-k])}
+
+
+def noise_margin(values: Sequence[float]) -> float | None:
+    """The baseline's deviation from seed to seed, at the lower end of its one-sided 95 % interval.
+
+    sigma >= s sqrt((n - 1) / chi2(0.95, n - 1)): a few seeds estimate their deviation so loosely that with ``s``
+    itself as the margin, precisions exactly one deviation apart would be called equivalent nearly half the time.
+    """
+    n = len(values)
+    if n < 2:
+        return None
+    from scipy.special import chdtri
+
+    mean = math.fsum(values) / n
+    variance = math.fsum((v - mean) ** 2 for v in values) / (n - 1)
+    return math.sqrt(variance * (n - 1) / float(chdtri(n - 1, ALPHA)))
+
+
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """Holm's adjusted p values, in the order given; None stays None and is not counted."""
+    known = sorted((p, i) for i, p in enumerate(ps) if p is not None)
+    adjusted: list[float | None] = [None] * len(ps)
+    largest = 0.0
+    for rank, (p, i) in enumerate(known):
+        largest = max(largest, min(1.0, p * (len(known) - rank)))
+        adjusted[i] = largest
+    return adjusted
+
+
+@dataclass(frozen=True)
+class Band:
+    """Mean differences of curves, one value a part of the run, with a band that holds for all parts at once."""
+
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+    method: str
+
+    @property
+    def apart(self) -> list[int]:
+        """The parts where the band leaves zero out."""
+        ends = zip(self.low, self.high, strict=True)
+        return [i for i, (low, high) in enumerate(ends) if low > 0 or high < 0]
+
+
+def band(curves: Sequence[Sequence[float]]) -> Band | None:
+    """The band of difference curves, shape [seeds, parts]; None with fewer than two seeds.
+
+    From 6 seeds the critical value is the 95 % quantile of the largest |t| over the parts when the signs of whole
+    curves are flipped; below, no sign flip can reach 5 %, and it is Bonferroni's t.
+    """
+    import numpy as np
+
+    d = np.asarray(curves, dtype=float)
+    n, parts = d.shape
+    if n < 2:
+        return None
+    mean, error = d.mean(axis=0), d.std(axis=0, ddof=1) / math.sqrt(n)
+    if n < EXACT_SEEDS.start:
+        critical, method = t_quantile(n - 1, 1 - ALPHA / 2 / parts), "paired t, Bonferroni"
+    else:
+        critical, method = _largest_t(d), "largest t of sign flips"
+    return Band(mean.tolist(), (mean - critical * error).tolist(), (mean + critical * error).tolist(), method)
+
+
+def _largest_t(d: Any) -> float:
+    """The 95 % quantile of max |t| under sign flips of the rows of ``d``, shape [seeds, parts]."""
+    import numpy as np
+
+    n = len(d)
+    if 2**n <= FLIPS:
+        signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+    else:
+        signs = np.random.default_rng(19931993).choice([-1.0, 1.0], size=(FLIPS, n))
+    means = signs @ d / n
+    # Flipping signs leaves the sum of squares as it is.
+    errors = np.sqrt(np.maximum((d**2).mean(axis=0) - means**2, 0.0) / (n - 1))
+    certain = np.where(means == 0, 0.0, np.inf)
+    ts = np.divide(np.abs(means), errors, out=certain, where=errors > 0)
+    return float(np.quantile(ts.max(axis=1), 1 - ALPHA, method="higher"))

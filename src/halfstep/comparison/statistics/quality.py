@@ -1,0 +1,245 @@
+"""Quality against noise: each precision against the baseline on the same seeds, in every figure there is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from halfstep.comparison.model import (
+    Difference,
+    Direction,
+    Diverged,
+    FigureRow,
+    FinalDifference,
+    Kind,
+    Quality,
+    RunDifference,
+    RunPart,
+)
+from halfstep.comparison.statistics import curves
+from halfstep.comparison.statistics.curves import LOSS, Curve
+from halfstep.comparison.statistics.paired import POWER, Band, Paired, band, holm, noise_margin, paired
+from halfstep.comparison.statistics.ratios import spread
+from halfstep.comparison.statistics.tolerance import Tolerance
+from halfstep.trials import Outcome, diverged_from
+
+Groups = Mapping[str, Sequence[Outcome]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of one precision: what its final values and its whole curve say."""
+
+    name: str
+    final: Paired
+    run: Paired
+    band: Band | None
+    parts: list[tuple[int, int]]
+    margin_from: str | None
+    seeded: bool
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What its losses and logged figures say of a precision, under the names of its row."""
+
+    loss: FigureRow | None
+    fall: float | None
+    logged: Mapping[str, FigureRow]
+    diverged: Diverged | None
+    quality: Quality
+
+
+def qualities(baseline: str | None, groups: Groups, tolerance: Tolerance) -> dict[str, Judged]:
+    """What is to be said of the quality of each precision.
+
+    Args:
+        baseline: the precision that the others are compared with; None where no trial ran to its end.
+        groups: all trials of each precision; those that ended otherwise than ``ok`` count for divergence only.
+        tolerance: margins that the user gave.
+    """
+    ended = {p: [o for o in group if o.status == "ok"] for p, group in groups.items()}
+    names = curves.names(list(ended.values()))
+    by_seed = {name: {p: curves.by_seed(group, name) for p, group in ended.items()} for name in names}
+    found = {} if baseline is None else _figures(baseline, by_seed, tolerance)
+    diverged = {p: _diverged(group) for p, group in groups.items()}
+    return {
+        p: _judged(p, baseline, by_seed, found.get(p, {}), diverged, len({o.trial.seed for o in ended[p]}))
+        for p in groups
+    }
+
+
+def _figures(
+    baseline: str, by_seed: Mapping[str, Mapping[str, Mapping[int, Curve]]], tolerance: Tolerance
+) -> dict[str, dict[str, Figure]]:
+    """precision -> name -> figure, with Holm's p values."""
+    found: dict[str, dict[str, Figure]] = {}
+    for name, curves_of in by_seed.items():
+        base = curves_of[baseline]
+        others = {p: c for p, c in curves_of.items() if p != baseline and set(c) & set(base)}
+        for precision, ours in others.items():
+            found.setdefault(precision, {})[name] = _figure(name, base, ours, tolerance, len(others))
+    return _with_holm(found, next(iter(by_seed), LOSS))
+
+
+def _figure(
+    name: str, base: Mapping[int, Curve], ours: Mapping[int, Curve], tolerance: Tolerance, comparisons: int
+) -> Figure:
+    shared = sorted(set(base) & set(ours))
+    differences = [curves.difference(ours[seed], base[seed]) for seed in shared]
+    ends = [(curves.final(name, ours[seed]), curves.final(name, base[seed])) for seed in shared]
+    finals = [x for c in base.values() if (x := curves.final(name, c)) is not None]
+    means = [x for c in base.values() if (x := curves.area(c)) is not None]
+    gaps = [a - b for a, b in ends if a is not None and b is not None]
+    areas = [x for d in differences if (x := curves.area(d)) is not None]
+    # Where a seed changes nothing in the baseline, several of them are one training, run several times.
+    seeded = len(base) < 2 or len(set(finals)) > 1 or len(set(means)) > 1
+    cut, means_of = curves.parts(differences)
+    return Figure(
+        name,
+        _paired(gaps, _margin(name, finals, tolerance), comparisons, seeded),
+        _paired(areas, _margin(name, means, tolerance), comparisons, seeded),
+        band(means_of) if seeded and cut else None,
+        cut,
+        _margin_from(name, finals, tolerance),
+        seeded,
+    )
+
+
+def _paired(differences: list[float], margin: float | None, comparisons: int, seeded: bool) -> Paired:
+    if not differences:
+        return Paired(0, math.nan)
+    if not seeded:
+        differences = [math.fsum(differences) / len(differences)]
+    return paired(differences, margin, comparisons)
+
+
+def _margin(name: str, values: list[float], tolerance: Tolerance) -> float | None:
+    given = tolerance.margin(name, math.fsum(values) / len(values)) if values else None
+    return noise_margin(values) if given is None else given
+
+
+def _margin_from(name: str, values: list[float], tolerance: Tolerance) -> str | None:
+    if values and tolerance.margin(name, values[0]) is not None:
+        return "tolerance"
+    return "seeds" if len(values) > 1 else None
+
+
+def _with_holm(found: dict[str, dict[str, Figure]], first: str) -> dict[str, dict[str, Figure]]:
+    """Holm over the precisions for the first figure's final value, and over all else that is looked at."""
+    cells = [(p, name, part) for p, by_name in found.items() for name in by_name for part in ("final", "run")]
+    primary = [cell for cell in cells if cell[1:] == (first, "final")]
+    secondary = [cell for cell in cells if cell[1:] != (first, "final")]
+    for family in (primary, secondary):
+        ps = holm([getattr(found[p][name], part).p for p, name, part in family])
+        for (p, name, part), p_holm in zip(family, ps, strict=True):
+            figure = found[p][name]
+            change: Any = {part: replace(getattr(figure, part), p_holm=p_holm)}
+            found[p][name] = replace(figure, **change)
+    return found
+
+
+def _judged(
+    precision: str,
+    baseline: str | None,
+    by_seed: Mapping[str, Mapping[str, Mapping[int, Curve]]],
+    figures: Mapping[str, Figure],
+    diverged: Mapping[str, Diverged | None],
+    seeds: int,
+) -> Judged:
+    rows: dict[str, FigureRow] = {}
+    for name, curves_of in by_seed.items():
+        base = curves_of.get(baseline or "", {})
+        row = _row(name, curves_of[precision], figures.get(name), _fall(name, base))
+        if row is not None:
+            rows[name] = row
+    loss = rows.pop(LOSS, None)
+    of_all = ([(LOSS, loss)] if loss else []) + list(rows.items())
+    judged = [row for _, row in of_all if row.kind is not None]
+    quality = Quality(_kind(judged, precision == baseline, diverged[precision]), seeds=seeds)
+    fall = _fall(LOSS, by_seed.get(LOSS, {}).get(precision, {}))
+    return Judged(loss, fall, rows, diverged[precision], quality)
+
+
+def _kind(judged: Sequence[FigureRow], is_baseline: bool, diverged: Diverged | None) -> Kind:
+    """The verdict on a precision: the first figure's, unless it diverged or another figure is worse."""
+    if diverged is not None:
+        return "diverged"
+    if is_baseline:
+        return "baseline"
+    kinds = [row.kind for row in judged if row.kind is not None]
+    over = [row.over_run.kind for row in judged if row.over_run is not None]
+    return "worse" if "worse" in (*kinds, *over) else kinds[0] if kinds else "not_known"
+
+
+def _row(name: str, ours: Mapping[int, Curve], figure: Figure | None, fall: float | None) -> FigureRow | None:
+    final = spread([curves.final(name, curve) for curve in ours.values()])
+    if final is None:
+        return None
+    way = curves.direction(name) if name != LOSS else "lower"
+    if figure is None or not figure.final.seeds:
+        return FigureRow(final, way)
+    kind = kind_of(figure.final, way)
+    return FigureRow(
+        final,
+        way,
+        FinalDifference(**_numbers(figure.final, figure.margin_from), fall=fall),
+        kind=kind,
+        over_run=_over_run(figure, way),
+    )
+
+
+def _over_run(figure: Figure, way: Direction) -> RunDifference | None:
+    run, over = figure.run, figure.band
+    if not run.seeds:
+        return None
+    kind = kind_of(run, way)
+    means = zip(figure.parts, over.mean, over.low, over.high, strict=True) if over else ()
+    return RunDifference(
+        Difference(**_numbers(run, figure.margin_from)),
+        kind,
+        parts=tuple(RunPart(first, last, value, low, high) for (first, last), value, low, high in means),
+        apart=tuple(figure.parts[i] for i in over.apart) if over else (),
+        method=over.method if over else None,
+    )
+
+
+def kind_of(found: Paired, way: Direction) -> Kind:
+    """The verdict on one figure, in a word."""
+    if found.seeds == 0:
+        return "not_known"
+    if found.seeds == 1:
+        return "one_seed"
+    if found.equivalent or found.value == found.low == found.high == 0:
+        return "equivalent"
+    if not found.different:
+        return "no_difference_seen"
+    if way == "unknown":
+        return "different"
+    return "worse" if (found.value > 0) == (way == "lower") else "better"
+
+
+def _numbers(found: Paired, margin_from: str | None) -> dict[str, Any]:
+    """The fields of a :class:`Difference`: those of the pairs, and what they were judged by."""
+    power = None if found.detectable is None else POWER
+    return asdict(found) | {"power": power, "margin_from": margin_from, "significant": found.different}
+
+
+def _fall(name: str, base: Mapping[int, Curve]) -> float | None:
+    """How far the baseline's loss fell over the run, the mean over its seeds: what a difference is measured by."""
+    ends = (
+        [(next(iter(c.values())), curves.final(name, c)) for c in base.values() if c] if name == LOSS else []
+    )
+    falls = [first - last for first, last in ends if last is not None and curves.countable(first)]
+    return math.fsum(falls) / len(falls) if falls else None
+
+
+def _diverged(group: Sequence[Outcome]) -> Diverged | None:
+    """In how many of its trials the loss was not finite from some step on, and from which (counted from 1)."""
+    since = [(o.trial.seed, diverged_from(o.record)) for o in group if o.status == "diverged"]
+    if not since:
+        return None
+    steps = tuple(step + 1 for _, step in since if step is not None)
+    return Diverged(len(since), len(group), tuple(sorted({seed for seed, _ in since})), steps)

@@ -1,0 +1,92 @@
+"""Ratios to the baseline, with intervals: speed, memory and energy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import median
+
+from halfstep.comparison.model import Ratio, Spread, TrialRow
+from halfstep.comparison.rows import measured
+from halfstep.comparison.statistics.intervals import (
+    Interval,
+    median_over_runs,
+    ratio_of_means,
+    ratio_of_medians,
+)
+from halfstep.meters import Absent, summary
+from halfstep.trials import Outcome
+
+#: how many times as fast as fp32 the fastest units for 16 bits or less compute products: tensor cores, AMX
+FASTEST_UNITS = 16
+
+
+def step_time(group: Sequence[Outcome]) -> Spread | None:
+    """The median step with its interval, seconds: of one trial by order statistics, of several over their medians."""
+    runs = [times for outcome in group if (times := measured(outcome))]
+    if len(runs) > 1:
+        over = median_over_runs(runs)
+        return Spread(over.value, over.low, over.high, "s")
+    center = summary(runs[0]) if runs else None
+    if center is None or isinstance(center, Absent):
+        return None
+    return Spread(center.median, center.low, center.high, "s")
+
+
+def speed_ratio(base: Sequence[Outcome], group: Sequence[Outcome]) -> Ratio | None:
+    """How many times as fast as the baseline; None where either has no step to measure."""
+    slow, fast = ([measured(o) for o in side if measured(o)] for side in (base, group))
+    if not slow or not fast:
+        return None
+    ratio = ratio_of_medians(slow, fast)
+    return replace(_ratio_row(ratio), runs=(len(slow), len(fast)))
+
+
+def speed_bound(base: Sequence[TrialRow]) -> float | None:
+    """How many times as fast as the baseline a precision can be at most; None where no trial was profiled.
+
+    Amdahl's law: with a share p of the baseline's step in products, 1 / (p / 16 + (1 - p) / 2), as half the bytes make
+    everything else twice as fast at most.
+    """
+    shares = [row.time_shares.get("products", 0.0) for row in base if row.time_shares]
+    if not shares:
+        return None
+    products: float = sum(shares) / len(shares)
+    return 1 / (products / FASTEST_UNITS + (1 - products) / 2)
+
+
+def _ratio_row(ratio: Interval) -> Ratio:
+    return Ratio(ratio.value, ratio.low, ratio.high, ratio.excludes_one)
+
+
+def spread(values: Sequence[float | None], unit: str | None = None) -> Spread | None:
+    """Median and range of the values that are known; of one value the range is not known."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    low, high = (min(known), max(known)) if len(known) > 1 else (None, None)
+    return Spread(median(known), low, high, unit)
+
+
+def energy(rows: Sequence[TrialRow]) -> Spread | None:
+    """Joules per step over the trials: median and range; None where none were measured."""
+    return spread([row.joules_per_step for row in rows], "J")
+
+
+def energy_ratio(base: Sequence[TrialRow], rows: Sequence[TrialRow]) -> Ratio | None:
+    """This precision's joules per step over the baseline's, by :func:`ratio_of_means`."""
+    theirs, ours = ([row.joules_per_step for row in side] for side in (base, rows))
+    return _ratio_of_trials(ours, theirs)
+
+
+def memory_ratio(base: Sequence[TrialRow], rows: Sequence[TrialRow]) -> Ratio | None:
+    """This precision's peak over the baseline's, by :func:`ratio_of_means`."""
+    theirs, ours = ([row.peak_memory_bytes for row in side] for side in (base, rows))
+    return _ratio_of_trials(ours, theirs)
+
+
+def _ratio_of_trials(ours: Sequence[float | None], theirs: Sequence[float | None]) -> Ratio | None:
+    own, base = ([x for x in side if x] for side in (ours, theirs))
+    if not own or not base:
+        return None
+    return _ratio_row(ratio_of_means(own, base))

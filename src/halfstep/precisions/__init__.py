@@ -1,0 +1,1 @@
+"""Formats of numbers, recipes made of them, the loss scale, and exact rounding."""

@@ -1,0 +1,1 @@
+"""The public drop-in for ``torch.amp.GradScaler``."""

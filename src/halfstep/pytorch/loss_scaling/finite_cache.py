@@ -1,0 +1,227 @@
+"""Which gradients have been tested, and not been written to since: these an optimizer's step need not read again."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, UntypedStorage
+from torch.optim import Optimizer
+
+from halfstep.pytorch.loss_scaling.gradients import all_finite, multiply_and_test_, trouble_in, values_of
+from halfstep.pytorch.loss_scaling.pending_flag import Verdict, capturing
+from halfstep.pytorch.loss_scaling.scaled_pass import NoScaledPass
+from halfstep.pytorch.patches import Patches
+
+#: what hands out a tensor's memory, to be written to without PyTorch's knowing
+_EXPOSING = ("numpy", "data_ptr", "untyped_storage", "__dlpack__")
+
+_NONE: set[UntypedStorage] = set()
+
+_storage_of: Callable[[Tensor], UntypedStorage] = torch._C.TensorBase.untyped_storage
+
+
+class Tested:
+    """The value tested is the value used: what was found of gradients, and whether it still holds.
+
+    PyTorch counts the writes to a tensor (its version), so a gradient whose version is as it was when it was tested
+    is as it was. What PyTorch does not count is followed here: memory that was handed out (to NumPy, as a pointer,
+    by DLPack, through ``.data``) may be written to at any time, as long as it lives; collectives and the kernel of
+    ``GradScaler`` write when they are called. A pointer that C++ takes for itself is not seen.
+
+    Args:
+        in_cpp: what was found of gradients on a CPU that it has unscaled.
+
+    Attributes:
+        trouble: what is not finite, in words, after a look that found something.
+    """
+
+    def __init__(self, in_cpp: NoScaledPass) -> None:
+        self.trouble: str | None = None
+        self._in_cpp = in_cpp
+        self._versions: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self._flags: list[Tensor] = []
+        self._one_test = False
+        self._captured = False
+        self._written: set[UntypedStorage] = set()
+        self._exposed: weakref.WeakSet[UntypedStorage] = weakref.WeakSet()
+
+    def install(self, patches: Patches) -> None:
+        """Notice who is given a tensor's memory."""
+        for name in _EXPOSING:
+            patches.wrap(Tensor, name, self._exposing)
+        patches.set(Tensor, "data", self._exposing_data(Tensor.data))
+        patches.wrap(torch._C, "_to_dlpack", self._exposing)
+        for home in (torch, torch.utils.dlpack):
+            patches.wrap(home, "to_dlpack", self._exposing)
+        patches.wrap(torch.utils, "swap_tensors", self._swapping)
+        patches.wrap(torch, "_amp_foreach_non_finite_check_and_unscale_", self._unscaling)
+
+    def multiply_(self, gradients: list[Tensor], factor: float) -> None:
+        """Multiply ``gradients`` by a power of two in place, and remember whether the products are finite."""
+        self.record(gradients, multiply_and_test_(gradients, factor))
+
+    def record(self, gradients: Sequence[Tensor], flags: list[Tensor]) -> None:
+        """Remember that ``gradients``, as they are now, were tested; ``flags`` tell the outcome.
+
+        Of a DTensor PyTorch does not count the writes to this rank's part, which has its own count.
+        """
+        versions, strided = self._versions, torch.strided
+        for g in gradients:  # a plain loop, as in _unchanged
+            if g.layout is strided:
+                versions[id(g)] = weakref.ref(g), g._version if type(g) is Tensor else values_of(g)._version
+        self._captured = capturing()
+        self._one_test = len(versions) == len(gradients)  # then what was found before is superseded
+        if self._one_test:
+            self._flags = []
+            if not self._in_cpp.remembers:
+                self._written.clear()
+        self._flags = self._flags + flags
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether gradients on a CPU were unscaled in C++ and found finite, and none of them was written to since."""
+        return self._in_cpp.unchanged()
+
+    def clipped(self, tensors: Iterable[Tensor], norm: Tensor, known: bool) -> None:
+        """The gradients of ``tensors`` were clipped: their ``norm`` is finite only if each of them was.
+
+        Args:
+            tensors: parameters.
+            norm: of their gradients.
+            known: what :attr:`unchanged` was before.
+        """
+        if known and norm.is_cpu:
+            if math.isfinite(norm):
+                self._in_cpp.written()
+            return
+        gradients = [grad for p in tensors if (grad := p.grad) is not None]
+        self.record(gradients, [(~torch.isfinite(norm)).float().reshape(1)])
+
+    def finite_of(self, optimizer: Optimizer) -> bool:
+        """Whether all that ``optimizer`` will use is known to be finite, on a CPU, without a look at it."""
+        return self._in_cpp.remembers and self._in_cpp.holds_of(optimizer, self._may_have_changed())
+
+    def finite(self, gradients: Sequence[Tensor]) -> bool:
+        """Whether all gradients are finite, as the optimizer will use them. One synchronisation.
+
+        What the unscaling pass has tested and nobody changed since is not read again; anything else is.
+        """
+        if self._in_cpp.remembers and self._in_cpp.holds(gradients, self._may_have_changed()):
+            return True
+        if self._unchanged(gradients) and not any(bool(flag) for flag in self._flags):
+            return True
+        # Not tested yet, or some gradient of some pass was not finite: whether it is one of these takes a look.
+        finite = all_finite(gradients)
+        self.trouble = None if finite else trouble_in(gradients)
+        return finite
+
+    def verdict(self, gradients: Sequence[Tensor]) -> Verdict:
+        """As :meth:`finite`, of gradients on one device, without waiting for the answer.
+
+        A clipping norm that overflows although every gradient is finite counts as bad here: telling the two apart
+        takes another pass over the gradients.
+        """
+        return Verdict(self._found(gradients))
+
+    def found_in_graph(self, gradients: Sequence[Tensor]) -> Tensor:
+        """1 where a gradient is not finite, else 0: a float32 scalar on their device, computed in a captured step.
+
+        What was tested outside the graph is tested in it. No synchronisation.
+        """
+        found = self._found(gradients) if self._captured else self._in_one(gradients, tested=False)
+        self.forget()
+        return found
+
+    def _found(self, gradients: Sequence[Tensor]) -> Tensor:
+        tested = self._one_test and len(self._versions) == len(gradients) and self._unchanged(gradients)
+        return self._in_one(gradients, tested)
+
+    def _in_one(self, gradients: Sequence[Tensor], tested: bool) -> Tensor:
+        flags = self._flags if tested else multiply_and_test_(gradients, 1.0)
+        scalars = [flag.reshape(()) for flag in flags]
+        return scalars[0] if len(scalars) == 1 else torch.stack(scalars).amax()
+
+    def written(self, tensors: Iterable[Tensor]) -> None:
+        """``tensors`` are being written to, uncounted by PyTorch: gradients in their memory are read again."""
+        if self._versions or self._in_cpp.remembers:
+            self._written.update(_storages(tensors))
+
+    def forget(self) -> None:
+        """A step is over, which used the gradients, or did not: nothing is known of those to come."""
+        self.trouble = None
+        self._versions.clear()
+        self._in_cpp.forget()
+        self._written.clear()
+        self._flags = []
+
+    def _unchanged(self, gradients: Sequence[Tensor]) -> bool:
+        """Whether each was tested and not written to since. One loop: this is asked of every gradient of every step."""
+        find = self._versions.get
+        for gradient in gradients:
+            entry = find(id(gradient))
+            own = gradient if type(gradient) is Tensor else values_of(gradient)
+            if entry is None or entry[0]() is not gradient or entry[1] != own._version:
+                return False
+        exposed = self._may_have_changed()
+        return not exposed or exposed.isdisjoint(_storages(gradients))
+
+    def _may_have_changed(self) -> set[UntypedStorage]:
+        """The memory that PyTorch does not count all writes to."""
+        return {*self._written, *self._exposed} if self._written or self._exposed else _NONE
+
+    def _expose(self, tensor: Tensor) -> None:
+        """Its memory may be written to from now on. That of a leaf that has gradients is no gradient's."""
+        if not tensor.requires_grad:
+            self._exposed.update(_storages([tensor]))
+
+    def _exposing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def expose(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+            self._expose(tensor)
+            return original(tensor, *args, **kwargs)
+
+        return expose
+
+    def _exposing_data(self, original: Any) -> property:
+        """Wrap ``Tensor.data``: an alias with a version of its own; set, the tensor has other memory, and the same."""
+
+        def get(tensor: Tensor) -> Tensor:
+            self._expose(tensor)
+            return original.__get__(tensor)  # type: ignore[no-any-return]
+
+        def set_(tensor: Tensor, data: Tensor) -> None:
+            original.__set__(tensor, data)
+            self._versions.pop(id(tensor), None)
+            self._expose(tensor)
+
+        return property(get, set_)
+
+    def _swapping(self, original: Callable[..., None]) -> Callable[..., None]:
+        """Wrap ``swap_tensors``, which refuses tensors that somebody has a weak reference to."""
+
+        def swap_tensors(*args: Any, **kwargs: Any) -> None:
+            self.forget()
+            original(*args, **kwargs)
+
+        return swap_tensors
+
+    def _unscaling(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def unscale(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+            self.written(tensors)
+            return original(tensors, *args, **kwargs)
+
+        return unscale
+
+
+def _storages(tensors: Iterable[Tensor]) -> list[UntypedStorage]:
+    """The memory that tensors are views of; those that have none (in ``torch.func``, say) are left out."""
+    found = []
+    for tensor in tensors:
+        try:
+            found.append(_storage_of(values_of(tensor)))
+        except (NotImplementedError, RuntimeError):
+            continue
+    return found

@@ -1,0 +1,1 @@
+"""Every source in C and C++, and what builds it."""

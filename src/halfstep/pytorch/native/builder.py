@@ -1,0 +1,200 @@
+"""Kernels in C and C++, compiled when first needed and kept in the user's cache directory.
+
+Where there is no compiler, or nowhere to keep the result, there are none, and PyTorch's operations do the same work,
+more slowly.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from halfstep.pytorch.capabilities import cpu
+from halfstep.pytorch.native import kernel_cache
+
+#: where the sources are
+FOLDER = Path(__file__).parent
+
+_TORCH = Path(torch.__file__).parent
+
+
+class _Language(NamedTuple):
+    """How to compile and link.
+
+    Attributes:
+        variable: of the environment, that names a compiler.
+        compilers: those that are looked for, where it does not.
+        flags: of the compiler.
+        libraries: that the linker is given.
+        tries: further flags of the compiler and the linker, until those of one try work.
+    """
+
+    variable: str
+    compilers: Sequence[str]
+    flags: Sequence[str]
+    libraries: Sequence[str]
+    tries: Sequence[tuple[Sequence[str], Sequence[str]]]
+
+
+_LANGUAGES = {
+    ".c": _Language(
+        "CC",
+        ("cc", "gcc", "clang"),
+        # No contraction: a fused multiply-add would round once where the reference rounds twice.
+        ("-O3", "-std=gnu11", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
+        ("-lm",),
+        # The first takes the OpenMP that PyTorch has loaded: a second one would have threads of its own, which wait
+        # for work, spinning, on the cores where PyTorch's want to run. The last is for compilers without OpenMP or
+        # without these options.
+        ((("-march=native", "-fopenmp"), ()), (("-march=native", "-fopenmp"), ("-fopenmp",)), ((), ())),
+    ),
+    ".cpp": _Language(
+        "CXX",
+        ("c++", "g++", "clang++"),
+        (
+            "-O2",
+            "-fPIC",
+            f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}",
+            f"-I{_TORCH / 'include'}",
+            f"-I{_TORCH / 'include' / 'torch' / 'csrc' / 'api' / 'include'}",
+        ),
+        (f"-L{_TORCH / 'lib'}", "-ltorch_cpu", "-lc10", "-ltorch_python"),
+        ((("-std=c++20",), ()), (("-std=c++17",), ())),
+    ),
+}
+
+
+class Missing(Exception):
+    """A library cannot be had; the message is the reason, as the end of a sentence."""
+
+
+@functools.cache
+def library(source: Path, kind: type[ctypes.CDLL] = ctypes.CDLL) -> ctypes.CDLL | None:
+    """``source``, in C or C++, compiled and loaded; None where it cannot be.
+
+    Args:
+        source: C++ is compiled against PyTorch's headers, which takes some seconds.
+        kind: ``ctypes.PyDLL`` for functions that are to be called with Python's lock held.
+    """
+    try:
+        return kind(str(_built(source)))
+    except (Missing, OSError):  # it, or something that it calls, is missing
+        return None
+
+
+def prepare(sources: Iterable[Path]) -> str:
+    """Compile those that are not compiled yet, all at once: one alone keeps one core busy for some seconds.
+
+    Returns:
+        why one of them cannot be had, as the end of a sentence; empty where all can.
+    """
+    reasons: list[str] = []
+
+    def build(source: Path) -> None:
+        try:
+            _built(source)
+        except Missing as error:
+            reasons.append(str(error))
+
+    threads = [threading.Thread(target=build, args=(source,)) for source in sources]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return min(reasons, default="")
+
+
+def _built(source: Path) -> Path:
+    """Where it lies compiled; compiled now, unless it is there, or this compiler has failed at it before.
+
+    Raises:
+        Missing: it cannot be had.
+    """
+    language = _LANGUAGES[source.suffix]
+    try:
+        path = kernel_cache.folder() / f"{source.parent.name}-{source.stem}-{_key(source)}.so"
+    except kernel_cache.Unusable as error:
+        raise Missing(str(error)) from None
+    if kernel_cache.is_whole(path):
+        return path
+    compiler = os.environ.get(language.variable) or next(filter(shutil.which, language.compilers), None)
+    if compiler is None or platform.system() == "Windows":
+        raise Missing(f"there is no compiler; set {language.variable} to one")
+    if kernel_cache.has_failed(path, compiler):
+        raise Missing(f"{compiler!r} could not compile them a while ago")
+    try:
+        compiled = _compile(source, path, compiler, language)
+        if compiled:
+            kernel_cache.seal(path)
+    except OSError as error:
+        raise Missing(f"{str(path.parent)!r} cannot be written: {error.strerror}") from None
+    except _NotItsFault as error:
+        raise Missing(str(error)) from None
+    if not compiled:
+        kernel_cache.note_failure(path, compiler)
+        raise Missing(f"{compiler!r} cannot compile them")
+    return path
+
+
+def _loads(path: Path) -> bool:
+    try:
+        return bool(ctypes.CDLL(str(path)))
+    except OSError:
+        return False
+
+
+def _key(source: Path) -> str:
+    """A home directory may serve several machines: what is native to one is not to all."""
+    machine = cpu()
+    # Another PyTorch may come with another OpenMP, and lie elsewhere.
+    options = [str(_LANGUAGES[source.suffix]), str(torch.__version__)]
+    parts = [platform.system(), machine.architecture, machine.model, *sorted(machine.flags), *options]
+    return hashlib.sha256(source.read_bytes() + "\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _compile(source: Path, path: Path, compiler: str, language: _Language) -> bool:
+    """Compile ``source`` into ``path``, whole or not at all: other processes may be doing the same.
+
+    Raises:
+        OSError: there is no room, say.
+        _NotItsFault: nothing is known of the compiler.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        built = Path(folder) / path.name
+        for compiled, linked in language.tries:
+            unit = str(Path(folder) / "unit.o")
+            first = [*compiler.split(), *language.flags, *compiled, "-c", str(source), "-o", unit]
+            second = [*compiler.split(), "-shared", *linked, unit, "-o", str(built), *language.libraries]
+            if _run(first) and _run(second) and _loads(built):
+                built.replace(path)
+                return True
+    return False
+
+
+class _NotItsFault(Exception):
+    """A signal has ended the compiler, or the disk is full."""
+
+
+def _run(command: list[str]) -> bool:
+    try:
+        done = subprocess.run(command, capture_output=True, check=False)
+    except OSError:  # no such compiler
+        return False
+    if done.returncode < 0:
+        raise _NotItsFault("the compiler was ended by a signal")
+    if done.returncode and os.strerror(errno.ENOSPC).encode() in done.stderr:
+        raise _NotItsFault("the disk was full while they were compiled")
+    return done.returncode == 0

@@ -1,0 +1,154 @@
+"""The two early steps that are looked at: one by its products and memory, the next by its time. Both are marked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from halfstep.looks import Looks, look
+from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.products.products import Listening
+from halfstep.pytorch.recording.module_calls import ModuleCalls
+from halfstep.pytorch.recording.profile import Profile
+from halfstep.pytorch.recording.sample import MEMORY, Sample, parameters_of
+from halfstep.pytorch.recording.stored import StoredMeter
+from halfstep.pytorch.unseen import unseen_look
+from halfstep.stored import PARTS
+from halfstep.takeover.base import SAMPLED_STEP, Options
+
+if TYPE_CHECKING:
+    from halfstep.pytorch.loss_scaling.manual_updates import ByHand
+
+#: the step, counted from 0, whose time is divided among the kinds of work: the sampled step is too slow for that
+PROFILED_STEP = SAMPLED_STEP + 1
+
+_STORED, _METERS = "what is stored", "peak memory and energy"
+_UNITS = "products in fp32 units"
+
+
+class Looking:
+    """Begins and ends the looks, at the ends of steps.
+
+    Args:
+        optimizers: those that have stepped so far.
+        by_hand: knows the parameters where there is no optimizer.
+        options: the takeover's; it is told when training runs as it will from now on, and of every step after that.
+        looks: each look may fail by itself.
+    """
+
+    def __init__(
+        self, optimizers: Iterable[Optimizer], by_hand: ByHand, options: Options, looks: Looks
+    ) -> None:
+        self._optimizers = optimizers
+        self._by_hand = by_hand
+        self._options = options
+        self._looks = looks
+        enough = options.run.steps is None or options.run.steps > PROFILED_STEP
+        self._last = PROFILED_STEP if enough else SAMPLED_STEP
+        self._sample: Sample | None = None
+        self._ended: Sample | None = None
+        self._calls = ModuleCalls()
+        self._stored = StoredMeter()
+        self._listening = Listening()
+        self._profile: Profile | None = None
+
+    def install(self, patches: Patches) -> None:
+        """Look in at module calls; before anything is compiled."""
+        self._calls.install(patches)
+
+    def begin_pass(self, outputs: Sequence[Tensor]) -> None:
+        """A backward pass of the script's is about to start."""
+        if self._sample is not None:
+            self._sample.begin_pass(outputs)
+
+    def backward_done(self) -> None:
+        """A backward pass of the script's is over."""
+        if self._sample is not None:
+            self._sample.backward_done()
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._ended is not None and self._ended.leave():
+            self._ended = None
+
+    @unseen_look(MEMORY)
+    def _found(self) -> list[Tensor]:
+        return parameters_of(self._optimizers) or self._by_hand.parameters
+
+    @property
+    def _parameters(self) -> list[Tensor]:
+        return self._found() or []
+
+    def __call__(self, index: int) -> bool:
+        """Step ``index`` has ended; tells whether it was looked at."""
+        if index > PROFILED_STEP:
+            self._tick()
+            return False
+        looked = self._sample is not None or self._profile is not None
+        if index == SAMPLED_STEP - 1:
+            self.close()  # where the steps are counted anew, a look may be under way
+            self._begin()
+        elif index == SAMPLED_STEP:
+            self._end_sample()
+            if self._profile is not None and self._last == PROFILED_STEP:
+                self._profile.next_step()
+        if index == self._last:
+            self._end_profile()
+            self._warm()
+        return looked
+
+    @look(_METERS)
+    def _tick(self) -> None:
+        self._options.tick()
+
+    @look(_METERS)
+    def _warm(self) -> None:
+        self._options.warm()
+
+    def _begin(self) -> None:
+        self._sample = Sample(self._looks)
+        self._calls.tell(self._sample.called, self._called)
+        self._sample.begin(self._parameters)
+        self._looks.run(_UNITS, 1, self._listening.begin)
+        self._profile = Profile(self._looks, self._options.recipe.name)
+        self._profile.begin()
+
+    @unseen_look(_STORED)
+    def _called(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._stored.called(module, args)
+
+    def _end_sample(self) -> None:
+        """Write what the sampled step held."""
+        self._calls.tell()
+        self._ended, self._sample = self._sample, None
+        if self._ended is not None:
+            parameters, optimizers = self._parameters, self._optimizers
+            fields = self._ended.end(parameters, optimizers)
+            self._leave()
+            units = self._looks.run(_UNITS, 1, self._listening.end)
+            fields |= {} if units is None else {"fp32_units": units}
+            stored = self._looks.run(_STORED, 1, self._stored.end, parameters, optimizers)
+            stored = stored or {"absent": dict.fromkeys(PARTS, self._looks.absent(_STORED))}
+            self._options.writer.write("stored", **stored)
+            self._options.writer.write("sample", **fields)
+
+    def _end_profile(self) -> None:
+        """Write what the profiler saw."""
+        profile, self._profile = self._profile, None
+        if profile is not None:
+            self._options.writer.write("sample", **profile.end())
+
+    def close(self) -> None:
+        """The steps are over: a profiler that still runs would end the process badly."""
+        profile, self._profile = self._profile, None
+        if profile is not None and (fields := profile.abandon()):
+            self._options.writer.write("sample", **fields)
+        self._calls.tell()
+        sample, self._sample = self._sample, None
+        if sample is not None:
+            sample.end([], [])
+            self._looks.run(_UNITS, 1, self._listening.end)
+            sample.leave()

@@ -1,0 +1,140 @@
+"""What a session asks of a takeover, whichever framework it is for, and what a takeover asks of a session."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from halfstep.errors import HalfstepError
+from halfstep.options import DEFAULTS, RunOptions
+from halfstep.precisions.loss_scale import scale_words
+from halfstep.precisions.recipes import Recipe
+from halfstep.record import NullWriter, Writer
+
+#: the step, counted from 0, that is looked at closely: the optimizer's state exists by then
+SAMPLED_STEP = 1
+
+#: A dynamic scale that overflows this many steps in a row at its floor will not recover.
+HOPELESS = 20
+
+
+class EnoughSteps(SystemExit):
+    """Ends the program after ``--steps`` steps: exit code 0, ``finally`` and ``atexit`` run."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+
+class GradientsOverflow(HalfstepError):
+    """Gradients are not finite although the loss scale can fall no further."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a recipe is put into force.
+
+    Attributes:
+        recipe: the precision.
+        run: the options of the run.
+        writer: the record, or a :class:`~halfstep.record.NullWriter`.
+        warm: called once, when the steps that are looked at are over and meters should start.
+        tick: called at the end of every step after that.
+        halt: called with an error that ends the program, before it is raised; may end it in its own way.
+        say: shows the user a sentence while the program runs.
+        watch: look at every operation, for a diagnosis.
+    """
+
+    recipe: Recipe
+    run: RunOptions = DEFAULTS
+    writer: Writer | NullWriter = field(default_factory=NullWriter)
+    warm: Callable[[], None] = field(default=lambda: None)
+    tick: Callable[[], None] = field(default=lambda: None)
+    halt: Callable[[HalfstepError], None] = field(default=lambda error: None)
+    watch: bool = False
+    say: Callable[[str], None] = field(default=lambda text: None)
+
+
+class Takeover(ABC):
+    """A recipe in force in one framework of this process.
+
+    Attributes:
+        framework: the record's name for it: ``pytorch``, ``keras`` or ``tensorflow``.
+        ran_as: in words, what the recipe runs as here, e.g. ``fp16, products in fp32 units``.
+    """
+
+    framework: str
+    ran_as: str
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Optimizer steps so far, skipped ones included."""
+
+    @property
+    @abstractmethod
+    def skipped(self) -> int:
+        """How many were skipped because gradients were not finite, those before a resumed checkpoint included."""
+
+    @property
+    def skipped_before(self) -> int:
+        """How many of the skipped ones the checkpoint tells of from which this process resumed."""
+        return 0
+
+    @property
+    def skipped_here(self) -> int:
+        """How many of this process's own steps were skipped."""
+        return self.skipped - self.skipped_before
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the program was seen to use the framework, beyond importing it."""
+        return True
+
+    @property
+    def no_step(self) -> str:
+        """Why the program may have ended without a step, in words that follow "the program"."""
+        return "ended without an optimizer step"
+
+    @abstractmethod
+    def announce(self) -> None:
+        """Write the record's ``takeover`` event: what was put into force, in which framework."""
+
+    @abstractmethod
+    def write(self, event: str, **fields: Any) -> None:
+        """Write an event to the record, after the steps that came before it."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Put the framework back as it was."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """The program is over: write what is still on its way from a device."""
+
+
+def asked_of(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe asks for, as fields of a record's ``takeover`` event; ``as-is`` asks for nothing.
+
+    An emulated precision's products are counted under its own name.
+    """
+    if recipe.as_is:
+        return {}
+    return {
+        "asked": recipe.name if recipe.only_emulated else recipe.compute,
+        "asked_weights": recipe.weights,
+        "described": recipe.described,
+    }
+
+
+def overflow_sentence(compute: str, scale: float, started_at: float) -> str:
+    """Why training was ended: ``scale`` could fall no further from ``started_at``."""
+    smallest = "the smallest scale" if started_at != scale else "the loss scale"
+    return (
+        f"Gradients were not finite in {HOPELESS} steps in a row at {smallest} {scale_words(scale)}: "
+        f"{compute} cannot hold this training's numbers; try bf16, or fp32 to see whether it is "
+        "the precision's fault."
+    )
