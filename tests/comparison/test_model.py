@@ -13,7 +13,7 @@ from halfstep.comparison.advice.claims import ClaimKind
 from halfstep.comparison.advice.rules import RULES
 from halfstep.comparison.model import Comparison, EvidenceRef, Fit, PrecisionRow, Prefer
 from halfstep.report.words import advice as words
-from halfstep.report.words.advice import advised
+from halfstep.report.words.advice import worded
 
 from ..report.sample import comparison, metered
 from .advice.test_advice_truth import capacities, drawn, searched
@@ -61,10 +61,11 @@ def test_every_reason_of_the_advice_leads_to_the_figure_that_it_rests_on(prefer:
         fit = codec.read(Fit, searched(capacities(random, verdicts), 8))
         rows = tuple(codec.read(PrecisionRow, verdict) for verdict in verdicts)
         found = Comparison(verdicts=rows, fit_batch=fit)
-        for reason in advised(advice.advise(rows, prefer, fit))[1]:
+        told = worded(advice.recommend(rows, prefer=prefer, fit=fit), advice.advise(rows, prefer, fit))
+        for reason in told.reasons:
             assert reason.evidence.resolve(found) is not None, reason
 
 
 def test_every_rule_and_every_claim_has_its_sentence() -> None:
-    assert {rule.name for rule in RULES} == set(words._TEXTS)
+    assert {rule.name for rule in RULES} == set(words._BECAUSE)
     assert set(get_args(ClaimKind)) == set(words._CLAIMS)

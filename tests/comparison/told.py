@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from halfstep import codec
@@ -11,7 +10,7 @@ from halfstep.comparison.advice import recommend as advice
 from halfstep.comparison.model import Fit, PrecisionRow, Prefer, TrialRow
 from halfstep.comparison.statistics.tolerance import Tolerance
 from halfstep.comparison.verdicts import verdicts
-from halfstep.report.words.advice import advised
+from halfstep.report.words.advice import worded
 from halfstep.report.words.comparison import worded_rows
 from halfstep.trials import Outcome
 
@@ -22,9 +21,8 @@ def recommend(
     """``recommendation`` of a comparison with these ``verdicts`` and this ``fit_batch``."""
     rows = [codec.read(PrecisionRow, verdict) for verdict in verdicts]
     batches = None if fit is None else codec.read(Fit, fit)
-    text, reasons = advised(advice.advise(rows, prefer, batches))
-    told = replace(advice.recommend(rows, prefer=prefer, fit=batches), text=text, reasons=reasons)
-    found: dict[str, Any] = codec.write(told)
+    told = advice.recommend(rows, prefer=prefer, fit=batches)
+    found: dict[str, Any] = codec.write(worded(told, advice.advise(rows, prefer, batches)))
     return found
 
 

@@ -566,8 +566,10 @@ class Recommendation:
         decided: whether the data carry it.
         precision: None where none is named.
         rule: the rule of advice that decided.
+        text: ``headline`` and ``because``, a colon between them.
     """
 
+    OMITTED: ClassVar = ("headline", "because")
     decided: bool = True
     precision: str | None = None
     text: str = ""
@@ -575,6 +577,8 @@ class Recommendation:
     prefer: Prefer = "speed"
     rule: str = ""
     adopt: Adopt | None = None
+    headline: str | None = None
+    because: str | None = None
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,7 @@ class Comparison:
     advised: str
     decided: bool
     headline: str
+    because: str
     advice: str
     reasons: tuple[Reason, ...]
     framework: str

@@ -10,7 +10,6 @@ from halfstep.comparison import model
 from halfstep.comparison.model import DIFFERENCES, NonFinite, PrecisionRow, Ratio, Spread, StepTime, TrialRow
 from halfstep.comparison.statistics.curves import LOSS
 from halfstep.report.parts import STATUS_WORDS, Absent, Comparison, Figure, Row, Trial
-from halfstep.report.words.headline import headline
 from halfstep.report.words.quality import verdict_words
 
 _NOT_RECORDED = "not recorded"
@@ -36,7 +35,8 @@ def read(raw: Mapping[str, Any]) -> Comparison:
         missing=found.missing,
         advised=advice.precision or "",
         decided=advice.decided,
-        headline=headline(found) if advice.text else "No advice",
+        headline=advice.headline or advice.text or _NO_ADVICE,
+        because=(advice.because or "") if advice.headline else "",
         advice=advice.text or _NO_ADVICE,
         reasons=advice.reasons,
         framework=advice.adopt.framework if advice.adopt else "",

@@ -143,7 +143,7 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
     ),
     (
         "accuracy_first", "accuracy", [FP32, verdict("bf16", 1.9, "no_difference_seen")], "fp32",
-        "Stay with fp32: no other precision was shown to be as accurate; to know more, run with --seeds 5.",
+        "Stay with fp32 for now: no other precision was shown to be as accurate; to know more, run with --seeds 5.",
     ),
     (
         "accuracy_first", "accuracy", [FP32, verdict("bf16", 1.9, "worse"), verdict("fp16", 1.9, "worse")], "fp32",
@@ -261,7 +261,7 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
     ("not_measured", "energy", [FP32, verdict("bf16", 1.9)], "fp32", "no energy was measured here, so that no gain"),
     (
         "not_measured", "speed", [FP32 | {"step_time_absent": "no step"}, verdict("bf16", step_time_absent="no step")],
-        "fp32", "Stay with fp32: no step was timed here, so that no gain is known; let it make more steps.",
+        "fp32", "Stay with fp32 for now: no step was timed here, so that no gain is known; let it make more steps.",
     ),
     (
         "gain_cannot_be_told", "speed", [FP32, verdict("bf16", 1.43, speed_ratio=noisy(1.43, 0.93, 2.19))], "fp32",

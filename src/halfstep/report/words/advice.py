@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from halfstep.comparison.advice.claims import Claim
 from halfstep.comparison.advice.evidence import (
@@ -25,7 +26,7 @@ from halfstep.comparison.advice.evidence import (
 )
 from halfstep.comparison.advice.recommend import Advice
 from halfstep.comparison.advice.rules import Answer
-from halfstep.comparison.model import Cause, PrecisionRow, Ratio, Reason
+from halfstep.comparison.model import Cause, PrecisionRow, Ratio, Reason, Recommendation
 from halfstep.comparison.rows import enough_steps
 from halfstep.comparison.statistics.intervals import FEWEST_STEPS, MOST_RUNS
 from halfstep.plural import count
@@ -48,14 +49,51 @@ _SAME: dict[Cause, str] = {
 }
 
 
-def advised(advice: Advice) -> tuple[str, tuple[Reason, ...]]:
-    """What the rule says in a sentence, and the reasons, each a clause with the place of its figure.
+def worded(recommendation: Recommendation, advice: Advice) -> Recommendation:
+    """The recommendation with its sentence, and the reasons, each a clause with the place of its figure.
 
     Args:
-        advice: what the rules say, of rows that have their words.
+        recommendation: as the rules make it.
+        advice: what they say, of rows that have their words.
     """
-    text = _TEXTS[advice.rule](advice.answer, advice.evidence)
-    return text, tuple(Reason(claimed(claim, advice.evidence), claim.evidence) for claim in advice.claims)
+    head, why = headline(advice), because(advice)
+    reasons = [Reason(claimed(claim, advice.evidence), claim.evidence) for claim in advice.claims]
+    return replace(
+        recommendation,
+        text=f"{head}: {why}",
+        reasons=tuple(reasons),
+        headline=head,
+        because=why[:1].upper() + why[1:],
+    )
+
+
+#: what heads the sentence of a rule; of all others the answer decides. ``{}`` is the precision
+_HEADS = {
+    "nothing_ran": "No trial ran to its end",
+    "unstable": "Stay with {} until the training is stable",
+    "not_learning": "Debug in {} first",
+    "continued": "No verdict",
+    "only_emulated": "Stay with {} here",
+}
+
+
+def headline(advice: Advice) -> str:
+    """``Use bf16``, ``Stay with fp32 for now``, ``Undecided``: what to do, without the reasons."""
+    precision, baseline = advice.answer.precision, advice.evidence.baseline
+    if advice.rule in _HEADS:
+        return _HEADS[advice.rule].format(precision)
+    if precision is None:
+        return "No precision to choose" if advice.rule == "ran_the_same" else "Undecided"
+    if baseline is not None and precision == baseline[1].precision:
+        head = f"Stay with {precision}"
+    else:
+        head = "Keep what the script does by itself" if precision == "as-is" else f"Use {precision}"
+    return head if advice.answer.decided else f"{head} for now"
+
+
+def because(advice: Advice) -> str:
+    """Why, in a sentence that follows the headline after a colon."""
+    return _BECAUSE[advice.rule](advice.answer, advice.evidence)
 
 
 # --- the reasons -------------------------------------------------------------------------------------------
@@ -159,34 +197,31 @@ def _went_on(row: PrecisionRow) -> str:
     return f"{warnings.went_on(row.went_on)}; {warnings.CURE}" if row.went_on else ""
 
 
-# --- the sentence of each rule -----------------------------------------------------------------------------
+# --- why, after the headline of each rule -------------------------------------------------------------------
 
 
 def _unstable(answer: Answer, evidence: Evidence) -> str:
-    said = claimed(answer.claims[0], evidence)
-    return f"Stay with {answer.precision} until the training is stable: {said}."
+    return f"{claimed(answer.claims[0], evidence)}."
 
 
 def _not_learning(answer: Answer, evidence: Evidence) -> str:
-    said = claimed(answer.claims[0], evidence)
-    return f"Debug in {answer.precision} first: {said}, and a precision cannot be judged by it."
+    return f"{claimed(answer.claims[0], evidence)}, and a precision cannot be judged by it."
 
 
 def _continued(answer: Answer, evidence: Evidence) -> str:
-    return f"No verdict: {_names(evidence.continued)} {_went_on(evidence.continued[0][1])}."
+    return f"{_names(evidence.continued)} {_went_on(evidence.continued[0][1])}."
 
 
 def _ran_the_same(answer: Answer, evidence: Evidence) -> str:
     cause = evidence.same[0][1].same_as_baseline
     because = "" if cause is None else f", because {_SAME[cause]}"
-    head = "No precision to choose" if answer.precision is None else f"Stay with {answer.precision}"
-    return f"{head}: {_names([evidence.base, *evidence.same])} ran the same{because}."
+    return f"{_names([evidence.base, *evidence.same])} ran the same{because}."
 
 
 def _alone(answer: Answer, evidence: Evidence) -> str:
     every = " in every trial" if any((v.trials or 0) > 1 for _, v in evidence.failed) else ""
     why = f"it alone ran to its end{every}" if evidence.failed else "nothing else was run"
-    return f"Stay with {answer.precision}: {why}."
+    return f"{why}."
 
 
 def _accuracy_first(answer: Answer, evidence: Evidence) -> str:
@@ -194,14 +229,14 @@ def _accuracy_first(answer: Answer, evidence: Evidence) -> str:
         return _none_as_accurate(answer, evidence)
     row = answer.about[1]
     if answer.precision == row.precision:
-        return f"Use {row.precision}: {row.quality.words}."
-    return f"Stay with {answer.precision}: {row.precision} is as accurate, {_no_faster(row)}."
+        return f"{row.quality.words}."
+    return f"{row.precision} is as accurate, {_no_faster(row)}."
 
 
 def _none_as_accurate(answer: Answer, evidence: Evidence) -> str:
     emulated = len(evidence.real) < len(evidence.ran)
     no_other = "no precision that was not emulated" if emulated else "no other precision"
-    text = f"Stay with {answer.precision}: {no_other} was shown to be as accurate"
+    text = f"{no_other} was shown to be as accurate"
     unsure = [v for _, v in evidence.real if standing(v) != "bad"]
     if unsure:
         return f"{text}; to know more, {_more_seeds(unsure[0], evidence)}."
@@ -222,8 +257,7 @@ def _no_faster(row: PrecisionRow) -> str:
 
 
 def _only_emulated(answer: Answer, evidence: Evidence) -> str:
-    why = "the others were emulated, which tells how well they train, not what they cost"
-    return f"Stay with {answer.precision} here: {why}."
+    return "the others were emulated, which tells how well they train, not what they cost."
 
 
 def _use(answer: Answer, evidence: Evidence) -> str:
@@ -237,26 +271,25 @@ def _largest_batch(answer: Answer, evidence: Evidence) -> str:
 def _advised(answer: Answer, evidence: Evidence, gain: str) -> str:
     """The recommendation, firm or, where the data do not carry a verdict, for the time being."""
     row = _about(answer)
-    head = "Keep what the script does by itself" if row.precision == "as-is" else f"Use {row.precision}"
     if answer.decided:
-        return f"{head}: {gain}, and no worse."
+        return f"{gain}, and no worse."
     return (
-        f"{head} for now: {gain}, and the loss is {'lower' if lower(row) else 'close'}; "
+        f"{gain}, and the loss is {'lower' if lower(row) else 'close'}; "
         f"whether it is worse the data cannot tell: {_more_seeds(row, evidence)}."
     )
 
 
 def _undecided(answer: Answer, evidence: Evidence) -> str:
     row = _about(answer)
-    return f"Undecided: {row.precision} is {_cost(row, evidence)}, but {_why_open(row, evidence)}."
+    return f"{row.precision} is {_cost(row, evidence)}, but {_why_open(row, evidence)}."
 
 
 def _larger_batch_not_as_good(answer: Answer, evidence: Evidence) -> str:
     row = _about(answer)
     said = f"in {row.precision} {fits(row.precision, evidence)}"
     if answer.precision is None:
-        return f"Undecided: {said}, but {_why_open(row, evidence)}."
-    return f"Stay with {answer.precision}: {said}, but it is worse."
+        return f"{said}, but {_why_open(row, evidence)}."
+    return f"{said}, but it is worse."
 
 
 def _why_open(row: PrecisionRow, evidence: Evidence) -> str:
@@ -271,7 +304,7 @@ def _why_open(row: PrecisionRow, evidence: Evidence) -> str:
 def _gain_cannot_be_told(answer: Answer, evidence: Evidence) -> str:
     row, prefer = _about(answer), evidence.prefer
     return (
-        f"Stay with {answer.precision} for now: whether {row.precision} is {_FASTER[prefer]} "
+        f"whether {row.precision} is {_FASTER[prefer]} "
         f"the data cannot tell ({_seen(row, prefer)}); {_more_runs(row, prefer)}.{_smaller_one(evidence)}"
     )
 
@@ -279,7 +312,7 @@ def _gain_cannot_be_told(answer: Answer, evidence: Evidence) -> str:
 def _gains_but_worse(answer: Answer, evidence: Evidence) -> str:
     row, prefer = _about(answer), evidence.prefer
     gains = _cost(row, evidence) if is_gain(row, prefer) else f"perhaps {_FASTER[prefer]}"
-    return f"Stay with {answer.precision}: {row.precision} is {gains}, but worse."
+    return f"{row.precision} is {gains}, but worse."
 
 
 def _impossible_gain(answer: Answer, evidence: Evidence) -> str:
@@ -290,7 +323,7 @@ def _impossible_gain(answer: Answer, evidence: Evidence) -> str:
         why = f"no units can make this program more than {row.speed_bound:.1f}× faster"
     value = row.speed_ratio.value if row.speed_ratio else 1.0
     return (
-        f"Stay with {answer.precision} for now: {row.precision} was measured at {value:.2f}× the speed, "
+        f"{row.precision} was measured at {value:.2f}× the speed, "
         f"but {why}: something else on the machine made the difference; compare again when it is quiet, with --repeats "
         f"{FEW_RUNS} or more."
     )
@@ -298,14 +331,14 @@ def _impossible_gain(answer: Answer, evidence: Evidence) -> str:
 
 def _no_units(answer: Answer, evidence: Evidence) -> str:
     lacking = _names(evidence.real)
-    return f"Stay with {answer.precision}: this device has no units for {lacking}.{_smaller_one(evidence)}"
+    return f"this device has no units for {lacking}.{_smaller_one(evidence)}"
 
 
 def _not_measured(answer: Answer, evidence: Evidence) -> str:
     of_base = answer.claims and answer.claims[0].row == evidence.base
     what = _UNMEASURED[evidence.prefer].format("" if of_base else f" of {_names(evidence.real)}")
     more = "; let it make more steps" * (evidence.prefer == "speed")
-    return f"Stay with {answer.precision}: {what}, so that no gain is known{more}."
+    return f"{what}, so that no gain is known{more}."
 
 
 def _no_gain(answer: Answer, evidence: Evidence) -> str:
@@ -315,12 +348,12 @@ def _no_gain(answer: Answer, evidence: Evidence) -> str:
     else:
         what += " by 5 % or more" * any(may_gain_little(v, evidence.prefer) for v in others)
     measured = " that was measured" * bool(evidence.unmeasured)
-    text = f"Stay with {answer.precision}: no other precision{measured} was {what} here."
+    text = f"no other precision{measured} was {what} here."
     return text + _smaller_one(evidence)
 
 
-_TEXTS: dict[str, Callable[[Answer, Evidence], str]] = {
-    "nothing_ran": lambda answer, evidence: "No trial ran to its end, so there is no advice.",
+_BECAUSE: dict[str, Callable[[Answer, Evidence], str]] = {
+    "nothing_ran": lambda answer, evidence: "there is no advice.",
     "unstable": _unstable,
     "not_learning": _not_learning,
     "continued": _continued,

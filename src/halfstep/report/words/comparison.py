@@ -17,7 +17,7 @@ from halfstep.comparison.model import (
 )
 from halfstep.comparison.why import Trials
 from halfstep.report.words import warnings
-from halfstep.report.words.advice import advised
+from halfstep.report.words.advice import worded as worded_advice
 from halfstep.report.words.explanations import no_faster_words, no_smaller_words
 from halfstep.report.words.method import METHOD
 from halfstep.report.words.quality import figure_words, quality_words
@@ -33,14 +33,12 @@ def worded(comparison: Comparison) -> Comparison:
     if drift.words and rows:
         # The first row is the baseline, which every ratio rests on.
         rows[0] = replace(rows[0], warnings=(*rows[0].warnings, drift.words))
-    recommendation = comparison.recommendation
-    advice = advise(rows, recommendation.prefer, comparison.fit_batch)
-    text, reasons = advised(advice)
+    advice = advise(rows, comparison.recommendation.prefer, comparison.fit_batch)
     return replace(
         comparison,
         verdicts=tuple(map(_with_sentences, rows)),
         speed_drift=drift,
-        recommendation=replace(recommendation, text=text, reasons=reasons),
+        recommendation=worded_advice(comparison.recommendation, advice),
         method=tuple(Method(figure, how) for figure, how in METHOD),
     )
 
