@@ -567,6 +567,8 @@ class Recommendation:
         precision: None where none is named.
         rule: the rule of advice that decided.
         text: ``headline`` and ``because``, a colon between them.
+        headline: what to do, in a few words.
+        because: why, in a sentence.
     """
 
     OMITTED: ClassVar = ("headline", "because")
