@@ -3,8 +3,8 @@
 Expected: at most 1.01 of the step that the same script makes by itself, in fp32, bf16 and fp16, with few large layers
 and with 300 small tensors.
 
-Seen on 2 cores (results/beside_amp-amd-epyc.json), large and small: fp32 1.014 and 1.018, fp16 1.008 and 1.018, bf16
-1.013 and 1.018. Since module calls are followed, small layers miss the aim: a microsecond for each call.
+Seen on 2 cores (results/beside_amp-amd-epyc.json), large and small: fp32 1.010 and 0.997, fp16 1.007 and 1.026, bf16
+1.020 and 1.020, with intervals of 0.02 to 0.05 on either side. bf16 steps miss the aim: 0.4 ms of 19.
 
 Two processes that do the same differ by some per cent, by their luck with memory, which is more than what halfstep
 costs (overhead.py shows both). So here one process, one network and one optimizer take turns with halfstep in force

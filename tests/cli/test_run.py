@@ -91,7 +91,7 @@ def test_steps_are_counted_and_memory_is_told(tmp_path: Path) -> None:
             "loss_scale is 3; it must be a power of two, for example 2 or 4.",
         ),
         (["--record", "/proc/none/r", FAULTY], "Cannot write the record '/proc/none/r'"),
-        (["--steps", "0", FAULTY], "0 is not in the range x>=1"),
+        (["--steps", "0", FAULTY], "0 is not in the range 1<=x<="),
         ([], "Missing argument 'PROGRAM'"),
     ],
 )

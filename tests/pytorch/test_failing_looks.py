@@ -22,7 +22,7 @@ RECORDING = {
     "recorder._read": "losses",
     "recorder.HostClock.lap": "seconds per step",
     "recorder.StepLines.write": "steps",
-    "looking.parameters_of": "memory by part",
+    "step_sampler.parameters_of": "memory by part",
     "sample.memory_of": "memory by part",
     "activations._storage": "activations",
     "activations.KeptTensors.begin": "activations",
@@ -122,7 +122,7 @@ def test_meters_and_finding_where_it_began(
         return [float(x) for x in weight.nan_to_num(7.0).detach()]
 
     expected = diverging()
-    monkeypatch.setattr(_WATCHING + "began.forward", planted)
+    monkeypatch.setattr(_WATCHING + "nan_origin.forward", planted)
     takeover = begin("as-is", Writer(tmp_path / "record"), watch=watch, tick=planted)
     assert diverging() == expected
     takeover.close()

@@ -50,7 +50,7 @@ def test_a_signal_between_a_trials_start_and_its_guard_ends_the_trial(
     name = "Ctrl-C" if number == signal.SIGINT else number.name
     assert (outcome.status, outcome.reason) == ("interrupted", f"interrupted by {name} after 0 steps")
     assert outcome.exit_code is not None
-    assert outcome.exit_code < 0
+    assert outcome.exit_code != 0  # 1 where Python was told as it started
     assert children() == []
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
