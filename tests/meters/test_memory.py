@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import subprocess
 import sys
@@ -128,3 +129,22 @@ def test_available_names_every_meter() -> None:
     assert [name for name, _ in found] == ["step time", "peak memory", "GPU energy", "CPU energy"]
     assert found[0][1] == Kind("s", "time.perf_counter")
     assert all(isinstance(kind, Kind) or kind.reason for _, kind in found)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the C library's heap is GNU's")
+def test_what_was_freed_before_the_window_is_not_in_its_peak() -> None:
+    """Small blocks that are free, under one that is not, stay in the heap: looks at early steps leave such."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    meter = PeakMemory()
+    meter.start()
+    blocks = [libc.malloc(ctypes.c_size_t(2**16)) for _ in range(1024)]
+    for block in blocks:
+        ctypes.memset(block, 1, 2**16)
+    for block in blocks[:-1]:
+        libc.free(block)
+    meter.mark()
+    found = meter.read()
+    libc.free(blocks[-1])
+    assert isinstance(found, Reading)
+    assert found.value < 2**25, "half of what was freed"
