@@ -12,6 +12,7 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## train a small GPT in every precision of this machine, and compare
+	rm -rf halfstep-out/demo
 	$(BIN)/halfstep compare --steps 60 --repeats 3 --out halfstep-out/demo examples/char_gpt.py
 
 test: lint types ## lint, types and every test; CI runs this, docs and test-long
