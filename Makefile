@@ -37,7 +37,7 @@ docs: $(INSTALLED) ## build the site in docs/_build, strictly (half a minute; ne
 	@$(BIN)/python -c 'import sphinx' 2> /dev/null || { \
 	  echo "halfstep: the site needs Python 3.11 or newer, and $(VENV) has another; name one as in make PYTHON=python3.12 docs." >&2; \
 	  exit 1; }
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	$(BIN)/python -m sphinx -E -W --keep-going -q -b html docs docs/_build
 	@echo "halfstep: the site is docs/_build/index.html."
 
 format: $(INSTALLED) ## let ruff rewrite the files
