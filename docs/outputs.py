@@ -61,7 +61,7 @@ def printed(words: list[str]) -> str:
     )
     if done.returncode:
         raise SystemExit(f"{shlex.join(words)} ended with {done.returncode}:\n{done.stderr}")
-    told = re.split(r"^page +/", done.stdout, maxsplit=1, flags=re.MULTILINE)[0]
+    told = re.split(r"^page ", done.stdout, maxsplit=1, flags=re.MULTILINE)[0]
     return "\n".join(line.rstrip() for line in told.splitlines()).strip("\n")
 
 

@@ -106,8 +106,9 @@ def test_what_readme_shows_is_what_was_printed(name: str, begins: str) -> None:
 def test_every_output_is_of_the_command_that_makes_it_and_is_shown() -> None:
     shown = "".join(path.read_text(encoding="utf-8") for path in PAGES)
     for file in (DOCS / "outputs").iterdir():
-        first = file.read_text(encoding="utf-8").splitlines()[0]
+        first, *told = file.read_text(encoding="utf-8").splitlines()
         assert first == f"$ {COMMANDS[file.stem]}"
+        assert not [line for line in told if line.startswith(("page ", "next "))], "where it was run"
         assert f"outputs/{file.name}" in shown, file.name
 
 

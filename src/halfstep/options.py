@@ -87,6 +87,21 @@ class RunOptions:
 DEFAULTS = RunOptions()
 
 
+def run_arguments(
+    precision: str,
+    options: RunOptions,
+    *,
+    seed: int | None,
+    repeat: int,
+    record: str | None,
+    watch: bool = False,
+) -> list[str]:
+    """``run`` with its options, as a trial and a process that a framework starts anew are told them."""
+    own = {"--precision": precision, "--seed": seed, "--repeat": repeat, "--record": record}
+    told = [word for option, value in own.items() if value is not None for word in (option, str(value))]
+    return ["run", *told, *(["--watch"] if watch else []), *options.as_arguments()]
+
+
 def _allowed(default: Any, choices: tuple[str, ...]) -> Callable[[Any], bool]:
     if default is False:
         return lambda value: type(value) is bool

@@ -1,4 +1,4 @@
-"""Counts in words."""
+"""Counts and capitals in words."""
 
 from __future__ import annotations
 
@@ -11,3 +11,8 @@ def count(number: int, noun: str) -> str:
 def were_made(steps: int) -> str:
     """``1 step was made``, ``2 steps were made``."""
     return f"{count(steps, 'step')} {'was' if steps == 1 else 'were'} made"
+
+
+def capitalized(clause: str) -> str:
+    """A clause with its first letter as a sentence has it, and all others as they are."""
+    return clause[:1].upper() + clause[1:]

@@ -162,8 +162,12 @@ def _shares(flops: Any) -> dict[str, float] | None:
 
 def _summed(sizes: Any) -> tuple[str, ...]:
     """The formats of what ranks sum that have a share worth naming."""
-    shares = _shares(sizes) or {}
-    return tuple(sorted((f for f in shares if shares[f] >= WORTH_NAMING), key=lambda f: -shares[f]))
+    return tuple(_worth_naming(_shares(sizes) or {}))
+
+
+def _worth_naming(shares: Mapping[str, float]) -> list[str]:
+    """The formats that have a share worth naming, the largest first."""
+    return sorted((f for f in shares if shares[f] >= WORTH_NAMING), key=lambda f: -shares[f])
 
 
 # --- the same in words -------------------------------------------------------------------------------------
@@ -217,7 +221,7 @@ def _products(ran: Ran) -> str:
 
 def _formats(shares: Mapping[str, float]) -> str:
     """``bf16``, or ``62% bf16 and 38% fp32`` where several have a share worth naming."""
-    named = sorted((f for f in shares if shares[f] >= WORTH_NAMING), key=lambda f: -shares[f])
+    named = _worth_naming(shares)
     return named[0] if len(named) == 1 else " and ".join(f"{shares[f]:.0%} {f}" for f in named)
 
 

@@ -15,7 +15,7 @@ from halfstep.errors import HalfstepError, Unsupported, UsageError
 from halfstep.format_errors import cure_words, format_error
 from halfstep.integrations import Attached, watch
 from halfstep.launching import rank, world_size
-from halfstep.options import DEFAULTS, RunOptions
+from halfstep.options import DEFAULTS, RunOptions, run_arguments
 from halfstep.plural import count
 from halfstep.precisions.recipes import Recipe, parse
 from halfstep.program import Ending, at_end, on_import
@@ -161,9 +161,15 @@ class Session:
     def _relaunch(self) -> list[str]:
         """The start of a command that runs the program once more as it runs here: an interpreter and options."""
         settings = self.settings
-        own = {"seed": settings.seed, "record": settings.record, "repeat": settings.repeat}
-        told = [f"--{name}={value}" for name, value in own.items() if value is not None]
-        return [*command("run"), f"--precision={self.name}", *told, *settings.options.as_arguments()]
+        return command(
+            *run_arguments(
+                self.name,
+                settings.options,
+                seed=settings.seed,
+                repeat=settings.repeat,
+                record=settings.record,
+            )
+        )
 
     @property
     def name(self) -> str:

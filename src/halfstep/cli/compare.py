@@ -15,6 +15,7 @@ from halfstep.cli.outputs import held, json_path_of, new_folder, write_json
 from halfstep.cli.run import (
     SECONDS,
     SETTINGS,
+    STEPS,
     check_launcher,
     check_program,
     program_options,
@@ -26,7 +27,7 @@ from halfstep.comparison.request import MOST, Request, Stored, check_owner, resu
 from halfstep.comparison.statistics.tolerance import parse_tolerance
 from halfstep.diagnosis.loading import stored as diagnoses
 from halfstep.errors import UsageError
-from halfstep.options import MOST_STEPS, RunOptions
+from halfstep.options import RunOptions
 from halfstep.precisions.recipes import parse_list
 from halfstep.program import Target
 from halfstep.safe_text import clean
@@ -36,9 +37,7 @@ from halfstep.trials.fresh import check_size
 @click.command(context_settings=SETTINGS, short_help="Run a program in several precisions, side by side.")
 @click.option("--precisions", metavar="LIST", help="Separated by commas, e.g. fp32,bf16,fp16:loss_scale=1024. Default: "
     "what this hardware can do, and as-is if the program has mixed precision of its own.")  # fmt: skip
-@click.option(
-    "--steps", type=click.IntRange(1, MOST_STEPS), metavar="N", help="End each trial after N optimizer steps."
-)
+@click.option("--steps", type=STEPS, metavar="N", help="End each trial after N optimizer steps.")
 @click.option("--repeats", type=click.IntRange(1, MOST), default=1, show_default=True, metavar="R",
     help="Run each precision R times, interleaved, to see the noise.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1, MOST), default=1, show_default=True, metavar="S",

@@ -12,6 +12,7 @@ from halfstep.cli.outputs import diagnosis_folder, held, json_path_of, write_jso
 from halfstep.cli.run import (
     SECONDS,
     SETTINGS,
+    STEPS,
     check_launcher,
     check_program,
     program_options,
@@ -20,7 +21,7 @@ from halfstep.cli.run import (
 from halfstep.diagnosis.loading import NAME, holds_comparison, stored
 from halfstep.diagnosis.run import Question, run_diagnosis
 from halfstep.files import json_text, write_whole
-from halfstep.options import MOST_STEPS, RunOptions
+from halfstep.options import RunOptions
 from halfstep.precisions.recipes import parse
 from halfstep.program import Target
 from halfstep.trials import Job
@@ -30,7 +31,7 @@ from halfstep.trials import Job
 @click.option("--precision", default="fp16", show_default=True, metavar="P",
     help="The precision to look into, with options; as-is and fp32 are allowed, and with --emulate fp8, mxfp8 and "
     "the others that `halfstep run` emulates.")  # fmt: skip
-@click.option("--steps", type=click.IntRange(1, MOST_STEPS), default=20, show_default=True, metavar="N",
+@click.option("--steps", type=STEPS, default=20, show_default=True, metavar="N",
     help="How many optimizer steps to watch.")  # fmt: skip
 @click.option(
     "--json", "json_file", metavar="FILE", help="Also write the diagnosis as JSON to FILE; - for stdout."

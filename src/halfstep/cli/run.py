@@ -84,6 +84,9 @@ class _Seconds(click.FloatRange):
 
 SECONDS = _Seconds(min=0, min_open=True)
 
+#: how many optimizer steps
+STEPS = click.IntRange(1, MOST_STEPS)
+
 SETTINGS = {"ignore_unknown_options": False, "allow_interspersed_args": False}
 
 
@@ -103,12 +106,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "fp16-true or as-is, with options (fp16:loss_scale=1024, bf16:keep=*.norm); with --emulate also fp8, fp8-e4m3, "
     "fp8-e5m2, mxfp8, mxfp6, mxfp4, nvfp4; auto: bf16 where it is native, else fp16 where that is, "
     "else fp32.")  # fmt: skip
-@click.option(
-    "--steps",
-    type=click.IntRange(1, MOST_STEPS),
-    metavar="N",
-    help="End the program after N optimizer steps.",
-)
+@click.option("--steps", type=STEPS, metavar="N", help="End the program after N optimizer steps.")
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),

@@ -253,6 +253,7 @@ def assemble(
     return Comparison(
         program=Program(tuple(request.command), request.module, cwd or str(Path.cwd()), request.launch),
         environment=environment,
+        # The options of every run have their values from below; two of them stand in their places already.
         options={
             "steps": None,
             "repeats": request.repeats,

@@ -192,11 +192,7 @@ def _try_remedies(
     display.plan([Trial(name).label for name in dict.fromkeys(names)])
     left: dict[str | None, tuple[Outcome, Sequence[FindingRow]]] = {}
     for recipe in recipes:
-        outcome = _run(question, recipe, display)
-        left[recipe] = (
-            outcome,
-            diagnose(recipe, outcome.record, reference.record if reference else None).findings,
-        )
+        left[recipe] = _diagnosed(question, recipe, reference, display)
     judged = [
         replace(
             finding,
@@ -207,10 +203,19 @@ def _try_remedies(
         )
         for finding in findings
     ]
-    for place, finding in enumerate(judged[:1]):
-        more = _kept_beside(question, finding, left, reference, display)
-        judged[place] = replace(finding, remedies=(*finding.remedies, *more))
+    if judged:
+        worst = judged[0]
+        more = _kept_beside(question, worst, left, reference, display)
+        judged[0] = replace(worst, remedies=(*worst.remedies, *more))
     return tuple(judged)
+
+
+def _diagnosed(
+    question: Question, recipe: str, reference: Outcome | None, display: Display
+) -> tuple[Outcome, Sequence[FindingRow]]:
+    """The program run in another recipe, and what is found there."""
+    outcome = _run(question, recipe, display)
+    return outcome, diagnose(recipe, outcome.record, reference.record if reference else None).findings
 
 
 def _kept_beside(
@@ -233,8 +238,7 @@ def _kept_beside(
         if where is None:
             return []
         recipe = replace(recipe, keep=(*recipe.keep, where))
-        outcome = _run(question, str(recipe), display)
-        found = diagnose(str(recipe), outcome.record, reference.record if reference else None).findings
+        outcome, found = _diagnosed(question, str(recipe), reference, display)
         works, seen = judge(finding, outcome, found)
         if works:
             kept = " and ".join(map(shown, recipe.keep))

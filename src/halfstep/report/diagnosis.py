@@ -15,6 +15,7 @@ from rich.text import Text
 from halfstep.codec import clean, read
 from halfstep.diagnosis.model import Diagnosis, FindingRow, LayerPart, LayerRow, NumberKind, RemedyRow
 from halfstep.module_names import shown
+from halfstep.plural import capitalized
 from halfstep.precisions.loss_scale import scale_words
 from halfstep.report import units
 from halfstep.report.diagnosis_spark import LEGEND, ruler, spark
@@ -202,7 +203,7 @@ def _notes(diagnosis: Diagnosis, sheet: Sheet) -> Iterator[Text]:
         told.insert(0, "shares are of the numbers as fp32 has them, before this precision rounds them")
     if told or diagnosis.ran_as:
         said = "; ".join([*([f"ran as {diagnosis.ran_as}"] if diagnosis.ran_as else []), *told])
-        yield from sheet.flow(sheet.words(said[:1].upper() + said[1:] + ".", "dim"))
+        yield from sheet.flow(sheet.words(capitalized(said) + ".", "dim"))
 
 
 def next_command(diagnosis: Diagnosis) -> str:

@@ -8,9 +8,8 @@ from typing import Any
 from halfstep import codec
 from halfstep.comparison import model
 from halfstep.comparison.model import DIFFERENCES, NonFinite, PrecisionRow, Ratio, Spread, StepTime, TrialRow
-from halfstep.comparison.statistics.curves import LOSS
 from halfstep.report.parts import STATUS_WORDS, Absent, Comparison, Figure, Row, Trial
-from halfstep.report.words.quality import verdict_words
+from halfstep.report.words.quality import judged, verdict_words
 
 _NOT_RECORDED = "not recorded"
 _EMULATED = "an emulated run reports no speed, memory or energy"
@@ -93,10 +92,9 @@ def _quality(row: PrecisionRow, loss: model.FigureRow) -> str:
     """What the comparison says of its quality, other figures included."""
     if row.quality.kind == "not_known" and row.status != "ok":
         return ""
-    figures = [(name, figure) for name, figure in row.logged.items() if figure.kind is not None]
     if loss.kind is None or row.quality.kind not in _OF_FIGURES:
         return row.quality.words or loss.words
-    return verdict_words([(LOSS, loss), *figures], of_loss=False)
+    return verdict_words(judged(row), of_loss=False)
 
 
 #: verdicts that are made of those on the loss and on logged figures

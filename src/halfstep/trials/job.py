@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from halfstep.launching import start_of_command
-from halfstep.options import DEFAULTS, RunOptions
+from halfstep.options import DEFAULTS, RunOptions, run_arguments
 
 
 @dataclass(frozen=True)
@@ -73,17 +73,14 @@ class Job:
 
     def command(self, trial: Trial) -> list[str]:
         """The command line of a trial."""
-        ours = [
-            "run",
-            "--precision",
+        ours = run_arguments(
             trial.precision,
-            "--seed",
-            str(trial.seed),
-            "--repeat",
-            str(trial.repeat),
-        ]
-        ours += ["--record", str(self.record(trial)), *(["--watch"] if self.watch else [])]
-        ours += self.options.as_arguments()
+            self.options,
+            seed=trial.seed,
+            repeat=trial.repeat,
+            record=str(self.record(trial)),
+            watch=self.watch,
+        )
         ours += [*(["-m"] if self.module else []), self.program, *self.arguments]
         return [*start_of_command(self.launch), *ours]
 

@@ -62,11 +62,6 @@ class Paired:
     p_equivalence: float | None = None
 
     @property
-    def half_width(self) -> float:
-        """Half of the interval; NaN without one."""
-        return math.nan if self.low is None or self.high is None else (self.high - self.low) / 2
-
-    @property
     def different(self) -> bool:
         """Whether a difference was seen, all precisions of the comparison taken together."""
         p = self.p if self.p_holm is None else self.p_holm

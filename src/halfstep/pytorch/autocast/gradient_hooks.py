@@ -17,30 +17,15 @@ from torch import Tensor
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.patches import Patches
 
+Hook = Callable[..., Any]
+
 _ON_MODULES = ("register_full_backward_hook", "register_full_backward_pre_hook", "register_backward_hook")
-
-
-def install(patches: Patches) -> None:
-    """Wrap the ways to register a hook that may return another gradient.
-
-    Where losses are scaled, what hands true gradients to hooks does the same.
-    """
-
-    def registering(original: Callable[..., Any]) -> Callable[..., Any]:
-        def register(self: Any, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            return original(self, InItsDtype(hook), *args, **kwargs)
-
-        return register
-
-    patches.wrap(Tensor, "register_hook", registering)
-    for name in _ON_MODULES:
-        patches.wrap(torch.nn.Module, name, registering)
 
 
 class InItsDtype:
     """A hook whose answer has the dtype of the gradient it is given. Pickled it is the hook as the script has it."""
 
-    def __init__(self, hook: Callable[..., Any]) -> None:
+    def __init__(self, hook: Hook) -> None:
         self._hook = hook
         functools.update_wrapper(self, hook)
 
@@ -48,10 +33,33 @@ class InItsDtype:
         return in_its_dtype(self._hook(*args), args)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> InItsDtype:
-        return InItsDtype(copy.deepcopy(self._hook, memo))
+        return self._of(copy.deepcopy(self._hook, memo))
+
+    def _of(self, hook: Hook) -> InItsDtype:
+        """The same of another hook."""
+        return InItsDtype(hook)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial, (self._hook,)
+
+
+def install(patches: Patches, wrapped: Callable[[Hook], Hook] = InItsDtype) -> None:
+    """Wrap the ways to register a hook that may return another gradient.
+
+    Args:
+        patches: where the replaced functions are remembered.
+        wrapped: makes of a hook what is called in its place.
+    """
+
+    def registering(original: Callable[..., Any]) -> Callable[..., Any]:
+        def register(self: Any, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            return original(self, wrapped(hook), *args, **kwargs)
+
+        return register
+
+    patches.wrap(Tensor, "register_hook", registering)
+    for name in _ON_MODULES:
+        patches.wrap(torch.nn.Module, name, registering)
 
 
 def in_its_dtype(answer: Any, given: tuple[Any, ...]) -> Any:

@@ -116,15 +116,8 @@ IN_FP32 = (
     *("special_chebyshev_polynomial_v", "special_chebyshev_polynomial_w", "special_legendre_polynomial_p"),
     *(f"special_shifted_chebyshev_polynomial_{kind}" for kind in "tuvw"),
     *("special_i1", "special_i1e"),
-    *(
-        "_sparse_mm",
-        "_sparse_addmm",
-        "sparse_sampled_addmm",
-        "hspmm",
-        "smm",
-        "sspaddmm",
-        "_sparse_sparse_matmul",
-    ),
+    *("_sparse_mm", "_sparse_addmm", "_sparse_sparse_matmul", "sparse_sampled_addmm"),
+    *("hspmm", "smm", "sspaddmm"),
 )
 
 #: of a sparse matrix, without a 16-bit kernel: computed in fp32, and rounded to what the operands are
@@ -181,14 +174,14 @@ def _rounded(own: Callable[..., Any]) -> Callable[..., Any]:
 
     def kernel(keyset: Any, *args: Any, out: Tensor | None = None, **kwargs: Any) -> Any:
         low = next((x.dtype for x in _tensors(args) if x.dtype in SIXTEEN_BIT), None)
-        written = (
-            {} if out is None else {"out": out if low is None else torch.empty_like(out, dtype=torch.float32)}
-        )
+        if low is not None:
+            args = _each(args, lambda x: x.float() if x.dtype is low else x)
+        if out is None:
+            result = own(keyset, *args, **kwargs)
+            return result if low is None else result.to(low)
         if low is None:
-            return own(keyset, *args, **written, **kwargs)
-        wide = _each(args, lambda x: x.float() if x.dtype is low else x)
-        result = own(keyset, *wide, **written, **kwargs)
-        return result.to(low) if out is None else out.copy_(result)
+            return own(keyset, *args, out=out, **kwargs)
+        return out.copy_(own(keyset, *args, out=torch.empty_like(out, dtype=torch.float32), **kwargs))
 
     return kernel
 

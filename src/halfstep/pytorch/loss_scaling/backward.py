@@ -12,7 +12,6 @@ the scale S and divide what comes out by it. S is a power of two, so in fp32 bot
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +22,8 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge
 
-from halfstep.pytorch.autocast.gradient_hooks import in_its_dtype
+from halfstep.pytorch.autocast import gradient_hooks
+from halfstep.pytorch.autocast.gradient_hooks import InItsDtype, in_its_dtype
 from halfstep.pytorch.loss_scaling import anomaly
 from halfstep.pytorch.loss_scaling.backward_pass import BackwardPass, Unrepeatable
 from halfstep.pytorch.loss_scaling.data_parallel import DataParallel
@@ -280,12 +280,6 @@ def _install_hooks(scaling: Scaling, patches: Patches) -> None:
     """Hooks see true gradients; what they return goes back into the scaled pass."""
     through = functools.partial(_Through, scaling)
 
-    def registering(original: Callable[..., Any]) -> Callable[..., Any]:
-        def register(self: Any, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            return original(self, through(hook), *args, **kwargs)
-
-        return register
-
     def registering_global(original: Callable[..., Any]) -> Callable[..., Any]:
         def register(hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             return original(through(hook), *args, **kwargs)
@@ -298,14 +292,12 @@ def _install_hooks(scaling: Scaling, patches: Patches) -> None:
 
         return register
 
-    patches.wrap(torch.Tensor, "register_hook", registering)
+    gradient_hooks.install(patches, through)
     patches.wrap(torch.Tensor, "register_post_accumulate_grad_hook", registering_accumulated)
     patches.wrap(torch.Tensor, "retain_grad", scaling.reached.retaining)
     scaling.tested.install(patches)
     for home in (torch.nn.utils, torch.nn.utils.clip_grad):
         patches.wrap(home, "clip_grad_norm_", scaling.clipping)
-    for name in ("register_full_backward_hook", "register_full_backward_pre_hook", "register_backward_hook"):
-        patches.wrap(torch.nn.Module, name, registering)
     patches.wrap(BackwardCFunction, "apply", lambda original: _applying(scaling, original))
     patches.wrap(torch.nn.Module, "__setstate__", lambda original: _unpickling(original, through))
     module = torch.nn.modules.module
@@ -317,12 +309,12 @@ def _install_hooks(scaling: Scaling, patches: Patches) -> None:
         patches.wrap(module, name, registering_global)
 
 
-class _Through:
-    """A hook that is handed true gradients. A copy of it is one, too; pickled it is the hook as the script has it."""
+class _Through(InItsDtype):
+    """A hook that is handed true gradients; a copy of it is one, too."""
 
     def __init__(self, scaling: Scaling, hook: Callable[..., Any]) -> None:
-        self._scaling, self._hook = scaling, hook
-        functools.update_wrapper(self, hook)
+        super().__init__(hook)
+        self._scaling = scaling
 
     def __call__(self, *args: Any) -> Any:
         scale = self._scaling.last_value if self._scaling.active else 1.0
@@ -334,11 +326,8 @@ class _Through:
         returned = self._hook(*(_map(arg, 1.0 / scale) for arg in args))
         return in_its_dtype(_map(returned, scale), args)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Through:
-        return _Through(self._scaling, copy.deepcopy(self._hook, memo))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial, (self._hook,)
+    def _of(self, hook: Callable[..., Any]) -> _Through:
+        return _Through(self._scaling, hook)
 
 
 def _applying(scaling: Scaling, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -81,7 +81,7 @@ class Scaling:
         self.answers: Answers | None = None
         dynamic = isinstance(loss_scale, DynamicScale)
         self.pass_scales = PassScales(searches=dynamic and in_fp16, grows=dynamic)
-        self._under = loss_scale.value
+        self._under = self._before = loss_scale.value
         self.active = False
         self.scaled_above = False
         in_cpp = (scaled_pass() if loss_scale.guards else None) or NoScaledPass()

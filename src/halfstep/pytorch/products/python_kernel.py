@@ -1,4 +1,4 @@
-"""The kernel of :mod:`halfstep.pytorch.products.operations` in Python: where there is no C++ compiler, and for modes.
+"""The kernel of :mod:`halfstep.pytorch.products.operations` in Python: where there is no C++ compiler.
 
 A call of it takes 6 to 12 us more than one of ``products.cpp``.
 """

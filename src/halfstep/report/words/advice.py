@@ -29,7 +29,7 @@ from halfstep.comparison.advice.rules import Answer
 from halfstep.comparison.model import Cause, PrecisionRow, Ratio, Reason, Recommendation
 from halfstep.comparison.rows import enough_steps
 from halfstep.comparison.statistics.intervals import FEWEST_STEPS, MOST_RUNS
-from halfstep.plural import count
+from halfstep.plural import capitalized, count
 from halfstep.report.parts import STATUS_WORDS
 from halfstep.report.words import warnings
 from halfstep.report.words.ratios import OF_RATIO, gained
@@ -63,7 +63,7 @@ def worded(recommendation: Recommendation, advice: Advice) -> Recommendation:
         text=f"{head}: {why}",
         reasons=tuple(reasons),
         headline=head,
-        because=why[:1].upper() + why[1:],
+        because=capitalized(why),
     )
 
 

@@ -16,6 +16,7 @@ from halfstep.comparison.model import (
     TrialRow,
 )
 from halfstep.comparison.why import Trials
+from halfstep.plural import capitalized
 from halfstep.report.words import warnings
 from halfstep.report.words.advice import worded as worded_advice
 from halfstep.report.words.explanations import no_faster_words, no_smaller_words
@@ -111,4 +112,4 @@ def _with_sentences(row: PrecisionRow) -> PrecisionRow:
 
 def sentence(entry: Explanation) -> Explanation:
     """A clause with a capital letter; a fact has a full stop, too."""
-    return replace(entry, text=f"{entry.text[:1].upper()}{entry.text[1:]}{'.' * (entry.share is None)}")
+    return replace(entry, text=capitalized(entry.text) + "." * (entry.share is None))

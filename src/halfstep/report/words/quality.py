@@ -72,9 +72,14 @@ def quality_words(row: PrecisionRow, base: PrecisionRow) -> str:
         return diverged_words(row.diverged, None if row is base else base.diverged)
     if row.quality.kind == "baseline":
         return f"the baseline ({count(row.quality.seeds, 'seed')})"
+    figures = judged(row)
+    return verdict_words(figures) if figures else NOTHING_TO_JUDGE
+
+
+def judged(row: PrecisionRow) -> list[tuple[str, FigureRow]]:
+    """The figures of a precision, by name, on which there is a verdict: the loss first."""
     of_all = [*([(LOSS, row.loss)] if row.loss else []), *row.logged.items()]
-    judged = [(name, figure) for name, figure in of_all if figure.kind is not None]
-    return verdict_words(judged) if judged else NOTHING_TO_JUDGE
+    return [(name, figure) for name, figure in of_all if figure.kind is not None]
 
 
 def diverged_words(diverged: Diverged, baseline: Diverged | None) -> str:
