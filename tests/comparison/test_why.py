@@ -77,14 +77,14 @@ def test_shares_are_the_trials_mean_largest_first_and_sum_to_the_step() -> None:
     assert shares == pytest.approx([0.45, 0.25, 0.2, 0.1])
     assert sum(shares) == pytest.approx(1)
     assert found[0] == {
-        "text": "Other operations: norms, activations, sums, copies: 45 ms of 100 ms (fp32: 55 ms)",
+        "text": "Other operations: norms, activations, sums, copies: 45.0 ms of 100 ms (fp32: 55.0 ms)",
         "share": pytest.approx(0.45),
         "evidence": "trials[1].time_shares.other",
         "share_low": 0.4,
         "share_high": 0.5,
     }
     assert "share_low" not in why(verdict(), own[:1], BASE)["why_no_faster"][0]  # of one trial no range
-    assert "Casts from one format to another: 25 ms of 100 ms (fp32: none)" in texts(found)
+    assert "Casts from one format to another: 25.0 ms of 100 ms (fp32: none)" in texts(found)
 
 
 def test_amdahls_law_says_what_could_be_had() -> None:
@@ -100,7 +100,7 @@ def test_odd_sizes_missing_units_and_small_operations_are_said_where_they_are() 
     said = texts(why(slow, own, BASE)["why_no_faster"])
     assert "38% of the products' FLOPs have a side that is no multiple of 8, which matrix units pad." in said
     assert "No units for it here: products in fp32 units, which take as long as in fp32." in said
-    assert "Small operations: 900 in a step, 4 µs each at the median" in said
+    assert "Small operations: 900 in a step, 4.00 µs each at the median" in said
     quiet = texts(why(verdict(), [(1, trial({"products": 0.9, "host": 0.1}))], BASE)["why_no_faster"])
     assert not any(word in quiet for word in ("multiple of 8", "No units", "Small operations"))
 
@@ -109,7 +109,7 @@ def test_an_idle_gpu_waits_for_the_host() -> None:
     step = {"device": "cuda", "operations": 2000, "median_operation_seconds": 3e-6}
     found = why(verdict(), [(1, trial({"host": 0.8, "products": 0.2}, profiled_step=step))], BASE)
     assert found["why_no_faster"][0]["text"] == (
-        "The GPU idle, waiting for the host to launch work: 80 ms of 100 ms (fp32: none)"
+        "The GPU idle, waiting for the host to launch work: 80.0 ms of 100 ms (fp32: none)"
     )
     assert "Small kernels: 2,000 in a step" in texts(found["why_no_faster"])
 
@@ -149,9 +149,9 @@ def test_why_memory_did_not_fall() -> None:
     found = why(verdict(None, memory=0.96), own, base)["why_memory"]
     assert [entry["text"] for entry in found] == [
         "Weights, gradients and optimizer state: 160 MiB, as in fp32: mixed precision keeps them in fp32",
-        "Activations kept for the backward pass: 30 MiB (fp32: 60 MiB)",
-        "The rest of the resident set: data, code, libraries, the allocator's reserve, workspace: 30 MiB",
-        "16-bit copies of the weights, in autocast's cache: 20 MiB",
+        "Activations kept for the backward pass: 30.0 MiB (fp32: 60.0 MiB)",
+        "The rest of the resident set: data, code, libraries, the allocator's reserve, workspace: 30.0 MiB",
+        "16-bit copies of the weights, in autocast's cache: 20.0 MiB",
     ]
     assert sum(entry["share"] for entry in found) == pytest.approx(1)
     assert found[1]["evidence"] == "trials[1].memory.activations"

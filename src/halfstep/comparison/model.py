@@ -37,6 +37,9 @@ Kind = Literal[
     "not_known",
 ]
 
+#: the level of every test, and 1 minus that of every interval
+ALPHA = 0.05
+
 #: kinds that say that there is a difference
 DIFFERENCES: tuple[Kind, ...] = ("worse", "better", "different")
 
@@ -303,13 +306,13 @@ class Difference:
 
     Attributes:
         value, low, high: the mean difference with its 95 % interval, by paired t over ``seeds``.
-        p, p_holm: of no difference, by paired t; for all precisions at once.
+        p, p_holm: two-sided p values of no difference, by paired t; for all precisions at once.
         p_exact, exact_low, exact_high: the same by sign flips, from 6 seeds to 14.
         detectable: the difference that would have been seen with the probability ``power``.
-        bound: no farther apart than this, by two one-sided tests at 5 %.
+        bound: no farther apart than this, by the 90 % interval of two one-sided tests at 5 %.
         margin: a smaller difference does not matter; ``margin_from`` the ``tolerance``, or the ``seeds``.
         p_equivalence: of a difference beyond the margin.
-        significant: whether a difference was seen.
+        significant: ``different``, as JSON has it.
     """
 
     value: float | None = None
@@ -328,6 +331,17 @@ class Difference:
     margin_from: str | None = None
     p_equivalence: float | None = None
     significant: bool | None = None
+
+    @property
+    def different(self) -> bool:
+        """Whether a difference was seen, all precisions of the comparison taken together."""
+        p = self.p if self.p_holm is None else self.p_holm
+        return p is not None and p <= ALPHA
+
+    @property
+    def equivalent(self) -> bool:
+        """Whether the difference was shown to lie within the margin."""
+        return self.p_equivalence is not None and self.p_equivalence <= ALPHA
 
     @property
     def half_width(self) -> float:

@@ -13,10 +13,10 @@ import pytest
 from halfstep import codec
 from halfstep.comparison.advice.evidence import AS_GOOD, CLOSE, PREFER, RATIOS, Prefer, standing
 from halfstep.comparison.fit import Search
-from halfstep.comparison.model import FinalDifference, PrecisionRow
+from halfstep.comparison.model import Difference, FinalDifference, PrecisionRow
 from halfstep.comparison.statistics.intervals import Interval
-from halfstep.comparison.statistics.paired import Paired, holm, paired
-from halfstep.comparison.statistics.quality import _numbers, kind_of
+from halfstep.comparison.statistics.paired import holm, paired
+from halfstep.comparison.statistics.quality import kind_of, told
 from halfstep.comparison.statistics.ratios import _ratio_of_trials, _ratio_row
 from halfstep.ran import Ran, words
 from halfstep.report.words.quality import figure_words
@@ -66,9 +66,9 @@ def judged(random: np.random.Generator, fall: float, seeds: int, precisions: int
     ]
 
 
-def _judged(found: Paired, fall: float, margin_from: str, live: bool, seeds: int) -> dict[str, Any]:
+def _judged(found: Difference, fall: float, margin_from: str, live: bool, seeds: int) -> dict[str, Any]:
     kind = kind_of(found, "lower")
-    difference = FinalDifference(**_numbers(found, margin_from), fall=fall)
+    difference = FinalDifference(**vars(told(found, margin_from)), fall=fall)
     words = figure_words(difference, kind, fall, not live and seeds > 1)
     row = {"difference": codec.write(difference), "kind": kind, "words": words}
     return {"loss": row, "quality": {"kind": kind, "words": f"loss: {words}", "seeds": seeds}}

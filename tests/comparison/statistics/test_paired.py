@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from halfstep.comparison.model import ALPHA
 from halfstep.comparison.statistics.paired import (
-    ALPHA,
     POWER,
     band,
     holm,

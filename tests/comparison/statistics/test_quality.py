@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from halfstep.comparison.model import Difference
+from halfstep.comparison.model import ALPHA, Difference
 from halfstep.comparison.rows import trial_row
 from halfstep.comparison.statistics.curves import direction, is_quality
-from halfstep.comparison.statistics.paired import ALPHA, POWER, Paired, noncentrality
+from halfstep.comparison.statistics.paired import POWER, noncentrality
 from halfstep.comparison.statistics.quality import kind_of
 from halfstep.comparison.statistics.tolerance import Tolerance, parse_tolerance
 from halfstep.errors import UsageError
@@ -232,21 +232,21 @@ def test_a_fall_that_hardly_was_is_no_measure(fall: float, said: str) -> None:
 @pytest.mark.parametrize(
     ("found", "way", "kind"),
     [
-        (Paired(0, math.nan), "lower", "not_known"),
-        (Paired(1, 0.0), "lower", "one_seed"),
-        (Paired(3, 0.0, 0.0, 0.0, p=1.0), "lower", "equivalent"),
-        (Paired(3, 0.1, -0.1, 0.3, p=0.2, p_equivalence=0.05), "lower", "equivalent"),
-        (Paired(3, 0.1, -0.1, 0.3, p=0.0501), "lower", "no_difference_seen"),
-        (Paired(3, 0.1, 0.0, 0.0, p=0.2), "lower", "no_difference_seen"),
-        (Paired(3, 0.1, 0.1, 0.1, p=0.05), "lower", "worse"),
-        (Paired(3, 0.1, 0.05, 0.2, p=0.01, p_holm=0.06), "lower", "no_difference_seen"),
-        (Paired(3, 0.1, 0.05, 0.2, p=0.01, p_holm=0.05), "unknown", "different"),
-        (Paired(3, -0.1, -0.2, -0.05, p=0.01), "lower", "better"),
-        (Paired(3, 0.1, 0.05, 0.2, p=0.01), "higher", "better"),
-        (Paired(3, -0.1, -0.2, -0.05, p=0.01), "higher", "worse"),
+        (Difference(seeds=0), "lower", "not_known"),
+        (Difference(0.0, seeds=1), "lower", "one_seed"),
+        (Difference(0.0, 0.0, 0.0, seeds=3, p=1.0), "lower", "equivalent"),
+        (Difference(0.1, -0.1, 0.3, seeds=3, p=0.2, p_equivalence=0.05), "lower", "equivalent"),
+        (Difference(0.1, -0.1, 0.3, seeds=3, p=0.0501), "lower", "no_difference_seen"),
+        (Difference(0.1, 0.0, 0.0, seeds=3, p=0.2), "lower", "no_difference_seen"),
+        (Difference(0.1, 0.1, 0.1, seeds=3, p=0.05), "lower", "worse"),
+        (Difference(0.1, 0.05, 0.2, seeds=3, p=0.01, p_holm=0.06), "lower", "no_difference_seen"),
+        (Difference(0.1, 0.05, 0.2, seeds=3, p=0.01, p_holm=0.05), "unknown", "different"),
+        (Difference(-0.1, -0.2, -0.05, seeds=3, p=0.01), "lower", "better"),
+        (Difference(0.1, 0.05, 0.2, seeds=3, p=0.01), "higher", "better"),
+        (Difference(-0.1, -0.2, -0.05, seeds=3, p=0.01), "higher", "worse"),
     ],
 )
-def test_each_kind_of_verdict_on_a_figure(found: Paired, way: Any, kind: str) -> None:
+def test_each_kind_of_verdict_on_a_figure(found: Difference, way: Any, kind: str) -> None:
     assert kind_of(found, way) == kind
 
 

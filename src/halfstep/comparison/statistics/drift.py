@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from halfstep.comparison import model
-from halfstep.comparison.model import Drift
+from halfstep.comparison.model import ALPHA, Drift
 from halfstep.comparison.rows import measured
-from halfstep.comparison.statistics.paired import ALPHA
 from halfstep.trials import Outcome, once
 
 #: a drift smaller than this is not worth a word

@@ -17,10 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from halfstep.comparison.model import ALPHA, Difference
 from halfstep.comparison.statistics.intervals import t_quantile
-
-#: the level of every test, and 1 minus that of every interval
-ALPHA = 0.05
 
 #: the power at which a detectable difference is stated: seen 4 times in 5
 POWER = 0.8
@@ -32,48 +30,7 @@ EXACT_SEEDS = range(6, 15)
 FLIPS = 4096
 
 
-@dataclass(frozen=True)
-class Paired:
-    """What the differences of ``seeds`` pairs say; None where that many pairs cannot tell.
-
-    Attributes:
-        seeds: how many pairs.
-        value: the mean difference, ours minus the baseline's.
-        low, high: its 95 % interval, by paired t.
-        p: two-sided p value of no difference, by paired t; ``p_holm`` the same for several precisions at once.
-        p_exact, exact_low, exact_high: the same without a normal distribution, from 6 seeds to 14.
-        detectable: the difference that would have been seen with a power of :data:`POWER`.
-        bound: no farther apart than this, by the 90 % interval that two one-sided tests at 5 % look at.
-        margin: a difference smaller than this does not matter; ``p_equivalence`` is that of the two tests.
-    """
-
-    seeds: int
-    value: float
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
-    p_holm: float | None = None
-    p_exact: float | None = None
-    exact_low: float | None = None
-    exact_high: float | None = None
-    detectable: float | None = None
-    bound: float | None = None
-    margin: float | None = None
-    p_equivalence: float | None = None
-
-    @property
-    def different(self) -> bool:
-        """Whether a difference was seen, all precisions of the comparison taken together."""
-        p = self.p if self.p_holm is None else self.p_holm
-        return p is not None and p <= ALPHA
-
-    @property
-    def equivalent(self) -> bool:
-        """Whether the difference was shown to lie within the margin."""
-        return self.p_equivalence is not None and self.p_equivalence <= ALPHA
-
-
-def paired(differences: Sequence[float], margin: float | None = None, comparisons: int = 1) -> Paired:
+def paired(differences: Sequence[float], margin: float | None = None, comparisons: int = 1) -> Difference:
     """What the differences say; with one of them, nothing but its value.
 
     Args:
@@ -83,21 +40,22 @@ def paired(differences: Sequence[float], margin: float | None = None, comparison
     """
     n, mean = len(differences), math.fsum(differences) / len(differences)
     if n < 2:
-        return Paired(n, mean, margin=margin)
+        return Difference(mean, seeds=n, margin=margin)
     error = _standard_error(differences, mean)
     half = t_quantile(n - 1, 1 - ALPHA / 2) * error
-    found = Paired(
-        n,
+    found = Difference(
         mean,
         mean - half,
         mean + half,
+        seeds=n,
         p=min(1.0, 2 * _upper_tail(abs(mean), error, n - 1)),
         detectable=error * noncentrality(n, ALPHA / max(1, comparisons)),
+        power=POWER,
         bound=abs(mean) + t_quantile(n - 1, 1 - ALPHA) * error,
         margin=margin,
         p_equivalence=None if margin is None else _upper_tail(margin - abs(mean), error, n - 1),
     )
-    return replace(found, **_exact(differences)) if n in EXACT_SEEDS else found
+    return _with_exact(found, differences) if n in EXACT_SEEDS else found
 
 
 def _standard_error(differences: Sequence[float], mean: float) -> float:
@@ -140,8 +98,8 @@ def noncentrality(n: int, alpha: float) -> float:
     return float(brentq(lambda shift: power(shift, n, alpha) - POWER, 0.0, high))
 
 
-def _exact(differences: Sequence[float]) -> dict[str, Any]:
-    """The sign-flip test's p value, and the interval of the differences' means that it does not reject.
+def _with_exact(found: Difference, differences: Sequence[float]) -> Difference:
+    """With the sign-flip test's p value, and the interval of the differences' means that it does not reject.
 
     Of the 2^n - 1 means of subsets, each gap between neighbours holds the centre with probability 2^-n (Hartigan).
     """
@@ -157,7 +115,7 @@ def _exact(differences: Sequence[float]) -> dict[str, Any]:
         sums, sizes = np.concatenate([sums, sums + difference]), np.concatenate([sizes, sizes + 1])
     means = np.sort(sums[1:] / sizes[1:])
     k = math.floor(ALPHA / 2 * 2**n)
-    return {"p_exact": float(p), "exact_low": float(means[k - 1]), "exact_high": float(means[-k])}
+    return replace(found, p_exact=float(p), exact_low=float(means[k - 1]), exact_high=float(means[-k]))
 
 
 def noise_margin(values: Sequence[float]) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from halfstep.comparison.model import (
@@ -20,7 +20,7 @@ from halfstep.comparison.model import (
 )
 from halfstep.comparison.statistics import curves
 from halfstep.comparison.statistics.curves import LOSS, Curve
-from halfstep.comparison.statistics.paired import POWER, Band, Paired, band, holm, noise_margin, paired
+from halfstep.comparison.statistics.paired import Band, band, holm, noise_margin, paired
 from halfstep.comparison.statistics.ratios import spread
 from halfstep.comparison.statistics.tolerance import Tolerance
 from halfstep.trials import Outcome, diverged_from
@@ -33,8 +33,8 @@ class Figure:
     """One figure of one precision: what its final values and its whole curve say."""
 
     name: str
-    final: Paired
-    run: Paired
+    final: Difference
+    run: Difference
     band: Band | None
     parts: list[tuple[int, int]]
     margin_from: str | None
@@ -108,9 +108,9 @@ def _figure(
     )
 
 
-def _paired(differences: list[float], margin: float | None, comparisons: int, seeded: bool) -> Paired:
+def _paired(differences: list[float], margin: float | None, comparisons: int, seeded: bool) -> Difference:
     if not differences:
-        return Paired(0, math.nan)
+        return Difference(seeds=0)
     if not seeded:
         differences = [math.fsum(differences) / len(differences)]
     return paired(differences, margin, comparisons)
@@ -185,7 +185,7 @@ def _row(name: str, ours: Mapping[int, Curve], figure: Figure | None, fall: floa
     return FigureRow(
         final,
         way,
-        FinalDifference(**_numbers(figure.final, figure.margin_from), fall=fall),
+        FinalDifference(**vars(told(figure.final, figure.margin_from)), fall=fall),
         kind=kind,
         over_run=_over_run(figure, way),
     )
@@ -198,7 +198,7 @@ def _over_run(figure: Figure, way: Direction) -> RunDifference | None:
     kind = kind_of(run, way)
     means = zip(figure.parts, over.mean, over.low, over.high, strict=True) if over else ()
     return RunDifference(
-        Difference(**_numbers(run, figure.margin_from)),
+        told(run, figure.margin_from),
         kind,
         parts=tuple(RunPart(first, last, value, low, high) for (first, last), value, low, high in means),
         apart=tuple(figure.parts[i] for i in over.apart) if over else (),
@@ -206,9 +206,9 @@ def _over_run(figure: Figure, way: Direction) -> RunDifference | None:
     )
 
 
-def kind_of(found: Paired, way: Direction) -> Kind:
+def kind_of(found: Difference, way: Direction) -> Kind:
     """The verdict on one figure, in a word."""
-    if found.seeds == 0:
+    if not found.seeds:
         return "not_known"
     if found.seeds == 1:
         return "one_seed"
@@ -218,13 +218,12 @@ def kind_of(found: Paired, way: Direction) -> Kind:
         return "no_difference_seen"
     if way == "unknown":
         return "different"
-    return "worse" if (found.value > 0) == (way == "lower") else "better"
+    return "worse" if ((found.value or 0.0) > 0) == (way == "lower") else "better"
 
 
-def _numbers(found: Paired, margin_from: str | None) -> dict[str, Any]:
-    """The fields of a :class:`Difference`: those of the pairs, and what they were judged by."""
-    power = None if found.detectable is None else POWER
-    return asdict(found) | {"power": power, "margin_from": margin_from, "significant": found.different}
+def told(found: Difference, margin_from: str | None) -> Difference:
+    """A difference with where its margin is from, and whether it was seen, as JSON has it."""
+    return replace(found, margin_from=margin_from, significant=found.different)
 
 
 def _fall(name: str, base: Mapping[int, Curve]) -> float | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from halfstep.comparison.model import Explanation, PrecisionRow, TrialRow
 from halfstep.comparison.why import KEPT, Trials, mean_shares, median_step
 from halfstep.ran import kinds_of_product
+from halfstep.report.units import bytes_, ratio, seconds
 
 _WORK = {
     "products": "matrix products, convolutions and attention",
@@ -47,12 +48,12 @@ def no_faster_words(entry: Explanation, row: PrecisionRow, own: Trials, base: Tr
         products = mean_shares(base)["products"]
         return (
             f"products are {products:.0%} of a step in {row.baseline}: were they free, "
-            f"it would be {1 / (1 - products):.2f}× faster at most"
+            f"it would be {ratio(1 / (1 - products))} faster at most"
         )
     if trial is not None and trial.profiled_step is not None:
         step, what = trial.profiled_step, "kernels" if trial.on_gpu else "operations"
         return (
-            f"small {what}: {step.operations:,} in a step, {_time(step.median_operation_seconds or 0.0)} each at "
+            f"small {what}: {step.operations:,} in a step, {seconds(step.median_operation_seconds or 0.0)} each at "
             "the median; larger batches or torch.compile would help more than a format"
         )
     reason = _absent([t.time_shares_absent for _, t in own], "no trial was profiled")
@@ -61,13 +62,13 @@ def no_faster_words(entry: Explanation, row: PrecisionRow, own: Trials, base: Tr
 
 def _work(kind: str, share: float, row: PrecisionRow, trial: TrialRow, own: Trials, base: Trials) -> str:
     """A kind of work with its time, and the baseline's beside it."""
-    seconds = row.step_time.median if row.step_time else 0.0
+    whole = row.step_time.median if row.step_time else 0.0
     theirs, before = mean_shares(base), median_step(base)
     there = ""
     if before is not None and theirs:
-        there = f" ({row.baseline}: {_time(theirs[kind] * before) if theirs.get(kind) else 'none'})"
+        there = f" ({row.baseline}: {seconds(theirs[kind] * before) if theirs.get(kind) else 'none'})"
     name = _IDLE if kind == "host" and trial.on_gpu else _WORK[kind]
-    return f"{name}: {_time(share * seconds)} of {_time(seconds)}{there}"
+    return f"{name}: {seconds(share * whole)} of {seconds(whole)}{there}"
 
 
 def no_smaller_words(entry: Explanation, row: PrecisionRow, own: Trials, base: Trials) -> str:
@@ -81,17 +82,17 @@ def no_smaller_words(entry: Explanation, row: PrecisionRow, own: Trials, base: T
     part = str(entry.evidence.path[-1])
     if part == "weights":
         size, before = (sum(p.get(name, 0) for name in KEPT) for p in (parts, theirs))
-        told = f"weights, gradients and optimizer state: {_size(size)}"
+        told = f"weights, gradients and optimizer state: {bytes_(size)}"
         if size == before:
             return f"{told}, as in {row.baseline}: mixed precision keeps them in fp32"
-        return f"{told} ({row.baseline}: {_size(before)})" if theirs else told
+        return f"{told} ({row.baseline}: {bytes_(before)})" if theirs else told
     if part == "activations":
-        there = f" ({row.baseline}: {_size(theirs[part])})" if part in theirs else ""
-        return f"activations kept for the backward pass: {_size(parts[part])}{there}"
+        there = f" ({row.baseline}: {bytes_(theirs[part])})" if part in theirs else ""
+        return f"activations kept for the backward pass: {bytes_(parts[part])}{there}"
     if part == "casts":
-        return f"16-bit copies of the weights, in autocast's cache: {_size(parts[part])}"
+        return f"16-bit copies of the weights, in autocast's cache: {bytes_(parts[part])}"
     rest = (trial.peak_memory_bytes or 0) - sum(size for name, size in parts.items() if name != "workspace")
-    return f"{_REST if trial.workspace_absent else _WORKSPACE}: {_size(rest)}"
+    return f"{_REST if trial.workspace_absent else _WORKSPACE}: {bytes_(rest)}"
 
 
 def _trial(entry: Explanation, own: Trials) -> TrialRow | None:
@@ -104,15 +105,3 @@ def _trial(entry: Explanation, own: Trials) -> TrialRow | None:
 def _absent(reasons: Sequence[str | None], otherwise: str) -> str:
     """The first trial's reason."""
     return (reasons[0] if reasons else None) or otherwise
-
-
-def _time(seconds: float) -> str:
-    size, unit = next(((s, u) for s, u in ((1.0, "s"), (1e-3, "ms")) if seconds >= s), (1e-6, "µs"))
-    return f"{seconds / size:.3g} {unit}"
-
-
-def _size(size: float) -> str:
-    for power, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if size >= power:
-            return f"{size / power:.3g} {unit}"
-    return f"{size:.0f} B"
