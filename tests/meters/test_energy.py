@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -206,6 +207,31 @@ def test_gpus_visible_to_this_process(
     plural = "s" if len(used) > 1 else ""
     expected = float(sum(10**i for i in used))
     assert meter.read() == Reading(expected, "J", f"NVML total-energy counter, {len(used)} GPU{plural}")
+
+
+def test_gpus_that_the_program_does_not_use_are_not_metered(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """PyTorch numbers the GPUs as CUDA does, NVML otherwise: their UUIDs are the same."""
+    devices = gpus("H100", "H100", "H100")
+    tensors: list[int] = []
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        device_count=lambda: 3,
+        max_memory_allocated=lambda device: 100 * (device in tensors),
+        get_device_properties=lambda device: SimpleNamespace(uuid=f"{2 - device}abc"),
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    meter = open_meters(tmp_path, nvml(devices))[0]
+    for used, joules in (([0], 100.0), ([0, 2], 101.0), ([], 111.0)):  # none: it is not known which
+        tensors[:] = used
+        meter.start()
+        for i, device in enumerate(devices):
+            device.millijoules += 10**i * 1000
+        clock.seconds += 6.0
+        count = len(used) or 3
+        how = f"NVML total-energy counter, {count} GPU{'s' * (count > 1)}"
+        assert meter.read() == Reading(joules, "J", how)
 
 
 def test_gpu_window_of_under_five_seconds(clock: Clock, tmp_path: Path) -> None:

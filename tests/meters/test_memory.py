@@ -22,7 +22,7 @@ MIB = 2**20
 
 @pytest.fixture
 def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_cuda", lambda: None)
+    monkeypatch.setattr(memory, "cuda_in_use", lambda: None)
 
 
 def touch(mebibytes: int) -> None:
@@ -105,14 +105,23 @@ def test_cuda_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
         is_initialized=lambda: True,
         device_count=lambda: len(peaks),
         max_memory_allocated=lambda device: peaks[device],
+        max_memory_reserved=lambda device: 2 * peaks[device],
+        memory_snapshot=lambda: [{"segment_pool_id": pool} for pool in pools],
         reset_peak_memory_stats=reset,
     )
+    pools = [(0, 0), (0, 0)]
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     meter = PeakMemory()
     assert meter.read() == Reading(8.0 * MIB, "bytes", "torch.cuda.max_memory_allocated, 2 devices")
     meter.start()
     peaks[2] = MIB
     assert meter.read() == Reading(1.0 * MIB, "bytes", "torch.cuda.max_memory_allocated, 1 device")
+    pools.append((0, 1))  # of a CUDA graph, whose replays allocate nothing
+    how = (
+        "torch.cuda.max_memory_reserved, 1 device; CUDA graphs replay in memory that is reserved and not counted as "
+        "allocated"
+    )
+    assert meter.read() == Reading(2.0 * MIB, "bytes", how)
 
 
 def test_no_framework_is_imported() -> None:

@@ -71,7 +71,7 @@ def test_a_run_that_is_too_short_for_the_counter_says_so() -> None:
     meter.tick()
     found = meter.read()
     assert found["energy_absent"] == (
-        "the window of 1 s is too short for the GPU energy counter; run for 5 s or more"
+        "the window of 1 s is too short for the GPU energy counter; run for 5 s or more (about 5 steps)"
     )
     assert "joules_per_step" not in found
 
@@ -84,7 +84,7 @@ def test_joules_are_of_all_counters_or_of_none() -> None:
     assert found["energy_joules"] == pytest.approx(2 * 200 * 11, rel=1e-12)
     assert "joules_per_step" not in found
     assert found["joules_per_step_absent"] == (
-        "the window of 4 s is too short for the GPU energy counter; run for 5 s or more"
+        "the window of 4 s is too short for the GPU energy counter; run for 5 s or more (about 10 steps)"
     )
     meter = RunMeters(both, machine.clock)
     meter.warm()

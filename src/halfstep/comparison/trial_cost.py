@@ -16,7 +16,7 @@ OTHER_WORK = 1.5
 #: steps in which the loss scale must not move, as passes are repeated where it does
 _SAMPLED = 3
 
-_ON_CUDA = "torch.cuda.max_memory_allocated"
+_ON_CUDA = "torch.cuda.max_memory_"
 
 
 def with_energy(row: TrialRow, end: Mapping[str, Any], samples: int) -> TrialRow:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from halfstep.meters.clock import now
+from halfstep.meters.memory import cuda_in_use, devices_used
 from halfstep.meters.reading import Absent, Kind, Reading
 
 _POWERCAP = Path("/sys/class/powercap")
@@ -105,7 +106,8 @@ class CounterMeter(EnergyMeter):
         if seconds < self._shortest:
             return Absent(
                 f"the window of {seconds:.2g} s is too short for the {self.name} counter; "
-                f"run for {self._shortest:g} s or more"
+                f"run for {self._shortest:g} s or more",
+                windows=self._shortest / seconds if seconds else 0.0,
             )
         return Reading(joules - self._at_start, "J", self._how)
 
@@ -147,8 +149,35 @@ def _open_gpus(nvml: Any) -> EnergyMeter:
         return NoEnergyMeter(_GPU, f"no NVML energy counter (Volta GPUs and later have one): {error}")
     if not counters:
         return NoEnergyMeter(_GPU, "no NVIDIA GPU is visible to this process")
-    how = f"NVML total-energy counter, {len(counters)} GPU{'s' * (len(counters) > 1)}"
-    return CounterMeter(_GPU, how, [counter.joules for counter in counters], _NVML_UPDATE_SECONDS)
+    return _Gpus(counters)
+
+
+class _Gpus(CounterMeter):
+    """The GPUs that the program uses when the window opens; all that it sees where that is not known.
+
+    Args:
+        visible: the counters of the GPUs that this process sees.
+    """
+
+    def __init__(self, visible: Sequence[_NvmlCounter]) -> None:
+        self._visible = visible
+        super().__init__(_GPU, "", [], _NVML_UPDATE_SECONDS)
+        self._choose(visible)
+
+    def start(self) -> None:
+        used = _uuids_in_use()
+        self._choose([gpu for gpu in self._visible if used and gpu.uuid() in used] or self._visible)
+        super().start()
+
+    def _choose(self, gpus: Sequence[_NvmlCounter]) -> None:
+        self._how = f"NVML total-energy counter, {len(gpus)} GPU{'s' * (len(gpus) > 1)}"
+        self._counters = [gpu.joules for gpu in gpus]
+
+
+def _uuids_in_use() -> set[str]:
+    """Of the GPUs on which PyTorch has had tensors, as NVML writes them; empty where PyTorch uses none."""
+    cuda = cuda_in_use()
+    return {f"GPU-{cuda.get_device_properties(index).uuid}" for index in devices_used(cuda)}
 
 
 class _NvmlCounter:
@@ -157,6 +186,9 @@ class _NvmlCounter:
     def __init__(self, nvml: Any, handle: Any) -> None:
         self._nvml = nvml
         self._handle = handle
+
+    def uuid(self) -> str:
+        return _text(self._nvml.nvmlDeviceGetUUID(self._handle))
 
     def joules(self) -> float:
         try:

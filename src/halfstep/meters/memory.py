@@ -146,7 +146,7 @@ def _max_resident() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
 
 
-def _cuda() -> Any:
+def cuda_in_use() -> Any:
     """torch.cuda if the program has loaded torch and used a device, else None."""
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
     initialized = getattr(cuda, "is_initialized", None)
@@ -154,16 +154,32 @@ def _cuda() -> Any:
 
 
 def _reset_cuda() -> None:
-    cuda = _cuda()
+    cuda = cuda_in_use()
     for device in range(cuda.device_count() if cuda else 0):
         cuda.reset_peak_memory_stats(device)
 
 
 def _cuda_peak() -> Reading | None:
-    cuda = _cuda()
-    peaks = [cuda.max_memory_allocated(device) for device in range(cuda.device_count() if cuda else 0)]
-    used = [peak for peak in peaks if peak]
+    cuda = cuda_in_use()
+    used = devices_used(cuda)
     if not used:
         return None
-    how = f"torch.cuda.max_memory_allocated, {len(used)} device{'s' * (len(used) > 1)}"
-    return Reading(float(sum(used)), "bytes", how)
+    graphs = _has_graphs(cuda)
+    peak = cuda.max_memory_reserved if graphs else cuda.max_memory_allocated
+    name = "max_memory_reserved" if graphs else "max_memory_allocated"
+    how = f"torch.cuda.{name}, {len(used)} device{'s' * (len(used) > 1)}"
+    if graphs:
+        how += "; CUDA graphs replay in memory that is reserved and not counted as allocated"
+    return Reading(float(sum(peak(device) for device in used)), "bytes", how)
+
+
+def devices_used(cuda: Any) -> list[int]:
+    """The CUDA devices on which this process has had tensors; ``cuda`` is ``torch.cuda``, or None."""
+    return [
+        device for device in range(cuda.device_count() if cuda else 0) if cuda.max_memory_allocated(device)
+    ]
+
+
+def _has_graphs(cuda: Any) -> bool:
+    """Whether there is memory of CUDA graphs, which have pools of their own."""
+    return any(tuple(segment.get("segment_pool_id", (0, 0))) != (0, 0) for segment in cuda.memory_snapshot())

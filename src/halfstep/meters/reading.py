@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Absent:
-    """What could not be measured, and why; never a zero and never a guess."""
+    """What could not be measured, and why; never a zero and never a guess.
+
+    Attributes:
+        reason: in words.
+        windows: how many times as long the window would have to be; 0 where a longer one is no remedy.
+    """
 
     reason: str
+    windows: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)

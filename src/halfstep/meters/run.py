@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ class RunMeters:
             self._next = self._clock() + TICK_SECONDS
 
     def _read_counters(self) -> None:
-        joules, _, self._tick_absent = _sum(self._energy)
+        joules, _, self._tick_absent = _sum(self._energy, self._steps)
         if joules is not None:
             self._at_tick = joules, self._steps
 
@@ -79,7 +80,7 @@ class RunMeters:
     def _joules(self) -> dict[str, Any]:
         if not self._warm:
             return {"energy_absent": "the program ended before the meters were started, in its third step"}
-        joules, how, reason = _sum(self._energy)
+        joules, how, reason = _sum(self._energy, self._steps)
         if joules is None:
             return {"energy_absent": reason}
         fields: dict[str, Any] = {"energy_joules": joules, "energy_how": how}
@@ -89,17 +90,27 @@ class RunMeters:
         return fields | {"joules_per_step": at_tick / steps, "energy_steps": steps}
 
 
-def _sum(meters: Sequence[EnergyMeter]) -> tuple[float | None, str, str]:
+def _sum(meters: Sequence[EnergyMeter], steps: int = 0) -> tuple[float | None, str, str]:
     """(joules of all meters that have a counter, or None; where they came from; why there are none).
+
+    Args:
+        meters: with a counter or without.
+        steps: made while they were read; 0 where there were none.
 
     One that has a counter and no reading leaves no sum: the others alone are not what the training took.
     """
     counting = [meter for meter in meters if not isinstance(meter.kind(), Absent)]
     readings = [meter.read() for meter in counting or meters]
     known = [reading for reading in readings if isinstance(reading, Reading)]
-    reasons = "; ".join(reading.reason for reading in readings if isinstance(reading, Absent))
+    reasons = "; ".join(_why(reading, steps) for reading in readings if isinstance(reading, Absent))
     how = "; ".join(reading.how for reading in known)
     return (sum(reading.value for reading in known) if known and not reasons else None), how, reasons
+
+
+def _why(absent: Absent, steps: int) -> str:
+    if not (absent.windows and steps):
+        return absent.reason
+    return f"{absent.reason} (about {math.ceil(absent.windows * steps)} steps)"
 
 
 def idle_watts(
