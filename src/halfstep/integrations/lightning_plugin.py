@@ -12,7 +12,8 @@ import torch
 
 from halfstep.errors import UsageError
 from halfstep.precisions.recipes import canonical_name
-from halfstep.pytorch.dtypes import DTYPES, devices_here
+from halfstep.pytorch.devices import device_types
+from halfstep.pytorch.dtypes import DTYPES
 from halfstep.pytorch.grad_scaler.grad_scaler import GradScaler
 from halfstep.pytorch.loss_scaling.statistics import Statistics
 from halfstep.pytorch.patches import Patches
@@ -50,7 +51,7 @@ class _Plugin:
         if scaler is not None and name == "bf16":
             raise UsageError("MixedPrecision('bf16') scales no loss, but was given a scaler; leave it out.")
         self.precision = _LIGHTNING_NAMES[name]
-        self.device = device or devices_here()[-1]
+        self.device = device or device_types()[-1]
         self.scaler = GradScaler("cpu") if name == "fp16" and scaler is None else scaler
         self._dtype = DTYPES[name]
         # Made in the process that trains: a Trainer is pickled when it spawns processes.

@@ -16,6 +16,7 @@ import torch
 
 from halfstep.cpuinfo import cpuinfo
 from halfstep.errors import UsageError
+from halfstep.pytorch import devices
 
 Kind = Literal["native", "fp32_units", "emulated", "impossible"]
 
@@ -122,11 +123,11 @@ def support(precision_compute: str, device: str = "cpu") -> Support:
         return cpu_support(precision_compute, cpu())
     if device != "cuda":
         return _other_support(precision_compute, device)
-    if not torch.cuda.is_available():
+    if torch.cuda.device_count() == 0:
         return Support("impossible", "PyTorch finds no CUDA device")
     if torch.version.hip is not None:
         return _other_support(precision_compute, "ROCm")
-    return cuda_support(precision_compute, torch.cuda.get_device_capability())
+    return cuda_support(precision_compute, devices.cuda_capability())
 
 
 def cpu_support(precision: str, machine: Cpu) -> Support:
@@ -177,8 +178,7 @@ def _other_support(precision: str, device: str) -> Support:
 
 def best() -> tuple[str, str]:
     """The precision to begin with on this machine, and why: the first of bf16 and fp16 that has units of its own."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    name = device.type if device is not None else "cpu"
+    name = devices.accelerator() or "cpu"
     for precision in ("bf16", "fp16"):
         found = support(precision, name)
         if found.kind == "native":
@@ -190,7 +190,7 @@ def describe() -> dict[str, Any]:
     """All of this as one JSON-able object: ``torch``, ``threads``, ``cpu``, ``devices``."""
     machine = cpu()
     known = _ARM_FLAGS if machine.architecture in ("aarch64", "arm64") else _FLAGS
-    devices = [{"device": "cpu", "name": machine.model, "capability": None, "precisions": _precisions("cpu")}]
+    cpu_row = [{"device": "cpu", "name": machine.model, "capability": None, "precisions": _precisions("cpu")}]
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -201,24 +201,17 @@ def describe() -> dict[str, Any]:
             "flags": [flag for flag in known if flag in machine.flags],
             "onednn": sorted(machine.onednn),
         },
-        "devices": devices + _accelerators(),
+        "devices": cpu_row + _accelerators(),
     }
 
 
 def _accelerators() -> list[dict[str, Any]]:
-    if torch.cuda.is_available():
+    if torch.cuda.device_count() > 0:
         return [_cuda_device(index) for index in range(torch.cuda.device_count())]
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if device is None:
+    found = devices.accelerator()
+    if found is None:
         return []
-    return [
-        {
-            "device": device.type,
-            "name": device.type,
-            "capability": None,
-            "precisions": _precisions(device.type),
-        }
-    ]
+    return [{"device": found, "name": found, "capability": None, "precisions": _precisions(found)}]
 
 
 def _cuda_device(index: int) -> dict[str, Any]:

@@ -26,9 +26,3 @@ SIXTEEN_BIT = (torch.bfloat16, torch.float16)
 def format_name(dtype: torch.dtype) -> str:
     """The format's name for a dtype (``torch.bfloat16`` -> ``bf16``); other dtypes by torch's own name."""
     return _NAMES.get(dtype) or str(dtype).removeprefix("torch.")
-
-
-def devices_here() -> tuple[str, ...]:
-    """The device types that autocast is put on: always ``cpu``, and the accelerator if there is one."""
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return ("cpu",) if accelerator is None else ("cpu", accelerator.type)

@@ -1,26 +1,172 @@
-"""Whether float32 products may use TF32 units: off for every recipe but ``tf32``."""
+"""Which units products of float32 numbers may run in: fp32's own, or TF32's where the recipe is ``tf32``.
+
+A script can ask for fewer bits in several ways: by ``torch.set_float32_matmul_precision``, by ``allow_tf32`` of a
+backend, and by ``fp32_precision`` of all backends, of one, or of one kind of its products. Each of them calls one of
+five C functions of PyTorch's. PyTorch's defaults on CUDA: fp32 in cuBLAS, TF32 in cuDNN's convolutions.
+
+Source: the notes "Numerical accuracy" and "CUDA semantics" of PyTorch's documentation.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
+# Taken here: what stands in torch._C while a recipe is in force notes what the script sets.
+from torch._C import (
+    _get_cudnn_allow_tf32,
+    _get_float32_matmul_precision,
+    _get_fp32_precision_getter,
+    _set_cudnn_allow_tf32,
+    _set_float32_matmul_precision,
+    _set_fp32_precision_setter,
+)
+
 from halfstep.pytorch.patches import Patches
 
+_SETTERS = (
+    "_set_float32_matmul_precision",
+    "_set_cublas_allow_tf32",
+    "_set_cudnn_allow_tf32",
+    "_set_onednn_allow_tf32",
+    "_set_fp32_precision_setter",
+)
+#: backends whose ``allow_tf32`` calls its setter past ``torch._C``
+_ALLOWING = {"cudnn": "_set_cudnn_allow_tf32", "mkldnn": "_set_onednn_allow_tf32"}
 
-def set_tf32(allowed: bool, patches: Patches) -> None:
-    """Allow or forbid TF32 in cuBLAS and cuDNN, and keep the script from changing it.
+#: what has a precision of its own; a kind's "none" stands for its backend's, and that for all backends'
+_PLACES = (
+    ("generic", "all"),
+    *((backend, kind) for backend in ("cuda", "mkldnn") for kind in ("all", "matmul", "conv", "rnn")),
+)
 
-    ``torch.set_float32_matmul_precision`` also governs oneDNN on CPUs. PyTorch's defaults: off in cuBLAS, on in cuDNN.
+#: values that ask for fewer bits than fp32 has
+FEWER = (True, "tf32", "bf16", "high", "medium")
+
+#: is told of each line of the script's that asks for fewer bits: what it sets, and to which of :data:`FEWER`
+Asked = Callable[[str, Any], None]
+
+
+class Fp32Units:
+    """Holds PyTorch's settings, whatever the script sets, until :meth:`release`.
+
+    Args:
+        tf32: whether products may run in TF32 units.
+        asked: is told of the script's own wishes.
     """
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed
 
-    def ours_wins(original: Callable[[str], None]) -> Callable[[str], None]:
-        def set_float32_matmul_precision(precision: str) -> None:
-            original("high" if allowed else "highest")
+    def __init__(self, tf32: bool, asked: Asked) -> None:
+        self._precision = "tf32" if tf32 else "ieee"
+        self._asked = asked
+        self._before = _settings()
+        self._by_script: dict[tuple[Any, ...], Callable[[], None]] = {}
 
-        return set_float32_matmul_precision
+    def install(self, patches: Patches) -> None:
+        """Hold them from now on."""
+        self._hold()
+        watch(self._set, patches)
 
-    patches.wrap(torch, "set_float32_matmul_precision", ours_wins)
+    def release(self) -> None:
+        """Set what was set before, and then what the script has set. After the patches were undone."""
+        for restore in (*self._before, *self._by_script.values()):
+            restore()
+
+    def _hold(self) -> None:
+        tf32 = self._precision == "tf32"
+        _set_float32_matmul_precision("high" if tf32 else "highest")
+        _set_cudnn_allow_tf32(tf32)
+        for (
+            place
+        ) in _PLACES:  # all of them: PyTorch refuses to answer where the old and the new settings differ
+            _set_fp32_precision_setter(*place, self._precision)
+
+    def _set(self, what: str, value: Any, setter: Callable[[], None]) -> None:
+        """The script sets something: PyTorch checks it, and it is what holds when the recipe does no more."""
+        setter()
+        self._hold()
+        self._by_script.pop((what,), None)
+        self._by_script[(what,)] = setter
+        if value in FEWER:
+            self._asked(what, value)
+
+
+def watch_only(asked: Asked, patches: Patches) -> None:
+    """Be told of the script's wishes, which hold."""
+
+    def set_(what: str, value: Any, setter: Callable[[], None]) -> None:
+        setter()
+        if value in FEWER:
+            asked(what, value)
+
+    watch(set_, patches)
+
+
+def watch(set_: Callable[[str, Any, Callable[[], None]], None], patches: Patches) -> None:
+    """Call ``set_`` in place of PyTorch's setters: with what is set, to which value, and what sets it."""
+
+    def watching(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+        def wrap(original: Callable[..., None]) -> Callable[..., None]:
+            def setter(*arguments: Any) -> None:
+                *place, value = arguments
+                set_(_attribute(name, place), value, lambda: original(*arguments))
+
+            return setter
+
+        return wrap
+
+    for name in _SETTERS:
+        patches.wrap(torch._C, name, watching(name))
+    for backend, name in _ALLOWING.items():
+        prop = vars(type(getattr(torch.backends, backend)))["allow_tf32"]
+        patches.set(prop, "setter", getattr(torch._C, name))
+
+
+def _attribute(setter: str, place: list[str]) -> str:
+    """What the script sets, as it writes it."""
+    if setter == "_set_float32_matmul_precision":
+        return "torch.set_float32_matmul_precision"
+    if setter == "_set_cublas_allow_tf32":
+        return "torch.backends.cuda.matmul.allow_tf32"
+    if not place:
+        return f"torch.backends.{'cudnn' if setter == '_set_cudnn_allow_tf32' else 'mkldnn'}.allow_tf32"
+    backend, kind = place
+    home = {"generic": "", "cuda": ".cuda" if kind == "matmul" else ".cudnn", "mkldnn": ".mkldnn"}[backend]
+    return f"torch.backends{home}{'' if kind == 'all' else f'.{kind}'}.fp32_precision"
+
+
+def _settings() -> list[Callable[[], None]]:
+    """What sets PyTorch's settings as they are now."""
+    try:
+        matmul = _get_float32_matmul_precision()
+    except RuntimeError:  # set by the newer interface, which the places tell
+        matmul = "highest"
+    try:
+        cudnn = _get_cudnn_allow_tf32()
+    except RuntimeError:
+        cudnn = True
+    places = [(*place, _get_fp32_precision_getter(*place)) for place in _PLACES]
+
+    def restore_places() -> None:
+        for place in places:
+            _set_fp32_precision_setter(*place)
+
+    return [
+        lambda: _set_float32_matmul_precision(matmul),
+        lambda: _set_cudnn_allow_tf32(cudnn),
+        restore_places,
+    ]
+
+
+def units_of(kind: str, cuda: bool) -> str:
+    """The format in whose units products of fp32 numbers run now: ``fp32``, ``tf32``, or on a CPU with AMX ``bf16``.
+
+    Args:
+        kind: ``matmul``, ``conv`` or ``rnn``: each has a setting of its own.
+        cuda: whether they run on a GPU.
+    """
+    precision = _get_fp32_precision_getter("cuda" if cuda else "mkldnn", kind)
+    if cuda:
+        return "tf32" if precision == "tf32" else "fp32"
+    return "bf16" if precision == "bf16" and torch.cpu._is_amx_tile_supported() else "fp32"

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from halfstep.errors import UsageError
-from halfstep.pytorch.dtypes import KEPT, SIXTEEN_BIT, devices_here
+from halfstep.pytorch.devices import device_types
+from halfstep.pytorch.dtypes import KEPT, SIXTEEN_BIT
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.true_16bit import cast
 
@@ -95,7 +96,7 @@ class Keep:
             self._patches.wrap(cls, "forward", self._in_fp32)
 
     def _in_fp32(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        back_to, device = self._back_to, devices_here()[-1]
+        back_to, device = self._back_to, device_types()[-1]
 
         def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if not module.__dict__.get(KEPT):

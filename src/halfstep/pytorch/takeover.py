@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from halfstep.errors import HalfstepError, Unsupported
 from halfstep.looks import Looks
 from halfstep.precisions.loss_scale import Skip
-from halfstep.pytorch import spawning
+from halfstep.pytorch import devices, fp32_units, spawning
 from halfstep.pytorch.autocast import (
     beyond_range,
     data_loading,
@@ -32,6 +32,7 @@ from halfstep.pytorch.autocast.no_regions import NoRegions
 from halfstep.pytorch.autocast.regions import Regions
 from halfstep.pytorch.capabilities import Support, support
 from halfstep.pytorch.dtypes import DTYPES
+from halfstep.pytorch.fp32_units import Fp32Units
 from halfstep.pytorch.keep import Keep
 from halfstep.pytorch.loss_scaling import backward, scaled_pass
 from halfstep.pytorch.loss_scaling.backward import inside_backward
@@ -54,7 +55,6 @@ from halfstep.pytorch.recording.recorder import NullRecorder, Recorder
 from halfstep.pytorch.recording.sample import parameters_of
 from halfstep.pytorch.recording.script_traits import Habits
 from halfstep.pytorch.recording.step_sampler import Looking
-from halfstep.pytorch.tf32 import set_tf32
 from halfstep.pytorch.true_16bit import SixteenBitWeights
 from halfstep.pytorch.watching.nan_origin import Began, NullBegan
 from halfstep.pytorch.watching.watch import NullWatch, Watch
@@ -91,7 +91,8 @@ class Takeover(Moments, Face):
         started = time.perf_counter()
         self.options = options
         self.recipe = options.recipe
-        self.device = _device()
+        self.device = devices.accelerator() or "cpu"
+        self._placed = self.device == "cpu"
         self.support = self._supported()
         self.patches = Patches()
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
@@ -109,11 +110,13 @@ class Takeover(Moments, Face):
         recording = isinstance(options.writer, Writer)
         self._brief_look = BriefLook(self._parameters, options.writer.write, self.recipe.name, looks)
         self.recorder = (
-            Recorder(options.writer, self._looking, looks) if recording else NullRecorder(self._brief_look)
+            Recorder(options.writer, self._looking, looks, self._looking.done)
+            if recording
+            else NullRecorder(self._brief_look)
         )
         dtype = DTYPES[self.recipe.compute] if self.recipe.compute in ("bf16", "fp16") else None
         self._in_fp32_units = self._planned(dtype)
-        self._tell_missing(native.prepare(self._sources()))
+        self._prepare_kernels()
         self.regions = self._regions(dtype)
         self._on_backward: Callable[[Sequence[Tensor]], None] = self.recorder.backward
         self.scaling = Scaling(self.recipe.loss_scale, self.recipe.compute == "fp16")
@@ -213,11 +216,14 @@ class Takeover(Moments, Face):
         if recipe.as_is:
             own_amp.watch_only(self.note_own_amp, self.recorder.scaled, patches)
             look_for_16_bit_weights(self.note_own_amp, patches)
+            fp32_units.watch_only(self._asks_for_fewer_bits, patches)
         else:
             spawning.refuse(self._stop, patches)
             OwnScalers(self.scaling).install(patches)
             own_amp.yield_to(self.regions, self.note_own_amp, self._let_meet, patches)
-            set_tf32(recipe.compute == "tf32" and not self._emulating, patches)
+            units = Fp32Units(recipe.compute == "tf32" and not self._emulating, self._asks_for_fewer_bits)
+            units.install(patches)
+            self._undo.append(units.release)
         if self._emulating:
             self._emulate()
         if dtype is not None and recipe.mixed:
@@ -302,6 +308,26 @@ class Takeover(Moments, Face):
         if as_on_cuda:
             self.ran_as = f"{self.recipe.name} with CUDA's autocast lists"
 
+    def _place(self, tensors: Sequence[Tensor]) -> None:
+        """The program trains where these are: beside a GPU that may be the CPU, whose products are ours to choose."""
+        kinds = {tensor.device.type for tensor in tensors}
+        if len(kinds) != 1 or kinds == {self.device}:
+            return
+        (self.device,) = kinds
+        try:
+            self.support = self._supported()
+        except Unsupported as error:
+            self._stop(error)
+        dtype = DTYPES[self.recipe.compute] if self.recipe.compute in ("bf16", "fp16") else None
+        if self.device == "cpu" and dtype is not None and self.support is not None:
+            self._in_fp32_units = self._planned(dtype)
+            self._prepare_kernels()
+            if self._in_fp32_units:
+                self._install_products(dtype, self.support)
+            if self.recipe.mixed and self.options.run.as_on is not None:
+                self._one_autocast_list()
+        self.announce()
+
     def _planned(self, dtype: torch.dtype | None) -> Plan:
         """The products that are to be computed in fp32 units."""
         on_cpu = dtype is not None and self.support is not None and self.device == "cpu"
@@ -312,7 +338,8 @@ class Takeover(Moments, Face):
         scaled = scaled_pass.SOURCES if self.recipe.loss_scale.guards else ()
         return [*scaled, *(cpp_kernel.SOURCES if self._in_fp32_units else ())]
 
-    def _tell_missing(self, why: str) -> None:
+    def _prepare_kernels(self) -> None:
+        why = native.prepare(self._sources())
         if why:
             text = f"the kernels in C and C++ cannot be had ({why}): PyTorch's operations do their work, more slowly"
             self.options.say(text)
@@ -371,6 +398,9 @@ class Takeover(Moments, Face):
         self.by_hand.about_to_pass(outputs)
         self._habits.backward()
         losses = [output for output in outputs if isinstance(output, Tensor)]
+        if not self._placed:
+            self._placed = True
+            self._place(losses)
         self._on_backward(losses if factor == 1.0 else [loss.detach().double() / factor for loss in losses])
         self._looking.begin_pass(losses)
         self.watch.backward_pass(True)
@@ -417,6 +447,10 @@ class Takeover(Moments, Face):
 
     def _first_step(self) -> None:
         """Every model has been called, and whatever the script does around a step has been seen once."""
+        if devices.accelerator() is not None:
+            self._place(self._parameters())
+        if self.device == "cuda":
+            self._note("PyTorch's defaults for products of fp32 numbers")
         self._habits.stepped()
         self.regions.after_first_step(self._optimizers)
         if self._pointwise is not None and not self._pointwise.met:
@@ -489,12 +523,18 @@ class Takeover(Moments, Face):
 
     def note_own_amp(self, what: str, asks: str | None = None) -> None:
         """The script has mixed precision of its own, which ``asks`` for a format: ``as-is`` becomes a row."""
-        if what not in self._own_amp:
-            self._own_amp.add(what)
+        if self._note(what, asks):
             self.regions.want()
-            self.recorder.write("own_amp", what=what, **({} if asks is None else {"asks": asks}))
 
+    def _note(self, what: str, asks: str | None = None) -> bool:
+        """Record what the script has of precision itself; tells whether that was not known yet."""
+        if what in self._own_amp:
+            return False
+        self._own_amp.add(what)
+        self.recorder.write("own_amp", what=what, **({} if asks is None else {"asks": asks}))
+        return True
 
-def _device() -> str:
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator.type if accelerator is not None else "cpu"
+    def _asks_for_fewer_bits(self, what: str, value: Any) -> None:
+        """The script lets products of fp32 numbers run in units of fewer bits, where this machine has such."""
+        if self.device == "cuda" or (value in ("bf16", "medium") and torch.cpu._is_amx_tile_supported()):
+            self._note(what)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from halfstep.errors import Unsupported
-from halfstep.pytorch import takeover
+from halfstep.pytorch import devices
 from halfstep.pytorch.autocast.lists import FP32_RESULT, LOWER, WIDEST, apply, listed
 
 from ..autocast_lists import Case, cases
@@ -122,7 +122,7 @@ def test_nothing_changes_outside_autocast_and_all_is_put_back() -> None:
 
 
 def test_another_device_is_refused(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(takeover, "_device", lambda: "mps")
+    monkeypatch.setattr(devices, "accelerator", lambda: "mps")
     with pytest.raises(Unsupported) as caught:
         begin("bf16", as_on="cuda")
     assert str(caught.value) == (
@@ -132,7 +132,7 @@ def test_another_device_is_refused(begin: Begin, monkeypatch: pytest.MonkeyPatch
 
 
 def test_emulation_needs_a_cpu(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(takeover, "_device", lambda: "mps")
+    monkeypatch.setattr(devices, "accelerator", lambda: "mps")
     with pytest.raises(Unsupported) as caught:
         begin("fp8", emulate=True)
     assert str(caught.value) == (

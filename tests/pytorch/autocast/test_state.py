@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from halfstep.pytorch.autocast import state
+
 BF16 = torch.bfloat16
 
 
@@ -316,3 +318,29 @@ def test_gradients_are_clipped_outside_autocast(begin, recipe: str, clip: str) -
     assert seen
     assert not any(seen)
     assert layers[0].weight.grad.abs().max() <= 1.0
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_a_captured_pass_does_not_bake_in_a_cast_of_before(
+    begin, monkeypatch: pytest.MonkeyPatch, captured: bool
+) -> None:
+    """Not captured: the control, in which the script writes behind PyTorch's back, and finds the cast of before."""
+    begin("bf16")
+    net, x = nn.Sequential(nn.Linear(4, 4, bias=False)), torch.ones(2, 4)
+    before = net(x).detach()
+    for weight in net.parameters():
+        weight.data.mul_(2)
+    monkeypatch.setattr(state, "capturing", lambda: captured)
+    assert torch.equal(net(x), before * (2 if captured else 1))
+
+
+def test_make_graphed_callables_finds_no_cache_of_casts(begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses to run where autocast caches: in a program whose 16-bit numbers are promoted it is on."""
+    seen: list[bool] = []
+    monkeypatch.setattr(
+        torch.cuda, "make_graphed_callables", lambda net, args: seen.append(torch.is_autocast_cache_enabled())
+    )
+    begin("bf16")
+    torch.cuda.make_graphed_callables(nn.Linear(2, 2), ())
+    assert seen == [False]
+    assert torch.is_autocast_cache_enabled()

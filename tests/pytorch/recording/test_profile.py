@@ -9,10 +9,11 @@ import time
 import pytest
 import torch
 from torch import nn
+from torch.autograd import profiler as autograd_profiler
 from torch.utils.data import DataLoader
 
 from halfstep.looks import NoLooks
-from halfstep.pytorch.recording.profile import Profile, read
+from halfstep.pytorch.recording.profile import NO_KERNELS, Profile, read
 
 
 def profiled(step) -> dict:
@@ -31,6 +32,26 @@ def test_products_take_the_time_of_a_step_of_products() -> None:
     assert sum(seen["time_shares"].values()) == pytest.approx(1)
     assert seen["profiled"]["operations"] == 5
     assert seen["profiled"]["device"] == "cpu"
+
+
+def test_without_a_gpus_kernels_the_hosts_time_is_not_taken_for_the_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    asked: dict = {}
+    real = autograd_profiler.profile
+
+    def on_a_cpu(**options: object) -> object:
+        asked.update(options)
+        return real(**{**options, "use_device": None})
+
+    monkeypatch.setattr(autograd_profiler, "profile", on_a_cpu)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    seen = profiled(lambda: torch.ones(3) @ torch.ones(3))
+    # Without Kineto, which is the default of this class, PyTorch records no kernel.
+    assert (asked["use_device"], asked["use_kineto"]) == ("cuda", True)
+    assert seen["time_shares_absent"] == NO_KERNELS
+    assert "time_shares" not in seen
 
 
 def test_sleeping_is_the_hosts_time() -> None:

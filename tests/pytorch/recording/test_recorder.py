@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from halfstep.looks import NoLooks
-from halfstep.pytorch.recording.recorder import Recorder
+from halfstep.pytorch.recording.recorder import CudaClock, Recorder, _Pending
 from halfstep.pytorch.recording.step_sampler import PROFILED_STEP
 from halfstep.pytorch.watching.nan_origin import Began
 from halfstep.record import Writer
@@ -87,6 +88,20 @@ def written(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+class Launches(TorchDispatchMode):
+    """What is launched on a GPU: operations that are no views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._overloadpacket.__name__
+        if name not in ("detach", "view", "empty", "reshape", "alias"):
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
 def train(recorder: Recorder, losses: list[float]) -> None:
     for loss in losses:
         recorder.backward([torch.tensor(loss).as_subclass(Device)])
@@ -108,6 +123,53 @@ def test_a_gpus_losses_are_written_when_they_have_arrived(device: None, tmp_path
     recorder.close()  # the program is over: now it may wait
     assert [line["loss"] for line in written(path)] == [3.0, 2.0, 1.0]
     assert Event.waits > 0
+
+
+def test_a_loss_that_a_cuda_graph_overwrites_is_recorded_as_it_was(device: None, tmp_path: Path) -> None:
+    """With accumulation, the second replay of a step writes its loss where the first one's is."""
+    path = tmp_path / "record.jsonl"
+    recorder = Recorder(Writer(path), lambda index: False, NoLooks())
+    memory = torch.tensor(3.0)
+    for step in range(2):
+        for loss in (3.0, 0.5):
+            memory.fill_(loss + step)
+            recorder.backward([memory.as_subclass(Device)])
+        memory.fill_(float("nan"))
+        recorder.step(False, 1.0)
+    recorder.close()
+    assert [line["loss"] for line in written(path)] == [3.5, 5.5]
+
+
+def test_one_loss_takes_two_launches(device: None, tmp_path: Path) -> None:
+    recorder = Recorder(Writer(tmp_path / "record.jsonl"), lambda index: False, NoLooks())
+    loss = torch.tensor(1.0).as_subclass(Device)
+    with Launches() as launches:
+        recorder.backward([loss])
+        recorder.step(False, 1.0)
+    assert launches.names == ["_to_copy", "copy_"]
+
+
+def test_a_step_counts_for_the_meters_when_its_work_is_done(device: None, tmp_path: Path) -> None:
+    """A host may be many steps ahead of its GPU: joules are of the steps that were done."""
+    done: list[int] = []
+    recorder = Recorder(Writer(tmp_path / "record.jsonl"), lambda index: False, NoLooks(), done.append)
+    train(recorder, [3.0, 2.0, 1.0])
+    assert done == []
+    Event.arrived = len(Event.recorded)
+    train(recorder, [1.0])
+    assert done == [0, 1, 2]
+
+
+def test_an_earlier_event_in_another_stream_may_come_after_the_later_one(device: None) -> None:
+    """CUDA raises where one of the two has not come, and both are asked for, not the later one alone."""
+    clock = CudaClock(torch.device("cpu"))
+    clock.lap()
+    elapsed = clock.lap()
+    first, second = Event.recorded
+    Event.recorded[:] = [second, first]
+    Event.arrived = 1
+    assert isinstance(elapsed(False), _Pending)
+    assert isinstance(elapsed(True), float)
 
 
 def test_a_loss_on_another_device_is_not_looked_at_before_the_first_bad_step() -> None:

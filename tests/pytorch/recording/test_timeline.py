@@ -37,6 +37,42 @@ def test_every_instant_goes_to_the_innermost_operation() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("kernel", "kind"),
+    [
+        ("ampere_bf16_s16816gemm_bf16_128x256_ldg8_f2f_stages_64x3_tn", "products"),
+        ("nvjet_tst_256x128_64x4_1x2_h_bz_coopA_TNT", "products"),
+        ("sm90_xmma_gemm_f32f32_tf32f32_f32_tn_n_tilesize128x128x32", "products"),
+        ("sm80_xmma_fprop_implicit_gemm_indexed_tf32f32_f32_f32_nhwckrsc_nhwc", "products"),
+        ("void cutlass::Kernel2<cutlass_80_tensorop_s1688gemm_256x64_16x4_nt_align4>(...)", "products"),
+        ("void pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits<64, 128, 128, 4>>(...)", "products"),
+        ("fmha_cutlassF_bf16_aligned_64x64_rf_sm80(...)", "products"),
+        ("triton_tem_fused_mm_3", "products"),
+        ("void gemv2T_kernel_val<int, int, float, float, float, float, 128, 16, 4, 4>(...)", "products"),
+        (
+            "void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>>(...)",
+            "other",
+        ),
+        ("triton_poi_fused_add_relu_1", "other"),
+        ("void cudnn::bn_fw_tr_1C11_kernel_NCHW<float, float, int, 512, true, 1, true>(...)", "other"),
+        ("Memcpy HtoD (Pinned -> Device)", "data"),
+    ],
+)
+def test_what_a_cuda_graph_replays_is_told_by_the_kernels_name(kernel: str, kind: str) -> None:
+    """No operation launched it: the replay is one call of the runtime."""
+    ran = launched(
+        [Event(kernel, 0, 10, correlation=3)], kinds([Event("cudaGraphLaunch", 0, 2, correlation=3)])
+    )
+    assert [found for _, found in ran] == [kind]
+
+
+def test_an_optimizers_products_are_the_optimizers() -> None:
+    events = [Event("Optimizer.step#Muon.step", 0, 9), Event("aten::mm", 1, 8, correlation=3)]
+    assert [
+        kind for _, kind in launched([Event("sm90_xmma_gemm", 20, 30, correlation=3)], kinds(events))
+    ] == ["optimizer"]
+
+
 def test_a_closures_work_is_not_the_optimizers() -> None:
     """Lightning and LBFGS run the forward and the backward pass inside the optimizer's step."""
     events = [

@@ -11,6 +11,7 @@ from torch import get_autocast_dtype
 from torch._C import _current_graph_task_id
 
 from halfstep.pytorch.autocast.state import AROUND, OUTSIDE, place, set_place, switch_back, switch_on
+from halfstep.pytorch.devices import in_use
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Around:
         """From here to the next backward pass."""
         if place() is OUTSIDE and not self.gone:
             set_place(AROUND)
-            before = switch_on(self._devices, self._dtype)
+            before = switch_on(in_use(self._devices), self._dtype)
             self._thread.opened = self._thread.opened or before
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -41,7 +41,7 @@ from halfstep.pytorch.autocast.state import (
     set_place,
     switch_on,
 )
-from halfstep.pytorch.dtypes import devices_here
+from halfstep.pytorch.devices import device_types, in_use
 from halfstep.pytorch.patches import Patches, not_compiled_alone, outside_compiler
 
 #: what the region of a program is: the outermost call of a model, from a layer to the backward pass, the script's own,
@@ -68,7 +68,7 @@ class Regions(NoRegions):
 
     def __init__(self, dtype: torch.dtype, told: Callable[[Kind], None]) -> None:
         self.dtype: torch.dtype = dtype
-        self.devices = devices_here()
+        self.devices = device_types()
         self.wanted = dtype is not torch.float32
         self._told = told
         self._kind: Kind | None = None
@@ -136,7 +136,17 @@ class Regions(NoRegions):
 
     def region(self) -> Region:
         """A region in which module calls are parts, and from which results come as they are."""
-        return Region(self.devices, self.dtype, INSIDE)
+        return Region(in_use(self.devices), self.dtype, INSIDE)
+
+    def _around_call(self, module: nn.Module) -> Region:
+        """The region of a call: on the devices of the module's parameters, so that beside a GPU a CPU keeps fp32."""
+        return Region(self._devices_of(module), self.dtype, INSIDE)
+
+    def _devices_of(self, module: nn.Module) -> Sequence[str]:
+        if len(self.devices) == 1:
+            return self.devices
+        types = {parameter.device.type for parameter in module.parameters()}
+        return [device for device in self.devices if device in types] or in_use(self.devices)
 
     def paused(self) -> Switched:
         """Autocast off: the backward pass and the optimizer's arithmetic keep the dtypes that they are given."""
@@ -146,7 +156,8 @@ class Regions(NoRegions):
         """As it was before :meth:`paused`: an optimizer's closure runs a forward pass."""
         if self._kind == "parameters":
             self._open()
-        return Switched(self.devices, self.promotes or place() is not OUTSIDE, outside=self.promotes)
+        on = self.promotes or place() is not OUTSIDE
+        return Switched(in_use(self.devices), on, outside=self.promotes)
 
     def aside(self) -> AbstractContextManager[None]:
         """Autocast off, and no module call opens a region: data are prepared.
@@ -193,12 +204,12 @@ class Regions(NoRegions):
         return self._around.before()
 
     def entered(self, outer: Outer, dtype: torch.dtype | None, where: torch.dtype) -> None:
-        """It has been entered to ``dtype``, or off (None), for the one device that it names: the recipe's is on all.
+        """It has been entered to ``dtype``, or off (None), for the device it names; the recipe's is the one in use.
 
         One that is off outside of every region is a switch of the script's, and changes nothing.
         """
         if dtype is not None:
-            switch_on(self.devices, dtype)
+            switch_on(in_use(self.devices), dtype)
         elif self.promotes:
             switch_on(self.devices, torch.float32)
         elif outer.place is not OUTSIDE:
@@ -232,7 +243,7 @@ class Regions(NoRegions):
                 self._told(kind)
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        device, inside, opens = self.devices[-1], INSIDE, self._opens_in_compiled_code()
+        inside, device_of = INSIDE, self._device_in_compiled_code()
         is_own = original is nn.Module._wrapped_call_impl
 
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -243,7 +254,8 @@ class Regions(NoRegions):
                 return original(module, *args, **kwargs)
             if not torch.compiler.is_compiling():
                 return outside_compiler(self._outermost, original, module, args, kwargs)
-            if not opens(module):
+            device = device_of(module)
+            if not device:
                 return original(module, *args, **kwargs)
             with torch.autocast(device, cache_enabled=OURS):  # type: ignore[arg-type]
                 result = original(module, *args, **kwargs)
@@ -251,27 +263,27 @@ class Regions(NoRegions):
 
         return not_compiled_alone(__call__)
 
-    def _opens_in_compiled_code(self) -> Callable[[nn.Module], bool]:
-        """Tells a compiler, while it traces a module's call, whether a region is to be traced around it."""
+    def _device_in_compiled_code(self) -> Callable[[nn.Module], str]:
+        """Tells a compiler that traces a module's call on which device a region is to be traced around it, if any."""
 
-        def opens(module: nn.Module) -> bool:
+        def device_of(module: nn.Module) -> str:
             role = self._roles.of(module, ())
             if role is Role.NONE or self._around.gone or torch.compiler.is_exporting():
-                return False
+                return ""
             self._entry(module, (), {})
             if place() is AROUND:
                 if is_grad_enabled() and not self._around.is_open:
                     self._become("own")
-                return False
+                return ""
             if not self.wanted or self._kind in ("own", "framework"):
-                return False
+                return ""
             if is_grad_enabled():
                 self._become("model")
-            return True
+            return self._devices_of(module)[-1]
 
         # As torch.compiler.assume_constant_result does, which imports the compiler.
-        opens._dynamo_marked_constant = True  # type: ignore[attr-defined]
-        return opens
+        device_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
+        return device_of
 
     def _outermost(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         """A call that no other module's call encloses."""
@@ -302,7 +314,7 @@ class Regions(NoRegions):
             return original(module, *args, **kwargs)
         if role is Role.MODEL and is_grad_enabled():
             self._become("model")
-        with self.region():
+        with self._around_call(module):
             result = original(module, *args, **kwargs)
         return to_fp32(result)
 

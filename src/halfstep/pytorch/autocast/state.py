@@ -9,6 +9,7 @@ The cache of cast weights is kept while gradients are recorded, over several cal
 
 - It is dropped before and after every backward pass, after optimizer steps and ``no_grad`` regions: a weight may have
   changed there. Left alone it serves stale weights, and training stops learning, silently.
+- Nothing is cached while a CUDA graph is captured, whose replays would use that cast of the weights for ever.
 - Nothing is cached under ``no_grad`` or in a custom function's forward: a cast made there has no gradient, and would
   be served to a pass that needs one (pytorch#65766, #112583).
 """
@@ -30,6 +31,7 @@ from torch import (
     set_autocast_enabled,
 )
 
+from halfstep.pytorch.devices import capturing
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.patches import Patches
 
@@ -112,7 +114,10 @@ class Region(AbstractContextManager[None]):
     def __enter__(self) -> None:
         self._outer, self._cached = place(), torch.is_autocast_cache_enabled()
         set_place(self._where)
-        set_autocast_cache_enabled(is_grad_enabled())
+        captured = capturing()
+        if captured:  # a replay is to cast the weights as they are then, not to find a cast of before
+            clear_autocast_cache()
+        set_autocast_cache_enabled(is_grad_enabled() and not captured)
         self._before = switch_on(self._devices, self._dtype)
         self._default = torch.get_default_dtype()
         if self._default in SIXTEEN_BIT:
@@ -146,12 +151,29 @@ def switch_back(before: Sequence[tuple[str, bool, torch.dtype]]) -> None:
 
 
 def keep_cache_whole(patches: Patches) -> None:
-    """No cast without a gradient is cached, and none outlives a ``no_grad`` region."""
+    """No cast without a gradient is cached, and none outlives a ``no_grad`` region, or is baked into a CUDA graph."""
+    for home in (torch.cuda, torch.cuda.graphs):
+        patches.wrap(home, "make_graphed_callables", _without_cache)
     # no_grad makes a set_grad_enabled when it begins, and another when it ends.
     patches.wrap(torch.set_grad_enabled, "__init__", _then_cache_if_grad)
     for grad_mode in (torch.inference_mode, torch.set_grad_enabled):
         patches.wrap(grad_mode, "__exit__", _then_forget)
     patches.wrap(torch.inference_mode, "__enter__", _then_stop_caching)
+
+
+def _without_cache(original: Callable[..., Any]) -> Callable[..., Any]:
+    """It refuses to run where casts are cached."""
+
+    def make_graphed_callables(*args: Any, **kwargs: Any) -> Any:
+        cached = torch.is_autocast_cache_enabled()
+        clear_autocast_cache()
+        set_autocast_cache_enabled(False)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            set_autocast_cache_enabled(cached)
+
+    return make_graphed_callables
 
 
 def _then_forget(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -24,6 +24,7 @@ from torch.autograd.graph import GradientEdge
 
 from halfstep.pytorch.autocast import gradient_hooks
 from halfstep.pytorch.autocast.gradient_hooks import InItsDtype, in_its_dtype
+from halfstep.pytorch.devices import capturing
 from halfstep.pytorch.loss_scaling import anomaly
 from halfstep.pytorch.loss_scaling.backward_pass import BackwardPass, Unrepeatable
 from halfstep.pytorch.loss_scaling.data_parallel import DataParallel
@@ -31,7 +32,6 @@ from halfstep.pytorch.loss_scaling.gradient_pass import GradientPass
 from halfstep.pytorch.loss_scaling.gradients import multiply_
 from halfstep.pytorch.loss_scaling.handed_out import HandedOut
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
-from halfstep.pytorch.loss_scaling.pending_flag import capturing
 from halfstep.pytorch.loss_scaling.script_scale import ScriptScale
 from halfstep.pytorch.loss_scaling.seeds import (
     as_tuple,

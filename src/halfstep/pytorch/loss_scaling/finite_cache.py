@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, UntypedStorage
 from torch.optim import Optimizer
 
+from halfstep.pytorch.devices import capturing
 from halfstep.pytorch.loss_scaling.gradients import all_finite, multiply_and_test_, trouble_in, values_of
-from halfstep.pytorch.loss_scaling.pending_flag import Verdict, capturing
+from halfstep.pytorch.loss_scaling.pending_flag import Verdict
 from halfstep.pytorch.loss_scaling.scaled_pass import NoScaledPass
 from halfstep.pytorch.patches import Patches
 
 #: what hands out a tensor's memory, to be written to without PyTorch's knowing
-_EXPOSING = ("numpy", "data_ptr", "untyped_storage", "__dlpack__")
+_EXPOSING = ("numpy", "untyped_storage", "__dlpack__")
 
 _NONE: set[UntypedStorage] = set()
 
@@ -53,6 +54,7 @@ class Tested:
         """Notice who is given a tensor's memory."""
         for name in _EXPOSING:
             patches.wrap(Tensor, name, self._exposing)
+        patches.wrap(Tensor, "data_ptr", self._pointing)
         patches.set(Tensor, "data", self._exposing_data(Tensor.data))
         patches.wrap(torch._C, "_to_dlpack", self._exposing)
         for home in (torch, torch.utils.dlpack):
@@ -184,6 +186,22 @@ class Tested:
             return original(tensor, *args, **kwargs)
 
         return expose
+
+    def _pointing(self, original: Callable[[Tensor], int]) -> Callable[[Tensor], int]:
+        """Wrap ``data_ptr``, which Triton's launchers call for each argument of each kernel: little may be done here.
+
+        On a GPU a pointer is a kernel's, which writes when it is launched: only of a tested gradient does it matter.
+        """
+        tested = self._versions
+
+        def data_ptr(tensor: Tensor) -> int:
+            if not tensor.is_cuda:
+                self._expose(tensor)
+            elif id(tensor) in tested:
+                self.written([tensor])
+            return original(tensor)
+
+        return data_ptr
 
     def _exposing_data(self, original: Any) -> property:
         """Wrap ``Tensor.data``: an alias with a version of its own; set, the tensor has other memory, and the same."""

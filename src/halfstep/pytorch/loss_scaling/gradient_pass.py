@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from halfstep.pytorch.devices import capturing
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
-from halfstep.pytorch.loss_scaling.pending_flag import capturing
 from halfstep.pytorch.loss_scaling.repeats import (
     Answers,
     Attempts,

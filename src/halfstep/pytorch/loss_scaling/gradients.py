@@ -10,8 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from halfstep.pytorch.devices import capturing
 from halfstep.pytorch.loss_scaling.gradient_kernels import gradient_kernels
-from halfstep.pytorch.loss_scaling.pending_flag import capturing
 from halfstep.pytorch.patches import never_traced
 
 # The attributes' C getters: looked up in a Python loop, three attributes of 10,000 gradients cost 1 ms more.

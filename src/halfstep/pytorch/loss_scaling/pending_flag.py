@@ -77,11 +77,6 @@ def refuse_dynamic() -> NoReturn:
     raise Captured("where a dynamic loss scale cannot move")
 
 
-def capturing() -> bool:
-    """Whether what this thread launches is captured into a CUDA graph."""
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
-
-
 def is_fused(optimizer: Optimizer) -> bool:
     """Whether the optimizer reads ``grad_scale`` and ``found_inf``."""
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False))

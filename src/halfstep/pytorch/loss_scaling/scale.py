@@ -13,9 +13,10 @@ from torch import Tensor
 
 from halfstep.errors import HalfstepError
 from halfstep.precisions.loss_scale import DynamicScale, LossScale, Skip, Skips
+from halfstep.pytorch.devices import capturing
 from halfstep.pytorch.loss_scaling.finite_cache import Tested
 from halfstep.pytorch.loss_scaling.pass_gradients import Reached
-from halfstep.pytorch.loss_scaling.pending_flag import Verdict, capturing, refuse_dynamic
+from halfstep.pytorch.loss_scaling.pending_flag import Verdict, refuse_dynamic
 from halfstep.pytorch.loss_scaling.repeats import Answers, Muted, PassScales
 from halfstep.pytorch.loss_scaling.scaled_pass import NoScaledPass, scaled_pass
 

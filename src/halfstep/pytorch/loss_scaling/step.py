@@ -19,9 +19,10 @@ from torch.autograd import profiler as autograd_profiler
 from torch.compiler import is_compiling
 from torch.optim import Optimizer
 
+from halfstep.pytorch.devices import capturing
 from halfstep.pytorch.loss_scaling.backward import inside_backward
 from halfstep.pytorch.loss_scaling.gradients import gradients_of
-from halfstep.pytorch.loss_scaling.pending_flag import Readiness, Verdict, capturing, refuse_capture
+from halfstep.pytorch.loss_scaling.pending_flag import Readiness, Verdict, refuse_capture
 from halfstep.pytorch.loss_scaling.sharded import agreed
 from halfstep.pytorch.loss_scaling.snapshot import is_lbfgs, may_evaluate_again, snapshot
 from halfstep.pytorch.patches import Patches, itself_not_traced, outside_compiler

@@ -12,7 +12,7 @@ import math
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from halfstep.pytorch.dtypes import format_name
+from halfstep.pytorch.fp32_units import units_of
 from halfstep.pytorch.recording.flops import EMULATED, FORMULAS, Product
 from halfstep.pytorch.recording.profiler import Profiler
 from halfstep.pytorch.recording.shapes import odd_sizes
@@ -99,7 +100,7 @@ class ProductCounter:
     def end(self) -> None:
         """Stop, and count."""
         events = self._profiler.end()
-        self.counted = count(events, self._emulated, tf32_units())
+        self.counted = count(events, self._emulated)
         self.counted.absent = self._profiler.absent or self.counted.absent
 
     def __enter__(self) -> ProductCounter:
@@ -110,9 +111,10 @@ class ProductCounter:
         self.end()
 
 
-def tf32_units() -> bool:
-    """Whether products of fp32 numbers run in TF32 units: in a process that uses a GPU."""
-    return torch.cuda.is_available() and torch.cuda.is_initialized() and torch.backends.cuda.matmul.allow_tf32
+def units_now(product: str) -> str:
+    """The format in whose units a product of fp32 numbers runs in this process, by its operator's name."""
+    kind = "rnn" if "rnn" in product else "conv" if "conv" in product else "matmul"
+    return units_of(kind, torch.cuda.is_initialized())
 
 
 @dataclass
@@ -125,8 +127,16 @@ class _Found:
     cast: bool = False
 
 
-def count(events: Iterable[Any], emulated: str = "emulated", tf32: bool = False) -> Counted:
-    """The products among the events of Kineto's, which have shapes."""
+def count(
+    events: Iterable[Any], emulated: str = "emulated", units: Callable[[str], str] = units_now
+) -> Counted:
+    """The products among the events of Kineto's, which have shapes.
+
+    Args:
+        events: of the profiler.
+        emulated: the name under which emulated products are counted.
+        units: the format of the units in which a product of fp32 numbers runs, by its operator's name.
+    """
     events = list(events)
     counted = Counted()
     compiled = False
@@ -136,7 +146,7 @@ def count(events: Iterable[Any], emulated: str = "emulated", tf32: bool = False)
     for thread in _by_thread(events).values():
         for found in _outermost(thread):
             for product in _resolved(found, counted):
-                name = emulated if product.name in EMULATED else _format(product.operands[1][1], tf32)
+                name = emulated if product.name in EMULATED else _format(product, units)
                 (counted.optimizer if found.in_optimizer else counted.flops)[name] += product.flops
                 if not found.in_optimizer:
                     shapes = [shape for shape, _ in product.operands]
@@ -213,11 +223,12 @@ def _kinds(products: Iterable[Product]) -> set[str]:
     return {kind for product in products for _, kind in product.operands}
 
 
-def _format(kind: str, tf32: bool) -> str:
-    """The format that operands of a type have inside the matrix unit."""
+def _format(product: Product, units: Callable[[str], str]) -> str:
+    """The format that a product's operands have inside the matrix unit."""
+    kind = product.operands[1][1]
     dtype = _DTYPES.get(kind)
-    if dtype is torch.float32 and tf32:
-        return "tf32"
+    if dtype is torch.float32:
+        return units(product.name)
     return kind.removeprefix("c10::").lower() if dtype is None else format_name(dtype)
 
 

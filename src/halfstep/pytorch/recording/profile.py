@@ -17,12 +17,15 @@ from torch.autograd.profiler import record_function
 
 from halfstep.looks import Looks, look
 from halfstep.pytorch.recording import timeline
-from halfstep.pytorch.recording.products import Counted, count, tf32_units
+from halfstep.pytorch.recording.products import Counted, count
 from halfstep.pytorch.recording.profiler import Profiler
 from halfstep.pytorch.recording.timeline import Event
 
 PRODUCTS, TIMES, _STOPPING = "products by format", "shares of a step's time", "the profiler"
 MOVED = "the training loop moved to another thread during the profiled step"
+NO_KERNELS = (
+    "the profiler saw none of the GPU's kernels (CUPTI, its library for that, may be missing or in use)"
+)
 NO_MARKS = "the profiler lost the marks of the step"
 _SAMPLED, _BEGIN, _END = "halfstep: sampled step begins", "halfstep: step begins", "halfstep: step ends"
 
@@ -38,7 +41,10 @@ class Profile:
     def __init__(self, looks: Looks, emulated: str = "emulated") -> None:
         self._looks = looks
         self._emulated = emulated
-        self._profiler = Profiler(record_shapes=True, use_device="cuda" if _cuda() else None)
+        self._device = "cuda" if _cuda() else None
+        self._profiler = Profiler(
+            record_shapes=True, use_device=self._device, use_kineto=self._device is not None
+        )
         self._thread = 0
 
     @look(PRODUCTS)
@@ -94,7 +100,7 @@ class Profile:
         if _SAMPLED not in marks or end is None:
             return Counted(absent=self._profiler.absent or NO_MARKS)
         start, stop = marks[_SAMPLED].end_ns(), end.start_ns()
-        return count([e for e in events if start <= e.start_ns() < stop], self._emulated, tf32_units())
+        return count([e for e in events if start <= e.start_ns() < stop], self._emulated)
 
     def _times(self, events: list[Any]) -> dict[str, Any]:
         if not self._thread:
@@ -107,12 +113,19 @@ class Profile:
 
     @look(TIMES)
     def _read(self, events: list[Any]) -> dict[str, Any]:
-        return read(events)
+        return read(events, on_device=self._device is not None)
 
 
-def read(events: Any) -> dict[str, Any]:
-    """The shares of a profiled step, from the profiler's events (of ``torch.autograd``'s Kineto results)."""
+def read(events: Any, on_device: bool = False) -> dict[str, Any]:
+    """The shares of a profiled step.
+
+    Args:
+        events: the profiler's, of ``torch.autograd``'s Kineto results.
+        on_device: whether the program uses a GPU. The host's time alone would not be the step's.
+    """
     host, device = _sorted(events)
+    if on_device and not device:
+        return {"time_shares_absent": NO_KERNELS}
     begin = next((e for thread in host.values() for e in thread if e.name == _BEGIN), None)
     end = next((e for thread in host.values() for e in thread if e.name == _END), None)
     if begin is None or end is None:
@@ -163,7 +176,7 @@ def _outermost(events: list[Event]) -> list[int]:
 
 
 def _cuda() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_initialized()
+    return bool(torch.cuda.is_initialized())
 
 
 def _settle() -> None:

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from halfstep.looks import Looks, look
+from halfstep.pytorch.devices import capturing
 from halfstep.pytorch.loss_scaling.pending_flag import Verdict
 from halfstep.record import NullWriter, StepLines, Writer
 
@@ -109,16 +110,25 @@ class Recorder(NullRecorder):
     Args:
         writer: the record.
         on_step: called at the end of each step with its index; tells whether it was looked at closely.
+        done: called with a step's index when its work is done, which a GPU may be later.
         looks: recording may fail by itself; steps are counted all the same.
     """
 
-    def __init__(self, writer: Writer | NullWriter, on_step: Callable[[int], bool], looks: Looks) -> None:
+    def __init__(
+        self,
+        writer: Writer | NullWriter,
+        on_step: Callable[[int], bool],
+        looks: Looks,
+        done: Callable[[int], None] = lambda index: None,
+    ) -> None:
         super().__init__()
+        self._done = done
         self._writer = writer
         self._looks = looks
         self._lines = StepLines(writer)
         self._on_step = on_step
         self._losses: list[Tensor] = []
+        self._sum: Tensor | None = None
         self._unscaled = WeakTensorKeyDictionary()
         self._closed = False
         self._clock = HostClock()
@@ -133,7 +143,8 @@ class Recorder(NullRecorder):
             losses = [output for output in outputs if output.numel() == 1 and not output.is_complex()]
             if self._unscaled:
                 losses = [self._unscaled.get(loss, loss) for loss in losses]
-            self._losses += [loss.detach() for loss in losses]
+            for loss in losses:
+                self._add(loss.detach())
 
     @look(_LOSSES)
     def scaled(self, losses: Sequence[Tensor], by_script: Sequence[Tensor]) -> None:
@@ -141,8 +152,19 @@ class Recorder(NullRecorder):
         pairs = zip(by_script, losses, strict=False)
         self._unscaled.update((s, loss.detach()) for s, loss in pairs if isinstance(loss, Tensor))
 
+    def _add(self, loss: Tensor) -> None:
+        """One more loss of the step. A GPU's is added up at once: a CUDA graph's next replay overwrites it."""
+        if not loss.is_cuda:
+            self._losses.append(loss)
+        elif not capturing():
+            with torch.no_grad(), torch._C._DisableAutocast():
+                if self._sum is None:
+                    self._sum = loss.to(torch.float64, copy=True).reshape(())
+                else:
+                    self._sum += loss.reshape(()).to(self._sum.device, non_blocking=True)
+
     def forget_passes(self) -> None:
-        self._losses = []
+        self._losses, self._sum = [], None
 
     def closure_done(self) -> None:
         self._closed = True
@@ -150,7 +172,9 @@ class Recorder(NullRecorder):
     def step(self, skipped: bool | Verdict, loss_scale: float) -> None:
         index = self.steps
         self.steps += 1
-        losses, self._losses, self._closed = self._losses, [], False
+        losses = self._losses if self._sum is None else [*self._losses, self._sum]
+        self.forget_passes()
+        self._closed = False
         seconds = self._seconds(losses)
         loss = self._loss(losses)
         sampled = self._on_step(index)
@@ -159,8 +183,8 @@ class Recorder(NullRecorder):
 
     @look(_SECONDS)
     def _seconds(self, losses: list[Tensor]) -> Figure:
-        if losses and losses[0].is_cuda and not isinstance(self._clock, CudaClock):
-            self._clock = CudaClock(losses[0].device)
+        if losses and losses[-1].is_cuda and not isinstance(self._clock, CudaClock):
+            self._clock = CudaClock(losses[-1].device)
         return self._clock.lap()
 
     @look(_SECONDS)
@@ -177,20 +201,21 @@ class Recorder(NullRecorder):
 
     def _write_line(self, line: Line, loss: Any, seconds: Any, skipped: Any) -> None:
         self._lines.write(line.step, loss, seconds, bool(skipped), line.scale, line.sampled)
+        self._done(line.step)
 
     @look(_LOSSES)
     def _loss(self, losses: list[Tensor]) -> Figure:
         return _read(losses)
 
     def captured(self) -> None:
-        self._losses = []
+        self.forget_passes()
         if not self._warned:
             self._warned = True
             self.write("warning", text=CAPTURED)
 
     def restart(self) -> None:
         self._flush(wait=True)
-        self._losses = []
+        self.forget_passes()
         super().restart()
 
     def _flush(self, wait: bool) -> None:
@@ -264,7 +289,7 @@ def _read(losses: list[Tensor]) -> Figure:
     with torch.no_grad(), torch._C._DisableAutocast():
         parts = [x.double().reshape(()).to(device, non_blocking=True) for x in losses]
         host = torch.empty((), dtype=torch.float64, device="cpu", pin_memory=True)
-        host.copy_(torch.stack(parts).sum(), non_blocking=True)
+        host.copy_(parts[0] if len(parts) == 1 else torch.stack(parts).sum(), non_blocking=True)
     event = torch.cuda.Event()
     event.record(torch.cuda.current_stream(device))
 
@@ -315,8 +340,10 @@ class CudaClock(HostClock):
 
         def elapsed(wait: bool) -> float | _Pending | None:
             if wait:
+                before.synchronize()
                 now.synchronize()
-            return before.elapsed_time(now) / 1000 if now.query() else _PENDING
+            # The earlier one may be in another stream, and come after the later one.
+            return before.elapsed_time(now) / 1000 if before.query() and now.query() else _PENDING
 
         return elapsed
 

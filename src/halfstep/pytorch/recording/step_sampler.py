@@ -85,7 +85,6 @@ class Looking:
     def __call__(self, index: int) -> bool:
         """Step ``index`` has ended; tells whether it was looked at."""
         if index > PROFILED_STEP:
-            self._tick()
             return False
         looked = self._sample is not None or self._profile is not None
         if index == SAMPLED_STEP - 1:
@@ -101,8 +100,10 @@ class Looking:
         return looked
 
     @look(_METERS)
-    def _tick(self) -> None:
-        self._options.tick()
+    def done(self, index: int) -> None:
+        """The work of step ``index`` is done."""
+        if index > PROFILED_STEP:
+            self._options.tick()
 
     @look(_METERS)
     def _warm(self) -> None:

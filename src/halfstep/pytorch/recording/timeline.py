@@ -29,6 +29,12 @@ _COMPILED = ("Torch-Compiled Region", "## Call CompiledFxGraph")
 #: inductor's own kernels; its templates are those of products
 _COMPILED_KERNEL = re.compile(r"triton_|.*cpp_fused")
 
+#: kernels of products, as cuBLAS, cuDNN, CUTLASS, FlashAttention, rocBLAS and Triton's templates name them
+_PRODUCT_KERNEL = re.compile(
+    r"gemm|gemv|nvjet|cutlass|xmma|convolve|conv2d|dgrad|wgrad|flash|fmha|sdpa|Cijk_|triton_tem_",
+    re.IGNORECASE,
+)
+
 #: what :mod:`halfstep.pytorch.products` does around a product in fp32 units
 CAST = "halfstep: cast"
 
@@ -142,12 +148,20 @@ def _first(running: Mapping[str, int]) -> str:
 
 
 def launched(device: Iterable[Event], host: Iterable[tuple[Event, str]]) -> list[tuple[Event, str]]:
-    """Device work with the kind of the operation that launched it; a copy from the host is ``data``."""
+    """Device work with the kind of the operation that launched it; a copy from the host is ``data``.
+
+    What a CUDA graph replays was launched by no operation: there a kernel's own name tells whether it is a product.
+    """
     by_operation = {event.correlation: kind for event, kind in host if event.correlation}
-    return [
-        (event, DATA if "HtoD" in event.name else by_operation.get(event.correlation, OTHER))
-        for event in device
-    ]
+    return [(event, _kind_on_device(event, by_operation.get(event.correlation, OTHER))) for event in device]
+
+
+def _kind_on_device(event: Event, launched_by: str) -> str:
+    if "HtoD" in event.name:
+        return DATA
+    if launched_by not in (OTHER, HOST):
+        return launched_by
+    return PRODUCTS if _PRODUCT_KERNEL.search(event.name) else OTHER
 
 
 def shares(spent: Mapping[str, int]) -> dict[str, float]:

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from halfstep.pytorch.autocast.mixed_operands import of_one_dtype
 from halfstep.pytorch.autocast.state import OUTSIDE, place
-from halfstep.pytorch.dtypes import SIXTEEN_BIT, devices_here
+from halfstep.pytorch.devices import device_types
+from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.products.dispatcher import Overrides, exists, overload, own_kernel
 
 #: operations that make a tensor from another, and may be given a dtype
@@ -57,7 +58,7 @@ _to_float32 = overload("to.dtype")
 def replace() -> Overrides:
     """From now on 16-bit dtypes that are named where autocast computes in float32 are float32, until ``remove()``."""
     overrides = Overrides("fp32 for dtypes named")
-    for device in devices_here():
+    for device in device_types():
         key = f"Autocast{device.upper()}"
         for name in filter(exists, (*_MAKING, *_BY_EXAMPLE, *_COMPUTING)):
             overrides.put(name, key, _kernel(name, device, getattr(torch._C.DispatchKey, key)))

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from halfstep.pytorch.autocast.mixed_operands import KEYS, of_one_dtype
 from halfstep.pytorch.autocast.state import OUTSIDE, place
-from halfstep.pytorch.dtypes import SIXTEEN_BIT, devices_here
+from halfstep.pytorch.devices import device_types
+from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.products.dispatcher import Overrides, exists, overload
 
 #: how the names of operations by elements begin that round nothing
@@ -49,7 +50,7 @@ class Pointwise:
     def __init__(self) -> None:
         self.met = False
         self._overrides = Overrides("fp32 for operations by elements")
-        for device, key in ((device, KEYS[device]) for device in devices_here() if device in KEYS):
+        for device, key in ((device, KEYS[device]) for device in device_types() if device in KEYS):
             for name in _rounding(key):
                 self._overrides.put(name, key, self._kernel(name, key, device))
 
