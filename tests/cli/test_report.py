@@ -46,6 +46,31 @@ def test_a_report_is_redrawn_from_the_records_alone(begun: dict[str, Any], tmp_p
     assert package.load(begun["folder"]).verdicts == begun["verdicts"]
 
 
+@pytest.fixture
+def without_plotly(tmp_path: Path) -> dict[str, str]:
+    """An environment in which plotly cannot be imported."""
+    stub = tmp_path / "modules" / "plotly"
+    stub.mkdir(parents=True)
+    (stub / "__init__.py").write_text("raise ImportError('no plotly')\n")
+    return {"PYTHONPATH": str(stub.parent)}
+
+
+@pytest.mark.parametrize("command", ["report", "compare", "diagnose"])
+def test_without_plotly_all_but_the_page_is_there(
+    command: str, begun: dict[str, Any], without_plotly: dict[str, str], tmp_path: Path
+) -> None:
+    given = {
+        "report": ["report", str(begun["folder"])],
+        "compare": ["compare", "--precisions", "fp32", "--steps", "3", "--out", "out", FAULTY],
+        "diagnose": ["diagnose", "--precision", "bf16", "--steps", "3", "--out", "out", FAULTY],
+    }[command]
+    done = halfstep(given[0], "--json", "c.json", *given[1:], cwd=tmp_path, env=without_plotly)
+    assert done.returncode == 0, done.stderr
+    assert "halfstep: The page is left out: plotly is not installed; pip install plotly" in done.stderr
+    assert "bf16" in done.stdout if command == "diagnose" else "fp32" in done.stdout
+    assert json.loads((tmp_path / "c.json").read_text())
+
+
 def test_resuming_runs_what_is_missing_and_nothing_else(begun: dict[str, Any]) -> None:
     folder = begun["folder"]
     record = folder / "trials" / "fp32-seed0-repeat0.jsonl"

@@ -9,7 +9,6 @@ import re
 import warnings
 
 import numpy as np
-import plotly.graph_objects
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +17,8 @@ from halfstep.report import bars, document, plots, traces
 from halfstep.report.reading import read
 
 from .sample import comparison, hostile, metered
+
+plotly = pytest.importorskip("plotly.graph_objects")
 
 maybe = st.one_of(st.none(), st.floats(-1e6, 1e6))
 curves = st.lists(st.lists(maybe, max_size=12), min_size=1, max_size=5)
@@ -37,7 +38,7 @@ def lit(part: object) -> object:
 
 @pytest.mark.parametrize("name", ["loss", "steps", "scale", "logged-0"])
 def test_plotly_accepts_every_figure(name: str) -> None:
-    plotly.graph_objects.Figure(lit(drawn()[name]))
+    plotly.Figure(lit(drawn()[name]))
 
 
 def test_the_thick_line_is_the_median_of_the_trials() -> None:
@@ -64,7 +65,7 @@ def run_in_parts() -> dict:
 
 def test_the_run_in_parts_has_its_bands_and_the_margin() -> None:
     data = drawn(run_in_parts())["run"]["data"]
-    plotly.graph_objects.Figure(lit(drawn(run_in_parts())["run"]))
+    plotly.Figure(lit(drawn(run_in_parts())["run"]))
     assert [trace["y"] for trace in data[:2]] == [[-0.25, -0.25], [0.25, 0.25]]
     bf16, fp16 = data[2:]
     assert (bf16["name"], fp16["name"]) == ("bf16", "fp16")

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from halfstep import codec
-from halfstep.cli.outputs import held, json_path_of, new_folder, write_json
+from halfstep.cli.outputs import held, json_path_of, new_folder, page_or_none, write_json
 from halfstep.cli.run import (
     SECONDS,
     SETTINGS,
@@ -136,7 +136,7 @@ def compare(
     if request.fresh:
         check_size(request.folder)
     json_path = json_path_of(json_file)
-    page = request.folder / "report.html"
+    target, page = request.folder / "report.html", None
     with held(request.folder):
         if old is not None:
             command = shlex.join([*shlex.split(request.launch), *request.command])
@@ -147,11 +147,11 @@ def compare(
             comparison = codec.write(compared(request, progress, old))
         unwritten = None
         try:
-            write_page(comparison, page, diagnoses(request.folder))
+            page = page_or_none(lambda: write_page(comparison, target, diagnoses(request.folder)))
         except UsageError as error:
             unwritten = error
     write_json(comparison, json_path)
-    console.print(terminal.table(comparison, page=None if unwritten else page), crop=False)
+    console.print(terminal.table(comparison, page=page), crop=False)
     if unwritten:
         raise unwritten
     return 0 if any(trial["status"] == "ok" for trial in comparison["trials"]) else 1

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from halfstep import codec
-from halfstep.cli.outputs import diagnosis_folder, held, json_path_of, write_json
+from halfstep.cli.outputs import diagnosis_folder, held, json_path_of, page_or_none, write_json
 from halfstep.cli.run import (
     SECONDS,
     SETTINGS,
@@ -87,9 +87,12 @@ def diagnose(
         with terminal.Progress(err) as progress:
             found = codec.write(run_diagnosis(Question(job, recipe, steps, try_remedies), progress))
         write_whole(folder / NAME, json_text(found))
-        written = page.write(found, folder / "diagnosis.html")
+        written = page_or_none(lambda: page.write(found, folder / "diagnosis.html"))
     if out is not None and holds_comparison(Path(out)):
-        written = write_page(rebuild(out).data, Path(out).absolute() / "report.html", stored(Path(out)))
+        whole = Path(out)
+        written = page_or_none(
+            lambda: write_page(rebuild(whole).data, whole.absolute() / "report.html", stored(whole))
+        )
     write_json(found, json_path)
     console.print(report.view(found, page=written), crop=False)
     return 0

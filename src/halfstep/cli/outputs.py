@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from halfstep.diagnosis.loading import holds_comparison, place_in
-from halfstep.errors import UsageError
+from halfstep.errors import Unsupported, UsageError
 from halfstep.files import json_text
 
 
@@ -102,6 +103,15 @@ def _unwritable(folder: Path, error: OSError) -> UsageError:
     return UsageError(
         f"Cannot write to the folder {str(folder)!r} ({error.strerror}); give --out a folder you may write."
     )
+
+
+def page_or_none(write: Callable[[], Path]) -> Path | None:
+    """The page that ``write`` draws; where it cannot be drawn here a sentence on stderr, and None: all else goes on."""
+    try:
+        return write()
+    except Unsupported as error:
+        print(f"halfstep: {error}", file=sys.stderr)
+        return None
 
 
 def json_path_of(json_file: str | None) -> Path | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from halfstep.cli.outputs import json_path_of, write_json
+from halfstep.cli.outputs import json_path_of, page_or_none, write_json
 from halfstep.diagnosis.loading import holds_comparison, stored
 from halfstep.errors import UsageError
 
@@ -45,8 +45,7 @@ def report(folder: str, csv_file: str | None, json_file: str | None) -> None:
         _diagnosis(diagnoses[0], Path(folder), csv_file, json_path)
         return
     comparison = rebuild(folder)
-    page = Path(folder) / "report.html"
-    write(comparison.data, page, diagnoses)
+    page = page_or_none(lambda: write(comparison.data, Path(folder) / "report.html", diagnoses))
     if csv_file is not None:
         write_csv(comparison.data, csv_file)
     write_json(comparison.data, json_path)
@@ -64,6 +63,6 @@ def _diagnosis(found: dict[str, Any], folder: Path, csv_file: str | None, json_p
             f"--csv {csv_file} was given, but {str(folder)!r} holds a diagnosis, which has no table of trials; use "
             "--json."
         )
-    page = diagnosis_page.write(found, folder / "diagnosis.html")
+    page = page_or_none(lambda: diagnosis_page.write(found, folder / "diagnosis.html"))
     write_json(found, json_path)
     Console(stderr=str(json_path) == "-").print(diagnosis.view(found, page=page), crop=False)

@@ -19,7 +19,7 @@ from halfstep.precisions.formats import FORMATS, Format, get_scalar
 from halfstep.precisions.loss_scale import scale_words
 from halfstep.report import traces, units
 from halfstep.report.diagnosis import headline, next_command, place, title, where
-from halfstep.report.document import EMPTY_STYLE, asset, policy, templates
+from halfstep.report.document import EMPTY_STYLE, asset, plotly_script, policy, templates
 from halfstep.report.secret_values import masked
 
 KINDS: dict[NumberKind, str] = {
@@ -53,11 +53,9 @@ def write(diagnosis: Raw, path: Path) -> Path:
 
 def render(diagnosis: Raw) -> str:
     """The page as text."""
-    from plotly.offline import get_plotlyjs  # slow to import
-
     diagnosis = masked(diagnosis)
     found = read(Diagnosis, diagnosis)
-    scripts, style = [get_plotlyjs(), asset("page.js")], asset("page.css") + asset("diagnosis.css")
+    scripts, style = [plotly_script(), asset("page.js")], asset("page.css") + asset("diagnosis.css")
     return (
         templates()
         .get_template("diagnosis.html.j2")

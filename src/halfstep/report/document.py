@@ -10,6 +10,7 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from halfstep.errors import Unsupported
 from halfstep.files import json_text
 from halfstep.report import bars, units
 from halfstep.report.parts import STATUS_WORDS, Absent, Figure
@@ -64,6 +65,22 @@ def asset(name: str) -> str:
     """A script or style sheet of the pages, as its text."""
     file = resources.files("halfstep.report") / "templates" / name
     return file.read_text("utf-8").replace("\r\n", "\n")
+
+
+def plotly_script() -> str:
+    """The script of plotly, 4.6 MiB and slow to import: asked for only where a page is drawn.
+
+    Raises:
+        Unsupported: plotly is not installed.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise Unsupported(
+            "The page is left out: plotly is not installed; pip install plotly, then `halfstep report` draws it."
+        ) from None
+    script: str = get_plotlyjs()
+    return script
 
 
 def _digest(text: str) -> str:

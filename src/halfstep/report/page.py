@@ -18,7 +18,7 @@ from halfstep.files import write_whole
 from halfstep.report import bars, plots, stored, units
 from halfstep.report.diagnosis_page import figures as heat_maps
 from halfstep.report.diagnosis_page import parts
-from halfstep.report.document import EMPTY_STYLE, asset, policy, templates
+from halfstep.report.document import EMPTY_STYLE, asset, plotly_script, policy, templates
 from halfstep.report.parts import Absent, Comparison, Figure, Row, Trial
 from halfstep.report.reading import read
 from halfstep.report.secret_values import masked
@@ -72,16 +72,12 @@ def write(comparison: Mapping[str, Any], path: str | Path, diagnoses: Diagnoses 
 
 def render(comparison: Mapping[str, Any], diagnoses: Diagnoses = ()) -> str:
     """The page as text."""
-    from plotly.offline import (
-        get_plotlyjs,
-    )  # 4.6 MiB of script and slow to import: only where a page is drawn
-
     comparison = masked(comparison)
     read_ = read(comparison)
     diagnosed = [codec.read(Diagnosis, masked(raw)) for raw in diagnoses]
     fitted = [row.precision for row in read_.fit.rows] if read_.fit else []
     colours = plots.slots([*read_.precisions, *_formats(read_), *fitted])
-    scripts = [get_plotlyjs(), asset("page.js")]
+    scripts = [plotly_script(), asset("page.js")]
     style = asset("page.css") + (asset("diagnosis.css") if diagnoses else "")
     figures = plots.figures(read_, colours)
     whole = figures_of_steps(read_) <= MOST_OF_STEPS
