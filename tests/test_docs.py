@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import runpy
 import shlex
@@ -121,3 +122,30 @@ def test_each_kind_of_finding_has_a_page() -> None:
     for kind in get_args(Kind):
         assert (DOCS / "diagnose" / f"{kind}.md").exists(), kind
         assert f"`{kind}`" in index
+
+
+#: what the examples of the page "From Python" run
+TRAIN = """\
+import sys
+import torch
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+optimizer = torch.optim.SGD(model.parameters(), lr=float(sys.argv[2]) if sys.argv[2:] else 0.1)
+for _ in range(50):
+    loss = model(torch.randn(32, 8)).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.slow
+def test_the_examples_from_python_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").write_text(TRAIN)
+    page = DOCS / "python.md"
+    examples = doctest.DocTestParser().get_doctest(
+        page.read_text(encoding="utf-8"), {}, page.name, str(page), 0
+    )
+    assert len(examples.examples) > 10
+    assert doctest.DocTestRunner().run(examples).failed == 0

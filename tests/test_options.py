@@ -27,7 +27,7 @@ def test_a_trial_is_run_with_the_options_of_its_command(options: RunOptions) -> 
     command = Job("train.py", ("--steps", "9"), False, Path("/out"), options).command(Trial("bf16", 1, 2))
     context = run.make_context("run", command[command.index("run") + 1 :])
     assert RunOptions(**{f.name: context.params[f.name] for f in fields(RunOptions)}) == options
-    assert context.params["arguments"] == ("--steps", "9")
+    assert context.params["args"] == ("--steps", "9")
     assert [context.params[name] for name in ("precision", "seed", "repeat")] == ["bf16", 1, 2]
 
 

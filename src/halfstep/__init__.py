@@ -3,6 +3,8 @@
 import halfstep; halfstep.enable("bf16")    # the first line of a script; or: halfstep run --precision bf16 script.py
 halfstep.log(accuracy=0.98)                 # a figure of your own, for the comparison
 halfstep.skipped_steps()                    # steps left out because gradients were not finite
+halfstep.compare("train.py", seeds=5)       # run a program in several precisions, side by side
+halfstep.diagnose("train.py")               # which layer under- or overflows, and the cure
 halfstep.load("halfstep-out")               # a comparison that was written to a folder
 halfstep.lightning.MixedPrecision("fp16")   # a precision plugin for Lightning's Trainer
 halfstep.pytorch.GradScaler("cuda")         # loss scaling for an AMP loop of your own
@@ -18,15 +20,30 @@ if TYPE_CHECKING:
     from halfstep.api import enable as enable
     from halfstep.api import log as log
     from halfstep.api import skipped_steps as skipped_steps
+    from halfstep.cli.calls import compare as compare
+    from halfstep.cli.calls import diagnose as diagnose
+    from halfstep.errors import HalfstepError as HalfstepError
     from halfstep.report.loading import load as load
 
-__all__ = ["__version__", "enable", "load", "log", "skipped_steps"]
+__all__ = [
+    "HalfstepError",
+    "__version__",
+    "compare",
+    "diagnose",
+    "enable",
+    "load",
+    "log",
+    "skipped_steps",
+]
 
 _HOMES = {
     "enable": "halfstep.api",
     "log": "halfstep.api",
     "skipped_steps": "halfstep.api",
     "load": "halfstep.report.loading",
+    "compare": "halfstep.cli.calls",
+    "diagnose": "halfstep.cli.calls",
+    "HalfstepError": "halfstep.errors",
 }
 
 #: for those who write the training loop themselves; each needs its framework

@@ -1,14 +1,19 @@
 """The options of every run of a program: one value from the command line to the takeover, and to a child's command.
 
 A new option is a field of :class:`RunOptions`, and the place that uses it: its ``metadata`` are the words and the type
-of the command line's option, and the values that JSON may have.
+of the command line's option, and the values that JSON may have. The options of a comparison and of a diagnosis are
+fields of classes derived from it, which the command and the function of Python are both made from.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
+
+#: a path, as Python's own functions take it
+StrPath = str | os.PathLike[str]
 
 #: no program makes more
 MOST_STEPS = 2**53
@@ -16,12 +21,16 @@ MOST_STEPS = 2**53
 ProductsMode = Literal["auto", "native", "fp32"]
 
 
-def _told(help: str, *choices: str) -> dict[str, Any]:
-    """What the command line says of an option: a flag where its default is False, else one of ``choices``."""
-    return {"help": help, "choices": choices}
+#: what an option of the command line holds: a text, one of its choices, a whole number in a range, or seconds
+Kind = tuple[str, ...] | range | Literal["text", "texts", "seconds"]
 
 
-@dataclass(frozen=True)
+def told(help: str, kind: Kind = "text", metavar: str | None = None) -> dict[str, Any]:
+    """What the command line says of an option; one whose default is False is a flag."""
+    return {"help": help, "kind": kind, "metavar": metavar}
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """How a program is run, whatever the precision.
 
@@ -36,27 +45,32 @@ class RunOptions:
     steps: int | None = None
     products: ProductsMode = field(
         default="auto",
-        metadata=_told(
+        metadata=told(
             "Where 16-bit matrix products are computed on a CPU: in fp32 units where it has none of its own (auto), "
             "by PyTorch (native), or always in fp32 units (fp32).",
-            *get_args(ProductsMode),
+            get_args(ProductsMode),
         ),
     )
     emulate: bool = field(
         default=False,
-        metadata=_told(
+        metadata=told(
             "Round to a precision that has no units here (tf32, fp8, mxfp8, mxfp6, mxfp4, nvfp4) inside fp32 "
             "tensors: exactly, but with no figure for speed or memory."
         ),
     )
     as_on: Literal["cuda"] | None = field(
         default=None,
-        metadata=_told(
+        metadata=told(
             "Apply this device's autocast lists on a CPU, to see what fp16 or bf16 would do there; "
             "precisions without autocast are the same on both.",
-            "cuda",
+            ("cuda",),
         ),
     )
+
+    @property
+    def of_run(self) -> RunOptions:
+        """Those of every run, without what a command adds to them."""
+        return RunOptions(**{f.name: getattr(self, f.name) for f in fields(RunOptions)})
 
     def as_arguments(self) -> list[str]:
         """The options of ``halfstep run`` that give these."""
@@ -102,14 +116,12 @@ def run_arguments(
     return ["run", *told, *(["--watch"] if watch else []), *options.as_arguments()]
 
 
-def _allowed(default: Any, choices: tuple[str, ...]) -> Callable[[Any], bool]:
-    if default is False:
+def _allowed(option: Field[Any]) -> Callable[[Any], bool]:
+    if option.default is False:
         return lambda value: type(value) is bool
-    return lambda value: value in choices or value is default
+    return lambda value: value in option.metadata["kind"] or value is option.default
 
 
 #: what each option may be in JSON
-_ALLOWED: dict[str, Callable[[Any], bool]] = {
-    f.name: _allowed(f.default, f.metadata["choices"]) for f in fields(RunOptions) if f.metadata
-}
+_ALLOWED: dict[str, Callable[[Any], bool]] = {f.name: _allowed(f) for f in fields(RunOptions) if f.metadata}
 _ALLOWED["steps"] = lambda value: value is None or (type(value) is int and 0 < value <= MOST_STEPS)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from halfstep.diagnosis.loading import holds_comparison, place_in
-from halfstep.errors import Unsupported, UsageError
+from halfstep.errors import HalfstepError, Unsupported, UsageError
 from halfstep.files import json_text
+from halfstep.options import StrPath
 
 
-def new_folder(out: str | None, program: str) -> Path:
+def new_folder(out: StrPath | None, program: str) -> Path:
     """The folder of the comparison, made and found to be writable before any training.
 
     Raises:
@@ -29,7 +30,7 @@ def new_folder(out: str | None, program: str) -> Path:
     folder = Path(out).absolute()
     if holds_comparison(folder):
         raise UsageError(
-            f"{out!r} already holds a comparison; give --out a new folder, --resume it, or delete that one."
+            f"{os.fspath(out)!r} already holds a comparison; give --out a new folder, --resume it, or delete that one."
         )
     return _writable(folder)
 
@@ -64,7 +65,7 @@ def held(folder: Path) -> Iterator[None]:
         yield
 
 
-def diagnosis_folder(out: str | None, program: str, precision: str) -> Path:
+def diagnosis_folder(out: StrPath | None, program: str, precision: str) -> Path:
     """The folder of a diagnosis, made and found to be writable: ``out``, or a place in it where it is a comparison's.
 
     Raises:
@@ -105,16 +106,34 @@ def _unwritable(folder: Path, error: OSError) -> UsageError:
     )
 
 
-def page_or_none(write: Callable[[], Path]) -> Path | None:
-    """The page that ``write`` draws; where it cannot be drawn here a sentence on stderr, and None: all else goes on."""
+def page_or_reason(write: Callable[[], Path]) -> Path | HalfstepError:
+    """The page that ``write`` draws, or why it cannot be drawn here or written: all else goes on."""
     try:
         return write()
-    except Unsupported as error:
-        print(f"halfstep: {error}", file=sys.stderr)
-        return None
+    except HalfstepError as error:
+        return error
 
 
-def json_path_of(json_file: str | None) -> Path | None:
+def page_or_said(page: Path | HalfstepError) -> Path | None:
+    """The page; where it cannot be drawn here a sentence on stderr, and None."""
+    if isinstance(page, Unsupported):
+        print(f"halfstep: {page}", file=sys.stderr)
+    return page if isinstance(page, Path) else None
+
+
+def page_or_none(write: Callable[[], Path]) -> Path | None:
+    """The page that ``write`` draws; where it cannot be drawn here a sentence on stderr, and None.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    page = page_or_reason(write)
+    if isinstance(page, UsageError):
+        raise page
+    return page_or_said(page)
+
+
+def json_path_of(json_file: StrPath | None) -> Path | None:
     """Where ``--json`` goes, found to be writable before any training.
 
     Raises:
@@ -131,7 +150,7 @@ def json_path_of(json_file: str | None) -> Path | None:
             pass
     except OSError as error:
         raise UsageError(
-            f"Cannot write {json_file!r} ({error.strerror}); give --json a file you may write."
+            f"Cannot write {os.fspath(json_file)!r} ({error.strerror}); give --json a file you may write."
         ) from None
     return path
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from halfstep import codec
 from halfstep.comparison import model, tables
 from halfstep.comparison.model import SCHEMA
+from halfstep.diagnosis.loading import stored as diagnoses
+from halfstep.diagnosis.model import Diagnosis as DiagnosisValue
 from halfstep.errors import UsageError
 from halfstep.files import read_json
+from halfstep.options import StrPath
+from halfstep.plural import count
 from halfstep.report.compared import rebuilt
 from halfstep.safe_text import clean
 
@@ -79,12 +84,56 @@ class Comparison:
         return clean(f"<halfstep comparison of {command}: {self.recommendation['text']}>")
 
 
-def load(folder: str | Path) -> Comparison:
-    """Read the comparison that ``halfstep compare --out FOLDER`` wrote; one without an object is made from its records.
+class Diagnosis:
+    """A diagnosis read back from its folder: ``data`` is the object that ``--json`` writes."""
+
+    def __init__(self, data: dict[str, Any], folder: Path) -> None:
+        self.data = data
+        self.folder = folder
+
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        """What is wrong numerically, the worst first, with the remedies."""
+        return list(self.data["findings"])
+
+    @property
+    def layers(self) -> list[dict[str, Any]]:
+        """One row per layer: its numbers, and what the precision does to them."""
+        return list(self.data["layers"])
+
+    def __repr__(self) -> str:
+        command = " ".join(map(str, self.data["program"]["command"]))
+        found = count(len(self.findings), "finding")
+        return clean(f"<halfstep diagnosis of {command} in {self.data['precision']}: {found}>")
+
+
+@overload
+def load(folder: StrPath, what: Literal["comparison"] = "comparison") -> Comparison: ...
+@overload
+def load(folder: StrPath, what: Literal["diagnosis"]) -> Diagnosis: ...
+def load(folder: StrPath, what: Literal["comparison", "diagnosis"] = "comparison") -> Comparison | Diagnosis:
+    """Read what ``halfstep compare --out FOLDER`` or ``halfstep diagnose --out FOLDER`` wrote.
+
+    Args:
+        folder: where it is. A comparison without an object is made from its records.
+        what: ``"comparison"``, or ``"diagnosis"``; of those in a comparison's folder the first.
 
     Raises:
-        UsageError: no comparison there, one of another schema, or a damaged one.
+        UsageError: none there, one of another schema, or a damaged one.
     """
+    if what == "comparison":
+        return _comparison(folder)
+    if what != "diagnosis":
+        raise UsageError(f"halfstep.load() was asked for {what!r}; it reads a comparison or a diagnosis.")
+    found = diagnoses(Path(folder))
+    if not found:
+        raise UsageError(
+            f"No diagnosis in {os.fspath(folder)!r}; give a folder that `halfstep diagnose --out` wrote."
+        )
+    return Diagnosis(codec.write(codec.read(DiagnosisValue, found[0])), Path(folder))
+
+
+def _comparison(folder: StrPath) -> Comparison:
     path = Path(folder) / "comparison.json"
     if not path.exists() and (path.parent / "request.json").exists():
         return rebuild(folder)
@@ -92,7 +141,8 @@ def load(folder: str | Path) -> Comparison:
         raw = read_json(path)
     except OSError as error:
         raise UsageError(
-            f"No comparison in {str(folder)!r} ({error.strerror}); give a folder that `halfstep compare --out` wrote."
+            f"No comparison in {os.fspath(folder)!r} ({error.strerror}); give a folder that `halfstep compare --out` "
+            "wrote."
         ) from None
     except ValueError as error:
         raise UsageError(
@@ -110,7 +160,7 @@ def load(folder: str | Path) -> Comparison:
 _PARTS = {"program": dict, "trials": list, "verdicts": list, "recommendation": dict}
 
 
-def rebuild(folder: str | Path) -> Comparison:
+def rebuild(folder: StrPath) -> Comparison:
     """The comparison made again from the records in ``folder``, trials that did not end among them.
 
     A folder that holds none of what a comparison was asked for (an older one, or a single file moved there) is read
@@ -118,5 +168,5 @@ def rebuild(folder: str | Path) -> Comparison:
     """
     path = Path(folder)
     if not (path / "request.json").exists():
-        return load(folder)
+        return _comparison(folder)
     return Comparison(codec.write(rebuilt(path)), path)

@@ -81,7 +81,9 @@ class Job:
             record=str(self.record(trial)),
             watch=self.watch,
         )
-        ours += [*(["-m"] if self.module else []), self.program, *self.arguments]
+        # A program may have the name of an option.
+        ours += [*(["-m"] if self.module else []), *(["--"] if self.program.startswith("-") else [])]
+        ours += [self.program, *self.arguments]
         return [*start_of_command(self.launch), *ours]
 
     def record(self, trial: Trial) -> Path:

@@ -129,6 +129,8 @@ class Tree:
         while not self._gone_within(0) and time.monotonic() < by:
             self._send(signal.SIGKILL)
             time.sleep(_POLL)
+        if self._child is not None:
+            self._child.poll()
 
     def _send(self, number: signal.Signals) -> None:
         for process in self.running():

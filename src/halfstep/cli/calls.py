@@ -1,0 +1,253 @@
+"""``halfstep.compare`` and ``halfstep.diagnose``: the commands as functions.
+
+Their keywords are the fields of the commands' options. What is given is put into the words of a command line and read
+by the command, so that both take the same values and refuse the others in the same sentences.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import shlex
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import click
+
+from halfstep.cli import compare as comparing
+from halfstep.cli import diagnose as diagnosing
+from halfstep.cli.options import given_options
+from halfstep.cli.outputs import held
+from halfstep.comparison.options import ComparisonOptions
+from halfstep.comparison.running import Display
+from halfstep.diagnosis.options import DiagnosisOptions
+from halfstep.errors import HalfstepError, Unsupported, UsageError
+from halfstep.report.loading import Comparison, Diagnosis
+from halfstep.trials.process import MARK
+from halfstep.trials.progress import Announcer, CallOptions
+
+P = ParamSpec("P")
+Options = TypeVar("Options", bound=CallOptions)
+Value = TypeVar("Value", Comparison, Diagnosis)
+
+#: fields that stand elsewhere on a command line, or nowhere
+_NO_OPTIONS = ("program", "args", "module", "progress")
+
+
+def _with_keywords_of(
+    options: Callable[P, Options],
+) -> Callable[[Callable[[dict[str, Any]], Value]], Callable[P, Value]]:
+    """Let a function of a dictionary be called with the fields of ``options`` as keywords, checked by name."""
+
+    def decorated(call: Callable[[dict[str, Any]], Value]) -> Callable[P, Value]:
+        signature = inspect.signature(options)
+
+        @functools.wraps(call)
+        def called(*args: P.args, **kwargs: P.kwargs) -> Value:
+            try:
+                given = signature.bind(*args, **kwargs).arguments
+            except TypeError as error:
+                allowed = ", ".join(signature.parameters)
+                raise UsageError(f"halfstep.{call.__name__}(): {error}; allowed are {allowed}.") from None
+            return call(given)
+
+        shown = signature.replace(return_annotation=inspect.signature(call).return_annotation)
+        called.__signature__ = shown  # type: ignore[attr-defined]
+        return called
+
+    return decorated
+
+
+@_with_keywords_of(ComparisonOptions)
+def compare(given: dict[str, Any]) -> Comparison:
+    """Run a program in several precisions, one process each, and compare speed, memory and loss.
+
+    The keywords are the options of ``halfstep compare``, with its defaults; a list may be a list. Nothing is printed,
+    and nothing written but by the program itself and into ``out``.
+
+    Args:
+        program: the script; with ``module=True`` a module's name. None where ``resume`` names a comparison.
+        args: the program's own arguments, e.g. ``["--lr", "3e-4"]``.
+        out: folder for records, logs and the page. Default: a temporary one, removed with the value returned.
+        progress: True shows it on stderr, as the command does; a function is called with each
+            :class:`~halfstep.trials.progress.Progress`, and ends the trials by raising an exception.
+
+    Returns:
+        What :func:`halfstep.load` reads from ``out``. A trial that failed is a row of it, as on the command line;
+        Ctrl-C, which only the main thread sees, ends the comparison with the trials there are.
+
+    Raises:
+        HalfstepError: what the command refuses, in its words.
+
+    Example:
+        >>> import halfstep
+        >>> halfstep.compare("train.py", precisions=["fp32", "bf16"], seeds=5)  # doctest: +SKIP
+    """
+    with _folder(given) as (told, keep):
+        options, names = _read(comparing.compare, ComparisonOptions, told)
+        task = comparing.prepare(options, names)
+        with held(task.request.folder), _display(given.get("progress", False)) as display:
+            done = comparing.perform(task, display)
+        _require_page(done.page)
+        return keep(Comparison(done.comparison, task.request.folder))
+
+
+@_with_keywords_of(DiagnosisOptions)
+def diagnose(given: dict[str, Any]) -> Diagnosis:
+    """Train a program for some steps in a precision, look at every number, and name what goes wrong.
+
+    The keywords are the options of ``halfstep diagnose``, with its defaults. Nothing is printed, and nothing written
+    but by the program itself and into ``out``.
+
+    Args:
+        program: the script; with ``module=True`` a module's name.
+        args: the program's own arguments, e.g. ``["--lr", "3e-4"]``.
+        out: folder for records, logs and the page; in a comparison's folder the diagnosis becomes a section of its
+            page. Default: a temporary one, removed with the value returned.
+        progress: as for :func:`halfstep.compare`.
+
+    Returns:
+        What ``halfstep.load(out, "diagnosis")`` reads.
+
+    Raises:
+        HalfstepError: what the command refuses, in its words, and a program that makes no step.
+
+    Example:
+        >>> import halfstep
+        >>> halfstep.diagnose("train.py", precision="fp16", steps=20)  # doctest: +SKIP
+    """
+    with _folder(given) as (told, keep):
+        options, _ = _read(diagnosing.diagnose, DiagnosisOptions, told)
+        task = diagnosing.prepare(options)
+        with held(task.question.job.folder), _display(given.get("progress", False)) as display:
+            done = diagnosing.perform(task, display)
+        _require_page(done.page)
+        return keep(Diagnosis(done.diagnosis, task.question.job.folder))
+
+
+def _require_page(page: Path | HalfstepError) -> None:
+    """Warn where a page cannot be drawn here.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    if isinstance(page, Unsupported):
+        warnings.warn(str(page), RuntimeWarning, stacklevel=4)
+    elif isinstance(page, HalfstepError):
+        raise page
+
+
+@contextmanager
+def _folder(given: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Callable[[Value], Value]]]:
+    """What was given, with a folder; and what binds a temporary folder to the value that is returned.
+
+    A temporary folder outlives an error whose sentence names a file in it.
+
+    Raises:
+        UsageError: this process is itself a trial, which would start trials without end.
+    """
+    if MARK in os.environ:
+        raise UsageError(
+            "A trial of a comparison or a diagnosis was about to start one of its own; do that only where "
+            "HALFSTEP_TRIAL is not in the environment, or from another file."
+        )
+    if given.get("out") is not None or given.get("resume") is not None:
+        yield given, lambda value: value
+        return
+    folder = tempfile.mkdtemp(prefix="halfstep-")
+
+    def keep(value: Value) -> Value:
+        weakref.finalize(value, shutil.rmtree, folder, ignore_errors=True)
+        return value
+
+    try:
+        yield {**given, "out": folder}, keep
+    except BaseException as error:
+        if folder not in str(error):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _display(progress: Any) -> Iterator[Display]:
+    """Where progress goes: to stderr, to a function, or nowhere.
+
+    Raises:
+        UsageError: ``progress`` is none of them.
+    """
+    if progress is True:
+        from rich.console import Console
+
+        from halfstep.report.progress import Progress
+
+        with Progress(Console(stderr=True)) as shown:
+            yield shown
+    elif progress is None or progress is False or callable(progress):
+        yield Announcer(progress or None)
+    else:
+        raise UsageError(f"progress was given {progress!r}; give True, False or a function.")
+
+
+def _read(
+    command: click.Command, kind: type[Options], given: Mapping[str, Any]
+) -> tuple[Options, frozenset[str]]:
+    """The options that the command reads from what was given, and the names of those that were.
+
+    Raises:
+        UsageError: the command refuses one.
+    """
+    try:
+        with command.make_context(command.name, _command_line(kind, given)) as context:
+            return kind(**context.params), frozenset(given_options())
+    except click.ClickException as error:
+        raise UsageError(error.format_message()) from None
+
+
+def _command_line(kind: type[Options], given: Mapping[str, Any]) -> list[str]:
+    words = [
+        word for f in fields(kind) if f.name in given for word in _option(f.name, given[f.name], f.default)
+    ]
+    words += ["-m"] if _flag("module", given.get("module", False)) else []
+    program, args = given.get("program"), given.get("args", ())
+    if isinstance(args, str) or not all(isinstance(word, str | os.PathLike) for word in args):
+        raise UsageError(f'args was given {args!r}; give a list of texts, e.g. ["--lr", "3e-4"].')
+    if program is None and args:
+        raise UsageError(f"args was given {args!r} without a program; name one.")
+    return [*words, "--", *([] if program is None else [_text("program", program)]), *map(os.fspath, args)]
+
+
+def _option(name: str, value: Any, default: Any) -> list[str]:
+    """The words that give an option this value; none for None, which leaves it to its default."""
+    option = f"--{name.replace('_', '-')}"
+    if name in _NO_OPTIONS or value is None:
+        return []
+    if default is False:
+        return [option] if _flag(name, value) else []
+    if not isinstance(value, str) and isinstance(value, Sequence):
+        texts = [_text(name, item) for item in value]
+        return [f"{option}={shlex.join(texts) if name == 'launch' else ','.join(texts)}"]
+    return [f"{option}={_text(name, value)}"]
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} was given {value!r}; give True or False.")
+    return value
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, os.PathLike):
+        return str(os.fspath(value))
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UsageError(
+            f"{name} was given {value!r}; give a text, a number or a path, as its option is given."
+        )
+    return str(value)

@@ -1,0 +1,121 @@
+"""The options and arguments of the commands, made from the fields of the values that hold them."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+import shlex
+import shutil
+from collections.abc import Callable
+from dataclasses import Field, fields
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from halfstep.errors import UsageError
+from halfstep.options import MOST_STEPS, RunOptions
+from halfstep.program.target import Target
+
+
+def program_options(command: Callable[..., Any], required: bool = True) -> Callable[..., Any]:
+    """The arguments that name a program: ours end at it, so that its own ``--precision`` reaches it."""
+    command = click.argument("args", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")(command)
+    command = click.argument("program", type=click.UNPROCESSED, required=required)(command)
+    return click.option("-m", "module", is_flag=True, help="PROGRAM is a module's name, as for `python -m`.")(
+        command
+    )
+
+
+def check_program(target: Target) -> None:
+    """Look at a program that is to run several times before anything is run.
+
+    Raises:
+        UsageError: it is a pipe or a device, as ``<(command)`` is, and can be read only once.
+    """
+    if target.path is not None and not (os.path.isfile(target.path) or os.path.isdir(target.path)):
+        raise UsageError(
+            f"{target.given!r} is no file, and can be read only once; write it into a file, and name that."
+        )
+
+
+def check_launcher(launch: str) -> None:
+    """Look for the program of ``--launch`` before anything is run.
+
+    Raises:
+        UsageError: it is not there, or the quotes of ``launch`` do not match.
+    """
+    try:
+        words = shlex.split(launch)
+    except ValueError as error:
+        raise UsageError(f"--launch is {launch!r} ({error}); close its quotes.") from None
+    if launch and not words:
+        raise UsageError("--launch was given nothing to launch with; give it a command, or leave it out.")
+    if words and shutil.which(words[0]) is None:
+        raise UsageError(
+            f"There is no program '{words[0]}' to launch with; give --launch one on PATH, or its whole path."
+        )
+
+
+class _Seconds(click.FloatRange):
+    """A duration: click's range lets ``nan`` and ``inf`` pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> float:
+        seconds: float = super().convert(value, param, context)
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is no number of seconds.", param, context)
+        return seconds
+
+
+SECONDS = _Seconds(min=0, min_open=True)
+
+#: how many optimizer steps
+STEPS = click.IntRange(1, MOST_STEPS)
+
+SETTINGS = {"ignore_unknown_options": False, "allow_interspersed_args": False}
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every run but ``--steps``; the command is given them by name."""
+    return command_options(RunOptions)(command)
+
+
+def command_options(kind: type[RunOptions]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """An option for each field of ``kind`` that has words for the command line: its own first, in their order."""
+
+    def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
+        known = {f.name: f for f in fields(kind) if f.metadata}
+        own = [name for name in inspect.get_annotations(kind) if name in known]
+        for name in reversed(list(dict.fromkeys([*own, *known]))):
+            command = _option(known[name])(command)
+        return command
+
+    return decorated
+
+
+def given_options() -> set[str]:
+    """The names of the options and arguments that stand on the command line."""
+    context = click.get_current_context()
+    return {
+        name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+
+
+def _option(option: Field[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    kind, default = option.metadata["kind"], option.default
+    shape: dict[str, Any] = {"metavar": option.metadata["metavar"]}
+    if default is False:
+        shape["is_flag"] = True
+    elif kind == "texts":
+        shape["multiple"] = True
+    elif kind == "seconds":
+        shape["type"] = SECONDS
+    elif isinstance(kind, range):
+        shape["type"] = click.IntRange(kind.start, kind.stop - 1)
+    elif isinstance(kind, tuple):
+        shape["type"] = click.Choice(kind)
+    if default or default == "":
+        shape |= {"default": default, "show_default": bool(default)}
+    name = f"--{option.name.replace('_', '-')}"
+    return click.option(name, option.name, **shape, help=option.metadata["help"])

@@ -1,0 +1,109 @@
+"""The options of ``halfstep compare`` and of ``halfstep.compare``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from halfstep.comparison.model import PREFER, Prefer
+from halfstep.comparison.request import MOST
+from halfstep.options import MOST_STEPS, StrPath, told
+from halfstep.trials.progress import CallOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonOptions(CallOptions):
+    """What is to be compared, as it was given: a list may also be a text with commas, a path a text."""
+
+    program: StrPath | None = field(default=None, kw_only=False)
+    precisions: str | Sequence[str] | None = field(
+        default=None,
+        metadata=told(
+            "Separated by commas, e.g. fp32,bf16,fp16:loss_scale=1024. Default: what this hardware can do, and as-is "
+            "if the program has mixed precision of its own.",
+            metavar="LIST",
+        ),
+    )
+    steps: int | None = field(
+        default=None,
+        metadata=told("End each trial after N optimizer steps.", range(1, MOST_STEPS + 1), "N"),
+    )
+    repeats: int = field(
+        default=1,
+        metadata=told("Run each precision R times, interleaved, to see the noise.", range(1, MOST + 1), "R"),
+    )
+    seeds: int = field(
+        default=1,
+        metadata=told(
+            "Run each precision with S seeds; every seed that the program sets is shifted by 0, 1, ...",
+            range(1, MOST + 1),
+            "S",
+        ),
+    )
+    time_limit: float | None = field(
+        default=None, metadata=told("End a trial that runs longer than T seconds.", "seconds", "T")
+    )
+    tolerance: float | str | Sequence[str] = field(
+        default=(),
+        metadata=told(
+            "A difference that does not matter: 0.01 (of the loss), 1% (of every figure), accuracy=0.005. Default: "
+            "the baseline's own deviation from seed to seed.",
+            "texts",
+            "D",
+        ),
+    )
+    prefer: Prefer = field(
+        default="speed",
+        metadata=told(
+            "What the advice is to gain, at no loss of quality; accuracy: only what was shown to be as good as the "
+            "baseline.",
+            PREFER,
+        ),
+    )
+    fit_batch: str | None = field(
+        default=None,
+        metadata=told(
+            "Then find the largest batch that fits each precision; ARG is the program's own option for it: "
+            "--fit-batch images=--batch-size.",
+            metavar="[NAME=]ARG",
+        ),
+    )
+    memory_limit: int | str | None = field(
+        default=None,
+        metadata=told(
+            "What --fit-batch is to fit into on a CPU, e.g. 8GiB: the largest resident memory of the program and its "
+            "children.",
+            metavar="SIZE",
+        ),
+    )
+    out: StrPath | None = field(
+        default=None,
+        metadata=told(
+            "Folder for records, logs and the page. Default: a new one in halfstep-out. What "
+            "`halfstep diagnose --out DIR` finds later becomes a section of the page.",
+            metavar="DIR",
+        ),
+    )
+    json: StrPath | None = field(
+        default=None,
+        metadata=told("Also write the comparison as JSON to FILE; - for stdout.", metavar="FILE"),
+    )
+    launch: str | Sequence[str] = field(
+        default="",
+        metadata=told('Launcher for each trial, e.g. "torchrun --nproc-per-node 2".', metavar="CMD"),
+    )
+    fresh: bool = field(
+        default=False,
+        metadata=told(
+            "Run each trial in a copy of this folder, thrown away at its end, so that none goes on from what another "
+            "saved."
+        ),
+    )
+    resume: StrPath | None = field(
+        default=None,
+        metadata=told(
+            "Go on with the comparison in DIR: run only what is missing, as it was asked for. --seeds, --repeats, "
+            "--time-limit, --tolerance and --prefer may be given anew.",
+            metavar="DIR",
+        ),
+    )
