@@ -12,7 +12,14 @@ from torch import Tensor, UntypedStorage
 from torch.optim import Optimizer
 
 from halfstep.pytorch.devices import capturing
-from halfstep.pytorch.loss_scaling.gradients import all_finite, multiply_and_test_, trouble_in, values_of
+from halfstep.pytorch.loss_scaling.gradients import (
+    all_finite,
+    are_plain,
+    multiply_and_test_,
+    trouble_in,
+    values_of,
+    versions_of,
+)
 from halfstep.pytorch.loss_scaling.pending_flag import Verdict
 from halfstep.pytorch.loss_scaling.scaled_pass import NoScaledPass
 from halfstep.pytorch.patches import Patches
@@ -46,6 +53,7 @@ class Tested:
         self._versions: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._flags: list[Tensor] = []
         self._one_test = False
+        self._plain = True  # all that was recorded since it was last forgotten
         self._captured = False
         self._written: set[UntypedStorage] = set()
         self._exposed: weakref.WeakSet[UntypedStorage] = weakref.WeakSet()
@@ -71,10 +79,15 @@ class Tested:
 
         Of a DTensor PyTorch does not count the writes to this rank's part, which has its own count.
         """
-        versions, strided = self._versions, torch.strided
-        for g in gradients:  # a plain loop, as in _unchanged
-            if g.layout is strided:
-                versions[id(g)] = weakref.ref(g), g._version if type(g) is Tensor else values_of(g)._version
+        versions = self._versions
+        plain = are_plain(gradients)
+        self._plain = plain and (self._plain or not versions)
+        if plain:  # no loop in Python: this is done for every gradient of every pass
+            known = zip(map(weakref.ref, gradients), versions_of(gradients), strict=True)
+            versions.update(zip(map(id, gradients), known, strict=True))
+        else:
+            dense = [g for g in gradients if g.layout is torch.strided]
+            versions.update({id(g): (weakref.ref(g), values_of(g)._version) for g in dense})
         self._captured = capturing()
         self._one_test = len(versions) == len(gradients)  # then what was found before is superseded
         if self._one_test:
@@ -161,12 +174,11 @@ class Tested:
         self._flags = []
 
     def _unchanged(self, gradients: Sequence[Tensor]) -> bool:
-        """Whether each was tested and not written to since. One loop: this is asked of every gradient of every step."""
-        find = self._versions.get
-        for gradient in gradients:
-            entry = find(id(gradient))
-            own = gradient if type(gradient) is Tensor else values_of(gradient)
-            if entry is None or entry[0]() is not gradient or entry[1] != own._version:
+        """Whether each was tested and not written to since; asked of every gradient of every step."""
+        entries = list(map(self._versions.get, map(id, gradients)))
+        own = gradients if self._plain else [values_of(gradient) for gradient in gradients]
+        for entry, gradient, version in zip(entries, gradients, versions_of(own), strict=True):
+            if entry is None or entry[1] != version or entry[0]() is not gradient:
                 return False
         exposed = self._may_have_changed()
         return not exposed or exposed.isdisjoint(_storages(gradients))

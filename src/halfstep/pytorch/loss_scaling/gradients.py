@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,8 +15,9 @@ from halfstep.pytorch.loss_scaling.gradient_kernels import gradient_kernels
 from halfstep.pytorch.patches import never_traced
 
 # The attributes' C getters: looked up in a Python loop, three attributes of 10,000 gradients cost 1 ms more.
-_dtype, _layout, _on_cpu = (
-    cast(Callable[[Tensor], Any], getattr(Tensor, name).__get__) for name in ("dtype", "layout", "is_cpu")
+_dtype, _layout, _on_cpu, _device, _version = (
+    cast(Callable[[Tensor], Any], getattr(Tensor, name).__get__)
+    for name in ("dtype", "layout", "is_cpu", "device", "_version")
 )
 
 _COMPRESSED = {torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc}
@@ -46,7 +47,7 @@ class Values:
         """The values of ``gradients``; of a DTensor this rank's part, unless ``own_part`` is False."""
         found = list(gradients)
         dtypes = set(map(_dtype, found))
-        plain = set(map(_layout, found)) <= {torch.strided} and not any(dtype.is_complex for dtype in dtypes)
+        plain = are_dense(found) and not any(dtype.is_complex for dtype in dtypes)
         if not plain or (own_part and set(map(type, found)) - {Tensor}):
             found = [values_of(gradient, own_part) for gradient in found]
             dtypes = set(map(_dtype, found))
@@ -58,10 +59,33 @@ class Values:
             return []
         if self.on_cpu:
             return [(self.tensors[0].device, self.tensors)]
+        devices = devices_of(self.tensors)
+        if len(devices) == len(self.dtypes) == 1:
+            return [(devices.pop(), self.tensors)]
         groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
         for tensor in self.tensors:
             groups[tensor.device, tensor.dtype].append(tensor)
         return [(device, tensors) for (device, _), tensors in groups.items()]
+
+
+def are_dense(gradients: Sequence[Tensor]) -> bool:
+    """Whether none is sparse."""
+    return set(map(_layout, gradients)) <= {torch.strided}
+
+
+def are_plain(gradients: Sequence[Tensor]) -> bool:
+    """Whether all are dense tensors, none of a class of its own (as DTensor)."""
+    return set(map(type, gradients)) <= {Tensor} and are_dense(gradients)
+
+
+def devices_of(gradients: Iterable[Tensor]) -> set[torch.device]:
+    """The devices that they are on."""
+    return set(map(_device, gradients))
+
+
+def versions_of(gradients: Iterable[Tensor]) -> Iterable[int]:
+    """How often each was written to, as PyTorch counts it."""
+    return map(_version, gradients)
 
 
 def values_of(gradient: Tensor, own_part: bool = True) -> Tensor:
@@ -140,10 +164,11 @@ def multiply_and_test_(gradients: Iterable[Tensor], factor: float) -> list[Tenso
 @torch.no_grad()
 def _by_pytorch(gradients: list[Tensor], factor: float, test_result: bool) -> dict[torch.device, Tensor]:
     """Multiply and test by PyTorch's kernel; a flag a device."""
+    values = Values.of(gradients)
     if factor != 1.0:  # autograd is told of the writing, which the kernel does not do
-        torch.autograd.graph.increment_version([values_of(gradient) for gradient in gradients])
+        torch.autograd.graph.increment_version(values.tensors)
     flags: dict[torch.device, Tensor] = {}
-    for device, tensors in Values.of(gradients).by_device():
+    for device, tensors in values.by_device():
         found = flags.setdefault(device, torch.zeros(1, device=device))
         unscale_(tensors, constant(factor, device), found, test_result)
     return flags

@@ -19,6 +19,7 @@ from torch.optim import optimizer as torch_optimizer
 
 from halfstep.errors import HalfstepError
 from halfstep.precisions.loss_scale import DynamicScale, LossScale
+from halfstep.pytorch.loss_scaling.gradients import are_plain, devices_of
 
 #: devices on which reading a flag at once would wait for all that was launched before
 DEVICES = {"cuda"}
@@ -108,17 +109,15 @@ class Readiness:
 
     def made(self, optimizer: Optimizer, gradients: Sequence[Tensor]) -> None:
         """A step was made by ``gradients``."""
-        if _might_wait(optimizer, gradients):
-            self._made[optimizer] = _kind(optimizer)
+        if _might_wait(optimizer, gradients) and len(devices_of(gradients)) == 1 and are_plain(gradients):
+            self._made[optimizer] = _kind(optimizer, gradients)
 
     def may_wait(self, optimizer: Optimizer, gradients: Sequence[Tensor]) -> bool:
         """Whether the verdict on ``gradients`` may be read after the step."""
         return (
             _might_wait(optimizer, gradients)
-            and self._made.get(optimizer) == _kind(optimizer)
+            and self._made.get(optimizer) == _kind(optimizer, gradients)
             and skips_by_itself(optimizer)
-            and len({gradient.device for gradient in gradients}) == 1
-            and not any(hasattr(gradient, "_local_tensor") for gradient in gradients)
         )
 
 
@@ -126,8 +125,8 @@ def _might_wait(optimizer: Optimizer, gradients: Sequence[Tensor]) -> bool:
     return is_fused(optimizer) and bool(gradients) and gradients[0].device.type in DEVICES
 
 
-def _kind(optimizer: Optimizer) -> tuple[Any, ...]:
-    """What the state that a step leaves depends on: which parameters have gradients, and how many have state."""
+def _kind(optimizer: Optimizer, gradients: Sequence[Tensor]) -> tuple[Any, ...]:
+    """What the state that a step leaves depends on: which parameters have gradients, where, and how many have state."""
     groups = optimizer.param_groups
     used = [id(p) for group in groups for p in group["params"] if p.grad is not None]
-    return used, len(optimizer.state), [bool(group.get("momentum")) for group in groups]
+    return used, gradients[0].device, len(optimizer.state), [bool(group.get("momentum")) for group in groups]
