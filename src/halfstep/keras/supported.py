@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from halfstep.errors import Unsupported
-from halfstep.keras import backend
+from halfstep.keras.backends import base as backend
 from halfstep.keras.capabilities import support
 from halfstep.precisions.recipes import Recipe
 from halfstep.takeover.base import Options, Takeover

@@ -11,19 +11,19 @@ import keras
 from keras import DTypePolicy
 
 from halfstep.errors import HalfstepError
-from halfstep.keras import backend
-from halfstep.keras.extra_optimizers import Further, NullFurther
-from halfstep.keras.loaded import Loaded
-from halfstep.keras.policy import Keep, Policies, policy_of
-from halfstep.keras.progress import Progress
-from halfstep.keras.region import Region
-from halfstep.keras.sample import Jitted
-from halfstep.keras.scaler import Scaler
-from halfstep.keras.statistics import NullStatistics, Statistics
+from halfstep.keras.backends import base as backend
+from halfstep.keras.backends.torch import Beneath, NullBeneath
+from halfstep.keras.loops.fit import Trainers
+from halfstep.keras.loss_scaling.extra_optimizers import Further, NullFurther
+from halfstep.keras.loss_scaling.scaler import Scaler
+from halfstep.keras.loss_scaling.statistics import NullStatistics, Statistics
+from halfstep.keras.policies.loaded import Loaded
+from halfstep.keras.policies.policy import Keep, Policies, policy_of
+from halfstep.keras.policies.region import Region
+from halfstep.keras.policies.variables import Weights
+from halfstep.keras.recording.progress import Progress
+from halfstep.keras.recording.sample import Jitted
 from halfstep.keras.supported import ran_as, software
-from halfstep.keras.torch_backend import Beneath, NullBeneath
-from halfstep.keras.trainer import Trainers
-from halfstep.keras.weights import Weights
 from halfstep.takeover.base import Options, asked_of
 from halfstep.takeover.base import Takeover as Face
 from halfstep.takeover.patches import Patches
@@ -78,13 +78,13 @@ class Takeover(Face):
             Region().install(patches)
         self._trainers.install(patches)
         if self.backend == "tensorflow":
-            from halfstep.keras.tape import Tapes
+            from halfstep.keras.loops.tape import Tapes
 
             self.loops = Tapes(self)
             self.loops.install(patches)
             if self.recipe.compute in ("bf16", "fp16"):
-                from halfstep.keras.control_flow_tf import ControlFlow
-                from halfstep.keras.operands_tf import Operands
+                from halfstep.keras.policies.control_flow_tf import ControlFlow
+                from halfstep.keras.policies.operands_tf import Operands
 
                 narrow = DTypePolicy(policy_of(self.recipe)).compute_dtype
                 Operands(narrow).install(patches)
@@ -93,12 +93,12 @@ class Takeover(Face):
             from keras.src.backend.jax import trainer
 
             patches.wrap(trainer, "jit", self._jit)
-            from halfstep.keras.jax_loops import JaxLoops
+            from halfstep.keras.loops.jax import JaxLoops
 
             self.loops = JaxLoops(self)
             self.loops.install(patches)
         elif isinstance(self.beneath, Beneath):
-            from halfstep.keras.eager import EagerLoops
+            from halfstep.keras.loops.torch import EagerLoops
 
             self.loops = EagerLoops(self, self.beneath.scaling)
             self.loops.install(patches)

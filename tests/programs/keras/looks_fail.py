@@ -11,12 +11,12 @@ def fail(*args, **kwargs):
 
 backend = keras.backend.backend()
 LOOKS = {
-    "tensorflow": ["halfstep.keras.products_tf.flops_of_graph"],
-    "jax": ["halfstep.keras.products_jax.flops_of_jaxpr"],
-    "torch": ["halfstep.keras.sample._eager_counter"],
+    "tensorflow": ["halfstep.keras.recording.products_tf.flops_of_graph"],
+    "jax": ["halfstep.keras.recording.products_jax.flops_of_jaxpr"],
+    "torch": ["halfstep.keras.recording.sample._eager_counter"],
 }[backend]
 with ExitStack() as stack:
-    for look in [*LOOKS, "halfstep.keras.stored._bytes_of", "halfstep.keras.recorder._number"]:
+    for look in [*LOOKS, "halfstep.keras.recording.stored._bytes_of", "halfstep.keras.recording.recorder._number"]:
         if look.endswith("_number"):
             stack.enter_context(mock.patch(look, lambda value: None))
         else:

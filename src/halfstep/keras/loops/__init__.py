@@ -1,0 +1,1 @@
+"""Loops that train: Keras's own, and those of a script on each backend."""
