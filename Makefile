@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+DEEPSPEED := .venv-deepspeed
 
 .DEFAULT_GOAL := help
-.PHONY: mutants help demo test test-long lint types docs format clean
+.PHONY: mutants help demo test test-long test-deepspeed lint types docs format clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## train a small GPT in every precision of this machine, and compare
 	rm -rf halfstep-out/demo
@@ -19,7 +20,10 @@ test: lint types ## lint, types and every test; CI runs this, docs and test-long
 	$(BIN)/pytest -n 2 --dist worksteal
 
 test-long: $(INSTALLED) ## what is drawn by chance, many more times: damaged folders, kills and resumes (some 6 minutes)
-	$(BIN)/pytest -n 2 --dist worksteal --long tests/fuzz tests/pytorch/test_checkpoints.py tests/benchmarks/test_gallery.py
+	$(BIN)/pytest -n 2 --dist worksteal --long tests/fuzz tests/pytorch/test_checkpoints.py tests/pytorch/test_distributed_amp.py tests/benchmarks/test_gallery.py
+
+test-deepspeed: $(DEEPSPEED)/installed ## DeepSpeed on a CPU, in an environment of its own on top of .venv (some 5 minutes)
+	$(DEEPSPEED)/bin/python -m pytest tests/integrations/test_deepspeed.py
 
 mutants: $(INSTALLED) ## faults in the files that judge, which tests are to notice; FILE=... SAMPLE=14: so many of a file
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[mutants]'
@@ -45,7 +49,7 @@ format: $(INSTALLED) ## let ruff rewrite the files
 	$(BIN)/ruff format
 
 clean: ## remove all that make has made, the environment too
-	rm -rf $(VENV) halfstep-out/demo build docs/_build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(DEEPSPEED) halfstep-out/demo build docs/_build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt tools/install.py
@@ -54,4 +58,12 @@ $(INSTALLED): pyproject.toml constraints.txt tools/install.py
 	  exit 1; }
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("halfstep: $(PYTHON) is Python %d.%d: Python 3.10 or newer is needed; name one as in make PYTHON=python3.12." % sys.version_info[:2])'
 	@$(PYTHON) tools/install.py $(VENV)
+	@touch $@
+
+# DeepSpeed builds itself against the torch that is there, and needs nothing else of .venv.
+$(DEEPSPEED)/installed: $(INSTALLED)
+	$(BIN)/python -m venv $(DEEPSPEED)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	  > "$$($(DEEPSPEED)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/of_halfstep.pth"
+	DS_BUILD_OPS=0 $(DEEPSPEED)/bin/python -m pip install -q --no-build-isolation deepspeed==0.19.8
 	@touch $@

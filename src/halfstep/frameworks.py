@@ -73,6 +73,7 @@ FRAMEWORKS = {
         Framework("lightning_fabric", (2, 6), "taken over, through torch", _FABRIC),
         Framework("transformers", (5,), "taken over, through torch"),
         Framework("accelerate", (1, 15), "taken over, through torch"),
+        Framework("deepspeed", (0, 19), "taken over, through torch"),
         Framework("keras", (3, 15), "taken over, on TensorFlow, PyTorch and JAX"),
         Framework("tensorflow", (2, 21), "taken over, through keras", _TENSORFLOW),
         Framework("jax", (0, 10), "taken over, through keras"),

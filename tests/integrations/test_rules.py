@@ -76,52 +76,6 @@ def test_a_launcher_as_the_program_is_refused(tmp_path: Path, launcher: tuple[st
     assert under("as-is", *launcher, cwd=tmp_path).stdout == "trained\n"
 
 
-DEEPSPEED = """\
-import sys
-import torch
-def initialize(args=None, model=None, optimizer=None, *rest, config=None, config_params=None):
-    return model, torch.optim.SGD(model.parameters(), lr=0.1), None, None
-"""
-WITH_DEEPSPEED = """\
-import sys
-import torch
-import deepspeed
-model = torch.nn.Linear(2, 1)
-config = {"json": "c.json", "dict": {"fp16": {"enabled": False}, "bf16": {"enabled": True}}}
-if sys.argv[1] != "import":
-    model, optimizer, _, _ = deepspeed.initialize(model=model, config=config[sys.argv[1]])
-print("trained")
-"""
-
-
-@pytest.mark.parametrize("config", ["json", "dict"])
-def test_deepspeeds_engine_is_refused_and_its_own_precision_is_noted(tmp_path: Path, config: str) -> None:
-    """By a package that stands for it: it is large, and not installed with the tests."""
-    (tmp_path / "deepspeed.py").write_text(DEEPSPEED)
-    (tmp_path / "s.py").write_text(WITH_DEEPSPEED)
-    (tmp_path / "c.json").write_text('{"bf16": {"enabled": true}}')
-    for recipe in ("fp32", "fp16"):
-        done = under(recipe, "s.py", config, cwd=tmp_path)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == (
-            f"halfstep: DeepSpeed's engine was asked for under {recipe}, but it casts, scales and steps by its own "
-            "configuration, which halfstep does not take over; train with DDP or fully_shard (FSDP2), or run with "
-            "--precision as-is.\n"
-        )
-        record = read(tmp_path / "r")
-        assert (record.end["status"], record.own_amp) == ("unsupported", ["DeepSpeed's bf16"])
-    assert under("as-is", "s.py", config, cwd=tmp_path).stdout == "trained\n"
-    assert read(tmp_path / "r").own_amp == ["DeepSpeed's bf16"]
-
-
-def test_an_import_of_deepspeed_is_none_of_training(tmp_path: Path) -> None:
-    """Libraries import it where it is installed."""
-    (tmp_path / "deepspeed.py").write_text(DEEPSPEED)
-    (tmp_path / "s.py").write_text(WITH_DEEPSPEED)
-    done = under("bf16", "s.py", "import", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "trained\n")
-
-
 #: what a script imports -> the module whose version is looked at, and one that is too old
 OLD = {
     "lightning.pytorch": ("lightning", "2.5.6"),
@@ -130,6 +84,7 @@ OLD = {
     "lightning_fabric": ("lightning_fabric", "2.5.0.post0"),
     "accelerate": ("accelerate", "0.34.2"),
     "transformers.training_args": ("transformers", "4.57.1"),
+    "deepspeed": ("deepspeed", "0.16.9"),
 }
 
 

@@ -1,67 +1,102 @@
-"""DeepSpeed: its engine casts, scales and steps by its configuration, which yields to no recipe: refused.
+"""DeepSpeed: its configuration's own precision yields to the recipe, and its engine's steps are followed.
 
-An import alone is none of training, and libraries import what is installed: the engine is refused, when it is made.
+Under a recipe the engine is one that trains in fp32: its forward pass is the recipe's region, and the loss scale is
+the recipe's. An import alone is none of training: libraries import what is installed.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from halfstep.integrations import deepspeed_engine
 from halfstep.integrations.attached import Attached
 
 #: sections of the configuration -> the format that they ask for; torch_autocast names its own
 _SECTIONS = {"bf16": "bf16", "bfloat16": "bf16", "fp16": "fp16", "torch_autocast": ""}
 
+_TORCH_NAMES = {"bfloat16": "bf16", "float16": "fp16"}
+
+#: keys that name a dtype for communication
+_COMMUNICATION = ("communication_data_type", "seq_parallel_communication_data_type")
+_DATA_TYPES = ("param_dtype", "grad_accum_dtype", "buffer_dtype")
+
+#: parts of the configuration's section on ZeRO that compute or keep weights and gradients elsewhere
+_ZERO = (
+    "zenflow",
+    "zero_quantized_weights",
+    "zero_quantized_nontrainable_weights",
+    "zero_quantized_gradients",
+)
+#: where offloaded weights and states may go
+_OFFLOAD = ("offload_param", "offload_optimizer")
+
+#: optimizers that communicate gradients of one bit
+_ONE_BIT = ("onebitadam", "onebitlamb", "zerooneadam")
+
 
 def install(deepspeed: ModuleType, attached: Attached) -> None:
     """Take over ``deepspeed``, just imported."""
+    attached.require("deepspeed", deepspeed.__version__)
+    config = import_module("deepspeed.runtime.config").DeepSpeedConfig
     attached.takeover.patches.wrap(
-        deepspeed, "initialize", lambda original: _initializing(original, attached)
+        config, "_initialize_params", lambda original: _reading(original, attached)
     )
+    deepspeed_engine.follow(attached)
 
 
-def _initializing(original: Callable[..., Any], attached: Attached) -> Callable[..., Any]:
-    def initialize(*args: Any, **kwargs: Any) -> Any:
-        given = args[0] if args else kwargs.get("args")
-        config = (
-            kwargs.get("config") or kwargs.get("config_params") or getattr(given, "deepspeed_config", None)
-        )
-        for what, precision in _asked(_read(config)):
+def _reading(original: Callable[..., None], attached: Attached) -> Callable[..., None]:
+    def _initialize_params(config: Any, given: dict[str, Any]) -> None:
+        for what, precision in asked(given):
             attached.asks_for(what, precision)
         if not attached.as_is:
-            attached.refuse(
-                f"DeepSpeed's engine was asked for under {attached.takeover.recipe}, but it casts, scales and steps by "
-                "its own configuration, which halfstep does not take over; train with DDP or fully_shard (FSDP2), or "
-                "run with --precision as-is."
-            )
-        return original(*args, **kwargs)
+            for what in not_followed(given):
+                deepspeed_engine.refuse(attached, what)
+            given = in_fp32(given)
+        original(config, given)
 
-    return initialize
+    return _initialize_params
 
 
-def _asked(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+def asked(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What the configuration asks for, in words, and the format."""
-    on = {
-        name: section
-        for name in _SECTIONS
-        if isinstance(section := config.get(name), Mapping) and section.get("enabled")
-    }
-    return [
-        (f"DeepSpeed's {name}", _SECTIONS[name] or str(section.get("dtype", "bf16")))
-        for name, section in on.items()
-    ]
+    for name, format in _SECTIONS.items():
+        if _section(config, name).get("enabled"):
+            dtype = str(_section(config, name).get("dtype", "bf16"))
+            yield f"DeepSpeed's {name}", format or _TORCH_NAMES.get(dtype, dtype)
 
 
-def _read(config: Any) -> Mapping[str, Any]:
-    """A configuration, which may be a file of JSON; an empty one where it can't be read: DeepSpeed says why."""
-    if isinstance(config, Mapping):
-        return config
-    try:
-        found = json.loads(Path(config).read_text())
-    except (TypeError, OSError, ValueError):
-        return {}
+def not_followed(config: Mapping[str, Any]) -> Iterator[str]:
+    """What the configuration asks for and no recipe can follow, in words."""
+    zero = _section(config, "zero_optimization")
+    for offload in (_section(zero, name) for name in _OFFLOAD):
+        if offload.get("device") == "nvme" or offload.get("super_offload"):
+            yield f"offloading to {'NVMe' if offload.get('device') == 'nvme' else 'a superchip'}"
+    yield from (name for name in _ZERO if zero.get(name))
+    kind = str(_section(config, "optimizer").get("type"))
+    if kind.lower() in _ONE_BIT:
+        yield f"optimizer {kind}"
+    if _section(config, "hybrid_engine").get("enabled"):
+        yield "hybrid engine"
+    if _section(config, "compile").get("deepcompile"):
+        yield "DeepCompile"
+    if _section(config, "tensor_parallel").get("autotp_size", 0) > 1:
+        yield "tensor parallelism"
+    if config.get("sequence_parallel_size", 1) > 1:
+        yield "sequence parallelism"
+
+
+def in_fp32(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of an engine that trains in fp32, all else as it was."""
+    off = (*_SECTIONS, *_COMMUNICATION, "amp")
+    made = {name: value for name, value in config.items() if name not in off}
+    if types := _section(config, "data_types"):
+        made["data_types"] = {name: value for name, value in types.items() if name not in _DATA_TYPES}
+    return made
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = config.get(name)
     return found if isinstance(found, Mapping) else {}

@@ -471,13 +471,14 @@ class Takeover(Moments, Face):
             GradientsOverflow: too many steps ``by`` the same optimizer were kept from it in a row, and the scale can
                 fall no further.
         """
-        scale = self.scaling.last_value
-        if self.recipe.guards:
+        scale, guards = self.scaling.last_value, self.recipe.guards
+        if guards:
             self.statistics.stepped(finite)
+        if guards or not finite:
             self._told(by, self.scaling.stepped(finite, self.recorder.steps))
         if counts:
             self.recorder.step(not finite, scale)
-        if self._bad_in_a_row.get(by, 0) >= HOPELESS and self.scaling.stuck:
+        if guards and self._bad_in_a_row.get(by, 0) >= HOPELESS and self.scaling.stuck:
             started = self.recipe.loss_scale.value
             sentence = overflow_sentence(self.recipe.compute, self.scaling.value, started)
             self._stop(GradientsOverflow(sentence))

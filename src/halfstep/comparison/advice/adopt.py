@@ -85,6 +85,7 @@ _NAMES = {
     "fabric": "Fabric",
     "transformers": "Transformers",
     "accelerate": "Accelerate",
+    "deepspeed": "DeepSpeed",
     "keras": "Keras",
     "tensorflow": "TensorFlow",
 }
@@ -143,6 +144,9 @@ trainer = Trainer(plugins=[halfstep.lightning.MixedPrecision("fp16")])   # besid
 _TRAINER = 'trainer = Trainer(precision="{}")   # beside your other arguments'
 _FABRIC = 'fabric = Fabric(precision="{}")   # beside your other arguments'
 _ACCELERATOR = 'accelerator = Accelerator(mixed_precision="{}")   # beside your other arguments'
+_DEEPSPEED = """\
+for own in ("bf16", "fp16", "torch_autocast"):
+    ds_config.pop(own, None)   # in DeepSpeed's configuration"""
 _POLICY = 'keras.config.set_dtype_policy("{}")   # before the first layer is made'
 
 _KERAS_LOOP = """\
@@ -194,6 +198,11 @@ OWN_WORDS: dict[str, dict[str, Words]] = {
         "tf32": _always(_ACCELERATOR.format("no"), _TF32),
         "bf16": _always(_ACCELERATOR.format("bf16")),
         "fp16": _not_on_cpu(_ACCELERATOR.format("fp16")),
+    },
+    "deepspeed": {
+        # Its torch_autocast communicates gradients in 16 bits, its bf16 and fp16 hold weights in them.
+        "fp32": _always(_DEEPSPEED, _FP32),
+        "tf32": _always(_DEEPSPEED, _TF32),
     },
     "keras": {
         "fp32": _always(_POLICY.format("float32")),

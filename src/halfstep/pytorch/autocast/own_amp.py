@@ -177,8 +177,8 @@ class _Caller(NamedTuple):
 
     @property
     def is_script(self) -> bool:
-        """Not PyTorch itself: activation checkpointing, for one, opens regions of its own."""
-        return bool(self.file) and not self.module.startswith(("torch.", "halfstep."))
+        """Not PyTorch itself (activation checkpointing opens regions), nor DeepSpeed, whose configuration is read."""
+        return bool(self.file) and not self.module.startswith(("torch.", "halfstep.", "deepspeed."))
 
     @property
     def is_adapter(self) -> bool:

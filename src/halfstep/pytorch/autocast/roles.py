@@ -105,7 +105,7 @@ class Roles:
         called, self._called = list(self._called), weakref.WeakSet()
         if self._swapped:
             return True
-        held = {id(p): p.numel() for optimizer in optimizers for p in _parameters(optimizer)}
+        held = {id(p): p.numel() for o in optimizers for p in _parameters(o) if p.requires_grad}
         others = {id(p): p for module in called for p in module.parameters() if id(p) not in held}
         copied = sum(p.numel() for p in others.values() if p.grad is not None)
         found = copied + sum(size for name, size in held.items() if name in reached)

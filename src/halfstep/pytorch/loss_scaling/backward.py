@@ -371,7 +371,7 @@ def _accumulated(scaling: Scaling, hook: Callable[[Tensor], None]) -> Callable[[
             return
         multiply_([parameter.grad], 1.0 / scale)
         hook(parameter)
-        if parameter.grad is not None:
+        if parameter.grad is not None and not scaling.reached.was_left(parameter):
             multiply_([parameter.grad], scale)
 
     return unscaled

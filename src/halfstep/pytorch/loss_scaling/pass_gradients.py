@@ -28,6 +28,7 @@ class Reached:
         self._tested = tested
         self._scale = 1.0
         self._known: dict[int, Tensor] = {}
+        self._left: set[int] = set()
         self._aside: list[tuple[Tensor, Tensor]] = []
         self._inside: list[tuple[Tensor, Tensor, Tensor]] = []
         self._retained: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
@@ -38,7 +39,7 @@ class Reached:
 
     def end(self) -> None:
         """It is over."""
-        self._known = {}
+        self._known, self._left = {}, set()
         self._in_cpp.end()
 
     def tensors(self) -> dict[int, Tensor]:
@@ -83,6 +84,16 @@ class Reached:
             self._in_cpp.leave()
         return leaves
 
+    def leave(self, tensor: Tensor) -> None:
+        """A hook inside the pass takes the gradient of ``tensor``, in its true unit: it is left alone from now on."""
+        self._take()
+        self._known.pop(id(tensor), None)
+        self._left.add(id(tensor))
+
+    def was_left(self, tensor: Tensor) -> bool:
+        """Whether the gradient of ``tensor`` was taken away in the pass under way."""
+        return id(tensor) in self._left
+
     def unscale(self, inverse: float) -> None:
         """The pass is over: multiply the gradients of what it reached, and test them."""
         if self._known or not self._in_cpp.unscale(inverse):
@@ -121,6 +132,7 @@ class Reached:
         self._take()
         new = {id(tensor): tensor for tensor in asked if id(tensor) not in self._known}
         self._known |= new
+        self._left -= new.keys()
         return list(new.values())
 
     def _bring(self, tensors: list[Tensor]) -> None:

@@ -243,6 +243,10 @@ class Scaling:
 
         return clip_grad_norm_
 
+    def scaled_elsewhere(self, scale: float) -> None:
+        """A framework, and not the recipe, has multiplied the loss of the last pass by ``scale``."""
+        self._under = scale
+
     def stepped(self, finite: bool, step: int) -> Skip | None:
         """Move the scale on after step number ``step`` was made (None is returned) or skipped.
 
