@@ -15,6 +15,11 @@ without halfstep give the floor: what is seen where there is nothing to see. Wha
 step is overhead.py's to see.
 
     python benchmarks/beside_amp.py [--pairs 121] [--steps 4] [--json FILE]
+    python benchmarks/beside_amp.py --device cuda --seconds 150 --json FILE
+
+On a GPU each turn is timed as a whole, up to a synchronisation at its end, and longer: only then is a fused optimizer's
+verdict read late. Beside the step's time there are the time in which the host issues it, peak memory, and of one step
+what ran on the device and the synchronisations that PyTorch saw. Not measured yet.
 """
 
 from __future__ import annotations
@@ -23,57 +28,96 @@ import argparse
 import contextlib
 import itertools
 import json
+import math
 import os
 import platform
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from programs.hand_amp import task
 from recording import compared, show_pairs
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 from halfstep.precisions.recipes import parse
+from halfstep.pytorch.loss_scaling.scale import CALM
 from halfstep.pytorch.products.products import install
 from halfstep.pytorch.takeover import Takeover
 from halfstep.record import NullWriter
 from halfstep.takeover.base import Options
 
-#: widths and batch size
-NETWORKS = {"few large layers": ([1024] * 4, 256), "300 small tensors": ([64] * 151, 64)}
+#: widths and batch size, or a model of programs/hand_amp.py
+Network = tuple[list[int], int] | str
+#: by device, widths and batch size; GPT-2 is hand_amp.py's
+NETWORKS: dict[str, dict[str, Network]] = {
+    "cpu": {"few large layers": ([1024] * 4, 256), "300 small tensors": ([64] * 151, 64)},
+    "cuda": {
+        "300 small tensors": ([64] * 151, 64),
+        "GPT-2 124M": "gpt2",
+        "few large layers": ([8192] * 5, 8192),
+        "300 small tensors, compiled": ([64] * 151, 64),
+    },
+}
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-#: steps in which caches are filled
-UNCOUNTED = 3
+#: steps in which caches are filled; on a GPU more than it takes until verdicts are read late
+UNCOUNTED = {"cpu": 3, "cuda": CALM + 6}
 
 #: a loss scale that both can keep
 SCALE = 1024
 
-Turns = dict[str, list[float]]
+
+class Turn(NamedTuple):
+    """What a turn of steps took.
+
+    Attributes:
+        step: seconds per step; on a CPU the fastest.
+        issue: seconds per step until the host had issued it; on a CPU the same.
+        peak: bytes of a GPU's memory at the peak; 0 on a CPU.
+    """
+
+    step: float
+    issue: float
+    peak: int
+
+
+Turns = dict[str, list[Turn]]
 
 
 class Training:
-    """A script with AMP of its own in ``precision``, clipping and AdamW, on one core."""
+    """A script with AMP of its own in ``precision``, clipping and AdamW; on a CPU on one core."""
 
-    def __init__(self, widths: list[int], batch: int, precision: str) -> None:
+    def __init__(self, network: Network, precision: str, device: str, compiled: bool = False) -> None:
         torch.manual_seed(0)
         torch.set_num_threads(1)
-        self._precision, self._dtype = precision, DTYPES[precision]
-        pairs = itertools.pairwise(widths)
-        self._net = nn.Sequential(*[layer for a, b in pairs for layer in (nn.Linear(a, b), nn.ReLU())])
-        self._optimizer = torch.optim.AdamW(self._net.parameters(), lr=1e-4, foreach=True)
-        self._x, self._y = torch.randn(batch, widths[0]), torch.randn(batch, widths[-1])
+        self._precision, self._dtype, self._device = precision, DTYPES[precision], device
+        if isinstance(network, str):
+            self._net, *self._data = task(network, 16, torch.device(device))
+        else:
+            widths, batch = network
+            pairs = itertools.pairwise(widths)
+            layers = [layer for a, b in pairs for layer in (nn.Linear(a, b), nn.ReLU())]
+            self._net = Squares(nn.Sequential(*layers)).to(device)
+            self._data = [torch.randn(batch, width, device=device) for width in (widths[0], widths[-1])]
+        if compiled:
+            self._net.compile()
+        kind = {"foreach": True} if device == "cpu" else {"fused": True}
+        self._optimizer = torch.optim.AdamW(self._net.parameters(), lr=1e-4, **kind)
 
     def _region(self) -> contextlib.AbstractContextManager[Any]:
-        return contextlib.nullcontext() if self._dtype is None else torch.autocast("cpu", dtype=self._dtype)
+        return contextlib.nullcontext() if self._dtype is None else torch.autocast(self._device, self._dtype)
 
     def step(self) -> float:
-        """Seconds of one step."""
+        """Seconds of one step, on a GPU until it is issued."""
         begin = time.perf_counter()
         with self._region():
-            loss = (self._net(self._x) - self._y).float().square().mean()
+            loss = self._net(*self._data)
         self._optimizer.zero_grad()
         self._scaler.scale(loss).backward()
         self._scaler.unscale_(self._optimizer)
@@ -95,28 +139,77 @@ class Training:
 
     @contextlib.contextmanager
     def _by_itself(self) -> Iterator[None]:
-        products = install([self._dtype], "auto") if self._dtype is not None else None
+        on_cpu = self._dtype is not None and self._device == "cpu"
+        products = install([self._dtype], "auto") if on_cpu else None
         try:
             yield
         finally:
             if products is not None:
                 products.remove()
 
-    def turn(self, halfstep: bool, steps: int) -> float:
-        """Seconds of the fastest of ``steps`` steps."""
+    @contextlib.contextmanager
+    def _warm(self, halfstep: bool) -> Iterator[None]:
         with self._with_halfstep() if halfstep else self._by_itself():
             # Made here, as after the import that brings halfstep in: one that is there already would not yield.
-            self._scaler = torch.amp.GradScaler("cpu", init_scale=SCALE, enabled=self._precision == "fp16")
-            for _ in range(UNCOUNTED):
+            scaled = self._precision == "fp16"
+            self._scaler = torch.amp.GradScaler(self._device, init_scale=SCALE, enabled=scaled)
+            for _ in range(UNCOUNTED[self._device]):
                 self.step()
-            return min(self.step() for _ in range(steps))
+            yield
+
+    def turn(self, halfstep: bool, steps: int) -> Turn:
+        """What ``steps`` steps take."""
+        with self._warm(halfstep):
+            if self._device == "cpu":
+                fastest = min(self.step() for _ in range(steps))
+                return Turn(fastest, fastest, 0)
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            begin = time.perf_counter()
+            issued = sum(self.step() for _ in range(steps))
+            torch.cuda.synchronize()
+            return Turn(
+                (time.perf_counter() - begin) / steps, issued / steps, torch.cuda.max_memory_allocated()
+            )
+
+    def of_one_step(self, halfstep: bool) -> dict[str, float]:
+        """What runs on the GPU in one step, how long, and how often PyTorch saw the host wait for it."""
+        with self._warm(halfstep):
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                with warnings.catch_warnings(record=True) as seen:
+                    warnings.simplefilter("always")
+                    self.step()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
+                self.step()
+                torch.cuda.synchronize()
+        ran = [e for e in profiled.events() if e.device_type == DeviceType.CUDA]
+        return {
+            "device_events": len(ran),
+            "device_seconds": 1e-6 * sum(event.device_time for event in ran),
+            "synchronisations": sum("synchroniz" in str(warning.message) for warning in seen),
+        }
 
 
-def measure(training: Training, pairs: int, steps: int) -> Turns:
-    """Seconds of a step, turn by turn: with ``halfstep``, ``without`` and, for the floor, ``again`` without."""
+class Squares(nn.Module):
+    """A model with its loss, the mean square: (inputs, targets) to a scalar."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return (self.model(x) - y).float().square().mean()
+
+
+def measure(training: Training, pairs: int, steps: int, until: float = math.inf) -> Turns:
+    """Turns with ``halfstep``, ``without`` and, for the floor, ``again`` without; at least 3 of each."""
     turns: Turns = {"halfstep": [], "without": [], "again": []}
     order = list(turns)
-    for _ in range(pairs):
+    while len(turns["again"]) < pairs and (len(turns["again"]) < 3 or time.monotonic() < until):
         for name in order:
             turns[name].append(training.turn(name == "halfstep", steps))
         order.reverse()
@@ -125,13 +218,22 @@ def measure(training: Training, pairs: int, steps: int) -> Turns:
 
 def compared_turns(name: str, turns: Turns) -> dict[str, Any]:
     """What ``turns`` of :func:`measure` come to, printed under ``name``."""
-    found = {
-        "step_seconds": {turn: median(values) for turn, values in turns.items()},
-        "halfstep / without": compared(turns["halfstep"], turns["without"]),
-        "again / without (floor)": compared(turns["again"], turns["without"]),
+    steps = {turn: [each.step for each in values] for turn, values in turns.items()}
+    found: dict[str, Any] = {
+        "step_seconds": {turn: median(values) for turn, values in steps.items()},
+        "halfstep / without": compared(steps["halfstep"], steps["without"]),
+        "again / without (floor)": compared(steps["again"], steps["without"]),
     }
     print(f"{name}: {1e3 * found['step_seconds']['without']:.2f} ms per step without")
-    show_pairs(found, ("halfstep / without", "again / without (floor)"))
+    shown = ["halfstep / without", "again / without (floor)"]
+    if any(each.peak for each in turns["without"]):
+        issued = {turn: [each.issue for each in values] for turn, values in turns.items()}
+        found["issued, halfstep / without"] = compared(issued["halfstep"], issued["without"])
+        found["peak_memory_bytes"] = {
+            turn: max(each.peak for each in values) for turn, values in turns.items()
+        }
+        shown.append("issued, halfstep / without")
+    show_pairs(found, shown)
     return found
 
 
@@ -146,15 +248,23 @@ def write(path: str | None, pairs: int, results: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=121)
-    parser.add_argument("--steps", type=int, default=4, help="counted steps a turn")
+    parser.add_argument("--steps", type=int, help="counted steps a turn; default: 4, on a GPU 20")
+    parser.add_argument("--device", choices=NETWORKS, default="cpu")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="when no more turns are begun")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
+    steps = options.steps or {"cpu": 4, "cuda": 20}[options.device]
+    cases = [(n, p) for n in NETWORKS[options.device] for p in DTYPES]
+    until = time.monotonic() + options.seconds
     results: dict[str, Any] = {}
-    for network, (widths, batch) in NETWORKS.items():
-        for precision in DTYPES:
-            turns = measure(Training(widths, batch, precision), options.pairs, options.steps)
-            results[f"{network}, {precision}"] = compared_turns(f"{network}, {precision}", turns)
-    write(options.json, options.pairs, results)
+    for left, (network, precision) in zip(range(len(cases), 0, -1), cases, strict=True):
+        name, compiled = f"{network}, {precision}", network.endswith("compiled")
+        own_end = time.monotonic() + (until - time.monotonic()) / left
+        training = Training(NETWORKS[options.device][network], precision, options.device, compiled)
+        results[name] = compared_turns(name, measure(training, options.pairs, steps, own_end))
+        if options.device == "cuda":
+            results[name] |= {how: training.of_one_step(how == "halfstep") for how in ("halfstep", "without")}
+        write(options.json, options.pairs, results)
 
 
 if __name__ == "__main__":

@@ -103,10 +103,44 @@ def by_hand(
     )  # fmt: skip
 
 
+def on_a_gpu(
+    name: str, *arguments: str, unit: str, per_sample: int, published: tuple[tuple[str, str, str], ...]
+) -> Case:
+    """One comparison of all precisions, in the few minutes for which a GPU may be had; `as-is` is hand-written bf16."""
+    return Case(
+        f"{name}, all precisions", HAND, (*arguments, "--amp", "bf16"), precisions="fp32,tf32,bf16,fp16,as-is",
+        steps=130, unit=unit, per_sample=per_sample, gpu=True, published=published,
+    )  # fmt: skip
+
+
 CASES = (
     *EXAMPLES,
     *by_hand("Small GPT", "tiny", 4, "tokens", 128, steps=20),
     *by_hand("Small ResNet", "resnet_tiny", 16, "images", 1, steps=40),
     *by_hand("GPT-2 124M", "gpt2", 16, "tokens", 1024, steps=100, gpu=True, published=GPT2),
     *by_hand("ResNet-50", "resnet50", 128, "images", 1, steps=100, gpu=True, published=RESNET),
+    on_a_gpu(
+        "GPT-2 124M", "--model", "gpt2", "--batch-size", "16", unit="tokens", per_sample=1024, published=GPT2
+    ),
+    on_a_gpu(
+        "Compiled GPT-2 124M",
+        "--model",
+        "gpt2",
+        "--batch-size",
+        "16",
+        "--compile",
+        unit="tokens",
+        per_sample=1024,
+        published=GPT2,
+    ),
+    on_a_gpu(
+        "ResNet-50",
+        "--model",
+        "resnet50",
+        "--batch-size",
+        "128",
+        unit="images",
+        per_sample=1,
+        published=RESNET,
+    ),
 )

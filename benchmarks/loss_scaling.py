@@ -54,25 +54,29 @@ class NoOptimizer(torch.optim.Optimizer):
         """Leave the weights alone."""
 
 
-def make_parameters(sizes: list[int]) -> list[torch.Tensor]:
-    parameters: list[torch.Tensor] = [torch.zeros(size, requires_grad=True) for size in sizes]
+def make_parameters(sizes: list[int], device: str) -> list[torch.Tensor]:
+    parameters = [torch.zeros(size, requires_grad=True, device=device) for size in sizes]
     for parameter in parameters:
-        parameter.grad = torch.randn(parameter.numel()) * 1e-2
+        parameter.grad = torch.randn(parameter.numel(), device=device) * 1e-2
     return parameters
 
 
 def scaling_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> Contender:
-    scaler.scale(torch.ones(()))
+    device = optimizer.param_groups[0]["params"][0].device
+    scaler.scale(torch.ones((), device=device))
 
     def run() -> None:
         scaler.step(optimizer)
         scaler.update()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
 
     return run
 
 
 def scalers(optimizer: torch.optim.Optimizer) -> dict[str, Contender]:
-    settings: dict[str, Any] = {"device": "cpu", "init_scale": 2.0, "growth_interval": 10**9}
+    device = optimizer.param_groups[0]["params"][0].device.type
+    settings: dict[str, Any] = {"device": device, "init_scale": 2.0, "growth_interval": 10**9}
     return {
         "halfstep": scaling_step(GradScaler(**settings), optimizer),
         "torch": scaling_step(torch.amp.GradScaler(**settings), optimizer),
@@ -111,10 +115,10 @@ def spread(values: list[float]) -> dict[str, float | None]:
     return {"median": found.median, "low": found.low, "high": found.high, "least": min(values)}
 
 
-def measure(sizes: list[int], count: int) -> dict[str, Any]:
-    parameters = make_parameters(sizes)
+def measure(sizes: list[int], count: int, device: str) -> dict[str, Any]:
+    parameters = make_parameters(sizes, device)
     gradients = [parameter.grad for parameter in parameters]
-    source = torch.randn(sum(sizes)) * 1e-2
+    source = torch.randn(sum(sizes), device=device) * 1e-2
     flat, slices = torch.empty_like(source), source.split(sizes)
 
     def backward() -> None:
@@ -125,7 +129,7 @@ def measure(sizes: list[int], count: int) -> dict[str, Any]:
         "pass": (lambda: flat.copy_(source), lambda: flat.mul_(0.5)),
         "pass over the tensors": (backward, lambda: torch._foreach_mul_(gradients, 0.5)),
     }
-    if (kernels := gradient_kernels()) is not None:  # what memory in many pieces costs
+    if device == "cpu" and (kernels := gradient_kernels()) is not None:  # what memory in many pieces costs
         passes["kernel in C"] = backward, lambda: kernels.unscale_(gradients, 0.5)
     found = {"step and update": report(rounds({**passes, **with_gradients}, count), "pass")}
     for name, make in OPTIMIZERS.items():
@@ -141,24 +145,27 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--only", help="cases whose name contains this")
-    parser.add_argument("--json", type=Path, help="default: benchmarks/results/loss_scaling-<cpu>.json")
+    parser.add_argument("--json", type=Path, help="default: benchmarks/results/loss_scaling-<device>.json")
     options = parser.parse_args()
     results: dict[str, Any] = {}
     loads: dict[str, float] = {}
     for case, sizes in CASES.items():
         if options.only is None or options.only in case:
-            results[case] = measure(sizes, options.rounds)
+            results[case] = measure(sizes, options.rounds, options.device)
             loads[case] = os.getloadavg()[0]  # above the number of CPUs, others disturbed the figures
             for what, rows in results[case].items():
                 print(
                     f"{case}, {what}: " + ", ".join(line(name, row) for name, row in rows.items()), flush=True
                 )
     cpu = capabilities.cpu().model or platform.machine()
-    path = options.json or Path(__file__).parent / "results" / f"loss_scaling-{slug(cpu)}.json"
+    name = cpu if options.device == "cpu" else torch.cuda.get_device_name()
+    path = options.json or Path(__file__).parent / "results" / f"loss_scaling-{slug(name)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {
         "benchmark": "loss_scaling",
+        "device": name,
         "cpu": cpu,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -39,7 +39,7 @@ from typing import Any
 from halfstep.meters import summary
 
 SCRIPT = """
-import contextlib, sys, time, torch
+import contextlib, os, sys, time, torch
 kind, amp, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
 torch.manual_seed(0)
 torch.set_num_threads(1)
@@ -48,19 +48,20 @@ if kind == "large":
 else:
     sizes, batch = [64] * 151, 64
 layers = [l for a, b in zip(sizes, sizes[1:]) for l in (torch.nn.Linear(a, b), torch.nn.ReLU())]
-model = torch.nn.Sequential(*layers)
+device = os.environ.get("BENCHMARK_DEVICE", "cpu")
+model = torch.nn.Sequential(*layers).to(device)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=True)
-scaler = torch.amp.GradScaler("cpu", enabled=amp == "fp16")
+scaler = torch.amp.GradScaler(device, enabled=amp == "fp16")
 dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp, torch.bfloat16)
-if amp in ("bf16", "fp16") and "products" in sys.argv:
+if amp in ("bf16", "fp16") and device == "cpu" and "products" in sys.argv:
     from halfstep.pytorch.products.products import install
     install([dtype], "auto")
-x, y = torch.randn(batch, sizes[0]), torch.randn(batch, sizes[-1])
+x, y = torch.randn(batch, sizes[0], device=device), torch.randn(batch, sizes[-1], device=device)
 
 def step():
     begin = time.perf_counter()
     # No region at all without AMP: halfstep respects one that is disabled.
-    with torch.autocast("cpu", dtype=dtype) if amp in ("bf16", "fp16") else contextlib.nullcontext():
+    with torch.autocast(device, dtype=dtype) if amp in ("bf16", "fp16") else contextlib.nullcontext():
         loss = (model(x) - y).float().square().mean()
     optimizer.zero_grad()
     scaler.scale(loss).backward()
@@ -68,6 +69,8 @@ def step():
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     scaler.step(optimizer)
     scaler.update()
+    if device == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - begin, loss
 
 for turn in sys.stdin:
@@ -184,9 +187,10 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--steps", type=int, default=4, help="steps a turn")
     parser.add_argument("--give-back", action="store_true", help="malloc gives memory back to the system")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
-    environment = {} if options.give_back else KEEPING
+    environment = {"BENCHMARK_DEVICE": options.device} | ({} if options.give_back else KEEPING)
     with tempfile.TemporaryDirectory() as folder:
         script, nothing = Path(folder) / "train.py", Path(folder) / "nothing.py"
         script.write_text(SCRIPT)

@@ -9,7 +9,7 @@ closely uncounted, and then counts a few; its figure is the fastest (``--center 
 differences are taken pair by pair: the median with its 95 % interval (order statistics). Two turns without a record
 give the floor: what is seen where there is nothing to see.
 
-    python benchmarks/recording.py [--pairs 61] [--steps 8] [--clock wall|cpu] [--center fastest|median]
+    python benchmarks/recording.py [--pairs 61] [--steps 8] [--clock wall|cpu] [--device cuda] [--center fastest|median]
                                    [--json FILE]
 """
 
@@ -46,12 +46,13 @@ Turns = dict[str, list[float]]
 class Training:
     """A network whose step takes some 20 ms on one core: 4 layers of 640 x 640, batches of 128."""
 
-    def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
+    def __init__(self, folder: Path, clock: Callable[[], float], device: str) -> None:
         torch.manual_seed(0)
         torch.set_num_threads(1)
-        self._net = nn.Sequential(*[layer for _ in range(4) for layer in (nn.Linear(640, 640), nn.ReLU())])
+        layers = [layer for _ in range(4) for layer in (nn.Linear(640, 640), nn.ReLU())]
+        self._net = nn.Sequential(*layers).to(device)
         self._optimizer = torch.optim.AdamW(self._net.parameters(), lr=1e-4, foreach=True)
-        self._x = torch.randn(128, 640)
+        self._x = torch.randn(128, 640, device=device)
         self._clock = clock
         self._record = folder / "record.jsonl"
         self._meters = RunMeters()
@@ -64,6 +65,8 @@ class Training:
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
+        if self._x.is_cuda:
+            torch.cuda.synchronize()
         return self._clock() - begin
 
     def turn(self, recorded: bool, steps: int) -> list[float]:
@@ -108,12 +111,16 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=61)
     parser.add_argument("--steps", type=int, default=8, help="counted steps a turn")
     parser.add_argument("--center", choices=CENTERS, default="fastest")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         turns = measure(
-            Training(Path(folder), CLOCKS[options.clock]), options.pairs, options.steps, options.center
+            Training(Path(folder), CLOCKS[options.clock], options.device),
+            options.pairs,
+            options.steps,
+            options.center,
         )
     result = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
@@ -140,10 +147,14 @@ def show_pairs(result: dict[str, Any], names: Iterable[str]) -> None:
     """Print what was :func:`compared`."""
     for name in names:
         ratio, extra = result[name]["ratio"], result[name]["microseconds"]
-        print(
-            f"{name:28} {ratio['median']:.4f} ({ratio['low']:.4f} to {ratio['high']:.4f})"
-            f"   {extra['median']:+.0f} us a step ({extra['low']:+.0f} to {extra['high']:+.0f})"
-        )
+        print(f"{name:28} {span(ratio, '.4f')}   {span(extra, '+.0f')} us a step")
+
+
+def span(found: dict[str, float | None], form: str) -> str:
+    """A median and its interval, where there is one."""
+    if found["low"] is None:
+        return f"{found['median']:{form}} (too few for an interval)"
+    return f"{found['median']:{form}} ({found['low']:{form}} to {found['high']:{form}})"
 
 
 if __name__ == "__main__":

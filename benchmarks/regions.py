@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from beside_amp import UNCOUNTED, compared_turns, measure, write
+from beside_amp import UNCOUNTED, Turn, compared_turns, measure, write
 from torch import Tensor, nn
 
 from halfstep.precisions.recipes import parse
@@ -129,12 +129,13 @@ class Training:
         self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
         self._optimizer = torch.optim.SGD(net.parameters(), lr=1e-4)
 
-    def turn(self, halfstep: bool, steps: int) -> float:
-        """Seconds of the fastest of ``steps`` steps."""
+    def turn(self, halfstep: bool, steps: int) -> Turn:
+        """The fastest of ``steps`` steps."""
         with self._with_halfstep() if halfstep else self._by_itself() as region:
-            for _ in range(UNCOUNTED):
+            for _ in range(UNCOUNTED["cpu"]):
                 self._step(region)
-            return min(self._step(region) for _ in range(steps))
+            fastest = min(self._step(region) for _ in range(steps))
+            return Turn(fastest, fastest, 0)
 
     def _step(self, region: Callable[[], contextlib.AbstractContextManager[Any]]) -> float:
         begin = time.perf_counter()
