@@ -23,12 +23,14 @@ def trial(
     flops: dict[str, int] | None,
     weights: dict[str, int],
     reduced: dict[str, int] | None = None,
+    sums: tuple[str, ...] = (),
     **takeover: Any,
 ) -> Ran:
     return Ran.of(
         record(
             {"event": "takeover", "asked": asked, "asked_weights": "fp32", **takeover},
             {"event": "sample", **({} if flops is None else {"matmul_flops": flops, "fp32_units": []})},
+            {"event": "sample", "sums": list(sums)},
             {"event": "sample", **({} if reduced is None else {"reduced_bytes": reduced})},
             {"event": "stored", "weights": weights},
         )
@@ -53,6 +55,8 @@ def trial(
             "fp32, gradients summed over ranks in bf16",
         ),
         (trial("", {"bf16": 7}, {"fp32": 4}), "bf16"),
+        (trial("fp16", {"fp16": 7}, {"fp32": 4}, sums=("allow_fp16_reduced_precision_reduction",)), "fp16"),
+        (trial("fp16", {"fp16": 7}, {"fp32": 4}, sums=("allow_fp16_accumulation",)), "fp16 summed in fp16"),
         (
             trial("fp16", {"fp16": 7}, {"fp32": 4}, software="TensorFlow"),
             "fp16, TensorFlow's own products in software",

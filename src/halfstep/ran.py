@@ -21,6 +21,9 @@ SAME_SHARE = 0.005
 #: the kind of product whose presence says that all of them are computed in fp32 units
 EVERY_PRODUCT = "product"
 
+#: the setting that is off by default; the others, which let parts of a long sum be added in 16 bits, are on
+FP16_SUMS = "allow_fp16_accumulation"
+
 NOT_REACHED = "products are counted in the second step, which was not reached"
 
 
@@ -35,6 +38,8 @@ class Ran:
         unknown: why the products were not counted; empty where they were.
         weights: the formats that weights are stored in, the largest first; empty where that was not measured.
         summed: the formats in which ranks sum gradients, the largest first; empty where there is one rank.
+        sums: on a GPU, the settings of PyTorch's that let 16-bit products be summed in fewer bits than fp32 has, of the
+            formats that ran.
         fp32_units: the kinds of 16-bit product that were computed in fp32 units.
         emulated: how an emulated precision is described; empty where nothing is emulated.
         lists: the device whose autocast lists were applied instead of this one's; empty for this one's.
@@ -48,6 +53,7 @@ class Ran:
     unknown: str = ""
     weights: tuple[str, ...] = ()
     summed: tuple[str, ...] = ()
+    sums: tuple[str, ...] = ()
     fp32_units: tuple[str, ...] = ()
     emulated: str = ""
     lists: str = ""
@@ -72,6 +78,7 @@ class Ran:
             unknown=unknown,
             weights=record.stored.formats("weights"),
             summed=_summed(sample.get("reduced_bytes")),
+            sums=_texts(sample.get("sums")),
             fp32_units=((EVERY_PRODUCT,) if EVERY_PRODUCT in planned else used)
             if used and known and sixteen
             else (),
@@ -91,6 +98,7 @@ class Ran:
             unknown=_text(known.get("unknown")) if isinstance(raw, Mapping) else "not recorded",
             weights=_texts(known.get("weights")),
             summed=_texts(known.get("summed")),
+            sums=_texts(known.get("sums")),
             fp32_units=_texts(known.get("fp32_units")),
             **{name: _text(known.get(name)) for name in _TEXTS},
         )
@@ -132,7 +140,7 @@ class Ran:
         alike = all(abs(self.products.get(f, 0.0) - other.products.get(f, 0.0)) < SAME_SHARE for f in shares)
         return alike and all(
             getattr(self, name) == getattr(other, name)
-            for name in ("weights", "summed", "fp32_units", "emulated", "lists", "software")
+            for name in ("weights", "summed", "sums", "fp32_units", "emulated", "lists", "software")
         )
 
 
@@ -209,7 +217,8 @@ def _products(ran: Ran) -> str:
         return "no matrix products"
     if ran.emulated and ran.main == ran.asked:
         return f"{ran.emulated}, emulated in fp32"
-    told = _formats(ran.products) + (" with CUDA's autocast lists" if ran.lists == "cuda" else "")
+    told = _formats(ran.products) + (" summed in fp16" if FP16_SUMS in ran.sums else "")
+    told += " with CUDA's autocast lists" if ran.lists == "cuda" else ""
     if ran.fp32_units:
         told += f", {kinds_of_product(ran.fp32_units)} in fp32 units"
     if ran.software:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from halfstep.pytorch.fp32_units import _PLACES, Fp32Units, _settings, units_of, watch_only
+from halfstep.pytorch.fp32_units import _PLACES, Fp32Units, _settings, sums_of, units_of, watch_only
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.recording.products import ProductCounter
 from halfstep.record import read
@@ -122,6 +122,22 @@ def test_products_are_counted_in_the_units_of_their_kind(monkeypatch: pytest.Mon
     torch.nn.functional.conv2d(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 3, 3))
     counter.end()
     assert dict(counter.flops) == {"fp32": 2 * 3 * 4 * 5, "tf32": 2 * 2 * 2 * 9}
+
+
+def test_settings_that_let_sums_have_fewer_bits_are_told_by_the_formats_that_ran(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PyTorch's defaults let parts of a long sum be added in 16 bits, and not all of it."""
+    bf16, fp16 = (f"allow_{name}_reduced_precision_reduction" for name in ("bf16", "fp16"))
+    assert sums_of(["fp32"]) == []
+    assert sums_of(["bf16", "fp32", "fp16"]) == [bf16, fp16]
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_fp16_accumulation
+    matmul.allow_fp16_accumulation, matmul.allow_bf16_reduced_precision_reduction = True, False
+    try:
+        assert sums_of(["bf16", "fp16"]) == [fp16, "allow_fp16_accumulation"]
+    finally:
+        matmul.allow_fp16_accumulation, matmul.allow_bf16_reduced_precision_reduction = before, True
 
 
 SCRIPT = """

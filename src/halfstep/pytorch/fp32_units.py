@@ -9,7 +9,7 @@ Source: the notes "Numerical accuracy" and "CUDA semantics" of PyTorch's documen
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -157,6 +157,19 @@ def _settings() -> list[Callable[[], None]]:
         lambda: _set_cudnn_allow_tf32(cudnn),
         restore_places,
     ]
+
+
+#: by format, the settings that let sums of its products have fewer bits than fp32, on a GPU
+_SUMS = {
+    "bf16": ("allow_bf16_reduced_precision_reduction",),
+    "fp16": ("allow_fp16_reduced_precision_reduction", "allow_fp16_accumulation"),
+}
+
+
+def sums_of(formats: Iterable[str]) -> list[str]:
+    """Which of them are on, as the script or PyTorch's default has them, for products in ``formats``."""
+    names = [name for form in formats for name in _SUMS.get(form, ())]
+    return [name for name in names if getattr(torch.backends.cuda.matmul, name)]
 
 
 def units_of(kind: str, cuda: bool) -> str:

@@ -124,7 +124,7 @@ _KINDS: dict[str, dict[str, Check]] = {
         ),
         "odd_flops": _or_none(_amount),
         "samples": _or_none(_whole),
-        "fp32_units": _TEXTS,
+        **dict.fromkeys(("fp32_units", "sums"), _TEXTS),
         **dict.fromkeys(("absent", "time_shares_absent"), _text),
         "profiled": _fields(seconds=_amount, operations=_whole, device=_text),
     },

@@ -16,6 +16,7 @@ import torch
 from torch.autograd.profiler import record_function
 
 from halfstep.looks import Looks, look
+from halfstep.pytorch.fp32_units import sums_of
 from halfstep.pytorch.recording import timeline
 from halfstep.pytorch.recording.products import Counted, count
 from halfstep.pytorch.recording.profiler import Profiler
@@ -90,7 +91,11 @@ class Profile:
         if counted is None or absent:
             return {"absent": absent}
         fields: dict[str, Any] = {"matmul_flops": dict(counted.flops), "odd_flops": counted.odd}
-        more = {"optimizer_flops": dict(counted.optimizer), "reduced_bytes": dict(counted.reduced)}
+        more = {
+            "optimizer_flops": dict(counted.optimizer),
+            "reduced_bytes": dict(counted.reduced),
+            "sums": sums_of(counted.flops) if self._device else [],
+        }
         return fields | {name: found for name, found in more.items() if found}
 
     @look(PRODUCTS)
