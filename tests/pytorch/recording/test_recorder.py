@@ -19,7 +19,7 @@ from halfstep.pytorch.recording.step_sampler import PROFILED_STEP
 from halfstep.pytorch.watching.nan_origin import Began
 from halfstep.record import Writer
 
-from ..played_device import Device, Event, Reads
+from ..played_device import Device, Event, Graph, Reads
 
 
 def reads_of_a_step(steps: int = 3) -> list[int]:
@@ -129,12 +129,15 @@ def test_a_loss_that_a_cuda_graph_overwrites_is_recorded_as_it_was(device: None,
     """With accumulation, the second replay of a step writes its loss where the first one's is."""
     path = tmp_path / "record.jsonl"
     recorder = Recorder(Writer(path), lambda index: False, NoLooks())
-    memory = torch.tensor(3.0)
+    batch, graph = torch.tensor(0.0), Graph()
+    with graph.capture():
+        loss = graph.launch(lambda: batch * 1)
+        recorder.backward([loss.as_subclass(Device)])  # of no replay: nothing may be waited for, nothing is recorded
     for step in range(2):
-        for loss in (3.0, 0.5):
-            memory.fill_(loss + step)
-            recorder.backward([memory.as_subclass(Device)])
-        memory.fill_(float("nan"))
+        for value in (3.0, 0.5):
+            batch.fill_(value + step)
+            graph.replay()
+            recorder.backward([loss.as_subclass(Device)])
         recorder.step(False, 1.0)
     recorder.close()
     assert [line["loss"] for line in written(path)] == [3.5, 5.5]
