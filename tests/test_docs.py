@@ -15,7 +15,7 @@ import click
 import pytest
 
 from halfstep.cli import halfstep
-from halfstep.diagnosis.finding import Kind
+from halfstep.diagnosis.model import Kind
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from halfstep.diagnosis.model import FindingRow
+from halfstep.diagnosis.model import Finding
 from halfstep.module_names import shown
 from halfstep.report.diagnosis import where
 
@@ -26,6 +26,6 @@ def test_a_path_of_numbers_alone_is_called_a_module(path: str, said: str) -> Non
 
 
 def test_a_finding_is_in_a_module() -> None:
-    finding = FindingRow(where="2", operation="mm", direction="forward", step=11)
+    finding = Finding(where="2", operation="mm", direction="forward", step=11)
     assert where(finding) == "in module 2, mm, forward, step 12"
     assert where(replace(finding, where="")) == "outside of modules, mm, forward, step 12"

@@ -10,7 +10,6 @@ A field without a description, and a description without a field, are warnings, 
 from __future__ import annotations
 
 import ast
-import dataclasses
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -18,6 +17,8 @@ from typing import Any
 from format_pictures import MarkdownTable
 from sphinx.application import Sphinx
 from sphinx.util import logging
+
+from halfstep.codec import written
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class JsonFields(MarkdownTable):
         module, _, name = self.arguments[0].partition(":")
         cls: Any = getattr(import_module(module), name)
         told = dict(line.split(": ", 1) for line in self.content if line.strip())
-        fields = {field.name: str(field.type) for field in dataclasses.fields(cls)}
+        fields = {field.name: str(field.type) for field in written(cls)}
         for missing in fields.keys() - told.keys():
             _LOG.warning(
                 "%s: the field %r is not described", self.arguments[0], missing, location=self.get_location()

@@ -5,8 +5,8 @@ characters, figures that are no finite numbers are absent, and so is what has an
 with a default is then the default; an object that lacks a field without one is absent as a whole, wherever it stands.
 
 A class that is a text in JSON has ``as_text`` and, raising ValueError, ``from_text``. A class may name fields in
-``OMITTED``, which are not written where they are None; a field may say ``lines`` in its ``metadata``, that its text
-keeps its line breaks.
+``OMITTED``, which are not written where they are None; a field may say in its ``metadata`` that its text keeps its line
+breaks (``lines``), or that it is no part of the JSON (:data:`UNWRITTEN`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ import functools
 import math
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from halfstep.safe_text import clean as clean
 
 T = TypeVar("T")
+
+#: metadata of a field that JSON has not: words were made of it
+UNWRITTEN = {"unwritten": True}
 
 
 class Unreadable(ValueError):
@@ -33,7 +36,7 @@ def write(value: Any) -> Any:
         return value.as_text()
     if is_dataclass(value) and not isinstance(value, type):
         omitted = getattr(value, "OMITTED", ())
-        told = [(f.name, getattr(value, f.name)) for f in fields(value)]
+        told = [(f.name, getattr(value, f.name)) for f in written(value)]
         return {name: write(part) for name, part in told if part is not None or name not in omitted}
     if isinstance(value, Mapping):
         return {str(key): write(part) for key, part in value.items()}
@@ -61,7 +64,12 @@ def read(kind: type[T], raw: object) -> T:
 @functools.cache
 def _fields(kind: Any) -> list[tuple[Any, Any]]:
     hints = get_type_hints(kind)
-    return [(field, hints[field.name]) for field in fields(kind)]
+    return [(field, hints[field.name]) for field in written(kind)]
+
+
+def written(kind: Any) -> list[Field[Any]]:
+    """The fields of a dataclass that its JSON has."""
+    return [field for field in fields(kind) if "unwritten" not in field.metadata]
 
 
 def _read(hint: Any, raw: object, lines: bool = False) -> Any:

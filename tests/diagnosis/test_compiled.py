@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from halfstep.diagnosis.compiled import beside, findings_of, notes_of
+from halfstep.diagnosis.compiled import beside, findings_of
 from halfstep.record import Record
+from halfstep.report.words.diagnosis import compiled_words, worded_finding
 
 
 def record(losses: list[float | None], **nonfinite: Any) -> Record:
@@ -47,8 +48,8 @@ def test_what_only_compiled_code_does_is_a_finding() -> None:
     assert (run.only_compiled, run.only_eager, run.losses) == (2, None, (1.0, 0.9, None, None))
     (finding,) = findings_of(run)
     assert (finding.kind, finding.where, finding.step) == ("nan_source", "net.2", 2)
-    assert words in finding.evidence
-    assert "the same to within rounding" in notes_of(run)[0]
+    assert words in worded_finding(finding).evidence
+    assert "the same to within rounding" in compiled_words(run)
 
 
 def test_what_both_do_is_none_of_compiled_codes() -> None:
@@ -59,4 +60,4 @@ def test_what_both_do_is_none_of_compiled_codes() -> None:
 def test_nan_of_eager_code_alone_is_said() -> None:
     run = beside(record([1.0, 0.5]), record([1.0, math.inf]), "fp16", "ok", "")
     assert findings_of(run) == []
-    assert "eagerly alone the loss is not finite at step 2" in notes_of(run)[0]
+    assert "eagerly alone the loss is not finite at step 2" in compiled_words(run)

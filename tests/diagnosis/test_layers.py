@@ -15,12 +15,13 @@ from halfstep import codec
 from halfstep.diagnosis import diagnose, run
 from halfstep.diagnosis.evidence import Case, Numbers
 from halfstep.diagnosis.layers import _range, overall
-from halfstep.diagnosis.model import FindingRow, LayerRow, RemedyRow
-from halfstep.diagnosis.run import judge
+from halfstep.diagnosis.model import Finding, LayerRow, Remedy
+from halfstep.diagnosis.run import with_outcome
 from halfstep.diagnosis.shares import serving, shares
 from halfstep.errors import UsageError
 from halfstep.precisions.recipes import parse
 from halfstep.record import Record
+from halfstep.report.words.diagnosis import outcome_words, worded
 from halfstep.trials import Job, Outcome, Trial
 
 
@@ -79,17 +80,22 @@ def test_bf16_flushes_none_of_them(spread: np.ndarray) -> None:
 
 def test_a_remedy_works_only_if_the_finding_is_gone_and_the_loss_is_finite() -> None:
 
-    finding = FindingRow("overflow", 90, "a", fault="precision", evidence="it is")
+    finding = Finding("overflow", 90, "a", fault="precision", evidence="it is")
     steps = [{"step": 0, "loss": 0.5}]
     done = Outcome(Trial("bf16"), "ok", "", 0, Record(Path("r"), steps=steps))
-    assert judge(finding, done, []) == (True, "the finding is gone; loss 0.5 after 1 step")
-    assert judge(finding, done, [finding]) == (False, "the same finding is left: it is")
+    assert tried(finding, done, []) == (True, "the finding is gone; loss 0.5 after 1 step")
+    assert tried(finding, done, [finding]) == (False, "the same finding is left: it is")
     other = replace(finding, where="b")
-    assert judge(finding, done, [other]) == (False, "overflow in b instead")
+    assert tried(finding, done, [other]) == (False, "overflow in b instead")
     lost = Outcome(
         Trial("bf16"), "diverged", "the loss was nan from step 1 on", 0, Record(Path("r"), steps=steps)
     )
-    assert judge(finding, lost, []) == (False, "the loss was nan from step 1 on")
+    assert tried(finding, lost, []) == (False, "the loss was nan from step 1 on")
+
+
+def tried(finding: Finding, outcome: Outcome, left: list[Finding]) -> tuple[bool | None, str]:
+    way = with_outcome(Remedy(), finding, outcome, left)
+    return way.works, outcome_words(way, finding)
 
 
 def origin(dtype: str, exact: float | None) -> dict[str, Any]:
@@ -109,10 +115,15 @@ def watched(dtype: str, exact: float | None = 1e6, weights: str = "fp32") -> Rec
     return record
 
 
+def findings(precision: str, tried: Record, reference: Record | None) -> Any:
+    """As JSON has them."""
+    return codec.write(worded(diagnose(precision, tried, reference)).findings)
+
+
 @pytest.mark.parametrize(("computed_in", "too"), [("fp32", True), ("fp16", False)])
 def test_a_reference_that_ran_in_16_bits_says_nothing_of_fp32(computed_in: str, too: bool) -> None:
     """Whatever was asked of it: its infinity is fp16's where it was computed in fp16."""
-    (found,) = codec.write(diagnose("fp16", watched("fp16"), watched(computed_in)).findings)
+    (found,) = findings("fp16", watched("fp16"), watched(computed_in))
     assert ("fp32 does the same" in found["evidence"]) == too
     assert found["fault"] == ("model" if too else "precision")
 
@@ -122,14 +133,12 @@ def test_a_reference_that_ran_in_16_bits_says_nothing_of_fp32(computed_in: str, 
 )
 def test_a_number_beyond_bf16_is_not_cured_by_bf16(reached: float | None, recipe: str) -> None:
     """bf16's largest number is 3.3895e38, fp32's 3.4028e38."""
-    (found,) = codec.write(diagnose("fp16", watched("fp16", reached), None).findings)
+    (found,) = findings("fp16", watched("fp16", reached), None)
     assert found["remedies"][0]["recipe"] == recipe
 
 
 def test_weights_that_the_program_holds_in_16_bits_are_to_be_loaded_in_fp32() -> None:
-    (found,) = codec.write(
-        diagnose("as-is", watched("fp16", weights="fp16"), watched("fp16", weights="fp16")).findings
-    )
+    (found,) = findings("as-is", watched("fp16", weights="fp16"), watched("fp16", weights="fp16"))
     assert "not precision's fault" not in found["evidence"]
     assert (found["remedies"][0]["recipe"], "model.float()" in found["remedies"][0]["text"]) == ("fp32", True)
 
@@ -142,7 +151,7 @@ def test_updates_that_a_scripts_own_16_bit_weights_lose_are_cured_by_fp32_weight
         "event": "watch", "what": "update", "step": 0, "at": 1, "parameter": "body.weight", "module": "body",
         "optimizer": "AdamW", "dtype": "bf16", "lost": 9, "due": 10,
     })  # fmt: skip
-    (found,) = codec.write(diagnose("as-is", record, None).findings)
+    (found,) = findings("as-is", record, None)
     assert found["kind"] == "lost_update"
     assert (found["remedies"][0]["recipe"], "model.float()" in found["remedies"][0]["text"]) == ("fp32", True)
 
@@ -203,9 +212,9 @@ def test_where_one_module_kept_moves_the_overflow_on_the_next_are_kept_too(
 ) -> None:
     """Every block overflows; two may be kept beside the first."""
 
-    def finding(n: int) -> FindingRow:
-        ways = (RemedyRow("keep", "fp16:keep=b.0", None), RemedyRow("use bf16", "bf16", None))
-        return FindingRow(kind="overflow", where=f"b.{n}", fault="precision", remedies=ways)
+    def finding(n: int) -> Finding:
+        ways = (Remedy("keep", "fp16:keep=b.0", None), Remedy("use bf16", "bf16", None))
+        return Finding(kind="overflow", where=f"b.{n}", fault="precision", remedies=ways)
 
     def run_trial(job: Job, trial: Trial, on_step: Any) -> Outcome:
         record = Record(Path("r"), start={"precision": trial.precision})

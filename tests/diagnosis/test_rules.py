@@ -10,9 +10,10 @@ import pytest
 
 from halfstep.diagnosis import rules
 from halfstep.diagnosis.evidence import Case, Evidence
-from halfstep.diagnosis.finding import Finding
+from halfstep.diagnosis.model import Finding
 from halfstep.precisions.recipes import parse
 from halfstep.record import Record
+from halfstep.report.words.diagnosis import worded_finding
 
 Rule = Callable[[Case], Iterator[Finding]]
 
@@ -47,7 +48,7 @@ def found(
     rule: Rule, precision: str, *events: dict[str, Any], reference: Record | None = None
 ) -> list[Finding]:
     beside = None if reference is None else Evidence.of(reference)
-    return list(rule(Case(parse(precision), Evidence.of(record(*events)), beside)))
+    return list(map(worded_finding, rule(Case(parse(precision), Evidence.of(record(*events)), beside))))
 
 
 def place(finding: Finding) -> tuple[str, int, str, str, str, int | None]:

@@ -95,9 +95,10 @@ def perform(task: Task, display: Display) -> Done:
     from halfstep.report import diagnosis_page as page
     from halfstep.report.loading import rebuild
     from halfstep.report.page import write as write_page
+    from halfstep.report.words.diagnosis import worded
 
     folder = task.question.job.folder
-    found = codec.write(run_diagnosis(task.question, display))
+    found = codec.write(worded(run_diagnosis(task.question, display)))
     write_whole(folder / NAME, json_text(found))
     written = page_or_reason(lambda: page.write(found, folder / "diagnosis.html"))
     if (whole := task.comparison) is not None:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
-from halfstep.diagnosis.finding import Finding, Remedy
-from halfstep.module_names import shown
+from halfstep.diagnosis.events import Place
+from halfstep.diagnosis.model import CompiledRun, Finding, Remedy
 from halfstep.precisions.recipes import parse
 from halfstep.record import Record
 
@@ -20,36 +18,6 @@ from halfstep.record import Record
 ROUNDINGS = 64
 #: the largest relative error of one rounding
 _ROUNDING = {"fp64": 2.0**-53, "fp32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-9, "fp16": 2.0**-12}
-
-
-@dataclass(frozen=True)
-class CompiledRun:
-    """What the compiled program did, step by step beside the eager one.
-
-    Attributes:
-        status: how its trial ended, and ``reason``.
-        losses: of its steps; None where there was none, or it was not finite.
-        first: the losses of the first step, compiled and eagerly; None where one of them is not known.
-        differs: whether these differ by more than :data:`ROUNDINGS` roundings; None where that is not known.
-        only_compiled: the first step at which the compiled loss is not finite and the eager one is; None for no step.
-        only_eager: the first at which it is the other way round.
-        began: where the compiled run's first loss that is not finite began, in words; empty where it is not known.
-        module: that module's path.
-    """
-
-    status: str
-    reason: str
-    losses: tuple[float | None, ...]
-    first: tuple[float, float] | None
-    differs: bool | None
-    only_compiled: int | None
-    only_eager: int | None
-    began: str
-    module: str
-
-    def as_json(self) -> dict[str, Any]:
-        """As the diagnosis object has it."""
-        return asdict(self)
 
 
 def beside(compiled: Record, eager: Record, precision: str, status: str, reason: str) -> CompiledRun:
@@ -97,33 +65,6 @@ def findings_of(run: CompiledRun) -> list[Finding]:
     """NaN or an infinity that compiled code alone makes."""
     if run.only_compiled is None:
         return []
-    place = run.began or f"in {shown(run.module)}"
-    text = (
-        f"only in compiled code: the loss is not finite from step {run.only_compiled + 1} on, and began {place}; "
-        "the same program, run eagerly in this precision, has a finite loss there"
-    )
-    module = shown(run.module, "the part")
-    remedies = (
-        Remedy(f"leave {module} out of compiling (`torch.compiler.disable`), and report it to PyTorch"),
-        Remedy("try another backend (`backend='aot_eager'`) to see whether the code generator is to blame"),
-    )
-    step = run.only_compiled
-    return [Finding("nan_source", 99, run.module, "compiled code", "forward", step, text, remedies, "model")]
-
-
-def notes_of(run: CompiledRun) -> list[str]:
-    """What a reader has to know of the two."""
-    told = ["it was run once more, compiled and unwatched"]
-    if run.first is None:
-        told.append(f"which made no loss to compare ({run.reason or run.status})")
-    else:
-        a, b = run.first
-        verdict = "they differ" if run.differs else "the same to within rounding"
-        told.append(f"on the same first step the loss is {a:.6g} compiled and {b:.6g} eagerly: {verdict}")
-        if run.differs and math.isfinite(a) and math.isfinite(b):
-            told.append("compiled code draws other random numbers (dropout), which is a difference, too")
-    if run.only_eager is not None:
-        told.append(
-            f"eagerly alone the loss is not finite at step {run.only_eager + 1}: the findings are of that"
-        )
-    return ["; ".join(told)]
+    place = Place(step=run.only_compiled, module=run.module, operation="compiled code", direction="forward")
+    ways = [Remedy(change="not_compiled", names=(run.module,)), Remedy(change="other_backend")]
+    return [Finding.at(place, "nan_source", 99, run, ways, "model")]

@@ -5,22 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
-from halfstep.diagnosis.model import NumberKind
+from halfstep.codec import read
+from halfstep.diagnosis.events import (
+    SIXTEEN_BIT,
+    Counted,
+    NumberKind,
+    Origin,
+    Place,
+    Seen,
+    State,
+    readable,
+    seen,
+)
 from halfstep.precisions.recipes import Recipe
 from halfstep.record import Record
 
-Event = dict[str, Any]
-SIXTEEN_BIT = ("bf16", "fp16")
-KINDS: tuple[NumberKind, ...] = (
-    "weights",
-    "inputs",
-    "activations",
-    "gradients",
-    "weight_gradients",
-    "updates",
-)
+T = TypeVar("T")
+P = TypeVar("P", bound=Place)
+
+#: module path and kind of numbers
+Key = tuple[str, NumberKind]
 
 
 @dataclass
@@ -45,15 +51,15 @@ class Numbers:
     scale: float = 1.0
     edges: dict[str, dict[int, int]] = field(default_factory=dict)
 
-    def add(self, event: Event) -> None:
+    def add(self, more: Numbers) -> None:
         """Take in the numbers of another step."""
-        _add(self.counts, event["counts"])
-        for name, counts in event.get("edges", {}).items():
+        _add(self.counts, more.counts)
+        for name, counts in more.edges.items():
             _add(self.edges.setdefault(name, {}), counts)
-        self.largest = max(self.largest, event["largest"])
-        self.elements += event["elements"]
-        self.counted += event["counted"]
-        self.dtype, self.scale = event["dtype"], event["scale"]
+        self.largest = max(self.largest, more.largest)
+        self.elements += more.elements
+        self.counted += more.counted
+        self.dtype, self.scale = more.dtype, more.scale
 
     @property
     def zeros(self) -> float:
@@ -61,16 +67,16 @@ class Numbers:
         return self.counts.get(-127, 0) / max(self.counted, 1)
 
 
-def _add(counts: dict[int, int], more: Mapping[str, int]) -> None:
-    for key, count in more.items():
-        counts[int(key)] = counts.get(int(key), 0) + count
+def _add(counts: dict[int, int], more: Mapping[int, int]) -> None:
+    for exponent, count in more.items():
+        counts[exponent] = counts.get(exponent, 0) + count
 
 
 @dataclass
 class Rounding:
-    """What an emulated format did to the operands of one kind in one layer, over the sampled steps.
+    """What an emulated format did to the operands of one kind in one layer, over the sampled steps from ``step`` on.
 
-    The fields are those of :class:`halfstep.pytorch.watching.rounding.Rounded`.
+    The other fields are those of :class:`halfstep.pytorch.watching.rounding.Rounded`.
     """
 
     format: str = ""
@@ -85,46 +91,43 @@ class Rounding:
     vectors: int = 0
     emptied: float = 0.0
 
-    def add(self, event: Event) -> None:
+    def add(self, more: Rounding) -> None:
         """Take in the operands of another step."""
-        if not self.format:
-            self.format, self.step = event["format"], event["step"]
-        for name in ("nonzero", "flushed", "subnormal", "overflowing", "magnitude", "lost", "clamped", "vectors",
-                     "emptied"):  # fmt: skip
-            setattr(self, name, getattr(self, name) + event[name])
+        for name in vars(self).keys() - {"format", "step"}:
+            setattr(self, name, getattr(self, name) + getattr(more, name))
 
 
 @dataclass
 class Evidence:
-    """The record of a watched trial, by what its events say."""
+    """The record of a watched trial: what was seen, the numbers and roundings by layer, and the layers' classes."""
 
     record: Record
-    events: dict[str, list[Event]]
-    numbers: dict[tuple[str, str], Numbers]
-    kinds: dict[str, str]
-    rounded: dict[tuple[str, str], Rounding] = field(default_factory=dict)
+    seen: list[Seen]
+    numbers: dict[Key, Numbers] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
+    rounded: dict[Key, Rounding] = field(default_factory=dict)
 
     @classmethod
     def of(cls, record: Record) -> Evidence:
         """Gather a record's events."""
-        events: dict[str, list[Event]] = {}
-        numbers: dict[tuple[str, str], Numbers] = {}
-        kinds: dict[str, str] = {}
-        rounded: dict[tuple[str, str], Rounding] = {}
+        found = cls(record, list(seen(record.watched)))
         for event in record.watched:
-            if event["what"] == "rounded":
-                rounded.setdefault((event["module"], event["kind"]), Rounding()).add(event)
+            if event["what"] not in ("numbers", "rounded"):
                 continue
-            if event["what"] != "numbers":
-                events.setdefault(event["what"], []).append(event)
-                continue
-            numbers.setdefault((event["module"], event["kind"]), Numbers()).add(event)
-            kinds[event["module"]] = event.get("type", "")
-        return cls(record, events, numbers, kinds, rounded)
+            for of in readable(Counted, event):
+                key = of.module, of.kind
+                if event["what"] == "numbers":
+                    found.kinds[of.module] = of.type
+                    found.numbers.setdefault(key, Numbers()).add(read(Numbers, event))
+                elif key in found.rounded:
+                    found.rounded[key].add(read(Rounding, event))
+                else:
+                    found.rounded[key] = read(Rounding, event)
+        return found
 
-    def all(self, what: str) -> list[Event]:
+    def all(self, kind: type[T]) -> list[T]:
         """The events of one kind, in order."""
-        return self.events.get(what, [])
+        return [event for event in self.seen if isinstance(event, kind)]
 
     @property
     def layers(self) -> list[str]:
@@ -138,7 +141,7 @@ class Evidence:
         found |= {
             i for i, loss in enumerate(self.record.losses) if loss is not None and not math.isfinite(loss)
         }
-        return found | {event["step"] for event in self.all("state")}
+        return found | {state.step for state in self.all(State)}
 
     @property
     def skipped(self) -> list[bool]:
@@ -168,49 +171,44 @@ class Evidence:
     def diverged(self) -> bool:
         """Whether a loss was not finite, or weights became so."""
         losses = (loss for loss in self.record.losses if loss is not None)
-        return not all(map(math.isfinite, losses)) or any(not e["weights"] for e in self.all("state"))
+        return not all(map(math.isfinite, losses)) or any(not state.weights for state in self.all(State))
 
-    def roots(self) -> list[Event]:
+    def roots(self) -> list[Origin]:
         """The origins of bad steps.
 
         Left out are those that only turned an earlier infinity of the step into NaN, and those that did no harm in
         other steps: the slope of a norm at zero, say, which PyTorch masks.
         """
-        found: list[Event] = []
+        found: list[Origin] = []
         infinite: set[int] = set()
-        harmless = {place(e) for e in self.all("origin") if e["step"] not in self.bad_steps}
-        for event in self.all("origin"):
-            later = event["from_infinity"] and event["step"] in infinite
-            infinite.add(event["step"])
-            if event["step"] in self.bad_steps and not later and place(event) not in harmless:
+        harmless = {e.key for e in self.all(Origin) if e.step not in self.bad_steps}
+        for event in self.all(Origin):
+            later = event.from_infinity and event.step in infinite
+            infinite.add(event.step)
+            if event.step in self.bad_steps and not later and event.key not in harmless:
                 found.append(event)
         return found
 
-    def silent(self) -> list[Event]:
+    def silent(self) -> list[Origin]:
         """Forward overflows that did no visible harm: an infinity where fp32 has a number."""
-        roots = {place(e) for e in self.roots()}
+        roots = {root.key for root in self.roots()}
         return [
             e
-            for e in self.all("origin")
-            if e["direction"] == "forward" and isinstance(e["exact"], float) and place(e) not in roots
+            for e in self.all(Origin)
+            if e.direction == "forward" and e.exact is not None and e.key not in roots
         ]
 
-    def turned(self, root: Event) -> Event | None:
+    def turned(self, root: Origin) -> Origin | None:
         """Where the infinities of an origin first became NaN in the same step."""
-        after = (e for e in self.all("origin") if e["step"] == root["step"] and e["at"] > root["at"])
-        return next((e for e in after if e["from_infinity"] and e["nan"]), None)
+        after = (e for e in self.all(Origin) if e.step == root.step and e.at > root.at)
+        return next((e for e in after if e.from_infinity and e.nan), None)
 
 
-def place(event: Event) -> tuple[str, str, str]:
-    """What tells one origin from another: module, operation, direction."""
-    return event["module"], event["operation"], event["direction"]
-
-
-def first_of_each(events: Iterable[Event]) -> list[Event]:
+def first_of_each(events: Iterable[P]) -> list[P]:
     """The first event of every place."""
-    found: dict[tuple[str, str, str], Event] = {}
+    found: dict[tuple[str, str, str], P] = {}
     for event in events:
-        found.setdefault(place(event), event)
+        found.setdefault(event.key, event)
     return list(found.values())
 
 
@@ -223,28 +221,24 @@ class Case:
     reference: Evidence | None
 
     @property
-    def numbers(self) -> dict[tuple[str, str], Numbers]:
+    def numbers(self) -> dict[Key, Numbers]:
         """The numbers as they are before the precision rounds them: those of fp32, where that ran."""
         return {**self.tried.numbers, **(self.reference.numbers if self.reference else {})}
 
-    def format_of(self, module: str, kind: str) -> str:
+    def format_of(self, module: str, kind: NumberKind) -> str:
         """The format that a layer's numbers meet: of its activations, where they are 16-bit, else as stored."""
-        for key in ((module, "activations"), (module, kind)):
-            stored = self.tried.numbers.get(key)
-            if stored is not None and stored.dtype in ("fp16", "bf16"):
-                return stored.dtype
-        stored = self.tried.numbers.get((module, kind))
-        return stored.dtype if stored else "fp32"
+        keys: tuple[Key, Key] = (module, "activations"), (module, kind)
+        results, own = (numbers.dtype if (numbers := self.tried.numbers.get(key)) else "fp32" for key in keys)
+        return results if results in SIXTEEN_BIT else own
 
-    def in_fp32_too(self, event: Event) -> bool:
+    def in_fp32_too(self, event: Origin) -> bool:
         """Whether the same place of the program goes wrong in fp32 as well.
 
         What the reference computed there in 16 bits, whatever was asked of it, says nothing of fp32.
         """
         if self.reference is None:
-            return self.recipe.name == "fp32" and event["dtype"] not in SIXTEEN_BIT
-        in_fp32 = [other for other in self.reference.roots() if other["dtype"] not in SIXTEEN_BIT]
-        return place(event) in {place(other) for other in in_fp32}
+            return self.recipe.name == "fp32" and event.dtype not in SIXTEEN_BIT
+        return event.key in {root.key for root in self.reference.roots() if root.dtype not in SIXTEEN_BIT}
 
     @property
     def sixteen_bit_weights(self) -> bool:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from halfstep.diagnosis.evidence import KINDS, Case, Numbers
-from halfstep.diagnosis.model import LayerPart, LayerRow, NumberKind, OverallScale, ScaleRange
+from halfstep.diagnosis.events import KINDS, SIXTEEN_BIT, NumberKind
+from halfstep.diagnosis.evidence import Case, Numbers
+from halfstep.diagnosis.model import LayerPart, LayerRow, OverallScale, ScaleRange
 from halfstep.diagnosis.shares import counted, serving, shares
 from halfstep.precisions.formats import BlockFormat, get
 from halfstep.precisions.loss_scale import NoScale
 
 #: kinds that a loss scale multiplies
-SCALED = ("gradients", "weight_gradients")
+SCALED: tuple[NumberKind, ...] = ("gradients", "weight_gradients")
 
 
 def layers(case: Case) -> list[LayerRow]:
@@ -62,7 +63,7 @@ def _range(case: Case, module: str) -> ScaleRange | None:
     Those of its weights count, too: they are products, whose results are rounded to that format before they are stored.
     """
     format = case.format_of(module, "gradients")
-    if format not in ("fp16", "bf16"):
+    if format not in SIXTEEN_BIT:
         return None
     counted = [numbers for kind in SCALED if (numbers := case.numbers.get((module, kind))) is not None]
     found = [scales for numbers in counted if (scales := serving(numbers, format)) is not None]

@@ -2,29 +2,157 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from halfstep.codec import UNWRITTEN
+from halfstep.diagnosis.events import Epsilon, Given, NumberKind, OptimizerEps, Origin, Place, Sum, Update
+from halfstep.ran import Ran
+
 SCHEMA = "halfstep/diagnosis/1"
 
-#: the kinds of numbers that are counted in a layer
-NumberKind = Literal["weights", "inputs", "activations", "gradients", "weight_gradients", "updates"]
+Kind = Literal[
+    "overflow", "underflow", "nan_source", "domain_error", "epsilon_lost", "lost_update", "saturated_sum",
+    "scale_collapse",
+]  # fmt: skip
+#: whose fault it is: the precision's, the model's (fp32 has it as well) or the data's
+Fault = Literal["precision", "model", "data"]
+
+
+# --- what was seen -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class RemedyRow:
-    """A way to mend a finding; ``works`` is None where it was not tried, ``outcome`` what was seen."""
+class NotFinite:
+    """Where infinities or NaN began.
+
+    Attributes:
+        of_scale: whether it is a gradient that the loss scale may have pushed beyond the format.
+        hidden: whether the loss stayed finite.
+        turned: where its infinities became NaN, in another operation.
+        lost: a constant that was to keep the argument from zero, and is zero itself.
+        in_fp32_too: whether fp32 does the same.
+    """
+
+    origin: Origin
+    of_scale: bool = False
+    hidden: bool = False
+    turned: Origin | None = None
+    lost: Epsilon | None = None
+    in_fp32_too: bool = False
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """The loss scale fell to ``lowest`` and the last ``skipped`` steps were skipped; ``last``: why the last one was."""
+
+    lowest: float
+    skipped: int
+    last: Origin | None
+
+
+@dataclass(frozen=True)
+class Vanished:
+    """The share of a layer's gradients, by magnitude, that the format flushes to zero under the loss scale."""
+
+    share: float
+    kind: NumberKind
+    largest: float
+    format: str
+    scale: float
+
+
+@dataclass(frozen=True)
+class Operands:
+    """The share of operands, by magnitude, that an emulated format flushes or cuts off, and of how many numbers."""
+
+    share: float
+    kind: NumberKind
+    format: str
+    hit: int
+    nonzero: int
+
+
+@dataclass(frozen=True)
+class CompiledRun:
+    """What the compiled program did, step by step beside the eager one.
+
+    Attributes:
+        status: how its trial ended, and ``reason``.
+        losses: of its steps; None where there was none, or it was not finite.
+        first: the losses of the first step, compiled and eagerly; None where one of them is not known.
+        differs: whether they differ by more than rounding does; None where that is not known.
+        only_compiled: the first step at which the compiled loss is not finite and the eager one is; None for no step.
+        only_eager: the first at which it is the other way round.
+        began: where the compiled run's first loss that is not finite began, in words; empty where it is not known.
+        module: that module's path.
+    """
+
+    status: str = ""
+    reason: str = ""
+    losses: tuple[float | None, ...] = ()
+    first: tuple[float, float] | None = None
+    differs: bool | None = None
+    only_compiled: int | None = None
+    only_eager: int | None = None
+    began: str = ""
+    module: str = ""
+
+
+Evidence = (
+    NotFinite | Collapse | Vanished | Operands | CompiledRun | Given | Epsilon | OptimizerEps | Update | Sum
+)
+
+
+# --- findings ----------------------------------------------------------------------------------------------
+
+#: ways to mend a finding: another recipe, or another line of the program
+Change = Literal[
+    "keep", "fp32", "fp32_beyond_bf16", "range_of_fp32", "block_scales", "weights_in_fp32", "own_weights_in_fp32",
+    "dynamic_scale", "loss_scale",
+    "clean_data", "look_at_given", "find_cause", "find_gradients_cause", "guard", "clamp", "mask", "larger_epsilon",
+    "larger_optimizer_eps", "learning_rate", "sum_in_fp32", "even_sizes", "not_compiled", "other_backend",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A way to mend a finding.
+
+    Attributes:
+        text: the change in words.
+        recipe: the precision to run with; None for a change of the program.
+        works: whether it does; None where it was not tried.
+        outcome: what was seen when it was tried, in words.
+        change: what is to be changed, with the ``names`` and the ``figure`` that it needs.
+        tried: what was seen, as a value.
+    """
 
     text: str = ""
     recipe: str | None = None
     works: bool | None = None
     outcome: str = ""
+    change: Change | None = field(default=None, metadata=UNWRITTEN)
+    names: tuple[str, ...] = field(default=(), metadata=UNWRITTEN)
+    figure: float = field(default=0.0, metadata=UNWRITTEN)
+    tried: Tried | None = field(default=None, metadata=UNWRITTEN)
 
 
 @dataclass(frozen=True)
-class FindingRow:
-    """One thing seen to be wrong; see :class:`halfstep.diagnosis.finding.Finding`."""
+class Finding:
+    """One thing seen to be wrong; the worst has the highest severity, from 0 to 100.
+
+    Attributes:
+        where: module path; empty for code outside of modules.
+        operation: PyTorch's name of the operation; empty where none is to blame.
+        direction: ``forward``, ``backward`` or ``step``.
+        step: the first step that had it, from 0.
+        evidence: what was seen, in words; ``seen`` is the same as a value.
+        source, code: the line of the program, and its text.
+        also: other modules that have the same.
+        remedy: the first of the remedies, in words.
+    """
 
     kind: str = ""
     severity: int = 0
@@ -33,12 +161,43 @@ class FindingRow:
     direction: str = ""
     step: int | None = None
     evidence: str = ""
-    remedies: tuple[RemedyRow, ...] = ()
+    remedies: tuple[Remedy, ...] = ()
     fault: str = ""
     source: str = ""
     code: str = ""
     also: tuple[str, ...] = ()
     remedy: str = ""
+    seen: Evidence | None = field(default=None, metadata=UNWRITTEN)
+
+    @classmethod
+    def at(
+        cls,
+        place: Place,
+        kind: Kind,
+        severity: int,
+        seen: Evidence,
+        remedies: Sequence[Remedy],
+        fault: Fault = "precision",
+        also: Iterable[str] = (),
+    ) -> Finding:
+        """A finding at the place of an event, no remedy tried yet."""
+        return cls(
+            kind, severity, place.module, place.operation, place.direction, place.step, remedies=tuple(remedies),
+            fault=fault, source=place.source, code=place.code, also=tuple(also), seen=seen,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A run with a remedy: why it did not end well, else what is found there, else its last loss and its steps."""
+
+    reason: str = ""
+    found: Finding | None = None
+    loss: float = 0.0
+    steps: int = 0
+
+
+# --- layers ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -129,9 +288,24 @@ class Program:
     cwd: str = ""
 
 
+#: what holds of how the numbers were seen: of large tensors only a part was counted; a compiled model ran eagerly;
+#: operands of emulated products were counted; there is no reference although there should be one
+Note = Literal["in_part", "eager", "emulated", "no_reference"]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """How the numbers were seen: the steps that were counted, what the reference ran as, the record's warnings."""
+
+    steps: tuple[int, ...] = ()
+    notes: tuple[Note, ...] = ()
+    reference_ran: Ran | None = None
+    warnings: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything that was found."""
+    """Everything that was found; ``notes`` say in words how the numbers were seen, of ``looked`` and ``compiled``."""
 
     schema: str = SCHEMA
     program: Program = Program()
@@ -145,8 +319,9 @@ class Diagnosis:
     skipped_steps: int | None = None
     losses: tuple[float | None, ...] = ()
     reference: Reference | None = None
-    compiled: Mapping[str, object] | None = None
-    findings: tuple[FindingRow, ...] = ()
+    compiled: CompiledRun | None = None
+    findings: tuple[Finding, ...] = ()
     layers: tuple[LayerRow, ...] = ()
     loss_scale: OverallScale | None = None
     notes: tuple[str, ...] = ()
+    looked: Looked = field(default=Looked(), metadata=UNWRITTEN)

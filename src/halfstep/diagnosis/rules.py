@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import replace
 
 from halfstep.diagnosis import remedies
-from halfstep.diagnosis.evidence import Case, Event, first_of_each
-from halfstep.diagnosis.finding import Finding, placed
+from halfstep.diagnosis.events import (
+    SIXTEEN_BIT,
+    Epsilon,
+    NumberKind,
+    OptimizerEps,
+    Origin,
+    Place,
+    State,
+    Sum,
+    Update,
+)
+from halfstep.diagnosis.evidence import Case, first_of_each
 from halfstep.diagnosis.layers import SCALED, layers, overall
+from halfstep.diagnosis.model import Collapse, Finding, NotFinite, Remedy, Vanished
 from halfstep.diagnosis.operands import operands_are_clamped, operands_vanish
-from halfstep.diagnosis.origins import NEVER, from_the_data, of_gradients, origins, seen, silent_overflows
+from halfstep.diagnosis.origins import from_the_data, origins, silent_overflows
 from halfstep.diagnosis.shares import shares
 from halfstep.precisions.formats import get_scalar
-from halfstep.precisions.loss_scale import DynamicScale, scale_words
+from halfstep.precisions.loss_scale import DynamicScale
 
 #: of the sum of a layer's gradients, what may be flushed to zero before it is a finding
 LOST = 0.1
@@ -27,153 +38,136 @@ REPEATED = 2
 
 def scale_never_settles(case: Case) -> Iterator[Finding]:
     """A dynamic loss scale falls and falls, and steps are skipped to the end."""
-    tried, scale = case.tried, case.recipe.loss_scale
-    row = tried.skipped_at_the_end
-    gone = isinstance(scale, DynamicScale) and row >= COLLAPSED
-    backward = [e for e in tried.roots() if of_gradients(e) and not e["domain"]]
-    if not gone or any(e["direction"] == "forward" or e["domain"] for e in tried.roots()):
+    tried, roots = case.tried, case.tried.roots()
+    skipped = tried.skipped_at_the_end
+    if not isinstance(case.recipe.loss_scale, DynamicScale) or skipped < COLLAPSED:
         return
-    last = backward[-1] if backward else None
-    fields = placed(last) if last else _deepest(case)
+    if any(root.direction == "forward" or root.domain for root in roots):
+        return
+    last = next((root for root in reversed(roots) if root.direction == "backward"), None)
+    place = replace(last or _nearest_to_the_loss(case), step=len(tried.skipped) - skipped)
     lowest = min((s.get("loss_scale", 1.0) for s in tried.record.steps), default=1.0)
-    more = f"; at the last of them the gradient of {last['of']} {seen(last)}" if last else ""
-    fields["step"] = len(tried.skipped) - row
-    yield Finding(
-        "scale_collapse", 92, **fields,
-        evidence=f"the loss scale fell to {scale_words(lowest)} and the last {row} steps were skipped{more}",
-        remedies=(*remedies.wider(case), *remedies.keep(case, fields["where"], tried.kinds)),
-    )  # fmt: skip
+    ways = [*remedies.wider(case), *remedies.keep(case, place.module)]
+    yield Finding.at(place, "scale_collapse", 92, Collapse(lowest, skipped, last), ways)
 
 
-def _deepest(case: Case) -> dict[str, Any]:
+def _nearest_to_the_loss(case: Case) -> Place:
     """The module nearest to the loss whose gradient was not finite."""
-    states = case.tried.all("state")
-    names = states[-1]["parameters"] if states else []
-    where = names[-1].rpartition(".")[0] if names else ""
-    return {"where": where, "operation": "", "direction": "backward"}
+    named = [name for state in case.tried.all(State)[-1:] for name in state.parameters[-1:]]
+    module = named[0].rpartition(".")[0] if named else ""
+    return Place(step=0, module=module, direction="backward")
 
 
 def gradients_overflow(case: Case) -> Iterator[Finding]:
     """Gradients overflow under a scale that does not move, or under none; a dynamic scale only finds its height."""
     tried = case.tried
-    events = [e for e in first_of_each(tried.roots()) if of_gradients(e) and not e["domain"]]
     repeated = sum(tried.skipped) >= REPEATED or not case.recipe.guards
     if isinstance(case.recipe.loss_scale, DynamicScale) or not repeated:
         return
-    for event in events[:3]:
-        too = case.in_fp32_too(event)
-        serving = overall(case, layers(case))
-        scale = serving.advised if serving and serving.advised else 1.0
-        under = f" under the loss scale {scale_words(event['scale'])}" if event["scale"] != 1 else ""
-        ways = (*remedies.scaled(case, scale), *remedies.wider(case))
-        yield Finding(
-            "overflow" if event["infinite"] else "nan_source", 90, **placed(event),
-            evidence=f"the gradient of {event['of']} {seen(event)}{under}" + (f"; {NEVER}" if too else ""),
-            remedies=tuple(remedies.code("find out why this gradient is not finite")) if too else ways,
-            fault="model" if too else "precision",
-        )  # fmt: skip
+    found = [
+        root for root in first_of_each(tried.roots()) if root.direction == "backward" and not root.domain
+    ]
+    for origin in found[:3]:
+        too = case.in_fp32_too(origin)
+        scaled = remedies.scaled(case, _serving(case, otherwise=1.0))
+        yield Finding.at(
+            origin,
+            "overflow" if origin.infinite else "nan_source",
+            90,
+            NotFinite(origin, of_scale=True, in_fp32_too=too),
+            [Remedy(change="find_gradients_cause")] if too else [*scaled, *remedies.wider(case)],
+            "model" if too else "precision",
+        )
+
+
+def _serving(case: Case, otherwise: float) -> float:
+    """The loss scale that serves every layer."""
+    found = overall(case, layers(case))
+    return found.advised if found and found.advised else otherwise
 
 
 def gradients_vanish(case: Case) -> Iterator[Finding]:
     """A layer loses a part of its gradient to zero: small numbers weigh little, so the sum of magnitudes counts."""
-    found: dict[str, tuple[float, str]] = {}
+    found: dict[str, tuple[float, NumberKind]] = {}
     for (module, kind), numbers in case.numbers.items():
         format = case.format_of(module, kind)
-        if kind in SCALED and format in ("fp16", "bf16"):
+        if kind in SCALED and format in SIXTEEN_BIT:
             lost = shares(numbers, format, case.tried.scale).lost
-            if lost > max(LOST, found.get(module, (0.0, ""))[0]):
+            if lost > max(LOST, found[module][0] if module in found else 0.0):
                 found[module] = lost, kind
     if not found:
         return
     worst = max(found, key=lambda module: found[module][0])
     lost, kind = found[worst]
-    serving = overall(case, layers(case))
-    scale = serving.advised if serving and serving.advised else 65536.0
-    which = "weight gradients" if kind == "weight_gradients" else "gradients"
-    yield Finding(
-        "underflow", 70, worst, "", "backward", 0,
-        f"{lost:.0%} of its {which} (by magnitude; the largest is {case.numbers[worst, kind].largest:.2g}) is "
-        f"flushed to zero by {case.format_of(worst, kind)} under the loss scale {scale_words(case.tried.scale)}",
-        (*remedies.scaled(case, scale), *remedies.wider(case)),
-        also=tuple(m for m in found if m != worst),
-    )  # fmt: skip
+    largest = case.numbers[worst, kind].largest
+    yield Finding.at(
+        Place(step=0, module=worst, direction="backward"),
+        "underflow",
+        70,
+        Vanished(lost, kind, largest, case.format_of(worst, kind), case.tried.scale),
+        [*remedies.scaled(case, _serving(case, otherwise=65536.0)), *remedies.wider(case)],
+        also=(module for module in found if module != worst),
+    )
 
 
 def constants_vanish(case: Case) -> Iterator[Finding]:
     """An epsilon of the model's is zero in the format it is added in."""
-    blamed = {e["module"] for e in case.tried.roots() if e["domain"]}
-    for event in case.tried.all("epsilon"):
-        if event["module"] in blamed:
-            continue
-        row = get_scalar(event["dtype"])
-        yield Finding(
-            "epsilon_lost", 50, **placed(event),
-            evidence=f"{event['value']:g} is 0 in {event['dtype']}, whose smallest number is "
-            f"{row.smallest_subnormal:.2g}: it guards nothing",
-            remedies=(
-                *remedies.code(f"use {row.smallest_normal:.0e} or more"),
-                *remedies.keep(case, event["module"], case.tried.kinds),
-                *remedies.wider(case),
-            ),
-        )  # fmt: skip
+    blamed = {root.module for root in case.tried.roots() if root.domain}
+    for lost in case.tried.all(Epsilon):
+        if lost.module not in blamed:
+            change = Remedy(change="larger_epsilon", figure=get_scalar(lost.dtype).smallest_normal)
+            ways = [change, *remedies.keep(case, lost.module), *remedies.wider(case)]
+            yield Finding.at(lost, "epsilon_lost", 50, lost, ways)
 
 
 def optimizer_eps_vanishes(case: Case) -> Iterator[Finding]:
     """Adam's ``eps`` is zero in the format of its state."""
-    for event in case.tried.all("optimizer"):
-        row = get_scalar(event["dtype"])
-        bad = any(e["direction"] == "step" for e in case.tried.all("origin"))
-        after = ": the step divides by zero where the second moment is zero" if bad else ""
-        first, *rest = event["modules"] or [""]
-        yield Finding(
-            "epsilon_lost", 96 if bad else 60, first, event["type"], "step", event["step"],
-            f"eps={event['value']:g} is 0 in {event['dtype']}, the format of the optimizer's state{after}",
-            (
-                *remedies.fp32_weights(case),
-                *remedies.code(f"give {event['type']} eps={row.smallest_normal:.0e} or more"),
-            ),
-            also=tuple(rest),
-        )  # fmt: skip
+    divided = any(origin.direction == "step" for origin in case.tried.all(Origin))
+    for eps in case.tried.all(OptimizerEps):
+        first, *rest = eps.modules or ("",)
+        smallest = get_scalar(eps.dtype).smallest_normal
+        change = Remedy(change="larger_optimizer_eps", names=(eps.type,), figure=smallest)
+        yield Finding.at(
+            Place(step=eps.step, module=first, operation=eps.type, direction="step"),
+            "epsilon_lost",
+            96 if divided else 60,
+            replace(eps, divided=divided),
+            [*remedies.fp32_weights(case), change],
+            also=rest,
+        )
 
 
 def weights_stand_still(case: Case) -> Iterator[Finding]:
     """weight + update == weight, in a 16-bit weight."""
-    totals: dict[str, list[int]] = {}
-    first: dict[str, Event] = {}
-    for event in case.tried.all("update"):
-        lost, due = totals.setdefault(event["parameter"], [0, 0])
-        totals[event["parameter"]] = [lost + event["lost"], due + event["due"]]
-        first.setdefault(event["parameter"], event)
-    still = {name: lost / due for name, (lost, due) in totals.items() if due and lost > STILL * due}
+    updates: dict[str, Update] = {}
+    for update in case.tried.all(Update):
+        so_far = updates.get(update.parameter, replace(update, lost=0, due=0))
+        updates[update.parameter] = replace(
+            so_far, lost=so_far.lost + update.lost, due=so_far.due + update.due
+        )
+    still = [update for update in updates.values() if update.due and update.lost > STILL * update.due]
     if not still:
         return
-    worst = max(still, key=lambda name: still[name])
-    event = first[worst]
-    yield Finding(
-        "lost_update", 65, event["module"], event["optimizer"], "step", event["step"],
-        f"{still[worst]:.0%} of {worst} did not move in a step although it had a gradient: the update is below half "
-        f"the last digit of a {event['dtype']} weight",
-        (*remedies.fp32_weights(case), *remedies.code("use a larger learning rate")),
-        also=tuple(dict.fromkeys(first[n].get("module", "") for n in still if n != worst)),
-    )  # fmt: skip
+    worst = max(still, key=lambda update: update.lost / update.due)
+    yield Finding.at(
+        Place(step=worst.step, module=worst.module, operation=worst.optimizer, direction="step"),
+        "lost_update",
+        65,
+        worst,
+        [*remedies.fp32_weights(case), Remedy(change="learning_rate")],
+        also=dict.fromkeys(update.module for update in still if update is not worst),
+    )
 
 
 def sums_saturate(case: Case) -> Iterator[Finding]:
     """A 16-bit sum stops growing."""
-    for event in case.tried.all("sum"):
-        if "additions" in event:
-            said = f"after {event['additions']} additions the sum stands still at {event['reached']:.4g}"
-        else:
-            said = f"off by {event['relative_error']:.0%}: reaches {event['reached']:.4g}, in fp32 {event['exact']:.4g}"
-        yield Finding(
-            "saturated_sum", 75, **placed(event),
-            evidence=f"{said}; what is added is below half the last digit of {event['dtype']}",
-            remedies=(
-                *remedies.keep(case, event["module"], case.tried.kinds),
-                *remedies.fp32_weights(case),
-                *remedies.code("sum in fp32: .float(), or dtype=torch.float32"),
-            ),
-        )  # fmt: skip
+    for found in case.tried.all(Sum):
+        ways = [
+            *remedies.keep(case, found.module),
+            *remedies.fp32_weights(case),
+            Remedy(change="sum_in_fp32"),
+        ]
+        yield Finding.at(found, "saturated_sum", 75, found, ways)
 
 
 #: every rule, in no order: findings are sorted by severity

@@ -7,15 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import starmap
 from pathlib import Path
-from typing import Any
 
 from halfstep.comparison.running import Display
 from halfstep.diagnosis import diagnose
-from halfstep.diagnosis.compiled import CompiledRun, beside, findings_of, notes_of
-from halfstep.diagnosis.model import Diagnosis, FindingRow, Program, Reference, RemedyRow
+from halfstep.diagnosis.compiled import beside, findings_of
+from halfstep.diagnosis.model import (
+    CompiledRun,
+    Diagnosis,
+    Finding,
+    Looked,
+    Note,
+    Program,
+    Reference,
+    Remedy,
+    Tried,
+)
 from halfstep.errors import UsageError
 from halfstep.looks import sentence
-from halfstep.module_names import shown
 from halfstep.plural import count
 from halfstep.precisions.recipes import parse
 from halfstep.ran import Ran, words
@@ -45,7 +53,7 @@ class Question:
 
 
 def run_diagnosis(question: Question, display: Display) -> Diagnosis:
-    """Run the trials and return what ``--json`` writes and every report is drawn from.
+    """Run the trials and return what was found; :mod:`halfstep.report.words.diagnosis` puts it into words.
 
     Raises:
         UsageError: the program made no step that could be watched; the message has the reason.
@@ -62,12 +70,12 @@ def run_diagnosis(question: Question, display: Display) -> Diagnosis:
     compiled = _compiled(question, tried, display)
     findings = found.findings
     if compiled is not None:
-        findings = (*(finding.row() for finding in findings_of(compiled)), *findings)
+        findings = (*findings_of(compiled), *findings)
     if question.try_remedies:
         findings = _try_remedies(question, findings, usable, display)
-    return Diagnosis(
+    return replace(
+        found,
         program=Program(tuple(question.program), str(Path.cwd())),
-        precision=precision,
         ran_as=words(Ran.of(tried.record)),
         emulated=bool(tried.record.takeover.get("emulated")),
         as_on=question.job.options.as_on,
@@ -77,11 +85,9 @@ def run_diagnosis(question: Question, display: Display) -> Diagnosis:
         skipped_steps=sum(bool(step.get("skipped")) for step in tried.record.steps),
         losses=_losses(tried),
         reference=_reference(reference),
-        compiled=None if compiled is None else compiled.as_json(),
+        compiled=compiled,
         findings=findings,
-        layers=found.layers,
-        loss_scale=found.loss_scale,
-        notes=(*_notes(tried, usable, plain), *(notes_of(compiled) if compiled is not None else [])),
+        looked=_looked(tried, usable, plain),
     )
 
 
@@ -151,37 +157,27 @@ def _reference(outcome: Outcome | None) -> Reference | None:
     return Reference(REFERENCE, outcome.status, outcome.reason, len(outcome.record.steps), _losses(outcome))
 
 
-def _notes(tried: Outcome, reference: Outcome | None, plain: bool) -> list[str]:
-    """What a reader has to know of how it was seen."""
-    numbers = [e for e in tried.record.watched if e["what"] == "numbers"]
-    steps = sorted({e["step"] for e in numbers})
-    notes = [f"numbers were counted in {len(steps)} of {len(tried.record.steps)} steps ({_spelled(steps)})"]
-    if any(e["counted"] < e["elements"] for e in numbers):
-        notes.append("of tensors above 65,536 numbers, evenly spaced blocks were counted")
-    if any(e["what"] == "eager" for e in tried.record.watched):
-        notes.append("the compiled model ran eagerly: inside compiled code no operation can be seen")
-    if any(e["what"] == "rounded" for e in tried.record.watched):
-        notes.append(
-            "operands of emulated products were counted as they are rounded, at the scales that they have"
-        )
-    if reference is None and not plain:
-        notes.append("fp32 made no step, so whether it has the same faults is not known")
-    ran = Ran.of(reference.record) if reference is not None else Ran()
-    if ran.otherwise:
-        notes.append(
-            f"the reference was asked for in fp32 and ran as {words(ran)}: what it does says nothing of fp32"
-        )
-    return [*notes, *tried.record.warnings, *starmap(sentence, tried.record.absent.items())]
-
-
-def _spelled(steps: list[int]) -> str:
-    told = ", ".join(str(step + 1) for step in steps[:8])
-    return f"{told}, …" if len(steps) > 8 else told
+def _looked(tried: Outcome, reference: Outcome | None, plain: bool) -> Looked:
+    """How the numbers were seen."""
+    numbers = [event for event in tried.record.watched if event["what"] == "numbers"]
+    seen = {event["what"] for event in tried.record.watched}
+    notes: dict[Note, bool] = {
+        "in_part": any(event["counted"] < event["elements"] for event in numbers),
+        "eager": "eager" in seen,
+        "emulated": "rounded" in seen,
+        "no_reference": reference is None and not plain,
+    }
+    return Looked(
+        steps=tuple(sorted({event["step"] for event in numbers})),
+        notes=tuple(note for note, holds in notes.items() if holds),
+        reference_ran=None if reference is None else Ran.of(reference.record),
+        warnings=(*tried.record.warnings, *starmap(sentence, tried.record.absent.items())),
+    )
 
 
 def _try_remedies(
-    question: Question, findings: Sequence[FindingRow], reference: Outcome | None, display: Display
-) -> tuple[FindingRow, ...]:
+    question: Question, findings: Sequence[Finding], reference: Outcome | None, display: Display
+) -> tuple[Finding, ...]:
     """The findings after the program was run with every remedy that is a recipe: whether each works."""
     recipes = list(dict.fromkeys(way.recipe for f in findings for way in f.remedies if way.recipe))[:TRIED]
     names = [
@@ -190,14 +186,14 @@ def _try_remedies(
         *recipes,
     ]
     display.plan([Trial(name).label for name in dict.fromkeys(names)])
-    left: dict[str | None, tuple[Outcome, Sequence[FindingRow]]] = {}
+    left: dict[str | None, tuple[Outcome, Sequence[Finding]]] = {}
     for recipe in recipes:
         left[recipe] = _diagnosed(question, recipe, reference, display)
     judged = [
         replace(
             finding,
             remedies=tuple(
-                replace(way, **_judged(finding, *left[way.recipe])) if way.recipe in left else way
+                with_outcome(way, finding, *left[way.recipe]) if way.recipe in left else way
                 for way in finding.remedies
             ),
         )
@@ -212,7 +208,7 @@ def _try_remedies(
 
 def _diagnosed(
     question: Question, recipe: str, reference: Outcome | None, display: Display
-) -> tuple[Outcome, Sequence[FindingRow]]:
+) -> tuple[Outcome, Sequence[Finding]]:
     """The program run in another recipe, and what is found there."""
     outcome = _run(question, recipe, display)
     return outcome, diagnose(recipe, outcome.record, reference.record if reference else None).findings
@@ -220,11 +216,11 @@ def _diagnosed(
 
 def _kept_beside(
     question: Question,
-    finding: FindingRow,
-    left: Mapping[str | None, tuple[Outcome, Sequence[FindingRow]]],
+    finding: Finding,
+    left: Mapping[str | None, tuple[Outcome, Sequence[Finding]]],
     reference: Outcome | None,
     display: Display,
-) -> list[RemedyRow]:
+) -> list[Remedy]:
     """Where a module kept in fp32 leaves the same in one after it: both kept, and so on, where that works."""
     failing = [
         way for way in finding.remedies if way.works is False and way.recipe and parse(way.recipe).keep
@@ -239,27 +235,21 @@ def _kept_beside(
             return []
         recipe = replace(recipe, keep=(*recipe.keep, where))
         outcome, found = _diagnosed(question, str(recipe), reference, display)
-        works, seen = judge(finding, outcome, found)
-        if works:
-            kept = " and ".join(map(shown, recipe.keep))
-            return [RemedyRow(f"keep {kept} in fp32", str(recipe), works, seen)]
+        way = with_outcome(
+            Remedy(recipe=str(recipe), change="keep", names=recipe.keep), finding, outcome, found
+        )
+        if way.works:
+            return [way]
     return []
 
 
-def _judged(finding: FindingRow, outcome: Outcome, left: Sequence[FindingRow]) -> dict[str, Any]:
-    works, seen = judge(finding, outcome, left)
-    return {"works": works, "outcome": seen}
-
-
-def judge(finding: FindingRow, outcome: Outcome, left: Sequence[FindingRow]) -> tuple[bool, str]:
-    """Whether a finding is gone under a remedy, and what is seen instead."""
+def with_outcome(way: Remedy, finding: Finding, outcome: Outcome, left: Sequence[Finding]) -> Remedy:
+    """A remedy that was tried: whether the finding is gone, and what is seen instead."""
     losses = [x for x in outcome.record.losses if x is not None]
     if outcome.status != "ok" or not losses or not math.isfinite(losses[-1]):
-        return False, outcome.reason or "the loss was not finite at the end"
+        reason = outcome.reason or "the loss was not finite at the end"
+        return replace(way, works=False, tried=Tried(reason))
     same = [f for f in left if (f.kind, f.where) == (finding.kind, finding.where)]
-    if same:
-        return False, f"the same finding is left: {same[0].evidence}"
     others = [f for f in left if f.severity >= finding.severity and f.fault == "precision"]
-    if others:
-        return False, f"{others[0].kind} in {shown(others[0].where)} instead"
-    return True, f"the finding is gone; loss {losses[-1]:.4g} after {count(len(losses), 'step')}"
+    found = next(iter([*same, *others]), None)
+    return replace(way, works=found is None, tried=Tried("", found, losses[-1], len(losses)))

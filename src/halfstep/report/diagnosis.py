@@ -13,7 +13,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from halfstep.codec import clean, read
-from halfstep.diagnosis.model import Diagnosis, FindingRow, LayerPart, LayerRow, NumberKind, RemedyRow
+from halfstep.diagnosis.events import NumberKind
+from halfstep.diagnosis.model import Diagnosis, Finding, LayerPart, LayerRow, Remedy
 from halfstep.module_names import shown
 from halfstep.plural import capitalized
 from halfstep.precisions.loss_scale import scale_words
@@ -83,7 +84,7 @@ def headline(diagnosis: Diagnosis) -> str:
     return f"{units.count(count, 'finding')} in {steps} in {diagnosis.precision}{rest}, the worst first."
 
 
-def _finding(number: int, row: FindingRow, sheet: Sheet) -> Iterator[Text]:
+def _finding(number: int, row: Finding, sheet: Sheet) -> Iterator[Text]:
     style = "bold red" if row.fault == "precision" else "bold yellow"
     lead = [Text(f"{number} "), Text(title(row), style), *sheet.words(where(row))]
     yield from sheet.flow(lead, _INDENT)
@@ -97,24 +98,24 @@ def _finding(number: int, row: FindingRow, sheet: Sheet) -> Iterator[Text]:
         yield from sheet.flow(_way(way, sheet), _INDENT + 2, _INDENT)
 
 
-def title(row: FindingRow) -> str:
+def title(row: Finding) -> str:
     """The kind of a finding in words."""
     return KIND_WORDS.get(row.kind, row.kind)
 
 
-def where(row: FindingRow) -> str:
+def where(row: Finding) -> str:
     """``in blocks.3.attn, bmm, forward, step 12``."""
     parts = [f"in {shown(row.where)}" if row.where else "outside of modules", row.operation, row.direction]
     step = [] if row.step is None else [f"step {row.step + 1}"]
     return ", ".join([part for part in parts if part] + step)
 
 
-def place(row: FindingRow) -> str:
+def place(row: Finding) -> str:
     """The line of the program, and its text."""
     return f"{row.source}  {row.code}" if row.source else ""
 
 
-def _way(way: RemedyRow, sheet: Sheet) -> list[Text]:
+def _way(way: Remedy, sheet: Sheet) -> list[Text]:
     mark = {True: Text("works:", "green"), False: Text("fails:", "red"), None: Text("remedy:", "green")}
     found = [mark[way.works], *sheet.words(way.text + (":" if way.recipe else ""))]
     if way.recipe:

@@ -11,7 +11,8 @@ from typing import Any
 from markupsafe import Markup
 
 from halfstep.codec import read
-from halfstep.diagnosis.model import Diagnosis, FindingRow, LayerPart, LayerRow, NumberKind
+from halfstep.diagnosis.events import NumberKind
+from halfstep.diagnosis.model import Diagnosis, Finding, LayerPart, LayerRow
 from halfstep.errors import UsageError
 from halfstep.files import write_whole
 from halfstep.module_names import shown
@@ -96,7 +97,7 @@ def parts(diagnosis: Diagnosis, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _finding(row: FindingRow) -> dict[str, Any]:
+def _finding(row: Finding) -> dict[str, Any]:
     return {
         "title": title(row),
         "where": where(row),

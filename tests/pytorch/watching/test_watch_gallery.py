@@ -23,6 +23,7 @@ from halfstep.options import RunOptions
 from halfstep.precisions.recipes import parse
 from halfstep.pytorch.takeover import Takeover
 from halfstep.record import Record, Writer, read
+from halfstep.report.words.diagnosis import worded
 from halfstep.takeover.base import EnoughSteps, GradientsOverflow, Options
 
 GALLERY = Path(__file__).parent.parent.parent / "programs" / "failures"
@@ -96,7 +97,7 @@ def diagnosed(planted: Planted, faulty: bool, folder: Path) -> dict[str, Any]:
         trial(planted.program, precision, faulty, folder / f"{n}.jsonl")
         for n, precision in enumerate((planted.precision, "fp32"))
     )
-    found: dict[str, Any] = codec.write(diagnose(planted.precision, tried, reference))
+    found: dict[str, Any] = codec.write(worded(diagnose(planted.precision, tried, reference)))
     return found
 
 
