@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from halfstep import codec
+from halfstep.comparison.model import TrialRow
 from halfstep.ran import Ran, in_force_words, words
 from halfstep.record import Record
 
@@ -117,9 +119,9 @@ def test_two_run_the_same_where_formats_and_units_are_the_same() -> None:
 
 def test_it_is_read_back_from_json_as_it_was() -> None:
     ran = trial("bf16", {"bf16": 62, "fp32": 38}, {"bf16": 90, "fp32": 10})
-    assert Ran.from_json(ran.as_json()) == ran
-    assert Ran.from_json(None).unknown
-    assert words(Ran.from_json({"products": {"fp32": 1.0}, "weights": 3, "fp32_units": None})) == "fp32"
+    assert codec.read(Ran, codec.write(ran)) == ran
+    assert codec.read(TrialRow, {"ran": None}).ran.unknown
+    assert words(codec.read(Ran, {"products": {"fp32": 1.0}, "weights": 3, "fp32_units": None})) == "fp32"
 
 
 def test_an_event_is_not_taken_on_trust() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from halfstep.record import Record
@@ -88,25 +88,6 @@ class Ran:
             region=_text(record.region.get("kind")),
         )
 
-    @classmethod
-    def from_json(cls, raw: Any) -> Ran:
-        """The inverse of :meth:`as_json`; what is missing or of another type is not known."""
-        known: Mapping[str, Any] = raw if isinstance(raw, Mapping) else {}
-        shares = known.get("products")
-        return cls(
-            products={str(k): float(v) for k, v in shares.items()} if isinstance(shares, Mapping) else {},
-            unknown=_text(known.get("unknown")) if isinstance(raw, Mapping) else "not recorded",
-            weights=_texts(known.get("weights")),
-            summed=_texts(known.get("summed")),
-            sums=_texts(known.get("sums")),
-            fp32_units=_texts(known.get("fp32_units")),
-            **{name: _text(known.get(name)) for name in _TEXTS},
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        """The fields, as JSON has them."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
     @property
     def main(self) -> str:
         """The format that most of the products ran in; empty where there are none, or none were counted."""
@@ -142,9 +123,6 @@ class Ran:
             getattr(self, name) == getattr(other, name)
             for name in ("weights", "summed", "sums", "fp32_units", "emulated", "lists", "software")
         )
-
-
-_TEXTS = ("asked", "asked_weights", "emulated", "lists", "software", "region")
 
 
 def _text(value: Any) -> str:

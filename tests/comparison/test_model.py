@@ -67,5 +67,5 @@ def test_every_reason_of_the_advice_leads_to_the_figure_that_it_rests_on(prefer:
 
 
 def test_every_rule_and_every_claim_has_its_sentence() -> None:
-    assert {rule.name for rule in RULES} == set(words._BECAUSE)
+    assert {rule.__name__ for rule in RULES} == set(words._BECAUSE)
     assert set(get_args(ClaimKind)) == set(words._CLAIMS)

@@ -96,7 +96,7 @@ def test_amdahls_law_says_what_could_be_had() -> None:
 
 def test_odd_sizes_missing_units_and_small_operations_are_said_where_they_are() -> None:
     own = [(1, trial({"products": 0.6, "host": 0.4}, odd_size_share=0.375))]
-    slow = verdict() | {"ran": Ran(products={"bf16": 1.0}, fp32_units=("product",)).as_json()}
+    slow = verdict() | {"ran": codec.write(Ran(products={"bf16": 1.0}, fp32_units=("product",)))}
     said = texts(why(slow, own, BASE)["why_no_faster"])
     assert "38% of the products' FLOPs have a side that is no multiple of 8, which matrix units pad." in said
     assert "No units for it here: products in fp32 units, which take as long as in fp32." in said

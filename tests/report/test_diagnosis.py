@@ -124,7 +124,7 @@ def test_the_heat_map_has_every_layer_and_the_formats_edges() -> None:
     assert (row[-30], row[-20]) == (pytest.approx(100 * 2 / 3), pytest.approx(100 / 3))
     # fp16: zero below 2^-25, normal from 2^-14, overflow beyond 2^15; lines stand between bins.
     assert [shape["x0"] for shape in figure["layout"]["shapes"]] == [-25.5, -14.5, 15.5]
-    assert diagnosis_page.heat_map(codec.read(Diagnosis, sample()), "weights") is None
+    assert "weights" not in diagnosis_page.figures(codec.read(Diagnosis, sample()))
 
 
 def test_numbers_whose_scales_follow_them_have_no_edges() -> None:

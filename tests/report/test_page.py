@@ -177,7 +177,7 @@ def test_energy_is_shown_where_it_was_measured_and_else_its_absence() -> None:
     assert "Energy per step" in seen
     assert "0.530× (0.500–0.560×) of fp32’s" in seen
     assert "The idle machine drew 61.5 W before the first trial." in seen
-    assert "a sample" in seen
+    assert "per sample" in seen
     bare = Seen(page.render(comparison())).text
     assert (
         "Energy Not measured: no energy counter: /sys/class/powercap holds no readable package domain" in bare

@@ -121,6 +121,11 @@ class Spread:
     high: float | None = None
     unit: str | None = None
 
+    @property
+    def value(self) -> float:
+        """The median."""
+        return self.median
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -144,15 +149,6 @@ class Ratio:
 
 
 # --- a trial -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class StepTime:
-    """The median step of one trial with the 95 % interval of the median."""
-
-    median: float
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -235,7 +231,7 @@ class TrialRow:
     skipped_steps: int | None = None
     warmup_steps: int | None = None
     losses: tuple[float | None, ...] = ()
-    step_seconds: StepTime | None = None
+    step_seconds: Spread | None = None
     step_times: tuple[float, ...] = ()
     steps_per_second: float | None = None
     samples_per_second: float | None = None
@@ -280,6 +276,21 @@ class TrialRow:
     takeover_seconds: float | None = None
     seconds: float | None = None
     step_seconds_absent: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The trial's name: ``bf16, seed 0, repeat 1``."""
+        told = [f"{name} {n}" for name, n in (("seed", self.seed), ("repeat", self.repeat)) if n is not None]
+        return ", ".join([self.precision, *told])
+
+    @property
+    def samples(self) -> Spread | None:
+        """Samples per second, with the interval of the step time."""
+        rate, time = self.samples_per_second, self.step_seconds
+        if rate is None or time is None:
+            return None
+        low, high = (rate * time.median / end if end else None for end in (time.high, time.low))
+        return Spread(rate, low, high)
 
     @property
     def held(self) -> Stored:
@@ -506,6 +517,21 @@ class PrecisionRow:
     went_on: WentOn | None = None
 
     @property
+    def is_baseline(self) -> bool:
+        """Whether the other precisions are measured against this one."""
+        return self.precision == self.baseline
+
+    @property
+    def final(self) -> Spread | None:
+        """The final loss."""
+        return self.loss.final if self.loss else None
+
+    @property
+    def measured(self) -> bool:
+        """Whether the row has any figure at all."""
+        return any((self.step_time, self.peak_memory, self.final))
+
+    @property
     def held(self) -> Stored:
         """What it stored in which format."""
         return held(self.stored, {})
@@ -649,3 +675,17 @@ class Comparison:
     recommendation: Recommendation = Recommendation()
     method: tuple[Method, ...] = ()
     fit_batch: Fit | None = None
+
+    @property
+    def baseline(self) -> str:
+        """The precision that the others are measured against; empty where there is none."""
+        return next((row.baseline for row in self.verdicts if row.baseline), "")
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Every precision named by a verdict or a trial, in order, once."""
+        return tuple(dict.fromkeys(row.precision for rows in (self.verdicts, self.trials) for row in rows))
+
+    def of(self, precision: str) -> list[TrialRow]:
+        """The trials of one precision."""
+        return [trial for trial in self.trials if trial.precision == precision]

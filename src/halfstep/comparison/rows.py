@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import starmap
 from typing import Any
 
-from halfstep.comparison.model import NonFinite, StepTime, TrialRow
+from halfstep.comparison.model import NonFinite, Spread, TrialRow
 from halfstep.comparison.trial_cost import with_energy, with_memory, with_time_shares
 from halfstep.looks import sentence
 from halfstep.meters import Absent, summary
@@ -30,7 +30,7 @@ def trial_row(outcome: Outcome, command: tuple[str, ...], log: str) -> TrialRow:
     record, end, sample = outcome.record, outcome.record.end, outcome.record.sample
     times = measured(outcome)
     center = summary(times) if times else Absent("no step after the warm-up")
-    step = None if isinstance(center, Absent) else StepTime(center.median, center.low, center.high)
+    step = None if isinstance(center, Absent) else Spread(center.median, center.low, center.high)
     share = _matmul_share(sample.get("matmul_flops"))
     samples, ranks = sample.get("samples"), [record, *outcome.ranks]
     unsampled = _no_sample(record.steps, sample)

@@ -6,9 +6,11 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from halfstep.comparison.model import Comparison, TrialRow
 from halfstep.report import units
-from halfstep.report.parts import MEMORY_PARTS, TIME_PARTS, Absent, Comparison, Figure, Trial
 
+MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "casts", "workspace")
+TIME_PARTS = ("products", "other", "casts", "optimizer", "data", "host")
 OTHER = "other"
 _NAMES = {"optimizer": "optimizer state", "casts": "cast weights", OTHER: "the rest of the peak"}
 _TIME_NAMES = {
@@ -61,32 +63,34 @@ def memory(comparison: Comparison) -> list[Bar]:
     widest = max((sum(stack.values()) for stack in stacks.values()), default=0.0)
     bars = []
     for name, stack in stacks.items():
-        trials = [trial for trial in comparison.of(name) if not isinstance(trial.memory, Absent)]
+        trials = [trial for trial in comparison.of(name) if trial.memory]
         total = _extent([_total(trial) for trial in trials])
         parts = _stacked(stack, widest, _MEMORY_COLOURS, units.bytes_, _NAMES)
-        bars.append(Bar(name, parts, total, len(trials), _reason(t.memory for t in comparison.of(name))))
+        bars.append(
+            Bar(
+                name,
+                parts,
+                total,
+                len(trials),
+                _reason(t.memory_absent for t in comparison.of(name) if not t.memory),
+            )
+        )
     return bars
 
 
 def time(comparison: Comparison) -> list[Bar]:
     """One bar per precision: the median step by kind of work, the mean of its trials' shares; all bars to one scale."""
     found = {
-        name: [t.time for t in comparison.of(name) if not isinstance(t.time, Absent)]
-        for name in comparison.precisions
+        name: [t.time_shares for t in comparison.of(name) if t.time_shares] for name in comparison.precisions
     }
-    steps = {row.precision: row.step_time for row in comparison.rows}
-    whole = {name: step.value for name, step in steps.items() if isinstance(step, Figure) and found.get(name)}
+    steps = {row.precision: row.step_time for row in comparison.verdicts}
+    whole = {name: step.median for name, step in steps.items() if step and found.get(name)}
     bars = []
     for name, shares_ in found.items():
         seconds = whole.get(name, 0.0)
-        means = (
-            {kind: statistics.fmean(share.get(kind, 0.0) for share in shares_) for kind in TIME_PARTS}
-            if shares_
-            else {}
-        )
-        stack = {kind: mean * seconds for kind, mean in means.items() if mean and seconds}
+        stack = {kind: mean * seconds for kind, mean in _means(shares_).items() if mean and seconds}
         parts = _stacked(stack, max(whole.values(), default=0.0), _TIME_COLOURS, units.seconds, _TIME_NAMES)
-        reason = _reason(t.time for t in comparison.of(name))
+        reason = _reason(t.time_shares_absent for t in comparison.of(name) if not t.time_shares)
         bars.append(Bar(name, parts, f"{units.seconds(seconds)} per step", len(shares_), reason))
     return bars
 
@@ -95,7 +99,7 @@ def shares(comparison: Comparison, colours: Mapping[str, int]) -> list[Bar]:
     """One bar per precision: the share of matrix-product FLOPs by the operands' format, the mean over its trials."""
     bars = []
     for name in comparison.precisions:
-        found = [trial.shares for trial in comparison.of(name) if not isinstance(trial.shares, Absent)]
+        found = [trial.matmul_share for trial in comparison.of(name) if trial.matmul_share]
         formats = dict.fromkeys(format_ for share in found for format_ in share)
         stack = {format_: statistics.fmean(share.get(format_, 0.0) for share in found) for format_ in formats}
         stack = dict(sorted(stack.items(), key=lambda item: -item[1]))
@@ -103,22 +107,24 @@ def shares(comparison: Comparison, colours: Mapping[str, int]) -> list[Bar]:
         # `total` has the figures
         parts = _stacked(stack, sum(stack.values()), tints, units.percent, {}, labelled=False)
         words = ", ".join(f"{format_} {_range(found, format_)}" for format_ in stack)
-        bars.append(Bar(name, parts, words, len(found), _reason(t.shares for t in comparison.of(name))))
+        reason = _reason(t.matmul_share_absent for t in comparison.of(name) if not t.matmul_share)
+        bars.append(Bar(name, parts, words, len(found), reason))
     return bars
 
 
 def fit(comparison: Comparison, colours: Mapping[str, int]) -> list[Bar]:
     """One bar per precision: the largest batch that fitted, in its colour; the reason where there is none."""
-    if comparison.fit is None:
+    found = comparison.fit_batch
+    if found is None:
         return []
-    widest = max((row.largest or 0 for row in comparison.fit.rows), default=0)
+    widest = max((row.largest or 0 for row in found.rows), default=0)
     bars = []
-    for row in comparison.fit.rows:
+    for row in found.rows:
         stack = {row.precision: float(row.largest)} if row.largest else {}
         tints = {row.precision: f"p{colours.get(row.precision, 0)}"}
         parts = _stacked(stack, widest, tints, lambda n: f"{n:,.0f}", {}, labelled=False)
-        ratio = "" if row.ratio is None or row is comparison.fit.rows[0] else f", {units.ratio(row.ratio)}"
-        total = f"{row.largest:,} {comparison.fit.name}{ratio}" if row.largest else ""
+        ratio = "" if row.ratio is None or row is found.rows[0] else f", {units.ratio(row.ratio)}"
+        total = f"{row.largest:,} {found.name}{ratio}" if row.largest else ""
         note = f"{row.fails_at:,} did not fit" if row.fails_at else row.reason
         bars.append(Bar(row.precision, parts, total, len(row.trials), row.reason, note))
     return bars
@@ -126,17 +132,16 @@ def fit(comparison: Comparison, colours: Mapping[str, int]) -> list[Bar]:
 
 def energy(comparison: Comparison, colours: Mapping[str, int]) -> list[Bar]:
     """One bar per precision: joules per step, the median over its trials, in the precision's colour."""
-    known = {row.precision: row.energy for row in comparison.rows if isinstance(row.energy, Figure)}
-    widest = max((figure.value for figure in known.values()), default=0.0)
+    widest = max((row.energy.median for row in comparison.verdicts if row.energy), default=0.0)
     bars = []
-    for row in comparison.rows:
+    for row in comparison.verdicts:
         figure, tints = row.energy, {row.precision: f"p{colours[row.precision]}"}
-        if isinstance(figure, Absent):
-            bars.append(Bar(row.precision, (), "", 0, figure.reason))
+        if figure is None:
+            bars.append(Bar(row.precision, (), "", 0, row.energy_absent or ""))
             continue
         parts = _stacked({row.precision: figure.value}, widest, tints, units.joules, {}, labelled=False)
         total = f"{units.pm(figure.value, figure.low, figure.high, 'J')} per step"
-        bars.append(Bar(row.precision, parts, total, row.trials, ""))
+        bars.append(Bar(row.precision, parts, total, row.trials or 0, ""))
     return bars
 
 
@@ -162,26 +167,23 @@ def legend(bars: Iterable[Bar]) -> list[tuple[str, str]]:
     return list({part.colour: part.name for bar in fullest for part in bar.parts}.items())
 
 
-def _memory_stack(trials: Sequence[Trial]) -> dict[str, float]:
+def _memory_stack(trials: Sequence[TrialRow]) -> dict[str, float]:
     """The parts in order, by their medians; what the peak holds beyond them comes last."""
-    known = [trial for trial in trials if not isinstance(trial.memory, Absent)]
-    found = [trial.memory for trial in known if not isinstance(trial.memory, Absent)]
+    found = [trial.memory for trial in trials if trial.memory]
     names = [*MEMORY_PARTS, *sorted({name for parts in found for name in parts} - {*MEMORY_PARTS})]
     stack = {
         name: statistics.median(parts[name] for parts in found if name in parts)
         for name in names
         if any(name in p for p in found)
     }
-    peaks = [trial.peak_memory for trial in known if not isinstance(trial.peak_memory, Absent)]
+    peaks = [t.peak_memory_bytes for t in trials if t.memory and t.peak_memory_bytes is not None]
     if peaks and statistics.median(peaks) > sum(stack.values()):
         stack[OTHER] = statistics.median(peaks) - sum(stack.values())
     return stack
 
 
-def _total(trial: Trial) -> float:
-    if not isinstance(trial.peak_memory, Absent):
-        return trial.peak_memory
-    return 0.0 if isinstance(trial.memory, Absent) else sum(trial.memory.values())
+def _total(trial: TrialRow) -> float:
+    return sum((trial.memory or {}).values()) if trial.peak_memory_bytes is None else trial.peak_memory_bytes
 
 
 def _means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -225,5 +227,5 @@ def _range(found: Sequence[Mapping[str, float]], format_: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _reason(parts: Iterable[object]) -> str:
-    return next((part.reason for part in parts if isinstance(part, Absent)), "no trial ran")
+def _reason(absent: Iterable[str | None]) -> str:
+    return next((why for why in absent if why), "no trial ran")

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment
 from markupsafe import Markup
 
 from halfstep.codec import read
 from halfstep.diagnosis.events import NumberKind
-from halfstep.diagnosis.model import Diagnosis, Finding, LayerPart, LayerRow
+from halfstep.diagnosis.model import Diagnosis, LayerPart, LayerRow
 from halfstep.errors import UsageError
 from halfstep.files import write_whole
 from halfstep.module_names import shown
 from halfstep.precisions.formats import FORMATS, Format, get_scalar
 from halfstep.precisions.loss_scale import scale_words
-from halfstep.report import traces, units
+from halfstep.report import document, traces, units
 from halfstep.report.diagnosis import headline, next_command, place, title, where
-from halfstep.report.document import EMPTY_STYLE, asset, plotly_script, policy, templates
+from halfstep.report.document import EMPTY_STYLE, asset, plotly_script, policy
 from halfstep.report.secret_values import masked
 
 KINDS: dict[NumberKind, str] = {
@@ -61,7 +61,7 @@ def render(diagnosis: Raw) -> str:
         templates()
         .get_template("diagnosis.html.j2")
         .render(
-            d=parts(found),
+            d=found,
             figures=figures(found),
             raw=diagnosis,
             policy=policy(scripts, [style, EMPTY_STYLE]),
@@ -71,55 +71,50 @@ def render(diagnosis: Raw) -> str:
     )
 
 
-def figures(diagnosis: Diagnosis, prefix: str = "") -> dict[str, Any]:
+def figures(diagnosis: Diagnosis, prefix: str = "") -> dict[str, traces.Figure]:
     """The heat maps by name: ``prefix`` and the kind of numbers, ``gradients``."""
-    drawn = {prefix + kind: heat_map(diagnosis, kind) for kind in KINDS}
-    return {name: figure for name, figure in drawn.items() if figure is not None}
+    return {prefix + kind: heat_map(diagnosis, kind) for kind in drawn(diagnosis)}
 
 
-def parts(diagnosis: Diagnosis, prefix: str = "") -> dict[str, Any]:
-    """What the templates say of a diagnosis; ``prefix`` as for :func:`figures`."""
-    kinds = [kind for kind in KINDS if any(row.part(kind) for row in diagnosis.layers)]
-    every = [part for row in diagnosis.layers for kind in kinds if (part := row.part(kind))]
-    drawn = figures(diagnosis, prefix)
-    return {
-        "precision": diagnosis.precision,
-        "headline": headline(diagnosis),
-        "command": shlex.join(["python", *diagnosis.program.command]),
-        "findings": [_finding(row) for row in diagnosis.findings],
-        "maps": [(prefix + kind, KINDS[kind]) for kind in kinds if prefix + kind in drawn],
-        "scaled": any(part.scaled for part in every),
-        "kinds": [KINDS[kind] for kind in kinds],
-        "layers": [_row(row, kinds) for row in diagnosis.layers],
-        "notes": diagnosis.notes,
-        "ran_as": diagnosis.ran_as,
-        "next": next_command(diagnosis),
+def templates() -> Environment:
+    """The environment of the pages, with what the templates ask of a diagnosis."""
+    made = document.templates()
+    made.filters["shown"] = shown
+    made.globals |= {
+        "title": title,
+        "where": where,
+        "place": place,
+        "headline": headline,
+        "next_command": next_command,
     }
+    made.globals |= {"kinds": kinds, "drawn": drawn, "kind_words": KINDS, "scaled": scaled, "cells": cells}
+    return made
 
 
-def _finding(row: Finding) -> dict[str, Any]:
-    return {
-        "title": title(row),
-        "where": where(row),
-        "place": place(row),
-        "evidence": row.evidence,
-        "fault": row.fault,
-        "also": ", ".join(map(shown, row.also)),
-        "ways": row.remedies,
-    }
+def kinds(diagnosis: Diagnosis) -> list[NumberKind]:
+    """The kinds of numbers that a layer has."""
+    return [kind for kind in KINDS if any(row.part(kind) for row in diagnosis.layers)]
 
 
-def _row(row: LayerRow, kinds: list[NumberKind]) -> dict[str, Any]:
+def drawn(diagnosis: Diagnosis) -> list[NumberKind]:
+    """The kinds that have a heat map."""
+    return [kind for kind in KINDS if _rows(diagnosis, kind)]
+
+
+def scaled(diagnosis: Diagnosis) -> bool:
+    """Whether a format has scales that follow the numbers."""
+    parts = (row.part(kind) for row in diagnosis.layers for kind in KINDS)
+    return any(part.scaled for part in parts if part)
+
+
+def cells(row: LayerRow, kinds: Sequence[NumberKind]) -> list[str]:
     """A layer's row of the table: what its format does to its numbers, and the loss scales that serve it."""
-    cells = ["" if (part := row.part(kind)) is None else _cell(part) for kind in kinds]
+    found = ["" if (part := row.part(kind)) is None else _cell(part) for kind in kinds]
     scales = row.loss_scale
     if scales is None:
-        serving = ""
-    elif scales.low <= scales.high:
-        serving = f"{scale_words(scales.low)} to {scale_words(scales.high)}"
-    else:
-        serving = "no one scale"
-    return {"name": row.module or "(outside of modules)", "type": row.type, "cells": [*cells, serving]}
+        return [*found, ""]
+    one = f"{scale_words(scales.low)} to {scale_words(scales.high)}"
+    return [*found, one if scales.low <= scales.high else "no one scale"]
 
 
 def _cell(part: LayerPart) -> str:
@@ -130,14 +125,17 @@ def _cell(part: LayerPart) -> str:
     return ", ".join(parts)
 
 
-def heat_map(diagnosis: Diagnosis, kind: NumberKind) -> dict[str, Any] | None:
+def _rows(diagnosis: Diagnosis, kind: NumberKind) -> list[tuple[LayerRow, LayerPart]]:
+    """The layers that have such numbers."""
+    return [(row, part) for row in diagnosis.layers if (part := row.part(kind)) and part.exponents]
+
+
+def heat_map(diagnosis: Diagnosis, kind: NumberKind) -> traces.Figure:
     """Layers downward, exponents to the right, the share of a layer's numbers as depth; the format's range over it.
 
-    As figure 3 of Micikevicius et al., Mixed Precision Training (ICLR 2018), a row a layer. None without numbers.
+    As figure 3 of Micikevicius et al., Mixed Precision Training (ICLR 2018), one row per layer.
     """
-    rows = [(row, part) for row in diagnosis.layers if (part := row.part(kind)) and part.exponents]
-    if not rows:
-        return None
+    rows = _rows(diagnosis, kind)
     exponents = list(range(_LOW, _HIGH + 1))
     depth = [_shares(part, exponents) for _, part in rows]
     names = [traces.plain(row.module or "(outside)") for row, _ in rows]
@@ -179,14 +177,14 @@ def _shares(part: LayerPart, exponents: list[int]) -> list[float]:
     return [max(count / whole, 0.0) for count in counts.values()]
 
 
-def _range(parts: list[LayerPart]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _range(parts: list[LayerPart]) -> tuple[list[traces.Figure], list[traces.Figure]]:
     """The edges of the format that most of them have, as lines with their names above."""
     names = [part.format for part in parts if not part.scaled and part.format in FORMATS]
     if not names:
         return [], []
     most = get_scalar(max(sorted(set(names)), key=names.count))
     edges = [(edge, words) for edge, words in _edges(most) if _LOW <= edge <= _HIGH]
-    shapes: list[dict[str, Any]] = []
+    shapes: list[traces.Figure] = []
     notes = []
     for edge, words in edges:
         line = {"color": "@bad" if words != "normal from here" else "@mild", "width": 1.5}

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from halfstep.errors import Unsupported
 from halfstep.files import json_text
 from halfstep.report import bars, units
-from halfstep.report.parts import STATUS_WORDS, Absent, Figure
+from halfstep.report.reading import no_interval, nonfinite_words, why_absent
 from halfstep.report.terminal import why
 from halfstep.report.traces import plain
 
@@ -49,16 +49,12 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"embedded": embedded, "count": units.count, "quantity": units.quantity}
-    made.filters |= {"duration": units.duration, "status": _status}
+    made.filters |= {"duration": units.duration, "status": units.status}
     made.filters |= {"plain": plain}
     made.globals |= {"span": units.span, "join": shlex.join, "legend": bars.legend, "why": why}
+    made.globals |= {"no_interval": no_interval, "why_absent": why_absent, "nonfinite_words": nonfinite_words}
     made.filters |= {"percent": units.percent}
-    made.tests |= {"absent": lambda part: isinstance(part, Absent), "figure": lambda p: isinstance(p, Figure)}
     return made
-
-
-def _status(status: str) -> str:
-    return STATUS_WORDS.get(status, status)
 
 
 def asset(name: str) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from rich.cells import cell_len
 from rich.text import Text
 
+from halfstep.comparison.model import Comparison, PrecisionRow, Ratio, Spread
 from halfstep.report import stored, units
 from halfstep.report.layout import Cell, Sheet
-from halfstep.report.parts import STATUS_WORDS, Absent, Comparison, Figure, Row
+from halfstep.report.reading import loss_words, no_interval, why_absent
 
 _INDENT = 4
 #: what needs its column to be read; beneath a row it is left out
@@ -19,16 +20,16 @@ _UNSURE = "not significant"
 
 def grid(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
     """The lines of the table: as many columns as fit, the weightiest first; the rest of each row flows beneath it."""
-    if not comparison.rows:
+    if not comparison.verdicts:
         yield Text("No verdicts: the comparison holds no precision.")
         return
     notes: dict[str, int] = {}
-    metered = any(isinstance(row.energy, Figure) for row in comparison.rows)
-    rows = [[sheet.spelled(cell) for cell in _cells(row, notes, metered)] for row in comparison.rows]
+    metered = any(row.energy for row in comparison.verdicts)
+    rows = [[sheet.spelled(cell) for cell in _cells(row, notes, metered)] for row in comparison.verdicts]
     widths = [_width(column) for column in zip(*rows, strict=True)]
     shown = sheet.fitting(widths)
     yield from sheet.row([Cell("", cell.label, "dim") for cell in rows[0][:shown]], widths[:shown])
-    for row, cells in zip(comparison.rows, rows, strict=True):
+    for row, cells in zip(comparison.verdicts, rows, strict=True):
         yield from _stacked(cells[:shown], widths[:shown], sheet)
         reason = [Cell("", row.reason, words=True)] if row.reason else []
         beneath = [cell for cell in cells[shown:] if cell.text not in _SAYS_NOTHING]
@@ -53,51 +54,63 @@ def _stacked(cells: list[Cell], widths: list[int], sheet: Sheet) -> Iterator[Tex
         yield from sheet.row(line, widths)
 
 
-def _cells(row: Row, notes: dict[str, int], metered: bool) -> list[Cell]:
+def _cells(row: PrecisionRow, notes: dict[str, int], metered: bool) -> list[Cell]:
     """The figures of a row, the weightiest first."""
     return [
         Cell("precision", row.precision, "bold"),
-        _figure("step time", row, row.step_time, "s", notes),
-        _ratio("speed", row, row.speed, notes, better=lambda x: x > 1),
-        _figure("peak memory", row, row.peak_memory, "B", notes),
-        _ratio("memory ratio", row, row.memory_ratio, notes, better=lambda x: x < 1),
+        _figure("step time", row, row.step_time, row.step_time_absent, "s", notes),
+        _ratio("speed", row, row.speed_ratio, row.step_time_absent, notes, better=lambda x: x > 1),
+        _figure("peak memory", row, row.peak_memory, row.peak_memory_absent, "B", notes),
+        _ratio("memory ratio", row, row.memory_ratio, row.peak_memory_absent, notes, better=lambda x: x < 1),
         *(_energy(row, notes) if metered else []),
         Cell("status", *_status(row)),
-        _figure("final loss", row, row.final_loss, "", notes),
-        Cell("loss", row.loss_words, words=True),
-        Cell("skipped", "" if row.skipped is None else units.count(row.skipped, "step")),
-        Cell("ran as", row.ran_as, words=True),
-        Cell("stored", stored.words(row.stored), words=True),
+        _figure("final loss", row, row.final, why_absent(row), "", notes),
+        Cell("loss", loss_words(row), words=True),
+        Cell("skipped", "" if row.skipped_steps is None else units.count(row.skipped_steps, "step")),
+        Cell("ran as", row.ran_as or "", words=True),
+        Cell("stored", stored.words(row.held), words=True),
     ]
 
 
-def _energy(row: Row, notes: dict[str, int]) -> list[Cell]:
+def _energy(row: PrecisionRow, notes: dict[str, int]) -> list[Cell]:
     return [
-        _figure("energy per step", row, row.energy, "J", notes),
-        _ratio("energy ratio", row, row.energy_ratio, notes, better=lambda x: x < 1),
+        _figure("energy per step", row, row.energy, row.energy_absent, "J", notes),
+        _ratio("energy ratio", row, row.energy_ratio, row.energy_absent, notes, better=lambda x: x < 1),
     ]
 
 
-def _figure(label: str, row: Row, figure: Figure | Absent, unit: str, notes: dict[str, int]) -> Cell:
+def _figure(
+    label: str,
+    row: PrecisionRow,
+    figure: Spread | Ratio | None,
+    absent: str | None,
+    unit: str,
+    notes: dict[str, int],
+) -> Cell:
     """A figure over its interval; what is absent, or has no interval, points to a note with the reason."""
-    if isinstance(figure, Absent):
-        told_beneath = figure.reason == row.reason
-        return Cell(label, "absent" if told_beneath else f"absent [{_note(notes, figure.reason)}]", "dim")
+    if figure is None:
+        told_beneath = absent == row.reason
+        return Cell(label, "absent" if told_beneath else f"absent [{_note(notes, absent or '')}]", "dim")
     flat = units.pm(figure.value, figure.low, figure.high, unit)
     if figure.low is None or figure.high is None:
-        return Cell(label, f"{flat} [{_note(notes, row.no_interval(figure))}]")
+        return Cell(label, f"{flat} [{_note(notes, no_interval(row, figure))}]")
     interval = units.span(figure.value, figure.low, figure.high, unit)
     return Cell(label, flat, stack=(units.quantity(figure.value, unit), interval))
 
 
 def _ratio(
-    label: str, row: Row, figure: Figure | Absent, notes: dict[str, int], better: Callable[[float], bool]
+    label: str,
+    row: PrecisionRow,
+    figure: Ratio | None,
+    absent: str | None,
+    notes: dict[str, int],
+    better: Callable[[float], bool],
 ) -> Cell:
     """A ratio to the baseline: coloured where it is significant, dim and said to be none where it is not."""
     if row.is_baseline:
         return Cell(label, "baseline", "dim")
-    cell = _figure(label, row, figure, "×", notes)
-    if isinstance(figure, Absent):
+    cell = _figure(label, row, figure, absent, "×", notes)
+    if figure is None:
         return cell
     if figure.significant is not True:
         # Without an interval nothing was tested; the note says why there is none.
@@ -110,9 +123,8 @@ def _note(notes: dict[str, int], reason: str) -> int:
     return notes.setdefault(reason, len(notes) + 1)
 
 
-def _status(row: Row) -> tuple[str, str]:
-    words = STATUS_WORDS.get(row.status, row.status)
-    return words, {"ok": "green", "unsupported": "yellow"}.get(row.status, "red")
+def _status(row: PrecisionRow) -> tuple[str, str]:
+    return units.status(row.status), {"ok": "green", "unsupported": "yellow"}.get(row.status, "red")
 
 
 def _notes(notes: Mapping[str, int], sheet: Sheet) -> Iterator[Text]:
@@ -123,9 +135,7 @@ def _notes(notes: Mapping[str, int], sheet: Sheet) -> Iterator[Text]:
 
 def _no_energy(comparison: Comparison, metered: bool, sheet: Sheet) -> Iterator[Text]:
     """Without a counter there is no column, but a word on it."""
-    reasons = (
-        row.energy.reason for row in comparison.rows if isinstance(row.energy, Absent) and row.measured
-    )
+    reasons = (row.energy_absent for row in comparison.verdicts if row.energy is None and row.measured)
     reason = next(reasons, "")
     if reason and not metered:
         yield Text()

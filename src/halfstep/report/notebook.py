@@ -9,9 +9,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from halfstep.comparison.model import Comparison, PrecisionRow, Ratio, Spread, TrialRow
 from halfstep.report import plots, units
-from halfstep.report.parts import Absent, Comparison, Figure, Row, Trial
-from halfstep.report.reading import read
+from halfstep.report.reading import loss_words, no_interval, read, unfinished, why_absent
 from halfstep.report.ticks import labels, ticks
 
 #: Okabe and Ito's colours, told apart by colour-blind readers, too; readable on light and dark
@@ -29,20 +29,20 @@ def render(comparison: Mapping[str, Any]) -> str:
     made = Environment(
         loader=PackageLoader("halfstep.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    made.tests["absent"] = lambda part: isinstance(part, Absent)
     colours = {name: COLOURS[i % len(COLOURS)] for name, i in plots.slots(found.precisions).items()}
     return made.get_template("notebook.html.j2").render(
-        c=found, shown=figure, colours=colours, chart=chart(found), width=WIDTH, height=HEIGHT
-    )
+        c=found, advice=found.recommendation, unfinished=unfinished(found.missing), shown=figure, loss_words=loss_words,
+        why_absent=why_absent, colours=colours, chart=chart(found), width=WIDTH, height=HEIGHT,
+    )  # fmt: skip
 
 
-def figure(row: Row, value: Figure | Absent, unit: str) -> tuple[str, str]:
+def figure(row: PrecisionRow, value: Spread | Ratio | None, absent: str, unit: str) -> tuple[str, str]:
     """A figure, and what stands beneath: its interval, or why there is none; of one not measured a dash, and why."""
-    if isinstance(value, Absent):
-        return "–", value.reason
+    if value is None:
+        return "–", absent
     if value.low is None or value.high is None:
-        return units.quantity(value.value, unit), row.no_interval(value)
-    unsure = ", not significant" * (value.significant is False)
+        return units.quantity(value.value, unit), no_interval(row, value)
+    unsure = ", not significant" * (isinstance(value, Ratio) and value.significant is False)
     return units.quantity(value.value, unit), units.span(value.value, value.low, value.high, unit) + unsure
 
 
@@ -92,7 +92,7 @@ def chart(comparison: Comparison) -> Chart | None:
     )
 
 
-def _band(trials: Sequence[Trial]) -> Band:
+def _band(trials: Sequence[TrialRow]) -> Band:
     """Lowest, mean and highest loss at each step that a trial has."""
     losses = [trial.losses for trial in trials if trial.losses]
     length = max(map(len, losses), default=0)

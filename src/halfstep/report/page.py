@@ -11,16 +11,15 @@ from markupsafe import Markup
 
 from halfstep import codec
 from halfstep.codec import clean, finite
-from halfstep.comparison.model import EvidenceRef
+from halfstep.comparison.model import Comparison, EvidenceRef, PrecisionRow, TrialRow
 from halfstep.diagnosis.model import Diagnosis
 from halfstep.errors import UsageError
 from halfstep.files import write_whole
 from halfstep.report import bars, plots, stored, units
 from halfstep.report.diagnosis_page import figures as heat_maps
-from halfstep.report.diagnosis_page import parts
-from halfstep.report.document import EMPTY_STYLE, asset, plotly_script, policy, templates
-from halfstep.report.parts import Absent, Comparison, Figure, Row, Trial
-from halfstep.report.reading import read
+from halfstep.report.diagnosis_page import templates
+from halfstep.report.document import EMPTY_STYLE, asset, plotly_script, policy
+from halfstep.report.reading import NOT_RECORDED, command_line, loss_words, read, run_command, unfinished
 from halfstep.report.secret_values import masked
 
 #: reasons that have a list of their own further down
@@ -75,7 +74,7 @@ def render(comparison: Mapping[str, Any], diagnoses: Diagnoses = ()) -> str:
     comparison = masked(comparison)
     read_ = read(comparison)
     diagnosed = [codec.read(Diagnosis, masked(raw)) for raw in diagnoses]
-    fitted = [row.precision for row in read_.fit.rows] if read_.fit else []
+    fitted = [row.precision for row in read_.fit_batch.rows] if read_.fit_batch else []
     colours = plots.slots([*read_.precisions, *_formats(read_), *fitted])
     scripts = [plotly_script(), asset("page.js")]
     style = asset("page.css") + (asset("diagnosis.css") if diagnoses else "")
@@ -91,11 +90,16 @@ def render(comparison: Mapping[str, Any], diagnoses: Diagnoses = ()) -> str:
         .get_template("page.html.j2")
         .render(
             c=read_,
-            leading=[reason for reason in read_.reasons if reason.evidence.field not in _TOLD_BENEATH],
+            advice=read_.recommendation,
+            command_line=command_line(read_.program),
+            run_command=run_command(read_),
+            unfinished=unfinished(read_.missing),
+            loss_words=loss_words,
+            leading=[r for r in read_.recommendation.reasons if r.evidence.field not in _TOLD_BENEATH],
             colours=colours,
             figures=figures | maps,
             names={name: plots.names(figure, read_) for name, figure in figures.items()},
-            diagnoses=[parts(found, f"d{n}-") for n, found in enumerate(diagnosed)],
+            diagnoses=diagnosed,
             logged=plots.logged_names(read_),
             memory=bars.drawn(bars.memory(read_), read_),
             shares=bars.drawn(bars.shares(read_, colours), read_),
@@ -103,13 +107,15 @@ def render(comparison: Mapping[str, Any], diagnoses: Diagnoses = ()) -> str:
             energy=bars.drawn(bars.energy(read_, colours), read_),
             fit=bars.fit(read_, colours),
             stored=stored.words,
-            metered=any(isinstance(row.energy, Figure) for row in read_.rows)
-            or any(isinstance(trial.energy, float) for trial in read_.trials),
+            metered=any(row.energy for row in read_.verdicts)
+            or any(trial.energy_joules is not None for trial in read_.trials),
+            idle=finite(read_.environment.get("idle_watts")),
+            idle_absent=read_.environment.get("idle_watts_absent") or NOT_RECORDED,
             no_energy=no_energy(read_),
             seeds=len({trial.seed for trial in read_.trials}),
-            baseline=next((row.baseline for row in read_.rows if row.baseline), ""),
+            baseline=read_.baseline,
             tolerated=bool(read_.options.get("tolerance")),
-            scale=ratio_scale(read_.rows),
+            scale=ratio_scale(read_.verdicts),
             absent=absences(read_),
             environment=list(environment(read_.environment)),
             options=list(options(read_.options)),
@@ -140,9 +146,9 @@ def without_steps(comparison: Mapping[str, Any]) -> dict[str, Any]:
     return {**comparison, "left_out": [f"trials[].{name}" for name in _OF_STEPS], "trials": kept}
 
 
-def ratio_scale(rows: tuple[Row, ...]) -> Callable[[float], float]:
+def ratio_scale(rows: Sequence[PrecisionRow]) -> Callable[[float], float]:
     """Where a speed ratio stands on the table's axis, in percent: logarithmic, one always in view."""
-    speeds = [row.speed for row in rows if isinstance(row.speed, Figure)]
+    speeds = [row.speed_ratio for row in rows if row.speed_ratio]
     ends = [x for speed in speeds for x in (speed.value, speed.low, speed.high) if x is not None and x > 0]
     low, high = math.log(min([1.0, *ends])), math.log(max([1.0, *ends]))
     reach = max(high - low, 0.1)
@@ -154,34 +160,36 @@ def absences(comparison: Comparison) -> list[tuple[str, str, str]]:
 
     Left out is what a trial has no figure for because it did not end well: its own row says so.
     """
-    kinds: dict[str, Callable[[Trial], object]] = {
-        "Step time": lambda trial: trial.step_time,
-        "Peak memory": lambda trial: trial.peak_memory,
-        "Memory by part": lambda trial: trial.memory,
-        "Workspace": lambda trial: trial.workspace,
-        "Activations": lambda trial: trial.parts_absent.get("activations"),
-        "Energy": lambda trial: trial.energy,
-        "Where time goes": lambda trial: trial.time,
-        "Matrix products by format": lambda trial: trial.shares,
-        "Formats stored": lambda trial: Absent(why) if (why := stored.why_not(trial.stored)) else None,
+    kinds: dict[str, Callable[[TrialRow], str | None]] = {
+        "Step time": lambda t: None if t.step_seconds else t.step_seconds_absent,
+        "Peak memory": lambda t: None if t.peak_memory_bytes is not None else t.peak_memory_absent,
+        "Memory by part": lambda t: None if t.memory else t.memory_absent,
+        "Workspace": lambda t: t.workspace_absent,
+        "Activations": lambda t: t.memory_parts_absent.get("activations"),
+        "Energy": lambda t: None if t.energy_joules is not None else t.energy_absent,
+        "Where time goes": lambda t: None if t.time_shares else t.time_shares_absent,
+        "Matrix products by format": lambda t: None if t.matmul_share else t.matmul_share_absent,
+        "Formats stored": lambda t: stored.why_not(t.held),
     }
     told: dict[tuple[str, str], list[str]] = {}
-    for kind, part in kinds.items():
+    for kind, reason in kinds.items():
         for trial in comparison.trials:
-            figure = part(trial)
-            if isinstance(figure, Absent) and figure.reason != trial.reason:
-                told.setdefault((kind, figure.reason), []).append(trial.label)
+            why = reason(trial)
+            if why and why != trial.reason:
+                told.setdefault((kind, why), []).append(trial.label)
     everyone = len(comparison.trials)
     return [
-        (kind, "every trial" if len(labels) == everyone else "; ".join(labels), reason)
-        for (kind, reason), labels in told.items()
+        (kind, "every trial" if len(labels) == everyone else "; ".join(labels), why)
+        for (kind, why), labels in told.items()
     ]
 
 
 def no_energy(comparison: Comparison) -> str:
     """Why no energy was measured: the reason of the first trial that ran."""
     trials = [trial for trial in comparison.trials if trial.status == "ok"] or list(comparison.trials)
-    return next((trial.energy.reason for trial in trials if isinstance(trial.energy, Absent)), "not recorded")
+    return next(
+        (t.energy_absent for t in trials if t.energy_joules is None and t.energy_absent), NOT_RECORDED
+    )
 
 
 def environment(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -204,11 +212,11 @@ def options(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def evidence(comparison: Comparison) -> Callable[[EvidenceRef], str]:
     """The part of the page that a reason's evidence is shown in; empty: none."""
-    known = {"verdicts": len(comparison.rows), "trials": len(comparison.trials)}
+    known = {"verdicts": len(comparison.verdicts), "trials": len(comparison.trials)}
 
     def anchor(where: EvidenceRef) -> str:
         if where.table == "fit_batch.rows":
-            return "fit" if comparison.fit else ""
+            return "fit" if comparison.fit_batch else ""
         return f"{where.table}-{where.row}" if where.row < known.get(where.table or "", 0) else ""
 
     return anchor
@@ -216,8 +224,7 @@ def evidence(comparison: Comparison) -> Callable[[EvidenceRef], str]:
 
 def _formats(comparison: Comparison) -> Iterator[str]:
     for trial in comparison.trials:
-        if not isinstance(trial.shares, Absent):
-            yield from trial.shares
+        yield from trial.matmul_share or ()
 
 
 def _words(value: object, key: str = "") -> str:

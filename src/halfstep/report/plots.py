@@ -11,8 +11,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
+from halfstep.comparison.model import Comparison
 from halfstep.report import traces, units
-from halfstep.report.parts import Comparison
 from halfstep.report.traces import Curve, Figure
 
 SLOTS = 10
@@ -59,7 +59,7 @@ def names(figure: Figure, comparison: Comparison) -> list[str]:
 
 def loss(comparison: Comparison, colours: dict[str, int]) -> Figure:
     """The loss by step, the median of a precision's trials in the band of its seeds; beneath, less the baseline's."""
-    baseline = next((row.baseline for row in comparison.rows if row.baseline), "")
+    baseline = comparison.baseline
     base = _losses(comparison, baseline)
     data: list[Figure] = _noise(base, baseline)
     for name in comparison.precisions:
@@ -82,16 +82,19 @@ def loss(comparison: Comparison, colours: dict[str, int]) -> Figure:
 
 def over_run(comparison: Comparison, colours: dict[str, int]) -> Figure:
     """The run in parts: a precision's mean difference of the loss in each with its band, beside the grey margin."""
-    rows = [row for row in comparison.rows if row.over_run]
-    last = max((part.last for row in rows for part in row.over_run), default=1.0)
-    margin = next((row.margin for row in rows if row.margin), None)
+    over = {row.precision: row.loss.over_run for row in comparison.verdicts if row.loss and row.loss.over_run}
+    rows = {name: run for name, run in over.items() if run.parts}
+    last = max((part.last for run in rows.values() for part in run.parts), default=1.0)
+    margin = next(
+        (run.difference.margin for run in rows.values() if run.difference and run.difference.margin), None
+    )
     edge = [-0.5, last + 0.5]
     data: list[Figure] = traces.margin(edge, margin) if margin is not None else []
-    for place, row in enumerate(rows):
+    for place, (name, run) in enumerate(rows.items()):
         # Side by side within a part, not on top of one another.
         share = (place + 1) / (len(rows) + 1)
-        at = [part.first - 0.5 + share * (part.last + 1 - part.first) for part in row.over_run]
-        data.append(traces.intervals(at, row.over_run, row.precision, f"@p{colours[row.precision]}"))
+        at = [part.first - 0.5 + share * (part.last + 1 - part.first) for part in run.parts]
+        data.append(traces.intervals(at, run.parts, name, f"@p{colours[name]}"))
     layout = traces.layout(height=248) | {"hovermode": "closest"}
     layout["xaxis"] |= traces.title("step") | {"range": edge}
     layout["yaxis"] |= {"zeroline": True, "zerolinecolor": "@soft"}

@@ -13,7 +13,6 @@ from rich.text import Text
 
 from halfstep.codec import clean
 from halfstep.report import units
-from halfstep.report.parts import STATUS_WORDS
 
 
 class Display(Protocol):
@@ -67,9 +66,7 @@ class Progress:
 
 def _ending(label: str, status: str, words: str) -> Text:
     style = "green" if status == "ok" else "yellow" if status == "unsupported" else "red"
-    said = Text.assemble(
-        (STATUS_WORDS.get(status, status), style), f"  {label}", no_wrap=True, overflow="fold"
-    )
+    said = Text.assemble((units.status(status), style), f"  {label}", no_wrap=True, overflow="fold")
     return said.append(f": {words}", "dim") if words else said
 
 

@@ -12,12 +12,12 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from halfstep.codec import clean
+from halfstep.comparison.model import Comparison, PrecisionRow
 from halfstep.report import units
 from halfstep.report.grid import grid
 from halfstep.report.layout import Sheet
-from halfstep.report.parts import Comparison, Figure, Row
 from halfstep.report.progress import Progress as Progress
-from halfstep.report.reading import read
+from halfstep.report.reading import read, run_command, unfinished
 
 _INDENT = 4
 #: a ratio below this is a loss of speed, whatever its interval would be
@@ -61,10 +61,10 @@ class Summary:
 
     def _next(self) -> str:
         """What to type next, to be copied into a shell: begun elsewhere, a comparison goes on there."""
-        directory = Path(self.comparison.directory)
+        directory = Path(self.comparison.program.cwd)
         elsewhere = directory.is_absolute() and directory.is_dir() and not directory.samefile(".")
-        command = self.comparison.run_command
-        if self.comparison.unfinished and self.page is not None:
+        command = run_command(self.comparison)
+        if self.comparison.missing and self.page is not None:
             folder = self.page.parent.absolute() if elsewhere else self.page.parent
             command = shlex.join(["halfstep", "compare", "--resume", str(folder)])
         return f"cd {shlex.quote(str(directory))} && {command}" if elsewhere and command else command
@@ -94,9 +94,9 @@ def _output(comparison: Mapping[str, Any], folder: Path) -> Path | None:
 
 def _reasons(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
     """Why a precision does not pay: the largest shares of its step, and the facts."""
-    for row in comparison.rows:
-        shares = [reason for reason in row.no_faster if reason.share is not None]
-        facts = [reason for reason in row.no_faster if reason.share is None]
+    for row in comparison.verdicts:
+        shares = [reason for reason in row.why_no_faster if reason.share is not None]
+        facts = [reason for reason in row.why_no_faster if reason.share is None]
         if shares or facts:
             yield Text()
             yield from sheet.flow(sheet.words(why(row), "bold"))
@@ -107,9 +107,9 @@ def _reasons(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
             yield from sheet.flow([Text("    -"), *sheet.words(reason.text)], _INDENT + 4, 2)
 
 
-def why(row: Row) -> str:
+def why(row: PrecisionRow) -> str:
     """The heading of the reasons why a precision does not pay."""
-    speed = row.speed if isinstance(row.speed, Figure) else None
+    speed = row.speed_ratio
     if speed is None or (speed.low is None and speed.value >= PLAINLY_SLOWER):
         said = "is not known to be faster"
     elif speed.low is None:
@@ -123,21 +123,16 @@ def why(row: Row) -> str:
 
 def _fit(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
     """The largest batch that fits each precision."""
-    if comparison.fit is None:
+    fit = comparison.fit_batch
+    if fit is None:
         return
     yield Text()
-    limit = (
-        ""
-        if comparison.fit.memory_limit_bytes is None
-        else f" into {units.bytes_(comparison.fit.memory_limit_bytes)}"
-    )
-    yield from sheet.flow(
-        sheet.words(f"Largest batch that fits{limit}, by {comparison.fit.argument}", "bold")
-    )
-    widest = max((len(row.precision) for row in comparison.fit.rows), default=0)
-    for row in comparison.fit.rows:
-        ratio = "" if row.ratio is None or row is comparison.fit.rows[0] else f", {units.ratio(row.ratio)}"
-        found = "none" if row.largest is None else f"{row.largest:,} {comparison.fit.name}{ratio}"
+    limit = "" if fit.memory_limit_bytes is None else f" into {units.bytes_(fit.memory_limit_bytes)}"
+    yield from sheet.flow(sheet.words(f"Largest batch that fits{limit}, by {fit.argument}", "bold"))
+    widest = max((len(row.precision) for row in fit.rows), default=0)
+    for row in fit.rows:
+        ratio = "" if row.ratio is None or row is fit.rows[0] else f", {units.ratio(row.ratio)}"
+        found = "none" if row.largest is None else f"{row.largest:,} {fit.name}{ratio}"
         failed = f"{row.fails_at:,} did not fit" if row.fails_at and row.largest else ""
         told = "; ".join(part for part in (failed, row.reason) if part)
         lead = Text(sheet.spell(f"{row.precision:<{widest}} "))
@@ -149,7 +144,7 @@ def _fit(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
 def _warnings(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
     """Each warning once, with the precisions that it is about."""
     told: dict[str, list[str]] = {}
-    for row in comparison.rows:
+    for row in comparison.verdicts:
         for warning in row.warnings:
             told.setdefault(warning, []).append(row.precision)
     yield from [Text()] * bool(told)
@@ -159,15 +154,16 @@ def _warnings(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
 
 
 def _unfinished(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
-    if comparison.unfinished:
+    if comparison.missing:
         yield Text()
-        yield from sheet.flow(sheet.words(comparison.unfinished, "bold yellow"), _INDENT)
+        yield from sheet.flow(sheet.words(unfinished(comparison.missing), "bold yellow"), _INDENT)
 
 
 def _advice(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
     yield Text()
-    yield from sheet.flow(sheet.words(comparison.advice, "bold" if comparison.decided else "bold yellow"))
+    advice = comparison.recommendation
+    yield from sheet.flow(sheet.words(advice.text, "bold" if advice.decided else "bold yellow"))
     # Why a precision is no faster is told in full beneath.
-    for reason in comparison.reasons:
+    for reason in advice.reasons:
         if reason.evidence.field != "why_no_faster":
             yield from sheet.flow([Text("-"), *sheet.words(reason.text)], _INDENT, 2)

@@ -50,6 +50,11 @@ def count(n: float, noun: str) -> str:
     return f"{n:,.0f} {noun}" + ("" if n == 1 else "s")
 
 
+def status(name: str) -> str:
+    """How a trial ended: `out of memory` for `out_of_memory`."""
+    return name.replace("_", " ")
+
+
 def percent(share: float) -> str:
     """Write a share of one: 0.984 is `98.4%`; a part is never rounded away to none or to all."""
     if not math.isfinite(share):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from halfstep import codec
 from halfstep.comparison.advice.rules import RULES
 from halfstep.ran import Ran
 
@@ -87,11 +88,11 @@ ONE_SEED = {"quality": "one_seed"}
 TOLERATED = {"margin_from": "tolerance", "margin": 0.005, "fall": FALL, "high": None, "detectable": None}
 FP64 = {
     "ran_as": "fp64, weights fp64; fp32 was asked for",
-    "ran": Ran(asked="fp32", products={"fp64": 1.0}, weights=("fp64",)).as_json(),
+    "ran": codec.write(Ran(asked="fp32", products={"fp64": 1.0}, weights=("fp64",))),
 }
 NO_UNITS = {
     "ran_as": "bf16, products in fp32 units",
-    "ran": Ran(asked="bf16", products={"bf16": 1.0}, fp32_units=("product",)).as_json(),
+    "ran": codec.write(Ran(asked="bf16", products={"bf16": 1.0}, fp32_units=("product",))),
 }
 FP32 = verdict("fp32")
 SMALL, SMALLER = (ratio(x, "", "") | {"words": f"{x:.2f}× memory"} for x in (0.8, 0.6))
@@ -413,8 +414,8 @@ def test_batches_are_no_evidence_where_memory_does_not_count() -> None:
 
 
 def test_every_rule_has_a_case_and_a_wisdom() -> None:
-    assert {rule.name for rule in RULES} == {rule for rule, *_ in (*CASES, *FIT_CASES)}
-    assert all(rule.wisdom.endswith(".") for rule in RULES)
+    assert {rule.__name__ for rule in RULES} == {rule for rule, *_ in (*CASES, *FIT_CASES)}
+    assert all((rule.__doc__ or "").rstrip().endswith(".") for rule in RULES)
 
 
 @pytest.mark.parametrize("kind", ["one_seed", "no_difference_seen"])

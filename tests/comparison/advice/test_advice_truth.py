@@ -100,7 +100,7 @@ def drawn(random: np.random.Generator) -> list[dict[str, Any]]:
             row |= {"loss": None, "quality": {"kind": "not_known", "words": "neither", "seeds": seeds}}
         if random.random() < 0.2:
             units = Ran(asked=name, products={name: 1.0}, fp32_units=("product",))
-            row |= {"ran_as": words(units), "ran": units.as_json()}
+            row |= {"ran_as": words(units), "ran": codec.write(units)}
         if random.random() < 0.15:
             row |= {"status": "failed", "reason": "boom"}
         elif random.random() < 0.15:

@@ -32,10 +32,10 @@ def advise(rows: Sequence[PrecisionRow], prefer: Prefer = "speed", fit: Fit | No
         fit: the largest batches, where they were looked for.
     """
     evidence = Evidence.of(rows, prefer, Batches.of(fit))
-    rule, answer = next((r, answer) for r in RULES if (answer := r.answer(evidence)) is not None)
+    rule, answer = next((r, answer) for r in RULES if (answer := r(evidence)) is not None)
     told = {claim.evidence for claim in answer.claims}
     more = [claim for claim in left_over(evidence) if claim.evidence not in told]
-    return Advice(rule.name, answer, evidence, (*answer.claims, *more))
+    return Advice(rule.__name__, answer, evidence, (*answer.claims, *more))
 
 
 def recommend(

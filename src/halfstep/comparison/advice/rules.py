@@ -1,7 +1,7 @@
-"""The rules of advice, a row each: the first that has an answer decides.
+"""The rules of advice: the first that has an answer decides.
 
-A rule is a function of the evidence. Its answer is a value; the sentences are made of it in
-:mod:`halfstep.report.words.advice`.
+A rule is a function of the evidence; its docstring says when it answers, and what a seasoned engineer would say. Its
+answer is a value; the sentences are made of it in :mod:`halfstep.report.words.advice`.
 """
 
 from __future__ import annotations
@@ -43,15 +43,6 @@ class Answer:
     about: Row | None = None
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A row of the table: its name, what a seasoned engineer would say, and how it follows from the evidence."""
-
-    name: str
-    wisdom: str
-    answer: Callable[[Evidence], Answer | None]
-
-
 def _stay(
     evidence: Evidence, found: Sequence[Claim], decided: bool = True, about: Row | None = None
 ) -> Answer:
@@ -60,21 +51,21 @@ def _stay(
 
 
 def nothing_ran(evidence: Evidence) -> Answer | None:
-    """No baseline: no trial ended well."""
+    """No baseline: no trial ended well. Without a run there is nothing to say."""
     if evidence.baseline is not None:
         return None
     return Answer(None, [claim("failed", row, "reason") for row in evidence.failed])
 
 
 def unstable(evidence: Evidence) -> Answer | None:
-    """The baseline itself diverged."""
+    """The baseline itself diverged. An unstable model belongs in fp32 until it is stable."""
     if not evidence.base[1].diverged:
         return None
     return _stay(evidence, [claim("diverged", evidence.base, "diverged")])
 
 
 def not_learning(evidence: Evidence) -> Answer | None:
-    """The baseline's loss did not fall."""
+    """The baseline's loss did not fall. Debug a new architecture in fp32."""
     return (
         _stay(evidence, [claim("no_fall", evidence.base, "fall")])
         if does_not_fall(evidence.base[1])
@@ -83,14 +74,20 @@ def not_learning(evidence: Evidence) -> Answer | None:
 
 
 def continued(evidence: Evidence) -> Answer | None:
-    """All the others that ran to their end went on from what an earlier trial had saved."""
+    """All the others that ran to their end went on from what an earlier trial had saved.
+
+    A training that goes on from another's is not compared with it.
+    """
     if not evidence.continued or evidence.ran or evidence.same:
         return None
     return Answer(None, [claim("went_on", row, "went_on") for row in evidence.continued], decided=False)
 
 
 def ran_the_same(evidence: Evidence) -> Answer | None:
-    """All the others that ran to their end ran the same as the baseline."""
+    """All the others that ran to their end ran the same as the baseline.
+
+    Two names for one training leave nothing to choose.
+    """
     if not evidence.same or evidence.ran:
         return None
     found = [claims.ran(row) for row in (evidence.base, *evidence.same)]
@@ -98,14 +95,17 @@ def ran_the_same(evidence: Evidence) -> Answer | None:
 
 
 def alone(evidence: Evidence) -> Answer | None:
-    """None of the others ran to its end."""
+    """None of the others ran to its end. What cannot run here cannot be used here."""
     if evidence.ran:
         return None
     return _stay(evidence, [claim("failed", row, "reason") for row in evidence.failed])
 
 
 def accuracy_first(evidence: Evidence) -> Answer | None:
-    """The most accurate of those shown to be as good; the fastest of several."""
+    """The most accurate of those shown to be as good; the fastest of several.
+
+    Where accuracy is all, only what was shown to be as good will do.
+    """
     if evidence.prefer != "accuracy":
         return None
     shown = [row for row in evidence.real if row[1].quality.kind in ("equivalent", "better")]
@@ -121,7 +121,7 @@ def accuracy_first(evidence: Evidence) -> Answer | None:
 
 
 def only_emulated(evidence: Evidence) -> Answer | None:
-    """All the others were emulated."""
+    """All the others were emulated. An emulated run tells how well it trains, not what it costs."""
     if evidence.real:
         return None
     emulated = [claim("emulated", row, "emulated") for row in evidence.ran]
@@ -129,7 +129,10 @@ def only_emulated(evidence: Evidence) -> Answer | None:
 
 
 def largest_batch(evidence: Evidence) -> Answer | None:
-    """Of those that fit a larger batch than the baseline the largest; of nearly as large ones the safest."""
+    """Of those that fit a larger batch than the baseline the largest; of nearly as large ones the safest.
+
+    For memory, the largest batch that fits tells more than a peak.
+    """
     good = [row for row in evidence.roomier if standing(row[1]) == "good"]
     pool = good or [row for row in evidence.roomier if standing(row[1]) == "close"]
     if not pool:
@@ -144,13 +147,19 @@ def largest_batch(evidence: Evidence) -> Answer | None:
 
 
 def keep_own_amp(evidence: Evidence) -> Answer | None:
-    """The script's own mixed precision, if nothing gains more: no line has to change."""
+    """The script's own mixed precision, if nothing gains more: no line has to change.
+
+    A script that has good mixed precision of its own should keep it.
+    """
     own = [row for row in evidence.pool if row[1].precision == "as-is"]
     return None if not own or _falls_short(own[0], evidence) else _use(own[0], evidence)
 
 
 def bf16_for_its_range(evidence: Evidence) -> Answer | None:
-    """bf16 has fp32's range: no loss scale, nothing to overflow."""
+    """bf16 has fp32's range: no loss scale, nothing to overflow.
+
+    Where bf16 is nearly as good as fp16, its range is worth more.
+    """
     fp16 = _best_is_fp16(evidence)
     safer = [row for row in evidence.pool if is_recipe(row[1], "bf16") and not _falls_short(row, evidence)]
     if fp16 is None or not safer:
@@ -159,7 +168,7 @@ def bf16_for_its_range(evidence: Evidence) -> Answer | None:
 
 
 def fp16_where_bf16_is_not_native(evidence: Evidence) -> Answer | None:
-    """The best is fp16, and bf16 gains nothing here."""
+    """The best is fp16, and bf16 gains nothing here. fp16 where bf16 has no units."""
     fp16 = _best_is_fp16(evidence)
     slow = [row for row in evidence.real if is_recipe(row[1], "bf16") and row not in evidence.gaining]
     if fp16 is None or not slow:
@@ -168,7 +177,7 @@ def fp16_where_bf16_is_not_native(evidence: Evidence) -> Answer | None:
 
 
 def best(evidence: Evidence) -> Answer | None:
-    """The first of those to choose among."""
+    """The first of those to choose among. Use the best that is not worse."""
     return _use(evidence.pool[0], evidence) if evidence.pool else None
 
 
@@ -189,7 +198,10 @@ def _falls_short(row: Row, evidence: Evidence) -> bool:
 
 
 def undecided(evidence: Evidence) -> Answer | None:
-    """The first that gains is of open quality."""
+    """The first that gains is of open quality.
+
+    Where the data do not carry a verdict, say so and ask for more seeds.
+    """
     open_ = evidence.judged("unknown")
     if not open_:
         return None
@@ -198,7 +210,10 @@ def undecided(evidence: Evidence) -> Answer | None:
 
 
 def larger_batch_not_as_good(evidence: Evidence) -> Answer | None:
-    """What fits a larger batch than the baseline is of open quality, or worse."""
+    """What fits a larger batch than the baseline is of open quality, or worse.
+
+    Room for a batch is no gain if it trains worse.
+    """
     if not evidence.roomier:
         return None
     open_ = [row for row in evidence.roomier if standing(row[1]) == "unknown"]
@@ -208,7 +223,7 @@ def larger_batch_not_as_good(evidence: Evidence) -> Answer | None:
 
 
 def gain_cannot_be_told(evidence: Evidence) -> Answer | None:
-    """Noise leaves open whether the first gains."""
+    """Noise leaves open whether the first gains. A gain that noise may have made or hidden asks for more runs."""
     if not evidence.open:
         return None
     told = [(*ratios(row, evidence.prefer), *fitted(row, evidence), quality(row)) for row in evidence.open]
@@ -216,7 +231,7 @@ def gain_cannot_be_told(evidence: Evidence) -> Answer | None:
 
 
 def gains_but_worse(evidence: Evidence) -> Answer | None:
-    """What gains, or may, was shown to be worse."""
+    """What gains, or may, was shown to be worse. A gain is worth nothing if the training is worse."""
     maybe = [r for r in evidence.real if standing(r[1]) == "bad" and may_gain(r[1], evidence.prefer)]
     rows = evidence.judged("bad") or maybe
     if not rows:
@@ -226,7 +241,10 @@ def gains_but_worse(evidence: Evidence) -> Answer | None:
 
 
 def impossible_gain(evidence: Evidence) -> Answer | None:
-    """What was measured to be faster was so by more than units can give, so that something else made the difference."""
+    """What was measured to be faster was so by more than units can give, so that something else made the difference.
+
+    A gain that no unit can give is another's loss.
+    """
     if not evidence.impossible:
         return None
     row = evidence.impossible[0]
@@ -236,7 +254,10 @@ def impossible_gain(evidence: Evidence) -> Answer | None:
 
 
 def no_units(evidence: Evidence) -> Answer | None:
-    """The hardware computes all of them in units of another format."""
+    """The hardware computes all of them in units of another format.
+
+    Without units for it, mixed precision cannot be faster.
+    """
     if evidence.prefer != "speed" or not evidence.real or not all(map(units, evidence.real)):
         return None
     told = [(*units(row), *ratios(row), *explained(row, evidence.prefer)) for row in evidence.real]
@@ -244,7 +265,7 @@ def no_units(evidence: Evidence) -> Answer | None:
 
 
 def not_measured(evidence: Evidence) -> Answer | None:
-    """None has the objective's figure."""
+    """None has the objective's figure. What was not measured cannot be advised on."""
     if any(ratio_of(v, evidence.prefer) for _, v in evidence.real):
         return None
     rows = (evidence.base, *evidence.real)
@@ -253,7 +274,7 @@ def not_measured(evidence: Evidence) -> Answer | None:
 
 
 def no_gain(evidence: Evidence) -> Answer | None:
-    """What is left: none that was measured gained."""
+    """What is left: none that was measured gained. Without a gain, stay with what is exact."""
     told = [
         (*ratios(row), *fitted(row, evidence), *units(row), *explained(row, evidence.prefer))
         for row in evidence.real
@@ -263,40 +284,8 @@ def no_gain(evidence: Evidence) -> Answer | None:
 
 
 #: the first rule that has an answer decides; the test of each is in tests/comparison/advice/test_advice.py
-RULES: tuple[Rule, ...] = (
-    Rule("nothing_ran", "Without a run there is nothing to say.", nothing_ran),
-    Rule("unstable", "An unstable model belongs in fp32 until it is stable.", unstable),
-    Rule("not_learning", "Debug a new architecture in fp32.", not_learning),
-    Rule("continued", "A training that goes on from another's is not compared with it.", continued),
-    Rule("ran_the_same", "Two names for one training leave nothing to choose.", ran_the_same),
-    Rule("alone", "What cannot run here cannot be used here.", alone),
-    Rule(
-        "accuracy_first", "Where accuracy is all, only what was shown to be as good will do.", accuracy_first
-    ),
-    Rule("only_emulated", "An emulated run tells how well it trains, not what it costs.", only_emulated),
-    Rule("largest_batch", "For memory, the largest batch that fits tells more than a peak.", largest_batch),
-    Rule("keep_own_amp", "A script that has good mixed precision of its own should keep it.", keep_own_amp),
-    Rule(
-        "bf16_for_its_range",
-        "Where bf16 is nearly as good as fp16, its range is worth more.",
-        bf16_for_its_range,
-    ),
-    Rule("fp16_where_bf16_is_not_native", "fp16 where bf16 has no units.", fp16_where_bf16_is_not_native),
-    Rule("best", "Use the best that is not worse.", best),
-    Rule(
-        "larger_batch_not_as_good",
-        "Room for a batch is no gain if it trains worse.",
-        larger_batch_not_as_good,
-    ),
-    Rule("undecided", "Where the data do not carry a verdict, say so and ask for more seeds.", undecided),
-    Rule(
-        "gain_cannot_be_told",
-        "A gain that noise may have made or hidden asks for more runs.",
-        gain_cannot_be_told,
-    ),
-    Rule("gains_but_worse", "A gain is worth nothing if the training is worse.", gains_but_worse),
-    Rule("impossible_gain", "A gain that no unit can give is another's loss.", impossible_gain),
-    Rule("no_units", "Without units for it, mixed precision cannot be faster.", no_units),
-    Rule("not_measured", "What was not measured cannot be advised on.", not_measured),
-    Rule("no_gain", "Without a gain, stay with what is exact.", no_gain),
-)
+RULES: tuple[Callable[[Evidence], Answer | None], ...] = (
+    nothing_ran, unstable, not_learning, continued, ran_the_same, alone, accuracy_first, only_emulated, largest_batch,
+    keep_own_amp, bf16_for_its_range, fp16_where_bf16_is_not_native, best, larger_batch_not_as_good, undecided,
+    gain_cannot_be_told, gains_but_worse, impossible_gain, no_units, not_measured, no_gain,
+)  # fmt: skip

@@ -30,7 +30,7 @@ from halfstep.comparison.model import Cause, PrecisionRow, Ratio, Reason, Recomm
 from halfstep.comparison.rows import enough_steps
 from halfstep.comparison.statistics.intervals import FEWEST_STEPS, MOST_RUNS
 from halfstep.plural import capitalized, count
-from halfstep.report.parts import STATUS_WORDS
+from halfstep.report import units
 from halfstep.report.words import warnings
 from halfstep.report.words.ratios import OF_RATIO, gained
 
@@ -108,11 +108,7 @@ def claimed(claim: Claim, evidence: Evidence) -> str:
 
 def _failed(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
     # The reason of an interrupted trial is how it was.
-    said = (
-        row.reason
-        if row.status == "interrupted"
-        else f"{STATUS_WORDS.get(row.status, row.status)}, {row.reason}"
-    )
+    said = row.reason if row.status == "interrupted" else f"{units.status(row.status)}, {row.reason}"
     return f"{said}; it {warnings.went_on(row.went_on)}" if row.went_on else said
 
 
