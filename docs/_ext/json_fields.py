@@ -1,15 +1,18 @@
-"""The fields of a JSON object: names and types from halfstep's dataclass, descriptions from the page.
+"""The fields of a JSON object: names, types and descriptions from halfstep's dataclass.
 
     ```{json-fields} halfstep.comparison.model:TrialRow
-    precision: the precision's name
+    precision: [in the page's own words](#a-precision)
     ```
 
-A field without a description, and a description without a field, are warnings, and so end a strict build.
+A description is the comment behind a field, or above it, that begins with ``#:``; a line of the page is used instead.
+A field without a description, and a line without a field, are warnings, and so end a strict build.
 """
 
 from __future__ import annotations
 
 import ast
+import inspect
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -46,6 +49,19 @@ def _words(node: ast.expr) -> str:
     return _NAMES.get(ast.unparse(node), "object")
 
 
+def descriptions(cls: type) -> dict[str, str]:
+    """Field -> the comment that begins with ``#:``, behind it or above it."""
+    found: dict[str, str] = {}
+    above: list[str] = []
+    for line in inspect.getsource(cls).splitlines():
+        comment = re.fullmatch(r"    #: (.*)", line)
+        field = re.match(r"    (\w+): .*?(?:  #: (.*))?$", line)
+        if field:
+            found[field[1]] = " ".join([*above, field[2] or ""]).strip()
+        above = [*above, comment[1]] if comment else []
+    return found
+
+
 class JsonFields(MarkdownTable):
     """One row a field."""
 
@@ -55,13 +71,14 @@ class JsonFields(MarkdownTable):
     def rows(self) -> Iterator[list[str]]:
         module, _, name = self.arguments[0].partition(":")
         cls: Any = getattr(import_module(module), name)
-        told = dict(line.split(": ", 1) for line in self.content if line.strip())
+        own = dict(line.split(": ", 1) for line in self.content if line.strip())
+        told = {name: said for name, said in (descriptions(cls) | own).items() if said}
         fields = {field.name: str(field.type) for field in written(cls)}
         for missing in fields.keys() - told.keys():
             _LOG.warning(
                 "%s: the field %r is not described", self.arguments[0], missing, location=self.get_location()
             )
-        for unknown in told.keys() - fields.keys():
+        for unknown in own.keys() - fields.keys():
             _LOG.warning("%s has no field %r", self.arguments[0], unknown, location=self.get_location())
         yield ["field", "type", "what it is"]
         for field, annotation in fields.items():

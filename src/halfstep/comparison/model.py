@@ -1,7 +1,8 @@
 """A comparison as values: every object that ``halfstep compare --json`` writes, under the names that it has there.
 
 Times are in seconds, sizes in bytes, energies in joules; None is what was not measured, and the field with ``_absent``
-behind its name says why. :mod:`halfstep.codec` writes and reads them.
+behind its name says why. :mod:`halfstep.codec` writes and reads them. The site's tables of fields are made of the
+comments that begin with ``#:``.
 """
 
 from __future__ import annotations
@@ -199,83 +200,74 @@ Points = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One run of the program. What is not described here is described by DESIGN's list of a trial's fields.
-
-    Attributes:
-        warmup_steps: steps at the start that the step time leaves out.
-        losses: one a step; None where there was none, or it was not finite.
-        step_times: seconds of every step but the first, which has no step before it.
-        memory: bytes by part of training; ``memory_parts_absent`` says why a part is missing.
-        stored: bytes by format, by part.
-        matmul_share: share of the FLOPs of matrix products by the operands' format.
-        odd_size_share: share of these FLOPs whose sizes do not suit matrix units.
-        time_shares: share of the profiled step by kind of work.
-        logged: figures of the script's own by name: [step, value], None where it was not finite.
-        loss_scale: [step, scale] where it changed.
-        load: what the processors did meanwhile, in seconds.
-        own_amp: what the script has of mixed precision itself.
-        seconds: how long the process ran; ``takeover_seconds`` of it to take the framework over.
-    """
+    """One run of the program."""
 
     OMITTED: ClassVar = ("peak_memory_how", "peak_memory_largest_rank_bytes", "ranks", "step_seconds_absent")
-    precision: str = ""
-    recipe: str = ""
-    ran_as: str | None = None
-    ran: Ran = _UNKNOWN_RAN
-    emulated: bool = False
-    seed: int | None = None
-    repeat: int | None = None
+    precision: str = ""  #: as it was asked for, with options
+    recipe: str = ""  #: its own name, with options
+    ran_as: str | None = None  #: in words, what was measured to have run
+    ran: Ran = _UNKNOWN_RAN  #: the same as data
+    emulated: bool = False  #: whether it was emulated; then it has no speed, memory or energy
+    seed: int | None = None  #: by how much the program's seeds were shifted
+    repeat: int | None = None  #: which repeat it is, from 0
+    #: `ok`, `diverged`, `out_of_memory`, `failed`, `timed_out`, `unsupported`, `interrupted`, `damaged` or `dropped`
     status: str = ""
-    reason: str = ""
-    steps: int | None = None
-    skipped_steps: int | None = None
-    warmup_steps: int | None = None
-    losses: tuple[float | None, ...] = ()
-    step_seconds: Spread | None = None
-    step_times: tuple[float, ...] = ()
-    steps_per_second: float | None = None
-    samples_per_second: float | None = None
-    peak_memory_bytes: int | None = None
-    peak_memory_absent: str | None = None
-    peak_memory_how: str | None = None
+    reason: str = ""  #: one sentence; empty where the status is `ok`
+    steps: int | None = None  #: optimizer steps made
+    skipped_steps: int | None = None  #: of these, how many were skipped
+    warmup_steps: int | None = None  #: steps at the start that the step time leaves out
+    losses: tuple[float | None, ...] = ()  #: one per step; `null` where there was none, or it was not finite
+    step_seconds: Spread | None = None  #: `median`, `low`, `high`
+    step_times: tuple[float, ...] = ()  #: seconds of every step but the first, which has no step before it
+    steps_per_second: float | None = None  #: 1 over the median step
+    samples_per_second: float | None = None  #: samples of a step over its median time
+    peak_memory_bytes: int | None = None  #: the peak
+    peak_memory_absent: str | None = None  #: why there is none
+    peak_memory_how: str | None = None  #: which meter
+    #: of several ranks, the largest; `peak_memory_bytes` is their sum
     peak_memory_largest_rank_bytes: int | None = None
-    ranks: int | None = None
+    ranks: int | None = None  #: how many processes
+    #: bytes by part: `weights`, `gradients`, `optimizer`, `activations`, and others where they are known
     memory: Mapping[str, int] | None = None
-    memory_absent: str | None = None
-    workspace_absent: str | None = None
-    memory_parts_absent: Mapping[str, str] = field(default_factory=dict)
+    memory_absent: str | None = None  #: why there is none
+    workspace_absent: str | None = None  #: why the rest of the peak is not known
+    memory_parts_absent: Mapping[str, str] = field(default_factory=dict)  #: for a part, why it is missing
+    #: for `weights`, `gradients` and `optimizer` the bytes by format, or `remainder16`
     stored: Mapping[str, Mapping[str, int] | None] | None = None
-    stored_absent: Mapping[str, str] = field(default_factory=dict)
-    energy_joules: float | None = None
-    energy_absent: str | None = None
-    energy_how: str | None = None
-    joules_per_step: float | None = None
-    joules_per_step_absent: str | None = None
-    joules_per_sample: float | None = None
-    joules_per_sample_absent: str | None = None
+    stored_absent: Mapping[str, str] = field(default_factory=dict)  #: for each of them, why it is missing
+    energy_joules: float | None = None  #: of the window that was metered
+    energy_absent: str | None = None  #: why there is none
+    energy_how: str | None = None  #: which counters
+    joules_per_step: float | None = None  #: energy per step
+    joules_per_step_absent: str | None = None  #: why there is none
+    joules_per_sample: float | None = None  #: energy per sample
+    joules_per_sample_absent: str | None = None  #: why there is none
+    #: share of matrix-product FLOPs by the operands' format (`fp32`, `tf32`, `bf16`, `fp16`, …)
     matmul_share: Mapping[str, float] | None = None
-    matmul_flops: Mapping[str, int] | None = None
-    matmul_share_absent: str | None = None
-    odd_size_share: float | None = None
-    time_shares: Mapping[str, float] | None = None
-    time_shares_absent: str | None = None
-    profiled_step: ProfiledStep | None = None
+    matmul_flops: Mapping[str, int] | None = None  #: the FLOPs themselves
+    matmul_share_absent: str | None = None  #: why there is none
+    odd_size_share: float | None = None  #: share of these FLOPs whose sizes do not suit matrix units
+    time_shares: Mapping[str, float] | None = None  #: share of the profiled step by kind of work
+    time_shares_absent: str | None = None  #: why there is none
+    profiled_step: ProfiledStep | None = None  #: the step that was profiled
+    #: figures of the program's own by name, each a list of [step, value], `null` where it was not finite
     logged: Mapping[str, tuple[tuple[float, float | None], ...]] = field(default_factory=dict)
-    loss_scale: Points = ()
-    first_nonfinite: NonFinite | None = None
-    load: Mapping[str, float | None] | None = None
-    load_absent: str | None = None
+    loss_scale: Points = ()  #: [step, scale] where it changed
+    first_nonfinite: NonFinite | None = None  #: the first value that was not finite, and where it began
+    load: Mapping[str, float | None] | None = None  #: what the processors did meanwhile, in seconds
+    load_absent: str | None = None  #: why there is none
+    #: what other processes took, and files of another trial that it read; otherwise `null`
     disturbed: Disturbed | None = None
-    warnings: tuple[str, ...] = ()
-    own_amp: tuple[str, ...] = ()
-    device: str | None = None
-    framework: str | None = None
-    log: str = ""
-    exit_code: int | None = None
-    command: tuple[str, ...] = ()
-    takeover_seconds: float | None = None
-    seconds: float | None = None
-    step_seconds_absent: str | None = None
+    warnings: tuple[str, ...] = ()  #: sentences
+    own_amp: tuple[str, ...] = ()  #: what the program has of mixed precision itself
+    device: str | None = None  #: `cpu` or the accelerator's type
+    framework: str | None = None  #: what drives the training
+    log: str = ""  #: the file with what the program printed, in the folder
+    exit_code: int | None = None  #: of the process
+    command: tuple[str, ...] = ()  #: the command line of the process
+    takeover_seconds: float | None = None  #: how long it took to take the framework over
+    seconds: float | None = None  #: how long the process ran
+    step_seconds_absent: str | None = None  #: why there is no step time
 
     @property
     def label(self) -> str:
@@ -468,53 +460,47 @@ class Explanation:
 
 @dataclass(frozen=True)
 class PrecisionRow:
-    """One precision over all its trials, beside the baseline.
+    """One precision over all its trials, beside the baseline."""
 
-    Attributes:
-        status, reason: of the first trial that did not end well; ``ok`` where all did.
-        steps: the fewest of its trials; ``skipped_steps`` the most.
-        disturbed: how many of its trials other work disturbed.
-        same_as_baseline: why it ran the same as the baseline; None where it did not.
-        work_ratio: how many times the products of the baseline's step its own computes; None where that is about one.
-        speed_bound: how many times as fast as the baseline the hardware's units could make it at most.
-        fall: how far its loss fell.
-        logged: the figures of the script's own, by name.
-    """
-
-    precision: str = ""
-    baseline: str | None = None
-    status: str = ""
-    reason: str = ""
-    ran_as: str | None = None
-    ran: Ran = _UNKNOWN_RAN
-    stored: Mapping[str, Mapping[str, int] | None] | None = None
-    emulated: bool = False
-    trials: int | None = None
-    steps: int | None = None
-    skipped_steps: int | None = None
-    warnings: tuple[str, ...] = ()
-    disturbed: int = 0
-    step_time: Spread | None = None
-    step_time_absent: str | None = None
-    peak_memory: Spread | None = None
-    peak_memory_absent: str | None = None
-    energy: Spread | None = None
-    energy_absent: str | None = None
+    precision: str = ""  #: with options
+    baseline: str | None = None  #: the precision that it is compared with
+    status: str = ""  #: of the first trial that did not end well; `ok` where all did
+    reason: str = ""  #: one sentence
+    ran_as: str | None = None  #: in words, what was measured to have run
+    ran: Ran = _UNKNOWN_RAN  #: the same as data
+    stored: Mapping[str, Mapping[str, int] | None] | None = None  #: bytes by format, as of a trial
+    emulated: bool = False  #: whether it was emulated
+    trials: int | None = None  #: how many
+    steps: int | None = None  #: the fewest of its trials
+    skipped_steps: int | None = None  #: the most of its trials
+    warnings: tuple[str, ...] = ()  #: sentences
+    disturbed: int = 0  #: how many of its trials other work disturbed
+    step_time: Spread | None = None  #: `median`, `low`, `high` in seconds
+    step_time_absent: str | None = None  #: why there is none
+    peak_memory: Spread | None = None  #: `median`, `low`, `high` in bytes
+    peak_memory_absent: str | None = None  #: why there is none
+    energy: Spread | None = None  #: joules per step: `median`, `low`, `high`
+    energy_absent: str | None = None  #: why there is none
+    #: how many times as fast as the baseline: `value`, `low`, `high`, `significant`, `words`
     speed_ratio: Ratio | None = None
-    memory_ratio: Ratio | None = None
-    energy_ratio: Ratio | None = None
-    same_as_baseline: Cause | None = None
+    memory_ratio: Ratio | None = None  #: its peak over the baseline's, likewise
+    energy_ratio: Ratio | None = None  #: its joules per step over the baseline's, likewise
+    same_as_baseline: Cause | None = None  #: why it ran the same as the baseline; `null` where it did not
+    #: how far its loss fell and the baseline's, where only the baseline's fell
     stands_still: StandsStill | None = None
+    #: how many times the products of the baseline's step its own computes; null where that is about one
     work_ratio: float | None = None
-    speed_bound: float | None = None
-    why_no_faster: tuple[Explanation, ...] = ()
-    why_memory: tuple[Explanation, ...] = ()
+    speed_bound: float | None = None  #: how many times as fast the hardware's units could make it at most
+    why_no_faster: tuple[Explanation, ...] = ()  #: `text`, `share` and `evidence` of each reason
+    why_memory: tuple[Explanation, ...] = ()  #: likewise
+    #: final value, direction, difference to the baseline, verdict, and the same over the whole run
     loss: FigureRow | None = None
-    fall: float | None = None
+    fall: float | None = None  #: how far its loss fell
+    #: the same as `loss` for each logged figure
     logged: Mapping[str, FigureRow] = field(default_factory=dict)
-    diverged: Diverged | None = None
-    quality: Quality = Quality()
-    went_on: WentOn | None = None
+    diverged: Diverged | None = None  #: in how many trials, their seeds and steps; `null` where none did
+    quality: Quality = Quality()  #: the verdict: `kind`, `words`, `seeds`
+    went_on: WentOn | None = None  #: files of an earlier trial that its trials went on from; otherwise `null`
 
     @property
     def is_baseline(self) -> bool:
@@ -600,27 +586,19 @@ class Adopt:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Which precision to use.
-
-    Attributes:
-        decided: whether the data carry it.
-        precision: None where none is named.
-        rule: the rule of advice that decided.
-        text: ``headline`` and ``because``, a colon between them.
-        headline: what to do, in a few words.
-        because: why, in a sentence.
-    """
+    """Which precision to use, by which rule of advice."""
 
     OMITTED: ClassVar = ("headline", "because")
-    decided: bool = True
-    precision: str | None = None
-    text: str = ""
+    decided: bool = True  #: whether the data carry it
+    precision: str | None = None  #: the one to use; `null` where none is named
+    text: str = ""  #: the advice in words: `headline` and `because`, with a colon between them
+    #: `text` and `evidence`, a place in this object such as `verdicts[1].speed_ratio`
     reasons: tuple[Reason, ...] = ()
-    prefer: Prefer = "speed"
-    rule: str = ""
-    adopt: Adopt | None = None
-    headline: str | None = None
-    because: str | None = None
+    prefer: Prefer = "speed"  #: what was to be gained: `speed`, `memory`, `energy` or `accuracy`
+    rule: str = ""  #: the name of the rule that decided
+    adopt: Adopt | None = None  #: `framework` and `code`: the lines that make it permanent
+    headline: str | None = None  #: what to do, in a few words
+    because: str | None = None  #: why, in a sentence
 
 
 @dataclass(frozen=True)
@@ -664,17 +642,18 @@ class Comparison:
     """Everything that was compared; ``environment`` is the machine's description, ``options`` the command's."""
 
     OMITTED: ClassVar = ("fit_batch",)
-    schema: str = SCHEMA
-    program: Program = Program()
+    schema: str = SCHEMA  #: `halfstep/comparison/1`
+    program: Program = Program()  #: `command` (after python's own name), `module`, `cwd`, `launch`
+    #: the machine: versions, CPU, cores, frameworks, devices and what each can do
     environment: Mapping[str, object] = field(default_factory=dict)
-    options: Mapping[str, object] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)  #: the options of the command
     trials: tuple[TrialRow, ...] = ()
-    missing: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()  #: names of trials that were asked for and did not run
     verdicts: tuple[PrecisionRow, ...] = ()
-    speed_drift: Drift = Drift()
+    speed_drift: Drift = Drift()  #: whether the machine changed its pace, `across_trials` and `within_trials`
     recommendation: Recommendation = Recommendation()
-    method: tuple[Method, ...] = ()
-    fit_batch: Fit | None = None
+    method: tuple[Method, ...] = ()  #: for each figure how it was come by
+    fit_batch: Fit | None = None  #: with `--fit-batch`: the largest batches; otherwise there is no such field
 
     @property
     def baseline(self) -> str:

@@ -141,32 +141,22 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing seen to be wrong; the worst has the highest severity, from 0 to 100.
-
-    Attributes:
-        where: module path; empty for code outside of modules.
-        operation: PyTorch's name of the operation; empty where none is to blame.
-        direction: ``forward``, ``backward`` or ``step``.
-        step: the first step that had it, from 0.
-        evidence: what was seen, in words; ``seen`` is the same as a value.
-        source, code: the line of the program, and its text.
-        also: other modules that have the same.
-        remedy: the first of the remedies, in words.
-    """
+    """One thing seen to be wrong; of ``evidence`` the value is ``seen``."""
 
     kind: str = ""
-    severity: int = 0
-    where: str = ""
-    operation: str = ""
-    direction: str = ""
-    step: int | None = None
-    evidence: str = ""
+    severity: int = 0  #: 0 to 100
+    where: str = ""  #: the module's path; empty for code outside of modules
+    operation: str = ""  #: PyTorch's name of the operation; empty where none is to blame
+    direction: str = ""  #: `forward`, `backward` or `step`
+    step: int | None = None  #: the first step that had it, from 0
+    evidence: str = ""  #: what was seen, in figures
+    #: `text`, `recipe` (a precision to run with, or `null`), `works` (`null` where it was not tried), `outcome`
     remedies: tuple[Remedy, ...] = ()
-    fault: str = ""
-    source: str = ""
-    code: str = ""
-    also: tuple[str, ...] = ()
-    remedy: str = ""
+    fault: str = ""  #: `precision`, `model` or `data`
+    source: str = ""  #: file and line of the program
+    code: str = ""  #: that line
+    also: tuple[str, ...] = ()  #: other modules that have the same
+    remedy: str = ""  #: the first of the remedies, in words
     seen: Evidence | None = field(default=None, metadata=UNWRITTEN)
 
     @classmethod
@@ -253,15 +243,16 @@ class OverallScale(ScaleRange):
 class LayerRow:
     """One layer: its numbers by kind."""
 
-    module: str = ""
-    type: str = ""
+    module: str = ""  #: its path
+    type: str = ""  #: its class
+    #: its numbers of this kind: shares that are flushed, subnormal and overflowing, counts by binary exponent
     weights: LayerPart | None = None
-    inputs: LayerPart | None = None
-    activations: LayerPart | None = None
-    gradients: LayerPart | None = None
-    weight_gradients: LayerPart | None = None
-    updates: LayerPart | None = None
-    loss_scale: ScaleRange | None = None
+    inputs: LayerPart | None = None  #: the same of what its products are given (with `--emulate`)
+    activations: LayerPart | None = None  #: the same of its results
+    gradients: LayerPart | None = None  #: the same of its results' gradients
+    weight_gradients: LayerPart | None = None  #: the same of its weights' gradients
+    updates: LayerPart | None = None  #: the same of the updates of its weights
+    loss_scale: ScaleRange | None = None  #: the loss scales that serve it, `low` to `high`
 
     def part(self, kind: NumberKind) -> LayerPart | None:
         """The numbers of one kind."""
@@ -305,23 +296,26 @@ class Looked:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything that was found; ``notes`` say in words how the numbers were seen, of ``looked`` and ``compiled``."""
+    """Everything that was found; ``notes`` are made of ``looked`` and ``compiled``."""
 
-    schema: str = SCHEMA
-    program: Program = Program()
-    precision: str = ""
-    ran_as: str = ""
-    emulated: bool = False
-    as_on: str | None = None
-    status: str = ""
-    reason: str = ""
-    steps: int | None = None
-    skipped_steps: int | None = None
-    losses: tuple[float | None, ...] = ()
+    schema: str = SCHEMA  #: `halfstep/diagnosis/1`
+    program: Program = Program()  #: `command` and `cwd`
+    precision: str = ""  #: that was asked about
+    ran_as: str = ""  #: in words, what ran
+    emulated: bool = False  #: whether it was emulated
+    as_on: str | None = None  #: `cuda` where its autocast list was applied
+    status: str = ""  #: how the watched trial ended
+    reason: str = ""  #: one sentence
+    steps: int | None = None  #: that were made
+    skipped_steps: int | None = None  #: of these, how many were skipped
+    losses: tuple[float | None, ...] = ()  #: one per step
+    #: the same training in fp32: `precision`, `status`, `reason`, `steps`, `losses`
     reference: Reference | None = None
+    #: of a compiled program, how it differs from the same run eagerly; otherwise `null`
     compiled: CompiledRun | None = None
     findings: tuple[Finding, ...] = ()
     layers: tuple[LayerRow, ...] = ()
+    #: the loss scales that serve every layer, `low` to `high`, and the one `advised`
     loss_scale: OverallScale | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  #: sentences
     looked: Looked = field(default=Looked(), metadata=UNWRITTEN)
