@@ -11,28 +11,10 @@ from pathlib import Path
 from halfstep.program.child import START, command
 
 #: launchers of programs, not of Python: each process is an interpreter
-_OF_PROGRAMS = frozenset(
-    (
-        "mpirun",
-        "mpiexec",
-        "mpiexec.hydra",
-        "orterun",
-        "prterun",
-        "srun",
-        "jsrun",
-        "aprun",
-        "numactl",
-        "taskset",
-        "env",
-        "horovodrun",
-        "nice",
-        "nohup",
-        "perf",
-        "setsid",
-        "stdbuf",
-        "time",
-    )
-)
+_OF_PROGRAMS = frozenset((
+    "mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun", "srun", "jsrun", "aprun", "numactl", "taskset", "env",
+    "horovodrun", "nice", "nohup", "perf", "setsid", "stdbuf", "time",
+))  # fmt: skip
 #: the name of an interpreter
 _PYTHON = re.compile(r"(python|pypy)[\d.]*t?(\.exe)?")
 

@@ -34,11 +34,7 @@ def describe_machine() -> dict[str, Any]:
         if FRAMEWORKS[framework].version is None:
             continue
         child = subprocess.run(
-            command("-m", module),
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, **_QUIET},
+            command("-m", module), capture_output=True, text=True, check=False, env={**os.environ, **_QUIET}
         )
         if child.returncode == 0:
             machine: dict[str, Any] = json.loads(child.stdout)

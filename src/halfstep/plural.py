@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 def count(number: int, noun: str) -> str:
-    """A count with its noun: ``1 step``, ``2 steps``."""
-    return f"{number} {noun}{'s' * (number != 1)}"
+    """A count with its noun: ``1 step``, ``2 steps``, ``1,200 steps``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def were_made(steps: int) -> str:

@@ -52,7 +52,7 @@ def test_joules_that_are_absent_say_why_at_every_level() -> None:
 
 
 def test_workspace_is_the_allocators_peak_less_the_parts() -> None:
-    record = ended(peak_memory_bytes=500, peak_memory_how="torch.cuda.max_memory_allocated, 1 device")
+    record = ended(peak_memory_bytes=500, peak_memory_of_tensors=True)
     row = parts_of_memory(PARTS, [record], "")
     assert row["memory"] == {**PARTS, "workspace": 120}
     assert sum(row["memory"].values()) == 500
@@ -60,21 +60,21 @@ def test_workspace_is_the_allocators_peak_less_the_parts() -> None:
 
 
 def test_a_resident_set_tells_of_no_workspace() -> None:
-    record = ended(peak_memory_bytes=500, peak_memory_how="VmHWM of /proc/self/status over the start")
+    record = ended(peak_memory_bytes=500, peak_memory_of_tensors=False)
     row = parts_of_memory(PARTS, [record], "")
     assert row["memory"] == PARTS
     assert row["workspace_absent"].startswith("on a CPU the peak is the resident set's")
 
 
 def test_a_peak_below_the_parts_is_no_negative_workspace() -> None:
-    record = ended(peak_memory_bytes=300, peak_memory_how="torch.cuda.max_memory_allocated, 1 device")
+    record = ended(peak_memory_bytes=300, peak_memory_of_tensors=True)
     row = parts_of_memory(PARTS, [record], "")
     assert "workspace" not in row["memory"]
     assert row["workspace_absent"] == "the peak after the warm-up is below the parts of the sampled step"
 
 
 def test_without_activations_there_is_no_workspace() -> None:
-    record = ended(peak_memory_bytes=500, peak_memory_how="torch.cuda.max_memory_allocated, 1 device")
+    record = ended(peak_memory_bytes=500, peak_memory_of_tensors=True)
     known = {part: size for part, size in PARTS.items() if part != "activations"}
     row = parts_of_memory(known, [record], "")
     assert row["memory"] == known

@@ -112,16 +112,16 @@ def test_cuda_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
     pools = [(0, 0), (0, 0)]
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     meter = PeakMemory()
-    assert meter.read() == Reading(8.0 * MIB, "bytes", "torch.cuda.max_memory_allocated, 2 devices")
+    assert meter.read() == Reading(8.0 * MIB, "bytes", "torch.cuda.max_memory_allocated, 2 devices", True)
     meter.start()
     peaks[2] = MIB
-    assert meter.read() == Reading(1.0 * MIB, "bytes", "torch.cuda.max_memory_allocated, 1 device")
+    assert meter.read() == Reading(1.0 * MIB, "bytes", "torch.cuda.max_memory_allocated, 1 device", True)
     pools.append((0, 1))  # of a CUDA graph, whose replays allocate nothing
     how = (
         "torch.cuda.max_memory_reserved, 1 device; CUDA graphs replay in memory that is reserved and not counted as "
         "allocated"
     )
-    assert meter.read() == Reading(2.0 * MIB, "bytes", how)
+    assert meter.read() == Reading(2.0 * MIB, "bytes", how, True)
 
 
 def test_no_framework_is_imported() -> None:

@@ -315,7 +315,7 @@ def test_the_noise_band_is_how_far_the_baselines_seeds_lie_apart() -> None:
 def test_time_bars_are_the_median_step_by_the_shares() -> None:
     compared = read(comparison())
     made = {bar.precision: bar for bar in bars.time(compared)}
-    steps = {row.precision: row.step_time for row in compared.rows}
+    steps = {row.precision: row.step_time for row in compared.verdicts}
     fp32, bf16 = (steps[name].value for name in ("fp32", "bf16"))
     assert sum(part.width for part in made["bf16"].parts) == pytest.approx(100 * bf16 / fp32)
     assert made["fp32"].parts[0].width == pytest.approx(71)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from halfstep.plural import count
 from halfstep.report import units
 
 SIZES = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9, "": 1.0, "×": 1.0}
@@ -72,8 +73,8 @@ def test_zero_has_no_sign(x: float, low: float, high: float) -> None:
         (units.percent(0.9999), ">99.9%"),
         (units.percent(1e-6), "<0.1%"),
         (units.percent(math.nan), "not finite"),
-        (units.count(1, "step"), "1 step"),
-        (units.count(1200, "step"), "1,200 steps"),
+        (count(1, "step"), "1 step"),
+        (count(1200, "step"), "1,200 steps"),
         (units.duration(131.2), "2 min 11 s"),
         (units.duration(7500), "2 h 5 min"),
         (units.duration(12), "12.0 s"),

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from halfstep.comparison.model import Fit, FitRow, FitTrial
 from halfstep.errors import UsageError
-from halfstep.trials import Job, Outcome, Trial, run_trial
+from halfstep.trials import Job, Outcome, Trial, run_trial, safe
 
 #: enough for the optimizer's state to exist and for a pass beside it; the steps that are looked at come after the first
 FIT_STEPS = 4
@@ -171,16 +171,9 @@ def _row(
 
 
 def _try(
-    job: Job,
-    option: FitOption,
-    precision: str,
-    batch: int,
-    display: Display,
-    run: Callable[..., Outcome],
+    job: Job, option: FitOption, precision: str, batch: int, display: Display, run: Callable[..., Outcome]
 ) -> FitTrial:
-    trial = Trial(precision)
-    safe = trial.label.removesuffix("-seed0-repeat0")
-    folder = job.folder / "fit" / f"{safe}-{batch}"
+    trial, folder = Trial(precision), job.folder / "fit" / f"{safe(precision)}-{batch}"
     options = replace(job.options, steps=FIT_STEPS)
     tried = replace(job, arguments=option.into(job.arguments, batch), folder=folder, options=options)
     label = f"{precision}, {batch} {option.name}"

@@ -27,16 +27,9 @@ Direction = Literal["lower", "higher", "unknown"]
 
 #: what paired differences say of a figure, or of a precision
 Kind = Literal[
-    "baseline",
-    "one_seed",
-    "no_difference_seen",
-    "equivalent",
-    "worse",
-    "better",
-    "different",
-    "diverged",
+    "baseline", "one_seed", "no_difference_seen", "equivalent", "worse", "better", "different", "diverged",
     "not_known",
-]
+]  # fmt: skip
 
 #: the level of every test, and 1 minus that of every interval
 ALPHA = 0.05

@@ -86,18 +86,9 @@ def trial_row(outcome: Outcome, command: tuple[str, ...], log: str) -> TrialRow:
 def _unmeasured(row: TrialRow) -> TrialRow:
     """What an emulation would measure is the emulation, not the precision."""
     figures = (
-        "step_seconds",
-        "steps_per_second",
-        "samples_per_second",
-        "peak_memory_bytes",
-        "peak_memory_how",
-        "memory",
-        "energy_joules",
-        "joules_per_step",
-        "joules_per_sample",
-        "time_shares",
-        "profiled_step",
-    )
+        "step_seconds", "steps_per_second", "samples_per_second", "peak_memory_bytes", "peak_memory_how", "memory",
+        "energy_joules", "joules_per_step", "joules_per_sample", "time_shares", "profiled_step",
+    )  # fmt: skip
     absent = ("step_seconds", "peak_memory", "memory", "workspace", "energy", "joules_per_step", "joules_per_sample",
               "time_shares")  # fmt: skip
     changes: Any = {**dict.fromkeys(figures), **{f"{figure}_absent": EMULATED for figure in absent}}

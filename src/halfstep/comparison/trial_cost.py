@@ -16,8 +16,6 @@ OTHER_WORK = 1.5
 #: steps in which the loss scale must not move, as passes are repeated where it does
 _SAMPLED = 3
 
-_ON_CUDA = "torch.cuda.max_memory_"
-
 
 def with_energy(row: TrialRow, end: Mapping[str, Any], samples: int) -> TrialRow:
     """With the joules of the run, of a step and of a sample; absent with the reason.
@@ -61,10 +59,10 @@ def with_memory(
 
 def _no_workspace(parts: Mapping[str, int], end: Mapping[str, Any]) -> str | None:
     """Why it is not known what the peak holds beside the parts; None where it is."""
-    peak, how = end.get("peak_memory_bytes"), end.get("peak_memory_how", "")
+    peak = end.get("peak_memory_bytes")
     if peak is None:
         return str(end.get("peak_memory_absent", "the process ended without telling its peak"))
-    if not how.startswith(_ON_CUDA):
+    if not end.get("peak_memory_of_tensors"):
         return (
             "on a CPU the peak is the resident set's, which holds the program's data and code too: "
             "the rest of the peak is not workspace alone"

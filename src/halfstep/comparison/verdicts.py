@@ -44,15 +44,7 @@ def verdicts(
         row = _of_trials(p, baseline, [o for _, o in group], own)
         if p != baseline:
             row = _beside(_with_ratios(row, own, base), own, base)
-        judged = quality[p]
-        row = replace(
-            why(row, own.numbered, base.numbered),
-            loss=judged.loss,
-            fall=judged.fall,
-            logged=judged.logged,
-            diverged=judged.diverged,
-            quality=judged.quality,
-        )
+        row = replace(why(row, own.numbered, base.numbered), **vars(quality[p]))
         found.append(_spoiled(row, own.rows, max(each.steps or 0 for each in rows)))
     return found
 

@@ -170,7 +170,7 @@ def _cuda_peak() -> Reading | None:
     how = f"torch.cuda.{name}, {len(used)} device{'s' * (len(used) > 1)}"
     if graphs:
         how += "; CUDA graphs replay in memory that is reserved and not counted as allocated"
-    return Reading(float(sum(peak(device) for device in used)), "bytes", how)
+    return Reading(float(sum(peak(device) for device in used)), "bytes", how, tensors_alone=True)
 
 
 def devices_used(cuda: Any) -> list[int]:

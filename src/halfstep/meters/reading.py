@@ -13,11 +13,13 @@ class Reading:
         value: the figure, in ``unit``.
         unit: ``s``, ``bytes`` or ``J``.
         how: where it came from, as a phrase, e.g. ``VmHWM of /proc/self/status``.
+        tensors_alone: of a peak of memory, whether an allocator counted tensors, and not the process all that it holds.
     """
 
     value: float
     unit: str
     how: str
+    tensors_alone: bool = False
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ class RunMeters:
         return {
             "peak_memory_bytes": int(peak.value),
             "peak_memory_how": peak.how,
+            "peak_memory_of_tensors": peak.tensors_alone,
             "peak_resident_bytes": None if isinstance(resident, Absent) else int(resident.value),
         }
 

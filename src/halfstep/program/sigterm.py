@@ -62,9 +62,7 @@ def _watch() -> None:
     _signal.signal(signal.SIGTERM, _Default(signal.SIG_DFL))
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(
-            before=_before_fork,
-            after_in_parent=_after_fork_in_parent,
-            after_in_child=_after_fork_in_child,
+            before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
         )
 
 

@@ -12,22 +12,10 @@ from halfstep.program.target import Target, path_entry_finder
 # In every interpreter before a program starts, so that a file of that name beside the script is not seen.
 # (Built-in modules come before `sys.path` anyway.) And halfstep, which the program may import as well.
 KEPT = {
-    *(
-        "abc",
-        "codecs",
-        "encodings",
-        "genericpath",
-        "io",
-        "ntpath",
-        "os",
-        "posixpath",
-        "site",
-        "stat",
-        "zipimport",
-    ),
+    *("abc", "codecs", "encodings", "genericpath", "io", "ntpath", "os", "posixpath", "site", "stat", "zipimport"),
     *("_collections_abc", "_sitebuiltins", "sitecustomize", "usercustomize", "importlib", "runpy"),
     *("__main__", "halfstep"),
-}
+}  # fmt: skip
 
 # The interpreter deletes names from the `__main__` it began with, at the end, and does not hold it: it takes for
 # granted that `sys.modules` or a traceback does. Ours is in neither if an exception is shown without our frames.

@@ -150,6 +150,7 @@ _KINDS: dict[str, dict[str, Check]] = {
         **dict.fromkeys(("energy_how", "energy_absent", "joules_per_step_absent"), _text),
         "exception": _or_none(_text),
         "exit_code": _or_none(_integer),
+        "peak_memory_of_tensors": _flag,
         **dict.fromkeys(("steps", "skipped_steps", "energy_steps"), _whole),
         **dict.fromkeys(("peak_memory_bytes", "peak_resident_bytes"), _or_none(_whole)),
         **dict.fromkeys(("energy_joules", "joules_per_step"), _or_none(_amount)),

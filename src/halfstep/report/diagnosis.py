@@ -16,7 +16,7 @@ from halfstep.codec import clean, read
 from halfstep.diagnosis.events import NumberKind
 from halfstep.diagnosis.model import Diagnosis, Finding, LayerPart, LayerRow, Remedy
 from halfstep.module_names import shown
-from halfstep.plural import capitalized
+from halfstep.plural import capitalized, count
 from halfstep.precisions.loss_scale import scale_words
 from halfstep.report import units
 from halfstep.report.diagnosis_spark import LEGEND, ruler, spark
@@ -77,11 +77,11 @@ def view(diagnosis: Raw, page: Path | None = None) -> View:
 
 def headline(diagnosis: Diagnosis) -> str:
     """The outcome in a sentence."""
-    count, steps = len(diagnosis.findings), units.count(diagnosis.steps or 0, "step")
-    if not count:
+    found, steps = len(diagnosis.findings), count(diagnosis.steps or 0, "step")
+    if not found:
         return f"Nothing wrong was found with the numbers of {steps} in {diagnosis.precision}."
     rest = f", {diagnosis.skipped_steps} of them skipped" if diagnosis.skipped_steps else ""
-    return f"{units.count(count, 'finding')} in {steps} in {diagnosis.precision}{rest}, the worst first."
+    return f"{count(found, 'finding')} in {steps} in {diagnosis.precision}{rest}, the worst first."
 
 
 def _finding(number: int, row: Finding, sheet: Sheet) -> Iterator[Text]:
@@ -143,7 +143,7 @@ def _layers(diagnosis: Diagnosis, sheet: Sheet) -> Iterator[Text]:
     for row in rows:
         yield _cut(_layer(row, kinds, names, width, sheet), sheet)
     hidden = len(diagnosis.layers) - len(rows)
-    more = f"{units.count(hidden, 'layer')} more in the page and the JSON. " if hidden > 0 else ""
+    more = f"{count(hidden, 'layer')} more in the page and the JSON. " if hidden > 0 else ""
     yield from sheet.flow(sheet.words(more + LEGEND, "dim"))
     yield from _scale(diagnosis, sheet)
 

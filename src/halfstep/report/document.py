@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from halfstep.errors import Unsupported
 from halfstep.files import json_text
+from halfstep.plural import count
 from halfstep.report import bars, units
 from halfstep.report.reading import no_interval, nonfinite_words, why_absent
 from halfstep.report.terminal import why
@@ -48,7 +49,7 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"embedded": embedded, "count": units.count, "quantity": units.quantity}
+    made.filters |= {"embedded": embedded, "count": count, "quantity": units.quantity}
     made.filters |= {"duration": units.duration, "status": units.status}
     made.filters |= {"plain": plain}
     made.globals |= {"span": units.span, "join": shlex.join, "legend": bars.legend, "why": why}

@@ -8,6 +8,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from halfstep.comparison.model import Comparison, PrecisionRow, Ratio, Spread
+from halfstep.plural import count
 from halfstep.report import stored, units
 from halfstep.report.layout import Cell, Sheet
 from halfstep.report.reading import loss_words, no_interval, why_absent
@@ -66,7 +67,7 @@ def _cells(row: PrecisionRow, notes: dict[str, int], metered: bool) -> list[Cell
         Cell("status", *_status(row)),
         _figure("final loss", row, row.final, why_absent(row), "", notes),
         Cell("loss", loss_words(row), words=True),
-        Cell("skipped", "" if row.skipped_steps is None else units.count(row.skipped_steps, "step")),
+        Cell("skipped", "" if row.skipped_steps is None else count(row.skipped_steps, "step")),
         Cell("ran as", row.ran_as or "", words=True),
         Cell("stored", stored.words(row.held), words=True),
     ]

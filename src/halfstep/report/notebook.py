@@ -86,9 +86,7 @@ def chart(comparison: Comparison) -> Chart | None:
     across = [_place((step, box[2]), box)[0] for step in steps]
     upward = [_place((box[0], loss), box)[1] for loss in losses]
     return Chart(
-        curves,
-        list(zip(across, labels(steps), strict=True)),
-        list(zip(upward, labels(losses), strict=True)),
+        curves, list(zip(across, labels(steps), strict=True)), list(zip(upward, labels(losses), strict=True))
     )
 
 

@@ -12,6 +12,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from halfstep.codec import clean
+from halfstep.plural import count
 from halfstep.report import units
 
 
@@ -94,7 +95,7 @@ class Lines:
         # Trials that look for the largest batch come on top of the plan: nobody knows how many.
         planned = self._begun <= self._trials
         number = f"{self._begun} of {self._trials}" if planned else f"{self._begun}"
-        self._say(f"trial {number}: {label}" + ("" if steps is None else f", {units.count(steps, 'step')}"))
+        self._say(f"trial {number}: {label}" + ("" if steps is None else f", {count(steps, 'step')}"))
 
     def advance(self, label: str, step: int, said: str) -> None:
         """Print nothing: a log wants no line per step."""

@@ -21,6 +21,7 @@ from halfstep.comparison.model import (
 )
 from halfstep.comparison.rows import EMULATED
 from halfstep.launching import start_of_command
+from halfstep.plural import count
 from halfstep.report import units
 from halfstep.report.words.quality import judged, verdict_words
 
@@ -125,7 +126,7 @@ def unfinished(missing: Sequence[str]) -> str:
     if not missing:
         return ""
     lacking, more = ", ".join(missing[:3]), ", …" * (len(missing) > 3)
-    return f"Unfinished: {units.count(len(missing), 'trial')} still to be run ({lacking}{more})."
+    return f"Unfinished: {count(len(missing), 'trial')} still to be run ({lacking}{more})."
 
 
 def command_line(program: Program) -> str:

@@ -30,11 +30,6 @@ def joules(x: float) -> str:
     return quantity(x, "J")
 
 
-def watts(x: float) -> str:
-    """Write a power given in watts: 61.3 is `61.3 W`."""
-    return quantity(x, "W")
-
-
 def ratio(x: float) -> str:
     """Write a ratio: 1.9 is `1.90×`."""
     return quantity(x, "×")
@@ -43,11 +38,6 @@ def ratio(x: float) -> str:
 def number(x: float) -> str:
     """Write a figure without a unit: 2.3141 is `2.31`; below 1e-4 and from 1e7 on with an exponent."""
     return quantity(x, "")
-
-
-def count(n: float, noun: str) -> str:
-    """Write a count with its noun: `1 step`, `2 steps`, `1,200 steps`."""
-    return f"{n:,.0f} {noun}" + ("" if n == 1 else "s")
 
 
 def status(name: str) -> str:

@@ -42,7 +42,7 @@ def test_strata_against_all_orders() -> None:
     assert found is not None
     assert found.p == pytest.approx(2 / 6**3)
     assert found.rise == pytest.approx(0.2, abs=1e-3)
-    assert found.seen
+    assert found.significant
     assert trend([[1.0], [2.0]]) is None
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from halfstep import codec
 from halfstep.diagnosis.evidence import Numbers
 from halfstep.diagnosis.shares import shares
 from halfstep.precisions.exact import round_exact
@@ -112,9 +113,9 @@ def test_shares_from_exponents_are_exactly_those_of_rounding(format: str, scale:
     row = get_scalar(format)
     true = boundaries(format)
     on_them = [x for x in true if 2.0**-126 <= abs(x) * scale < 3.4e38]
-    tally, numbers = Tally(), Numbers()
+    tally = Tally()
     tally.add(torch.tensor(on_them, dtype=torch.float32) * scale, "fp32", scale=scale)
-    numbers.add(tally.fields())
+    numbers = codec.read(Numbers, tally.fields())
     found = shares(numbers, format, scale)
     flushed = subnormal = over = 0
     for value in on_them:

@@ -10,22 +10,9 @@ from halfstep.comparison.model import EvidenceRef, Explanation
 
 #: what a claim says; its sentence is in :mod:`halfstep.report.words.advice`
 ClaimKind = Literal[
-    "failed",
-    "diverged",
-    "no_fall",
-    "quality",
-    "ratio",
-    "batch",
-    "not_measured",
-    "skipped",
-    "ran",
-    "went_on",
-    "no_units",
-    "emulated",
-    "speed_bound",
-    "range",
-    "share",
-]
+    "failed", "diverged", "no_fall", "quality", "ratio", "batch", "not_measured", "skipped", "ran", "went_on",
+    "no_units", "emulated", "speed_bound", "range", "share",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

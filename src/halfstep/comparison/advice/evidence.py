@@ -12,6 +12,7 @@ from halfstep.comparison.model import PREFER as PREFER
 from halfstep.comparison.model import FinalDifference, PrecisionRow, Ratio
 from halfstep.comparison.model import Prefer as Prefer
 from halfstep.comparison.statistics.intervals import Interval, runs_to_tell
+from halfstep.precisions.recipes import parse
 
 #: a row of the comparison and its place in the list, which evidence is named by
 Row = tuple[int, PrecisionRow]
@@ -286,4 +287,4 @@ def does_not_fall(row: PrecisionRow) -> bool:
 
 def is_recipe(row: PrecisionRow, name: str) -> bool:
     """Whether it is mixed precision of this format, or all in it, whatever the options."""
-    return row.precision.split(":")[0] in (name, f"{name}-true")
+    return parse(row.precision).name in (name, f"{name}-true")

@@ -10,11 +10,9 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 
-from halfstep.comparison import model
-from halfstep.comparison.model import ALPHA, Drift
+from halfstep.comparison.model import ALPHA, Drift, Trend
 from halfstep.comparison.rows import measured
 from halfstep.trials import Outcome, once
 
@@ -23,19 +21,6 @@ WORTH_A_WORD = 0.02
 
 #: parts of a trial whose medians are looked at for a trend: their steps hang together less than neighbours do
 PARTS = 6
-
-
-@dataclass(frozen=True)
-class Trend:
-    """How far step times rose over a stretch (0.1: by 10 %), and the two-sided p value of no trend."""
-
-    rise: float
-    p: float
-
-    @property
-    def seen(self) -> bool:
-        """Whether it is significant, and large enough to matter."""
-        return self.p <= ALPHA and abs(self.rise) >= WORTH_A_WORD
 
 
 def trend(strata: Sequence[Sequence[float]]) -> Trend | None:
@@ -51,7 +36,8 @@ def trend(strata: Sequence[Sequence[float]]) -> Trend | None:
         for i, j in itertools.combinations(range(len(values)), 2):
             slopes.append(math.log(values[j] / values[i]) / (j - i) * (len(values) - 1))
             score += (values[j] > values[i]) - (values[j] < values[i])
-    return Trend(math.expm1(median(slopes)), _p_value(score, tuple(len(values) for values in strata)))
+    rise, p = math.expm1(median(slopes)), _p_value(score, tuple(len(values) for values in strata))
+    return Trend(rise, p, p <= ALPHA and abs(rise) >= WORTH_A_WORD)
 
 
 @functools.lru_cache
@@ -77,7 +63,7 @@ def speed_drift(outcomes: Sequence[Outcome]) -> Drift:
     precisions = dict.fromkeys(o.trial.precision for o in ended)
     across = trend([[_median(o) for o in ended if o.trial.precision == p] for p in precisions])
     within = trend([_part_medians(o) for o in ended])
-    return Drift(_row(across), _row(within))
+    return Drift(across, within)
 
 
 @once
@@ -90,7 +76,3 @@ def _part_medians(outcome: Outcome) -> list[float]:
     times = measured(outcome)
     cuts = [times[len(times) * i // PARTS : len(times) * (i + 1) // PARTS] for i in range(PARTS)]
     return [median(cut) for cut in cuts]
-
-
-def _row(found: Trend | None) -> model.Trend | None:
-    return None if found is None else model.Trend(found.rise, found.p, found.seen)

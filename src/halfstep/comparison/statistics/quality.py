@@ -32,13 +32,11 @@ Groups = Mapping[str, Sequence[Outcome]]
 class Figure:
     """One figure of one precision: what its final values and its whole curve say."""
 
-    name: str
     final: Difference
     run: Difference
     band: Band | None
     parts: list[tuple[int, int]]
     margin_from: str | None
-    seeded: bool
 
 
 @dataclass(frozen=True)
@@ -98,13 +96,11 @@ def _figure(
     seeded = len(base) < 2 or len(set(finals)) > 1 or len(set(means)) > 1
     cut, means_of = curves.parts(differences)
     return Figure(
-        name,
         _paired(gaps, _margin(name, finals, tolerance), comparisons, seeded),
         _paired(areas, _margin(name, means, tolerance), comparisons, seeded),
         band(means_of) if seeded and cut else None,
         cut,
         _margin_from(name, finals, tolerance),
-        seeded,
     )
 
 

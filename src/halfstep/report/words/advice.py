@@ -59,11 +59,7 @@ def worded(recommendation: Recommendation, advice: Advice) -> Recommendation:
     head, why = headline(advice), because(advice)
     reasons = [Reason(claimed(claim, advice.evidence), claim.evidence) for claim in advice.claims]
     return replace(
-        recommendation,
-        text=f"{head}: {why}",
-        reasons=tuple(reasons),
-        headline=head,
-        because=capitalized(why),
+        recommendation, text=f"{head}: {why}", reasons=tuple(reasons), headline=head, because=capitalized(why)
     )
 
 
