@@ -132,7 +132,9 @@ def test_a_loss_that_a_cuda_graph_overwrites_is_recorded_as_it_was(device: None,
     batch, graph = torch.tensor(0.0), Graph()
     with graph.capture():
         loss = graph.launch(lambda: batch * 1)
-        recorder.backward([loss.as_subclass(Device)])  # of no replay: nothing may be waited for, nothing is recorded
+        recorder.backward(
+            [loss.as_subclass(Device)]
+        )  # of no replay: nothing may be waited for, nothing is recorded
     for step in range(2):
         for value in (3.0, 0.5):
             batch.fill_(value + step)
