@@ -28,20 +28,79 @@ def halfstep(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_spawned_training_processes_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "s.py").write_text(
-        "import torch.multiprocessing as mp\n"
-        "def train(rank): pass\n"
-        "if __name__ == '__main__': mp.spawn(train, nprocs=2); print('trained')\n"
-    )
-    done = under("bf16", "s.py", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        "halfstep: The program trains in processes of torch.multiprocessing.spawn, which halfstep cannot follow; start "
-        "them with torchrun (Lightning: strategy='ddp', not 'ddp_spawn'), or run with --precision as-is.\n"
-    )
+SPAWNING = """\
+import sys
+import torch
+import torch.multiprocessing as mp
+
+def train(rank):
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    (weight @ weight).sum().backward()
+    optimizer.step()
+    print("trained", flush=True)
+
+def evaluate(rank):
+    with torch.no_grad():
+        print("evaluated", *torch.nn.Linear(2, 2)(torch.ones(1, 2)).shape, flush=True)
+
+class Data(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+    def __getitem__(self, index):
+        return torch.ones(2) * index
+
+def trains_itself():
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for batch in torch.utils.data.DataLoader(Data(), 2, num_workers=1, multiprocessing_context="spawn"):
+        model(batch).sum().backward()
+        optimizer.step()
+
+if __name__ == "__main__":
+    work, how = {"train": train, "evaluate": evaluate}[sys.argv[1]], sys.argv[2]
+    if how == "torch":
+        mp.spawn(work, nprocs=1)
+    elif how == "pool":
+        with mp.get_context("spawn").Pool(1) as pool:
+            pool.map(work, [0])
+    else:
+        process = mp.get_context(how).Process(target=work, args=(0,))
+        process.start()
+        process.join()
+    if work is evaluate:
+        trains_itself()
+"""
+SPAWNED = (
+    "halfstep: The program trains in processes that it spawns (torch.multiprocessing.spawn), which halfstep cannot "
+    "follow; start them with torchrun (Lightning: strategy='ddp', not 'ddp_spawn'), or run with --precision as-is."
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["torch", "spawn", "forkserver", "pool"])
+def test_spawned_processes_that_train_are_refused(tmp_path: Path, how: str) -> None:
+    (tmp_path / "s.py").write_text(SPAWNING)
+    done = under("bf16", "s.py", "train", how, cwd=tmp_path)
+    # A pool would start the process again, and the program wait for its result: that one is terminated.
+    assert (done.returncode, done.stdout) == (-15 if how == "pool" else 2, "")
+    assert SPAWNED in done.stderr.splitlines()
     assert read(tmp_path / "r").end["status"] == "unsupported"
-    assert under("as-is", "s.py", cwd=tmp_path).stdout == "trained\n"
+
+
+@pytest.mark.slow
+def test_spawned_processes_that_do_not_train_run(tmp_path: Path) -> None:
+    """Evaluation, and the workers of a data loader; the program itself trains in the recipe."""
+    (tmp_path / "s.py").write_text(SPAWNING)
+    done = under("bf16", "s.py", "evaluate", "torch", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "evaluated 1 2\n"), done.stderr
+    assert read(tmp_path / "r").end["steps"] == 2
+
+
+@pytest.mark.slow
+def test_spawned_processes_train_as_the_script_has_it(tmp_path: Path) -> None:
+    (tmp_path / "s.py").write_text(SPAWNING)
+    assert under("as-is", "s.py", "train", "torch", cwd=tmp_path).stdout == "trained\n"
 
 
 def under(recipe: str, *program: str, cwd: Path) -> subprocess.CompletedProcess[str]:
