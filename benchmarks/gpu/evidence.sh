@@ -20,8 +20,10 @@ if [ -d .whl ]; then
 fi
 
 stage() { # NAME SECONDS COMMAND...
+  local limit=$2
+  [ -n "${SMALL:-}" ] && limit=$((6 * $2)) # a CPU may be a slow one
   echo "== $1 ($SECONDS s)"
-  timeout "$2" "${@:3}" 2>&1 | tail -60
+  timeout "$limit" "${@:3}" 2>&1 | tail -60
   echo "== $1: exit code ${PIPESTATUS[0]}"
 }
 

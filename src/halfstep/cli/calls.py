@@ -86,6 +86,7 @@ def compare(given: dict[str, Any]) -> Comparison:
 
     Raises:
         HalfstepError: what the command refuses, in its words.
+        Unmet: what ``require`` names does not hold (``exit_code`` 1), or the data cannot tell (3).
 
     Example:
         >>> import halfstep
@@ -97,7 +98,9 @@ def compare(given: dict[str, Any]) -> Comparison:
         with held(task.request.folder), _display(given.get("progress", False)) as display:
             done = comparing.perform(task, display)
         _require_page(done.page)
-        return keep(Comparison(done.comparison, task.request.folder))
+        found = Comparison(done.comparison, task.request.folder)
+        found.require(*task.required)
+        return keep(found)
 
 
 @_with_keywords_of(DiagnosisOptions)
@@ -213,7 +216,11 @@ def _read(
 
 def _command_line(kind: type[Options], given: Mapping[str, Any]) -> list[str]:
     words = [
-        word for f in fields(kind) if f.name in given for word in _option(f.name, given[f.name], f.default)
+        word
+        for f in fields(kind)
+        if f.name in given
+        for value in _each(given[f.name], several=f.metadata.get("kind") == "texts")
+        for word in _option(f.name, value, f.default)
     ]
     words += ["-m"] if _flag("module", given.get("module", False)) else []
     program, args = given.get("program"), given.get("args", ())
@@ -222,6 +229,11 @@ def _command_line(kind: type[Options], given: Mapping[str, Any]) -> list[str]:
     if program is None and args:
         raise UsageError(f"args was given {args!r} without a program; name one.")
     return [*words, "--", *([] if program is None else [_text("program", program)]), *map(os.fspath, args)]
+
+
+def _each(value: Any, several: bool) -> Sequence[Any]:
+    """The values of an option that may be given several times."""
+    return value if several and not isinstance(value, str) and isinstance(value, Sequence) else [value]
 
 
 def _option(name: str, value: Any, default: Any) -> list[str]:

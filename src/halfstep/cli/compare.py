@@ -21,10 +21,21 @@ from halfstep.cli.options import (
     given_options,
     program_options,
 )
-from halfstep.cli.outputs import held, json_path_of, new_folder, page_or_reason, page_or_said, write_json
+from halfstep.cli.outputs import (
+    held,
+    json_path_of,
+    new_folder,
+    page_or_reason,
+    page_or_said,
+    print_required,
+    write_json,
+    write_text,
+)
+from halfstep.cli.project import required_by_project
 from halfstep.comparison.fit import FitOption, parse_fit, parse_size
 from halfstep.comparison.options import ComparisonOptions
 from halfstep.comparison.request import Request, Stored, check_owner, resumed, stored
+from halfstep.comparison.requirements import Term, parse_requirements
 from halfstep.comparison.running import Display
 from halfstep.comparison.statistics.tolerance import parse_tolerance
 from halfstep.diagnosis.loading import stored as diagnoses
@@ -48,6 +59,7 @@ def compare(**options: Any) -> int:
 
     from halfstep.report import terminal
 
+    options["require"] = (*required_by_project(), *options["require"])
     task = prepare(ComparisonOptions(**options), given_options())
     err, console = Console(stderr=True), Console(stderr=options["json"] == "-")
     with held(task.request.folder):
@@ -62,6 +74,7 @@ def compare(**options: Any) -> int:
     console.print(terminal.table(done.comparison, page=page), crop=False)
     if isinstance(done.page, UsageError):
         raise done.page
+    print_required(done.comparison, task.required, console)
     return 0 if any(trial["status"] == "ok" for trial in done.comparison["trials"]) else 1
 
 
@@ -72,6 +85,8 @@ class Task:
     request: Request
     old: Stored | None
     json: Path | None
+    markdown: Path | None
+    required: tuple[Term, ...]
 
 
 @dataclass(frozen=True)
@@ -127,18 +142,30 @@ def prepare(options: ComparisonOptions, given: Collection[str]) -> Task:
     check_launcher(request.launch)
     if request.fresh:
         check_size(request.folder)
-    return Task(request, old, json_path_of(options.json))
+    required = parse_requirements(_texts(options.require))
+    unasked = [
+        t.precision for t in required if request.recipes is not None and t.precision not in request.recipes
+    ]
+    if unasked:
+        raise UsageError(
+            f"--require names {unasked[0]}, which is not compared; --precisions has {', '.join(request.recipes or ())}."
+        )
+    json, markdown = json_path_of(options.json), json_path_of(options.markdown, "--markdown")
+    return Task(request, old, json, markdown, required)
 
 
 def perform(task: Task, display: Display) -> Done:
     """Run the trials and write the page and the JSON; the folder has to be :func:`held`."""
     from halfstep.report.compared import compare as compared
+    from halfstep.report.markdown import markdown
     from halfstep.report.page import write as write_page
 
     comparison = codec.write(compared(task.request, display, task.old))
     target = task.request.folder / "report.html"
     page = page_or_reason(lambda: write_page(comparison, target, diagnoses(task.request.folder)))
     write_json(comparison, task.json)
+    if task.markdown is not None:
+        write_text(markdown(comparison), task.markdown)
     return Done(comparison, page)
 
 
@@ -161,7 +188,15 @@ def _given_again(request: Request, given: Collection[str]) -> dict[str, Any]:
     if "out" in given:
         raise UsageError("--resume DIR goes on in DIR itself; leave --out out.")
     names = {"precisions": "recipes", "fit_batch": "fit"}
-    fields_given = {names.get(name, name) for name in given} - {"json", "resume", "program", "args", "module"}
+    fields_given = {names.get(name, name) for name in given} - {
+        "json",
+        "markdown",
+        "require",
+        "resume",
+        "program",
+        "args",
+        "module",
+    }
     if request.program:
         fields_given |= {"program", "arguments", "module"}
     return {name: request.option(name) for name in fields_given}

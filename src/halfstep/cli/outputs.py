@@ -6,14 +6,19 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from halfstep.comparison.requirements import Term
 from halfstep.diagnosis.loading import holds_comparison, place_in
 from halfstep.errors import HalfstepError, Unsupported, UsageError
 from halfstep.files import json_text
 from halfstep.options import StrPath
+from halfstep.safe_text import clean
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def new_folder(out: StrPath | None, program: str) -> Path:
@@ -133,14 +138,14 @@ def page_or_none(write: Callable[[], Path]) -> Path | None:
     return page_or_said(page)
 
 
-def json_path_of(json_file: StrPath | None) -> Path | None:
-    """Where ``--json`` goes, found to be writable before any training.
+def json_path_of(json_file: StrPath | None, option: str = "--json") -> Path | None:
+    """Where the file of an option goes, found to be writable before any training.
 
     Raises:
         UsageError: it cannot be written.
     """
     if json_file == "":
-        raise UsageError("--json was given no file; name one, or - for stdout.")
+        raise UsageError(f"{option} was given no file; name one, or - for stdout.")
     if json_file is None or json_file == "-":
         return None if json_file is None else Path("-")
     path = Path(json_file).absolute()
@@ -150,16 +155,32 @@ def json_path_of(json_file: StrPath | None) -> Path | None:
             pass
     except OSError as error:
         raise UsageError(
-            f"Cannot write {os.fspath(json_file)!r} ({error.strerror}); give --json a file you may write."
+            f"Cannot write {os.fspath(json_file)!r} ({error.strerror}); give {option} a file you may write."
         ) from None
     return path
+
+
+def print_required(comparison: dict[str, Any], terms: Sequence[Term], console: Console) -> None:
+    """Print whether what was required holds.
+
+    Raises:
+        Unmet: something does not, or the data cannot tell.
+    """
+    from halfstep.report.loading import Comparison
+
+    for sentence in Comparison(comparison, Path()).require(*terms):
+        console.print(clean(sentence), markup=False, highlight=False, soft_wrap=True)
 
 
 def write_json(data: dict[str, Any], path: Path | None) -> None:
     """Write ``data`` where :func:`json_path_of` said: nowhere, to stdout, or to a file."""
     if path is None:
         return
-    text = json_text(data, indent=1)
+    write_text(json_text(data, indent=1), path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text where :func:`json_path_of` said: to stdout, or to a file."""
     if str(path) == "-":
         print(text)
     else:

@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-from halfstep.cli.outputs import json_path_of, page_or_none, write_json
+from halfstep.cli.outputs import json_path_of, page_or_none, print_required, write_json, write_text
+from halfstep.cli.project import required_by_project
+from halfstep.comparison.requirements import parse_requirements
 from halfstep.diagnosis.loading import holds_comparison, stored
 from halfstep.errors import UsageError
 
@@ -22,7 +24,18 @@ from halfstep.errors import UsageError
     metavar="FILE",
     help="Write the comparison or diagnosis as JSON to FILE; - for stdout.",
 )
-def report(folder: str, csv_file: str | None, json_file: str | None) -> None:
+@click.option("--require", "required", metavar="RULE", multiple=True, help="What has to be shown, as for compare: "
+    "exit code 1 where it does not hold, 3 where the data cannot tell.")  # fmt: skip
+@click.option(
+    "--markdown", "markdown_file", metavar="FILE", help="Write the table as Markdown to FILE; - for stdout."
+)
+def report(
+    folder: str,
+    csv_file: str | None,
+    json_file: str | None,
+    required: tuple[str, ...],
+    markdown_file: str | None,
+) -> int:
     """Draw the table and the page of what is in FOLDER again.
 
     Of a comparison, finished or not, from its records; what `halfstep diagnose --out FOLDER` has found since is a
@@ -33,23 +46,30 @@ def report(folder: str, csv_file: str | None, json_file: str | None) -> None:
     from halfstep.comparison.tables import write_csv
     from halfstep.report import terminal
     from halfstep.report.loading import rebuild
+    from halfstep.report.markdown import markdown
     from halfstep.report.page import write
 
     if folder == "":
         raise UsageError("halfstep report was given no folder; name one.")
     if csv_file == "":
         raise UsageError("--csv was given no file; name one, or leave it out.")
-    json_path = json_path_of(json_file)
+    json_path, markdown_path = json_path_of(json_file), json_path_of(markdown_file, "--markdown")
+    terms = parse_requirements((*required_by_project(), *required))
     diagnoses = stored(Path(folder))
     if diagnoses and not holds_comparison(Path(folder)):
         _diagnosis(diagnoses[0], Path(folder), csv_file, json_path)
-        return
+        return 0
     comparison = rebuild(folder)
     page = page_or_none(lambda: write(comparison.data, Path(folder) / "report.html", diagnoses))
     if csv_file is not None:
         write_csv(comparison.data, csv_file)
     write_json(comparison.data, json_path)
-    Console(stderr=json_file == "-").print(terminal.table(comparison.data, page=page), crop=False)
+    if markdown_path is not None:
+        write_text(markdown(comparison.data), markdown_path)
+    console = Console(stderr="-" in (json_file, markdown_file))
+    console.print(terminal.table(comparison.data, page=page), crop=False)
+    print_required(comparison.data, terms, console)
+    return 0
 
 
 def _diagnosis(found: dict[str, Any], folder: Path, csv_file: str | None, json_path: Path | None) -> None:

@@ -60,6 +60,15 @@ class ComparisonOptions(CallOptions):
             PREFER,
         ),
     )
+    require: str | Sequence[str] = field(
+        default=(),
+        metadata=told(
+            "What has to be shown, e.g. 'bf16: no worse, speed >= 1.2, memory <= 0.9': exit code 1 where it does not "
+            "hold, 3 where the data cannot tell. May be given again, also in pyproject.toml: [tool.halfstep], require.",
+            "texts",
+            "RULE",
+        ),
+    )
     fit_batch: str | None = field(
         default=None,
         metadata=told(
@@ -87,6 +96,12 @@ class ComparisonOptions(CallOptions):
     json: StrPath | None = field(
         default=None,
         metadata=told("Also write the comparison as JSON to FILE; - for stdout.", metavar="FILE"),
+    )
+    markdown: StrPath | None = field(
+        default=None,
+        metadata=told(
+            "Also write the table as Markdown to FILE, for the summary of a CI job.", metavar="FILE"
+        ),
     )
     launch: str | Sequence[str] = field(
         default="",

@@ -26,7 +26,7 @@ def grid(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
         return
     notes: dict[str, int] = {}
     metered = any(row.energy for row in comparison.verdicts)
-    rows = [[sheet.spelled(cell) for cell in _cells(row, notes, metered)] for row in comparison.verdicts]
+    rows = [[sheet.spelled(cell) for cell in cells_of(row, notes, metered)] for row in comparison.verdicts]
     widths = [_width(column) for column in zip(*rows, strict=True)]
     shown = sheet.fitting(widths)
     yield from sheet.row([Cell("", cell.label, "dim") for cell in rows[0][:shown]], widths[:shown])
@@ -55,7 +55,7 @@ def _stacked(cells: list[Cell], widths: list[int], sheet: Sheet) -> Iterator[Tex
         yield from sheet.row(line, widths)
 
 
-def _cells(row: PrecisionRow, notes: dict[str, int], metered: bool) -> list[Cell]:
+def cells_of(row: PrecisionRow, notes: dict[str, int], metered: bool) -> list[Cell]:
     """The figures of a row, the weightiest first."""
     return [
         Cell("precision", row.precision, "bold"),

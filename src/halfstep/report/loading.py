@@ -10,6 +10,7 @@ from typing import Any, Literal, overload
 from halfstep import codec
 from halfstep.comparison import model, tables
 from halfstep.comparison.model import SCHEMA
+from halfstep.comparison.requirements import Term, Unmet, exit_code, judge, parse_requirements
 from halfstep.diagnosis.loading import stored as diagnoses
 from halfstep.diagnosis.model import Diagnosis as DiagnosisValue
 from halfstep.errors import UsageError
@@ -17,6 +18,7 @@ from halfstep.files import read_json
 from halfstep.options import StrPath
 from halfstep.plural import count
 from halfstep.report.compared import rebuilt
+from halfstep.report.words.requirements import requirement_words
 from halfstep.safe_text import clean
 
 Table = Literal["trials", "precisions", "steps"]
@@ -43,6 +45,26 @@ class Comparison:
     def recommendation(self) -> dict[str, Any]:
         """Which precision to use, the reasons, and the lines that make it permanent."""
         return dict(self.data["recommendation"])
+
+    def require(self, *required: str | Term) -> list[str]:
+        """Whether what is required holds, a sentence each.
+
+        Args:
+            required: as ``--require`` takes it, e.g. ``"bf16: no worse, speed >= 1.2"``.
+
+        Raises:
+            Unmet: something does not hold (``exit_code`` 1), or the data cannot tell (3).
+            UsageError: a text that is no requirement.
+        """
+        terms = [
+            t for each in required for t in (parse_requirements([each]) if isinstance(each, str) else (each,))
+        ]
+        found = codec.read(model.Comparison, self.data)
+        judged = judge(terms, found)
+        said = {each: requirement_words(each, found) for each in judged}
+        if exit_code(judged):
+            raise Unmet([said[each] for each in judged if each.answer != "holds"], exit_code(judged))
+        return list(said.values())
 
     def table(self) -> list[dict[str, Any]]:
         """One flat row per precision: figures, ends of intervals and verdicts; None where absent."""

@@ -1,0 +1,52 @@
+"""The table as Markdown, for the summary of a CI job, a pull request, or notes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from halfstep.codec import clean
+from halfstep.report.grid import cells_of
+from halfstep.report.reading import read
+
+#: of the table's columns, those that are told: a reason stands in the notes beneath
+_COLUMNS = (
+    "precision",
+    "status",
+    "step time",
+    "speed",
+    "memory ratio",
+    "energy ratio",
+    "final loss",
+    "loss",
+    "ran as",
+)
+
+
+def markdown(comparison: Mapping[str, Any]) -> str:
+    """The headline, the table and its notes."""
+    found = read(comparison)
+    notes: dict[str, int] = {}
+    metered = any(row.energy for row in found.verdicts)
+    rows = [{cell.label: cell.text for cell in cells_of(row, notes, metered)} for row in found.verdicts]
+    shown = [name for name in _COLUMNS if any(row.get(name) for row in rows)]
+    lines = [
+        f"**{_plain(found.recommendation.headline or '')}**",
+        "",
+        _row(shown),
+        _row("---" for _ in shown),
+        *(_row(row.get(name, "") for name in shown) for row in rows),
+    ]
+    if notes:
+        lines += ["", *(f"[{n}] {_plain(reason)}  " for reason, n in notes.items())]
+    return "\n".join(lines)
+
+
+def _row(texts: Any) -> str:
+    return f"| {' | '.join(_plain(text) for text in texts)} |"
+
+
+def _plain(text: str) -> str:
+    """A text that Markdown shows as it is: no markup of its own, no end of a cell."""
+    text = clean(text).replace("\n", " ")
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>|#" else c for c in text)

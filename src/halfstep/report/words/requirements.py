@@ -1,0 +1,62 @@
+"""Whether what was required holds, a sentence each."""
+
+from __future__ import annotations
+
+from halfstep.comparison.model import Comparison, PrecisionRow, Quality, Ratio
+from halfstep.comparison.requirements import NO_WORSE, RATIOS, Judged, Term
+from halfstep.report.words.ratios import times
+
+_FEW = "run with --repeats 6 or more"
+
+
+def requirement_words(judged: Judged, comparison: Comparison) -> str:
+    """``bf16: speed >= 1.2 does not hold: it is 1.13× (95 % interval 1.08× to 1.18×).``"""
+    asked = f"{judged.term.precision}: {_asked(judged.term)}"
+    if judged.evidence.table is None:
+        return f"{asked} does not hold: {judged.term.precision} was not compared; name it in --precisions."
+    row = comparison.verdicts[judged.evidence.row]
+    said = {
+        "holds": "holds",
+        "fails": "does not hold",
+        "not_known": "is not known to hold",
+    }[judged.answer]
+    return f"{asked} {said}: {_because(judged, row)}."
+
+
+def _asked(term: Term) -> str:
+    return NO_WORSE if term.what == NO_WORSE else f"{term.what} {term.sign} {term.bound:g}"
+
+
+def _because(judged: Judged, row: PrecisionRow) -> str:
+    if judged.evidence.field == "status":
+        return (
+            f"it {row.status.replace('_', ' ')}: {row.reason.rstrip('.')}"
+            if row.reason
+            else f"it {row.status}"
+        )
+    if judged.term.what == NO_WORSE:
+        return _quality(row.quality)
+    return _ratio(getattr(row, RATIOS[judged.term.what]), judged.term, row)
+
+
+def _quality(quality: Quality) -> str:
+    told = quality.words.rstrip(".")
+    cure = "; run with more --seeds, or name a --tolerance"
+    return told + (cure if quality.kind in ("one_seed", "no_difference_seen") else "")
+
+
+def _ratio(ratio: Ratio | None, term: Term, row: PrecisionRow) -> str:
+    if row.precision == row.baseline:
+        return f"{row.precision} is the baseline"
+    if ratio is None:
+        absent = {
+            "speed": row.step_time_absent,
+            "memory": row.peak_memory_absent,
+            "energy": row.energy_absent,
+        }
+        return f"it was not measured ({absent[term.what] or 'for the baseline neither'})"
+    if ratio.disturbed:
+        return f"it is {times(ratio.value)}, but other work disturbed every trial"
+    if ratio.low is None or ratio.high is None:
+        return f"it is {times(ratio.value)}, of too few trials for an interval; {_FEW}"
+    return f"it is {times(ratio.value)} (95 % interval {times(ratio.low)} to {times(ratio.high)})"
