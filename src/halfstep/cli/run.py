@@ -42,7 +42,7 @@ def _check_record(record: str | None, target: Target) -> None:
     metavar="K",
     help="Shift every seed that the program sets by K.",
 )
-@click.option("--record", metavar="FILE", help="Write what happens to FILE, one JSON object a line.")
+@click.option("--record", metavar="FILE", help="Write what happens to FILE, one JSON object per line.")
 @run_options
 @click.option("--repeat", type=int, default=0, hidden=True)
 @click.option("--watch", is_flag=True, hidden=True)

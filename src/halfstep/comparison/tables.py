@@ -18,7 +18,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def precisions(comparison: Mapping[str, Any]) -> list[Row]:
-    """One flat row a precision; the ends of an interval are ``_low`` and ``_high``."""
+    """One flat row per precision; the ends of an interval are ``_low`` and ``_high``."""
     return _even(
         {
             **{name: v.get(name) for name in ("precision", "baseline", "status", "ran_as", "trials")},
@@ -51,7 +51,7 @@ _PLAIN = (
 
 
 def trials(comparison: Mapping[str, Any]) -> list[Row]:
-    """One flat row a trial; the parts of memory, shares of products and final logged figures are columns."""
+    """One flat row per trial; the parts of memory, shares of products and final logged figures are columns."""
     return _even(
         {
             **{name: t.get(name) for name in _PLAIN},
@@ -74,7 +74,7 @@ def trials(comparison: Mapping[str, Any]) -> list[Row]:
 
 
 def steps(comparison: Mapping[str, Any]) -> list[Row]:
-    """Long format: one row a step and figure (``loss``, ``seconds`` and what was logged) of each trial."""
+    """Long format: one row per step and figure (``loss``, ``seconds`` and what was logged) of each trial."""
     return [
         {
             **{k: t.get(k) for k in ("precision", "seed", "repeat")},
@@ -105,7 +105,7 @@ def _even(rows: Iterator[Row]) -> list[Row]:
 
 
 def write_csv(comparison: Mapping[str, Any], path: str | Path) -> tuple[Path, Path]:
-    """Write one row a trial to ``path``, and the steps beside it (``NAME-steps.csv``); returns both paths.
+    """Write one row per trial to ``path``, and the steps beside it (``NAME-steps.csv``); returns both paths.
 
     Raises:
         UsageError: a file cannot be written.

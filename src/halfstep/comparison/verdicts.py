@@ -1,4 +1,4 @@
-"""Trials side by side: one row a precision, the baseline first."""
+"""Trials side by side: one row per precision, the baseline first."""
 
 from __future__ import annotations
 

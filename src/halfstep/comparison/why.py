@@ -1,7 +1,8 @@
 """Why a precision is no faster, and why it needs no less memory: what was measured, as a short list.
 
-Each entry has its words, its share (of the step, of the peak; the shares of a list sum to one, facts have none), of
-several trials the range of the share, and the figure of the comparison object that it rests on.
+Each entry has its share (of the step, of the peak; the shares of a list sum to one, facts have none), of several
+trials the range of the share, and the figure of the comparison that it rests on; its words are made in
+:mod:`halfstep.report.words.explanations`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One row a layer: for weights, activations, gradients and updates, exponents and what the precision does."""
+"""One row per layer: for weights, activations, gradients and updates, exponents and what the precision does."""
 
 from __future__ import annotations
 

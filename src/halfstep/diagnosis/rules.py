@@ -1,4 +1,4 @@
-"""The rules: what is seen in a watched trial -> findings. A row a rule, each with its test in the gallery."""
+"""The rules: what is seen in a watched trial -> findings. One function per rule, each with its test in the gallery."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs a diagnosis: the program watched in a precision and in fp32, a process each, and the remedies if asked."""
+"""Runs a diagnosis: the program is watched in a precision and in fp32; if asked, it is run with the remedies, too."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ TICK_SECONDS = 1.0
 
 
 class RunMeters:
-    """Peak memory, joules and other load of a run; joules a step and load between two ends of steps.
+    """Peak memory, joules and other load of a run; joules per step and load between two ends of steps.
 
     The joules of the whole are until the program's end.
 

@@ -1,4 +1,4 @@
-"""What a trial leaves behind: JSON Lines, one event a line, flushed, so that a killed run is still readable.
+"""What a trial leaves behind: JSON Lines, one event per line, flushed, so that a killed run is still readable.
 
 Events, in the order in which they appear (every one has ``event`` and ``at``, seconds since the start):
 
@@ -12,7 +12,7 @@ Events, in the order in which they appear (every one has ``event`` and ``at``, s
 - ``step``: index from 0, loss, seconds since the step before, skipped, loss_scale, sampled
 - ``skip``: a step that was left out: step, scale, reason
 - ``sample``: memory breakdown, FLOPs of matrix products by dtype, which kinds of product were computed in fp32 units,
-  samples a step, bytes that ranks summed by format; a second one: shares of a step's time
+  samples per step, bytes that ranks summed by format; a second one: shares of a step's time
 - ``region``: where the precision holds: its ``kind`` is ``model``, ``layers``, ``parameters``, ``own`` or ``framework``
 - ``stored``: what the sampled step held in memory, in bytes: ``weights``, ``gradients`` and ``optimizer``, each
   {format: bytes}, and ``absent`` {part: reason} for what could not be measured
@@ -25,7 +25,7 @@ Events, in the order in which they appear (every one has ``event`` and ``at``, s
 - ``absent``: halfstep itself failed to look: ``look``, what the record lacks, and the reason; the program went on
 - ``warning``: something the user should know, in words
 - ``lost``: how many lines could not be written, and why: the record cannot be used
-- ``end``: status, exit code, reason, where it was raised, peak memory, energy and joules a step, other load, and in a
+- ``end``: status, exit code, reason, where it was raised, peak memory, energy and joules per step, other load, and in a
   trial of a comparison the files of the day that it read
 """
 

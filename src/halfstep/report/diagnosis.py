@@ -39,7 +39,6 @@ PARTS: dict[NumberKind, str] = {
     "inputs": "inputs of products", "activations": "activations", "gradients": "gradients", "weights": "weights",
     "updates": "updates",
 }  # fmt: skip
-Raw = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class View:
                 yield sheet.whole(name, clean(said), "cyan")
 
 
-def view(diagnosis: Raw, page: Path | None = None) -> View:
+def view(diagnosis: Mapping[str, Any], page: Path | None = None) -> View:
     """A rich renderable of the object that ``halfstep diagnose --json`` writes."""
     return View(read(Diagnosis, diagnosis), page)
 

@@ -34,10 +34,9 @@ KINDS: dict[NumberKind, str] = {
 #: exponents below are drawn at the left edge, above at the right
 _LOW, _HIGH = -60, 30
 _SCALE = [[0.0, "rgba(90,125,245,0.06)"], [0.35, "rgba(90,125,245,0.45)"], [1.0, "rgba(90,125,245,1)"]]
-Raw = Mapping[str, Any]
 
 
-def write(diagnosis: Raw, path: Path) -> Path:
+def write(diagnosis: Mapping[str, Any], path: Path) -> Path:
     """Draw the object of ``halfstep diagnose --json`` into one HTML file; returns its path.
 
     Raises:
@@ -52,7 +51,7 @@ def write(diagnosis: Raw, path: Path) -> Path:
     return path
 
 
-def render(diagnosis: Raw) -> str:
+def render(diagnosis: Mapping[str, Any]) -> str:
     """The page as text."""
     diagnosis = masked(diagnosis)
     found = read(Diagnosis, diagnosis)

@@ -1,4 +1,4 @@
-"""The table in the terminal: a row a precision, each figure over its interval, at any width."""
+"""The table in the terminal: one row per precision, each figure over its interval, at any width."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from halfstep.report.layout import Cell, Sheet
 from halfstep.report.reading import loss_words, no_interval, why_absent
 
 _INDENT = 4
-#: what needs its column to be read; beneath a row it is left out
-_SAYS_NOTHING = ("", "baseline", "absent", "0 steps", "ok")
 _UNSURE = "not significant"
 
 
@@ -33,7 +31,7 @@ def grid(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
     for row, cells in zip(comparison.verdicts, rows, strict=True):
         yield from _stacked(cells[:shown], widths[:shown], sheet)
         reason = [Cell("", row.reason, words=True)] if row.reason else []
-        beneath = [cell for cell in cells[shown:] if cell.text not in _SAYS_NOTHING]
+        beneath = [cell for cell in cells[shown:] if cell.text and not cell.of_column]
         yield from sheet.flow(sheet.pieces([*beneath, *reason]), _INDENT, _INDENT)
     yield from _notes(notes, sheet)
     yield from _no_energy(comparison, metered, sheet)
@@ -57,6 +55,8 @@ def _stacked(cells: list[Cell], widths: list[int], sheet: Sheet) -> Iterator[Tex
 
 def cells_of(row: PrecisionRow, notes: dict[str, int], metered: bool) -> list[Cell]:
     """The figures of a row, the weightiest first."""
+    colour = {"ok": "green", "unsupported": "yellow"}.get(row.status, "red")
+    skipped = "" if row.skipped_steps is None else count(row.skipped_steps, "step")
     return [
         Cell("precision", row.precision, "bold"),
         _figure("step time", row, row.step_time, row.step_time_absent, "s", notes),
@@ -64,10 +64,10 @@ def cells_of(row: PrecisionRow, notes: dict[str, int], metered: bool) -> list[Ce
         _figure("peak memory", row, row.peak_memory, row.peak_memory_absent, "B", notes),
         _ratio("memory ratio", row, row.memory_ratio, row.peak_memory_absent, notes, better=lambda x: x < 1),
         *(_energy(row, notes) if metered else []),
-        Cell("status", *_status(row)),
+        Cell("status", units.status(row.status), colour, of_column=row.status == "ok"),
         _figure("final loss", row, row.final, why_absent(row), "", notes),
         Cell("loss", loss_words(row), words=True),
-        Cell("skipped", "" if row.skipped_steps is None else count(row.skipped_steps, "step")),
+        Cell("skipped", skipped, of_column=not row.skipped_steps),
         Cell("ran as", row.ran_as or "", words=True),
         Cell("stored", stored.words(row.held), words=True),
     ]
@@ -90,8 +90,10 @@ def _figure(
 ) -> Cell:
     """A figure over its interval; what is absent, or has no interval, points to a note with the reason."""
     if figure is None:
-        told_beneath = absent == row.reason
-        return Cell(label, "absent" if told_beneath else f"absent [{_note(notes, absent or '')}]", "dim")
+        told = absent == row.reason  # beneath the row
+        return Cell(
+            label, "absent" if told else f"absent [{_note(notes, absent or '')}]", "dim", of_column=told
+        )
     flat = units.pm(figure.value, figure.low, figure.high, unit)
     if figure.low is None or figure.high is None:
         return Cell(label, f"{flat} [{_note(notes, no_interval(row, figure))}]")
@@ -109,7 +111,7 @@ def _ratio(
 ) -> Cell:
     """A ratio to the baseline: coloured where it is significant, dim and said to be none where it is not."""
     if row.is_baseline:
-        return Cell(label, "baseline", "dim")
+        return Cell(label, "baseline", "dim", of_column=True)
     cell = _figure(label, row, figure, absent, "×", notes)
     if figure is None:
         return cell
@@ -122,10 +124,6 @@ def _ratio(
 
 def _note(notes: dict[str, int], reason: str) -> int:
     return notes.setdefault(reason, len(notes) + 1)
-
-
-def _status(row: PrecisionRow) -> tuple[str, str]:
-    return units.status(row.status), {"ok": "green", "unsupported": "yellow"}.get(row.status, "red")
 
 
 def _notes(notes: Mapping[str, int], sheet: Sheet) -> Iterator[Text]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -19,7 +19,7 @@ _ASCII = str.maketrans(
 class Cell:
     """A labelled part of a row: `words` are prose and may wrap, a figure never does.
 
-    In a column it is the lines of its `stack`, if it has any; elsewhere its text.
+    In a column it is the lines of its `stack`, if it has any; elsewhere its text, or nothing if it is `of_column`.
     """
 
     label: str
@@ -27,6 +27,7 @@ class Cell:
     style: str = ""
     words: bool = False
     stack: tuple[str, ...] = ()
+    of_column: bool = False
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -48,7 +49,7 @@ class Sheet:
     def spelled(self, cell: Cell) -> Cell:
         """The cell in characters that the sheet has."""
         stack = tuple(map(self.spell, cell.stack))
-        return Cell(self.spell(cell.label), self.spell(cell.text), cell.style, cell.words, stack)
+        return replace(cell, label=self.spell(cell.label), text=self.spell(cell.text), stack=stack)
 
     def fitting(self, widths: Sequence[int]) -> int:
         """How many columns of these widths fit side by side; at least one."""
@@ -88,7 +89,7 @@ class Sheet:
         return line
 
     def words(self, text: str, style: str = "") -> list[Text]:
-        """Prose as pieces, one a word."""
+        """Prose as pieces, one per word."""
         return [Text(word, style) for word in self.spell(text).split()]
 
     def pieces(self, cells: Sequence[Cell]) -> Iterator[Text]:

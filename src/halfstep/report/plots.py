@@ -174,7 +174,7 @@ def step_times(comparison: Comparison, colours: dict[str, int]) -> Figure:
 
 
 def loss_scale(comparison: Comparison, colours: dict[str, int]) -> Figure:
-    """The loss scale by step, a line a trial, on a scale of powers of two."""
+    """The loss scale by step, one line per trial, on a scale of powers of two."""
     data = []
     for trial in comparison.trials:
         if any(scale > 0 for _, scale in trial.loss_scale):
@@ -200,7 +200,7 @@ def loss_scale(comparison: Comparison, colours: dict[str, int]) -> Figure:
 
 
 def logged(comparison: Comparison, colours: dict[str, int], name: str) -> Figure:
-    """A figure of the script's own by step, a line a trial."""
+    """A figure of the script's own by step, one line per trial."""
     data = [
         traces.line(trial.logged[name], trial.precision, f"@p{colours[trial.precision]}")
         for trial in comparison.trials

@@ -1,4 +1,4 @@
-"""Trials as they run: live bars on a terminal, one plain line a beginning and an end elsewhere."""
+"""Trials as they run: live bars on a terminal, elsewhere a plain line at the beginning and the end of each."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def _row(row: PrecisionRow, trials: Sequence[TrialRow]) -> PrecisionRow:
         trials=row.trials or len(own),
         ran_as=row.ran_as or "",
         baseline=row.baseline or "",
-        step_time_absent=(row.step_time_absent if why == NOT_RECORDED else "") or why,
+        step_time_absent=(row.step_time_absent if row.status == "ok" and not row.emulated else "") or why,
         peak_memory_absent=next((t.peak_memory_absent for t in own if t.peak_memory_bytes is None), why),
         energy_absent=next((t.joules_per_step_absent for t in own if t.joules_per_step is None), why),
     )

@@ -1,4 +1,4 @@
-"""The comparison as text: a row a precision, whole figures at any width, plain words on any terminal."""
+"""The comparison as text: one row per precision, whole figures at any width, plain words on any terminal."""
 
 from __future__ import annotations
 

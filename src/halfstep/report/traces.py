@@ -107,7 +107,7 @@ def margin(edge: Sequence[float], size: float) -> list[Figure]:
 
 
 def intervals(at: Sequence[float], parts: Sequence[RunPart], name: str, colour: str) -> Figure:
-    """A dot a part with its band; hollow where the band holds zero: no difference is seen there."""
+    """One dot per part with its band; hollow where the band holds zero: no difference is seen there."""
     arms = {"array": [p.high - p.value for p in parts], "arrayminus": [p.value - p.low for p in parts]}
     told = [
         f"steps {p.first:,.0f} to {p.last:,.0f}: {p.value:+.3g} ({p.low:+.3g} to {p.high:+.3g})"

@@ -23,7 +23,7 @@ class Script:
         framework: what drives its training: a key of :data:`OWN_WORDS`.
         device: ``cpu`` or the accelerator's type.
         clipping: how it clips gradients, ``norm`` or ``value``; None where it does not.
-        passes: backward passes a step; more than one is accumulation.
+        passes: backward passes per step; more than one is accumulation.
         loop: whether it trains with an optimizer of Keras's in a loop of its own, without compile and fit.
     """
 

@@ -1,4 +1,4 @@
-"""Curves of a group of trials, one a seed: the loss, and whatever the script or its framework logged."""
+"""Curves of a group of trials, one per seed: the loss, and whatever the script or its framework logged."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def difference(ours: Curve, theirs: Curve) -> dict[int, float]:
 
 
 def area(curve: Curve) -> float | None:
-    """The mean over the run: the area under the curve a step. None where nothing is finite."""
+    """The mean over the run: the area under the curve per step. None where nothing is finite."""
     known = [value for value in curve.values() if countable(value)]
     return math.fsum(known) / len(known) if known else None
 

@@ -79,7 +79,7 @@ def median_over_runs(runs: Sequence[Sequence[float]]) -> Interval:
 
 
 def ratio_of_means(numerator: Sequence[float], denominator: Sequence[float]) -> Interval:
-    """The ratio of two geometric means of positive figures, one a trial, with its 95 % interval.
+    """The ratio of two geometric means of positive figures, one per trial, with its 95 % interval.
 
     Welch's unpooled t interval (1947) of the difference of the mean logarithms:
     freedom = (a + b)^2 / (a^2 / (n - 1) + b^2 / (m - 1)), a and b the squared standard errors of n and m trials.
@@ -112,7 +112,7 @@ def runs_to_tell(ratio: Interval, runs: int, worth: float) -> int | None:
 
     Args:
         ratio: a ratio with an interval.
-        runs: how many runs a side it rests on, 2 or more.
+        runs: how many runs it rests on, per side, 2 or more.
         worth: the least ratio that matters, above 1.
 
     Returns:

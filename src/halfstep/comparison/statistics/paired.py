@@ -1,4 +1,4 @@
-"""What paired differences say: one difference a seed, a precision against the baseline on the same seed.
+"""What paired differences say: one difference per seed, a precision against the baseline on the same seed.
 
 Few seeds are the rule, so every statement carries what it rests on. SciPy computes the distributions.
 
@@ -34,7 +34,7 @@ def paired(differences: Sequence[float], margin: float | None = None, comparison
     """What the differences say; with one of them, nothing but its value.
 
     Args:
-        differences: ours minus the baseline's, one a seed.
+        differences: ours minus the baseline's, one per seed.
         margin: how large a difference does not matter; None: not known.
         comparisons: how many precisions are compared, which the detectable difference allows for.
     """
@@ -147,7 +147,7 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
 
 @dataclass(frozen=True)
 class Band:
-    """Mean differences of curves, one value a part of the run, with a band that holds for all parts at once."""
+    """Mean differences of curves, one value per part of the run, with a band that holds for all parts at once."""
 
     mean: list[float]
     low: list[float]
