@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from halfstep.keras.capabilities import cpu_support, gpu_support
+from halfstep.keras.units import cpu_support, gpu_support
 
 from ..cli.running import halfstep, python
 from .conftest import skip_without

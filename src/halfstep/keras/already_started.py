@@ -1,4 +1,4 @@
-"""Refuses a takeover of Keras that comes too late to be right."""
+"""Refuses to take over Keras after the program has made layers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from halfstep.errors import UsageError
 
 
 def refuse_if_late() -> None:
-    """Raise if the program has already made layers, or an optimizer: their dtypes are settled.
+    """Check that the program has made no layer and no optimizer yet, whose dtypes could not be changed any more.
 
     Raises:
-        UsageError: it has; the message names the first.
+        UsageError: it has made some; the message names the first.
     """
-    # Keras numbers what it names by itself: an entry for each kind of object that was made.
+    # Keras numbers the objects that it names: there is an entry for each kind of object that was made.
     made = global_state.get_global_attribute("object_name_uids") or {}
     if made:
         first = next(iter(made))

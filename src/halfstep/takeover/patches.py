@@ -6,6 +6,9 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
+#: a function or method of a framework
+Method = Callable[..., Any]
+
 
 def descendants(cls: type) -> list[type]:
     """Every subclass of ``cls`` that exists, and theirs."""
@@ -25,14 +28,12 @@ class Patches:
         self._replaced.append((owner, name, vars(owner).get(name), own))
         setattr(owner, name, new)
 
-    def wrap(self, owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    def wrap(self, owner: Any, name: str, make: Callable[[Method], Method]) -> None:
         """Replace the function ``owner.name`` by ``make(it)``, keeping its name, docstring and signature."""
         original = getattr(owner, name)
         self.set(owner, name, functools.wraps(original)(make(original)))
 
-    def wrap_each(
-        self, owner: Any, names: Iterable[str], make: Callable[[Callable[..., Any]], Callable[..., Any]]
-    ) -> None:
+    def wrap_each(self, owner: Any, names: Iterable[str], make: Callable[[Method], Method]) -> None:
         """:meth:`wrap` those of ``names`` that ``owner`` has: no version of a framework has all of them."""
         for name in names:
             if hasattr(owner, name):

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from halfstep.keras.recording.recorder import Recorder, Seen
+from halfstep.keras.recording.recorder import Recorder
+from halfstep.keras.step import Seen
 from halfstep.record import NullWriter
 
 from ..conftest import BACKENDS, Turn

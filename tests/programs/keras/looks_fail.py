@@ -13,7 +13,7 @@ backend = keras.backend.backend()
 LOOKS = {
     "tensorflow": ["halfstep.keras.recording.products_tf.flops_of_graph"],
     "jax": ["halfstep.keras.recording.products_jax.flops_of_jaxpr"],
-    "torch": ["halfstep.keras.recording.sample._eager_counter"],
+    "torch": ["halfstep.pytorch.recording.products.ProductCounter.__enter__"],
 }[backend]
 with ExitStack() as stack:
     for look in [*LOOKS, "halfstep.keras.recording.stored._bytes_of", "halfstep.keras.recording.recorder._number"]:

@@ -1,110 +1,124 @@
-"""The few things that differ between Keras's backends: device, version, TF32, and copies of values."""
+"""What the takeover asks of Keras's backend when it puts a recipe into force."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-import keras
+from halfstep.errors import Unsupported
+from halfstep.keras import units
+from halfstep.keras.backends.runtime import Runtime
+from halfstep.keras.recording.sample import Sample
+from halfstep.precisions.recipes import Recipe
+from halfstep.takeover.base import Options, Takeover
+from halfstep.takeover.patches import Patches
 
-NAMES = {"tensorflow": "TensorFlow", "torch": "PyTorch", "jax": "JAX"}
-
-
-def name() -> str:
-    """The running backend: ``tensorflow``, ``torch`` or ``jax`` (others are not taken over)."""
-    return str(keras.backend.backend())
-
-
-def version() -> str:
-    """The running backend's own version."""
-    module: Any = __import__(name())
-    return str(module.__version__)
+if TYPE_CHECKING:
+    from halfstep.keras.loops.base import OwnLoop, Parts
 
 
-def device() -> str:
-    """``cpu``, or the kind of accelerator that the backend uses. Asking initialises nothing in TensorFlow."""
-    if name() == "tensorflow":
-        import tensorflow as tf
+class Backend(Runtime, ABC):
+    """One of Keras's backends.
 
-        return "cuda" if tf.config.list_physical_devices("GPU") else "cpu"
-    if name() == "jax":
-        import jax
+    Attributes:
+        name: Keras's name for it.
+        title: its own name.
+        emulated: whether the recipe's format is rounded to inside of fp32 tensors.
+        product_fields: the fields of a record's ``takeover`` event that tell of products in fp32 units.
+    """
 
-        platform = str(jax.default_backend())
-        return "cuda" if platform == "gpu" else platform
-    import torch
+    name: str
+    title: str
+    emulated = False
+    product_fields: Mapping[str, object] = {"fp32_units": [], "lists": None}
 
-    return torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"  # type: ignore[union-attr]
+    def attach(self, others: Sequence[Takeover]) -> None:
+        """Find among the takeovers that were made before the one that works below Keras's on this backend."""
 
+    @property
+    def version(self) -> str:
+        """The backend's own version."""
+        return str(import_module(self.name).__version__)
 
-def set_tf32(on: bool) -> None:
-    """Let fp32 products use TF32 units, or forbid it (both TensorFlow and JAX allow it where nothing is said)."""
-    if name() == "tensorflow":
-        import tensorflow as tf
+    @abstractmethod
+    def device(self) -> str:
+        """``cpu``, or the kind of accelerator that the backend uses."""
 
-        tf.config.experimental.enable_tensor_float_32_execution(on)
-    elif name() == "jax":
-        import jax
+    def accelerators(self) -> list[tuple[str, tuple[int, ...] | None]]:
+        """The name of each GPU that the backend sees, and its compute capability or None. Not used on PyTorch."""
+        return []
 
-        jax.config.update("jax_default_matmul_precision", "tensorfloat32" if on else "float32")
+    def support(self, precision: str) -> units.Row:
+        """How products in ``precision`` are computed on the device that the backend uses here."""
+        gpus = self.accelerators()
+        if gpus:
+            return units.gpu_support(precision, gpus[0][1])
+        return units.cpu_support(precision, units.flags())
 
+    def best(self) -> tuple[str, str]:
+        """The precision to begin with, and why: the first of bf16 and fp16 for which the device has units."""
+        for precision in ("bf16", "fp16"):
+            found = self.support(precision)
+            if found["kind"] == "native":
+                return precision, found["reason"]
+        return "fp32", f"no faster units here: {self.support('bf16')['reason']}"
 
-def copied(value: Any) -> Any:
-    """``value`` as it is now, whatever is assigned to its variable later; part of the graph where one is traced."""
-    if name() == "tensorflow":
-        import tensorflow as tf
+    def ran_as(self, options: Options) -> str:
+        """What the recipe runs as here, in words.
 
-        return tf.identity(value)
-    return value.detach().clone() if name() == "torch" else value
+        Raises:
+            Unsupported: it cannot be done here; the message has the reason.
+        """
+        recipe = options.recipe
+        if recipe.as_is:
+            return recipe.name
+        self._refuse_pytorch_only(options)
+        found = self.support(recipe.compute)
+        if found["kind"] == "impossible":
+            raise Unsupported(f"Precision {recipe.name} cannot run here: {found['reason']}.")
+        slow = self.software(recipe)
+        return f"{recipe.name}, {slow}'s own products in software" if slow else recipe.name
 
+    def software(self, recipe: Recipe) -> str | None:
+        """The name of the backend if it computes the recipe's products in software here; else None."""
+        slow = not recipe.as_is and self.support(recipe.compute)["kind"] == "emulated"
+        return self.title if slow else None
 
-def trace() -> Any:
-    """What JAX traces at the moment: values of one trace must not leave it. None on the other backends."""
-    if name() != "jax":
-        return None
-    from jax._src.core import trace_ctx
+    def _refuse_pytorch_only(self, options: Options) -> None:
+        """Raise for options that work in PyTorch alone."""
+        precision = options.recipe
+        sixteen = precision.compute in ("bf16", "fp16")
+        if precision.only_emulated:
+            raise Unsupported(
+                f"Precision {precision.name} cannot run here: halfstep emulates it in PyTorch, not in {self.title}."
+            )
+        if options.run.products == "fp32" and sixteen:
+            raise Unsupported(
+                f"--products fp32 is for PyTorch: {self.title} computes {precision.compute} products itself; "
+                "leave the option away."
+            )
+        if options.run.as_on is not None and sixteen:
+            raise Unsupported(
+                f"--as-on {options.run.as_on} is for PyTorch: in Keras every layer has a policy, which is the same on "
+                "every device; leave the option away."
+            )
+        if options.watch:
+            raise Unsupported(
+                f"A diagnosis looks into PyTorch, not into {self.title}; set KERAS_BACKEND to torch."
+            )
 
-    return trace_ctx.trace
+    def set_tf32(self, on: bool) -> None:
+        """Let fp32 products use TF32 units, or forbid it."""
 
+    def mix_operands(self, narrow: str, patches: Patches) -> None:
+        """Let one operation take operands of the dtype ``narrow`` beside float32 ones, where the backend does not."""
 
-def wait_for(value: Any) -> None:
-    """Return when ``value`` has been computed: JAX hands out arrays before, so that a clock would time the dispatch."""
-    if name() == "jax":
-        import jax
+    @abstractmethod
+    def sample(self) -> Sample:
+        """What looks closely at one step."""
 
-        jax.block_until_ready(value)
-
-
-def replicas() -> int:
-    """How many replicas of a model TensorFlow's strategy trains; 1 without one, and on the other backends."""
-    if name() != "tensorflow":
-        return 1
-    import tensorflow as tf
-
-    return int(tf.distribute.get_strategy().num_replicas_in_sync)
-
-
-def undivided(loss: Any) -> Any:
-    """The loss of a replica, which Keras divides by their number so that gradients may be added up."""
-    return loss if replicas() == 1 else loss * replicas()
-
-
-def reducible(finite: Any) -> Any:
-    """Whether gradients are finite, as a number of which a mean over replicas can be taken; None stays."""
-    return finite if finite is None or replicas() == 1 else keras.ops.cast(finite, "float32")
-
-
-def outside_of_graphs(make: Callable[[], Any]) -> None:
-    """Call ``make``, which makes variables, outside of whichever graph is being traced."""
-    if name() == "tensorflow":
-        import tensorflow as tf
-
-        with tf.init_scope():
-            make()
-    else:
-        make()
-
-
-def constant(value: float) -> Any:
-    """A float32 scalar of the backend."""
-    return keras.ops.convert_to_tensor(value, dtype="float32")
+    @abstractmethod
+    def own_loop(self, parts: Parts) -> OwnLoop:
+        """What guards and records loops of the script's own."""

@@ -1,75 +1,88 @@
-"""PyTorch's takeover beneath Keras's on that backend: its backward passes follow the scale of Keras's optimizers."""
+"""PyTorch under Keras: its own takeover works below Keras's, and its backward passes follow Keras's loss scales."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import torch
+
+from halfstep.keras.backends.base import Backend
+from halfstep.keras.recording.sample import Sample
 from halfstep.precisions.loss_scale import LossScale, NoScale, StaticScale
+from halfstep.precisions.recipes import Recipe
+from halfstep.pytorch import capabilities
+from halfstep.pytorch.recording.products import ProductCounter
+from halfstep.pytorch.takeover import Takeover as TakeoverBelow
+from halfstep.takeover.base import Options, Takeover
+
+if TYPE_CHECKING:
+    from halfstep.keras.loops.base import OwnLoop, Parts
 
 
-class NullBeneath:
-    """Another backend, or nothing beneath."""
+class PyTorch(Backend):
+    """Eager steps, whose products and backward passes are PyTorch's takeover's."""
 
-    emulated = False
+    name = "torch"
+    title = "PyTorch"
+    adjacent_steps = True
+    product_fields: Mapping[str, object] = {}  # they are in the event of PyTorch's takeover
 
-    @property
-    def steps(self) -> int:
-        """How many steps optimizers of ``torch.optim`` have made."""
-        return 0
+    def attach(self, others: Sequence[Takeover]) -> None:
+        self._below = next(other for other in others if isinstance(other, TakeoverBelow))
+        self.emulated = self._below.emulated
+        self._scaling = self._below.scaling
+        self._before_scaled_loss: LossScale | None = None
+        self._before_train_step: LossScale | None = None
 
-    def rests(self, rests: bool) -> None:
-        """Keras has scaled the loss of the pass to come; or that step is over."""
+    def device(self) -> str:
+        return self._below.device
 
-    def step_scale(self, scale: Any) -> None:
-        """A train_step begins whose optimizer has this scale; None: it is over."""
+    def best(self) -> tuple[str, str]:
+        return capabilities.best()
 
-    def stepped(self) -> None:
-        """An optimizer of Keras's has made a step: the backward passes so far were its own."""
+    def ran_as(self, options: Options) -> str:
+        return self._below.ran_as
 
+    def software(self, recipe: Recipe) -> str | None:
+        return None
 
-class Beneath(NullBeneath):
-    """What Keras tells it.
+    def sample(self) -> Sample:
+        return Sample(ProductCounter)
 
-    Args:
-        takeover: PyTorch's.
-    """
+    def own_loop(self, parts: Parts) -> OwnLoop:
+        from halfstep.keras.loops.torch import TorchLoop
 
-    def __init__(self, takeover: Any) -> None:
-        self.scaling = takeover.scaling
-        self.emulated = bool(takeover.emulated)
-        self._guards = bool(takeover.recipe.guards)
-        self._give_way = takeover.give_way
-        self._recorder = takeover.recorder
-        self._resting: LossScale | None = None
-        self._outside: LossScale | None = None
+        loop = TorchLoop(parts, self._scaling, self._below.recorder)
+        self._below.give_way(loop.before_backward)
+        return loop
 
-    @property
-    def steps(self) -> int:
-        return int(self._recorder.steps)
+    def all_finite(self, grads: Sequence[Any]) -> Any:
+        flags = [torch.isfinite(g).all() for g in grads if g is not None]
+        return torch.stack(flags or [torch.tensor(True)]).all()
 
-    def give_way(self, about_to_pass: Callable[[Sequence[Any]], None]) -> None:
-        """Let Keras's layers and optimizers decide; what a backward pass starts from is told to ``about_to_pass``."""
-        self._give_way(about_to_pass)
+    def copied(self, value: Any) -> Any:
+        return value.detach().clone()
 
-    def rests(self, rests: bool) -> None:
+    def loss_scaled(self, scaled: bool) -> None:
         """A loss that Keras has scaled must not be scaled again by ``backward``, nor its scale be taken for another."""
-        self.scaling.scaled_above = rests
-        if rests and self._resting is None:
-            self._resting, self.scaling.loss_scale = self.scaling.loss_scale, NoScale()
-        elif not rests and self._resting is not None:
-            self.scaling.loss_scale, self._resting = self._resting, None
+        self._scaling.scaled_above = scaled
+        if scaled and self._before_scaled_loss is None:
+            self._before_scaled_loss, self._scaling.loss_scale = self._scaling.loss_scale, NoScale()
+        elif not scaled and self._before_scaled_loss is not None:
+            self._scaling.loss_scale, self._before_scaled_loss = self._before_scaled_loss, None
 
-    def step_scale(self, scale: Any) -> None:
-        """A loss that Keras has not scaled is, by ``backward``, as its optimizer would have it. One synchronisation."""
-        if not self._guards:
+    def train_step_scale(self, scale: Any) -> None:
+        """``backward`` scales a loss that Keras has not scaled as its optimizer would. One synchronisation."""
+        if not self._below.recipe.guards:
             return
-        if scale is not None and self._outside is None and math.frexp(float(scale))[0] == 0.5:
-            self._outside, self.scaling.loss_scale = self.scaling.loss_scale, StaticScale(float(scale))
-        elif scale is None and self._outside is not None:
-            self.scaling.loss_scale, self._outside = self._outside, None
+        if scale is None and self._before_train_step is not None:
+            self._scaling.loss_scale, self._before_train_step = self._before_train_step, None
+        elif scale is not None and self._before_train_step is None and math.frexp(float(scale))[0] == 0.5:
+            self._before_train_step = self._scaling.loss_scale
+            self._scaling.loss_scale = StaticScale(float(scale))
 
     def stepped(self) -> None:
-        """PyTorch's recorder keeps their losses for a step of ``torch.optim``, which may be what trains instead."""
-        self._recorder.forget_passes()
+        """PyTorch's recorder keeps losses for a step of ``torch.optim``; the passes so far were not for one."""
+        self._below.recorder.forget_passes()

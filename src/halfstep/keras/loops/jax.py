@@ -1,32 +1,30 @@
 """JAX loops of the script's own: ``jax.grad`` and ``stateless_apply`` or ``apply`` of an optimizer of Keras's.
 
-A step whose gradients are not finite keeps the old values, by a selection inside the program. What lasts from step to
-step stays in Python: compiled programs ask for it, and tell of a step, by an ordered callback, which costs a call into
-Python for each.
+A step whose gradients are not finite keeps the old values, by a selection inside the program. The loss scale stays in
+Python: a compiled program asks for it, and reports each step, by an ordered callback. Each costs a call into Python.
+After a call of a compiled function that trains its steps are recorded, and one of them is examined.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Callable, Sequence
+from types import MethodType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 from jax.experimental import io_callback
 from keras.optimizers import LossScaleOptimizer
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
-from halfstep.keras.loops.jax_gradients import Gradients, all_finite
-from halfstep.keras.loops.jax_programs import Programs
-from halfstep.keras.recording.recorder import Seen
-from halfstep.takeover.patches import Patches
-
-if TYPE_CHECKING:
-    from halfstep.keras.takeover import Takeover
-
-Method = Callable[..., Any]
+from halfstep.keras.loops.base import OwnLoop, Parts
+from halfstep.keras.loops.jax_gradients import Gradients
+from halfstep.keras.recording.products_jax import shapes_of
+from halfstep.keras.step import Seen
+from halfstep.takeover.patches import Method, Patches
 
 UNSCALED = (
     "a step was made with gradients that no jax.grad or jax.value_and_grad of this program gave after Keras was "
@@ -38,109 +36,118 @@ UNGUARDED = (
 )
 
 
-class JaxLoops:
-    """Every gradient and every optimizer outside of Keras's own training."""
+class JaxLoop(OwnLoop):
+    """Every gradient, and every step outside of Keras's own training."""
 
-    def __init__(self, takeover: Takeover) -> None:
-        self._takeover = takeover
-        self._guards = takeover.recipe.guards
-        self._scale = takeover.recipe.loss_scale
-        self._programs = Programs(takeover, self)
-        self._gradients = Gradients(takeover, self._ask, self._saw)
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._scale = parts.recipe.loss_scale
+        self._calls: list[Program] = []
+        self._gradients = Gradients(self._guards, self._step, self._runtime, self._ask, self._add_loss)
         self._loss: float | None = None
         self._rows: list[Seen] = []
-        self._primary: weakref.ref[Any] | None = None
 
     def install(self, patches: Patches) -> None:
-        """Scale, guard and record."""
         self._gradients.install(patches)
         for cls in (BaseOptimizer, LossScaleOptimizer):
             patches.wrap(cls, "stateless_apply", self._stateless_apply)
-            patches.wrap(cls, "apply", self._apply)
-        self._programs.install(patches)
+            patches.wrap(cls, "apply", self._outermost(self._eager))
+        patches.wrap(jax, "jit", self._jit)
+        patches.wrap(keras.metrics.Mean, "update_state", self._update_state)
 
     @property
-    def optimizer(self) -> Any:
-        """The optimizer whose steps are counted: the first that ever stepped."""
-        return None if self._primary is None else self._primary()
+    def no_step(self) -> str:
+        return UNGUARDED if self._gradients.passes else ""
 
-    @property
-    def no_step(self) -> str | None:
-        """Why there may be gradients and no step; None where there are none either."""
-        return UNGUARDED if self._gradients.passes else None
+    def _update_state(self, original: Method) -> Method:
+        """In a train_step ``scale_loss`` is given a loss of the gradient's trace, but this metric one of the step's."""
 
-    def took_pass(self) -> bool:
-        """Whether ``jax.grad`` has been seen since the last time that this was asked."""
-        return self._gradients.took_pass()
+        def update_state(metric: Any, values: Any, *args: Any, **kwargs: Any) -> Any:
+            if metric.name == "loss":
+                self._step.loss_known(values)
+            return original(metric, values, *args, **kwargs)
+
+        return update_state
 
     def _stateless_apply(self, original: Method) -> Method:
         def stateless_apply(optimizer: Any, variables: Any, grads: Any, trainable: Any) -> Any:
-            if self._takeover.training or self._gradients.busy:
+            if self._step.training or self._step.busy:
                 return original(optimizer, variables, grads, trainable)
-            grads, finite, scale = list(grads), True, self._own_scale_of(optimizer, variables)
-            if self._guards and scale is None:
-                self._warn_unscaled()
-                finite = all_finite(grads)
-            with self._gradients.alone():
-                self._takeover.scaler.finite = None
+            grads, scale = list(grads), self._scaler.scale_of(optimizer, variables)
+            finite = self._checked(grads, scale)
+            with self._step.part_of_loop():
+                self._step.begin_apply()
                 new = original(optimizer, variables, grads, trainable)
-            if self._guards and scale is None:
-                new = jax.tree.map(
-                    lambda a, b: jnp.where(finite, a, b), new, _like(new, trainable, variables)
-                )
-            elif self._takeover.scaler.finite is not None:
-                finite = self._takeover.scaler.finite
-            self._step(optimizer, finite, scale)
+            if scale is None and self._guards:
+                old = jax.tree.unflatten(jax.tree.structure(new), jax.tree.leaves((trainable, variables)))
+                new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+            self._stepped(optimizer, finite, scale)
             return new
 
         return stateless_apply
 
-    def _apply(self, original: Method) -> Method:
-        """A step outside of every compiled program: JAX has the values, so that a bad one is left out."""
+    def _eager(self, optimizer: Any, apply: Callable[[], None], grads: Sequence[Any], variables: Any) -> None:
+        """A step outside of every compiled program: JAX has the values, so a bad step is left out."""
+        scale = self._scaler.scale_of(optimizer)
+        finite = self._checked(grads, scale)
+        self._step.begin_apply()
+        if finite:
+            apply()
+        self._stepped(optimizer, finite, scale)
 
-        def apply(optimizer: Any, grads: Any, trainable_variables: Any = None) -> None:
-            if self._takeover.training or self._gradients.busy:
-                original(optimizer, grads, trainable_variables)
-                return
-            grads, finite, scale = list(grads), True, self._own_scale_of(optimizer, None)
-            if self._guards and scale is None:
-                self._warn_unscaled()
-                finite = bool(all_finite(grads))
-            with self._gradients.alone():
-                self._takeover.scaler.finite = None
-                if finite:
-                    original(optimizer, grads, trainable_variables)
-            if scale is not None and self._takeover.scaler.finite is not None:
-                finite = self._takeover.scaler.finite
-            self._step(optimizer, finite, scale)
+    def _checked(self, grads: Sequence[Any], own_scale: Any) -> Any:
+        """Whether a step of an optimizer is to be made; a LossScaleOptimizer, which has a scale, decides by itself."""
+        if own_scale is not None or not self._guards:
+            return True
+        if not self._step.take_pass() and self._scale.guards:
+            self._notices.warn(UNSCALED)
+        return self._runtime.all_finite(grads)
 
-        return apply
-
-    def _own_scale_of(self, optimizer: Any, variables: Any) -> Any:
-        """The scale of a LossScaleOptimizer that the script made; None of any other."""
-        return self._takeover.scaler.scale_of(optimizer, variables)
-
-    def _warn_unscaled(self) -> None:
-        if not self._gradients.took_pass() and self._scale.guards:
-            self._takeover.warn(UNSCALED)
-
-    def _step(self, optimizer: Any, finite: Any, scale: Any) -> None:
-        if self._primary is None or self._primary() is None:
-            self._primary = weakref.ref(optimizer)
-        if self.optimizer is not optimizer:
+    def _stepped(self, optimizer: Any, finite: Any, own_scale: Any) -> None:
+        if own_scale is not None and self._step.finite is not None:
+            finite = self._step.finite
+        if not self._is_primary(optimizer):
             return
-        io_callback(self._stepped, None, jnp.asarray(finite), 0.0 if scale is None else scale, ordered=True)
-        self._takeover.loop_begins()
-        if not self._programs.traced_step():
-            self.read()
+        scale = 0.0 if own_scale is None else own_scale
+        io_callback(self._record, None, jnp.asarray(finite), scale, ordered=True)
+        self.stepped = True
+        for program in self._calls:
+            program.trains = True
+        if not self._calls:
+            self.close()
+
+    def _jit(self, original: Method) -> Method:
+        def jit(*functions: Any, **options: Any) -> Any:
+            if not functions and "fun" not in options:
+                return lambda function: jit(function, **options)
+            return Program(original(*functions, **options), self._call)
+
+        return jit
+
+    def _call(self, program: Program, args: Any, kwargs: Any) -> Any:
+        """Call ``program``. If it trains and no other compiled function calls it, its steps are read afterwards."""
+        if self._calls or self._step.training:
+            return program.original(*args, **kwargs)
+        watched = program.trains and self._progress.sampling
+        shapes = shapes_of((args, kwargs)) if watched else None  # JAX may reuse the buffers in the call
+        self._calls.append(program)
+        try:
+            result = program.original(*args, **kwargs)
+        finally:
+            self._calls.pop()
+        if shapes is not None:
+            self._progress.look_into(program.original, shapes, self._waiting())
+        if program.trains:
+            self.close()
+        return result
 
     def _ask(self) -> Any:
         return np.float32(self._scale.value)
 
-    def _saw(self, loss: Any) -> None:
+    def _add_loss(self, loss: Any) -> None:
         self._loss = (self._loss or 0.0) + float(loss)
 
-    def _stepped(self, finite: Any, own_scale: Any) -> None:
+    def _record(self, finite: Any, own_scale: Any) -> None:
         """Called by the program when it has made a step; ``own_scale`` is 0 where the scale is the recipe's."""
         own = float(own_scale)
         self._rows.append(Seen(self._loss, own or self._scale.value, bool(finite)))
@@ -148,20 +155,31 @@ class JaxLoops:
         if not own:
             self._scale = self._scale.next(bool(finite))
 
-    @property
-    def waiting(self) -> int:
-        """How many steps programs have told of that are not yet in the record. Waits for what is on its way."""
+    def _waiting(self) -> int:
+        """How many steps were made that are not in the record yet. Waits for the callbacks of compiled programs."""
         jax.effects_barrier()
         return len(self._rows)
 
-    def read(self) -> None:
-        """Hand them to the recorder."""
-        if not self.waiting:
-            return
-        rows, self._rows = self._rows, []
-        self._takeover.progress.loop_stepped(rows)
+    def close(self) -> None:
+        if self._waiting():
+            rows, self._rows = self._rows, []
+            self._progress.loop_stepped(rows, self.optimizer)
 
 
-def _like(new: Any, *old: Any) -> Any:
-    """``old`` in the containers that ``new`` has."""
-    return jax.tree.unflatten(jax.tree.structure(new), jax.tree.leaves(old))
+class Program:
+    """A compiled function; all but the call is that of the function which ``jax.jit`` returned."""
+
+    def __init__(self, original: Any, call: Callable[[Program, Any, Any], Any]) -> None:
+        self.original = original
+        self.trains = False
+        self._call = call
+        functools.update_wrapper(self, original)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._call(self, args, kwargs)
+
+    def __get__(self, owner: Any, kind: Any = None) -> Any:
+        return self if owner is None else MethodType(self, owner)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.original, name)

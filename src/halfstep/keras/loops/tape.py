@@ -1,16 +1,17 @@
 """TensorFlow loops of the script's own: ``tf.GradientTape`` and ``optimizer.apply_gradients``, eager or in tf.function.
 
-Under a loss scale S, ``tape.gradient`` starts its backward pass from S in place of 1 and divides what comes out by S
-(a power of two, so exact in fp32); an optimizer's ``apply`` with gradients that are not finite is left out, by
-``tf.cond`` inside a graph. All that must last from step to step is in variables of TensorFlow, made outside of every
-graph; a row of numbers for each step waits in one of them until the call into the graph has returned.
+Under a loss scale S, ``tape.gradient`` starts its backward pass from S instead of 1 and divides the gradients by S
+(a power of two, so exact in fp32). An optimizer's ``apply`` with gradients that are not finite is left out, by
+``tf.cond`` inside a graph. What lasts from step to step is in variables of TensorFlow that are made outside of every
+graph. One of them holds a row of numbers per step until the call of the graph has returned.
 """
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 from keras.optimizers import LossScaleOptimizer
@@ -18,52 +19,45 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer
 from tensorflow.python.eager.polymorphic_function import polymorphic_function
 
 from halfstep.errors import Unsupported
+from halfstep.keras.dtypes import LARGEST_FP16
+from halfstep.keras.loops.base import OwnLoop, Parts
 from halfstep.keras.loops.tape_state import ROWS, State
-from halfstep.keras.recording.recorder import Seen
-from halfstep.takeover.patches import Patches
-
-if TYPE_CHECKING:
-    from halfstep.keras.takeover import Takeover
-
-Method = Callable[..., Any]
-
-#: the largest power of two in fp16, for losses that the script computes in it
-_LARGEST_FP16 = 2.0**15
+from halfstep.keras.step import Seen
+from halfstep.takeover.patches import Method, Patches
 
 
-class Tapes:
-    """Every tape and every optimizer outside of Keras's own training."""
+class TapeLoop(OwnLoop):
+    """Every tape, and every step outside of Keras's own training."""
 
-    def __init__(self, takeover: Takeover) -> None:
-        self._takeover = takeover
-        self._guards = takeover.recipe.guards
-        self._state: State | None = None
-        self._primary: weakref.ref[Any] | None = None
-        self._applying = False
+    framework = "tensorflow"
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._loss_scale = parts.recipe.loss_scale
+        self._made_state: State | None = None
         self._has_loss = False
         self._calls: list[Any] = []
         self._training: weakref.WeakSet[Any] = weakref.WeakSet()
         self._written = 0
 
     def install(self, patches: Patches) -> None:
-        """Scale, guard and record."""
         patches.wrap(tf.GradientTape, "__enter__", self._enter)
         patches.wrap(tf.GradientTape, "gradient", self._gradient)
-        patches.wrap(BaseOptimizer, "apply", self._apply)
-        patches.wrap(LossScaleOptimizer, "apply", self._apply_scaled)
+        patches.wrap(BaseOptimizer, "apply", self._outermost(self._guarded))
+        patches.wrap(LossScaleOptimizer, "apply", self._outermost(self._by_itself))
         patches.wrap(polymorphic_function.Function, "__call__", self._call)
 
     @property
-    def state(self) -> State:
+    def _state(self) -> State:
         """The variables, made on first use."""
-        if self._state is None:
+        if self._made_state is None:
             with tf.init_scope():
-                self._state = State(self._takeover.recipe.loss_scale)
-        return self._state
+                self._made_state = State(self._loss_scale)
+        return self._made_state
 
     def _enter(self, original: Method) -> Method:
         def __enter__(tape: Any) -> Any:
-            self._takeover.statistics.keep()
+            self._statistics.keep()
             return original(tape)
 
         return __enter__
@@ -73,7 +67,7 @@ class Tapes:
             tape: Any, target: Any, sources: Any, output_gradients: Any = None, *args: Any, **kwargs: Any
         ) -> Any:
             scale = self._scale_for(target)
-            self._saw(target, scale)
+            self._begin_pass(target)
             if scale is None or output_gradients is not None:
                 return original(tape, target, sources, output_gradients, *args, **kwargs)
             seeds = tf.nest.map_structure(lambda t: tf.ones_like(t) * tf.cast(scale, t.dtype), target)
@@ -85,152 +79,112 @@ class Tapes:
 
     def _scale_for(self, target: Any) -> Any:
         """The scale of a backward pass from ``target``; None where Keras has scaled it, or nothing does."""
-        scaler = self._takeover.scaler
         targets = tf.nest.flatten(target)
         floating = all(hasattr(t, "dtype") and t.dtype.is_floating for t in targets)
-        if not self._guards or scaler.pending or not floating:
+        if not self._guards or self._step.loss_scaled or not floating:
             return None
-        model_scale = self._takeover.model_scale()
-        if self._takeover.in_train_step and model_scale is None:
+        in_train_step = self._step.within.seen
+        scale = tf.identity(self._state.scale) if in_train_step is None else in_train_step.scale
+        if scale is None:
             return None
-        scale = tf.identity(self.state.scale if model_scale is None else model_scale)
         if any(t.dtype == tf.float16 for t in targets):
-            scale = tf.minimum(scale, _LARGEST_FP16)
+            scale = tf.minimum(scale, LARGEST_FP16)
         return scale
 
-    def _saw(self, target: Any, scale: Any) -> None:
-        """A scalar that the script differentiates is its loss; several before one step add up."""
+    def _begin_pass(self, target: Any) -> None:
+        """A scalar that the script differentiates is its loss; the losses of several passes before one step add up."""
         losses = [t for t in tf.nest.flatten(target) if hasattr(t, "shape") and t.shape.rank == 0]
-        if not losses or self._takeover.scaler.pending:
+        if not losses or self._step.loss_scaled:
             return
-        if self._takeover.training:
-            self._takeover.saw_loss(losses[0])
+        if self._step.training:
+            self._step.loss_known(losses[0])
             return
         self._has_loss = True
         for loss in losses:
-            self.state.loss.assign_add(tf.cast(loss, tf.float32))
+            self._state.loss.assign_add(tf.cast(loss, tf.float32))
 
-    def _apply(self, original: Method) -> Method:
-        def apply(optimizer: Any, grads: Any, trainable_variables: Any = None) -> None:
-            if self._takeover.training or self._applying:
-                original(optimizer, grads, trainable_variables)
-                return
-            grads = list(grads)
-            variables = None if trainable_variables is None else list(trainable_variables)
-            self._applying = True
-            try:
-                self._step(optimizer, lambda: original(optimizer, grads, variables), grads, variables)
-            finally:
-                self._applying = False
-
-        return apply
-
-    def _step(self, optimizer: Any, step: Callable[[], None], grads: list[Any], variables: Any) -> None:
-        """One step of ``optimizer``, left out if its gradients are not finite."""
+    def _guarded(
+        self, optimizer: Any, apply: Callable[[], None], grads: Sequence[Any], variables: Any
+    ) -> None:
         if not optimizer.built and variables is not None:
             with tf.init_scope():
                 optimizer.build(variables)
             optimizer.built = True
         primary = self._is_primary(optimizer)
         finite: Any = True
-        scale = tf.identity(self.state.scale)
+        scale = tf.identity(self._state.scale)
         if self._guards:
             _refuse_replicas()
-            finite = _all_finite(grads)
-            tf.cond(finite, lambda: _done(step), lambda: tf.constant(0))
-            self.state.move(finite, primary)
-            self._takeover.statistics.restore(finite)
+            finite = self._runtime.all_finite(grads)
+            tf.cond(finite, lambda: _done(apply), lambda: tf.constant(0))
+            self._state.move(finite, primary)
+            self._statistics.restore(finite)
         else:
-            step()
+            apply()
         if primary:
             self._record(scale, finite)
 
-    def _apply_scaled(self, original: Method) -> Method:
+    def _by_itself(
+        self, optimizer: Any, apply: Callable[[], None], grads: Sequence[Any], variables: Any
+    ) -> None:
         """A LossScaleOptimizer that the script made steps as Keras has it; its step is recorded."""
-
-        def apply(optimizer: Any, grads: Any, trainable_variables: Any = None) -> None:
-            if self._takeover.training or self._applying:
-                original(optimizer, grads, trainable_variables)
-                return
-            scale = self._takeover.scaler.scale_of(optimizer)
-            scale = tf.identity(1.0 if scale is None else scale)
-            self._takeover.scaler.finite = None
-            self._applying = True
-            try:
-                original(optimizer, grads, trainable_variables)
-            finally:
-                self._applying = False
-            if self._is_primary(optimizer):
-                finite = self._takeover.scaler.finite
-                self._record(scale, True if finite is None else finite)
-
-        return apply
-
-    def _is_primary(self, optimizer: Any) -> bool:
-        """Whether ``optimizer``'s steps are counted: the first that ever stepped."""
-        if self._primary is None or self._primary() is None:
-            self._primary = weakref.ref(optimizer)
-        return self._primary() is optimizer
-
-    @property
-    def optimizer(self) -> Any:
-        """The optimizer whose steps are counted."""
-        return None if self._primary is None else self._primary()
+        scale = self._scaler.scale_of(optimizer)
+        scale = tf.identity(1.0 if scale is None else scale)
+        self._step.begin_apply()
+        apply()
+        if self._is_primary(optimizer):
+            finite = self._step.finite
+            self._record(scale, True if finite is None else finite)
 
     def _record(self, scale: Any, finite: Any) -> None:
-        self.state.row(scale, finite)
-        self._takeover.loop_traced()
+        self._state.row(scale, finite)
+        self.stepped = True
+        self._progress.sample.trace_begins()
         if tf.executing_eagerly():
-            self.read()
+            self._read()
         else:
             self._training.update(self._calls)
 
     def _call(self, original: Method) -> Method:
-        """After the outermost call into a graph that trains, its steps are read from where they wait."""
+        """After the outermost call of a graph that trains, the rows of its steps are read."""
 
         def __call__(function: Any, *args: Any, **kwargs: Any) -> Any:
-            if self._calls or self._takeover.training or not tf.executing_eagerly():
-                self._calls.append(function)
-                try:
-                    return original(function, *args, **kwargs)
-                finally:
-                    self._calls.pop()
+            outermost = not self._calls and not self._step.training and tf.executing_eagerly()
+            sampled = outermost and self.stepped and self._progress.sampling
             self._calls.append(function)
             try:
-                result = self._takeover.progress.loop_call(original, function, args, kwargs)
+                if sampled:
+                    call = functools.partial(original, function)
+                    result = self._progress.sampled_call(call, args, kwargs)
+                else:
+                    result = original(function, *args, **kwargs)
             finally:
                 self._calls.pop()
-            if function in self._training:
-                self.read()
+            if outermost and function in self._training:
+                self._read()
             return result
 
         return __call__
 
-    def read(self) -> None:
-        """Hand the rows that were left since the last time to the recorder."""
-        steps = int(self.state.steps)
+    def _read(self) -> None:
+        """Record the steps whose rows were written since the last time."""
+        steps = int(self._state.steps)
         new = steps - self._written
         if not new:
             return
         kept = min(new, ROWS)
-        rows = self.state.rows.numpy()[[i % ROWS for i in range(steps - kept, steps)]]
+        rows = self._state.rows.numpy()[[i % ROWS for i in range(steps - kept, steps)]]
         self._written = steps
         seen = [
             Seen(float(loss) if self._has_loss else None, float(scale), bool(finite))
             for loss, scale, finite in rows
         ]
-        self._takeover.progress.loop_stepped(seen)
+        self._progress.loop_stepped(seen, self.optimizer)
 
 
-def _done(step: Callable[[], None]) -> Any:
-    step()
+def _done(apply: Callable[[], None]) -> Any:
+    apply()
     return tf.constant(0)
-
-
-def _all_finite(grads: list[Any]) -> Any:
-    """Whether every gradient is, one flag for all: one pass over them."""
-    values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in grads if g is not None]
-    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(value)) for value in values])
 
 
 def _times(gradient: Any, factor: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a GradientTape loop keeps from step to step, in variables of TensorFlow, so that it works inside of a graph."""
+"""What a GradientTape loop keeps from step to step: variables of TensorFlow, which can be used inside of a graph."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import tensorflow as tf
 
 from halfstep.precisions.loss_scale import DynamicScale, LossScale
 
-#: rows that one call into a graph can leave: a longer loop inside of one keeps its last ones
+#: how many rows one call of a graph can leave; a longer loop inside of a graph leaves its last rows
 ROWS = 4096
 
 
 class State:
-    """What lasts from step to step; made when first needed, as TensorFlow may not be set up before."""
+    """Made when first needed, because the script may still have to configure TensorFlow before."""
 
     def __init__(self, scale: LossScale) -> None:
         self._recipe = scale

@@ -1,100 +1,84 @@
 """Loops of the script's own on the PyTorch backend: ``loss.backward()`` and the ``apply`` of an optimizer of Keras's.
 
-PyTorch's takeover beneath has scaled the pass and handed out true gradients; here the step is left out where they
-are not finite, and recorded. Optimizers of ``torch.optim`` are that takeover's own affair.
+PyTorch's takeover, which works below Keras's, has scaled the pass and unscaled the gradients. Here a step whose
+gradients are not finite is left out, and every step is recorded. Optimizers of ``torch.optim`` are left to PyTorch's.
 """
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from keras.optimizers import LossScaleOptimizer
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
-from halfstep.keras.recording.recorder import Seen
+from halfstep.keras.loops.base import OwnLoop, Parts
+from halfstep.keras.step import Seen
+from halfstep.pytorch.loss_scaling.scale import Scaling
+from halfstep.pytorch.recording.recorder import NullRecorder
 from halfstep.takeover.patches import Patches
 
-if TYPE_CHECKING:
-    from halfstep.keras.takeover import Takeover
 
-Method = Callable[..., Any]
-
-
-class EagerLoops:
-    """Every optimizer of Keras's outside of Keras's own training.
+class TorchLoop(OwnLoop):
+    """Steps that are made eagerly.
 
     Args:
-        takeover: Keras's.
-        scaling: the loss scale of PyTorch's takeover beneath.
+        parts: what it works with.
+        scaling: the loss scale of PyTorch's takeover.
+        recorder: counts the steps of ``torch.optim``, and collects losses for them.
     """
 
-    def __init__(self, takeover: Takeover, scaling: Any) -> None:
-        self._takeover = takeover
+    def __init__(self, parts: Parts, scaling: Scaling, recorder: NullRecorder) -> None:
+        super().__init__(parts)
         self._scaling = scaling
+        self._recorder = recorder
         self._losses: list[Any] = []
         self._torch_steps = 0
-        self._applying = False
-        self._primary: weakref.ref[Any] | None = None
-
-    @property
-    def optimizer(self) -> Any:
-        """The optimizer whose steps are counted: the first that ever stepped."""
-        return None if self._primary is None else self._primary()
 
     def install(self, patches: Patches) -> None:
-        """Guard and record."""
-        patches.wrap(BaseOptimizer, "apply", self._apply)
-        patches.wrap(LossScaleOptimizer, "apply", self._apply)
+        patches.wrap(BaseOptimizer, "apply", self._outermost(self._guarded))
+        patches.wrap(LossScaleOptimizer, "apply", self._outermost(self._by_itself))
 
-    def about_to_pass(self, outputs: Sequence[Any]) -> None:
-        """A backward pass is about to start from ``outputs``; those of several passes add up."""
-        scalars = [output.detach() for output in outputs if output.numel() == 1]
-        if self._takeover.training:
-            self._takeover.saw_pass(scalars)
-        elif self._torch_steps == self._takeover.beneath.steps:
-            self._losses += scalars
-        else:  # those before were of a step of torch.optim
-            self._losses, self._torch_steps = scalars, self._takeover.beneath.steps
+    def before_backward(self, outputs: Sequence[Any]) -> None:
+        """A backward pass is about to start from ``outputs``; the losses of several passes before one step add up."""
+        losses = [output.detach() for output in outputs if output.numel() == 1]
+        if self._step.training:
+            self._step.pass_begins(losses)
+        elif self._torch_steps == self._recorder.steps:
+            self._losses += losses
+        else:  # the losses so far were for a step of torch.optim
+            self._losses, self._torch_steps = losses, self._recorder.steps
 
-    def _apply(self, original: Method) -> Method:
-        def apply(optimizer: Any, grads: Any, trainable_variables: Any = None) -> None:
-            if self._takeover.training or self._applying:
-                original(optimizer, grads, trainable_variables)
-                return
-            self._applying = True
-            try:
-                self._step(optimizer, original, list(grads), trainable_variables)
-            finally:
-                self._applying = False
-
-        return apply
-
-    def _step(self, optimizer: Any, original: Method, grads: list[Any], variables: Any) -> None:
-        scaler, scale = self._takeover.scaler, self._scaling.value
-        own = isinstance(optimizer, LossScaleOptimizer)
-        if own:
-            found = scaler.scale_of(optimizer)
-            scaler.finite, scale = None, 1.0 if found is None else float(found)
-        finite = True
-        if self._takeover.recipe.guards and not own:
+    def _guarded(
+        self, optimizer: Any, apply: Callable[[], None], grads: Sequence[Any], variables: Any
+    ) -> None:
+        scale, finite = self._scaling.value, True
+        if self._guards:
             # One synchronisation, as PyTorch's own GradScaler has.
-            finite = all(bool(torch.isfinite(g).all()) for g in grads if g is not None)
-            self._scaling.stepped(finite, self._takeover.steps)
-            self._takeover.statistics.restore(finite)
+            finite = bool(self._runtime.all_finite(grads))
+            self._scaling.stepped(finite, self._progress.steps)
+            self._statistics.restore(finite)
         if finite:
-            original(optimizer, grads, variables)
-        if own and scaler.finite is not None:
-            finite = bool(scaler.finite)
-        if not own:
-            self._takeover.loop_goes_on()
-        self._takeover.loop_begins()
-        self._takeover.beneath.stepped()
-        if self.optimizer is None:
-            self._primary = weakref.ref(optimizer)
-        if self.optimizer is optimizer:
+            apply()
+        self._statistics.keep()
+        self._stepped(optimizer, scale, finite)
+
+    def _by_itself(
+        self, optimizer: Any, apply: Callable[[], None], grads: Sequence[Any], variables: Any
+    ) -> None:
+        """A LossScaleOptimizer that the script made skips bad steps by itself."""
+        scale = self._scaler.scale_of(optimizer)
+        scale = 1.0 if scale is None else float(scale)
+        self._step.begin_apply()
+        apply()
+        finite = self._step.finite
+        self._stepped(optimizer, scale, finite is None or bool(finite))
+
+    def _stepped(self, optimizer: Any, scale: float, finite: bool) -> None:
+        self.stepped = True
+        self._recorder.forget_passes()
+        if self._is_primary(optimizer):
             losses, self._losses = self._losses, []
             loss = torch.stack([x.double().reshape(()) for x in losses]).sum() if losses else None
-            self._takeover.progress.loop_stepped([Seen(loss, scale, finite)])
+            self._progress.loop_stepped([Seen(loss, scale, finite)], optimizer)

@@ -1,7 +1,7 @@
 """The optimizer of a compiled model under a loss scale: a LossScaleOptimizer that the script sees as its own optimizer.
 
-A script reads and sets hyperparameters of ``model.optimizer`` and asks for its class: it gets those of the optimizer
-that it compiled the model with.
+A script may read and set hyperparameters of ``model.optimizer`` and ask for its class. These are those of the
+optimizer with which it compiled the model.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from keras.optimizers import LossScaleOptimizer
 
-#: what a LossScaleOptimizer has for itself; all else that the script may name is the inner optimizer's
+#: the attributes of the LossScaleOptimizer itself; every other public name is the inner optimizer's
 _OWN = {
     "inner_optimizer",
     "initial_scale",
@@ -21,7 +21,7 @@ _OWN = {
     "name",
 }
 
-#: what every optimizer has, with the values with which a LossScaleOptimizer builds itself: none of it is its own
+#: attributes of every optimizer, with the values that a LossScaleOptimizer needs while it is built: it has none else
 _SHARED = {
     "weight_decay": None,
     "clipnorm": None,

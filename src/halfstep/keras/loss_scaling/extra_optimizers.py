@@ -1,29 +1,27 @@
 """Optimizers that a model's own train_step steps beside the one that it was compiled with, as a GAN's has.
 
-They know nothing of a loss scale, so that the test for finite gradients, the skip, and the scale's next value are
-made here. Where one of them counts towards growth, it is the first that ever stepped.
+These optimizers know nothing of a loss scale. So the test for finite gradients, the skip, and the next value of the
+scale are made here. Only the steps of the first of them that stepped count towards the growth of the scale.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
 
-import keras
 from keras import ops
 from keras.optimizers import LossScaleOptimizer
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
-from halfstep.keras.backends import base as backend
-from halfstep.precisions.loss_scale import DynamicScale
-from halfstep.takeover.patches import Patches
-
-if TYPE_CHECKING:
-    from halfstep.keras.takeover import Takeover
-
-Method = Callable[..., Any]
+from halfstep.keras.backends.runtime import Runtime
+from halfstep.keras.loss_scaling.scaler import Scaler
+from halfstep.keras.loss_scaling.statistics import NullStatistics
+from halfstep.keras.notices import Notices
+from halfstep.keras.step import StepState
+from halfstep.precisions.loss_scale import DynamicScale, LossScale
+from halfstep.takeover.patches import Method, Patches
 
 FIXED = (
     "the model's own train_step steps optimizers that it was not compiled with: on JAX a step of theirs with gradients "
@@ -31,41 +29,17 @@ FIXED = (
 )
 
 
-class NullFurther:
-    """No step is ever skipped."""
-
-    @property
-    def scale(self) -> Any:
-        """The scale of a compiled optimizer that itself never steps."""
-        return None
-
-    def prepare(self) -> None:
-        """A train function is made."""
-
-    def install(self, patches: Patches) -> None:
-        """Nothing to guard."""
-
-
-class Further(NullFurther):
+@dataclass(eq=False)
+class ExtraOptimizers:
     """Every optimizer that is not the compiled one, inside of a train_step."""
 
-    def __init__(self, takeover: Takeover) -> None:
-        self._takeover = takeover
-        self._recipe = takeover.recipe.loss_scale
-        self._within = False
-        self._first: weakref.ref[Any] | None = None
-        self._own: tuple[Any, Any] | None = None
-
-    def prepare(self) -> None:
-        """Outside of every graph: the scale, and its count, of a compiled optimizer that itself never steps."""
-        if self._own is None and backend.name() != "jax":
-            scale = keras.Variable(self._recipe.value, dtype="float32", trainable=False, autocast=False)
-            self._own = scale, keras.Variable(0, dtype="int32", trainable=False)
-
-    @property
-    def scale(self) -> Any:
-        """That scale; None before :meth:`prepare`."""
-        return None if self._own is None else self._own[0].value
+    _recipe: LossScale
+    _runtime: Runtime
+    _step: StepState
+    _scaler: Scaler
+    _statistics: NullStatistics
+    _notices: Notices
+    _first: weakref.ref[Any] | None = None
 
     def install(self, patches: Patches) -> None:
         """Guard them."""
@@ -75,20 +49,17 @@ class Further(NullFurther):
             patches.wrap(LossScaleOptimizer, name, self._by_itself)
 
     def _by_itself(self, original: Method) -> Method:
-        """A LossScaleOptimizer skips by itself, and what it wraps is part of it."""
+        """A LossScaleOptimizer skips steps by itself, and the optimizer inside of it is a part of it."""
 
         def by_itself(*args: Any, **kwargs: Any) -> Any:
-            before, self._within = self._within, True
-            try:
+            with self._step.part_of_loop() if self._step.training else nullcontext():
                 return original(*args, **kwargs)
-            finally:
-                self._within = before
 
         return by_itself
 
     def _concerned(self, optimizer: Any) -> bool:
-        compiled = self._takeover.compiled_optimizer()
-        return compiled is not None and not self._within and optimizer is not compiled
+        compiled = self._step.within.optimizer
+        return compiled is not None and not self._step.busy and optimizer is not compiled
 
     def _apply(self, original: Method) -> Method:
         def apply(optimizer: Any, grads: Any, trainable_variables: Any = None) -> None:
@@ -97,12 +68,12 @@ class Further(NullFurther):
                 return
             grads = list(grads)
             if not optimizer.built and trainable_variables is not None:
-                backend.outside_of_graphs(lambda: optimizer.build(trainable_variables))
-            finite = _all_finite(grads)
+                self._runtime.outside_of_graphs(lambda: optimizer.build(trainable_variables))
+            finite = self._runtime.all_finite(grads)
             ops.cond(finite, lambda: original(optimizer, grads, trainable_variables), lambda: None)
             self._move(optimizer, finite)
-            self._takeover.statistics.restore(finite)
-            self._takeover.scaler.saw_further(finite)
+            self._statistics.restore(finite)
+            self._step.checked_extra(finite)
 
         return apply
 
@@ -110,10 +81,10 @@ class Further(NullFurther):
         def stateless_apply(optimizer: Any, variables: Any, grads: Any, trainable: Any) -> Any:
             if not self._concerned(optimizer):
                 return original(optimizer, variables, grads, trainable)
-            self._takeover.warn(FIXED)
-            finite = _all_finite(grads)
+            self._notices.warn(FIXED)
+            finite = self._runtime.all_finite(grads)
             weights, state = original(optimizer, variables, grads, trainable)
-            self._takeover.scaler.saw_further(finite)
+            self._step.checked_extra(finite)
             pairs = [zip(weights, trainable, strict=True), zip(state, variables, strict=True)]
             kept = [[ops.where(finite, new, old) for new, old in pair] for pair in pairs]
             return kept[0], kept[1]
@@ -121,19 +92,16 @@ class Further(NullFurther):
         return stateless_apply
 
     def _move(self, optimizer: Any, finite: Any) -> None:
-        """The scale of the compiled optimizer for the next step, as :meth:`DynamicScale.next` has it."""
-        recipe, scaler = self._recipe, self._takeover.compiled_optimizer()
-        if not isinstance(recipe, DynamicScale) or self._own is None:
+        """Set the scale of the compiled optimizer for the next step by the rule of :meth:`DynamicScale.next`."""
+        compiled = self._step.within.optimizer
+        variables = self._scaler.variables_of(compiled)
+        if not isinstance(self._recipe, DynamicScale) or variables is None:
             return
         if self._first is None or self._first() is None:
             self._first = weakref.ref(optimizer)
-        scale, count = (scaler.dynamic_scale, scaler.step_counter) if scaler.built else self._own
-        rule = replace(recipe, interval=scaler.dynamic_growth_steps)
+        scale, count = variables
+        rule = replace(self._recipe, interval=compiled.dynamic_growth_steps)
         first = self._first() is optimizer
         value, counted = rule.next_of(ops, scale.value, count.value, finite, counts=first)
         scale.assign(value)
         count.assign(counted)
-
-
-def _all_finite(grads: Any) -> Any:
-    return ops.all(ops.stack([ops.all(ops.isfinite(g)) for g in grads if g is not None]))

@@ -1,15 +1,16 @@
 """Keras's own LossScaleOptimizer under the recipe: added by ``compile``, with the recipe's scale, floor and ceiling.
 
 Keras halves a scale without a floor, so that it can reach zero, and divides gradients by the scale whether or not the
-loss was multiplied by it; here the scale stays within the recipe's bounds, and gradients of a loss that a model's own
-``train_step`` did not hand to ``scale_loss`` are taken for what they are: true.
+loss was multiplied by it. Here the scale stays within the recipe's bounds. Where a model's own ``train_step`` did not
+hand its loss to ``scale_loss``, its gradients are not divided.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import keras
 from keras import ops
@@ -17,15 +18,14 @@ from keras.optimizers import LossScaleOptimizer
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.trainers.trainer import Trainer
 
+from halfstep.keras.backends.runtime import Runtime
 from halfstep.keras.loss_scaling.compiled_optimizer import scaled
+from halfstep.keras.loss_scaling.statistics import NullStatistics
+from halfstep.keras.notices import Notices
+from halfstep.keras.step import StepState
 from halfstep.precisions.loss_scale import DynamicScale
-from halfstep.takeover.patches import Patches
-
-if TYPE_CHECKING:
-    from halfstep.keras.takeover import Takeover
-
-Method = Callable[..., Any]
-
+from halfstep.precisions.recipes import Recipe
+from halfstep.takeover.patches import Method, Patches
 
 UNSCALED = (
     "the model's own train_step does not hand its loss to optimizer.scale_loss, and its gradients come from no "
@@ -33,41 +33,37 @@ UNSCALED = (
 )
 
 
+@dataclass(eq=False)
 class Scaler:
-    """What of the loss scale is decided while a step is traced, or run eagerly.
+    """The loss scale of every LossScaleOptimizer, in a step that is traced or run eagerly."""
 
-    Attributes:
-        pending: the loss of the step under way has been scaled by Keras, its gradients not yet been applied.
-        finite: what Keras found of the gradients of the step under way; None before it looked.
-        further: the same of optimizers that the model was not compiled with; None where there are none.
-    """
+    _recipe: Recipe
+    _runtime: Runtime
+    _step: StepState
+    _statistics: NullStatistics
+    _notices: Notices
+    _ours: bool = False
+    _unbuilt: tuple[Any, Any] | None = None
 
-    def __init__(self, takeover: Takeover) -> None:
-        self.pending = False
-        self.finite: Any = None
-        self.further: Any = None
-        self._takeover = takeover
-        self._recipe = takeover.recipe
-        self._ours = False
+    @property
+    def _rests(self) -> bool:
+        return not (self._recipe.guards or self._recipe.as_is)
 
     def install(self, patches: Patches) -> None:
         """Put the recipe's scale into force, or, where it has none, let the script's scalers rest."""
-        patches.wrap(BaseOptimizer, "scale_loss", self._base_scale_loss)
-        patches.wrap(LossScaleOptimizer, "check_finite", self._check_finite)
-        if self._recipe.as_is:
-            patches.wrap(LossScaleOptimizer, "__init__", self._noted)
-            patches.wrap(LossScaleOptimizer, "scale_loss", self._scale_loss)
-            return
-        patches.wrap(Trainer, "compile", self._compile)
-        patches.wrap(LossScaleOptimizer, "__init__", self._init if self._recipe.guards else self._noted)
-        if self._recipe.guards:
-            patches.wrap(LossScaleOptimizer, "scale_loss", self._scale_loss)
-            patches.wrap(LossScaleOptimizer, "apply", self._apply)
-            patches.wrap(LossScaleOptimizer, "stateless_apply", self._stateless_apply)
-        else:
-            patches.wrap(LossScaleOptimizer, "scale_loss", self._resting_scale_loss)
+        if self._rests:
+            patches.set(LossScaleOptimizer, "scale_loss", lambda optimizer, loss: loss)
             patches.set(LossScaleOptimizer, "apply", _resting_apply)
             patches.set(LossScaleOptimizer, "stateless_apply", _resting_stateless_apply)
+        for cls in (BaseOptimizer, LossScaleOptimizer):
+            patches.wrap(cls, "scale_loss", self._scale_loss)
+        patches.wrap(LossScaleOptimizer, "check_finite", self._check_finite)
+        patches.wrap(LossScaleOptimizer, "__init__", self._init)
+        if not self._recipe.as_is:
+            patches.wrap(Trainer, "compile", self._compile)
+        if self._recipe.guards:
+            patches.wrap(LossScaleOptimizer, "apply", self._apply)
+            patches.wrap(LossScaleOptimizer, "stateless_apply", self._stateless_apply)
 
     def scale_of(self, optimizer: Any, state: Sequence[Any] | None = None) -> Any:
         """The scale of ``optimizer``'s next step, or None if it has none.
@@ -76,23 +72,24 @@ class Scaler:
             optimizer: a model's optimizer.
             state: on JAX the values of its variables, which hold none of their own inside a traced step.
         """
-        resting = not (self._recipe.guards or self._recipe.as_is)
-        if resting or not isinstance(optimizer, LossScaleOptimizer):
+        if self._rests or not isinstance(optimizer, LossScaleOptimizer):
             return None
         if not optimizer.built:
-            found = self._takeover.further.scale
-            return optimizer.initial_scale if found is None else found
+            return optimizer.initial_scale if self._unbuilt is None else self._unbuilt[0].value
         return optimizer.dynamic_scale.value if state is None else state[_index(optimizer)]
 
-    def saw_further(self, finite: Any) -> None:
-        """An optimizer that the model was not compiled with has made a step, or skipped it."""
-        self.further = finite if self.further is None else ops.logical_and(self.further, finite)
+    def prepare(self) -> None:
+        """Make the variables of an optimizer that never steps, now that no graph is being traced."""
+        if self._recipe.guards and self._unbuilt is None and not self._runtime.functional:
+            scale = self._recipe.loss_scale.value
+            self._unbuilt = (
+                keras.Variable(scale, dtype="float32", trainable=False, autocast=False),
+                keras.Variable(0, dtype="int32", trainable=False),
+            )
 
-    @property
-    def all_finite(self) -> Any:
-        """Whether all gradients of the step under way are finite; None where nobody looked."""
-        found = [x for x in (self.finite, self.further) if x is not None]
-        return None if not found else found[0] if len(found) == 1 else ops.logical_and(*found)
+    def variables_of(self, optimizer: Any) -> tuple[Any, Any] | None:
+        """The scale and the count of finite steps of a LossScaleOptimizer, which may itself never step."""
+        return (optimizer.dynamic_scale, optimizer.step_counter) if optimizer.built else self._unbuilt
 
     def _compile(self, original: Method) -> Method:
         signature = inspect.signature(original)
@@ -102,11 +99,8 @@ class Scaler:
             bound.arguments["auto_scale_loss"] = False
             original(*bound.args, **bound.kwargs)
             optimizer = model.optimizer
-            if (
-                optimizer is not None
-                and self._recipe.guards
-                and not isinstance(optimizer, LossScaleOptimizer)
-            ):
+            plain = optimizer is not None and not isinstance(optimizer, LossScaleOptimizer)
+            if plain and self._recipe.guards:
                 self._ours = True
                 model.optimizer = scaled(optimizer)
                 self._ours = False
@@ -116,53 +110,33 @@ class Scaler:
     def _init(self, original: Method) -> Method:
         scale = self._recipe.loss_scale
 
-        def __init__(optimizer: Any, inner: Any, *args: Any, **kwargs: Any) -> None:
-            original(optimizer, inner, *args, **kwargs)
-            if not self._ours:
-                self._takeover.note_own_amp("LossScaleOptimizer")
-            # Numbers that the script chose itself stay, unless the user asked for others.
-            if (args or "initial_scale" in kwargs) and scale == DynamicScale():
-                return
-            optimizer.initial_scale = scale.value
-            if isinstance(scale, DynamicScale):
-                optimizer.dynamic_growth_steps = scale.interval
-
-        return __init__
-
-    def _noted(self, original: Method) -> Method:
         def __init__(optimizer: Any, *args: Any, **kwargs: Any) -> None:
             original(optimizer, *args, **kwargs)
-            self._takeover.note_own_amp("LossScaleOptimizer")
+            if not self._ours:
+                self._notices.own_amp("LossScaleOptimizer")
+            # Numbers that the script chose itself stay, unless the user asked for others.
+            chosen = len(args) > 1 or "initial_scale" in kwargs
+            if self._recipe.guards and not (chosen and scale == DynamicScale()):
+                optimizer.initial_scale = scale.value
+                if isinstance(scale, DynamicScale):
+                    optimizer.dynamic_growth_steps = scale.interval
 
         return __init__
-
-    def _base_scale_loss(self, original: Method) -> Method:
-        def scale_loss(optimizer: Any, loss: Any) -> Any:
-            self._takeover.saw_loss(loss)
-            return original(optimizer, loss)
-
-        return scale_loss
 
     def _scale_loss(self, original: Method) -> Method:
         def scale_loss(optimizer: Any, loss: Any) -> Any:
-            self._takeover.saw_loss(loss)
-            self.pending = True
-            self._takeover.beneath.rests(True)
+            self._step.loss_known(loss)
+            if isinstance(optimizer, LossScaleOptimizer) and not self._rests:
+                self._step.scaled()
             return original(optimizer, loss)
-
-        return scale_loss
-
-    def _resting_scale_loss(self, original: Method) -> Method:
-        def scale_loss(optimizer: Any, loss: Any) -> Any:
-            self._takeover.saw_loss(loss)
-            return loss
 
         return scale_loss
 
     def _check_finite(self, original: Method) -> Method:
         def check_finite(optimizer: Any, gradients: Any) -> Any:
-            self.finite = original(optimizer, gradients)
-            return self.finite
+            finite = original(optimizer, gradients)
+            self._step.checked(finite)
+            return finite
 
         return check_finite
 
@@ -173,9 +147,10 @@ class Scaler:
                 grads = [None if g is None else ops.multiply(g, scale) for g in grads]
             original(optimizer, grads, trainable_variables)
             optimizer.dynamic_scale.assign(self._bounded(optimizer, optimizer.dynamic_scale))
-            self._takeover.statistics.restore(self.finite)
-            self._takeover.loop_goes_on()
-            self._done()
+            self._statistics.restore(self._step.finite)
+            if self._runtime.adjacent_steps and not self._step.training:
+                self._statistics.keep()
+            self._step.applied()
 
         return apply
 
@@ -183,30 +158,26 @@ class Scaler:
         def stateless_apply(optimizer: Any, variables: Any, grads: Any, trainable_variables: Any) -> Any:
             index = _index(optimizer)
             if self._true_gradients():
-                if not self._takeover.took_pass():
-                    self._takeover.warn(UNSCALED)
+                if not self._step.take_pass():
+                    self._notices.warn(UNSCALED)
                 grads = [None if g is None else ops.multiply(g, variables[index]) for g in grads]
             weights, state = original(optimizer, variables, grads, trainable_variables)
             state = list(state)
             state[index] = self._bounded(optimizer, state[index])
-            self._done()
+            self._step.applied()
             return weights, state
 
         return stateless_apply
 
     def _true_gradients(self) -> bool:
         """Whether the loss of the train_step under way was not scaled by Keras."""
-        return self._takeover.in_train_step and not self.pending
+        return self._step.within.seen is not None and not self._step.loss_scaled
 
     def _bounded(self, optimizer: Any, scale: Any) -> Any:
         recipe = self._recipe.loss_scale
         if isinstance(recipe, DynamicScale):
             return ops.clip(scale, recipe.floor, recipe.ceiling)
         return ops.ones_like(scale) * optimizer.initial_scale
-
-    def _done(self) -> None:
-        self.pending = False
-        self._takeover.beneath.rests(False)
 
 
 def _index(optimizer: Any) -> int:

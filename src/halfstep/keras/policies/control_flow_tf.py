@@ -1,14 +1,13 @@
-"""Loops, branches and arrays of TensorFlow's, into which a script that was written for float32 puts 16-bit results.
+"""TensorFlow's loops, branches and arrays, where a script that was written for float32 puts 16-bit results into them.
 
-``tf.while_loop`` and ``tf.map_fn`` want the dtype with which they began, ``tf.cond`` one dtype of both branches, and a
-``TensorArray`` the one that it was made with. Keras's layers return 16 bits in a recipe. What a loop carries and an
-array holds keeps its dtype; of a branch 16-bit results become float32, which is exact.
+``tf.while_loop`` and ``tf.map_fn`` need the dtype with which they began, ``tf.cond`` the same dtype from both branches,
+and a ``TensorArray`` the dtype that it was made with. But Keras's layers return 16 bits under a recipe. So what a loop
+carries or an array holds is cast to its first dtype, and 16-bit results of a branch to float32, which is exact.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -16,13 +15,12 @@ from tensorflow.python.ops import cond as branches
 from tensorflow.python.ops import tensor_array_ops
 from tensorflow.python.ops import while_loop as loops
 
-from halfstep.takeover.patches import Patches
-
-Method = Callable[..., Any]
+from halfstep.keras.policies.operands_tf import dtype_of
+from halfstep.takeover.patches import Method, Patches
 
 
 class ControlFlow:
-    """Casts where they are built; in graphs and eagerly.
+    """Casts while a loop, a branch or an array is built, in graphs and eagerly.
 
     Args:
         narrow: the 16-bit dtype in which the recipe computes.
@@ -32,7 +30,7 @@ class ControlFlow:
         self._narrow = tf.dtypes.as_dtype(narrow)
 
     def install(self, patches: Patches) -> None:
-        """Wrap the functions that all of TensorFlow's loops and branches go through, and an array's writes."""
+        """Wrap the functions by which TensorFlow makes every loop and branch, and the writes to an array."""
         patches.wrap(loops, "while_loop", self._loop)
         patches.wrap(branches, "cond", self._branch)
         array = tensor_array_ops.TensorArray
@@ -71,19 +69,15 @@ class ControlFlow:
         return write
 
     def _as(self, result: Any, carried: Any) -> Any:
-        """A body's ``result`` in the dtypes of what it was given."""
+        """The ``result`` of a loop's body in the dtypes of what the body was given."""
         leaves, given = tf.nest.flatten(result), tf.nest.flatten(carried)
-        if len(leaves) != len(given):  # TensorFlow says what is wrong
+        if len(leaves) != len(given):  # TensorFlow itself says what is wrong
             return result
-        cast = [self._to(leaf, _dtype(old)) for leaf, old in zip(leaves, given, strict=True)]
+        cast = [self._to(leaf, dtype_of(old)) for leaf, old in zip(leaves, given, strict=True)]
         return tf.nest.pack_sequence_as(result, cast)
 
     def _to(self, leaf: Any, dtype: Any) -> Any:
-        """``leaf`` as ``dtype``, where one of the two is the recipe's and the other float32."""
-        own = _dtype(leaf)
+        """``leaf`` cast to ``dtype``, if one of their dtypes is the recipe's and the other float32."""
+        own = dtype_of(leaf)
         pair = {own, dtype}
         return tf.cast(leaf, dtype) if pair == {self._narrow, tf.float32} else leaf
-
-
-def _dtype(leaf: Any) -> Any:
-    return leaf.dtype if isinstance(leaf, tf.Tensor | tf.Variable) else None

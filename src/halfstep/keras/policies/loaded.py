@@ -1,48 +1,46 @@
-"""Models and optimizers read back from a file that was written under another precision.
+"""Models and optimizers that are loaded from a file that was written in another precision.
 
-Keras writes every layer's policy into the file, so that a model saved in float32 would stay there, whatever the
-recipe; and it drops an optimizer's slots where one of the two optimizers scales the loss and the other does not.
+Keras writes every layer's policy into the file, so a model that was saved in float32 would stay in float32. And Keras
+drops the slots of an optimizer if either the saved or the loaded one scales the loss, but not both.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 from keras.optimizers import LossScaleOptimizer
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.saving import saving_api
 
-from halfstep.keras.policies.policy import Policies, policy_of, replace_everywhere
-from halfstep.takeover.patches import Patches
-
-if TYPE_CHECKING:
-    from halfstep.keras.takeover import Takeover
-
-Method = Callable[..., Any]
+from halfstep.keras.policies.policy import Policies, policy_of, wrap_everywhere
+from halfstep.precisions.recipes import Recipe
+from halfstep.takeover.patches import Method, Patches
 
 
 class Loaded:
     """What ``load_model`` gives the program.
 
     Args:
-        takeover: Keras's.
-        policies: knows whether a file named 16 bits.
+        recipe: the precision.
+        policies: counts how often a file names a policy of 16 bits.
+        warn: tells the user a sentence.
     """
 
-    def __init__(self, takeover: Takeover, policies: Policies) -> None:
-        self._takeover = takeover
+    def __init__(self, recipe: Recipe, policies: Policies, warn: Callable[[str], None]) -> None:
+        self._mixed = recipe.mixed
+        self._warn = warn
         self._policies = policies
-        self._policy = policy_of(takeover.recipe)
+        self._policy = policy_of(recipe)
         self._filled: set[int] = set()
 
     def install(self, patches: Patches) -> None:
-        """Let the recipe's policy win over the file's, and slots find their optimizer."""
-        original = saving_api.load_model
+        """Replace the file's policy by the recipe's, and give an optimizer the slots in the file."""
+        wrap_everywhere(saving_api.load_model, self._load_model, patches)
+        patches.wrap(BaseOptimizer, "load_own_variables", self._load_own_variables)
 
-        @functools.wraps(original)
+    def _load_model(self, original: Method) -> Method:
         def load_model(*args: Any, **kwargs: Any) -> Any:
             before = self._policies.asked
             model = original(*args, **kwargs)
@@ -50,13 +48,12 @@ class Loaded:
                 self._adopt(model)
             return model
 
-        replace_everywhere(original, load_model, patches)
-        patches.wrap(BaseOptimizer, "load_own_variables", self._load_own_variables)
+        return load_model
 
     def _adopt(self, model: Any) -> None:
-        """Give the recipe's policy to the layers of a file of float32, which does not tell who was meant to stay there.
+        """Give the recipe's policy to the float32 layers of a file that names no 16 bits.
 
-        A file that names 16 bits does tell: its layers of 16 bits have the recipe's policy, and those of float32 stay.
+        In a file that does name 16 bits, float32 for a layer is the author's wish.
         """
         layers = [
             layer
@@ -66,10 +63,8 @@ class Loaded:
         for layer in layers:
             if not isinstance(layer, keras.layers.InputLayer):
                 layer.dtype_policy = self._policy
-        if not self._takeover.recipe.mixed and any(
-            v.dtype != self._policy for v in model.trainable_variables
-        ):
-            self._takeover.warn(
+        if not self._mixed and any(v.dtype != self._policy for v in model.trainable_variables):
+            self._warn(
                 f"weights of a model that was loaded stay in {model.trainable_variables[0].dtype}, as they were saved"
             )
 

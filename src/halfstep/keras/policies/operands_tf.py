@@ -1,13 +1,13 @@
-"""Operands of 16 and of 32 bits in one operation of TensorFlow's, which promotes nothing and raises.
+"""Operands of 16 and of 32 bits in one operation: TensorFlow raises where PyTorch and JAX promote.
 
-Keras gives the script tensors of 16 bits inside of a layer's ``call``; the script's own constants, masks and noise are
-float32. An operation that refuses such a pair is made again with the 16-bit operands as float32: PyTorch's and JAX's
-result for it. Nothing is ever narrowed. This costs nothing where operands agree: TensorFlow asks only after it failed.
+Inside of a layer's ``call`` Keras gives the script 16-bit tensors, but the script's own constants, masks and noise are
+float32. An operation that refuses such a pair is called again with the 16-bit operands as float32, so that the result
+is that of PyTorch and JAX. Nothing is ever narrowed. It costs nothing where operands agree: TensorFlow asks after it
+has failed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -15,9 +15,7 @@ from tensorflow.python.eager import execute
 from tensorflow.python.framework import ops, tensor
 from tensorflow.python.util import dispatch
 
-from halfstep.takeover.patches import Patches
-
-Method = Callable[..., Any]
+from halfstep.takeover.patches import Method, Patches
 
 _WIDER = (tf.float32, tf.float64)
 
@@ -33,32 +31,32 @@ class Operands(dispatch.GlobalOpDispatcher):  # type: ignore[misc]
         self._narrow = tf.dtypes.as_dtype(narrow)
 
     def install(self, patches: Patches) -> None:
-        """Be asked, and let a 16-bit tensor be taken where float32 is wanted."""
+        """Register with TensorFlow, and allow a 16-bit tensor where float32 is wanted."""
         patches.set(dispatch, "_GLOBAL_DISPATCHERS", [*dispatch._GLOBAL_DISPATCHERS, self])
         patches.wrap(ops, "raise_from_not_ok_status", self._refused)
         patches.wrap(execute, "args_to_matching_eager", self._to_matching)
         patches.wrap(tensor.Tensor, "__tf_tensor__", self._as_tensor)
 
     def handle(self, op: Method, args: Any, kwargs: Any) -> Any:
-        """Make ``op`` again, if it was given such operands."""
+        """Call ``op`` again with wider operands, if it was given 16-bit and wider ones."""
         widened = self._widened((args, kwargs))
         return self.NOT_SUPPORTED if widened is None else op(*widened[0], **widened[1])
 
     def _refused(self, original: Method) -> Method:
-        """An eager operation's first way failed; where that was for its dtypes, let TensorFlow go its second way."""
+        """TensorFlow's fast path for an eager operation failed; if for its dtypes, let it take the slow path."""
 
         def raise_from_not_ok_status(error: Any, name: Any) -> Any:
             if "was expected to be a" not in error.message:
                 original(error, name)
             if (
                 "SelectV2" in error.message
-            ):  # its argument is named as the exception, so that the second way lacks it
+            ):  # the slow path would fail: an argument has the name of the exception
                 raise TypeError(error.message)
 
         return raise_from_not_ok_status
 
     def _to_matching(self, original: Method) -> Method:
-        """That second way: what an eager operation wants to be of one dtype."""
+        """The slow path: the operands that an eager operation wants to be of one dtype."""
 
         def args_to_matching_eager(values: Any, *args: Any, **kwargs: Any) -> Any:
             return original(self._widened(list(values)) or values, *args, **kwargs)
@@ -66,13 +64,13 @@ class Operands(dispatch.GlobalOpDispatcher):  # type: ignore[misc]
         return args_to_matching_eager
 
     def _widened(self, values: Any) -> Any:
-        """``values`` with every 16-bit operand as wide as the widest; None where there are no such two."""
-        found = {_dtype(leaf) for leaf in tf.nest.flatten(values)}
+        """``values`` with every 16-bit operand as wide as the widest; None where no operand is wider."""
+        found = {dtype_of(leaf) for leaf in tf.nest.flatten(values)}
         wide = next((dtype for dtype in reversed(_WIDER) if dtype in found), None)
         if wide is None or self._narrow not in found:
             return None
         return tf.nest.map_structure(
-            lambda leaf: tf.cast(leaf, wide) if _dtype(leaf) == self._narrow else leaf, values
+            lambda leaf: tf.cast(leaf, wide) if dtype_of(leaf) == self._narrow else leaf, values
         )
 
     def _as_tensor(self, original: Method) -> Method:
@@ -84,6 +82,6 @@ class Operands(dispatch.GlobalOpDispatcher):  # type: ignore[misc]
         return __tf_tensor__
 
 
-def _dtype(leaf: Any) -> Any:
-    """The dtype of a tensor or variable; None of all else."""
+def dtype_of(leaf: Any) -> Any:
+    """The dtype of a tensor or variable; None for anything else."""
     return leaf.dtype if isinstance(leaf, tf.Tensor | tf.Variable) else None

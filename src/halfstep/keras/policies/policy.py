@@ -1,13 +1,15 @@
-"""The dtype policy that the recipe means: it is in force before the first layer is made, and the script's own yield.
+"""The dtype policy of the recipe: it is in force before the first layer is made, and replaces the script's own.
 
-A script may ask for 16 bits for the whole program (``set_dtype_policy``, ``set_floatx``) or for one layer, loss or
-metric (``dtype=``, as text or as a policy; a file that is loaded names them, too). Each of these gets the recipe's
-policy; losses and metrics get float32. ``float32`` for one layer is a wish and stays, and so do float64 and quantised
-policies.
+A script may ask for 16 bits for the whole program (``set_dtype_policy``, ``set_floatx``), for one layer, loss or metric
+(``dtype=``, as text or as a policy, also in a file that is loaded), or for a variable (``add_weight(dtype=…)``,
+``keras.Variable``). Layers get the recipe's policy, variables its dtype for weights, losses and metrics float32.
+``float32`` for one layer is the author's wish and stays, and so do float64 and quantised policies.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
 from collections.abc import Callable
 from fnmatch import fnmatchcase
@@ -16,29 +18,23 @@ from typing import Any
 import keras
 from keras.src import dtype_policies
 from keras.src.backend import config
+from keras.src.backend.common.variables import Variable
 from keras.src.dtype_policies import dtype_policy as policies
 from keras.src.dtype_policies.dtype_policy import DTypePolicy, QuantizedDTypePolicy
 from keras.src.losses.loss import Loss
 
 from halfstep.errors import UsageError
-from halfstep.keras.policies.constructors import wrap_constructor
+from halfstep.keras.dtypes import DTYPES, SIXTEEN, dtype_name
 from halfstep.precisions.recipes import Recipe
-from halfstep.takeover.patches import Patches
-
-Note = Callable[[str], None]
-Method = Callable[..., Any]
-
-SIXTEEN = ("float16", "bfloat16")
-
-_DTYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+from halfstep.takeover.patches import Method, Patches
 
 
 def policy_of(recipe: Recipe) -> str:
     """Keras's name for the recipe's dtypes, e.g. ``mixed_float16``; weights in 16 bits are ``float16``.
 
-    What PyTorch emulates beneath Keras it rounds inside float32.
+    A format that PyTorch's takeover emulates below Keras is rounded to inside of float32.
     """
-    dtype = _DTYPES.get(recipe.compute, "float32")
+    dtype = DTYPES.get(recipe.compute, "float32")
     return f"mixed_{dtype}" if recipe.mixed else dtype
 
 
@@ -48,8 +44,9 @@ def in_sixteen_bits(policy: Any) -> bool:
     return plain and (policy.compute_dtype in SIXTEEN or policy.variable_dtype in SIXTEEN)
 
 
-def replace_everywhere(original: Any, new: Any, patches: Patches) -> None:
-    """Put ``new`` where Keras's modules hold ``original``: each spelling is a name of its own."""
+def wrap_everywhere(original: Method, make: Callable[[Method], Method], patches: Patches) -> None:
+    """Put ``make(original)`` wherever Keras's modules hold ``original``: it has a name in several of them."""
+    new = functools.wraps(original)(make(original))
     for name, module in list(sys.modules.items()):
         if name == "keras" or name.startswith("keras."):
             for attribute, value in list(vars(module).items()):
@@ -57,40 +54,44 @@ def replace_everywhere(original: Any, new: Any, patches: Patches) -> None:
                     patches.set(module, attribute, new)
 
 
+def wrap_constructor(patches: Patches, cls: type, make: Callable[[Method], Method]) -> None:
+    """Replace ``cls.__init__`` by ``make(it)``, with the signature that Keras reads for ``get_config``."""
+    signature = inspect.signature(vars(cls)["__init__"])
+    patches.wrap(cls, "__init__", make)
+    vars(cls)["__init__"].__signature__ = signature
+
+
 class Policies:
-    """Every place where a script names a policy.
+    """Every place where a script names a policy or a dtype.
 
     Args:
         recipe: the precision.
-        note: told of each request of the script's own for 16 bits.
+        note: called with each of the script's requests for 16 bits.
 
     Attributes:
         asked: how often a policy of 16 bits was asked for by name; a model's file does so for each of its layers.
     """
 
-    def __init__(self, recipe: Recipe, note: Note) -> None:
+    def __init__(self, recipe: Recipe, note: Callable[[str], None]) -> None:
         self.asked = 0
         self._recipe = recipe
         self._note = note
         self._name = policy_of(recipe)
+        self._stored = DTypePolicy(self._name).variable_dtype
         self._set = policies.set_dtype_policy
 
     def install(self, patches: Patches) -> None:
         """Put the recipe's policy into force, for good."""
         if not self._recipe.as_is and keras.config.floatx() != "float64":
             self._set(self._name)
-        self._wrap(policies.set_dtype_policy, self._set_dtype_policy, patches)
-        self._wrap(config.set_floatx, self._set_floatx, patches)
-        self._wrap(dtype_policies.get, self._get, patches)
+        wrap_everywhere(policies.set_dtype_policy, self._set_dtype_policy, patches)
+        wrap_everywhere(config.set_floatx, self._set_floatx, patches)
+        wrap_everywhere(dtype_policies.get, self._get, patches)
         wrap_constructor(patches, keras.layers.InputLayer, self._input)
+        patches.wrap(Variable, "__init__", self._variable)
         if not self._recipe.as_is:
             for cls in (Loss, keras.metrics.Metric):
                 patches.wrap(cls, "__init__", _in_float32)
-
-    def _wrap(self, original: Method, make: Callable[[Method], Method], patches: Patches) -> None:
-        new = make(original)
-        new.__doc__, new.__name__ = original.__doc__, original.__name__
-        replace_everywhere(original, new, patches)
 
     def _set_dtype_policy(self, original: Method) -> Method:
         def set_dtype_policy(policy: Any) -> None:
@@ -131,19 +132,47 @@ class Policies:
         return get
 
     def _input(self, original: Method) -> Method:
-        """The constructor of a model's input: data that the script has in 16 bits enter as float32."""
+        """The constructor of a model's input: the script's 16-bit data enter the model as float32."""
 
         def __init__(layer: Any, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
-            if _named(dtype) in SIXTEEN:
-                self._note(f"Input(dtype={_named(dtype)!r})")
+            asked = _named(dtype)
+            if asked in SIXTEEN:
+                self._note(f"Input(dtype={asked!r})")
                 dtype = dtype if self._recipe.as_is else "float32"
             original(layer, *args, dtype=dtype, **kwargs)
 
         return __init__
 
+    def _variable(self, original: Method) -> Method:
+        """The constructor of a variable. An initial value in 16 bits, from an array or a file, is exact in float32."""
+
+        def __init__(
+            variable: Any,
+            initializer: Any,
+            shape: Any = None,
+            dtype: Any = None,
+            *args: Any,
+            **kwargs: Any,
+        ) -> None:
+            asked = _named(getattr(initializer, "dtype", None) if dtype is None else dtype)
+            if asked in SIXTEEN and asked != self._usual():
+                self._note(f"Variable(dtype={asked!r})")
+                dtype = dtype if self._recipe.as_is else self._stored
+            original(variable, initializer, shape, dtype, *args, **kwargs)
+
+        return __init__
+
+    def _usual(self) -> str:
+        """The dtype of weights that are made without a dtype."""
+        return str(keras.config.dtype_policy().variable_dtype) if self._recipe.as_is else self._stored
+
 
 def _named(dtype: Any) -> str | None:
-    return None if dtype is None else str(keras.backend.standardize_dtype(dtype))
+    """The name of a dtype of any framework; None for anything else."""
+    try:
+        return None if dtype is None else dtype_name(dtype)
+    except (TypeError, ValueError):
+        return None
 
 
 def _in_float32(original: Method) -> Method:
@@ -185,7 +214,7 @@ class Keep:
         return __init__
 
     def check(self) -> None:
-        """After the first step every layer has been made: a pattern that matched nothing is a mistake.
+        """Called after the first step, when every layer has been made: a pattern that matched none is a mistake.
 
         Raises:
             UsageError: naming the pattern and some of the layers that there are.

@@ -1,13 +1,12 @@
 """Where 16 bits begin and end: data enter a model as they are, and what a model returns to the script is float32.
 
-Keras casts the inputs of every layer to the layer's own dtype: a model rounds its data before any layer has looked at
-them, so that the integer 301 in a float input becomes 300 in bfloat16. Here only layers that compute do that. Layers
-that prepare data (``keras.layers.Normalization``, ``Rescaling``, …) compute in float32, as python does.
+Keras casts the inputs of every layer to the layer's own dtype. So a model rounds its data before its first layer sees
+them: the integer 301 in a float input becomes 300 in bfloat16. Here only layers that compute round their inputs.
+Layers that prepare data (``keras.layers.Normalization``, ``Rescaling``, …) compute in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -15,17 +14,15 @@ from keras.src import backend as internals
 from keras.src.backend.common import global_state
 from keras.src.dtype_policies.dtype_policy import DTypePolicy
 
-from halfstep.keras.policies.constructors import wrap_constructor
-from halfstep.keras.policies.policy import SIXTEEN, in_sixteen_bits
-from halfstep.keras.policies.results import Results, dtype_of
-from halfstep.takeover.patches import Patches
-
-Method = Callable[..., Any]
+from halfstep.keras.dtypes import SIXTEEN, dtype_name
+from halfstep.keras.policies.policy import in_sixteen_bits, wrap_constructor
+from halfstep.keras.policies.results import Results
+from halfstep.takeover.patches import Method, Patches
 
 _LAYERS = "keras.src.layers."
 _PREPARING = (f"{_LAYERS}preprocessing.",)
 
-#: Keras's layers that hand on what they are given, or compute in float32 whatever they are given and cast the result
+#: Keras's layers that pass their inputs on, or that always compute in float32 and cast the result
 _PASSING = tuple(
     f"{_LAYERS}{name}"
     for name in (
@@ -49,18 +46,18 @@ _PASSING = tuple(
 
 
 class _AsGiven(str):
-    """The ``input_dtype`` of a layer that takes numbers of 16 and of 32 bits as they are; in all else float32."""
+    """The ``input_dtype`` of a layer that takes 16-bit and 32-bit inputs as they are; otherwise it means float32."""
 
 
 class Region:
-    """The calls of layers, and what goes in and comes out."""
+    """The inputs and the results of every call of a layer."""
 
     def __init__(self) -> None:
         self._inside = False
         self._results = Results()
 
     def install(self, patches: Patches) -> None:
-        """Replace Keras's cast at the entrance of layers, and cast the results of the outermost one."""
+        """Replace Keras's cast of a layer's inputs, and cast the results of the outermost layer."""
         patches.set(keras.Layer, "input_dtype", property(_input_dtype))
         patches.wrap(DTypePolicy, "convert_input", _convert_input)
         wrap_constructor(patches, keras.Layer, _init)
@@ -80,7 +77,7 @@ class Region:
         return __call__
 
     def _stateless_call(self, original: Method) -> Method:
-        """``stateless_call`` calls ``call``, not ``__call__``: to Keras each layer inside is an outermost one."""
+        """``stateless_call`` does not call ``__call__``, so Keras would take each layer inside for an outermost one."""
 
         def stateless_call(layer: Any, *args: Any, **kwargs: Any) -> Any:
             if not self._outermost():
@@ -96,7 +93,7 @@ class Region:
 
 
 def _init(original: Method) -> Method:
-    """The constructor of every layer: one that prepares data computes in float32."""
+    """Wrap the constructor of every layer: a layer that prepares data computes in float32."""
 
     def __init__(layer: Any, *args: Any, **kwargs: Any) -> None:
         original(layer, *args, **kwargs)
@@ -121,7 +118,7 @@ def takes_as_given(layer: Any) -> bool:
         return True
     if own or _from(layer, (_LAYERS,)):
         return False
-    # A layer of the script's own without weights; before it was built, nobody knows yet whether it will have some.
+    # A layer of the script's own without weights. Before it is built, it is unknown whether it will have some.
     return bool(layer._layers) or layer.built or _is_default(layer.build)
 
 
@@ -137,7 +134,7 @@ def _holds_ids(layer: Any) -> bool:
 
 
 def _from(layer: Any, prefixes: tuple[str, ...]) -> bool:
-    """Whether the first class of Keras's among those that ``layer`` is made of comes from one of these modules."""
+    """Whether the nearest of Keras's own layer classes that ``layer`` is, or is derived from, is in these modules."""
     for cls in type(layer).__mro__:
         if cls.__module__.startswith(_LAYERS) and cls is not keras.Layer:
             return cls.__module__.startswith(prefixes)
@@ -151,7 +148,7 @@ def _is_default(build: Method) -> bool:
 def _convert_input(original: Method) -> Method:
     def convert_input(policy: Any, x: Any, autocast: bool, dtype: Any) -> Any:
         tensor = internals.is_tensor(x) or internals.is_keras_tensor(x)
-        if type(dtype) is _AsGiven and tensor and dtype_of(x) in SIXTEEN:
+        if type(dtype) is _AsGiven and tensor and dtype_name(x.dtype) in SIXTEEN:
             return x
         return original(policy, x, autocast, dtype)
 

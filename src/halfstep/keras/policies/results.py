@@ -1,8 +1,8 @@
-"""What a model returns to the script is float32: losses, metrics and NumPy outside of it compute as in python.
+"""What a model returns to the script is float32, so that losses, metrics and NumPy compute as without halfstep.
 
-Probabilities are the reason why a cast is not enough: those of a softmax that was rounded to bfloat16 do not sum to 1,
-and a sigmoid's become 1 where its logit is 6.3. Where one of them is the model's last operation it is made again in
-float32, from the same 16-bit logits.
+For probabilities a cast is not enough: those of a softmax do not sum to 1 after they were rounded to bfloat16, and a
+sigmoid is rounded to 1 from a logit of 6.3 on. If the last operation of a model is one of these, it is computed again
+in float32, from the same 16-bit logits.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ import keras
 from keras.src import backend
 from keras.src.backend import get_keras_mask, set_keras_mask
 
-from halfstep.keras.policies.policy import SIXTEEN
-from halfstep.takeover.patches import Patches
-
-Method = Callable[..., Any]
+from halfstep.keras.dtypes import SIXTEEN, dtype_name
+from halfstep.takeover.patches import Method, Patches
 
 _PROBABILITIES = ("softmax", "log_softmax", "sigmoid")
 
-#: how many results of such operations are held while a model is called: one for each of its outputs
+#: how many results of such operations are remembered while a model is called; it may have several outputs
 _HELD = 4
 
 
@@ -38,13 +36,13 @@ class Results:
             patches.wrap(backend.nn, name, self._remembered)
 
     def in_float32(self, values: Any) -> Any:
-        """``values`` with every tensor of 16 bits as float32, in the same containers; symbolic ones stay."""
+        """``values`` with every 16-bit tensor as float32, in the same containers; symbolic tensors stay as they are."""
         wide = keras.tree.map_structure(self._in_float32, values)
         self._last.clear()
         return wide
 
     def _in_float32(self, value: Any) -> Any:
-        if not backend.is_tensor(value) or dtype_of(value) not in SIXTEEN:
+        if not backend.is_tensor(value) or dtype_name(value.dtype) not in SIXTEEN:
             return value
         again = next((again for result, again in self._last if result is value), None)
         wide = keras.ops.cast(value, "float32") if again is None else again()
@@ -56,13 +54,8 @@ class Results:
     def _remembered(self, original: Method) -> Method:
         def probabilities(x: Any, *args: Any, **kwargs: Any) -> Any:
             result = original(x, *args, **kwargs)
-            if backend.is_tensor(result) and dtype_of(result) in SIXTEEN:
+            if backend.is_tensor(result) and dtype_name(result.dtype) in SIXTEEN:
                 self._last.append((result, lambda: original(backend.cast(x, "float32"), *args, **kwargs)))
             return result
 
         return probabilities
-
-
-def dtype_of(value: Any) -> str:
-    """The name of a tensor's dtype, symbolic ones' too."""
-    return str(backend.standardize_dtype(value.dtype))

@@ -1,24 +1,86 @@
-"""FLOPs of matrix products by dtype in a JAX program (a jaxpr), with the programs inside of it."""
+"""A close look at one step in JAX: the products in its program are counted, which costs the step nothing."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-_FORMATS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float64": "fp64"}
+import jax
+from keras.src.backend.jax import trainer
+
+from halfstep.keras.dtypes import format_name
+from halfstep.keras.recording.sample import Sample, Unknown
+from halfstep.takeover.patches import Patches
+
+NO_PROGRAM = "the step was not compiled as a whole, so there is no program to read"
 
 
-class Unknown(Exception):
-    """A product whose size or number the program does not tell; the message says which."""
+class ProgramSample(Sample):
+    """Reads the compiled program of the step."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: None)
+        self._step: Any = None
+        self._shapes: Any = None
+        self._watching = False
+
+    def install(self, patches: Patches) -> None:
+        patches.wrap(trainer, "jit", self._jit)
+
+    def _jit(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def jit(function: Any, *args: Any, **kwargs: Any) -> Any:
+            compiled = original(function, *args, **kwargs)
+            if getattr(function, "__name__", "") != "train_step":
+                return compiled
+            self._step = compiled
+            return lambda *given: compiled(*self._seen(given))
+
+        return jit
+
+    def _seen(self, given: Any) -> Any:
+        """``given``, whose shapes are noted now, because JAX reuses the buffers in the call."""
+        if self._watching:
+            self._look(lambda: setattr(self, "_shapes", shapes_of(given)))
+        return given
+
+    def open_eager(self) -> None:
+        self.absent = NO_PROGRAM
+
+    def watch(self, call: Callable[..., Any], args: Any, kwargs: Any, on_batch: Callable[[Any], Any]) -> Any:
+        if self._step is None:
+            self.absent = NO_PROGRAM
+        self._watching = True
+        try:
+            result = call(*args, **kwargs)
+        finally:
+            self._watching = False
+        if self._shapes is not None:
+            self.look_into(self._step, self._shapes, {})
+        return result
+
+    def look_into(self, program: Any, args: Any, kwargs: Any, steps: int = 1) -> None:
+        def read() -> None:
+            # Traced with these shapes before, so the program comes from JAX's cache: the script's code does not run.
+            flops = flops_of_jaxpr(program.trace(*args, **kwargs).jaxpr.jaxpr)
+            self.flops = {name: count // max(1, steps) for name, count in flops.items()}
+
+        self._look(read)
+
+
+def shapes_of(values: Any) -> Any:
+    """``values`` with each array replaced by its shape and dtype."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype) if hasattr(x, "shape") else x, values
+    )
 
 
 def flops_of_jaxpr(jaxpr: Any, times: int = 1) -> dict[str, int]:
-    """FLOPs of the products in ``jaxpr``, by the format of their operands, ``times`` over.
+    """FLOPs of the products in ``jaxpr``, by the format of their operands, if it runs so many ``times``.
 
     Raises:
-        Unknown: products inside a loop whose number of turns is not known before it runs.
+        Unknown: products inside a loop, of which nobody knows beforehand how often it turns.
     """
     total: dict[str, int] = defaultdict(int)
     for equation in jaxpr.eqns:
@@ -26,7 +88,7 @@ def flops_of_jaxpr(jaxpr: Any, times: int = 1) -> dict[str, int]:
         if name in ("dot_general", "conv_general_dilated"):
             flops = _dot(equation) if name == "dot_general" else _convolution(equation)
             dtype = equation.invars[0].aval.dtype.name
-            total[_FORMATS.get(dtype, dtype)] += times * flops
+            total[format_name(dtype)] += times * flops
             continue
         turns = times * int(equation.params.get("length", 1)) if name == "scan" else times
         parts = [flops_of_jaxpr(inner, turns) for inner in _inside(equation)]

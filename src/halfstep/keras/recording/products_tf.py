@@ -1,9 +1,10 @@
-"""FLOPs of matrix products by dtype: in a TensorFlow graph with the functions that it calls, or of eager operations."""
+"""A close look at one step in TensorFlow: the products in its graph, or of its eager operations, are counted."""
 
 from __future__ import annotations
 
 import math
 import re
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,14 +12,12 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.framework import op_callbacks
 
+from halfstep.keras.dtypes import format_name
+from halfstep.keras.recording.sample import Sample, Unknown
+
 Shape = tuple[int, ...]
 Attribute = Callable[[str], Any]
-
-_FORMATS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float64": "fp64"}
-
-
-class Unknown(Exception):
-    """A product whose size the graph does not tell; the message says which."""
+Formula = Callable[[Sequence[Shape], Shape, Attribute], int]
 
 
 def _matmul(ins: Sequence[Shape], out: Shape, attribute: Attribute) -> int:
@@ -28,28 +27,20 @@ def _matmul(ins: Sequence[Shape], out: Shape, attribute: Attribute) -> int:
     return 2 * math.prod(out) * a[-2 if transposed else -1]
 
 
-def _convolution(ins: Sequence[Shape], out: Shape, attribute: Attribute) -> int:
-    return 2 * math.prod(out) * math.prod(ins[1][:-1])
+def _convolution(result: int, kernel: int, inner: int = -1) -> Formula:
+    """2 x the elements of the forward result x the elements of the kernel that meet in each of them.
 
+    Args:
+        result: which input of the operation has the shape of the forward result; -1 is the operation's own result.
+        kernel: which one has the shape of the kernel.
+        inner: the kernel's dimensions before this one meet in an element of the result.
+    """
 
-def _to_input(ins: Sequence[Shape], out: Shape, attribute: Attribute) -> int:
-    return 2 * math.prod(ins[2]) * math.prod(ins[1][:-1])
+    def flops(ins: Sequence[Shape], out: Shape, attribute: Attribute) -> int:
+        shapes = [*ins, out]
+        return 2 * math.prod(shapes[result]) * math.prod(shapes[kernel][:inner])
 
-
-def _to_filter(ins: Sequence[Shape], out: Shape, attribute: Attribute) -> int:
-    return 2 * math.prod(ins[2]) * math.prod(out[:-1])
-
-
-def _depthwise(ins: Sequence[Shape], out: Shape, attribute: Attribute) -> int:
-    return 2 * math.prod(out) * math.prod(ins[1][:2])
-
-
-def _depthwise_to_input(ins: Sequence[Shape], out: Shape, attribute: Attribute) -> int:
-    return 2 * math.prod(ins[2]) * math.prod(ins[1][:2])
-
-
-def _depthwise_to_filter(ins: Sequence[Shape], out: Shape, attribute: Attribute) -> int:
-    return 2 * math.prod(ins[2]) * math.prod(out[:2])
+    return flops
 
 
 def _einsum(ins: Sequence[Shape], out: Shape, attribute: Attribute) -> int:
@@ -64,22 +55,19 @@ def _einsum(ins: Sequence[Shape], out: Shape, attribute: Attribute) -> int:
     return 2 * math.prod(sizes.values()) if len(ins) == 2 else 0
 
 
-#: operation -> (formula, which input tells the dtype)
-_FORMULAS: dict[str, tuple[Callable[[Sequence[Shape], Shape, Attribute], int], int]] = {
-    "MatMul": (_matmul, 0),
-    "BatchMatMul": (_matmul, 0),
-    "BatchMatMulV2": (_matmul, 0),
-    "BatchMatMulV3": (_matmul, 0),
+#: operation -> (formula, the input whose dtype counts)
+_FORMULAS: dict[str, tuple[Formula, int]] = {
+    **dict.fromkeys(("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"), (_matmul, 0)),
     "Einsum": (_einsum, 0),
-    "Conv2D": (_convolution, 0),
-    "Conv3D": (_convolution, 0),
-    "Conv2DBackpropInput": (_to_input, 1),
-    "Conv3DBackpropInputV2": (_to_input, 1),
-    "Conv2DBackpropFilter": (_to_filter, 0),
-    "Conv3DBackpropFilterV2": (_to_filter, 0),
-    "DepthwiseConv2dNative": (_depthwise, 0),
-    "DepthwiseConv2dNativeBackpropInput": (_depthwise_to_input, 1),
-    "DepthwiseConv2dNativeBackpropFilter": (_depthwise_to_filter, 0),
+    "Conv2D": (_convolution(-1, 1), 0),
+    "Conv3D": (_convolution(-1, 1), 0),
+    "Conv2DBackpropInput": (_convolution(2, 1), 1),
+    "Conv3DBackpropInputV2": (_convolution(2, 1), 1),
+    "Conv2DBackpropFilter": (_convolution(2, -1), 0),
+    "Conv3DBackpropFilterV2": (_convolution(2, -1), 0),
+    "DepthwiseConv2dNative": (_convolution(-1, 1, inner=2), 0),
+    "DepthwiseConv2dNativeBackpropInput": (_convolution(2, 1, inner=2), 1),
+    "DepthwiseConv2dNativeBackpropFilter": (_convolution(2, -1, inner=2), 0),
 }
 
 
@@ -114,7 +102,7 @@ def _walk(graph: Any, batch: int | None, total: dict[str, int]) -> None:
 
 
 def _needed(graph: Any) -> list[Any]:
-    """The operations that ``graph``'s results depend on: the others, such as a batch's own gradient, never run."""
+    """The operations that the results of ``graph`` depend on; others, such as the gradient of the batch, never run."""
     waiting = [tensor.op for tensor in graph.outputs] + list(graph.control_outputs)
     needed: dict[int, Any] = {}
     while waiting:
@@ -132,14 +120,14 @@ _COUNTING = {"Placeholder", "Const", "Less", "LogicalAnd", "Identity"}
 
 
 def _functions(op: Any) -> list[str]:
-    """The functions that ``op`` calls; of a condition's branches the one that is taken in the ordinary step."""
+    """The functions that ``op`` calls; of the two branches of a condition the one that an ordinary step takes."""
     names = {"If": "then_branch", "StatelessIf": "then_branch", "While": "body", "StatelessWhile": "body"}
     name = names.get(op.type, "f" if op.type.endswith("PartitionedCall") else None)
     return [] if name is None else [op.get_attr(name).name]
 
 
 def _turns(graph: Any, loop: Any) -> int:
-    """How often ``loop`` turns: its limit, where its condition does nothing but count; a recurrent layer's does.
+    """How often ``loop`` turns: its limit, if its condition only counts, as that of a recurrent layer does.
 
     Raises:
         Unknown: the condition looks at values, or the limit (a sequence's length) is not in the graph.
@@ -177,7 +165,7 @@ def _attributes(op: Any) -> Attribute:
 
 
 def _shape(tensor: Any, batch: int | None) -> Shape:
-    """The sizes of ``tensor``; an open leading one is the batch's, or what a reshape makes of it."""
+    """The sizes of ``tensor``; an open one is the batch's, or what a reshape makes of it."""
     if tensor.shape.rank is None:
         raise Unknown(f"the graph does not tell the shape of {tensor.name}")
     sizes = list(tensor.shape)
@@ -196,7 +184,7 @@ def _shape(tensor: Any, batch: int | None) -> Shape:
 def _format(dtype: Any) -> str:
     if dtype == tf.float32 and tf.config.list_physical_devices("GPU"):
         return "tf32" if tf.config.experimental.tensor_float_32_execution_enabled() else "fp32"
-    return _FORMATS.get(dtype.name, str(dtype.name))
+    return format_name(str(dtype.name))
 
 
 class EagerCounter:
@@ -208,7 +196,7 @@ class EagerCounter:
 
     @property
     def flops(self) -> dict[str, int]:
-        """FLOPs by format; raises what prevented the counting, which the operations themselves never saw."""
+        """FLOPs by format; raises the error that prevented the counting, which no operation was disturbed by."""
         if self._failure is not None:
             raise self._failure
         return self._found
@@ -236,3 +224,33 @@ class EagerCounter:
         table = {attrs[i]: attrs[i + 1] for i in range(0, len(attrs or ()) - 1, 2)}
         flops = formula([tuple(t.shape) for t in inputs], tuple(outputs[0].shape), table.get)
         self._found[_format(inputs[typed].dtype)] += flops
+
+
+class GraphSample(Sample):
+    """Reads the graph of the step, or counts its operations where it has none."""
+
+    def __init__(self) -> None:
+        super().__init__(EagerCounter)
+        self._graph: weakref.ref[Any] | None = None
+
+    def trace_begins(self) -> None:
+        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        self._graph = None if graph is None else weakref.ref(graph)
+
+    def open_eager(self) -> None:
+        if self._graph is None:
+            super().open_eager()
+
+    def watch(self, call: Callable[..., Any], args: Any, kwargs: Any, on_batch: Callable[[Any], Any]) -> Any:
+        if self._graph is None:
+            return super().watch(call, args, kwargs, on_batch)
+        result = call(*args, **kwargs)
+        self._look(lambda: self._read(on_batch(result)))
+        return result
+
+    def _read(self, batch: Any) -> None:
+        graph = None if self._graph is None else self._graph()
+        if graph is None:
+            self.absent = "the graph of the step was gone before it could be read"
+        else:
+            self.flops = flops_of_graph(graph, None if batch is None else int(batch))

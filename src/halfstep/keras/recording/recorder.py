@@ -1,34 +1,17 @@
-"""One line a step: loss, seconds, skipped, loss scale. Reads nothing off a device that is not long ready."""
+"""One line per step: loss, seconds, skipped, loss scale. It reads numbers from a device only when they are ready."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from halfstep.keras.step import Seen
 from halfstep.record import NullWriter, StepLines, Writer
 
-#: steps that a line waits on an accelerator, so that reading its numbers does not hold up the steps after it
+#: for how many steps a line waits on an accelerator, so that reading its numbers does not delay the next steps
 LAG = 4
-
-
-@dataclass
-class Seen:
-    """What was seen of a step; scalars of the backend, or plain numbers.
-
-    Attributes:
-        loss: before any scaling; None where there was none to see.
-        scale: the factor that the loss was multiplied by; None for none.
-        finite: whether the gradients were; None where nobody looked.
-        samples: the batch's first dimension.
-    """
-
-    loss: Any = None
-    scale: Any = None
-    finite: Any = None
-    samples: Any = None
 
 
 class Recorder:
@@ -56,23 +39,22 @@ class Recorder:
         self._wait = wait
         self._waiting: deque[tuple[int, Seen, float | None, bool]] = deque()
         self._last: float | None = None
+        self._seconds: float | None = None
         self._lines = StepLines(writer)
 
     def step(self, seen: Seen, sampled: bool = False, share: int = 1) -> None:
         """A step is over; ``share`` steps were made in the time since the last one, and this is one of them."""
         self._wait(seen.loss)
         now = time.perf_counter()
-        if share and self._last is not None:
-            self._seconds: float | None = (now - self._last) / share
-        elif share:
-            self._seconds = None
+        if share:
+            self._seconds = None if self._last is None else (now - self._last) / share
         self._waiting.append((self.steps, seen, self._seconds, sampled))
         self.steps += 1
         while len(self._waiting) > self._lag:
             self._line(*self._waiting.popleft())
 
     def resume(self) -> None:
-        """What halfstep did since the step's end is no part of the next one's time."""
+        """The next step's time begins now: what halfstep did since the last step's end is no part of it."""
         self._last = time.perf_counter()
 
     def _line(self, index: int, seen: Seen, seconds: float | None, sampled: bool) -> None:
@@ -83,10 +65,6 @@ class Recorder:
         self._lines.write(index, loss, seconds, not finite, scale, sampled)
         self._read(finite, scale)
 
-    def write(self, event: str, **fields: Any) -> None:
-        """Write an event of another kind."""
-        self._writer.write(event, **fields)
-
     def close(self) -> None:
         """Write the lines that still wait."""
         while self._waiting:
@@ -94,12 +72,8 @@ class Recorder:
 
 
 def _number(value: Any) -> float | None:
-    """A scalar of any backend; None for what is none. PyTorch warns of one that still belongs to a graph."""
+    """A scalar of any backend as a number; None for what is no scalar. PyTorch warns of one that belongs to a graph."""
     try:
         return None if value is None else float(value.detach() if hasattr(value, "detach") else value)
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-    ):  # a loss for each sample, say, that the script's own step logs
+    except (TypeError, ValueError, RuntimeError):  # such as a loss per sample that the script's own step logs
         return None

@@ -1,0 +1,60 @@
+"""What the parts of the takeover ask of Keras's backend, and tell it, while a program trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+class Runtime:
+    """A backend that computes eagerly on one device, and does nothing by itself at any of the moments.
+
+    Attributes:
+        functional: a ``train_step`` is given the values of all variables and returns new ones; the variables themselves
+            hold no values meanwhile.
+        adjacent_steps: in a loop of the script's own a step begins where the one before it ends; elsewhere a tape or
+            the call of a compiled function begins it.
+    """
+
+    functional = False
+    adjacent_steps = False
+
+    def all_finite(self, grads: Sequence[Any]) -> Any:
+        """Whether all gradients are finite, as one flag: one pass over them. A gradient may be None."""
+        raise NotImplementedError
+
+    def copied(self, value: Any) -> Any:
+        """``value`` as it is now, whatever is assigned to its variable later."""
+        return value
+
+    def trace(self) -> Any:
+        """What is traced at the moment, where values of one trace must not get into another; else None."""
+        return None
+
+    def wait_for(self, value: Any) -> None:
+        """Return when ``value`` has been computed, where a value may be handed out before."""
+
+    def undivided(self, loss: Any) -> Any:
+        """The loss of a replica, which Keras divides by the number of replicas so that gradients can be summed."""
+        return loss
+
+    def reducible(self, finite: Any) -> Any:
+        """Whether gradients are finite, as a number whose mean over replicas can be taken; None stays None."""
+        return finite
+
+    def outside_of_graphs(self, make: Callable[[], Any]) -> None:
+        """Call ``make``, which makes variables, outside of the graph that is being traced."""
+        make()
+
+    def reachable(self, copy: Any) -> bool:
+        """Whether a tensor can be used here: it may belong to the graph of another function."""
+        return True
+
+    def loss_scaled(self, scaled: bool) -> None:
+        """Keras has scaled the loss of the backward pass to come; or (False) its gradients have been applied."""
+
+    def train_step_scale(self, scale: Any) -> None:
+        """A train_step begins, whose optimizer has this scale; or (None) it is over."""
+
+    def stepped(self) -> None:
+        """An optimizer of Keras's has made a step."""
