@@ -120,6 +120,7 @@ def turns(backend: str, folder: Path) -> list[tuple[str, str, str]]:
         ("own losses", "bf16", _path("own_losses")),
         *([("torch.optim", "bf16", _path("torch_optim"))] if backend == "torch" else []),
         *([("operands", "bf16", operands)] if backend == "tensorflow" else []),
+        *((f"keywords-{recipe}", recipe, _path("keywords")) for recipe in ("fp16", "bf16")),
         *adopted.turns(backend, folder),
         *((f"loop-{recipe}", recipe, jax_loop) for recipe in LOOPS if backend == "jax"),
     ]

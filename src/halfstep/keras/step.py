@@ -10,7 +10,7 @@ from typing import Any
 
 from keras import ops
 
-from halfstep.keras.backends.runtime import Runtime
+from halfstep.keras.runtime import Runtime
 
 
 @dataclass

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from halfstep.errors import Unsupported
 from halfstep.keras import units
-from halfstep.keras.backends.runtime import Runtime
 from halfstep.keras.recording.sample import Sample
+from halfstep.keras.runtime import Runtime
 from halfstep.precisions.recipes import Recipe
 from halfstep.takeover.base import Options, Takeover
 from halfstep.takeover.patches import Patches
@@ -25,22 +24,19 @@ class Backend(Runtime, ABC):
     Attributes:
         name: Keras's name for it.
         title: its own name.
+        version: its own version.
         emulated: whether the recipe's format is rounded to inside of fp32 tensors.
         product_fields: the fields of a record's ``takeover`` event that tell of products in fp32 units.
     """
 
     name: str
     title: str
+    version: str
     emulated = False
     product_fields: Mapping[str, object] = {"fp32_units": [], "lists": None}
 
     def attach(self, others: Sequence[Takeover]) -> None:
         """Find among the takeovers that were made before the one that works below Keras's on this backend."""
-
-    @property
-    def version(self) -> str:
-        """The backend's own version."""
-        return str(import_module(self.name).__version__)
 
     @abstractmethod
     def device(self) -> str:

@@ -21,6 +21,7 @@ class Jax(Backend):
 
     name = "jax"
     title = "JAX"
+    version = str(jax.__version__)
     functional = True
 
     def device(self) -> str:

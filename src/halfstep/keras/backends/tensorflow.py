@@ -20,6 +20,7 @@ class TensorFlow(Backend):
 
     name = "tensorflow"
     title = "TensorFlow"
+    version = str(tf.__version__)
 
     def device(self) -> str:
         """Asking initialises nothing in TensorFlow."""

@@ -26,6 +26,7 @@ class PyTorch(Backend):
 
     name = "torch"
     title = "PyTorch"
+    version = str(torch.__version__)
     adjacent_steps = True
     product_fields: Mapping[str, object] = {}  # they are in the event of PyTorch's takeover
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from halfstep.keras.backends.runtime import Runtime
 from halfstep.keras.loss_scaling.scaler import Scaler
 from halfstep.keras.loss_scaling.statistics import NullStatistics
 from halfstep.keras.notices import Notices
 from halfstep.keras.recording.progress import Progress
+from halfstep.keras.runtime import Runtime
 from halfstep.keras.step import StepState
 from halfstep.precisions.recipes import Recipe
 from halfstep.takeover.patches import Method, Patches

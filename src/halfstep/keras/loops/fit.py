@@ -96,7 +96,7 @@ class FitLoop(Loop):
             self._patches.wrap(owner, "train_step", self._train_step)
 
     def _train_step(self, original: Method) -> Method:
-        def train_step(model: Any, *args: Any, **kwargs: Any) -> Any:
+        def train_step(model: Any, /, *args: Any, **kwargs: Any) -> Any:
             if not self._step.training or self._step.within.seen is not None:
                 return original(model, *args, **kwargs)
             state = args[0] if self._runtime.functional else None

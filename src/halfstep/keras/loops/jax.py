@@ -62,7 +62,7 @@ class JaxLoop(OwnLoop):
     def _update_state(self, original: Method) -> Method:
         """In a train_step ``scale_loss`` is given a loss of the gradient's trace, but this metric one of the step's."""
 
-        def update_state(metric: Any, values: Any, *args: Any, **kwargs: Any) -> Any:
+        def update_state(metric: Any, /, values: Any, *args: Any, **kwargs: Any) -> Any:
             if metric.name == "loss":
                 self._step.loss_known(values)
             return original(metric, values, *args, **kwargs)
@@ -70,16 +70,19 @@ class JaxLoop(OwnLoop):
         return update_state
 
     def _stateless_apply(self, original: Method) -> Method:
-        def stateless_apply(optimizer: Any, variables: Any, grads: Any, trainable: Any) -> Any:
+        def stateless_apply(
+            optimizer: Any, optimizer_variables: Any, grads: Any, trainable_variables: Any
+        ) -> Any:
             if self._step.training or self._step.busy:
-                return original(optimizer, variables, grads, trainable)
-            grads, scale = list(grads), self._scaler.scale_of(optimizer, variables)
+                return original(optimizer, optimizer_variables, grads, trainable_variables)
+            grads, scale = list(grads), self._scaler.scale_of(optimizer, optimizer_variables)
             finite = self._checked(grads, scale)
             with self._step.part_of_loop():
                 self._step.begin_apply()
-                new = original(optimizer, variables, grads, trainable)
+                new = original(optimizer, optimizer_variables, grads, trainable_variables)
             if scale is None and self._guards:
-                old = jax.tree.unflatten(jax.tree.structure(new), jax.tree.leaves((trainable, variables)))
+                old = jax.tree.leaves((trainable_variables, optimizer_variables))
+                old = jax.tree.unflatten(jax.tree.structure(new), old)
                 new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
             self._stepped(optimizer, finite, scale)
             return new

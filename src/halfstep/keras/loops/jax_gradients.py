@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import keras
 from jax.experimental import io_callback
 
-from halfstep.keras.backends.runtime import Runtime
 from halfstep.keras.dtypes import LARGEST_FP16
+from halfstep.keras.runtime import Runtime
 from halfstep.keras.step import StepState
 from halfstep.takeover.patches import Method, Patches
 
@@ -128,10 +128,12 @@ class Gradients:
         return scaled
 
     def _stateless_call(self, original: Method) -> Method:
-        def stateless_call(layer: Any, trained: Any, others: Any, *args: Any, **kwargs: Any) -> Any:
-            result = original(layer, trained, others, *args, **kwargs)
+        def stateless_call(
+            layer: Any, /, trainable_variables: Any, non_trainable_variables: Any, *args: Any, **kwargs: Any
+        ) -> Any:
+            result = original(layer, trainable_variables, non_trainable_variables, *args, **kwargs)
             if self._step.busy and self._guards and not self._step.training:
-                self._statistics += zip(result[1], others, strict=True)
+                self._statistics += zip(result[1], non_trainable_variables, strict=True)
             return result
 
         return stateless_call

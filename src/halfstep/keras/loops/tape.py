@@ -21,9 +21,43 @@ from tensorflow.python.eager.polymorphic_function import polymorphic_function
 from halfstep.errors import Unsupported
 from halfstep.keras.dtypes import LARGEST_FP16
 from halfstep.keras.loops.base import OwnLoop, Parts
-from halfstep.keras.loops.tape_state import ROWS, State
 from halfstep.keras.step import Seen
+from halfstep.precisions.loss_scale import DynamicScale, LossScale
 from halfstep.takeover.patches import Method, Patches
+
+#: how many rows one call of a graph can leave; a longer loop inside of a graph leaves its last rows
+ROWS = 4096
+
+
+class State:
+    """What lasts from step to step. Made when first needed: before, the script may have to configure TensorFlow."""
+
+    def __init__(self, scale: LossScale) -> None:
+        self._recipe = scale
+        self.scale = _variable(scale.value, tf.float32)
+        self.finite_steps = _variable(0, tf.int64)
+        self.loss = _variable(0.0, tf.float32)
+        self.steps = _variable(0, tf.int64)
+        self.rows = _variable([[0.0, 1.0, 1.0]] * ROWS, tf.float32)
+
+    def move(self, finite: Any, primary: bool) -> None:
+        """The scale for the next step, as :meth:`LossScale.next` has it; only ``primary`` optimizers count growth."""
+        if not isinstance(self._recipe, DynamicScale):
+            return
+        scale, count = self._recipe.next_of(tf, self.scale, self.finite_steps, finite, primary)
+        self.scale.assign(scale)
+        self.finite_steps.assign(count)
+
+    def row(self, scale: Any, finite: Any) -> None:
+        """Leave the step's loss, scale and finiteness for the recorder."""
+        values = tf.stack([self.loss, tf.cast(scale, tf.float32), tf.cast(finite, tf.float32)])
+        self.rows.scatter_nd_update([[self.steps % ROWS]], [values])
+        self.steps.assign_add(1)
+        self.loss.assign(0.0)
+
+
+def _variable(value: Any, dtype: Any) -> Any:
+    return tf.Variable(value, dtype=dtype, trainable=False)
 
 
 class TapeLoop(OwnLoop):
@@ -64,7 +98,7 @@ class TapeLoop(OwnLoop):
 
     def _gradient(self, original: Method) -> Method:
         def gradient(
-            tape: Any, target: Any, sources: Any, output_gradients: Any = None, *args: Any, **kwargs: Any
+            tape: Any, /, target: Any, sources: Any, output_gradients: Any = None, *args: Any, **kwargs: Any
         ) -> Any:
             scale = self._scale_for(target)
             self._begin_pass(target)
@@ -148,7 +182,7 @@ class TapeLoop(OwnLoop):
     def _call(self, original: Method) -> Method:
         """After the outermost call of a graph that trains, the rows of its steps are read."""
 
-        def __call__(function: Any, *args: Any, **kwargs: Any) -> Any:
+        def __call__(function: Any, /, *args: Any, **kwargs: Any) -> Any:
             outermost = not self._calls and not self._step.training and tf.executing_eagerly()
             sampled = outermost and self.stepped and self._progress.sampling
             self._calls.append(function)

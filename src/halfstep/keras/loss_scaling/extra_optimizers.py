@@ -15,10 +15,10 @@ from keras import ops
 from keras.optimizers import LossScaleOptimizer
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
-from halfstep.keras.backends.runtime import Runtime
 from halfstep.keras.loss_scaling.scaler import Scaler
 from halfstep.keras.loss_scaling.statistics import NullStatistics
 from halfstep.keras.notices import Notices
+from halfstep.keras.runtime import Runtime
 from halfstep.keras.step import StepState
 from halfstep.precisions.loss_scale import DynamicScale, LossScale
 from halfstep.takeover.patches import Method, Patches
@@ -78,16 +78,19 @@ class ExtraOptimizers:
         return apply
 
     def _stateless_apply(self, original: Method) -> Method:
-        def stateless_apply(optimizer: Any, variables: Any, grads: Any, trainable: Any) -> Any:
+        def stateless_apply(
+            optimizer: Any, optimizer_variables: Any, grads: Any, trainable_variables: Any
+        ) -> Any:
             if not self._concerned(optimizer):
-                return original(optimizer, variables, grads, trainable)
+                return original(optimizer, optimizer_variables, grads, trainable_variables)
             self._notices.warn(FIXED)
             finite = self._runtime.all_finite(grads)
-            weights, state = original(optimizer, variables, grads, trainable)
+            new = original(optimizer, optimizer_variables, grads, trainable_variables)
             self._step.checked_extra(finite)
-            pairs = [zip(weights, trainable, strict=True), zip(state, variables, strict=True)]
-            kept = [[ops.where(finite, new, old) for new, old in pair] for pair in pairs]
-            return kept[0], kept[1]
+            old = trainable_variables, optimizer_variables
+            pairs = [zip(a, b, strict=True) for a, b in zip(new, old, strict=True)]
+            weights, state = ([ops.where(finite, a, b) for a, b in pair] for pair in pairs)
+            return weights, state
 
         return stateless_apply
 

@@ -18,10 +18,10 @@ from keras.optimizers import LossScaleOptimizer
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.trainers.trainer import Trainer
 
-from halfstep.keras.backends.runtime import Runtime
 from halfstep.keras.loss_scaling.compiled_optimizer import scaled
 from halfstep.keras.loss_scaling.statistics import NullStatistics
 from halfstep.keras.notices import Notices
+from halfstep.keras.runtime import Runtime
 from halfstep.keras.step import StepState
 from halfstep.precisions.loss_scale import DynamicScale
 from halfstep.precisions.recipes import Recipe
@@ -94,7 +94,7 @@ class Scaler:
     def _compile(self, original: Method) -> Method:
         signature = inspect.signature(original)
 
-        def compile(model: Any, *args: Any, **kwargs: Any) -> None:
+        def compile(model: Any, /, *args: Any, **kwargs: Any) -> None:
             bound = signature.bind(model, *args, **kwargs)
             bound.arguments["auto_scale_loss"] = False
             original(*bound.args, **bound.kwargs)
@@ -110,7 +110,7 @@ class Scaler:
     def _init(self, original: Method) -> Method:
         scale = self._recipe.loss_scale
 
-        def __init__(optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        def __init__(optimizer: Any, /, *args: Any, **kwargs: Any) -> None:
             original(optimizer, *args, **kwargs)
             if not self._ours:
                 self._notices.own_amp("LossScaleOptimizer")
@@ -133,8 +133,8 @@ class Scaler:
         return scale_loss
 
     def _check_finite(self, original: Method) -> Method:
-        def check_finite(optimizer: Any, gradients: Any) -> Any:
-            finite = original(optimizer, gradients)
+        def check_finite(optimizer: Any, grads: Any) -> Any:
+            finite = original(optimizer, grads)
             self._step.checked(finite)
             return finite
 
@@ -155,13 +155,15 @@ class Scaler:
         return apply
 
     def _stateless_apply(self, original: Method) -> Method:
-        def stateless_apply(optimizer: Any, variables: Any, grads: Any, trainable_variables: Any) -> Any:
+        def stateless_apply(
+            optimizer: Any, optimizer_variables: Any, grads: Any, trainable_variables: Any
+        ) -> Any:
             index = _index(optimizer)
             if self._true_gradients():
                 if not self._step.take_pass():
                     self._notices.warn(UNSCALED)
-                grads = [None if g is None else ops.multiply(g, variables[index]) for g in grads]
-            weights, state = original(optimizer, variables, grads, trainable_variables)
+                grads = [None if g is None else ops.multiply(g, optimizer_variables[index]) for g in grads]
+            weights, state = original(optimizer, optimizer_variables, grads, trainable_variables)
             state = list(state)
             state[index] = self._bounded(optimizer, state[index])
             self._step.applied()
@@ -194,7 +196,10 @@ def _resting_apply(optimizer: Any, grads: Any, trainable_variables: Any = None) 
     optimizer.inner_optimizer.apply(grads, trainable_variables)
 
 
-def _resting_stateless_apply(optimizer: Any, variables: Any, grads: Any, trainable_variables: Any) -> Any:
-    own = len(variables) - len(optimizer.inner_optimizer.variables)
-    weights, inner = optimizer.inner_optimizer.stateless_apply(variables[own:], grads, trainable_variables)
-    return weights, [*variables[:own], *inner]
+def _resting_stateless_apply(
+    optimizer: Any, optimizer_variables: Any, grads: Any, trainable_variables: Any
+) -> Any:
+    inner = optimizer.inner_optimizer
+    own = len(optimizer_variables) - len(inner.variables)
+    weights, state = inner.stateless_apply(optimizer_variables[own:], grads, trainable_variables)
+    return weights, [*optimizer_variables[:own], *state]

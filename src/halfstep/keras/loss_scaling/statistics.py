@@ -13,7 +13,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from halfstep.keras.backends.runtime import Runtime
+from halfstep.keras.runtime import Runtime
 from halfstep.takeover.patches import Method, Patches
 
 
@@ -42,7 +42,7 @@ class Statistics(NullStatistics):
         patches.wrap(keras.Layer, "add_weight", self._add_weight)
 
     def _add_weight(self, original: Method) -> Method:
-        def add_weight(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        def add_weight(layer: Any, /, *args: Any, **kwargs: Any) -> Any:
             variable = original(layer, *args, **kwargs)
             if not variable.trainable and keras.backend.is_float_dtype(variable.dtype):
                 self._variables[id(variable)] = weakref.ref(variable)

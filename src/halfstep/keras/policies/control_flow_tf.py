@@ -58,7 +58,7 @@ class ControlFlow:
         return lambda: tf.nest.map_structure(lambda leaf: self._to(leaf, tf.float32), branch())
 
     def _writing(self, original: Method, place: int) -> Method:
-        def write(array: Any, *args: Any, **kwargs: Any) -> Any:
+        def write(array: Any, /, *args: Any, **kwargs: Any) -> Any:
             written = list(args)
             if len(written) > place:
                 written[place] = self._to(written[place], array.dtype)

@@ -58,7 +58,7 @@ class Operands(dispatch.GlobalOpDispatcher):  # type: ignore[misc]
     def _to_matching(self, original: Method) -> Method:
         """The slow path: the operands that an eager operation wants to be of one dtype."""
 
-        def args_to_matching_eager(values: Any, *args: Any, **kwargs: Any) -> Any:
+        def args_to_matching_eager(values: Any, /, *args: Any, **kwargs: Any) -> Any:
             return original(self._widened(list(values)) or values, *args, **kwargs)
 
         return args_to_matching_eager

@@ -134,12 +134,20 @@ class Policies:
     def _input(self, original: Method) -> Method:
         """The constructor of a model's input: the script's 16-bit data enter the model as float32."""
 
-        def __init__(layer: Any, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
+        def __init__(
+            layer: Any,
+            /,
+            shape: Any = None,
+            batch_size: Any = None,
+            dtype: Any = None,
+            *args: Any,
+            **kwargs: Any,
+        ) -> None:
             asked = _named(dtype)
             if asked in SIXTEEN:
                 self._note(f"Input(dtype={asked!r})")
                 dtype = dtype if self._recipe.as_is else "float32"
-            original(layer, *args, dtype=dtype, **kwargs)
+            original(layer, shape, batch_size, dtype, *args, **kwargs)
 
         return __init__
 
@@ -148,6 +156,7 @@ class Policies:
 
         def __init__(
             variable: Any,
+            /,
             initializer: Any,
             shape: Any = None,
             dtype: Any = None,
@@ -178,7 +187,7 @@ def _named(dtype: Any) -> str | None:
 def _in_float32(original: Method) -> Method:
     """The constructor of a loss or metric: one that would compute in 16 bits computes in float32."""
 
-    def __init__(computed: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(computed: Any, /, *args: Any, **kwargs: Any) -> None:
         original(computed, *args, **kwargs)
         if in_sixteen_bits(computed._dtype_policy):
             computed._dtype_policy = DTypePolicy("float32")
@@ -203,7 +212,7 @@ class Keep:
             wrap_constructor(patches, keras.Layer, self._init)
 
     def _init(self, original: Method) -> Method:
-        def __init__(layer: Any, *args: Any, **kwargs: Any) -> None:
+        def __init__(layer: Any, /, *args: Any, **kwargs: Any) -> None:
             original(layer, *args, **kwargs)
             self._names.append(layer.name)
             matching = {pattern for pattern in self._patterns if fnmatchcase(layer.name, pattern)}

@@ -69,7 +69,7 @@ class Region:
         return not self._inside and global_state.get_global_attribute("current_call_ctx") is None
 
     def _call(self, original: Method) -> Method:
-        def __call__(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        def __call__(layer: Any, /, *args: Any, **kwargs: Any) -> Any:
             outermost = self._outermost()
             result = original(layer, *args, **kwargs)
             return self._results.in_float32(result) if outermost else result
@@ -79,7 +79,7 @@ class Region:
     def _stateless_call(self, original: Method) -> Method:
         """``stateless_call`` does not call ``__call__``, so Keras would take each layer inside for an outermost one."""
 
-        def stateless_call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        def stateless_call(layer: Any, /, *args: Any, **kwargs: Any) -> Any:
             if not self._outermost():
                 return original(layer, *args, **kwargs)
             self._inside = True
@@ -95,7 +95,7 @@ class Region:
 def _init(original: Method) -> Method:
     """Wrap the constructor of every layer: a layer that prepares data computes in float32."""
 
-    def __init__(layer: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(layer: Any, /, *args: Any, **kwargs: Any) -> None:
         original(layer, *args, **kwargs)
         if _from(layer, _PREPARING) and in_sixteen_bits(layer.dtype_policy):
             layer.dtype_policy = "float32"

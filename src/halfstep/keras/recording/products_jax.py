@@ -30,7 +30,7 @@ class ProgramSample(Sample):
         patches.wrap(trainer, "jit", self._jit)
 
     def _jit(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def jit(function: Any, *args: Any, **kwargs: Any) -> Any:
+        def jit(function: Any, /, *args: Any, **kwargs: Any) -> Any:
             compiled = original(function, *args, **kwargs)
             if getattr(function, "__name__", "") != "train_step":
                 return compiled
