@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Backend(Runtime, ABC):
-    """One of Keras's backends.
+    """One of Keras's backends. How products are computed is told here for a backend that has no takeover of its own.
 
     Attributes:
         name: Keras's name for it.

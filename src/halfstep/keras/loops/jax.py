@@ -2,7 +2,7 @@
 
 A step whose gradients are not finite keeps the old values, by a selection inside the program. The loss scale stays in
 Python: a compiled program asks for it, and reports each step, by an ordered callback. Each costs a call into Python.
-After a call of a compiled function that trains its steps are recorded, and one of them is examined.
+After a call of a compiled function that trains, its steps are recorded, and one of them is examined.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _OWN = {
     "name",
 }
 
-#: attributes of every optimizer, with the values that a LossScaleOptimizer needs while it is built: it has none else
+#: attributes of every optimizer, with the values that a LossScaleOptimizer has while it is built, and only then
 _SHARED = {
     "weight_decay": None,
     "clipnorm": None,
