@@ -18,7 +18,7 @@ from halfstep.report.reading import read
 
 from .sample import comparison, hostile, metered
 
-plotly = pytest.importorskip("plotly.graph_objects")
+plotly = pytest.importorskip("plotly.graph_objects", exc_type=ImportError)
 
 maybe = st.one_of(st.none(), st.floats(-1e6, 1e6))
 curves = st.lists(st.lists(maybe, max_size=12), min_size=1, max_size=5)
