@@ -34,8 +34,8 @@ lint: $(INSTALLED) ## ruff: rules and format; import-linter (needs Python 3.11):
 	$(BIN)/ruff format --check
 	@if [ -x $(BIN)/lint-imports ]; then $(BIN)/lint-imports; else echo 'no import-linter for this Python'; fi
 
-types: $(INSTALLED) ## mypy, strict
-	$(BIN)/mypy
+types: $(INSTALLED) ## mypy, strict, for Linux, macOS and Windows; each has a cache of its own
+	for platform in linux darwin win32; do $(BIN)/mypy --platform $$platform --cache-dir .mypy_cache/$$platform || exit 1; done
 
 docs: $(INSTALLED) ## build the site in docs/_build, strictly (half a minute; needs Python 3.11)
 	@$(BIN)/python -c 'import sphinx' 2> /dev/null || { \

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+#: about signals, pipes, links and locks as POSIX has them
+collect_ignore = (
+    [
+        "cli/test_compare.py", "cli/test_mistakes.py", "cli/test_outputs.py", "cli/test_run.py", "record/test_writer.py",
+        "test_files.py", "test_platforms.py", "trials/test_fresh.py", "trials/test_process.py", "trials/test_run.py",
+    ]
+    if os.name == "nt"
+    else []
+)  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -161,3 +161,15 @@ $2"
     assert done.stderr.splitlines()[0] == (
         f"halfstep: {old} is Python 3.9: Python 3.10 or newer is needed; name one as in make PYTHON=python3.12."
     )
+
+
+def test_the_public_ci_tests_every_python_and_the_oldest_pytorch_that_are_promised():
+    text = (ROOT / ".github" / "workflows" / "tests.yml").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (listed,) = re.findall(r"python: \[(.+)\]", text)
+    assert listed == ", ".join(f'"3.{minor}"' for minor in range(10, 15))
+    assert project["requires-python"] == ">=3.10"
+    (oldest,) = re.findall(r'"torch==([\d.]+)\.\*"', text)
+    assert project["optional-dependencies"]["torch"] == [f"torch>={oldest}"]
+    assert re.findall(r"os: \[(.+)\]", text) == ["ubuntu-latest, macos-latest, windows-latest"]
+    assert [p for p in re.findall(r"\b(?:tests|examples)/[\w/.]+", text) if not (ROOT / p).exists()] == []

@@ -1,4 +1,7 @@
-"""Files of halfstep's own: written whole or not at all, as JSON that any program reads."""
+"""Files of halfstep's own: written whole or not at all, as JSON that any program reads.
+
+With :mod:`halfstep.processes` the only module that asks which platform this is.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -100,3 +104,86 @@ def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
         with suppress(OSError):
             partial.unlink()
         raise
+
+
+class Locked(Exception):
+    """Somebody else holds the lock."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder against any other halfstep, until this is left or the process ends, however it ends.
+
+    The lock is the system's, on a file in the folder. Where the file system has no locks nothing is held.
+
+    Raises:
+        Locked: another holds it.
+    """
+    import filelock  # here: a program that is only run has no need of it
+
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise Locked from None
+    except (OSError, NotImplementedError):
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+if sys.platform == "win32":
+
+    def out_of_reach(descriptor: int) -> int:
+        """No program closes descriptors that are not its own."""
+        return descriptor
+
+    def is_own(found: os.stat_result) -> bool:
+        """Python cannot read who owns a file here; the rights of a user's folders keep others out."""
+        return True
+
+    def is_private(found: os.stat_result) -> bool:
+        """As :func:`is_own`."""
+        return True
+
+    def link_folder(link: Path, target: Path) -> None:
+        """Make ``link`` lead to a folder: a junction, as links need a right that users seldom have.
+
+        Raises:
+            OSError: the file system has none.
+        """
+        import _winapi
+
+        _winapi.CreateJunction(str(target), str(link))
+
+else:
+    #: programs close descriptors up to some hundreds when they become daemons
+    _HIGH = 900
+
+    def out_of_reach(descriptor: int) -> int:
+        """The same file under a number that no loop over the lowest ones closes; where there is none, as it is."""
+        with suppress(OSError):
+            import fcntl
+
+            high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HIGH)
+            os.close(descriptor)
+            return high
+        return descriptor
+
+    def is_own(found: os.stat_result) -> bool:
+        """Whether a file belongs to the user whose rights this process has."""
+        return found.st_uid == os.geteuid()
+
+    def is_private(found: os.stat_result) -> bool:
+        """Whether a file is this user's, and no group and nobody else may write it."""
+        return is_own(found) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+    def link_folder(link: Path, target: Path) -> None:
+        """Make ``link`` lead to a folder.
+
+        Raises:
+            OSError: the file system has no links.
+        """
+        link.symlink_to(target, target_is_directory=True)

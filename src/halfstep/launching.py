@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from halfstep.processes import split_words
 from halfstep.program.child import START, command
 
 #: launchers of programs, not of Python: each process is an interpreter
@@ -46,7 +46,7 @@ def start_of_command(launch: str) -> list[str]:
     Args:
         launch: what ``--launch`` was given; empty for no launcher.
     """
-    words = shlex.split(launch)
+    words = split_words(launch)
     name = Path(words[0]).name if words else ""
     if not words or (name in _OF_PROGRAMS and not _names_python(words)):
         return [*words, *command()]

@@ -111,6 +111,10 @@ def test_short_window(tmp_path: Path, clock: Clock) -> None:
 
 
 def test_missing(tmp_path: Path) -> None:
+    assert rapl(tmp_path / "powercap").kind() == Absent(
+        f"no RAPL counter: there is no {tmp_path}/powercap (Linux alone has it)"
+    )
+    (tmp_path / "powercap").mkdir()
     meter = rapl(tmp_path / "powercap")
     meter.start()
     assert meter.read() == Absent(

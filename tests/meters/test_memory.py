@@ -70,7 +70,7 @@ def test_recorded_status(tmp_path: Path) -> None:
 def test_mark_that_cannot_be_reset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "clear_refs").mkdir()  # writing to it fails for the superuser too
     largest = 5 * MIB
-    monkeypatch.setattr(memory, "_max_resident", lambda: largest)
+    monkeypatch.setattr(memory, "largest_resident_bytes", lambda: largest)
     meter = PeakMemory(recorded(tmp_path, 1024, 5 * 1024))
     meter.start()
     assert meter.read() == Absent(
@@ -89,7 +89,7 @@ def test_system_without_procfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert meter.kind() == Kind("bytes", "ru_maxrss, the process's largest resident set")
     meter.start()
     began = psutil.Process().memory_info().rss
-    monkeypatch.setattr(memory, "_max_resident", lambda: 10**12)
+    monkeypatch.setattr(memory, "largest_resident_bytes", lambda: 10**12)
     peak = meter.read()
     assert isinstance(peak, Reading)
     assert peak.value == pytest.approx(10**12 - began, rel=0.01)
@@ -157,3 +157,18 @@ def test_what_was_freed_before_the_window_is_not_in_its_peak() -> None:
     libc.free(blocks[-1])
     assert isinstance(found, Reading)
     assert found.value < 2**25, "half of what was freed"
+
+
+@pytest.mark.parametrize("name", ["xpu", "mps"])
+def test_on_other_accelerators_the_peak_is_absent(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = [0]
+    tell = "driver_allocated_memory" if name == "mps" else "max_memory_allocated"
+    device = SimpleNamespace(is_available=lambda: True, **{tell: lambda: held[0]})
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(**{name: device}))
+    meter = PeakMemory()
+    meter.start()
+    assert isinstance(meter.read(), Reading), "the program uses the CPU"
+    held[0] = 1
+    assert meter.read() == Absent(
+        f"the peak of memory on {name} is not read: untested, as halfstep has not run there"
+    )

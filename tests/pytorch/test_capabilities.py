@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -91,13 +92,6 @@ def test_cuda_reasons() -> None:
     assert cuda_support("fp16", (9, 0)).reason == "compute capability 9.0: fp16 matrix units"
 
 
-def test_other_devices() -> None:
-    assert support("tf32", "mps").kind == "impossible"
-    assert (
-        support("bf16", "xpu").reason == "PyTorch computes bf16 on xpu; its speed there has not been measured"
-    )
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_without_a_device() -> None:
     assert support("bf16", "cuda") == Support("impossible", "PyTorch finds no CUDA device")
@@ -110,6 +104,51 @@ def test_cuda_agrees_with_pytorch() -> None:
         including_emulation=False
     )
     assert (support("tf32", "cuda").kind == "native") == torch.cuda.is_tf32_supported()
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu"])
+def test_other_accelerators_do_what_autocast_takes_there(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = "PyTorch's autocast on {} takes {}; untested, as halfstep has not run there"
+    for precision in ("bf16", "fp16"):
+        assert support(precision, device) == Support("native", taken.format(device, precision))
+    assert support("fp32", device).kind == "native"
+    assert support("tf32", device) == Support(
+        "impossible", f"TF32 units are NVIDIA's; this device is {device}"
+    )
+    monkeypatch.setattr(
+        torch.autocast,
+        "__init__",
+        lambda self, device, dtype: vars(self).update(_enabled=dtype is torch.half),
+    )
+    assert support("bf16", device) == Support(
+        "impossible", f"PyTorch's autocast on {device} does not take bf16"
+    )
+    assert support("fp16", device).kind == "native"
+    monkeypatch.setattr(torch.amp, "is_autocast_available", lambda device: False)
+    assert support("fp16", device) == Support("impossible", f"PyTorch has no autocast on {device}")
+
+
+def test_rocm_is_cuda_with_words_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "hip", "7.1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "device", lambda index: nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "AMD Instinct MI300X")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 4))
+    monkeypatch.setattr(
+        capabilities, "_autocast_takes", lambda dtype, device: (dtype, device) == (torch.bfloat16, "cuda")
+    )
+    (found,) = capabilities._accelerators()
+    assert (found["device"], found["name"], found["capability"]) == (
+        "cuda:0",
+        "AMD Instinct MI300X (ROCm 7.1)",
+        None,
+    )
+    assert [found["precisions"][name]["kind"] for name in ("fp32", "tf32", "bf16", "fp16")] == [
+        "native", "impossible", "native", "impossible"
+    ]  # fmt: skip
+    assert "on ROCm takes bf16; untested" in found["precisions"]["bf16"]["reason"]
 
 
 def test_unknown_precision() -> None:

@@ -59,8 +59,8 @@ def test_a_second_ctrl_c_ends_what_does_not_listen_at_once(job: Job, monkeypatch
     monkeypatch.setattr(process, "GRACE", 60)
     told: list[float] = []
 
-    def send(tree: process.Tree, number: signal.Signals) -> None:
-        really(tree, number)
+    def ask(processes: list[psutil.Process], leader: int | None, number: signal.Signals) -> None:
+        really(processes, leader, number)
         if number == signal.SIGINT:
             told.append(time.monotonic())
             os.kill(os.getpid(), signal.SIGINT)
@@ -70,8 +70,8 @@ def test_a_second_ctrl_c_ends_what_does_not_listen_at_once(job: Job, monkeypatch
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
-    really = process.Tree._send
-    monkeypatch.setattr(process.Tree, "_send", send)
+    really = process.ask_to_end
+    monkeypatch.setattr(process, "ask_to_end", ask)
     monkeypatch.setattr(run, "start", after(run.start, begun))
     outcome = run.run_trial(job, Trial("fp32"), lambda *step: None)
     assert outcome.status == "interrupted"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import shlex
 import shutil
 import tempfile
 import warnings
@@ -30,6 +29,7 @@ from halfstep.comparison.options import ComparisonOptions
 from halfstep.comparison.running import Display
 from halfstep.diagnosis.options import DiagnosisOptions
 from halfstep.errors import HalfstepError, Unsupported, UsageError
+from halfstep.processes import join_words
 from halfstep.report.loading import Comparison, Diagnosis
 from halfstep.trials.process import MARK
 from halfstep.trials.progress import Announcer, CallOptions
@@ -245,7 +245,7 @@ def _option(name: str, value: Any, default: Any) -> list[str]:
         return [option] if _flag(name, value) else []
     if not isinstance(value, str) and isinstance(value, Sequence):
         texts = [_text(name, item) for item in value]
-        return [f"{option}={shlex.join(texts) if name == 'launch' else ','.join(texts)}"]
+        return [f"{option}={join_words(texts) if name == 'launch' else ','.join(texts)}"]
     return [f"{option}={_text(name, value)}"]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +40,7 @@ from halfstep.comparison.statistics.tolerance import parse_tolerance
 from halfstep.diagnosis.loading import stored as diagnoses
 from halfstep.errors import HalfstepError, UsageError
 from halfstep.precisions.recipes import parse_list
+from halfstep.processes import join_words, split_words
 from halfstep.program.target import Target
 from halfstep.safe_text import clean
 from halfstep.trials.fresh import check_size
@@ -64,7 +64,7 @@ def compare(**options: Any) -> int:
     err, console = Console(stderr=True), Console(stderr=options["json"] == "-")
     with held(task.request.folder):
         if task.old is not None:
-            command = shlex.join([*shlex.split(task.request.launch), *task.request.command])
+            command = join_words([*split_words(task.request.launch), *task.request.command])
             err.print(
                 clean(f"halfstep: goes on with {command}"), markup=False, highlight=False, soft_wrap=True
             )

@@ -9,6 +9,7 @@ import click
 
 from halfstep.files import json_text
 from halfstep.frameworks import Framework
+from halfstep.processes import TESTED
 
 _KINDS = {
     "native": "native",
@@ -79,6 +80,8 @@ def _print(found: dict[str, Any]) -> None:
         console.print(grid)
         console.print()
 
+    if not TESTED:
+        section("Platform", [(found["platform"], "untested: halfstep has not run there")])
     section("Frameworks", _frameworks(found))
     machine = found["machine"]
     if "absent" in machine:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 import os
-import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import Field, fields
@@ -16,6 +15,7 @@ from click.core import ParameterSource
 
 from halfstep.errors import UsageError
 from halfstep.options import MOST_STEPS, RunOptions
+from halfstep.processes import split_words
 from halfstep.program.target import Target
 
 
@@ -47,7 +47,7 @@ def check_launcher(launch: str) -> None:
         UsageError: it is not there, or the quotes of ``launch`` do not match.
     """
     try:
-        words = shlex.split(launch)
+        words = split_words(launch)
     except ValueError as error:
         raise UsageError(f"--launch is {launch!r} ({error}); close its quotes.") from None
     if launch and not words:

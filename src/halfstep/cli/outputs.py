@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from halfstep.comparison.requirements import Term
 from halfstep.diagnosis.loading import holds_comparison, place_in
 from halfstep.errors import HalfstepError, Unsupported, UsageError
-from halfstep.files import json_text
+from halfstep.files import Locked, json_text, locked
 from halfstep.options import StrPath
 from halfstep.safe_text import clean
 
@@ -44,30 +44,19 @@ def new_folder(out: StrPath | None, program: str) -> Path:
 def held(folder: Path) -> Iterator[None]:
     """Hold the folder against any other halfstep, until this is left or the process ends, however it ends.
 
-    The lock is the system's, on the folder itself: no file is left, and no trial inherits it. Where the platform or
-    the file system has no such lock, as NFS has none on folders, nothing is held.
-
     Args:
         folder: where records are to be written.
 
     Raises:
         UsageError: another halfstep holds it.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            import fcntl
-
-            descriptor = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"Another halfstep is running in {str(folder)!r}; wait until it has ended, or give --out another "
-                "folder."
-            ) from None
-        except (ImportError, OSError):
-            pass
-        yield
+    try:
+        with locked(folder):
+            yield
+    except Locked:
+        raise UsageError(
+            f"Another halfstep is running in {str(folder)!r}; wait until it has ended, or give --out another folder."
+        ) from None
 
 
 def diagnosis_folder(out: StrPath | None, program: str, precision: str) -> Path:

@@ -16,7 +16,7 @@ from halfstep.comparison.advice.evidence import PREFER, Prefer
 from halfstep.comparison.fit import FitOption
 from halfstep.comparison.statistics.tolerance import Tolerance, parse_tolerance
 from halfstep.errors import UsageError
-from halfstep.files import json_text, read_json, write_whole
+from halfstep.files import is_own, json_text, read_json, write_whole
 from halfstep.options import RunOptions
 from halfstep.precisions.recipes import parse
 from halfstep.safe_text import clean
@@ -182,9 +182,8 @@ def check_owner(folder: Path) -> None:
     Raises:
         UsageError: it belongs to another user.
     """
-    user = getattr(os, "geteuid", None)
     for path in (folder, folder / "request.json"):
-        if user is not None and path.exists() and path.stat().st_uid != user():
+        if path.exists() and not is_own(path.stat()):
             raise UsageError(
                 f"{str(path)!r} belongs to another user, and says which program is run; start a comparison of your "
                 "own, or draw that one with `halfstep report`."

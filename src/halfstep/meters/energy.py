@@ -132,10 +132,13 @@ _NVML_UPDATE_SECONDS = 0.1
 
 
 def _open_gpus(nvml: Any) -> EnergyMeter:
+    amd = _open_amd() if nvml is None else None
+    if amd is not None and not isinstance(amd.kind(), Absent):
+        return amd
     try:
         nvml = nvml or importlib.import_module("pynvml")
     except ImportError:
-        return NoEnergyMeter(_GPU, "nvidia-ml-py is not installed; pip install 'halfstep[nvidia]'")
+        return amd or NoEnergyMeter(_GPU, "nvidia-ml-py is not installed; pip install 'halfstep[nvidia]'")
     try:
         nvml.nvmlInit()
         handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
@@ -150,6 +153,19 @@ def _open_gpus(nvml: Any) -> EnergyMeter:
     if not counters:
         return NoEnergyMeter(_GPU, "no NVIDIA GPU is visible to this process")
     return _Gpus(counters)
+
+
+def _open_amd() -> EnergyMeter | None:
+    """The meter of AMD's GPUs; None where their driver's library is not installed."""
+    from halfstep.meters.energy_amd import open_amd
+
+    try:
+        amdsmi = importlib.import_module("amdsmi")
+    except ImportError:
+        return None
+    except Exception as error:  # it looks for the driver when it is imported
+        return NoEnergyMeter(_GPU, f"amdsmi cannot be used: {error}")
+    return open_amd(amdsmi)
 
 
 class _Gpus(CounterMeter):
@@ -243,6 +259,8 @@ _MOST_WATTS = 1000.0
 
 
 def _open_rapl(root: Path) -> EnergyMeter:
+    if not root.is_dir():
+        return NoEnergyMeter(_CPU, f"no RAPL counter: there is no {root} (Linux alone has it)")
     domains = [domain for domain in sorted(root.glob("intel-rapl:*")) if _counted(domain)]
     if not domains:
         return NoEnergyMeter(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from halfstep.meters.reading import Absent
-from halfstep.standard import standard
+from halfstep.processes import clock_ticks, involuntary_switches
 
 _PROC = Path("/proc")
 
@@ -89,8 +89,10 @@ class LoadMeter:
         try:
             columns = (self._proc / "stat").read_text().splitlines()[0].split()[1:9]
             # Guests' time is part of user time already; so only the first eight columns are summed.
-            busy = sum(int(x) for i, x in enumerate(columns) if i not in _IDLE) / os.sysconf("SC_CLK_TCK")
+            busy = sum(int(x) for i, x in enumerate(columns) if i not in _IDLE) / clock_ticks()
             waited, switches = self._of_threads()
+        except FileNotFoundError:
+            return Absent("only Linux tells what other processes take")
         except (OSError, ValueError, IndexError) as error:
             return Absent(f"this system does not tell what other processes take ({error})")
         return Load(time.perf_counter(), busy, time.process_time(), self._of_children(), waited, switches)
@@ -103,13 +105,13 @@ class LoadMeter:
                 waited += int((thread / "schedstat").read_text().split()[1]) / 1e9
             except FileNotFoundError:  # it has just ended
                 continue
-        return waited, _involuntary_switches()
+        return waited, involuntary_switches()
 
     def _of_children(self) -> float:
         """Processor time of the processes started, those that have ended and been waited for included."""
         times = os.times()
         ticks = sum(map(self._ticks, self._started_by("self")))
-        return times.children_user + times.children_system + ticks / os.sysconf("SC_CLK_TCK")
+        return times.children_user + times.children_system + ticks / clock_ticks()
 
     def _started_by(self, pid: str) -> list[str]:
         """The processes that one has started, and theirs: asking each is faster than to look at all that there are."""
@@ -129,9 +131,3 @@ class LoadMeter:
         except OSError:
             return 0
         return int(columns[11]) + int(columns[12])
-
-
-def _involuntary_switches() -> int:
-    resource = standard("resource")
-    switches: int = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-    return switches

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from halfstep.meters.reading import Absent, Kind, Reading
-from halfstep.standard import standard
+from halfstep.processes import RESIDENT_PEAK, largest_resident_bytes
 
 _PROC = Path("/proc/self")
 
@@ -41,7 +41,7 @@ class PeakMemory:
 
     def read(self) -> Reading | Absent:
         """The window's peak, in bytes."""
-        return _cuda_peak() or self._resident_peak()
+        return _cuda_peak() or _other_peak() or self._resident_peak()
 
     def resident(self) -> Reading | Absent:
         """The largest resident set of the window, in bytes, the start included."""
@@ -62,7 +62,7 @@ class PeakMemory:
 class _Rusage:
     """getrusage's ru_maxrss: a mark that can never be lowered, so only a new maximum tells of the window."""
 
-    how = "ru_maxrss, the process's largest resident set"
+    how = f"{RESIDENT_PEAK}, the process's largest resident set"
 
     def __init__(self) -> None:
         self._at_reset = 0
@@ -71,10 +71,10 @@ class _Rusage:
         return _psutil_bytes("rss")
 
     def reset(self) -> None:
-        self._at_reset = _max_resident()
+        self._at_reset = largest_resident_bytes()
 
     def peak(self) -> int | Absent:
-        peak = _max_resident()
+        peak = largest_resident_bytes()
         if peak > self._at_reset:
             return peak
         return Absent(
@@ -137,20 +137,28 @@ def _psutil_bytes(field: str) -> int:
     return int(getattr(psutil.Process().memory_info(), field))
 
 
-def _max_resident() -> int:
-    """The largest resident set since the process began, in bytes."""
-    if sys.platform == "win32":
-        return _psutil_bytes("peak_wset")
-    resource = standard("resource")
-    peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
-
-
 def cuda_in_use() -> Any:
     """torch.cuda if the program has loaded torch and used a device, else None."""
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
     initialized = getattr(cuda, "is_initialized", None)
     return cuda if initialized is not None and initialized() else None
+
+
+def _other_peak() -> Absent | None:
+    """Why there is none on an accelerator other than CUDA's that the program has used; None where it used none."""
+    torch = sys.modules.get("torch")
+    for name in ("xpu", "mps"):
+        device = getattr(torch, name, None)
+        if device is not None and device.is_available() and _allocated(device):
+            return Absent(
+                f"the peak of memory on {name} is not read: untested, as halfstep has not run there"
+            )
+    return None
+
+
+def _allocated(device: Any) -> bool:
+    tell = getattr(device, "driver_allocated_memory", None) or device.max_memory_allocated
+    return bool(tell())
 
 
 def _reset_cuda() -> None:

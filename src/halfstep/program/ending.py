@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
+from halfstep.processes import returned
 from halfstep.program.raised_at import RaisedAt
 from halfstep.program.sigterm import before_sigterm
 
@@ -68,8 +69,8 @@ class Ending:
             return cls("ok", 0)
         if not isinstance(code, int):
             return cls("failed", 1, _first_line(_text(code)))
-        returned = code & 0xFF if os.name == "posix" else int(code)
-        return cls("failed", returned, f"exit code {code}") if returned else cls("ok", 0)
+        seen = returned(int(code))
+        return cls("failed", seen, f"exit code {code}") if seen else cls("ok", 0)
 
 
 OK = Ending("ok", 0)

@@ -19,7 +19,7 @@ _MOST = 200
 
 #: folders that hold what any run would write again, and code: they change nothing of a training
 _CACHES = ("cache", "torchinductor", "triton", "site-packages")
-_CODE = (".py", ".pyc", ".so")
+_CODE = (".py", ".pyc", ".so", ".dylib", ".pyd", ".dll")
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _ELSEWHERE = ("/proc/", "/sys/", "/dev/", sys.prefix + os.sep, _OURS + os.sep)
 

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+from halfstep import processes
+
 
 def before_sigterm(callback: Callable[[], None]) -> None:
     """Call `callback()` before SIGTERM ends this process, with exit code -15 as ever; the last given goes first.
@@ -45,25 +47,22 @@ class _Default(int):
 
 def _before_fork() -> None:
     # A signal that reaches a child before its handler is the default one would be lost: let it wait.
-    _blocked.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    _blocked.before = processes.hold(signal.SIGTERM)
 
 
 def _after_fork_in_parent() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, _blocked.before)
+    processes.release(_blocked.before)
 
 
 def _after_fork_in_child() -> None:
     if isinstance(_signal.getsignal(signal.SIGTERM), _Default):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, _blocked.before)
+    processes.release(_blocked.before)
 
 
 def _watch() -> None:
     _signal.signal(signal.SIGTERM, _Default(signal.SIG_DFL))
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(
-            before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-        )
+    processes.on_fork(_before_fork, _after_fork_in_parent, _after_fork_in_child)
 
 
 _callbacks: list[Callable[[], None]] = []

@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import platform
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -21,6 +22,9 @@ from halfstep.pytorch import devices
 Kind = Literal["native", "fp32_units", "emulated", "impossible"]
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+
+#: what AMD's GPUs are called, which PyTorch calls ``cuda``
+ROCM = "ROCm"
 
 #: CPU flags that tell of arithmetic on 16-bit numbers, or of its absence.
 _FLAGS = (
@@ -126,7 +130,7 @@ def support(precision_compute: str, device: str = "cpu") -> Support:
     if torch.cuda.device_count() == 0:
         return Support("impossible", "PyTorch finds no CUDA device")
     if torch.version.hip is not None:
-        return _other_support(precision_compute, "ROCm")
+        return _other_support(precision_compute, ROCM)
     return cuda_support(precision_compute, devices.cuda_capability())
 
 
@@ -169,11 +173,27 @@ def cuda_support(precision: str, capability: tuple[int, int]) -> Support:
 
 
 def _other_support(precision: str, device: str) -> Support:
+    """The rule for accelerators that halfstep has not run on: whatever PyTorch's autocast takes there."""
     if precision == "tf32":
         return Support("impossible", f"TF32 units are NVIDIA's; this device is {device}")
+    kind = "cuda" if device == ROCM else device
+    if not torch.amp.is_autocast_available(kind):
+        return Support("impossible", f"PyTorch has no autocast on {device}")
+    if not _autocast_takes(getattr(torch, {"bf16": "bfloat16", "fp16": "float16"}[precision]), kind):
+        return Support("impossible", f"PyTorch's autocast on {device} does not take {precision}")
     return Support(
-        "native", f"PyTorch computes {precision} on {device}; its speed there has not been measured"
+        "native", f"PyTorch's autocast on {device} takes {precision}; untested, as halfstep has not run there"
     )
+
+
+def _autocast_takes(dtype: torch.dtype, device: str) -> bool:
+    """Whether autocast stays enabled for the type: it warns and is disabled for others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return bool(torch.autocast(device, dtype)._enabled)
+        except RuntimeError:  # "Current CUDA Device does not support bfloat16"
+            return False
 
 
 def best() -> tuple[str, str]:
@@ -211,16 +231,19 @@ def _accelerators() -> list[dict[str, Any]]:
     found = devices.accelerator()
     if found is None:
         return []
-    return [{"device": found, "name": found, "capability": None, "precisions": _precisions(found)}]
+    name = getattr(getattr(torch, found, None), "get_device_name", lambda: found)()
+    return [{"device": found, "name": name, "capability": None, "precisions": _precisions(found)}]
 
 
 def _cuda_device(index: int) -> dict[str, Any]:
     with torch.cuda.device(index):
         precisions = _precisions("cuda")
+    name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+    of_nvidia = torch.version.hip is None
     return {
         "device": f"cuda:{index}",
-        "name": torch.cuda.get_device_name(index),
-        "capability": "{}.{}".format(*torch.cuda.get_device_capability(index)),
+        "name": name if of_nvidia else f"{name} ({ROCM} {torch.version.hip})",
+        "capability": "{}.{}".format(*capability) if of_nvidia else None,
         "precisions": precisions,
     }
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from halfstep.errors import UsageError
+from halfstep.files import out_of_reach
 from halfstep.record.events import LONGEST, plain
 from halfstep.record.record import Record
 
@@ -61,7 +62,7 @@ class Writer:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # A bare descriptor: it stays open to the very end, which a file object would be warned for.
-            self._descriptor = _high(os.open(self.path, _APPEND | os.O_CREAT | os.O_TRUNC, 0o644))
+            self._descriptor = out_of_reach(os.open(self.path, _APPEND | os.O_CREAT | os.O_TRUNC, 0o644))
             self._identity = _identity(self._descriptor)
         except OSError as error:
             raise UsageError(
@@ -122,24 +123,10 @@ class Writer:
         if _identity(opened) != self._identity:
             os.close(opened)
             raise OSError(errno.ENOENT, "another file has taken its place")
-        self._descriptor = _high(opened)
+        self._descriptor = out_of_reach(opened)
 
 
 _APPEND = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0)
-
-#: programs close descriptors up to some hundreds when they become daemons
-_HIGH = 900
-
-
-def _high(descriptor: int) -> int:
-    """The same file under a number that no loop over the lowest ones closes; where there is none, as it is."""
-    with contextlib.suppress(ImportError, OSError):
-        import fcntl
-
-        high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HIGH)
-        os.close(descriptor)
-        return high
-    return descriptor
 
 
 def _identity(descriptor: int) -> tuple[int, int]:

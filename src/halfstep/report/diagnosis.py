@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from halfstep.diagnosis.model import Diagnosis, Finding, LayerPart, LayerRow, Re
 from halfstep.module_names import shown
 from halfstep.plural import capitalized, count
 from halfstep.precisions.loss_scale import scale_words
+from halfstep.processes import join_words
 from halfstep.report import units
 from halfstep.report.diagnosis_spark import LEGEND, ruler, spark
 from halfstep.report.layout import Sheet
@@ -214,12 +214,12 @@ def next_command(diagnosis: Diagnosis) -> str:
     here = ["--emulate"] * diagnosis.emulated
     here += ["--as-on", diagnosis.as_on] if diagnosis.as_on else []
     if works:
-        return shlex.join(["halfstep", "compare", *here, "--precisions", f"fp32,{works}", *program])
+        return join_words(["halfstep", "compare", *here, "--precisions", f"fp32,{works}", *program])
     if ways and all(way.works is None for way in ways):
-        return shlex.join(
+        return join_words(
             ["halfstep", "diagnose", *here, "--precision", precision, "--try-remedies", *program]
         )
     if diagnosis.findings:
         return ""
     chosen = [] if precision == "fp32" else ["--precisions", f"fp32,{precision}"]
-    return shlex.join(["halfstep", "compare", *here, *chosen, *program])
+    return join_words(["halfstep", "compare", *here, *chosen, *program])

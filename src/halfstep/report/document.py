@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import shlex
 from importlib import resources
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -13,6 +12,7 @@ from markupsafe import Markup
 from halfstep.errors import Unsupported
 from halfstep.files import json_text
 from halfstep.plural import count
+from halfstep.processes import join_words
 from halfstep.report import bars, units
 from halfstep.report.reading import no_interval, nonfinite_words, why_absent
 from halfstep.report.terminal import why
@@ -52,7 +52,7 @@ def templates() -> Environment:
     made.filters |= {"embedded": embedded, "count": count, "quantity": units.quantity}
     made.filters |= {"duration": units.duration, "status": units.status}
     made.filters |= {"plain": plain}
-    made.globals |= {"span": units.span, "join": shlex.join, "legend": bars.legend, "why": why}
+    made.globals |= {"span": units.span, "join": join_words, "legend": bars.legend, "why": why}
     made.globals |= {"no_interval": no_interval, "why_absent": why_absent, "nonfinite_words": nonfinite_words}
     made.filters |= {"percent": units.percent}
     return made

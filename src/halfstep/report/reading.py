@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +21,7 @@ from halfstep.comparison.model import (
 from halfstep.comparison.rows import EMULATED
 from halfstep.launching import start_of_command
 from halfstep.plural import count
+from halfstep.processes import join_words
 from halfstep.report import units
 from halfstep.report.words.quality import judged, verdict_words
 
@@ -131,7 +131,7 @@ def unfinished(missing: Sequence[str]) -> str:
 
 def command_line(program: Program) -> str:
     """The program as it was given, after python's own name."""
-    return shlex.join(["python", *_command(program)])
+    return join_words(["python", *_command(program)])
 
 
 def run_command(comparison: Comparison) -> str:
@@ -140,7 +140,7 @@ def run_command(comparison: Comparison) -> str:
     if not advised or not program.command:
         return ""
     begin = start_of_command(program.launch) if program.launch else ["halfstep"]
-    return shlex.join([*begin, "run", "--precision", advised, *_command(program)])
+    return join_words([*begin, "run", "--precision", advised, *_command(program)])
 
 
 def _command(program: Program) -> list[str]:

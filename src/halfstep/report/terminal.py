@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from halfstep.codec import clean
 from halfstep.comparison.model import Comparison, PrecisionRow
+from halfstep.processes import join_words
 from halfstep.report import units
 from halfstep.report.grid import grid
 from halfstep.report.layout import Sheet
@@ -66,8 +66,8 @@ class Summary:
         command = run_command(self.comparison)
         if self.comparison.missing and self.page is not None:
             folder = self.page.parent.absolute() if elsewhere else self.page.parent
-            command = shlex.join(["halfstep", "compare", "--resume", str(folder)])
-        return f"cd {shlex.quote(str(directory))} && {command}" if elsewhere and command else command
+            command = join_words(["halfstep", "compare", "--resume", str(folder)])
+        return f"cd {join_words([str(directory)])} && {command}" if elsewhere and command else command
 
 
 def table(

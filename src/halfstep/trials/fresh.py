@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from halfstep.errors import UsageError
+from halfstep.files import link_folder
 
 #: bytes that a folder may hold to be copied for each trial
 LARGEST = 2**30
@@ -79,4 +80,4 @@ def _copy(here: Path, copy: Path, output: Path) -> None:
 
     shutil.copytree(here, copy, symlinks=True, ignore=left_out, dirs_exist_ok=True)
     for path in linked:
-        (copy / path.relative_to(here)).symlink_to(path, target_is_directory=True)
+        link_folder(copy / path.relative_to(here), path)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from halfstep.launching import start_of_command
 from halfstep.options import DEFAULTS, RunOptions, run_arguments
+from halfstep.processes import CONSOLE
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Job:
     def environment(self, trial: Trial) -> dict[str, str]:
         """The trial's environment: ours, and which trial it is, for scripts that want folders of their own."""
         told = {"precision": trial.precision, "seed": trial.seed, "repeat": trial.repeat}
-        environment = dict(os.environ)
+        environment = {**CONSOLE, **os.environ}
         environment.setdefault("PYTHONHASHSEED", "0")
         environment["PYTHONUNBUFFERED"] = "1"
         if self.launch:  # which starts an interpreter of its own

@@ -16,6 +16,7 @@ from halfstep.errors import UsageError
 from halfstep.format_errors import FormatError, cure_words, format_error
 from halfstep.plural import count, were_made
 from halfstep.precisions.recipes import parse
+from halfstep.processes import exit_words
 from halfstep.record import Record, read
 from halfstep.safe_text import clean
 from halfstep.trials.job import Job, Trial
@@ -198,7 +199,7 @@ def _without_an_end(exit_code: int | None, steps: int) -> tuple[Status, str]:
         return "failed", "ended without an optimizer step"
     return (
         "failed",
-        f"ended at once with exit code {exit_code} after {count(steps, 'step')} (os._exit or a crash)",
+        f"ended at once with {exit_words(exit_code)} after {count(steps, 'step')} (os._exit or a crash)",
     )
 
 

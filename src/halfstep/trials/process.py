@@ -20,9 +20,10 @@ from typing import IO
 
 import psutil
 
+from halfstep.processes import ask_to_end, start_apart
 from halfstep.record.reader import KILLED
 
-#: seconds that a program is given to end by itself after SIGINT or SIGTERM, before SIGKILL
+#: seconds that a program is given to end by itself after it was asked to, before it is made to
 GRACE = 8.0
 
 #: seconds that what a trial left running is given to end by itself, when the trial has ended
@@ -45,19 +46,18 @@ def new_mark() -> str:
 def start(
     command: list[str], environment: dict[str, str], log: IO[bytes], mark: str, folder: Path | None = None
 ) -> tuple[subprocess.Popen[bytes], Tree]:
-    """Start a trial, in a session of its own, with nothing to read, in ``folder`` or the current one.
+    """Start a trial, away from this one's terminal, with nothing to read, in ``folder`` or the current one.
 
     Raises:
         OSError: it cannot be started.
     """
-    child = subprocess.Popen(
+    child = start_apart(
         command,
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
-        cwd=folder,
-        env={**environment, MARK: mark},
-        start_new_session=True,
+        folder=folder,
+        environment={**environment, MARK: mark},
     )
     return child, Tree(child.pid, mark, child)
 
@@ -113,29 +113,29 @@ class Tree:
         return []
 
     def end(self, first: signal.Signals | None = None) -> None:
-        """See that none runs any more.
+        """Ask all to end, and see that none runs any more.
 
         Args:
-            first: the signal by which they are asked to end, :data:`GRACE` seconds before they are made to; None where
-                the trial has ended by itself, and what it left running is given a moment.
+            first: the signal by which they are asked, :data:`GRACE` seconds before they are made to; None where the
+                trial has ended by itself, and what it left running is given a moment.
         """
         if first is None and self._gone_within(_LEFT):
             return
-        if first != signal.SIGKILL:
-            self._send(first or signal.SIGTERM)
-            self._gone_within(GRACE)
+        ask_to_end(self.running(), self.pid, first or signal.SIGTERM)
+        self._gone_within(GRACE)
+        self.kill()
+
+    def kill(self) -> None:
+        """See that none runs any more, without asking."""
         # One that is being killed may just have started another.
         by = time.monotonic() + _GOING
         while not self._gone_within(0) and time.monotonic() < by:
-            self._send(signal.SIGKILL)
+            for process in self.running():
+                with contextlib.suppress(psutil.Error, OSError):
+                    process.kill()
             time.sleep(_POLL)
         if self._child is not None:
             self._child.poll()
-
-    def _send(self, number: signal.Signals) -> None:
-        for process in self.running():
-            with contextlib.suppress(psutil.Error, OSError, ValueError):
-                process.send_signal(number) if os.name == "posix" else process.terminate()
 
     def _gone_within(self, seconds: float) -> bool:
         by = time.monotonic() + seconds
@@ -174,12 +174,12 @@ class Guard:
     def begin(self) -> None:
         """Watch from here on; where no process can be started, nothing does."""
         with contextlib.suppress(OSError), open(self._record, "ab") as file:
-            self._process = subprocess.Popen(
+            self._process = start_apart(
                 [sys.executable, "-S", "-c", _GUARD, "\n".join(sys.path), self._mark],
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,
+                outlives_console=True,
             )
 
     def tell(self, pid: int) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from halfstep.files import opened
+from halfstep.processes import ENDING
 from halfstep.record import Record, number
 from halfstep.trials.fresh import fresh_folder
 from halfstep.trials.job import Job, Trial
@@ -63,7 +64,7 @@ def run_trial(job: Job, trial: Trial, on_step: OnStep) -> Outcome:
             with contextlib.suppress(KeyboardInterrupt), signals.raised():
                 tree.end(signal.SIGINT)
         finally:
-            tree.end(signal.SIGKILL)
+            tree.kill()
             guard.close()
         if signals.came and stopped is None:
             stopped, by = "interrupted", signals.came[0]
@@ -73,8 +74,8 @@ def run_trial(job: Job, trial: Trial, on_step: OnStep) -> Outcome:
 
 
 class Signals:
-    """Ctrl-C, SIGTERM and SIGHUP (a batch system's, a closed terminal's) end a trial, which has a session of its own
-    and would live on alone. They wait while it is being started and ended, and interrupt nothing but :meth:`raised`.
+    """Ctrl-C, and what else :data:`~halfstep.processes.ENDING` has, end a trial, which no terminal's signal reaches
+    and which would live on alone. They wait while it is being started and ended, and interrupt only :meth:`raised`.
 
     Only in the main thread, and only where nobody else handles them.
 
@@ -90,8 +91,7 @@ class Signals:
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
             ours = (signal.SIG_DFL, signal.default_int_handler)
-            numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-            self._before = {n: h for n in numbers if (h := signal.getsignal(n)) in ours}
+            self._before = {n: h for n in ENDING if (h := signal.getsignal(n)) in ours}
             for which in self._before:
                 signal.signal(which, self._come)
         return self
@@ -131,7 +131,7 @@ def _watch(
             return None
         tail.read()
         if job.memory_limit is not None and tree.resident() > job.memory_limit:
-            tree.end(signal.SIGKILL)
+            tree.kill()
             return "out_of_memory"
         if job.time_limit is not None and time.monotonic() - started > job.time_limit:
             tree.end(signal.SIGTERM)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import torch
 
+from halfstep.processes import NO_COMPILER
 from halfstep.pytorch.capabilities import cpu
 from halfstep.pytorch.native import kernel_cache
 
@@ -130,8 +131,10 @@ def _built(source: Path) -> Path:
         raise Missing(str(error)) from None
     if kernel_cache.is_whole(path):
         return path
+    if NO_COMPILER:
+        raise Missing(NO_COMPILER)
     compiler = os.environ.get(language.variable) or next(filter(shutil.which, language.compilers), None)
-    if compiler is None or platform.system() == "Windows":
+    if compiler is None:
         raise Missing(f"there is no compiler; set {language.variable} to one")
     if kernel_cache.has_failed(path, compiler):
         raise Missing(f"{compiler!r} could not compile them a while ago")

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from halfstep.files import write_whole
+from halfstep.files import is_private, write_whole
 
 #: seconds for which a compiler that failed is not tried again: it, or what it lacked, may have been mended since
 EXPIRES = 86_400.0
@@ -32,7 +32,7 @@ def folder() -> Path:
     place = _base() / "halfstep"
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not place.is_dir() or not _ours(place.stat()):
+        if not place.is_dir() or not is_private(place.stat()):
             raise Unusable(f"{str(place)!r} belongs to another user, or others may write it")
     except OSError as error:
         raise Unusable(f"{str(place)!r} cannot be used: {error.strerror}") from None
@@ -49,17 +49,11 @@ def _base() -> Path:
         raise Unusable("there is no home directory to keep them in; set HOME or XDG_CACHE_HOME") from None
 
 
-def _ours(found: os.stat_result) -> bool:
-    """Whether it belongs to this user, and nobody else may write it."""
-    user = getattr(os, "geteuid", None)
-    return user is None or (found.st_uid == user() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
-
-
 def is_whole(library: Path) -> bool:
     """Whether the library is there as it was kept, and may be loaded."""
     try:
         trusted = all(
-            stat.S_ISREG((found := file.lstat()).st_mode) and _ours(found)
+            stat.S_ISREG((found := file.lstat()).st_mode) and is_private(found)
             for file in (library, _digest_of(library))
         )
         return trusted and _digest_of(library).read_text() == _digest(library)
@@ -95,7 +89,9 @@ def has_failed(library: Path, compiler: str) -> bool:
     """Whether this very compiler has failed at it not long ago."""
     try:
         found = _failed(library).lstat()
-        recent = stat.S_ISREG(found.st_mode) and _ours(found) and 0 <= time.time() - found.st_mtime < EXPIRES
+        recent = (
+            stat.S_ISREG(found.st_mode) and is_private(found) and 0 <= time.time() - found.st_mtime < EXPIRES
+        )
         return recent and _failed(library).read_text() == compiler
     except (OSError, ValueError):
         return False

@@ -16,6 +16,7 @@ import torch
 from torch.autograd.profiler import record_function
 
 from halfstep.looks import Looks, look
+from halfstep.pytorch import devices
 from halfstep.pytorch.fp32_units import sums_of
 from halfstep.pytorch.recording import timeline
 from halfstep.pytorch.recording.products import Counted, count
@@ -112,6 +113,8 @@ class Profile:
             return {}
         if self._profiler.absent:
             return {"time_shares_absent": self._profiler.absent}
+        if (device := devices.in_use(devices.device_types())[-1]) not in ("cpu", "cuda"):
+            return {"time_shares_absent": f"what {device} does is not profiled"}
         if threading.get_ident() != self._thread:
             return {"time_shares_absent": MOVED}
         return self._read(events) or {"time_shares_absent": self._looks.absent(TIMES)}
