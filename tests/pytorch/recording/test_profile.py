@@ -129,6 +129,22 @@ def test_nothing_is_said_on_stderr() -> None:
     assert (done.stdout, done.stderr) == ("", "")
 
 
+LEFT_ALONE = """
+import torch
+from halfstep.looks import NoLooks
+from halfstep.pytorch.recording.profile import Profile
+profile = Profile(NoLooks())
+profile.begin()
+torch.ones(2).sin()
+"""
+
+
+def test_a_profiler_that_nobody_ends_ends_with_the_program() -> None:
+    """It is stopped while PyTorch is still there: later its observers are called where there are none."""
+    done = subprocess.run([sys.executable, "-c", LEFT_ALONE], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 class Kineto:
     """An event as the profiler gives it on a machine with a GPU; times in ns."""
 

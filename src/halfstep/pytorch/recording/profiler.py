@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 from collections.abc import Callable, Iterator
@@ -47,6 +48,8 @@ class Profiler:
         if torch._C._autograd._profiler_enabled() or autograd_profiler._is_profiler_enabled:
             self.absent = RUNNING
             return
+        # One that still runs when the interpreter is gone ends the process with a segmentation fault.
+        atexit.register(self._stop)
         everywhere = _ExperimentalConfig(profile_all_threads=True)
         with _silent():
             self._profile = autograd_profiler.profile(experimental_config=everywhere, **self._options)
@@ -64,6 +67,7 @@ class Profiler:
         return start
 
     def _stop(self) -> Any:
+        atexit.unregister(self._stop)
         self._patches.undo()
         profile, self._profile = self._profile, None
         if profile is not None:
