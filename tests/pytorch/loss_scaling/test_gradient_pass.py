@@ -341,7 +341,7 @@ def attempts(top: float, start: float, searches: bool = True) -> tuple[list[floa
         tried.append(torch.tensor(scale).log2().item())
         return scale if scale <= 2.0**top or not refuses else None
 
-    Attempts(line, PassScales(searches=searches, grows=True), attempt, searches).made()
+    Attempts(line, PassScales(searches=searches, grows=True), attempt, searches, lambda made: ()).made()
     return tried, line
 
 
@@ -352,6 +352,36 @@ def test_the_scale_of_a_line_is_found_in_a_few_passes(top: int) -> None:
     assert len(tried) <= 9
     again, _ = attempts(top, 16, searches=False)
     assert len(again) <= len(tried)
+
+
+@pytest.mark.parametrize("sizes", [(1e6, 1e-12, 1e6, 1e-12), (1e-12, 1e6, 1e-3), (1.0, 0.0, 1e-12, 1.0)])
+def test_each_call_of_a_line_is_as_accurate_as_the_best_scale_makes_it(begin: Begin, sizes) -> None:
+    begin("fp16")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+    x = torch.randn(4, 8, requires_grad=True)
+    (unit,) = grad(model(x).sum(), x)
+    for size in sizes:
+        (found,) = grad(model(x).sum() * size, x)
+        assert torch.allclose(found, unit * size, rtol=0.01, atol=0.01 * size * float(unit.abs().max()))
+
+
+def test_a_line_whose_gradients_change_little_makes_one_pass_per_call() -> None:
+    line, scales = PassScale(2.0**16), PassScales(searches=True, grows=True)
+
+    def passes(size: float) -> int:
+        tried = []
+
+        def attempt(scale: float, refuses: bool) -> list[Tensor] | None:
+            tried.append(scale)
+            return [torch.tensor([size])] if size * scale < 2.0**16 else None
+
+        Attempts(line, scales, attempt, True, lambda made: made).made()
+        return len(tried)
+
+    assert passes(1.0) > 1
+    assert [passes(size) for size in (0.5, 0.1, 0.7, 1.0)] == [1, 1, 1, 1]
+    assert passes(1e-6) > 1
 
 
 def test_a_line_remembers_its_scale_and_grows_it(begin: Begin) -> None:

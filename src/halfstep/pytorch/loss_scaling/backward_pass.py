@@ -6,7 +6,7 @@ has what it had before the pass, plus what is finite wherever it is finite unsca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -76,7 +76,7 @@ class BackwardPass:
         if not line.repeatable:
             return False
         try:
-            found = Attempts(line, scales, self._attempt, scales.searches).made()
+            found = Attempts(line, scales, self._attempt, scales.searches, _given).made()
         except (GivenAway, Unrepeatable):
             line.repeatable = False
             return False
@@ -130,3 +130,7 @@ class BackwardPass:
                 tensor.grad = gradient
             elif gradient is not None and tensor.grad is not None:
                 tensor.grad += gradient
+
+
+def _given(gradients: Iterable[Tensor | None]) -> Iterator[Tensor]:
+    return (gradient for gradient in gradients if gradient is not None)

@@ -91,7 +91,13 @@ class GradientPass:
         searches = self._scaling.pass_scales.searches and final
         try:
             with quiet():
-                results, kept = Attempts(line, self._scaling.pass_scales, self._attempt, searches).made()
+                results, kept = Attempts(
+                    line,
+                    self._scaling.pass_scales,
+                    self._attempt,
+                    searches,
+                    lambda made: self._handed_out(made[0]),
+                ).made()
         except GivenAway:
             line.repeatable = False
             return self._unrepeatable(line)

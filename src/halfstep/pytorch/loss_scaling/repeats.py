@@ -6,8 +6,9 @@ an overflow under the loss scale is repaired before the script sees it:
 
 - The graph is kept until the results are known to be finite. If they are not, the pass is repeated under a lower
   scale; then the graph is freed, if plain PyTorch had freed it.
-- Each line of the script that asks for gradients has a scale of its own, which an overflow lowers for good, and which
-  its first pass looks for upwards, too: a scale that is too low loses small gradients.
+- Each line of the script that asks for gradients has a scale of its own, which an overflow lowers, and which its first
+  pass looks for upwards, too: a scale that is too low loses small gradients. So does a pass whose gradients are much
+  smaller than those that the scale was found for.
 - What belongs to the script runs once: hooks, and the ``backward`` of its own ``autograd.Function`` classes. What
   they answered is used again in a repeat, in its unit. They are not handed a gradient that is not finite, unless
   no scale helps: the attempt ends there.
@@ -19,6 +20,7 @@ pass instead of node by node.
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections import defaultdict
@@ -38,6 +40,8 @@ from halfstep.pytorch.loss_scaling.gradients import all_finite, values_of
 LOWEST, HIGHEST = 2.0**-24, 2.0**40
 #: a search ends where the scale is this close to one that overflows
 CLOSE, CLOSE_UPWARDS = 2.0**2, 2.0**4
+#: gradients that are smaller by this than those that a scale was found for have a higher one looked for
+SMALLER = 2.0**-6
 #: finite passes in a row after which a scale is doubled; an overflow then costs a repeat, and no step
 INTERVAL = 500
 
@@ -164,6 +168,22 @@ def innermost(tensor: Tensor) -> Tensor:
     return tensor
 
 
+@torch.no_grad()
+def largest(tensors: Iterable[Tensor]) -> float:
+    """The largest magnitude of all values, which are finite.
+
+    One synchronisation per device, or per tensor inside ``torch.func``.
+    """
+    plain = [tensor.detach() for tensor in tensors]
+    with torch._C._DisableFuncTorch():
+        values = (values_of(innermost(tensor)) for tensor in plain)
+        norms = [torch.linalg.vector_norm(value, math.inf) for value in values if value.numel()]
+        if _level() is None:
+            devices = {norm.device for norm in norms}
+            norms = [torch.stack([n for n in norms if n.device == device]).max() for device in devices]
+        return max(map(float, norms), default=0.0)
+
+
 @dataclass
 class PassScale:
     """The scale of one line that asks for gradients.
@@ -171,6 +191,7 @@ class PassScale:
     Attributes:
         value: a power of two.
         finite: finite passes in a row.
+        largest: the largest magnitude, in the unit of the scale, that it was found for; 0 for a scale that was not.
         new: whether it was never used.
         hopeless: whether the last pass was not finite under any scale.
         repeatable: whether its graph bears a repeat; a compiled one that has given its buffers away does not.
@@ -178,6 +199,7 @@ class PassScale:
 
     value: float
     finite: int = 0
+    largest: float = 0.0
     new: bool = True
     hopeless: bool = False
     repeatable: bool = True
@@ -246,6 +268,7 @@ class Attempts:
         attempt: makes the pass under a scale, and returns its results; None where they, or what the script's code was
             handed, are not finite. The second argument is False in the last attempt: its results are taken as they are.
         searches: whether a higher scale than that of a new line is looked for.
+        handed_out: the gradients in such results.
     """
 
     def __init__(
@@ -254,24 +277,45 @@ class Attempts:
         scales: PassScales,
         attempt: Callable[[float, bool], Any],
         searches: bool,
+        handed_out: Callable[[Any], Iterable[Tensor]],
     ) -> None:
         self._scale, self._scales, self._attempt, self._searches = scale, scales, attempt, searches
+        self._handed_out = handed_out
 
     def made(self) -> Any:
         """The results."""
         scale, start = self._scale, self._scale.value
         results = self._attempt(start, True)
-        found: tuple[float, Any] | None
-        if results is not None:
-            found = self._higher(start, results) if scale.new and self._searches else (start, results)
-        else:
+        found: tuple[float, Any] | None = None
+        if results is None:
             found = self._only(min(start, 1.0)) if scale.hopeless else self._lower(start)
+        elif not self._is_low(start, results):
+            self._scales.succeeded(scale, start)
+            return results
+        else:
+            found = self._higher(start, results)
         if found is None:
             scale.new, scale.hopeless = False, True
             return self._attempt(start, False)
         under, results = found
         self._scales.succeeded(scale, under)
+        if self._searches:
+            scale.largest = self._size(under, results)
         return results
+
+    def _is_low(self, under: float, results: Any) -> bool:
+        """Whether a higher scale may hold more of the gradients, which are finite."""
+        scale = self._scale
+        if not self._searches or under >= HIGHEST:
+            return False
+        if scale.new:
+            return True
+        size = self._size(under, results)
+        scale.largest, low = max(size, scale.largest), size < scale.largest * SMALLER
+        return low
+
+    def _size(self, under: float, results: Any) -> float:
+        return under * largest(self._handed_out(results))
 
     def _only(self, low: float) -> tuple[float, Any] | None:
         results = self._attempt(low, True)
