@@ -58,9 +58,8 @@ from halfstep.pytorch.recording.step_sampler import Looking
 from halfstep.pytorch.true_16bit import SixteenBitWeights
 from halfstep.pytorch.watching.nan_origin import Began, NullBegan
 from halfstep.pytorch.watching.watch import NullWatch, Watch
-from halfstep.pytorch.weights import literal_dtypes
 from halfstep.pytorch.weights.fp32_weights import Fp32Weights
-from halfstep.pytorch.weights.pointwise import Pointwise
+from halfstep.pytorch.weights.only_fp32 import OnlyFp32
 from halfstep.pytorch.weights.seen import look_for_16_bit_weights
 from halfstep.record import Writer
 from halfstep.takeover.base import (
@@ -98,8 +97,8 @@ class Takeover(Moments, Face):
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._stepped_last: Callable[[], Optimizer | None] | None = None
         self._own_amp: set[str] = set()
-        self._holds_16_bits = False
-        self._pointwise: Pointwise | None = None
+        self._only_fp32: OnlyFp32 | None = None
+        self._formats_meet = False
         self._passes = StepsInside()
         self._bad_in_a_row: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
         self._undo: list[Callable[[], None]] = []
@@ -243,6 +242,9 @@ class Takeover(Moments, Face):
                 self.regions.without_modules,
             )
             weights.install(patches)
+            if self.regions.dtype is torch.float32:
+                self._only_fp32 = OnlyFp32(patches, weights.found, weights.saves)
+                self._undo.append(self._only_fp32.remove)
             self.regions.on_entry(weights.entered)
             self.hold = weights.hold
         if recipe.guards:
@@ -278,12 +280,13 @@ class Takeover(Moments, Face):
     def _promote(self) -> None:
         """The program holds 16-bit numbers: they are promoted where they meet fp32, or where all is to be fp32."""
         self._let_meet()
-        if isinstance(self.regions, Regions) and not self._holds_16_bits:
-            self._holds_16_bits = True
-            if self.regions.dtype is torch.float32:
-                self._undo += (lists.apply().remove, literal_dtypes.replace().remove)
-                self._pointwise = Pointwise()
-                self._undo.append(self._pointwise.remove)
+        if self._only_fp32 is not None:
+            self._only_fp32.begin()
+        elif isinstance(self.regions, Regions) and not self._formats_meet:
+            self._formats_meet = True
+            self._undo.append(
+                mixed_operands.let_formats_meet(self.regions.devices, self.regions.dtype).remove
+            )
 
     def _watch(self, looks: Looks) -> Watch:
         return Watch(self.options.writer, lambda: self._steps.inside, lambda: self.scaling.value, looks)
@@ -453,8 +456,8 @@ class Takeover(Moments, Face):
             self._note("PyTorch's defaults for products of fp32 numbers")
         self._habits.stepped()
         self.regions.after_first_step(self._optimizers)
-        if self._pointwise is not None and not self._pointwise.met:
-            self._pointwise.remove()
+        if self._only_fp32 is not None:
+            self._only_fp32.after_first_step()
         try:
             self._keep.stepped()
         except HalfstepError as error:

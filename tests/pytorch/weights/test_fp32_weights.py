@@ -30,9 +30,15 @@ class Net(nn.Module):
         return self.head(x + F.gelu(self.hidden(x)))
 
 
-def values(dtype: torch.dtype) -> Weights:
+@functools.cache
+def checkpoint(dtype: torch.dtype) -> Weights:
+    """Made before a recipe is in force, as a file is."""
     torch.manual_seed(1)
     return {name: value.to(dtype) for name, value in Net().state_dict().items()}
+
+
+def values(dtype: torch.dtype) -> Weights:
+    return {name: value.clone() for name, value in checkpoint(dtype).items()}
 
 
 @contextmanager
@@ -126,9 +132,9 @@ def train(net: nn.Module, amp: torch.dtype | None = None, scale: float = 1.0) ->
 
 
 @functools.cache
-def by_hand(checkpoint: torch.dtype, recipe: str) -> tuple[list[float], Weights]:
+def by_hand(dtype: torch.dtype, recipe: str) -> tuple[list[float], Weights]:
     """The same training by a script whose weights are fp32, with the values of a checkpoint, under hand-written AMP."""
-    net = loaded(Net(), {name: value.float() for name, value in values(checkpoint).items()})
+    net = loaded(Net(), {name: value.float() for name, value in values(dtype).items()})
     return train(net, *AMP[recipe])
 
 

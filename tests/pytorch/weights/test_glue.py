@@ -55,7 +55,7 @@ def test_dtypes_that_a_model_names_are_fp32_in_an_fp32_row(begin, compiled: bool
     found.square().sum().backward()
     assert torch.equal(found, out)
     assert torch.equal(net.first.weight.grad, expected.first.weight.grad)
-    assert x.to(BF16).dtype is x.bfloat16().dtype is torch.zeros(1, dtype=BF16).dtype is BF16, (
+    assert x.to(BF16).dtype is x.bfloat16().dtype is torch.zeros(1, dtype=BF16).dtype is FP32, (
         "outside of a model"
     )
 
@@ -172,7 +172,9 @@ def test_what_a_loss_is_computed_from_is_not_cast_to_16_bits(begin) -> None:
     net, x = nn.Linear(8, 8, dtype=BF16), torch.randn(4, 8).to(BF16)
     out = net(x)
     assert out.type_as(x).dtype is out.to(BF16).dtype is out.to(x).dtype is FP32
-    assert out.detach().type_as(x).dtype is net.weight.detach().to(BF16).dtype is BF16, "to be saved"
+    assert out.detach().type_as(x).dtype is FP32
+    saved = {name: value.to(BF16) for name, value in net.state_dict().items()}
+    assert {value.dtype for value in saved.values()} == {BF16}, "weights may be about to be saved"
 
 
 class Gated(torch.autograd.Function):
@@ -217,22 +219,44 @@ def test_a_function_of_a_16_bit_program_that_wants_one_dtype(begin, recipe: str)
     assert torch.allclose(net.weight.grad, weight.grad, rtol=close, atol=close)
 
 
-def test_a_program_without_16_bits_casts_as_it_likes(begin) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_program_with_fp32_weights_that_casts_in_its_model(begin, compiled: bool) -> None:
+    class Casts(nn.Linear):
+        def __init__(self, to: torch.dtype) -> None:
+            torch.manual_seed(4)
+            super().__init__(8, 8)
+            self.to_dtype = to
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.to(self.to_dtype)
+            share = torch.full((8,), 1 / 3, dtype=self.to_dtype).softmax(-1)
+            return F.linear(x, self.weight.to(x.dtype), self.bias.type_as(x)).tanh() * share
+
     x = torch.randn(4, 8)
-    expected = literal(FP32)(x)
-    begin("fp32")
+    expected = Casts(FP32)(x)
+    takeover = begin("fp32")
+    told: list[dict[str, str]] = []
+    takeover.recorder.write = lambda event, **fields: told.append(fields) if event == "own_amp" else None
+    net = Casts(BF16)
+    run = torch.compile(net, backend="aot_eager", fullgraph=True) if compiled else net
+    with ProductCounter() as counter:
+        found = [run(x), run(x)]
+    assert all(torch.equal(out, expected) for out in found)
+    assert compiled or set(counter.flops) == {"fp32"}
+    assert told[0]["asks"] == "bf16"
 
-    class Rounds(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = literal(FP32)
 
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            return self.net(x), x.bfloat16()
-
-    out, rounded = Rounds()(x)
-    assert torch.equal(out, expected)
-    assert rounded.dtype is BF16
+def test_a_plain_program_pays_nothing_for_casts_after_its_first_step(begin) -> None:
+    takeover = begin("fp32")
+    net = nn.Linear(8, 8)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net(torch.ones(4, 8)).sum().backward()
+    optimizer.step()
+    for kernel in (("aten::to.dtype", "AutogradCPU"), ("aten::zeros", "BackendSelect")):
+        assert "halfstep" not in torch._C._dispatch_dump(kernel[0])
+    x = torch.zeros(4, 8, dtype=FP16)
+    assert x.dtype is FP16
+    takeover.remove()
 
 
 class Frozen(nn.Module):

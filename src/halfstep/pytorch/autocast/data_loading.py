@@ -6,6 +6,7 @@ from a fork server starts without the recipe, so that one that is forked has to 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,18 @@ from torch.utils.data.dataloader import _SingleProcessDataLoaderIter
 
 from halfstep.pytorch.autocast.no_regions import NoRegions
 from halfstep.pytorch.patches import Patches
+
+
+class _Thread(threading.local):
+    prepares = False
+
+
+_thread = _Thread()
+
+
+def prepares_data() -> bool:
+    """Whether this thread is in a data loader, or is that of a worker."""
+    return _thread.prepares
 
 
 def outside(regions: NoRegions, patches: Patches) -> None:
@@ -28,14 +41,19 @@ def outside(regions: NoRegions, patches: Patches) -> None:
 
     def paused(original: Callable[..., Any]) -> Callable[..., Any]:
         def _next_data(loader: Any) -> Any:
-            with regions.aside():
-                return original(loader)
+            outer, _thread.prepares = _thread.prepares, True
+            try:
+                with regions.aside():
+                    return original(loader)
+            finally:
+                _thread.prepares = outer
 
         return _next_data
 
     def left(original: Callable[..., Any]) -> Callable[..., Any]:
         def _worker_loop(*args: Any, **kwargs: Any) -> Any:
             regions.leave()
+            _thread.prepares = True
             return original(*args, **kwargs)
 
         return _worker_loop

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._C import DispatchKey, DispatchKeySet
 
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
-from halfstep.pytorch.products.dispatcher import Overrides, own_kernel
+from halfstep.pytorch.products.dispatcher import Overrides, exists, own_kernel
 
 #: all tensors are cast to the widest dtype among them; where the operation writes in place, to the first one's
 PROMOTED = (
@@ -123,6 +123,9 @@ IN_FP32 = (
 #: of a sparse matrix, without a 16-bit kernel: computed in fp32, and rounded to what the operands are
 ROUNDED = {"SparseCPU": ("bmm",), "SparseCsrCPU": ("mm", "addmm", "addmm.out", "addmv.out")}
 
+#: in every autocast list, cast to the widest dtype among the operands
+JOINING = ("cat", "stack", "index_copy")
+
 KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA", "xpu": "AutocastXPU", "mps": "AutocastMPS"}
 
 Cast = Callable[[Any], Any]
@@ -147,6 +150,28 @@ def promote(devices: Iterable[str]) -> Overrides:
         for name in rounded:
             overrides.put(name, key, _rounded(own_kernel(name, key)))
     return overrides
+
+
+def let_formats_meet(devices: Iterable[str], dtype: torch.dtype) -> Overrides:
+    """PyTorch's autocast to one 16-bit dtype raises where it joins tensors of the other: these become float32.
+
+    For programs that hold 16-bit numbers; kernels in Python take time in every call.
+    """
+    overrides = Overrides("16-bit formats meet")
+    for key in (KEYS[device] for device in devices if device in KEYS):
+        for name in JOINING:
+            if exists(name) and torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", key):
+                overrides.put(name, key, _joining(own_kernel(name, key), dtype))
+    return overrides
+
+
+def _joining(own: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
+    (other,) = (narrow for narrow in SIXTEEN_BIT if narrow is not dtype)
+
+    def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+        return own(keyset, *_each(args, lambda x: x.float() if x.dtype is other else x), **kwargs)
+
+    return kernel
 
 
 def _operations(names: Iterable[str]) -> Iterator[Any]:

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.amp.autocast_mode import _UnmanagedAutocast
@@ -18,6 +18,7 @@ from torch.amp.autocast_mode import _UnmanagedAutocast
 from halfstep.pytorch.autocast.no_regions import NoRegions
 from halfstep.pytorch.autocast.regions import RECOMPUTES, Regions
 from halfstep.pytorch.autocast.state import AROUND, INSIDE
+from halfstep.pytorch.callers import Caller
 from halfstep.pytorch.patches import Patches, never_traced
 
 Note = Callable[[str], None]
@@ -169,34 +170,12 @@ def _scaler_init(original: Callable[..., None], note: Note) -> Callable[..., Non
     return __init__
 
 
-class _Caller(NamedTuple):
-    """Who calls PyTorch's amp modules: the module's name, and its file."""
-
-    module: str
-    file: str
-
-    @property
-    def is_script(self) -> bool:
-        """Not PyTorch itself (activation checkpointing opens regions), nor DeepSpeed, whose configuration is read."""
-        return bool(self.file) and not self.module.startswith(("torch.", "halfstep.", "deepspeed."))
-
-    @property
-    def is_adapter(self) -> bool:
-        """One of halfstep's to a framework."""
-        return self.module.startswith("halfstep.integrations.")
-
-    @property
-    def is_library(self) -> bool:
-        """An installed package: its regions are its own affair, and no wish of the script's."""
-        return any(folder in self.file for folder in ("site-packages", "dist-packages"))
-
-
-def _caller() -> _Caller:
+def _caller() -> Caller:
     """The first caller outside of PyTorch's amp modules and this file; without a name and file where there is none."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
         if name != __name__ and not name.startswith(("torch.amp", "torch.cuda.amp", "torch.cpu.amp")):
-            return _Caller(name, frame.f_code.co_filename)
+            return Caller.of(frame)
         frame = frame.f_back
-    return _Caller("", "")
+    return Caller("", "")

@@ -127,8 +127,12 @@ class Regions(NoRegions):
     def promote(self) -> None:
         """The program holds 16-bit numbers, whose operands may meet fp32 ones."""
         self.wanted = self._around.promotes = True
-        if place() is OUTSIDE and not torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            return
+        if place() is OUTSIDE:
             self._around.be_outside()
+        elif self.dtype is torch.float32:  # found inside of a model: for the rest of its call
+            switch_on(self.devices, torch.float32)
 
     def on_entry(self, entered: Entered) -> None:
         """Have ``entered`` called before each outermost call of a module that has parameters."""

@@ -9,19 +9,23 @@ the model. float64 stays. A program that holds no 16-bit number is left alone.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from halfstep.pytorch.callers import asked_by_script
 from halfstep.pytorch.dtypes import KEPT, SIXTEEN_BIT, format_name
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.weights import module_casts
 from halfstep.pytorch.weights.copies import Copies
 from halfstep.pytorch.weights.entering import entering
-from halfstep.pytorch.weights.widening import is_narrow, narrow_tensors, widen
+from halfstep.pytorch.weights.widening import is_alone, is_narrow, narrow_tensors, widen
 
 #: called with what the program holds, e.g. ``bf16 weights``, and the format's name
 Note = Callable[[str, str], None]
@@ -52,16 +56,21 @@ class Fp32Weights:
         self._promote = promote
         self._without_modules = without_modules
         self._copies = Copies()
+        self._holds_16_bits = False
+        self._read: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._held: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._narrow_inputs = tuple(dtype for dtype in SIXTEEN_BIT if dtype is not compute)
 
     def install(self, patches: Patches) -> None:
         """Look at modules and optimizers where they are made, cast and called."""
-        module_casts.keep_values(self._found, patches)
+        module_casts.keep_values(self.found, patches)
         self._copies.install(patches)
         patches.wrap(Optimizer, "add_param_group", self._add_param_group)
         patches.wrap(nn.Module, "register_parameter", self._register_parameter)
+        for name in ("parameters", "named_parameters", "buffers", "named_buffers", "state_dict"):
+            patches.wrap(nn.Module, name, self._reading)
+        patches.wrap(torch, "set_default_dtype", self._set_default_dtype)
         patches.wrap(nn.parallel.DistributedDataParallel, "__init__", self._replicating)
 
     def hold(self, module: nn.Module) -> None:
@@ -78,7 +87,7 @@ class Fp32Weights:
         # What ``functional_call`` has swapped in for the length of a call may be part of a graph.
         swapped = {p.dtype for p in module.parameters() if not isinstance(p, nn.Parameter)}
         for dtype in swapped.intersection(SIXTEEN_BIT):
-            self._found(dtype)
+            self.found(dtype)
         if not swapped:
             self._held.add(module)
 
@@ -98,16 +107,29 @@ class Fp32Weights:
         if not narrow:
             return
         for dtype in {tensor.dtype for tensor in narrow.values()}:
-            self._found(dtype)
+            self.found(dtype)
         widen(narrow.values())
         for optimizer in self._optimizers:
             _widen_state(optimizer, narrow)
 
-    def _found(self, dtype: torch.dtype) -> None:
-        """The program holds, or asked for, weights of ``dtype``."""
+    def found(self, dtype: torch.dtype) -> None:
+        """The program holds, or asked for, numbers of ``dtype``."""
         name = format_name(dtype)
+        self._holds_16_bits = True
         self._note(f"{name} weights", name)
         self._promote()
+
+    def saves(self, tensor: Tensor) -> bool:
+        """Whether ``tensor``, which the script is casting to 16 bits, is a weight: it may be about to save it."""
+        if torch.compiler.is_compiling():
+            return False
+        memory = tensor.data_ptr() if _has_memory(tensor) else 0
+        known = (p for module in {*self._held, *self._read} for p in module.parameters())
+        weights = chain(self._trained(), known)
+        return memory != 0 and any(_has_memory(p) and p.data_ptr() == memory for p in weights)
+
+    def _trained(self) -> Iterator[Tensor]:
+        return (p for o in self._optimizers for group in o.param_groups for p in group["params"])
 
     def _add_param_group(self, original: Callable[..., None]) -> Callable[..., None]:
         def add_param_group(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
@@ -119,10 +141,34 @@ class Fp32Weights:
     def _register_parameter(self, original: Callable[..., None]) -> Callable[..., None]:
         def register_parameter(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
             original(module, name, param)
-            if param is not None and param.dtype in SIXTEEN_BIT and self._held:
+            if param is not None and is_narrow(param):
                 self._held.clear()  # a model that was called before may have a new weight
+                self.found(param.dtype)
 
         return register_parameter
+
+    def _reading(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """The script may copy the weights that it reads, for an average of them or for ``functional_call``."""
+
+        def read(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if not torch.compiler.is_dynamo_compiling() and asked_by_script():
+                self._read.add(module)
+                narrow = (tensor for part in module.modules() for tensor in self._narrow_tensors(part))
+                self._widen(
+                    tensor for tensor in narrow if is_alone(tensor)
+                )  # others with those that share it
+            return original(module, *args, **kwargs)
+
+        return read
+
+    def _set_default_dtype(self, original: Callable[..., None]) -> Callable[..., None]:
+        def set_default_dtype(d: torch.dtype) -> None:
+            narrow = d in SIXTEEN_BIT and asked_by_script()
+            if narrow:
+                self.found(d)
+            original(torch.float32 if narrow else d)
+
+        return set_default_dtype
 
     def _replicating(self, original: Callable[..., None]) -> Callable[..., None]:
         def __init__(replica: nn.Module, module: nn.Module, *args: Any, **kwargs: Any) -> None:
@@ -136,11 +182,20 @@ class Fp32Weights:
 
         Tensors of autocast's own 16-bit dtype stay as they are.
         """
+        if self._holds_16_bits and any(p.dtype in SIXTEEN_BIT for p in self._trained()):
+            self._held.clear()  # the script has narrowed them by itself, as ``p.data = p.data.half()`` does
         self.hold(module)
         made = entering(args, self._narrow_inputs), entering(kwargs, self._narrow_inputs)
         if self._compute is None and (made[0] is not args or made[1] is not kwargs):
             self._promote()
         return made
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    made_of_others: Any = tensor  # is_traceable_wrapper_subclass narrows a Tensor to nothing
+    return not (
+        tensor.is_meta or is_functorch_wrapped_tensor(tensor) or is_traceable_wrapper_subclass(made_of_others)
+    )
 
 
 def _widen_state(optimizer: Optimizer, narrow: dict[int, Tensor]) -> None:

@@ -4,25 +4,29 @@
 operations on a tensor: kernels at autocast's dispatch keys replace their dtype, in eager and in compiled code, where
 autocast computes in float32, inside of a recipe's regions. What makes a tensor from nothing
 (``torch.zeros(3, dtype=torch.bfloat16)``) passes no such key: its kernels are at the key that chooses a device.
-``torch.tensor`` and ``torch.empty`` give what they are told: PyTorch's own operations call the latter's.
 
-What the program's other code asks for it gets: it may be about to save weights in 16 bits. But what a loss is computed
-from, and has a gradient, is not cast to 16 bits there either.
+So it is in the script's own code outside of models: targets, queues and replay memories that would be 16-bit are what
+they are in a program of fp32. Weights alone are cast there as the script says: it may be about to save them.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from halfstep.pytorch.autocast.mixed_operands import of_one_dtype
+from halfstep.pytorch.autocast.data_loading import prepares_data
+from halfstep.pytorch.autocast.mixed_operands import KEYS, of_one_dtype
 from halfstep.pytorch.autocast.state import OUTSIDE, place
+from halfstep.pytorch.callers import asked_by_script
 from halfstep.pytorch.devices import device_types
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.products.dispatcher import Overrides, exists, overload, own_kernel
+from halfstep.pytorch.weights.named import is_in_a_model, replaced, unnarrowed, widened
+from halfstep.pytorch.weights.widening import is_alone, is_narrow, widen
 
 #: operations that make a tensor from another, and may be given a dtype
 _MAKING = (
@@ -37,12 +41,19 @@ _BY_EXAMPLE = ("to.other", "type_as")
 #: of those, what casts its first argument
 _CASTING = frozenset((*_MAKING[:4], *_BY_EXAMPLE))
 
+_KINDS = ("", ".periodic", ".periodic_alpha", ".periodic_alpha_beta", ".beta")
+
 #: operations that make a tensor from nothing
 _FROM_NOTHING = (
     *("zeros", "ones", "full", "eye", "eye.m"),
     *("arange", "arange.start", "arange.start_step", "linspace", "logspace"),
     *("rand", "rand.generator", "randn", "randn.generator", "normal.float_float"),
-    *("randint", "randint.generator", "randint.low", "randint.low_generator", "randperm"),
+    *("randint", "randint.generator", "randint.low", "randint.low_generator", "randperm", "scalar_tensor"),
+    *(
+        f"{shape}_window{kind}"
+        for shape in ("hann", "hamming", "blackman", "bartlett", "kaiser")
+        for kind in _KINDS
+    ),
 )
 
 #: operations whose 16-bit operands are widened, too: they raise on mixed ones, or round what they sum
@@ -55,66 +66,110 @@ _COMPUTING = (
 _to_float32 = overload("to.dtype")
 
 
-def replace() -> Overrides:
-    """From now on 16-bit dtypes that are named where autocast computes in float32 are float32, until ``remove()``."""
+def replace(saves: Callable[[Tensor], bool]) -> Overrides:
+    """From now on 16-bit dtypes that are named where autocast computes in float32 are float32, until ``remove()``.
+
+    Args:
+        saves: tells whether a tensor that the script casts, outside of models, is a weight.
+    """
     overrides = Overrides("fp32 for dtypes named")
-    for device in device_types():
-        key = f"Autocast{device.upper()}"
-        for name in filter(exists, (*_MAKING, *_BY_EXAMPLE, *_COMPUTING)):
-            overrides.put(name, key, _kernel(name, device, getattr(torch._C.DispatchKey, key)))
-    for name in filter(exists, _FROM_NOTHING):
-        overrides.put(name, "BackendSelect", _from_nothing(own_kernel(name, "BackendSelect")))
+    for device in filter(KEYS.get, device_types()):
+        key = KEYS[device]
+        dispatched = getattr(torch._C.DispatchKey, key)
+        for name in filter(exists, (*_MAKING, *_BY_EXAMPLE)):
+            overrides.put(name, key, _naming(name, device, dispatched, saves))
+        for name in filter(exists, _COMPUTING):
+            overrides.put(name, key, _computing(name, device, dispatched))
     return overrides
 
 
-def _from_nothing(own: Callable[..., Any]) -> Callable[..., Any]:
-    def kernel(keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("dtype") in SIXTEEN_BIT and place() is not OUTSIDE and _computes_in_fp32():
-            kwargs["dtype"] = torch.float32
-        return own(keyset, *args, **kwargs)
+class FromNothing:
+    """Makes what is named 16-bit in float32 where that is replaced, until :meth:`remove`.
 
-    return kernel
+    What the script made before the program was found to hold 16-bit numbers, as a queue between a model and its
+    optimizer, follows when it is.
+
+    Args:
+        found: called with a 16-bit dtype that a model names, before that.
+    """
+
+    def __init__(self, found: Callable[[torch.dtype], None]) -> None:
+        self._found = found
+        self._made: list[weakref.ref[Tensor]] | None = []
+        self._overrides = Overrides()
+        for name in filter(exists, _FROM_NOTHING):
+            self._overrides.put(name, "BackendSelect", self._kernel(own_kernel(name, "BackendSelect")))
+
+    def begin(self) -> None:
+        """The program holds 16-bit numbers."""
+        made, self._made = self._made or [], None
+        tensors = [tensor for tensor in (ref() for ref in made) if tensor is not None]
+        widen(tensor for tensor in tensors if is_narrow(tensor) and is_alone(tensor))
+
+    def remove(self) -> None:
+        """Take the kernels away."""
+        self._overrides.remove()
+
+    def _kernel(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        def kernel(keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
+            if kwargs.get("dtype") not in SIXTEEN_BIT:
+                return own(keyset, *args, **kwargs)
+            if self._made is not None and is_in_a_model():
+                self._found(kwargs["dtype"])
+                kwargs["dtype"] = torch.float32
+            elif self._made is None and replaced():
+                kwargs["dtype"] = torch.float32
+            made = own(keyset, *args, **kwargs)
+            if self._made is not None and asked_by_script() and not prepares_data():
+                self._made.append(weakref.ref(made))
+            return made
+
+        return kernel
 
 
-def _has_gradient(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled()
-
-
-def _computes_in_fp32() -> bool:
-    return torch.get_autocast_dtype("cpu") is torch.float32
-
-
-def _kernel(name: str, device: str, key: Any) -> Callable[..., Any]:
-    operation, autocast, change = overload(name), torch._C.DispatchKeySet(key), _change(name)
-    computes, casts = name in _COMPUTING, name in _CASTING
+def _computing(name: str, device: str, key: Any) -> Callable[..., Any]:
+    """Outside of models 16-bit operands alone are the script's affair: it prepares data."""
+    operation, autocast = overload(name), torch._C.DispatchKeySet(key)
 
     def kernel(keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(autocast):
             if torch.get_autocast_dtype(device) is not torch.float32:
                 return operation(*args, **kwargs)
-            if place() is OUTSIDE and not (casts and _has_gradient(args[0])):
-                args, kwargs = of_one_dtype(operation, args, kwargs) if computes else (args, kwargs)
+            if place() is OUTSIDE:
+                args, kwargs = of_one_dtype(operation, args, kwargs)
                 return operation(*args, **kwargs)
-            if change is None:
-                narrow = args[1].dtype in SIXTEEN_BIT
-                return _to_float32(args[0], torch.float32) if narrow else operation(*args, **kwargs)
-            return operation(*map(change, args), **{name: change(value) for name, value in kwargs.items()})
+            return operation(*map(widened, args), **{name: widened(value) for name, value in kwargs.items()})
 
     return kernel
 
 
-def _change(name: str) -> Callable[[Any], Any] | None:
-    """What is done to each argument; None where the second one names the dtype."""
-    if name in _BY_EXAMPLE:
-        return None
-    return _widened if name in _COMPUTING else _unnarrowed
+def _naming(name: str, device: str, key: Any, saves: Callable[[Tensor], bool]) -> Callable[..., Any]:
+    operation, autocast = overload(name), torch._C.DispatchKeySet(key)
+    casts, by_example = name in _CASTING, name in _BY_EXAMPLE
+
+    def kernel(keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(autocast):
+            if not _names_16_bits(args, kwargs) or torch.get_autocast_dtype(device) is not torch.float32:
+                return operation(*args, **kwargs)
+            # What has a gradient is what a loss is computed from, whoever casts it.
+            if not (casts and _has_gradient(args[0])) and (
+                not replaced() or (casts and place() is OUTSIDE and saves(args[0]))
+            ):
+                return operation(*args, **kwargs)
+            if by_example:
+                return _to_float32(args[0], torch.float32)
+            return operation(
+                *map(unnarrowed, args), **{name: unnarrowed(value) for name, value in kwargs.items()}
+            )
+
+    return kernel
 
 
-def _widened(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.dtype in SIXTEEN_BIT:
-        return _to_float32(value, torch.float32)
-    return _unnarrowed(value)
+def _names_16_bits(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a 16-bit dtype is among the arguments, or a tensor after the first that has one."""
+    given = (*args[1:], *kwargs.values())
+    return any((x.dtype if isinstance(x, Tensor) else x) in SIXTEEN_BIT for x in given)
 
 
-def _unnarrowed(value: Any) -> Any:
-    return torch.float32 if isinstance(value, torch.dtype) and value in SIXTEEN_BIT else value
+def _has_gradient(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled()

@@ -40,6 +40,17 @@ def is_narrow(tensor: Tensor) -> bool:
     return _is_plain(tensor) or _is_dtensor(tensor)
 
 
+def is_alone(tensor: Tensor) -> bool:
+    """Whether nothing else looks at the memory of ``tensor``: no view, no NumPy array, no tied weight."""
+    if not _is_plain(tensor) or tensor.is_meta or tensor.layout is not torch.strided:
+        return True
+    return _uses(tensor) == _uses(torch.empty(1))
+
+
+def _uses(tensor: Tensor) -> int:
+    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
+
+
 def narrow_tensors(module: nn.Module, only_used_by_products: bool) -> list[Tensor]:
     """The 16-bit parameters, buffers and other tensors of ``module`` itself, not of its children, to be widened.
 

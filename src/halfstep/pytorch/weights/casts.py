@@ -1,0 +1,57 @@
+"""A program with fp32 weights may cast by itself what a model computes with, as in ``F.linear(x.bfloat16(), w.to(x))``.
+
+Under a recipe of fp32 such a cast is not applied. A program that makes none in its first step pays nothing after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from halfstep.pytorch.devices import device_types
+from halfstep.pytorch.dtypes import SIXTEEN_BIT
+from halfstep.pytorch.products.dispatcher import Overrides, exists, own_kernel
+from halfstep.pytorch.weights.named import is_in_a_model, unnarrowed
+
+_CASTS = ("to.dtype", "to.device", "to.dtype_layout")
+
+
+class Casts:
+    """The kernels, until :meth:`remove`.
+
+    Args:
+        found: called with a 16-bit dtype that a model casts to.
+
+    Attributes:
+        met: whether there was one.
+    """
+
+    def __init__(self, found: Callable[[torch.dtype], None]) -> None:
+        self.met = False
+        self._found = found
+        self._overrides = Overrides()
+        for key in (f"Autograd{device.upper()}" for device in device_types()):
+            for name in filter(exists, _CASTS):
+                self._overrides.put(name, key, self._kernel(own_kernel(name, key)))
+
+    def remove(self) -> None:
+        """Take the kernels away."""
+        self._overrides.remove()
+
+    def _kernel(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        def kernel(keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
+            named = next((x for x in (*args[1:], *kwargs.values()) if _is_narrow(x)), None)
+            if named is not None and is_in_a_model():
+                self.met = True
+                self._found(named)
+                args = tuple(map(unnarrowed, args))
+                kwargs = {name: unnarrowed(value) for name, value in kwargs.items()}
+            return own(keyset, *args, **kwargs)
+
+        return kernel
+
+
+def _is_narrow(value: Any) -> bool:
+    return isinstance(value, torch.dtype) and value in SIXTEEN_BIT

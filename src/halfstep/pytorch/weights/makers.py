@@ -1,0 +1,69 @@
+"""PyTorch's functions that make a tensor: a 16-bit dtype that the program names is float32.
+
+Kernels do not see all of them: ``torch.empty`` is what PyTorch's operations call for their results, ``torch.tensor``
+is no operation, and compiled code outside of models calls what its graph names. So they are replaced where Python code
+finds them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfstep.program import on_import
+from halfstep.pytorch.callers import Caller
+from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.weights.named import replaced, unnarrowed
+
+_FUNCTIONS = (
+    *("empty", "empty_strided", "empty_permuted", "tensor", "as_tensor", "asarray", "scalar_tensor"),
+    *("zeros", "ones", "full", "eye", "arange", "linspace", "logspace"),
+    *("rand", "randn", "randint", "randperm", "normal"),
+)
+
+
+def replace(patches: Patches) -> None:
+    """From now on what the program makes with them is float32 where it would be 16-bit."""
+    originals = [getattr(torch, name) for name in _FUNCTIONS]
+    patches.wrap_each(torch, _FUNCTIONS, _making)
+    patches.wrap(Tensor, "new_tensor", lambda original: _making(original, of_pytorch=True))
+    made = dict(zip([getattr(torch, name) for name in _FUNCTIONS], originals, strict=True))
+    on_import("torch._dynamo.trace_rules", lambda rules: _let_compilers_trace(rules, made, patches))
+
+
+def _making(original: Callable[..., Any], of_pytorch: bool = False) -> Callable[..., Any]:
+    """``of_pytorch``: also where PyTorch's own code in Python calls it."""
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        if any(unnarrowed(value) is not value for value in (*args, *kwargs.values())) and (
+            replaced() and (of_pytorch or torch.compiler.is_dynamo_compiling() or _asked_by_others())
+        ):
+            args = tuple(map(unnarrowed, args))
+            kwargs = {name: unnarrowed(value) for name, value in kwargs.items()}
+        return original(*args, **kwargs)
+
+    return make
+
+
+def _asked_by_others() -> bool:
+    return Caller.of(sys._getframe(2)).is_script
+
+
+def _let_compilers_trace(rules: Any, made: dict[Any, Any], patches: Patches) -> None:
+    """Dynamo looks up by name what it puts into graphs as it is, and finds what is to be traced."""
+
+    def wrap(original: Callable[[], dict[Any, Any]]) -> Callable[[], dict[Any, Any]]:
+        def get_torch_obj_rule_map() -> dict[Any, Any]:
+            found = original()
+            for function, own in made.items():
+                if function in found:
+                    found[own] = found.pop(function)
+            return found
+
+        return get_torch_obj_rule_map
+
+    patches.wrap(rules, "get_torch_obj_rule_map", wrap)

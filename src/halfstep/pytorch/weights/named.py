@@ -1,0 +1,52 @@
+"""Where a 16-bit dtype that is named is float32: in a model, and in the script's own code, under a recipe of fp32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfstep.pytorch.autocast.data_loading import prepares_data
+from halfstep.pytorch.autocast.state import OUTSIDE, place
+from halfstep.pytorch.callers import asked_by_script
+from halfstep.pytorch.dtypes import SIXTEEN_BIT
+
+
+def replaced() -> bool:
+    """Whether the dtype that the calling function is given is replaced, as the place and its own caller have it.
+
+    Outside of models libraries get what they name: they may be loading a checkpoint. What is compiled there is the
+    script's. Data loaders prepare what the script wrote: their workers cannot do otherwise.
+    """
+    if torch.get_autocast_dtype("cpu") is not torch.float32:
+        return False
+    if torch.compiler.is_dynamo_compiling():
+        return True
+    if prepares_data():
+        return False
+    if place() is not OUTSIDE:
+        return True
+    return _is_traced() or asked_by_script(depth=2)
+
+
+def _is_traced() -> bool:
+    guards = torch._guards
+    return guards.CompileContext.try_get() is not None or guards.TracingContext.try_get() is not None
+
+
+def is_in_a_model() -> bool:
+    """Whether a model is being called, by the program: not by a data loader, and not to export it."""
+    return place() is not OUTSIDE and not prepares_data() and not torch.compiler.is_exporting()
+
+
+def unnarrowed(value: Any) -> Any:
+    """``value``, or float32 where it is a 16-bit dtype."""
+    return torch.float32 if isinstance(value, torch.dtype) and value in SIXTEEN_BIT else value
+
+
+def widened(value: Any) -> Any:
+    """``value``; a 16-bit tensor in float32, and float32 for a 16-bit dtype."""
+    if isinstance(value, Tensor) and value.dtype in SIXTEEN_BIT:
+        return value.to(torch.float32)
+    return unnarrowed(value)

@@ -1,0 +1,58 @@
+"""Everything else that a program would compute in 16 bits is fp32 where the recipe computes in fp32.
+
+It is put in force where the program is found to hold, or to ask for, 16-bit numbers: a program of fp32 is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from halfstep.pytorch.autocast import lists
+from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.weights import literal_dtypes, makers
+from halfstep.pytorch.weights.casts import Casts
+from halfstep.pytorch.weights.pointwise import Pointwise
+
+
+class OnlyFp32:
+    """The kernels and functions, until :meth:`remove`.
+
+    Args:
+        patches: where replaced functions are remembered.
+        found: called with a 16-bit dtype that a model names.
+        saves: tells whether a tensor that the script casts, outside of models, is a weight.
+    """
+
+    def __init__(
+        self, patches: Patches, found: Callable[[torch.dtype], None], saves: Callable[[Tensor], bool]
+    ) -> None:
+        self._patches, self._saves = patches, saves
+        self._casts, self._from_nothing = Casts(found), literal_dtypes.FromNothing(found)
+        self._pointwise: Pointwise | None = None
+        self._undo: list[Callable[[], None]] = [self._casts.remove, self._from_nothing.remove]
+
+    def begin(self) -> None:
+        """The program holds 16-bit numbers. Again does nothing."""
+        if self._pointwise is None:
+            self._pointwise = Pointwise()
+            makers.replace(self._patches)
+            named = literal_dtypes.replace(self._saves)
+            self._from_nothing.begin()
+            self._undo += (lists.apply().remove, named.remove, self._pointwise.remove)
+
+    def after_first_step(self) -> None:
+        """What the first step did not need is taken away: kernels in Python take time in every call."""
+        if not self._casts.met:
+            self._casts.remove()
+        if self._pointwise is None:
+            self._from_nothing.remove()
+        elif not self._pointwise.met:
+            self._pointwise.remove()
+
+    def remove(self) -> None:
+        """Take everything away."""
+        for undo in self._undo:
+            undo()
