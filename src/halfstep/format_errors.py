@@ -1,4 +1,4 @@
-"""Errors that a 16-bit format causes, by what the frameworks say of them, and the change of a line that mends each."""
+"""Errors that a format causes, by what the frameworks say of them, and the change of a line that mends each."""
 
 from __future__ import annotations
 
@@ -60,14 +60,44 @@ FORMAT_ERRORS: tuple[FormatError, ...] = (
     FormatError("Unsupported dtype BFloat16", "the operation has no bf16", _FLOAT),
 )
 
+_SIXTEEN_ONLY = "the operation has 16 bits alone, and under fp32 its operands are fp32"
+_CHOOSE = (
+    "choose it by the operands' dtype, as F.scaled_dot_product_attention does, or name the precisions to compare "
+    "without fp32"
+)
+
+#: errors of kernels that compute in 16 bits alone, in a row of fp32; PyTorch's, flash-attn's, Transformers' and xFormers'
+FP32_ERRORS = tuple(
+    FormatError(message, _SIXTEEN_ONLY, _CHOOSE)
+    for message in (
+        "not implemented for 'Float'",
+        "expected scalar type Half but found Float",
+        "expected scalar type BFloat16 but found Float",
+        "to be BFloat16 matrix",
+        "only support fp16 and bf16",
+        "only supports fp16 and bf16",
+        "only supports torch.float16 and torch.bfloat16",
+        "dtype=torch.float32 (supported",
+        "No available kernel. Aborting execution",
+    )
+)
+
 #: what a message has to name beside it, where it is worded so in other errors, too
 _SIXTEEN_BIT = ("half", "bfloat16", "float16", "dtype", "scalartype")
 
 
-def format_error(message: str) -> FormatError | None:
-    """The row of a framework's message; None where a 16-bit format is not what it complains of."""
-    named = any(name in message.lower() for name in _SIXTEEN_BIT)
-    return next((row for row in FORMAT_ERRORS if row.message in message), None) if named else None
+def format_error(message: str, compute: str) -> FormatError | None:
+    """The row of a framework's message; None where the format is not what it complains of.
+
+    Args:
+        message: of the exception.
+        compute: the format that the precision computes in, as ``bf16``.
+    """
+    if compute in ("fp32", "tf32"):
+        return next((row for row in FP32_ERRORS if row.message in message), None)
+    if compute not in ("bf16", "fp16") or not any(name in message.lower() for name in _SIXTEEN_BIT):
+        return None
+    return next((row for row in FORMAT_ERRORS if row.message in message), None)
 
 
 def cure_words(error: FormatError, precision: str, place: str, modules: Sequence[str], can_keep: bool) -> str:

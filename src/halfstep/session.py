@@ -325,11 +325,13 @@ class Session:
         self._say_cause(ending)
 
     def _say_cause(self, ending: Ending) -> None:
-        """Where a 16-bit format caused the error that ended the program, say so, and what mends it."""
-        compute = "" if self.recipe is None else self.recipe.compute
-        error = format_error(ending.reason) if self._failure is None and compute in ("bf16", "fp16") else None
-        if error is not None and self.recipe is not None:
-            at, can_keep = ending.raised_at, not self.recipe.keep
+        """Where the format caused the error that ended the program, say so, and what mends it."""
+        if self._failure is not None or self.recipe is None:
+            return
+        compute = self.recipe.compute
+        error = format_error(ending.reason, compute)
+        if error is not None:
+            at, can_keep = ending.raised_at, compute in ("bf16", "fp16") and not self.recipe.keep
             say(f"{cure_words(error, self.name, at.place, at.modules, can_keep=can_keep)}.")
 
     def _outcome(self, ending: Ending, steps: int) -> tuple[str, str]:

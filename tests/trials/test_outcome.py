@@ -85,6 +85,26 @@ def failed(precision: str, message: str, **at: object) -> str:
     return judge(JOB, record, [], 1, None, "Ctrl-C")[1]
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "FlashAttention only support fp16 and bf16 data type",
+        "expected scalar type BFloat16 but found Float",
+        "\"fused_rope\" not implemented for 'Float'",
+        "Expected mat_a to be BFloat16 matrix got Float",
+        "No available kernel. Aborting execution.",
+    ],
+)
+def test_a_kernel_for_16_bits_alone_in_a_row_of_fp32(message: str) -> None:
+    for precision in ("fp32", "tf32"):
+        assert failed(precision, message, place="train.py:30", modules=["attn"]) == (
+            f"{message.rstrip('.')}; {precision} causes it: the operation has 16 bits alone, and under fp32 its operands "
+            "are fp32 at train.py:30; choose it by the operands' dtype, as F.scaled_dot_product_attention does, or name "
+            "the precisions to compare without fp32"
+        )
+    assert failed("as-is", message, place="train.py:30", modules=["attn"]) == message
+
+
 def message_of(operation: Callable[[], object]) -> str:
     with pytest.raises((RuntimeError, ValueError)) as caught:
         operation()

@@ -137,7 +137,7 @@ def _require_steps(question: Question, tried: Outcome, display: Display) -> None
 def _kept(question: Question, record: Record, display: Display) -> str:
     """What the program does with the modules kept in fp32 whose results meet other numbers; the end of a sentence."""
     recipe, modules = parse(question.precision), modules_to_keep(record)
-    if not modules or recipe.keep:
+    if not modules or recipe.keep or recipe.compute not in ("bf16", "fp16"):
         return ""
     kept = str(replace(recipe, keep=modules))
     outcome = _run(question, kept, display)

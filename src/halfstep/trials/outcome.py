@@ -163,13 +163,14 @@ def _hint(record: Record) -> str:
     error = caused_by_format(record)
     if error is None:
         return ""
-    return f"; {cure_words(error, precision, place, modules_to_keep(record), can_keep=not recipe.keep)}"
+    can_keep = recipe.compute in ("bf16", "fp16") and not recipe.keep
+    return f"; {cure_words(error, precision, place, modules_to_keep(record), can_keep)}"
 
 
 def caused_by_format(record: Record) -> FormatError | None:
-    """The error that ended a trial in 16 bits, where a format caused it."""
-    computes_in = parse(str(record.start.get("precision") or "fp32")).compute
-    return format_error(str(record.end.get("reason") or "")) if computes_in in ("bf16", "fp16") else None
+    """The error that ended a trial, where its format caused it."""
+    compute = parse(str(record.start.get("precision") or "fp32")).compute
+    return format_error(str(record.end.get("reason") or ""), compute)
 
 
 def modules_to_keep(record: Record) -> tuple[str, ...]:
