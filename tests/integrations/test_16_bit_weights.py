@@ -181,7 +181,8 @@ def test_sharded_and_replicated_weights(under, alone: None, way: str) -> None:
         {"what": "MixedPrecisionPolicy(param_dtype=torch.bfloat16)", "asks": "bf16"},
         {"what": "MixedPrecisionPolicy(reduce_dtype=torch.bfloat16)"},
     ]
-    assert told == [*(policies if way == "fully_shard" else []), {"what": "bf16 weights", "asks": "bf16"}]
+    weights = {"what": "bf16 weights", "asks": "bf16"}
+    assert told == [weights, *(policies if way == "fully_shard" else [])]
 
 
 @pytest.mark.slow
