@@ -66,7 +66,7 @@ _CHOOSE = (
     "without fp32"
 )
 
-#: errors of kernels that compute in 16 bits alone, in a row of fp32; PyTorch's, flash-attn's, Transformers' and xFormers'
+#: errors of kernels for 16 bits alone, in a row of fp32: PyTorch's, flash-attn's, Transformers' and xFormers'
 FP32_ERRORS = tuple(
     FormatError(message, _SIXTEEN_ONLY, _CHOOSE)
     for message in (

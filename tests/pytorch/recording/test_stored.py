@@ -98,6 +98,24 @@ def test_frozen_weights_of_the_modules_that_are_called_count() -> None:
     assert not hasattr(nn.Module.__call__, "__wrapped__")
 
 
+def test_an_optimizer_that_another_thread_is_about_to_step_counts() -> None:
+    """Of its model only the second half is called in the step that is looked at."""
+    meter, calls, patches = StoredMeter(), ModuleCalls(), Patches()
+    meter.install(patches)
+    calls.install(patches)
+    mine, theirs = nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 8)).bfloat16()
+    unused = nn.Linear(1000, 8)
+    optimizers = [torch.optim.SGD(net.parameters(), lr=0.1) for net in (mine, theirs, unused)]
+    hidden = theirs[0](torch.ones(4, 8, dtype=torch.bfloat16))
+    calls.tell(meter.called)
+    theirs[1](hidden)
+    mine(torch.ones(4, 8)).sum().backward()
+    optimizers[0].step()
+    patches.undo()
+    found = Stored.of(meter.end(list(mine.parameters()), optimizers[:1]))
+    assert found.weights == {"fp32": 4 * (64 + 8), "bf16": 2 * (128 + 16 + 128 + 8)}
+
+
 def test_a_failure_is_absent_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*args: object) -> None:
         raise RuntimeError("planted")

@@ -58,6 +58,7 @@ class Looking:
     def install(self, patches: Patches) -> None:
         """Look in at module calls; before anything is compiled."""
         self._calls.install(patches)
+        self._stored.install(patches)
 
     def begin_pass(self, outputs: Sequence[Tensor]) -> None:
         """A backward pass of the script's is about to start."""

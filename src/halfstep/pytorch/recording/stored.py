@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,14 +13,32 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from halfstep.pytorch.dtypes import format_name
+from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.recording.sample import parameters_of
 from halfstep.stored import PARTS
 
 
 class StoredMeter:
-    """Notes which modules are called in the sampled step: their frozen weights count, too."""
+    """Notes which modules are called in the sampled step: their frozen weights count, too.
+
+    So do all weights of an optimizer that holds one of theirs: another thread may be about to step it.
+    """
 
     def __init__(self) -> None:
         self._called: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._made: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+
+    def install(self, patches: Patches) -> None:
+        """Notice optimizers as they are given their parameters."""
+
+        def noticing(original: Callable[..., Any]) -> Callable[..., Any]:
+            def add_param_group(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+                self._made.add(optimizer)
+                return original(optimizer, *args, **kwargs)
+
+            return add_param_group
+
+        patches.wrap(Optimizer, "add_param_group", noticing)
 
     def called(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A module is called."""
@@ -29,7 +47,12 @@ class StoredMeter:
     def end(self, trained: Sequence[Tensor], optimizers: Iterable[Optimizer]) -> dict[str, Any]:
         """The step is over; the fields of the record's ``stored`` event. It only looks, so it raises nothing."""
         try:
-            return stored_in(trained, list(self._called), list(optimizers))
+            modules, stepped = list(self._called), set(optimizers)
+            called = {id(p) for module in modules for p in module.parameters()}
+            used = [
+                o for o in self._made if o in stepped or not called.isdisjoint(map(id, parameters_of([o])))
+            ]
+            return stored_in([*trained, *parameters_of(used)], modules, {*stepped, *used})
         except Exception as error:
             reason = f"a tensor could not be looked at: {str(error).partition(chr(10))[0]}"
             return {"absent": dict.fromkeys(PARTS, reason)}
@@ -95,7 +118,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
-        for inner in value.values():
+        for inner in list(value.values()):  # another thread may add to it
             yield from _tensors(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
