@@ -151,6 +151,17 @@ def test_weights_that_a_functional_call_swaps_in(begin) -> None:
     assert net.weight.dtype is FP32
 
 
+@pytest.mark.parametrize("recipe", ["fp32", "bf16"])
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_checkpoint_in_fp32_is_loaded_exactly_into_a_16_bit_model(begin, recipe: str, assign: bool) -> None:
+    saved = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).state_dict()
+    begin(recipe, products="native")
+    net = nn.Sequential(nn.Linear(4, 4, dtype=BF16), nn.BatchNorm1d(4, dtype=BF16))
+    net.load_state_dict(saved, assign=assign)
+    net(torch.ones(2, 4))
+    assert all(torch.equal(p, saved[name]) for name, p in net.named_parameters())
+
+
 def test_an_export_is_of_the_model_as_it_is(begin) -> None:
     begin("fp32")
     net, x = nn.Linear(4, 4, dtype=BF16), torch.ones(1, 4, dtype=BF16)

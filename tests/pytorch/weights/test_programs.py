@@ -396,6 +396,75 @@ def methods_that_are_called_outside(dtype: torch.dtype) -> Found:
     return fit(net, loss)
 
 
+@program
+def copies_of_a_model(dtype: torch.dtype) -> Found:
+    first = mlp(dtype)
+    second, frozen = copy.deepcopy(first), copy.deepcopy(first).to(dtype)
+
+    def loss(net: nn.Module, x: Tensor) -> Tensor:
+        x = (x / 3).to(dtype)
+        return square(net[0](x) - 2 * net[1](x) + frozen(x).detach())
+
+    return fit(nn.ModuleList([first, second]), loss)
+
+
+@program
+def an_ensemble_by_vmap(dtype: torch.dtype) -> Found:
+    nets = [mlp(dtype) for _ in range(2)]
+    weights, buffers = torch.func.stack_module_state(nets)
+    base = copy.deepcopy(nets[0]).to("meta")
+
+    def one(weights: Any, buffers: Any, x: Tensor) -> Tensor:
+        return torch.func.functional_call(base, (weights, buffers), (x,))
+
+    def loss(net: nn.Module, x: Tensor) -> Tensor:
+        return square(torch.vmap(one, (0, 0, None))(weights, buffers, (x / 3).to(dtype)))
+
+    return fit(nets[0], loss, torch.optim.AdamW(weights.values(), lr=1e-2))
+
+
+@program
+def an_exported_model(dtype: torch.dtype) -> Found:
+    net = torch.export.export(mlp(dtype), (torch.ones(6, 8).to(dtype),)).module()
+    return fit(net, lambda net, x: square(net(x.to(next(net.parameters()).dtype))))
+
+
+@program
+def what_a_hook_keeps(dtype: torch.dtype) -> Found:
+    net, kept = mlp(dtype), []
+    net[0].register_forward_hook(lambda module, given, out: kept.append((out / 3).to(dtype)))
+    return fit(net, lambda net, x: square(net(x.to(dtype))) + square(kept[-1]))
+
+
+@program
+def a_recurrent_model(dtype: torch.dtype) -> Found:
+    net, start = stored(nn.LSTM(8, 8, dtype=dtype)), torch.zeros(1, 6, 8, dtype=dtype)
+    return fit(net, lambda net, x: square(net((x / 3).to(dtype)[None], (start, start))[0]))
+
+
+@program
+def attention_with_a_mask(dtype: torch.dtype) -> Found:
+    net = stored(nn.MultiheadAttention(8, 2, batch_first=True, dtype=dtype))
+    mask = torch.full((6, 6), float("-inf"), dtype=dtype).triu(1)
+
+    def loss(net: nn.Module, x: Tensor) -> Tensor:
+        x = (x / 3).to(dtype)[None]
+        return square(net(x, x, x, attn_mask=mask)[0])
+
+    return fit(net, loss)
+
+
+@program
+def a_penalty_on_gradients(dtype: torch.dtype) -> Found:
+    def loss(net: nn.Module, x: Tensor) -> Tensor:
+        x = x.to(dtype).requires_grad_()
+        out = net(x)
+        (gradient,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+        return square(out) + square(gradient)
+
+    return fit(mlp(dtype), loss)
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 @pytest.mark.parametrize("dtype", [BF16, FP16])
 def test_a_program_that_names_16_bits(begin, name: str, dtype) -> None:

@@ -9,7 +9,7 @@ the model. float64 stays. A program that holds no 16-bit number is left alone.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -26,6 +26,8 @@ from halfstep.pytorch.weights import module_casts
 from halfstep.pytorch.weights.copies import Copies
 from halfstep.pytorch.weights.entering import entering
 from halfstep.pytorch.weights.widening import is_alone, is_narrow, narrow_tensors, widen
+
+_WIDE = (torch.float32, torch.float64)
 
 #: called with what the program holds, e.g. ``bf16 weights``, and the format's name
 Note = Callable[[str, str], None]
@@ -70,6 +72,7 @@ class Fp32Weights:
         patches.wrap(nn.Module, "register_parameter", self._register_parameter)
         for name in ("parameters", "named_parameters", "buffers", "named_buffers", "state_dict"):
             patches.wrap(nn.Module, name, self._reading)
+        patches.wrap(nn.Module, "load_state_dict", self._loading)
         patches.wrap(torch, "set_default_dtype", self._set_default_dtype)
         patches.wrap(nn.parallel.DistributedDataParallel, "__init__", self._replicating)
 
@@ -153,13 +156,27 @@ class Fp32Weights:
         def read(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if not torch.compiler.is_dynamo_compiling() and asked_by_script():
                 self._read.add(module)
-                narrow = (tensor for part in module.modules() for tensor in self._narrow_tensors(part))
-                self._widen(
-                    tensor for tensor in narrow if is_alone(tensor)
-                )  # others with those that share it
+                self._widen_alone(module)
             return original(module, *args, **kwargs)
 
         return read
+
+    def _loading(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """A checkpoint in fp32 would be rounded in a model that is 16-bit as yet."""
+
+        def load_state_dict(
+            module: nn.Module, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any
+        ) -> Any:
+            if any(isinstance(value, Tensor) and value.dtype in _WIDE for value in state_dict.values()):
+                self._widen_alone(module)
+            return original(module, state_dict, *args, **kwargs)
+
+        return load_state_dict
+
+    def _widen_alone(self, module: nn.Module) -> None:
+        """Make what ``module`` holds fp32, but for what shares its memory with others: these are to follow together."""
+        narrow = (tensor for part in module.modules() for tensor in self._narrow_tensors(part))
+        self._widen(tensor for tensor in narrow if is_alone(tensor))
 
     def _set_default_dtype(self, original: Callable[..., None]) -> Callable[..., None]:
         def set_default_dtype(d: torch.dtype) -> None:
