@@ -403,7 +403,7 @@ def copies_of_a_model(dtype: torch.dtype) -> Found:
 
     def loss(net: nn.Module, x: Tensor) -> Tensor:
         x = (x / 3).to(dtype)
-        return square(net[0](x) - 2 * net[1](x) + frozen(x).detach())
+        return square(net[0](x) + 2 * net[1](x) - frozen(x).detach() / 3)
 
     return fit(nn.ModuleList([first, second]), loss)
 
@@ -478,6 +478,8 @@ def test_a_program_that_names_16_bits(begin, name: str, dtype) -> None:
 @pytest.mark.parametrize("recipe", ["bf16", "fp16:loss_scale=1024"])
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_such_a_program_in_16_bits_has_fp32_weights(begin, recipe: str, name: str) -> None:
+    if "recurrent" in name and "fp16" in recipe:
+        pytest.skip("not every CPU has an LSTM in fp16")
     expected = PROGRAMS[name](FP32)
     if "compiled" in name:
         torch._dynamo.reset()
