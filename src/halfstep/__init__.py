@@ -1,6 +1,8 @@
 """halfstep: run any training script in any numerical precision, unmodified; compare the precisions on it.
 
 import halfstep; halfstep.enable("bf16")    # the first line of a script; or: halfstep run --precision bf16 script.py
+halfstep.disable()                          # take it off again, between two steps
+with halfstep.precision("fp16"): ...        # for some lines, or a function
 halfstep.log(accuracy=0.98)                 # a figure of your own, for the comparison
 halfstep.skipped_steps()                    # steps left out because gradients were not finite
 halfstep.compare("train.py", seeds=5)       # run a program in several precisions, side by side
@@ -17,8 +19,10 @@ from typing import TYPE_CHECKING
 from halfstep.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from halfstep.api import disable as disable
     from halfstep.api import enable as enable
     from halfstep.api import log as log
+    from halfstep.api import precision as precision
     from halfstep.api import skipped_steps as skipped_steps
     from halfstep.cli.calls import compare as compare
     from halfstep.cli.calls import diagnose as diagnose
@@ -30,20 +34,27 @@ __all__ = [
     "__version__",
     "compare",
     "diagnose",
+    "disable",
     "enable",
     "load",
     "log",
+    "precision",
     "skipped_steps",
 ]
 
 _HOMES = {
+    "disable": "halfstep.api",
     "enable": "halfstep.api",
     "log": "halfstep.api",
+    "precision": "halfstep.api",
     "skipped_steps": "halfstep.api",
     "load": "halfstep.report.loading",
     "compare": "halfstep.cli.calls",
     "diagnose": "halfstep.cli.calls",
     "HalfstepError": "halfstep.errors",
+    # %load_ext halfstep
+    "load_ipython_extension": "halfstep.cli.magics",
+    "unload_ipython_extension": "halfstep.cli.magics",
 }
 
 #: for those who write the training loop themselves; each needs its framework

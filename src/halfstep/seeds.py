@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from halfstep.program import on_import
+from halfstep.takeover.patches import Patches
 
 #: what the seed is called where it is passed by name
 _NAMES = ("seed", "a", "x", "entropy", "key")
@@ -30,17 +31,20 @@ _TORCH_DEFAULT = 67280421310721
 _ = tempfile
 
 
-def shift_seeds(k: int) -> None:
-    """Seed the standard library, NumPy and the frameworks with ``k``, and shift what the script sets by ``k``."""
+def shift_seeds(k: int) -> Callable[[], None]:
+    """Seed the standard library, NumPy and the frameworks with ``k``, and shift what the script sets by ``k``.
+
+    Returns:
+        Ends the shift: seeds that the program sets after that are its own.
+    """
     shift = _Shift(k)
     random.seed(k)
     shift.function(random, "seed")
     shift.method(random, "Random", "seed")
-    on_import("numpy", functools.partial(_numpy, shift))
-    on_import("torch", functools.partial(_torch, shift))
-    on_import("tensorflow", functools.partial(_tensorflow, shift))
-    on_import("keras", functools.partial(_keras, shift))
-    on_import("jax", functools.partial(_jax, shift))
+    libraries = {"numpy": _numpy, "torch": _torch, "tensorflow": _tensorflow, "keras": _keras, "jax": _jax}
+    for name, wrap in libraries.items():
+        shift.patches.on_undo(on_import(name, functools.partial(wrap, shift)))
+    return shift.patches.undo
 
 
 def _numpy(shift: _Shift, numpy: ModuleType) -> None:
@@ -98,6 +102,7 @@ class _Shift:
     def __init__(self, k: int) -> None:
         self.k = k
         self._inside = False
+        self.patches = Patches()
 
     def function(self, owner: Any, name: str) -> None:
         """Replace ``owner.name`` by one that shifts."""
@@ -107,7 +112,7 @@ class _Shift:
         def shifted(*args: Any, **kwargs: Any) -> Any:
             return self._call(original, args, kwargs)
 
-        setattr(owner, name, shifted)
+        self.patches.set(owner, name, shifted)
 
     def in_place(self, owner: type, method: str) -> None:
         """Let a class's own ``method`` shift; without a seed it is left alone, as it draws one from what is seeded."""
@@ -117,7 +122,7 @@ class _Shift:
         def shifted(instance: Any, seed: Any = None, **kwargs: Any) -> Any:
             return original(instance, self._plus(seed), **kwargs)
 
-        setattr(owner, method, shifted)
+        self.patches.set(owner, method, shifted)
 
     def method(self, owner: Any, name: str, *methods: str) -> Any:
         """Replace the class ``owner.name`` by a subclass whose ``methods`` shift; the base's instances are its own."""
@@ -134,7 +139,7 @@ class _Shift:
 
         own = {method: shifted(getattr(base, method)) for method in methods}
         made = OneOfBoth(name, (base,), {**own, "__module__": base.__module__, "__doc__": base.__doc__})
-        setattr(owner, name, made)
+        self.patches.set(owner, name, made)
         if getattr(sys.modules.get(base.__module__), name, None) is base:
             # The one that pickle finds by this name; an instance of it is as good.
             first = operator.itemgetter(0)
@@ -153,7 +158,7 @@ class _Shift:
             finally:
                 self._inside = inside
 
-        setattr(owner, method, alone)
+        self.patches.set(owner, method, alone)
 
     def _call(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._inside:

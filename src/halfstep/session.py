@@ -73,10 +73,15 @@ class Session:
         self._attached: Attached | None = None
         self._end_program = end_program
         self._asked_by_script = False
+        self._asked: Settings | None = None
+        self._own_wish_runs = False
+        self._yielded: set[str] = set()
         self._failure: tuple[str, str] | None = None
         self._meters: RunMeters | None = None
         self._files: FilesRead | None = None
         self._writer = self._open_record()
+        self._undo: list[Callable[[], None]] = []
+        self._ended = False
 
     def _open_record(self) -> Writer | NullWriter:
         path = self.settings.record
@@ -85,43 +90,90 @@ class Session:
         return Writer(path if rank() == 0 else f"{path}.rank{rank()}")
 
     def begin(self) -> None:
-        """Set everything up; the program runs next.
-
-        Raises:
-            UsageError: halfstep is in force already in this process.
-        """
-        if Session.current is not None:
-            raise UsageError(
-                f"halfstep is already in force here with precision {Session.current.name}; enable it once, "
-                "as the first line of the program."
-            )
+        """Set everything up; the program runs next."""
         Session.current = self
         if "HALFSTEP_TRIAL" in os.environ:
             self._files = FilesRead()
         self._writer.write("start", **self._start())
-        _shift(self.settings.seed)
+        self._shift_seeds(self.settings.seed)
         at_end(self._end)
-        on_import("torch", self._take_over_torch)
-        on_import("keras", self._take_over_keras)
-        on_import("tf_keras", self._refuse_keras_2)
-        on_import("jax", self._watch_jax)
-        watch(lambda: self._attached)
+        imports = {
+            "torch": self._take_over_torch,
+            "keras": self._take_over_keras,
+            "tf_keras": self._refuse_keras_2,
+            "jax": self._watch_jax,
+        }
+        for name, act in imports.items():
+            self._undo.append(on_import(name, act))
+        self._undo += watch(lambda: self._attached)
+        for takeover in self._takeovers:
+            takeover.adopt()
+
+    def end(self) -> None:
+        """Take the recipe off again, between two steps: the frameworks are what they were.
+
+        Raises:
+            UsageError: that cannot be done; the sentence says why. Everything stays as it is.
+        """
+        for takeover in self._takeovers:
+            if why := takeover.cannot_be_undone:
+                raise UsageError(f"halfstep cannot take precision {self.name} off again here: {why}.")
+        self._end(Ending("ok", None), program_goes_on=True)
+        taken, self._takeovers, self._attached = self._takeovers, [], None
+        for takeover in reversed(taken):
+            takeover.remove()
+            takeover.disown()
+        while self._undo:
+            self._undo.pop()()
+        Session.current = None
+
+    @property
+    def of_command(self) -> bool:
+        """Whether `halfstep run` or a comparison runs the program, which so has one precision from start to end."""
+        return self._end_program
+
+    @property
+    def as_is(self) -> bool:
+        """Whether the program runs as python runs it."""
+        return self.recipe is not None and self.recipe.as_is
+
+    def yields(self, call: str) -> bool:
+        """The script changes its precision while `halfstep run` runs it: that is not followed, and said once.
+
+        Raises:
+            UsageError: the script's own wish is what runs, and it has a second one, which no record can hold.
+        """
+        if self._own_wish_runs or self.as_is:
+            error = UsageError(
+                f"The program changes its precision by {call}, and a record is of one precision; run it with python, "
+                "or name a precision with --precision."
+            )
+            self._halt(error)
+            raise error
+        if call not in self._yielded:
+            self._yielded.add(call)
+            say(f"the program's own {call} yields to --precision {self.name}")
+        return True
 
     def yielded_to(self, asked: Settings) -> bool:
         """The script enables halfstep although `halfstep run` runs it: its first wish yields, or rules under ``as-is``.
 
         Returns:
-            False if this process is not `halfstep run`'s, or the script has asked before: then it is a mistake.
+            False if this process is not `halfstep run`'s.
         """
-        if not self._end_program or self._asked_by_script:
+        if not self._end_program:
             return False
-        self._asked_by_script = True
+        call = f"halfstep.enable({asked.precision!r})"
+        if self._asked_by_script:
+            return asked == self._asked or self.yields(call)
+        self._asked_by_script, self._asked = True, asked
         asks = parse(asked.precision).compute if asked.precision != AUTO else None
         self._writer.write("own_amp", what="halfstep.enable", **({} if asks is None else {"asks": asks}))
-        if self.recipe is not None and self.recipe.as_is:
+        if self.as_is:
+            self._own_wish_runs = True
             self._follow(asked)
         else:
-            say(f"the program's own halfstep.enable({asked.precision!r}) yields to --precision {self.name}")
+            self.yields(call)
         return True
 
     def _follow(self, asked: Settings) -> None:
@@ -132,7 +184,7 @@ class Session:
             options=replace(asked.options, steps=self.settings.options.steps or asked.options.steps),
         )
         self.recipe = None if asked.precision == AUTO else parse(asked.precision)
-        _shift(asked.seed)
+        self._shift_seeds(asked.seed)
         taken, self._takeovers = self._takeovers, []
         if any(takeover.framework != "pytorch" for takeover in taken):
             raise UsageError(
@@ -140,8 +192,9 @@ class Session:
             )
         for takeover in taken:
             takeover.remove()
-            refuse_if_late()
+            takeover.disown()
             self._take_over_torch(sys.modules["torch"])
+            self._takeovers[-1].adopt()
 
     @property
     def takeover(self) -> Takeover | None:
@@ -222,7 +275,7 @@ class Session:
 
         asked = self.name.split(":")[0]
         if asked not in ("as-is", "fp32"):
-            watch_gradients(jax, self._refuse_jax_alone)
+            self._undo.append(watch_gradients(jax, self._refuse_jax_alone).undo)
 
     def _refuse_jax_alone(self) -> None:
         """A gradient is about to be computed by JAX itself."""
@@ -300,8 +353,28 @@ class Session:
             say(str(error))
             raise SystemExit(error.exit_code)
 
-    def _end(self, ending: Ending) -> None:
+    @property
+    def scale_state(self) -> dict[str, float | int] | None:
+        """The loss scale in force, as a checkpoint has it; None where there is none."""
+        return None if self.takeover is None else self.takeover.scale_state
+
+    def restore_scale(self, state: dict[str, float | int]) -> None:
+        """Go on from a loss scale."""
+        if self.takeover is not None:
+            self.takeover.restore_scale(state)
+
+    def _shift_seeds(self, seed: int | None) -> None:
+        """Shift every seed that the program sets."""
+        if seed is not None:
+            from halfstep.seeds import shift_seeds
+
+            self._undo.append(shift_seeds(seed))
+
+    def _end(self, ending: Ending, program_goes_on: bool = False) -> None:
         """The program is over: the record's last line, and a word on stderr where something was changed."""
+        if self._ended:
+            return
+        self._ended = True
         for takeover in self._takeovers:
             takeover.close()
         if self.takeover is not None and len(self._takeovers) > 1:
@@ -321,7 +394,8 @@ class Session:
             skipped_steps=0 if self.takeover is None else self.takeover.skipped_here,
             **meters,
         )
-        self._last_words(steps)
+        if steps or not program_goes_on:
+            self._last_words(steps)
         self._say_cause(ending)
 
     def _say_cause(self, ending: Ending) -> None:
@@ -388,20 +462,8 @@ def _elsewhere() -> str:
 
 
 def refuse_if_late() -> None:
-    """Raise UsageError if a framework has been used already."""
-    if "torch" in sys.modules:
-        from halfstep.pytorch import already_started as late
-
-        late.refuse_if_late()
+    """Raise UsageError if Keras has been used already: it settles the dtypes of what it makes."""
     if "keras" in sys.modules:
         from halfstep.keras import already_started as late_for_keras
 
         late_for_keras.refuse_if_late()
-
-
-def _shift(seed: int | None) -> None:
-    """Shift every seed that the program sets."""
-    if seed is not None:
-        from halfstep.seeds import shift_seeds
-
-        shift_seeds(seed)

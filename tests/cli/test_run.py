@@ -253,28 +253,6 @@ def test_enable_does_what_run_does(tmp_path: Path) -> None:
     assert read(tmp_path / "r").takeover["ran_as"].startswith("bf16")
 
 
-@pytest.mark.parametrize(
-    ("before", "sentence"),
-    [
-        ("import halfstep; halfstep.enable('fp32')", "halfstep is already in force here with precision fp32"),
-        ("import torch; torch.ones(1, requires_grad=True).backward()", "came after a backward pass"),
-        (
-            "import torch; torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=1)",
-            "came after an optimizer",
-        ),
-    ],
-)
-def test_enable_too_late_is_refused(before: str, sentence: str, tmp_path: Path) -> None:
-    script = tmp_path / "s.py"
-    script.write_text(f"{before}\nimport halfstep\nhalfstep.enable('bf16')\n")
-    done = python(str(script), cwd=tmp_path)
-    assert done.returncode == 1
-    assert (
-        f"halfstep.errors.UsageError: {'halfstep.enable() ' if 'came' in sentence else ''}{sentence}"
-        in done.stderr
-    )
-
-
 def test_an_enable_of_the_program_yields_to_the_command(tmp_path: Path) -> None:
     script = tmp_path / "s.py"
     script.write_text(ENABLED.format(arguments='"bf16", steps=3') + Path(FAULTY).read_text())
@@ -322,12 +300,31 @@ def test_an_unknown_precision_of_the_programs_is_an_error_under_the_command_too(
     assert "UsageError: Unknown precision 'fp17'" in done.stderr
 
 
-def test_a_second_enable_is_refused_under_the_command_too(tmp_path: Path) -> None:
+def test_a_program_that_changes_its_precision_yields_to_the_command(tmp_path: Path) -> None:
     script = tmp_path / "s.py"
-    script.write_text(2 * ENABLED.format(arguments='"bf16"'))
+    script.write_text(
+        2 * ENABLED.format(arguments='"bf16"')
+        + "halfstep.disable()\nwith halfstep.precision('fp16'):\n"
+        + "".join(f"    {line}\n" for line in Path(FAULTY).read_text().splitlines())
+    )
     done = halfstep("run", "--precision", "fp32", str(script))
-    assert done.returncode == 1
-    assert "UsageError: halfstep is already in force here with precision fp32" in done.stderr
+    assert (done.stdout, done.returncode) == (python(FAULTY).stdout, 0)
+    assert done.stderr.splitlines() == [
+        f"halfstep: the program's own halfstep.{call} yields to --precision fp32"
+        for call in ("enable('bf16')", "disable()", "precision('fp16')")
+    ]
+
+
+@pytest.mark.parametrize("call", ["enable('fp16')", "disable()", "precision('fp16').__enter__()"])
+def test_as_is_a_record_is_of_one_precision(call: str, tmp_path: Path) -> None:
+    script = tmp_path / "s.py"
+    script.write_text(ENABLED.format(arguments='"bf16"') + f"halfstep.{call}\n")
+    done = halfstep("run", "--precision", "as-is", str(script))
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"halfstep: The program changes its precision by halfstep.{call.removesuffix('.__enter__()')}, and a record is "
+        "of one precision; run it with python, or name a precision with --precision.\n"
+    )
 
 
 def test_log_and_skipped_steps(tmp_path: Path) -> None:

@@ -35,16 +35,18 @@ ADAPTERS = {
 __all__ = ["ADAPTERS", "Attached", "watch"]
 
 
-def watch(attached: Callable[[], Attached | None]) -> None:
+def watch(attached: Callable[[], Attached | None]) -> list[Callable[[], None]]:
     """Call each adapter right after the program has imported its framework; nothing is imported before.
 
     Call it before PyTorch is imported: the frameworks import it in the middle of their own import.
 
     Args:
         attached: what to add to, asked when a framework has been imported; None if PyTorch was not taken over.
+
+    Returns:
+        Functions that end the wait.
     """
-    for name, adapter in ADAPTERS.items():
-        on_import(name, partial(_install, adapter, attached))
+    return [on_import(name, partial(_install, adapter, attached)) for name, adapter in ADAPTERS.items()]
 
 
 def _install(adapter: str, attached: Callable[[], Attached | None], framework: ModuleType) -> None:

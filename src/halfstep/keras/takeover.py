@@ -11,6 +11,7 @@ import keras
 from keras import DTypePolicy
 
 from halfstep.keras import backends
+from halfstep.keras.already_started import first_made
 from halfstep.keras.loops.base import Parts
 from halfstep.keras.loops.fit import FitLoop
 from halfstep.keras.loss_scaling.extra_optimizers import ExtraOptimizers
@@ -86,6 +87,11 @@ class Takeover(Face):
         self._scaler.install(patches)
         if recipe.guards:
             self._extra.install(patches)
+
+    @property
+    def cannot_be_undone(self) -> str:
+        first = first_made()
+        return first and f"Keras settled the dtypes of {first!r} when it was made; restart the program"
 
     def remove(self) -> None:
         """Put Keras back as it was (tests do this; a program ends with its recipe in force)."""

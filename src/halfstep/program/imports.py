@@ -6,11 +6,11 @@ so halfstep waits until the program imports it.
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 Callback = Callable[[ModuleType], None]
 
 
-def on_import(name: str, callback: Callback) -> None:
+def on_import(name: str, callback: Callback) -> Callable[[], None]:
     """Call `callback(module)` once, when the import of the module `name` has been executed to its end.
 
     Whoever imports it, in whichever thread. An import that fails is left alone, and a later one that works
@@ -26,6 +26,9 @@ def on_import(name: str, callback: Callback) -> None:
     If the module is there already, the callback is called at once.
 
     Modules that live in a file are seen; built-in and frozen ones are not.
+
+    Returns:
+        Waits no longer.
 
     Raises:
         RuntimeError: the module is being imported at this moment, by the caller or by another thread.
@@ -37,6 +40,7 @@ def on_import(name: str, callback: Callback) -> None:
         raise RuntimeError(f"{name} is half imported: call on_import before its import, or after it.")
     else:
         callback(module)
+    return functools.partial(_WATCH.remove, name, callback)
 
 
 class _Watch:
@@ -52,6 +56,15 @@ class _Watch:
             if self not in sys.meta_path:
                 sys.meta_path.insert(0, self)
 
+    def remove(self, name: str, callback: Callback) -> None:
+        with self._lock:
+            left = [other for other in self._callbacks.get(name, []) if other is not callback]
+            if left:
+                self._callbacks[name] = left
+            else:
+                self._callbacks.pop(name, None)
+                self._leave_if_done()
+
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
@@ -61,7 +74,7 @@ class _Watch:
         # Set on the instance, so that the loader is the real one in every other respect: its type, get_data,
         # get_resource_reader. Whoever only looks (importlib.util.find_spec) sees nothing else.
         if spec is not None and hasattr(spec.loader, "__dict__") and not isinstance(spec.loader, type):
-            vars(spec.loader)["exec_module"] = partial(_exec_module, self, spec.loader, name)
+            vars(spec.loader)["exec_module"] = functools.partial(_exec_module, self, spec.loader, name)
         return spec
 
     def _ask_the_others(
@@ -78,12 +91,15 @@ class _Watch:
         """Call what was asked for, once; leave `sys.meta_path` when nothing more is watched."""
         with self._lock:
             callbacks = self._callbacks.pop(name, [])
-            if not self._callbacks:
-                # A new list: another thread may be walking the old one, and would skip a finder.
-                sys.meta_path = [finder for finder in sys.meta_path if finder is not self]
+            self._leave_if_done()
         with _as_plain_module(sys.modules[name]) as module:
             for callback in callbacks:
                 callback(module)
+
+    def _leave_if_done(self) -> None:
+        if not self._callbacks:
+            # A new list: another thread may be walking the old one, and would skip a finder.
+            sys.meta_path = [finder for finder in sys.meta_path if finder is not self]
 
 
 @contextmanager

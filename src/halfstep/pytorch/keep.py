@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -23,6 +23,12 @@ from halfstep.pytorch.true_16bit import cast
 
 #: what torch.compile, DataParallel and DistributedDataParallel put before the names of a model's parts
 WRAPPERS = re.compile(r"^((_orig_mod|module)(\.|$))+")
+
+
+def forget(marked: Iterable[nn.Module]) -> None:
+    """Take the marks off again."""
+    for module in marked:
+        del module.__dict__[KEPT]
 
 
 class Keep:

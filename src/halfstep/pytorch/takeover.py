@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -19,7 +20,8 @@ from torch.optim import Optimizer
 from halfstep.errors import HalfstepError, Unsupported
 from halfstep.looks import Looks
 from halfstep.precisions.loss_scale import Skip
-from halfstep.pytorch import devices, fp32_units, spawning
+from halfstep.pytorch import devices, fp32_units, keep, spawning
+from halfstep.pytorch.already_made import AlreadyMade
 from halfstep.pytorch.autocast import (
     beyond_range,
     data_loading,
@@ -102,6 +104,8 @@ class Takeover(Moments, Face):
         self._passes = StepsInside()
         self._bad_in_a_row: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
         self._undo: list[Callable[[], None]] = []
+        self._16_bit_weights: SixteenBitWeights | None = None
+        self._fp32_weights: Fp32Weights | None = None
         self.hold: Callable[[nn.Module], None] = lambda module: None
         self.by_hand = ByHand(self.recipe.guards, options.watch, self)
         looks = Looks(options.writer.write)
@@ -230,7 +234,8 @@ class Takeover(Moments, Face):
         if dtype is not None and self.support is not None and self._in_fp32_units:
             self._install_products(dtype, self.support)
         if dtype is not None and not recipe.mixed:
-            SixteenBitWeights(dtype, self._keep.look, self.note_own_amp).install(patches)
+            self._16_bit_weights = SixteenBitWeights(dtype, self._keep.look, self.note_own_amp)
+            self._16_bit_weights.install(patches)
         else:
             self._keep.install()
         if recipe.weights == "fp32":
@@ -247,6 +252,7 @@ class Takeover(Moments, Face):
                 self._undo.append(self._only_fp32.remove)
             self.regions.on_entry(weights.entered)
             self.hold = weights.hold
+            self._fp32_weights = weights
         if recipe.guards:
             self.statistics.install(patches)
         self.watch.install(patches)
@@ -364,15 +370,60 @@ class Takeover(Moments, Face):
         )
         self.ran_as = f"{self.ran_as}, {what} in fp32 units"
 
+    def adopt(self) -> None:
+        made = AlreadyMade.now()
+        self._steps.adopt(made.optimizers)
+        if not self.recipe.as_is:
+            own_amp.adopt(made, self.regions.dtype, self.note_own_amp)
+        self.by_hand.adopt(made.optimizers)
+        self.regions.adopt(made.optimizers)
+        for weights in (self._16_bit_weights, self._fp32_weights):
+            if weights is not None:
+                weights.adopt(made.optimizers)
+        if self.recipe.guards:
+            self.statistics.adopt(made.norms)
+        if self.recipe.loss_scale.guards:
+            backward.adopt_hooks(self.scaling, made)
+        elif self.recipe.compute in ("bf16", "fp16"):
+            gradient_hooks.adopt(made.hooks)
+        self.patches.follow_imports()
+        _compile_anew()
+
+    @property
+    def scale_state(self) -> dict[str, float | int] | None:
+        return self.scaling.state() if self.recipe.loss_scale.guards else None
+
+    def restore_scale(self, state: dict[str, float | int]) -> None:
+        self.scaling.restore(state)
+
+    @property
+    def cannot_be_undone(self) -> str:
+        if _inside_our_work():
+            return "this is inside a model's call, a backward pass or an optimizer's step; do it between two steps"
+        if self._16_bit_weights is not None and self._16_bit_weights.has_converted:
+            return "it has made the weights of a model 16-bit, and their other bits are gone; restart the program"
+        if covered := self.patches.covered():
+            return f"something else was put in the place of {', '.join(covered)}; take that away first"
+        return ""
+
     def remove(self) -> None:
-        """Put PyTorch back as it was (tests do this; a program ends with its recipe in force)."""
+        """Put PyTorch back as it was."""
         self._brief_look.close()
+        self._looking.close()
         self.watch.remove()
         self.regions.leave()
-        self._steps.removed = True
         self.patches.undo()
+        self._steps.remove()
         for undo in self._undo:
             undo()
+
+    def disown(self) -> None:
+        made = AlreadyMade.now()
+        self._steps.disown(made.optimizers)
+        own_amp.give_back(made)
+        backward.remove_hooks(made)
+        keep.forget(made.kept)
+        _compile_anew()
 
     def give_way(self, on_backward: Callable[[Sequence[Tensor]], None]) -> None:
         """Keras trains on top of PyTorch: its layers cast by their policies, and its optimizers' steps are its own.
@@ -542,3 +593,19 @@ class Takeover(Moments, Face):
         """The script lets products of fp32 numbers run in units of fewer bits, where this machine has such."""
         if self.device == "cuda" or (value in ("bf16", "medium") and torch.cpu._is_amx_tile_supported()):
             self._note(what)
+
+
+def _compile_anew() -> None:
+    """Compiled functions and modules have a precision compiled into them."""
+    if (dynamo := sys.modules.get("torch._dynamo")) is not None:
+        dynamo.reset()
+
+
+def _inside_our_work() -> bool:
+    """Whether this thread is inside of a call that a takeover has wrapped."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_globals.get("__name__", "").startswith("halfstep.pytorch."):
+            return True
+    return False

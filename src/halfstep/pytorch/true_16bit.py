@@ -10,7 +10,7 @@ parameters, and so do copies of the model that were made before, such as an aver
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -45,6 +45,15 @@ class SixteenBitWeights:
         patches.wrap(Optimizer, "load_state_dict", self._load_state_dict)
         self._copies.install(patches)
         module_casts.keep_values(self._asked, patches, applied=self._dtype)
+
+    @property
+    def has_converted(self) -> bool:
+        """Whether weights of the program are 16-bit by now."""
+        return bool(self._converted)
+
+    def adopt(self, optimizers: Iterable[Optimizer]) -> None:
+        """The state of optimizers that the program made before follows its parameters."""
+        self._resumed.update(optimizers)
 
     def _asked(self, dtype: torch.dtype) -> None:
         """The program asked for weights of the other 16-bit format: they are to be rounded once, to the recipe's."""

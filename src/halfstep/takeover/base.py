@@ -107,6 +107,25 @@ class Takeover(ABC):
     def write(self, event: str, **fields: Any) -> None:
         """Write an event to the record, after the steps that came before it."""
 
+    def adopt(self) -> None:  # noqa: B027
+        """The framework was imported before: what the program has made with it since then goes by the recipe, too."""
+
+    def disown(self) -> None:  # noqa: B027
+        """After :meth:`remove`: what the program has made goes on as if there had been no recipe."""
+
+    @property
+    def cannot_be_undone(self) -> str:
+        """Why :meth:`remove` cannot put the framework back as it was, and what to do; empty if it can."""
+        return ""
+
+    @property
+    def scale_state(self) -> dict[str, float | int] | None:
+        """The loss scale, as a checkpoint has it; None where there is none."""
+        return None
+
+    def restore_scale(self, state: dict[str, float | int]) -> None:  # noqa: B027
+        """Go on from a loss scale; nothing where there is none."""
+
     @abstractmethod
     def remove(self) -> None:
         """Put the framework back as it was."""

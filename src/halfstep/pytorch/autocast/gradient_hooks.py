@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from halfstep.pytorch.already_made import Hooks, replace_hooks
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.patches import Patches
 
@@ -23,24 +24,38 @@ _ON_MODULES = ("register_full_backward_hook", "register_full_backward_pre_hook",
 
 
 class InItsDtype:
-    """A hook whose answer has the dtype of the gradient it is given. Pickled it is the hook as the script has it."""
+    """A hook whose answer has the dtype of the gradient it is given. Pickled it is the hook as the script has it.
+
+    Attributes:
+        hook: as the script has it.
+    """
 
     def __init__(self, hook: Hook) -> None:
-        self._hook = hook
+        self.hook = hook
         functools.update_wrapper(self, hook)
 
     def __call__(self, *args: Any) -> Any:
-        return in_its_dtype(self._hook(*args), args)
+        return in_its_dtype(self.hook(*args), args)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> InItsDtype:
-        return self._of(copy.deepcopy(self._hook, memo))
+        return self._of(copy.deepcopy(self.hook, memo))
 
     def _of(self, hook: Hook) -> InItsDtype:
         """The same of another hook."""
         return InItsDtype(hook)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial, (self._hook,)
+        return functools.partial, (self.hook,)
+
+
+def adopt(hooks: Iterable[Hooks], wrapped: Callable[[Hook], Hook] = InItsDtype) -> None:
+    """Wrap hooks that were registered before."""
+    replace_hooks(hooks, lambda hook: hook if isinstance(hook, InItsDtype) else wrapped(hook))
+
+
+def remove(hooks: Iterable[Hooks]) -> None:
+    """Put the program's own hooks in the place of wrapped ones."""
+    replace_hooks(hooks, lambda hook: hook.hook if isinstance(hook, InItsDtype) else hook)
 
 
 def install(patches: Patches, wrapped: Callable[[Hook], Hook] = InItsDtype) -> None:

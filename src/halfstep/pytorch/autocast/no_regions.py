@@ -24,6 +24,9 @@ class NoRegions:
     def install(self, patches: Patches) -> None:
         """Nothing."""
 
+    def adopt(self, optimizers: Iterable[Optimizer]) -> None:
+        """The program made these before."""
+
     def leave(self) -> None:
         """Nothing."""
 

@@ -15,11 +15,17 @@ from typing import Any
 import torch
 from torch.amp.autocast_mode import _UnmanagedAutocast
 
+from halfstep.pytorch.already_made import AlreadyMade
 from halfstep.pytorch.autocast.no_regions import NoRegions
 from halfstep.pytorch.autocast.regions import RECOMPUTES, Regions
 from halfstep.pytorch.autocast.state import AROUND, INSIDE
 from halfstep.pytorch.callers import Caller
 from halfstep.pytorch.patches import Patches, never_traced
+
+#: the attribute of an autocast that holds the place that it puts a thread in
+_WHERE = "_halfstep_where"
+#: the attribute of an autocast that holds the dtype and the switch that the script asked for
+_ASKED = "_halfstep_asked"
 
 Note = Callable[[str], None]
 #: called with losses, and with the same times the scale of the script's own scaler
@@ -50,6 +56,30 @@ def yield_to(regions: NoRegions, note: Note, promote: Callable[[], None], patche
         patches.wrap(torch.amp.autocast, "__enter__", lambda original: _entering(original, regions))
         patches.wrap(torch.amp.autocast, "__exit__", lambda original: _leaving(original, regions))
     patches.wrap(torch.amp.GradScaler, "__init__", lambda original: _scaler_init(original, note))
+
+
+def adopt(made: AlreadyMade, dtype: torch.dtype | None, note: Note) -> None:
+    """Regions and scalers that the script made before yield to the recipe, too."""
+    for region in made.autocasts:
+        vars(region).setdefault(_ASKED, (region.fast_dtype, region._enabled))
+        vars(region)[_WHERE] = AROUND
+        if region._enabled:
+            note("autocast")
+            region.fast_dtype, region._enabled = dtype or region.fast_dtype, dtype is not None
+    for scaler in made.scalers:
+        if scaler._enabled:
+            note("GradScaler")
+            scaler._enabled = False
+
+
+def give_back(made: AlreadyMade) -> None:
+    """Regions are what the script asked for, and its scalers scale."""
+    for region in made.autocasts:
+        if _ASKED in vars(region):
+            region.fast_dtype, region._enabled = vars(region).pop(_ASKED)
+    for scaler in made.scalers:
+        if hasattr(scaler, "_init_scale"):  # the script has switched it on
+            scaler._enabled = True
 
 
 def watch_only(note: Note, scaled: Scaled, patches: Patches) -> None:
@@ -120,6 +150,7 @@ def _autocast_init(
     ) -> None:
         wanted = kwargs.pop("dtype", dtype_)
         ours = cache_enabled is not None and not isinstance(cache_enabled, bool)
+        vars(self)[_ASKED] = (wanted or torch.get_autocast_dtype(device_type), enabled)
         self._halfstep_where = INSIDE if enabled or cache_enabled == RECOMPUTES else AROUND
         caller = _caller() if enabled and not ours else None
         if caller is not None and (caller.is_script or isinstance(self, _UnmanagedAutocast)):
@@ -152,7 +183,8 @@ def _entering(original: Callable[..., Any], regions: Regions) -> Callable[..., A
 def _leaving(original: Callable[..., Any], regions: Regions) -> Callable[..., Any]:
     def __exit__(self: Any, *exc: Any) -> Any:
         result = original(self, *exc)
-        regions.left(self._halfstep_outer.pop())
+        if outers := vars(self).get("_halfstep_outer"):  # else it was entered before the recipe was in force
+            regions.left(outers.pop())
         return result
 
     return never_traced(__exit__)

@@ -88,7 +88,7 @@ class Regions(NoRegions):
     def install(self, patches: Patches) -> None:
         """Wrap the call of modules."""
         own = inspect.unwrap(nn.Module.__call__)
-        on_import("torch._dynamo.utils", lambda utils: _let_compilers_trace(utils, own, patches))
+        patches.on_undo(on_import("torch._dynamo.utils", lambda utils: _let_compilers_trace(utils, own)))
         patches.wrap(nn.Module, "__call__", self._call)
         self._roles.install(patches)
         keep_cache_whole(patches)
@@ -98,10 +98,15 @@ class Regions(NoRegions):
         patches.wrap(torch.utils.checkpoint, "_get_autocast_kwargs", _with_place)
         patches.wrap(threading.Thread, "_bootstrap_inner", self._in_thread)
 
+    def adopt(self, optimizers: Iterable[Optimizer]) -> None:
+        """The program made these before."""
+        self._roles.adopt(optimizers)
+
     def leave(self) -> None:
         """Autocast is off in this thread, and no call opens a region any more."""
         self._around.gone = True
         self._around.close()
+        set_place(OUTSIDE)  # an interrupt may have come between entering a region and leaving it
         self._around.be_outside()
         torch.set_autocast_cache_enabled(True)
         self.forget_casts()
@@ -379,7 +384,9 @@ def _with_place(original: Callable[..., Any]) -> Callable[..., Any]:
     return _get_autocast_kwargs
 
 
-def _let_compilers_trace(utils: Any, own: Callable[..., Any], patches: Patches) -> None:
-    """Dynamo keeps the ``__call__`` that it finds when it is imported, and goes past it straight to ``forward``."""
-    if utils.unpatched_nn_module_call is not own:
-        patches.set(utils, "unpatched_nn_module_call", own)
+def _let_compilers_trace(utils: Any, own: Callable[..., Any]) -> None:
+    """Dynamo keeps the ``__call__`` that it finds when it is imported, and goes past it straight to ``forward``.
+
+    PyTorch's own it may go past, whether a recipe is in force or not.
+    """
+    utils.unpatched_nn_module_call = own

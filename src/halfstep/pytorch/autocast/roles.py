@@ -45,6 +45,10 @@ class Roles:
         """Notice optimizers as they are given their parameters."""
         patches.wrap(Optimizer, "add_param_group", self._noticing)
 
+    def adopt(self, optimizers: Iterable[Optimizer]) -> None:
+        """These were given their parameters before."""
+        self._optimizers.update(optimizers)
+
     def _noticing(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def add_param_group(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
             self._optimizers.add(optimizer)

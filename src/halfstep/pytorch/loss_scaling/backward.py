@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge
 
+from halfstep.pytorch.already_made import AlreadyMade, replace_hooks
 from halfstep.pytorch.autocast import gradient_hooks
 from halfstep.pytorch.autocast.gradient_hooks import InItsDtype, in_its_dtype
 from halfstep.pytorch.devices import capturing
@@ -55,6 +56,9 @@ if TYPE_CHECKING:
 _FAKE, _PROXY, _FUNCTIONAL = (
     getattr(torch._C._TorchDispatchModeKey, key) for key in ("FAKE", "PROXY", "FUNCTIONAL")
 )
+
+#: the attribute of a wrapped hook that holds the program's own
+_ACCUMULATED = "_halfstep_hook"
 
 _modes = torch._C._len_torch_dispatch_stack
 _task = torch._C._current_graph_task_id
@@ -309,6 +313,18 @@ def _install_hooks(scaling: Scaling, patches: Patches) -> None:
         patches.wrap(module, name, registering_global)
 
 
+def adopt_hooks(scaling: Scaling, made: AlreadyMade) -> None:
+    """Hooks that were registered before see true gradients, too."""
+    gradient_hooks.adopt(made.hooks, functools.partial(_Through, scaling))
+    replace_hooks(made.accumulated_hooks, functools.partial(_accumulated, scaling))
+
+
+def remove_hooks(made: AlreadyMade) -> None:
+    """Leave the program its own hooks."""
+    gradient_hooks.remove(made.hooks)
+    replace_hooks(made.accumulated_hooks, lambda hook: getattr(hook, _ACCUMULATED, hook))
+
+
 class _Through(InItsDtype):
     """A hook that is handed true gradients; a copy of it is one, too."""
 
@@ -320,10 +336,10 @@ class _Through(InItsDtype):
         scale = self._scaling.last_value if self._scaling.active else 1.0
         if (answers := self._scaling.answers) is not None:
             return answers.ask(self, args, scale, lambda: self._answer(args, scale), _map)
-        return in_its_dtype(self._hook(*args), args) if scale == 1.0 else self._answer(args, scale)
+        return in_its_dtype(self.hook(*args), args) if scale == 1.0 else self._answer(args, scale)
 
     def _answer(self, args: tuple[Any, ...], scale: float) -> Any:
-        returned = self._hook(*(_map(arg, 1.0 / scale) for arg in args))
+        returned = self.hook(*(_map(arg, 1.0 / scale) for arg in args))
         return in_its_dtype(_map(returned, scale), args)
 
     def _of(self, hook: Callable[..., Any]) -> _Through:
@@ -374,6 +390,7 @@ def _accumulated(scaling: Scaling, hook: Callable[[Tensor], None]) -> Callable[[
         if parameter.grad is not None and not scaling.reached.was_left(parameter):
             multiply_([parameter.grad], scale)
 
+    setattr(unscaled, _ACCUMULATED, hook)
     return unscaled
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -86,6 +86,11 @@ class ByHand:
             patches.wrap(torch.autograd, name, self._checking)
         patches.wrap(eager_transforms, "grad_and_value_impl", self._transforming)
         patches.wrap(apis, "vmap_impl", self._transforming)
+
+    def adopt(self, optimizers: Iterable[Optimizer]) -> None:
+        """The program made these before: a step is one of theirs."""
+        self.optimizers.update(optimizers)
+        self.active = self.active and not self.optimizers
 
     def _noticing(self, original: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(original)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -116,6 +117,13 @@ class Statistics:
         patches.wrap(_NormBase, "__init__", self._making)
         patches.set(_NormBase, "__setstate__", self._unpickling())
         patches.wrap(torch, "compile", lambda original: self._compiling(original, patches))
+
+    def adopt(self, layers: Iterable[_NormBase]) -> None:
+        """Layers that the program made before, and functions that it compiled before: their calls cannot be seen."""
+        self._made.update(layers)
+        if "torch._dynamo.eval_frame" in sys.modules:
+            self._compiled_calls += 1
+            self._about_to_change([layer for layer in self._made if layer.training])
 
     def _subclassing(self, patches: Patches) -> Callable[..., None]:
         """Look in at layers whose classes are made later, too, where they have a forward pass of their own."""

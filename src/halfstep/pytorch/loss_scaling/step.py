@@ -7,10 +7,12 @@ instance is made. Global step hooks would see the same steps, but cannot keep on
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -102,8 +104,8 @@ class Steps:
         self._moments, self._watched = moments, watched
         self._ready = Readiness()
         self._thread = _Thread()
-        #: set when the takeover is undone: classes that were wrapped meanwhile stay so
-        self.removed = False
+        self._removed = False
+        self._wrapped: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 
     @property
     def inside(self) -> bool:
@@ -128,6 +130,27 @@ class Steps:
             patches.wrap(Optimizer, "state_dict", self._state_dict)
             patches.wrap(Optimizer, "load_state_dict", self._load_state_dict)
 
+    def adopt(self, optimizers: Iterable[Optimizer]) -> None:
+        """Optimizers that exist, of whose class a scheduler has remembered the step."""
+        _let_schedulers_call(optimizers, {self._plain(step): step for step in self._wrapped})
+
+    def remove(self) -> None:
+        """Give classes the step back that PyTorch gave them; called when the patches are undone."""
+        self._removed = True
+        for cls in classes_with_a_wrapped_step():
+            if cls.step in self._wrapped:
+                setattr(cls, "step", self._plain(cls.step))  # noqa: B010
+                vars(cls.step)["hooked"] = True
+
+    def disown(self, optimizers: Iterable[Optimizer]) -> None:
+        """Give schedulers the step back that they would have remembered."""
+        _let_schedulers_call(optimizers, {step: self._plain(step) for step in self._wrapped})
+
+    def _plain(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """What wrappers of ours are around."""
+        plain: Callable[..., Any] = inspect.unwrap(step, stop=lambda inner: inner not in self._wrapped)
+        return plain
+
     def _wrapping(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -138,12 +161,14 @@ class Steps:
     def _around(self, stepping: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(stepping)
         def step(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
-            if is_compiling() or self._thread.inside or self.removed:
+            if is_compiling() or self._thread.inside or self._removed:
                 return stepping(optimizer, *args, **kwargs)
             return outside_compiler(self._step, stepping, optimizer, args, kwargs)
 
         # Whether a step is skipped is known at run time only; the step itself is compiled where the program has it so.
-        return itself_not_traced(step)
+        itself_not_traced(step)
+        self._wrapped.add(step)
+        return step
 
     def _step(self, step: Callable[..., Any], optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         self._moments.before_step(optimizer)
@@ -306,6 +331,16 @@ def _named() -> AbstractContextManager[Any]:
     """Under the profiler a closure has a name of its own: its work is not the optimizer's."""
     named = autograd_profiler._is_profiler_enabled
     return torch.profiler.record_function(CLOSURE) if named else nullcontext()
+
+
+def _let_schedulers_call(
+    optimizers: Iterable[Optimizer], instead: dict[Callable[..., Any], Callable[..., Any]]
+) -> None:
+    """A scheduler puts a ``step`` before that of an optimizer's class, which it remembers, in a closure."""
+    for optimizer in optimizers:
+        for cell in getattr(vars(optimizer).get("step"), "__closure__", None) or ():
+            with suppress(ValueError, TypeError):  # an empty cell; something that is no function
+                cell.cell_contents = instead.get(cell.cell_contents, cell.cell_contents)
 
 
 def classes_with_a_wrapped_step() -> list[type[Optimizer]]:

@@ -102,6 +102,11 @@ class Fp32Weights:
         if narrow and not any(isinstance(tensor, nn.Parameter) for tensor in narrow):
             self._without_modules()
 
+    def adopt(self, optimizers: Iterable[Optimizer]) -> None:
+        """Optimizers that the program made before."""
+        for optimizer in optimizers:
+            self.hold_parameters(optimizer, (p for group in optimizer.param_groups for p in group["params"]))
+
     def _narrow_tensors(self, part: nn.Module) -> list[Tensor]:
         return narrow_tensors(part, self._compute is not None and KEPT not in part.__dict__)
 
