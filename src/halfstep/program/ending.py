@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from halfstep.processes import returned
+from halfstep.program.cells import cell_line, is_cell
 from halfstep.program.raised_at import RaisedAt
 from halfstep.program.sigterm import before_sigterm
 
@@ -167,7 +168,8 @@ def _place(error: Exception) -> str:
         trace = trace.tb_next
     if trace is None:
         return ""
-    return f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
+    file, line = trace.tb_frame.f_code.co_filename, trace.tb_lineno
+    return f" at {cell_line(file, line) if is_cell(file) else f'{os.path.basename(file)}:{line}'}"
 
 
 def _text(error: object) -> str:

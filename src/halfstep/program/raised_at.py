@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from halfstep.program import cells
+
 #: packages whose lines are not the user's
-_LIBRARIES = ("torch", "halfstep", "keras", "tensorflow", "jax")
+_LIBRARIES = ("torch", "halfstep", "keras", "tensorflow", "jax", "IPython")
 
 #: what torch.compile and data parallelism put before the names of a model's parts
 _WRAPPERS = ("_orig_mod", "module")
@@ -55,7 +57,8 @@ def _raised_at(error: BaseException) -> RaisedAt:
     frame, line = own[-1]
     file = frame.f_code.co_filename
     modules = tuple(dict.fromkeys(_modules(frame, line, [f for f, _ in frames])))
-    return RaisedAt(f"{os.path.basename(file)}:{line}", linecache.getline(file, line).strip(), modules)
+    place = cells.cell_line(file, line) if cells.is_cell(file) else f"{os.path.basename(file)}:{line}"
+    return RaisedAt(place, linecache.getline(file, line).strip(), modules)
 
 
 def _frames(error: BaseException) -> Iterator[tuple[FrameType, int]]:
@@ -68,7 +71,9 @@ def _frames(error: BaseException) -> Iterator[tuple[FrameType, int]]:
 def _of_a_library(file: str) -> bool:
     known = (sys.modules.get(name) for name in _LIBRARIES)
     homes = (os.path.dirname(os.path.abspath(m.__file__)) + os.sep for m in known if m and m.__file__)
-    return file.startswith("<") or os.path.abspath(file).startswith(tuple(homes))
+    return (file.startswith("<") and not cells.is_cell(file)) or os.path.abspath(file).startswith(
+        tuple(homes)
+    )
 
 
 def _is_module(thing: Any) -> bool:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 from types import CodeType, ModuleType
 
+from halfstep.program import cells
 from halfstep.program import stack_bottom as beneath
 from halfstep.program.ending import OK, Ending, note
 from halfstep.program.startup import set_up
@@ -35,14 +36,20 @@ def run(target: Target) -> None:
     Raises:
         SystemExit, or whatever else the program does not catch.
     """
+    if target.kind == "notebook":
+        from halfstep.program import notebook  # IPython, before the program's folder is looked in
+
+        code = cells.read(target.given, target.path or "")
     main = set_up(target)
     try:
-        if target.kind == "file":
+        if target.kind == "notebook":
+            notebook.run_cells(target.path or "", code, target.args)
+        elif target.kind == "file":
             _run_file(target.path or "", main)
         else:
             _run_module(target)
     except SystemExit as error:
-        note(Ending.of(error))
+        note(Ending.of(error) if target.kind != "notebook" else notebook.ending(error))
         raise
     except BaseException as error:
         note(Ending.of(error))

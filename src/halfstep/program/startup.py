@@ -38,7 +38,7 @@ def _replace_first_path(target: Target) -> str | None:
         first = target.path
     elif safe:
         return None
-    elif target.kind == "file":
+    elif target.kind in ("file", "notebook"):
         first = os.path.dirname(os.path.realpath(target.path or ""))
     else:
         first = _working_directory()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from halfstep.errors import UsageError
+from halfstep.program import cells
 
 if TYPE_CHECKING:
     from _typeshed.importlib import PathEntryFinderProtocol
@@ -20,13 +21,13 @@ class Target:
     """A program as the user named it.
 
     Attributes:
-        kind: `"file"`, `"module"` (`python -m`), `"directory"` or `"zip"` (both hold a `__main__.py`).
+        kind: `"file"`, `"notebook"`, `"module"` (`python -m`), `"directory"` or `"zip"` (both hold a `__main__.py`).
         given: the path or the module's name, as typed.
         path: the absolute path, spelled as the interpreter spells `__file__`; None for a module.
         args: the program's own arguments.
     """
 
-    kind: Literal["file", "module", "directory", "zip"]
+    kind: Literal["file", "notebook", "module", "directory", "zip"]
     given: str
     path: str | None
     args: tuple[str, ...]
@@ -38,7 +39,8 @@ class Target:
         A module is looked up only when it is run: one that is not there ends as under `python -m`.
 
         Raises:
-            UsageError: there is no such file, it cannot be read, or a directory or zip has no `__main__.py`.
+            UsageError: there is no such file, it cannot be read, a directory or zip has no `__main__.py`, or a notebook
+                cannot be run.
         """
         if module:
             return cls("module", program, None, tuple(args))
@@ -46,6 +48,9 @@ class Target:
         finder = path_entry_finder(path)
         if finder is None:
             _check_file(program, path)
+            if path.endswith(cells.SUFFIX):
+                cells.check(program, path)
+                return cls("notebook", program, path, tuple(args))
             return cls("file", program, path, tuple(args))
         if finder.find_spec("__main__") is None:
             raise UsageError(

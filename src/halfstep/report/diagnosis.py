@@ -43,10 +43,17 @@ PARTS: dict[NumberKind, str] = {
 
 @dataclass(frozen=True)
 class View:
-    """What ``halfstep diagnose`` prints at its end."""
+    """What ``halfstep diagnose`` prints at its end.
+
+    Attributes:
+        diagnosis: what was found.
+        page: where it is drawn.
+        commands: whether the next command to type is told.
+    """
 
     diagnosis: Diagnosis
     page: Path | None = None
+    commands: bool = True
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield from self.lines(Sheet(options.max_width, options.ascii_only))
@@ -64,14 +71,15 @@ class View:
     def _farewell(self, sheet: Sheet) -> Iterator[Text]:
         yield Text()
         page = "" if self.page is None else str(self.page)
-        for name, said in (("page", page), ("next", next_command(self.diagnosis))):
+        command = next_command(self.diagnosis) if self.commands else ""
+        for name, said in (("page", page), ("next", command)):
             if said:
                 yield sheet.whole(name, clean(said), "cyan")
 
 
-def view(diagnosis: Mapping[str, Any], page: Path | None = None) -> View:
+def view(diagnosis: Mapping[str, Any], page: Path | None = None, commands: bool = True) -> View:
     """A rich renderable of the object that ``halfstep diagnose --json`` writes."""
-    return View(read(Diagnosis, diagnosis), page)
+    return View(read(Diagnosis, diagnosis), page, commands)
 
 
 def headline(diagnosis: Diagnosis) -> str:

@@ -123,6 +123,12 @@ class Diagnosis:
         """One row per layer: its numbers, and what the precision does to them."""
         return list(self.data["layers"])
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from halfstep.report.notebook import render_diagnosis
+
+        return render_diagnosis(self.data)
+
     def __repr__(self) -> str:
         command = " ".join(map(str, self.data["program"]["command"]))
         found = count(len(self.findings), "finding")

@@ -1,16 +1,20 @@
-"""The comparison as a notebook shows it: the advice, the table, the loss curves; HTML with nothing to fetch or run."""
+"""A comparison and a diagnosis as a notebook shows them: HTML with nothing to fetch or run."""
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.console import Console
+from rich.terminal_theme import TerminalTheme
 
 from halfstep.comparison.model import Comparison, PrecisionRow, Ratio, Spread, TrialRow
 from halfstep.report import plots, units
+from halfstep.report.diagnosis import view
 from halfstep.report.reading import loss_words, no_interval, read, unfinished, why_absent
 from halfstep.report.ticks import labels, ticks
 
@@ -18,6 +22,18 @@ from halfstep.report.ticks import labels, ticks
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
 WIDTH, HEIGHT = 640.0, 200.0
 POINTS = 200
+_PRE = '<pre style="overflow-x: auto; line-height: 1.3; background: none; color: inherit">{code}</pre>'
+#: of eight colours and their bright variants; what is dim is halfway between the first two, black and white
+_ANSI = [
+    (128, 128, 128),
+    (213, 94, 0),
+    (0, 158, 115),
+    (184, 134, 11),
+    (0, 114, 178),
+    (204, 121, 167),
+    (66, 150, 190),
+]
+_THEME = TerminalTheme((255, 255, 255), (0, 0, 0), [*_ANSI, (128, 128, 128)], [*_ANSI, (128, 128, 128)])
 LETTER = 6.5  #: how wide a digit of the axes is, about
 
 Point = tuple[float, float]
@@ -34,6 +50,13 @@ def render(comparison: Mapping[str, Any]) -> str:
         c=found, advice=found.recommendation, unfinished=unfinished(found.missing), shown=figure, loss_words=loss_words,
         why_absent=why_absent, colours=colours, chart=chart(found), width=WIDTH, height=HEIGHT,
     )  # fmt: skip
+
+
+def render_diagnosis(diagnosis: Mapping[str, Any]) -> str:
+    """A fragment of HTML: what `halfstep diagnose` prints, in colours that are readable on light and dark."""
+    console = Console(record=True, file=io.StringIO(), width=100, force_terminal=True, force_jupyter=False)
+    console.print(view(diagnosis, commands=False))
+    return console.export_html(theme=_THEME, inline_styles=True, code_format=_PRE)
 
 
 def figure(row: PrecisionRow, value: Spread | Ratio | None, absent: str, unit: str) -> tuple[str, str]:

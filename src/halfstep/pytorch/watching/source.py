@@ -11,6 +11,8 @@ from types import CodeType, FrameType
 
 import torch
 
+from halfstep.program.cells import cell_line, is_cell
+
 #: the folders of PyTorch and of halfstep
 _OURS = tuple(
     str(folder) + os.sep
@@ -23,7 +25,7 @@ Line = tuple[CodeType, int]
 
 @functools.lru_cache(maxsize=4096)
 def _skipped(filename: str) -> bool:
-    return filename.startswith("<") or os.path.abspath(filename).startswith(_OURS)
+    return (filename.startswith("<") and not is_cell(filename)) or os.path.abspath(filename).startswith(_OURS)
 
 
 def user_line(depth: int = 1) -> Line | None:
@@ -40,6 +42,9 @@ def described(line: Line | None) -> dict[str, str]:
     """``source`` (``train.py:52``, relative where it lies below the working directory) and ``code``, its text."""
     if line is None:
         return {}
-    path = os.path.abspath(line[0].co_filename)
+    file = line[0].co_filename
+    if is_cell(file):
+        return {"source": cell_line(file, line[1]), "code": linecache.getline(file, line[1]).strip()}
+    path = os.path.abspath(file)
     shown = os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path
     return {"source": f"{shown}:{line[1]}", "code": linecache.getline(path, line[1]).strip()}

@@ -1,0 +1,114 @@
+"""The cells of a notebook: reading them, and naming their lines as a person does."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from halfstep.errors import UsageError
+
+SUFFIX = ".ipynb"
+
+#: the file name that IPython gives the code of a cell, outside of a kernel
+_FILE = re.compile(r"<ipython-input-(\d+)-\w+>")
+
+
+#: under which a notebook that halfstep has written says what it is
+_OURS = "halfstep"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A code cell.
+
+    Attributes:
+        number: as a traceback tells it.
+        code: its text, magics and all.
+    """
+
+    number: int
+    code: str
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """What is run.
+
+    Attributes:
+        cells: the code cells that are not empty, in order.
+        folder: whose modules the cells may import; empty for the notebook's own.
+    """
+
+    cells: tuple[Cell, ...]
+    folder: str = ""
+
+
+def is_cell(file: str) -> bool:
+    """Whether ``file``, of a code object, is a cell of the notebook that is run."""
+    return _FILE.fullmatch(file) is not None
+
+
+def cell_line(file: str, line: int) -> str:
+    """``cell 3, line 2``: where a line of a cell is. Code cells are counted from 1, empty ones left out."""
+    found = _FILE.fullmatch(file)
+    assert found is not None
+    return f"cell {found[1]}, line {line}"
+
+
+def check(given: str, path: str) -> None:
+    """Look at a notebook before it is run.
+
+    Raises:
+        UsageError: IPython is not there, the file is no notebook, or its kernel is not Python.
+    """
+    missing = [name for name in ("IPython", "nbformat") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"'{given}' is a notebook, which needs {' and '.join(missing)} to be run; pip install 'halfstep[notebook]'."
+        )
+    read(given, path)
+
+
+def read(given: str, path: str) -> Notebook:
+    """A notebook's code.
+
+    Raises:
+        UsageError: the file is no notebook, or its kernel is not Python.
+    """
+    import nbformat
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of cells without an id
+            notebook = nbformat.read(path, as_version=4)
+            nbformat.validate(notebook)
+    except Exception:  # of many kinds: JSON's, Unicode's, its own, those of Python for JSON of another shape
+        raise UsageError(
+            f"'{given}' is no notebook that nbformat can read; give one that Jupyter opens, or a script."
+        ) from None
+    told = notebook.metadata
+    language = told.get("kernelspec", {}).get("language") or told.get("language_info", {}).get(
+        "name", "python"
+    )
+    if language.lower() != "python":
+        raise UsageError(f"'{given}' is a notebook in {language}; halfstep runs notebooks in Python.")
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    ours = told.get(_OURS)
+    if not isinstance(ours, dict):
+        return Notebook(tuple(Cell(number, cell.source) for number, cell in enumerate(code, start=1)))
+    numbered = (Cell(cell.metadata[_OURS]["number"], cell.source) for cell in code)
+    return Notebook(tuple(numbered), ours["folder"])
+
+
+def write(path: Path, cells: Sequence[Cell], folder: str) -> Path:
+    """Write a notebook whose tracebacks tell the cells' own numbers, and which imports modules from ``folder``."""
+    import nbformat
+
+    new = nbformat.v4
+    code = [new.new_code_cell(cell.code, metadata={_OURS: {"number": cell.number}}) for cell in cells]
+    nbformat.write(new.new_notebook(cells=code, metadata={_OURS: {"folder": folder}}), path)
+    return path
