@@ -61,7 +61,7 @@ class SixteenBitWeights:
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if self._inside or torch.compiler.is_compiling() or next(module.parameters(), None) is None:
+            if self._inside or torch.compiler.is_compiling() or next(iter(module.parameters()), None) is None:
                 return original(module, *args, **kwargs)
             return self._outermost(original, module, args, kwargs)
 

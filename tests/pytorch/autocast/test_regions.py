@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -516,3 +517,26 @@ def test_sixteen_bits_reach_numpy_as_fp32(begin, recipe: str) -> None:
 def test_the_scripts_own_fp16_tensors_reach_numpy_as_they_are(begin) -> None:
     begin("fp16")
     assert torch.ones(2, dtype=torch.float16).numpy().dtype == np.float16
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "bf16-true"])
+def test_a_model_whose_parameters_are_no_iterator(begin, precision: str) -> None:
+    """Programs that learn to learn write ``parameters`` anew, and return a list of theirs."""
+
+    class Learner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = nn.ParameterList([nn.Parameter(torch.full((1, 2), 0.5))])
+
+        def parameters(self, recurse: bool = True) -> Any:
+            return self.weights
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return nn.functional.linear(inputs, self.weights[0])
+
+    begin(precision)
+    model = Learner()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    (model(torch.tensor([[1.0, 2.0]])).sum() / 4).backward()  # in fp16 times 65536
+    optimizer.step()
+    assert model.weights[0].tolist() == [[0.375, 0.25]]

@@ -306,7 +306,7 @@ class Regions(NoRegions):
         if self.promotes and where is OUTSIDE:
             self._around.be_outside()
         role = self._roles.of(module, args)
-        if role is Role.NONE and next(module.parameters(), None) is None:
+        if role is Role.NONE and next(iter(module.parameters()), None) is None:
             return original(module, *args, **kwargs)
         args, kwargs = self._entry(module, args, kwargs)
         if role is Role.NONE or self._around.gone:

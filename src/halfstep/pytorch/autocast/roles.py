@@ -71,7 +71,7 @@ class Roles:
         return role
 
     def _told_by_itself(self, module: nn.Module) -> Role:
-        if next(module.parameters(), None) is None or isinstance(module, _Loss | ParametrizationList):
+        if next(iter(module.parameters()), None) is None or isinstance(module, _Loss | ParametrizationList):
             return Role.NONE
         return Role.MODEL if module._modules else Role.LAYER
 

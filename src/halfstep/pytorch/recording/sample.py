@@ -60,7 +60,7 @@ class Sample:
     @unseen_look(SAMPLES)
     def called(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A module is called: the first that has parameters is given the samples of the step."""
-        if self._fresh and torch.is_grad_enabled() and next(module.parameters(), None) is not None:
+        if self._fresh and torch.is_grad_enabled() and next(iter(module.parameters()), None) is not None:
             self._fresh = False
             first = next((a for a in args if isinstance(a, Tensor) and a.dim() > 0), None)
             self._samples += 0 if first is None else first.shape[0]
