@@ -94,12 +94,10 @@ def test_a_relative_cache_is_not_the_current_folder(tmp_path: Path, monkeypatch:
 
 
 def test_without_a_home_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-
-    def none() -> Path:
+    def none(*_: str, **__: object) -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(Path, "home", none)
+    monkeypatch.setattr(kernel_cache.platformdirs, "user_cache_path", none)
     assert native.prepare([SOURCE]) == (
         "there is no home directory to keep them in; set HOME or XDG_CACHE_HOME"
     )

@@ -7,11 +7,12 @@ this user, what no group and no other may write, and what still has the digest t
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
 import time
 from contextlib import suppress
 from pathlib import Path
+
+import platformdirs
 
 from halfstep.files import is_private, write_whole
 
@@ -29,7 +30,12 @@ def folder() -> Path:
     Raises:
         Unusable: it cannot be made, or others can write it.
     """
-    place = _base() / "halfstep"
+    try:
+        place = platformdirs.user_cache_path("halfstep", appauthor=False)
+    except RuntimeError:
+        place = Path("~")
+    if not place.is_absolute():  # what begins with ~ was not found
+        raise Unusable("there is no home directory to keep them in; set HOME or XDG_CACHE_HOME")
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not place.is_dir() or not is_private(place.stat()):
@@ -37,16 +43,6 @@ def folder() -> Path:
     except OSError as error:
         raise Unusable(f"{str(place)!r} cannot be used: {error.strerror}") from None
     return place
-
-
-def _base() -> Path:
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(given):  # a relative one is to be ignored, says the XDG Base Directory Specification
-        return Path(given)
-    try:
-        return Path.home() / ".cache"
-    except RuntimeError:
-        raise Unusable("there is no home directory to keep them in; set HOME or XDG_CACHE_HOME") from None
 
 
 def is_whole(library: Path) -> bool:
