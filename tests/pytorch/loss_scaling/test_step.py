@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import ctypes
 import inspect
+import json
 import random
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from halfstep.precisions.loss_scale import DynamicScale, Skip
 from halfstep.pytorch.loss_scaling import finite_cache as tested
+from halfstep.record import Writer
 from halfstep.takeover.base import HOPELESS, EnoughSteps, GradientsOverflow
 
 from ..conftest import Begin
@@ -746,3 +749,23 @@ def test_a_weight_of_a_loss_is_no_scale(begin, factor: float) -> None:
     assert takeover.scaling.last_value == 1024.0
     (weight.sum() * 2048.0).backward()
     assert takeover.scaling.last_value == 1.0
+
+
+def test_with_several_optimizers_the_skipped_steps_are_those_that_are_counted(
+    begin: Begin, tmp_path: Path
+) -> None:
+    """Steps are the first optimizer's: of 4 steps 2 were skipped, although 5 updates were."""
+    takeover = begin(SCALED, Writer(tmp_path / "record.jsonl"))
+    weights = [nn.Parameter(torch.ones(3)) for _ in range(3)]
+    optimizers = [torch.optim.SGD([weight], lr=0.1) for weight in weights]
+    bad = [(1, 1), (2, 0), (2, 1), (2, 2), (3, 0)]
+    for step in range(4):
+        for index, (weight, optimizer) in enumerate(zip(weights, optimizers, strict=True)):
+            optimizer.zero_grad()
+            (weight * (INF if (step, index) in bad else 1.0)).sum().backward()
+            optimizer.step()
+    assert (takeover.steps, takeover.skipped, takeover.skipped_here) == (4, 5, 2)
+    takeover.close()
+    lines = [json.loads(line) for line in (tmp_path / "record.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["event"] == "skip"] == [step for step, _ in bad]
+    assert sum(line["skipped"] for line in lines if line["event"] == "step") == 2
