@@ -439,6 +439,8 @@ class Takeover(Moments, Face):
         optimizers of ``torch.optim`` stay with this takeover; what a pass starts from is told to ``on_backward``, too.
         """
         self.regions.leave()
+        if self._only_fp32 is not None:
+            self._only_fp32.after_first_step()
         self.by_hand.active = False
         recorded = self._on_backward
 
@@ -575,6 +577,8 @@ class Takeover(Moments, Face):
         self.watch.after_step(by, finite, True)
         self.stepped(finite, counts=True, by=by)
         self.regions.after_step_by_hand()
+        if self._only_fp32 is not None:
+            self._only_fp32.after_first_step()
 
     def restart(self, drops: str) -> None:
         self.scaling.restart()

@@ -32,6 +32,7 @@ class OnlyFp32:
         self._patches, self._saves = patches, saves
         self._casts, self._from_nothing = Casts(found), literal_dtypes.FromNothing(found)
         self._pointwise: Pointwise | None = None
+        self._stepped = False
         self._undo: list[Callable[[], None]] = [self._casts.remove, self._from_nothing.remove]
 
     def begin(self) -> None:
@@ -44,7 +45,10 @@ class OnlyFp32:
             self._undo += (lists.apply().remove, named.remove, self._pointwise.remove)
 
     def after_first_step(self) -> None:
-        """What the first step did not need is taken away: kernels in Python take time in every call."""
+        """What the first step did not need is taken away: kernels in Python take time in every call. Again: nothing."""
+        if self._stepped:
+            return
+        self._stepped = True
         if not self._casts.met:
             self._casts.remove()
         if self._pointwise is None:
