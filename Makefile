@@ -20,7 +20,7 @@ test: lint types ## lint, types and every test; CI runs this, docs and test-long
 	$(BIN)/pytest -n 2 --dist worksteal
 
 test-long: $(INSTALLED) ## what is drawn by chance, many more times: damaged folders, kills and resumes (some 6 minutes)
-	$(BIN)/pytest -n 2 --dist worksteal --long tests/fuzz tests/pytorch/test_checkpoints.py tests/pytorch/test_distributed_amp.py tests/benchmarks/test_gallery.py tests/cli/test_magics.py
+	$(BIN)/pytest -n 2 --dist worksteal --long tests/fuzz tests/pytorch/test_checkpoints.py tests/pytorch/test_distributed_amp.py tests/benchmarks/test_gallery.py tests/benchmarks/test_gpu_evidence.py tests/cli/test_magics.py
 
 test-deepspeed: $(DEEPSPEED)/installed ## DeepSpeed on a CPU, in an environment of its own on top of .venv (some 5 minutes)
 	$(DEEPSPEED)/bin/python -m pytest tests/integrations/test_deepspeed.py
