@@ -109,11 +109,18 @@ def run_arguments(
     repeat: int,
     record: str | None,
     watch: bool = False,
+    graphs: bool = False,
 ) -> list[str]:
     """``run`` with its options, as a trial and a process that a framework starts anew are told them."""
     own = {"--precision": precision, "--seed": seed, "--repeat": repeat, "--record": record}
     told = [word for option, value in own.items() if value is not None for word in (option, str(value))]
-    return ["run", *told, *(["--watch"] if watch else []), *options.as_arguments()]
+    return [
+        "run",
+        *told,
+        *(["--watch"] if watch else []),
+        *(["--graphs"] if graphs else []),
+        *options.as_arguments(),
+    ]
 
 
 def _allowed(option: Field[Any]) -> Callable[[Any], bool]:

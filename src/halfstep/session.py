@@ -44,6 +44,7 @@ class Settings:
         command: the program and its arguments, for the record.
         repeat: which repeat of a comparison this is.
         watch: look at every operation, for a diagnosis.
+        graphs: compare each compiled graph with the same graph run eagerly.
     """
 
     precision: str = AUTO
@@ -53,6 +54,7 @@ class Settings:
     command: tuple[str, ...] = ()
     repeat: int = 0
     watch: bool = False
+    graphs: bool = False
 
 
 def say(text: str) -> None:
@@ -334,6 +336,7 @@ class Session:
             tick,
             self._halt,
             settings.watch,
+            settings.graphs,
             say,
         )
 

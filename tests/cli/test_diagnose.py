@@ -252,6 +252,62 @@ for _ in range(6):
 """
 
 
+ONE_GRAPH_OFF = """
+import torch
+graphs = 0
+def faulty(graph, inputs):
+    global graphs
+    graphs += 1
+    off = 1.01 if graphs == OFF else 1.0
+    return lambda *args: tuple(result * off for result in graph(*args))
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(4))
+    def forward(self, x):
+        x = torch.tanh(self.blocks[1](torch.tanh(self.blocks[0](x))))
+        torch._dynamo.graph_break()
+        return torch.tanh(self.blocks[3](torch.tanh(self.blocks[2](x)))).sum()
+torch.manual_seed(0)
+net = Net()
+fast = torch.compile(net, backend=faulty)
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+for _ in range(3):
+    optimizer.zero_grad()
+    fast(torch.ones(2, 8)).backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("off", [0, 1, 2])
+def test_the_compiled_graph_that_differs_is_named(tmp_path: Path, off: int) -> None:
+    """The backend multiplies the results of one graph by 1.01: every loss is finite."""
+    program = tmp_path / "compiled.py"
+    program.write_text(ONE_GRAPH_OFF.replace("OFF", str(off)))
+    done = halfstep("diagnose", "--precision", "fp32", "--json", "-", str(program), cwd=tmp_path)
+    found = json.loads(done.stdout)
+    graphs = found["compiled"]["graphs"]
+    assert [(graph["graph"], graph["module"], graph["last"]) for graph in graphs] == [
+        (1, "blocks.0", "blocks.1"),
+        (2, "blocks.2", "blocks.3"),
+    ]
+    assert found["compiled"]["graph_differs"] == (off or None)
+    (note,) = [note for note in found["notes"] if "compiled and unwatched" in note]
+    if not off:
+        assert (
+            "on the same inputs each of the 2 compiled graphs gives what it gives eagerly, to within rounding"
+            in note
+        )
+        return
+    named = {
+        1: "graph 1 of 2, which holds blocks.0 to blocks.1",
+        2: "graph 2 of 2, which holds blocks.2 to blocks.3",
+    }
+    assert f"compiled {named[off]}, differs from itself run eagerly by " in note
+    assert graphs[off - 1]["error"] == pytest.approx(0.01, rel=0.2)
+
+
 @pytest.mark.slow
 def test_nan_that_only_compiled_code_makes_is_found(tmp_path: Path) -> None:
     """The backend spoils the fourth call; eagerly, where operations can be watched, it is never asked."""

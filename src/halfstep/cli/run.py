@@ -46,6 +46,7 @@ def _check_record(record: str | None, target: Target) -> None:
 @run_options
 @click.option("--repeat", type=int, default=0, hidden=True)
 @click.option("--watch", is_flag=True, hidden=True)
+@click.option("--graphs", is_flag=True, hidden=True)
 @program_options
 def run(
     precision: str,
@@ -54,6 +55,7 @@ def run(
     record: str | None,
     repeat: int,
     watch: bool,
+    graphs: bool,
     module: bool,
     program: str,
     args: tuple[str, ...],
@@ -68,7 +70,9 @@ def run(
     target = Target.parse(program, args, module=module)
     _check_record(record, target)
     command = (*(("-m",) if module else ()), program, *args)
-    settings = Settings(precision, RunOptions(steps=steps, **options), seed, record, command, repeat, watch)
+    settings = Settings(
+        precision, RunOptions(steps=steps, **options), seed, record, command, repeat, watch, graphs
+    )
     session = Session(settings, end_program=True)
 
     def begin() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from halfstep.diagnosis.events import Place
+from halfstep.diagnosis.events import Graph, Place, readable
 from halfstep.diagnosis.model import CompiledRun, Finding, Remedy
 from halfstep.precisions.recipes import parse
 from halfstep.record import Record
@@ -25,17 +25,21 @@ def beside(compiled: Record, eager: Record, precision: str, status: str, reason:
     ours, theirs = compiled.losses, eager.losses
     pairs = [(a, b) for a, b in zip(ours[:1], theirs[:1], strict=False) if a is not None and b is not None]
     first = pairs[0] if pairs else None
-    nonfinite = compiled.nonfinite
+    nonfinite, rounding = compiled.nonfinite, _rounding(precision)
+    told = [event for event in compiled.watched if event["what"] == "graph"]
+    graphs = tuple(graph for event in told for graph in readable(Graph, event))
     return CompiledRun(
         status=status,
         reason=reason,
         losses=tuple(loss if _finite(loss) else None for loss in ours),
         first=first,
-        differs=None if first is None else _differ(*first, _rounding(precision)),
+        differs=None if first is None else _differ(*first, rounding),
         only_compiled=_first_bad(ours, theirs),
         only_eager=_first_bad(theirs, ours),
         began=str(nonfinite.get("words", "")),
         module=str(nonfinite.get("module", "")),
+        graphs=graphs,
+        graph_differs=next((g.graph for g in graphs if not g.error <= ROUNDINGS * rounding), None),
     )
 
 

@@ -138,6 +138,22 @@ class Counted:
     type: str = ""
 
 
+@dataclass(frozen=True)
+class Graph:
+    """A compiled graph beside the same graph run eagerly, on the inputs of its first call.
+
+    Attributes:
+        graph: its number, from 1, in the order of their first calls.
+        module, last: the first and the last layer whose operations it holds.
+        error: the largest difference of a result by that result's largest magnitude.
+    """
+
+    graph: int
+    error: float
+    module: str = ""
+    last: str = ""
+
+
 Seen = Origin | Given | Epsilon | OptimizerEps | Sum | Update | State
 _KINDS: Mapping[str, type[Seen]] = {
     "origin": Origin, "arrived": Given, "input": Given, "epsilon": Epsilon, "optimizer": OptimizerEps, "sum": Sum,

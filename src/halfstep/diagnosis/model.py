@@ -7,7 +7,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from halfstep.codec import UNWRITTEN
-from halfstep.diagnosis.events import Epsilon, Given, NumberKind, OptimizerEps, Origin, Place, Sum, Update
+from halfstep.diagnosis.events import (
+    Epsilon,
+    Given,
+    Graph,
+    NumberKind,
+    OptimizerEps,
+    Origin,
+    Place,
+    Sum,
+    Update,
+)
 from halfstep.ran import Ran
 
 SCHEMA = "halfstep/diagnosis/1"
@@ -87,6 +97,8 @@ class CompiledRun:
         only_eager: the first at which it is the other way round.
         began: where the compiled run's first loss that is not finite began, in words; empty where it is not known.
         module: that module's path.
+        graphs: each compiled graph beside the same graph run eagerly, those that draw random numbers left out.
+        graph_differs: the number of the first that differs by more than rounding does; None for none.
     """
 
     status: str = ""
@@ -98,6 +110,8 @@ class CompiledRun:
     only_eager: int | None = None
     began: str = ""
     module: str = ""
+    graphs: tuple[Graph, ...] = ()
+    graph_differs: int | None = None
 
 
 Evidence = (

@@ -95,7 +95,7 @@ def _compiled(question: Question, tried: Outcome, display: Display) -> CompiledR
     """A program that compiles is watched eagerly; it runs once more as its author has it, compiled and unwatched."""
     if not any(event["what"] == "eager" for event in tried.record.watched):
         return None
-    unwatched = replace(question, job=replace(question.job, watch=False))
+    unwatched = replace(question, job=replace(question.job, watch=False, graphs=True))
     outcome = _run(unwatched, question.precision, display, repeat=1)
     return beside(outcome.record, tried.record, question.precision, outcome.status, outcome.reason)
 

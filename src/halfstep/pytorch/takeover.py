@@ -58,6 +58,7 @@ from halfstep.pytorch.recording.sample import parameters_of
 from halfstep.pytorch.recording.script_traits import Habits
 from halfstep.pytorch.recording.step_sampler import Looking
 from halfstep.pytorch.true_16bit import SixteenBitWeights
+from halfstep.pytorch.watching.graphs import Graphs
 from halfstep.pytorch.watching.nan_origin import Began, NullBegan
 from halfstep.pytorch.watching.watch import NullWatch, Watch
 from halfstep.pytorch.weights.fp32_weights import Fp32Weights
@@ -109,7 +110,7 @@ class Takeover(Moments, Face):
         self._fp32_weights: Fp32Weights | None = None
         self.hold: Callable[[nn.Module], None] = lambda module: None
         self.by_hand = ByHand(self.recipe.guards, options.watch, self)
-        looks = Looks(options.writer.write)
+        self._looks = looks = Looks(options.writer.write)
         self._looking = Looking(self._optimizers, self.by_hand, options, looks)
         recording = isinstance(options.writer, Writer)
         self._brief_look = BriefLook(self._parameters, options.writer.write, self.recipe.name, looks)
@@ -263,6 +264,8 @@ class Takeover(Moments, Face):
         if recipe.guards:
             self.statistics.install(patches)
         self.watch.install(patches)
+        if self.options.graphs:
+            Graphs(self.recorder.write, lambda: self.recorder.steps, self._looks).install(patches)
         self.regions.install(patches)
         if isinstance(self.regions, Regions):
             self._undo.append(mixed_operands.promote(self.regions.devices).remove)

@@ -46,6 +46,7 @@ class Options:
         halt: called with an error that ends the program, before it is raised; may end it in its own way.
         say: shows the user a sentence while the program runs.
         watch: look at every operation, for a diagnosis.
+        graphs: compare each compiled graph with the same graph run eagerly.
     """
 
     recipe: Recipe
@@ -55,6 +56,7 @@ class Options:
     tick: Callable[[], None] = field(default=lambda: None)
     halt: Callable[[HalfstepError], None] = field(default=lambda error: None)
     watch: bool = False
+    graphs: bool = False
     say: Callable[[str], None] = field(default=lambda text: None)
 
 

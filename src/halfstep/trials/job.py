@@ -58,6 +58,7 @@ class Job:
         launch: a launcher such as ``torchrun --nproc-per-node 2``; empty for none.
         memory_limit: end a trial whose processes hold more bytes than this in physical memory; None for no limit.
         watch: look at every operation, for a diagnosis.
+        graphs: compare each compiled graph with the same graph run eagerly.
         fresh: run each trial in a copy of the current folder.
     """
 
@@ -70,6 +71,7 @@ class Job:
     launch: str = ""
     memory_limit: int | None = None
     watch: bool = False
+    graphs: bool = False
     fresh: bool = False
 
     def command(self, trial: Trial) -> list[str]:
@@ -81,6 +83,7 @@ class Job:
             repeat=trial.repeat,
             record=str(self.record(trial)),
             watch=self.watch,
+            graphs=self.graphs,
         )
         # A program may have the name of an option.
         ours += [*(["-m"] if self.module else []), *(["--"] if self.program.startswith("-") else [])]

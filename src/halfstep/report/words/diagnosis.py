@@ -214,6 +214,23 @@ def _sum(seen: Sum) -> str:
     return f"off by {off:.0%}: reaches {seen.reached:.4g}, in fp32 {exact:.4g}"
 
 
+def _graphs(run: CompiledRun) -> str:
+    """Which compiled graph is off, or that none is."""
+    odd = next((graph for graph in run.graphs if graph.graph == run.graph_differs), None)
+    if odd is None:
+        which = (
+            "the compiled graph" if len(run.graphs) == 1 else f"each of the {len(run.graphs)} compiled graphs"
+        )
+        return f"on the same inputs {which} gives what it gives eagerly, to within rounding"
+    of = f", which holds {shown(odd.module)}" if odd.module else ""
+    to = f" to {shown(odd.last)}" if odd.last and odd.last != odd.module else ""
+    off = f"by {odd.error:.1e} of its largest result" if math.isfinite(odd.error) else "in what is finite"
+    return (
+        f"on the same inputs compiled graph {odd.graph} of {len(run.graphs)}{of}{to}, differs from itself run eagerly "
+        f"{off}"
+    )
+
+
 def compiled_words(run: CompiledRun) -> str:
     """What a reader has to know of a compiled run beside the eager one."""
     told = ["it was run once more, compiled and unwatched"]
@@ -225,6 +242,8 @@ def compiled_words(run: CompiledRun) -> str:
         told.append(f"on the same first step the loss is {a:.6g} compiled and {b:.6g} eagerly: {verdict}")
         if run.differs and math.isfinite(a) and math.isfinite(b):
             told.append("compiled code draws other random numbers (dropout), which is a difference, too")
+    if run.graphs:
+        told.append(_graphs(run))
     if run.only_eager is not None:
         told.append(
             f"eagerly alone the loss is not finite at step {run.only_eager + 1}: the findings are of that"

@@ -1,0 +1,131 @@
+"""Whether each compiled graph computes what the same graph computes eagerly, on the inputs of its first call.
+
+A graph's forward pass is looked at, of the program as it compiles it. Its inputs are copied, so nothing changes for the
+program. A graph that draws random numbers cannot be compared: compiled code draws others.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from halfstep.looks import Looks
+from halfstep.program import on_import
+from halfstep.pytorch.nested import tensors_of
+from halfstep.pytorch.patches import Patches, never_traced
+from halfstep.pytorch.unseen import unseen_look
+
+_NAME = "compiled graphs beside eager ones"
+
+Graph = Callable[..., Any]
+
+
+class Graphs:
+    """Writes a ``watch`` event for each graph that the program compiles.
+
+    Args:
+        write: the record's.
+        step: the step under way.
+        looks: it may fail by itself.
+    """
+
+    def __init__(self, write: Callable[..., None], step: Callable[[], int], looks: Looks) -> None:
+        self._write, self._step, self._looks = write, step, looks
+        self._count = 0
+
+    def install(self, patches: Patches) -> None:
+        """Look in where Dynamo has a graph compiled; before the program imports it."""
+
+        def imported(module: Any) -> None:
+            patches.wrap(module.OutputGraph, "call_user_compiler", self._compiling)
+
+        on_import("torch._dynamo.output_graph", imported)
+
+    def _compiling(self, original: Callable[..., Graph]) -> Callable[..., Graph]:
+        def call_user_compiler(output: Any, graph: fx.GraphModule, *args: Any, **kwargs: Any) -> Graph:
+            eager = self._copied(graph)
+            compiled = original(output, graph, *args, **kwargs)
+            return compiled if eager is None else self._compared(compiled, eager)
+
+        return call_user_compiler
+
+    @unseen_look(_NAME)
+    def _copied(self, graph: fx.GraphModule) -> fx.GraphModule:
+        """A graph of its own, as a backend may rewrite the one that it is given; its parameters are the same."""
+        return fx.GraphModule(graph, copy.deepcopy(graph.graph))
+
+    def _compared(self, compiled: Graph, eager: fx.GraphModule) -> Graph:
+        first = True
+
+        @never_traced
+        def call(*args: Any) -> Any:
+            nonlocal first
+            if not first:
+                return compiled(*args)
+            first = False
+            expected = self._eagerly(eager, args)
+            results = compiled(*args)
+            if expected is not None:
+                self._tell(eager, tensors_of(results), expected)
+            return results
+
+        return call
+
+    def _eagerly(self, eager: fx.GraphModule, args: Sequence[Any]) -> list[Tensor] | None:
+        """The graph's results, or None where it cannot be known what they should be."""
+        return self._looks.run(_NAME, 1, _run, eager, args)
+
+    @unseen_look(_NAME)
+    def _tell(self, eager: fx.GraphModule, results: Iterator[Tensor], expected: list[Tensor]) -> None:
+        errors = [
+            _error(a.detach(), b) for a, b in zip(results, expected, strict=True) if b.is_floating_point()
+        ]
+        layers = _layers(eager)
+        self._count += 1
+        self._write(
+            "watch",
+            what="graph",
+            step=self._step(),
+            graph=self._count,
+            module=layers[0] if layers else "",
+            last=layers[-1] if layers else "",
+            error=max(errors, default=0.0),
+        )
+
+
+@torch.no_grad()
+def _run(eager: fx.GraphModule, args: Sequence[Any]) -> list[Tensor] | None:
+    copied = [
+        a.detach().clone().requires_grad_(a.requires_grad) if isinstance(a, Tensor) else a for a in args
+    ]
+    with torch.random.fork_rng():
+        before = torch.get_rng_state()
+        results = [result.detach() for result in tensors_of(eager(*copied))]
+        return results if torch.equal(torch.get_rng_state(), before) else None
+
+
+def _error(result: Tensor, expected: Tensor) -> float:
+    """The largest difference by the largest expected magnitude; infinite where one alone is finite."""
+    a, b = result.double(), expected.double()
+    if not torch.equal(a.isfinite(), b.isfinite()):
+        return float("inf")
+    a, b = a[b.isfinite()], b[b.isfinite()]
+    largest = float(b.abs().max()) if b.numel() else 0.0
+    off = float((a - b).abs().max()) if b.numel() else 0.0
+    return off / largest if largest else off
+
+
+def _layers(graph: fx.GraphModule) -> list[str]:
+    """The paths of the innermost modules whose operations are in the graph, in their order."""
+    stacks = [node.meta.get("nn_module_stack") for node in graph.graph.nodes]
+    paths = [str(list(stack.values())[-1][0]) for stack in stacks if stack]
+    return list(dict.fromkeys(_path(path) for path in paths))
+
+
+def _path(name: str) -> str:
+    """``L['self'].blocks.0`` and ``L['net'].blocks.0`` as ``blocks.0``."""
+    return name.rpartition("]")[2].lstrip(".").removeprefix("_orig_mod").lstrip(".")
