@@ -101,7 +101,8 @@ class Takeover(Face):
     def in_use(self) -> bool:
         """Whether the program has made a layer or an optimizer; TensorBoard, say, imports Keras for nothing."""
         kinds = (keras.Layer, keras.optimizers.Optimizer)
-        return any(isinstance(thing, kinds) for thing in gc.get_objects())
+        # The type, not isinstance: an object may claim a class that it has to import, or warn of, first.
+        return any(issubclass(type(thing), kinds) for thing in gc.get_objects())
 
     @property
     def steps(self) -> int:

@@ -193,11 +193,13 @@ class Skip:
         step: its number, from 0.
         scale: the loss scale that it was made under.
         reason: what was wrong with its gradients.
+        counts: whether it is one of the program's steps: of several optimizers, those of the first are.
     """
 
     step: int
     scale: float
     reason: str
+    counts: bool = True
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,11 @@ class Skips:
     def count(self) -> int:
         """How many steps were skipped in all."""
         return self.before + len(self.since)
+
+    @property
+    def counted(self) -> int:
+        """How many of the program's steps were skipped since."""
+        return sum(skip.counts for skip in self.since)
 
     def next(self, skip: Skip | None) -> Skips:
         """After a step that was skipped, or made (None)."""

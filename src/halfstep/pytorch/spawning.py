@@ -6,9 +6,11 @@ A process object is pickled for the process that it starts. What rides in it mak
 
 from __future__ import annotations
 
+import atexit
 import functools
 import multiprocessing.process
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -45,11 +47,11 @@ def refuse(stop: Callable[[Unsupported], NoReturn], patches: Patches) -> None:
         stop: ends the program with a sentence.
         patches: where the replaced functions are remembered.
     """
-    folder = functools.cache(tempfile.TemporaryDirectory)  # made when it is needed, gone at the end
+    folder = functools.cache(_temporary_folder)
 
     def starting(original: Callable[..., None]) -> Callable[..., None]:
         def start(process: Any) -> None:
-            note = Path(folder().name, "trains")
+            note = folder() / "trains"
             process._halfstep = _Lookout(note)
             try:
                 original(process)
@@ -61,6 +63,13 @@ def refuse(stop: Callable[[Unsupported], NoReturn], patches: Patches) -> None:
         return start
 
     patches.wrap(multiprocessing.process.BaseProcess, "start", starting)
+
+
+def _temporary_folder() -> Path:
+    """Made when it is needed, gone at the end."""
+    made = tempfile.mkdtemp(prefix="halfstep-")
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return Path(made)
 
 
 def _polling(

@@ -103,7 +103,6 @@ class Takeover(Moments, Face):
         self._only_fp32: OnlyFp32 | None = None
         self._formats_meet = False
         self._passes = StepsInside()
-        self._skipped_here = 0
         self._bad_in_a_row: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
         self._undo: list[Callable[[], None]] = []
         self._16_bit_weights: SixteenBitWeights | None = None
@@ -157,9 +156,8 @@ class Takeover(Moments, Face):
 
     @property
     def skipped_here(self) -> int:
-        """Of the program's steps that count, those of one optimizer."""
-        self.scaling.settle()
-        return self._skipped_here
+        """Of this process's own steps that count, those of one optimizer."""
+        return self.scaling.skips.counted
 
     @property
     def last_skipped(self) -> bool:
@@ -541,7 +539,7 @@ class Takeover(Moments, Face):
         if guards:
             self.statistics.stepped(finite)
         if guards or not finite:
-            self._told(by, counts, self.scaling.stepped(finite, self._index(counts)))
+            self._told(by, self.scaling.stepped(finite, self._index(counts), counts))
         if counts:
             self.recorder.step(not finite, scale)
         if guards and self._bad_in_a_row.get(by, 0) >= HOPELESS and self.scaling.stuck:
@@ -551,8 +549,7 @@ class Takeover(Moments, Face):
 
     def _stepped_unread(self, verdict: Verdict, counts: bool, by: Optimizer) -> None:
         """As :meth:`stepped`; hopeless it cannot become: bad steps in a row are read at once."""
-        told = functools.partial(self._told, by, counts)
-        self.scaling.stepped_unread(verdict, self._index(counts), told)
+        self.scaling.stepped_unread(verdict, self._index(counts), counts, functools.partial(self._told, by))
         if counts:
             self.recorder.step(verdict, self.scaling.last_value)
 
@@ -560,14 +557,13 @@ class Takeover(Moments, Face):
         """The number of the program's step in which an optimizer steps: others do so after the one that counts."""
         return self.recorder.steps if counts else max(self.recorder.steps - 1, 0)
 
-    def _told(self, by: object, counts: bool, skip: Skip | None) -> None:
+    def _told(self, by: object, skip: Skip | None) -> None:
         """Whether the last step was made is known."""
         if skip is None:
             if self._bad_in_a_row:
                 self._bad_in_a_row.pop(by, None)
         else:
             self._bad_in_a_row[by] = self._bad_in_a_row.get(by, 0) + 1
-            self._skipped_here += counts
             self.recorder.write("skip", **asdict(skip))
 
     def manual_pass(self) -> None:
@@ -585,7 +581,6 @@ class Takeover(Moments, Face):
 
     def restart(self, drops: str) -> None:
         self.scaling.restart()
-        self._skipped_here = 0
         self.recorder.restart()
         self.recorder.write("restart", drops=drops)
 

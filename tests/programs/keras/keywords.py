@@ -39,11 +39,11 @@ def renamed(wrapper):
 
 
 patched = {
-    (owner, name)
+    (replaced.owner, replaced.name)
     for patches in gc.get_objects()
     if type(patches) is Patches
-    for owner, name, _, _ in patches._replaced
-    if getattr(owner, "__module__", getattr(owner, "__name__", "")).startswith(("keras", "tensorflow", "jax"))
+    for replaced in patches._replaced
+    if getattr(replaced.owner, "__module__", getattr(replaced.owner, "__name__", "")).startswith(("keras", "tensorflow", "jax"))
 }
 facts = {
     "names": sorted(

@@ -299,7 +299,7 @@ def test_two_optimizers_after_one_pass_move_the_scale_once(
     under = 1024.0 * 2 ** (BAD[0] // 5)
     assert takeover.scaling.loss_scale.value == under / 2
     skips = takeover.scaling.skips.since
-    assert [(skip.step, skip.scale) for skip in skips] == [(BAD[0], under), (BAD[0] + 1, under)]
+    assert [(skip.step, skip.scale) for skip in skips] == [(BAD[0], under)] * 2
 
 
 def test_the_record_is_as_if_every_step_had_been_read_at_once(

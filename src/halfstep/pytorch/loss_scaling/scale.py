@@ -89,7 +89,7 @@ class Scaling:
         self.tested = Tested(in_cpp)
         self.reached = Reached(in_cpp, self.tested)
         self._skips = Skips()
-        self._awaited: list[tuple[Verdict, int, Told]] = []
+        self._awaited: list[tuple[Verdict, int, bool, Told]] = []
         self._finite_in_a_row = 0
         self._last_skipped = False
         self._turn = threading.Lock()
@@ -247,7 +247,7 @@ class Scaling:
         """A framework, and not the recipe, has multiplied the loss of the last pass by ``scale``."""
         self._under = scale
 
-    def stepped(self, finite: bool, step: int) -> Skip | None:
+    def stepped(self, finite: bool, step: int, counts: bool = True) -> Skip | None:
         """Move the scale on after step number ``step`` was made (None is returned) or skipped.
 
         Several optimizers that step after one backward pass move it once, down if one of them was kept from it; so do
@@ -256,23 +256,23 @@ class Scaling:
         self.settle()
         reason = self.tested.trouble or "gradients of another rank are not finite"
         self.tested.forget()
-        return self._move(finite, step, reason)
+        return self._move(finite, step, counts, reason)
 
-    def stepped_unread(self, verdict: Verdict, step: int, told: Told) -> None:
+    def stepped_unread(self, verdict: Verdict, step: int, counts: bool, told: Told) -> None:
         """As :meth:`stepped`, when the verdict is read: before anything is asked that depends on it."""
         self.tested.forget()
-        self._awaited.append((verdict, step, told))
+        self._awaited.append((verdict, step, counts, told))
 
     def settle(self) -> None:
         """Read the verdicts that are awaited, and tell what they were; during a capture nothing may be waited for."""
         if not self._awaited or capturing():
             return
         awaited, self._awaited = self._awaited, []  # where the device has failed, none of them ever comes
-        for verdict, step, told in awaited:
-            told(self._move(verdict.finite, step, "gradients are not finite"))
+        for verdict, step, counts, told in awaited:
+            told(self._move(verdict.finite, step, counts, "gradients are not finite"))
 
-    def _move(self, finite: bool, step: int, reason: str) -> Skip | None:
-        skip = None if finite else Skip(step, self._under, reason)
+    def _move(self, finite: bool, step: int, counts: bool, reason: str) -> Skip | None:
+        skip = None if finite else Skip(step, self._under, reason, counts)
         self._skips = self._skips.next(skip)
         self._finite_in_a_row = self._finite_in_a_row + 1 if finite else 0
         self._last_skipped = not finite

@@ -49,7 +49,7 @@ class Profiler:
             self.absent = RUNNING
             return
         # One that still runs when the interpreter is gone ends the process with a segmentation fault.
-        atexit.register(self._stop)
+        atexit.register(self._end_early)
         everywhere = _ExperimentalConfig(profile_all_threads=True)
         with _silent():
             self._profile = autograd_profiler.profile(experimental_config=everywhere, **self._options)
@@ -66,8 +66,12 @@ class Profiler:
 
         return start
 
+    def _end_early(self) -> None:
+        """Stop, and keep the events until they are asked for: the record may be closed later."""
+        self._stopped = self._stop()
+
     def _stop(self) -> Any:
-        atexit.unregister(self._stop)
+        atexit.unregister(self._end_early)
         self._patches.undo()
         profile, self._profile = self._profile, None
         if profile is not None:
