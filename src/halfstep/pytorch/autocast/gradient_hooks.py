@@ -27,25 +27,25 @@ class InItsDtype:
     """A hook whose answer has the dtype of the gradient it is given. Pickled it is the hook as the script has it.
 
     Attributes:
-        hook: as the script has it.
+        script_hook: as the script has it; not named ``hook``, which PyTorch's own wrapper would take over for its own.
     """
 
     def __init__(self, hook: Hook) -> None:
-        self.hook = hook
+        self.script_hook = hook
         functools.update_wrapper(self, hook)
 
     def __call__(self, *args: Any) -> Any:
-        return in_its_dtype(self.hook(*args), args)
+        return in_its_dtype(self.script_hook(*args), args)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> InItsDtype:
-        return self._of(copy.deepcopy(self.hook, memo))
+        return self._of(copy.deepcopy(self.script_hook, memo))
 
     def _of(self, hook: Hook) -> InItsDtype:
         """The same of another hook."""
         return InItsDtype(hook)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial, (self.hook,)
+        return functools.partial, (self.script_hook,)
 
 
 def adopt(hooks: Iterable[Hooks], wrapped: Callable[[Hook], Hook] = InItsDtype) -> None:
@@ -55,7 +55,7 @@ def adopt(hooks: Iterable[Hooks], wrapped: Callable[[Hook], Hook] = InItsDtype) 
 
 def remove(hooks: Iterable[Hooks]) -> None:
     """Put the program's own hooks in the place of wrapped ones."""
-    replace_hooks(hooks, lambda hook: hook.hook if isinstance(hook, InItsDtype) else hook)
+    replace_hooks(hooks, lambda hook: hook.script_hook if isinstance(hook, InItsDtype) else hook)
 
 
 def install(patches: Patches, wrapped: Callable[[Hook], Hook] = InItsDtype) -> None:

@@ -336,10 +336,10 @@ class _Through(InItsDtype):
         scale = self._scaling.last_value if self._scaling.active else 1.0
         if (answers := self._scaling.answers) is not None:
             return answers.ask(self, args, scale, lambda: self._answer(args, scale), _map)
-        return in_its_dtype(self.hook(*args), args) if scale == 1.0 else self._answer(args, scale)
+        return in_its_dtype(self.script_hook(*args), args) if scale == 1.0 else self._answer(args, scale)
 
     def _answer(self, args: tuple[Any, ...], scale: float) -> Any:
-        returned = self.hook(*(_map(arg, 1.0 / scale) for arg in args))
+        returned = self.script_hook(*(_map(arg, 1.0 / scale) for arg in args))
         return in_its_dtype(_map(returned, scale), args)
 
     def _of(self, hook: Callable[..., Any]) -> _Through:
