@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from halfstep.frameworks import FRAMEWORKS
 from halfstep.record import Record, read
@@ -77,12 +79,19 @@ def in_turn(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[st
     @functools.cache
     def run(backend: str) -> dict[str, Turn]:
         skip_without("keras", backend)
-        folder = tmp_path_factory.mktemp(f"{backend}-in-turn")
-        jobs = turns(backend, folder)
-        (folder / "jobs").write_text(json.dumps(jobs))
-        done = python(str(PROGRAMS / "keras" / "in_turn.py"), str(folder / "jobs"), env=environment(backend))
-        assert done.returncode == 0, done.stderr
-        facts = json.loads(done.stdout.splitlines()[-1])
+        # Once for all of pytest's workers: it takes a minute.
+        own = tmp_path_factory.getbasetemp()
+        folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / f"{backend}-in-turn"
+        folder.mkdir(exist_ok=True)
+        jobs, told = turns(backend, folder), folder / "facts"
+        with FileLock(folder / "lock"):
+            if not told.exists():
+                (folder / "jobs").write_text(json.dumps(jobs))
+                program = str(PROGRAMS / "keras" / "in_turn.py")
+                done = python(program, str(folder / "jobs"), env=environment(backend))
+                assert done.returncode == 0, done.stderr
+                told.write_text(done.stdout.splitlines()[-1])
+        facts = json.loads(told.read_text())
         return {name: Turn(facts[name], read(folder / f"{name}.jsonl")) for name, _, _ in jobs}
 
     return run
