@@ -87,6 +87,18 @@ def test_a_diagnosis_is_redrawn_from_its_folder(diagnosed: dict[str, Any], tmp_p
     )
 
 
+@pytest.mark.parametrize("given", [("--require", "bf16: no worse"), ("--markdown", "t.md")])
+def test_what_is_of_a_comparisons_table_is_refused_for_a_diagnosis(
+    diagnosed: dict[str, Any], given: tuple[str, str]
+) -> None:
+    done = halfstep("report", "out", *given, cwd=diagnosed["folder"])
+    assert done.returncode == 2
+    assert (
+        f"halfstep: {' '.join(given)} was given, but 'out' holds a diagnosis, which has no table"
+        in done.stderr
+    )
+
+
 def test_a_diagnosis_in_a_comparisons_folder_is_a_section_of_its_page(tmp_path: Path) -> None:
     program = str(FAILURES / "outlier_sample.py")
     compared = halfstep(

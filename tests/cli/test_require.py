@@ -114,6 +114,14 @@ def test_the_table_as_markdown(both: dict[str, Any], tmp_path: Path) -> None:
     assert done.stdout.splitlines() == lines
 
 
+def test_markdown_alone_goes_to_stdout(tmp_path: Path) -> None:
+    options = ("--precisions", "fp32", "--steps", "3", "--out", "out", "--markdown", "-")
+    done = halfstep("compare", *options, FAULTY, cwd=tmp_path)
+    assert done.stdout.startswith("**")
+    assert "ran as fp32" not in done.stdout
+    assert "ran as fp32" in done.stderr
+
+
 TESTS = """
 from halfstep.testing import halfstep_compare
 

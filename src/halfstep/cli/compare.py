@@ -61,7 +61,7 @@ def compare(**options: Any) -> int:
 
     options["require"] = (*required_by_project(), *options["require"])
     task = prepare(ComparisonOptions(**options), given_options())
-    err, console = Console(stderr=True), Console(stderr=options["json"] == "-")
+    err, console = Console(stderr=True), Console(stderr="-" in (options["json"], options["markdown"]))
     with held(task.request.folder):
         if task.old is not None:
             command = join_words([*split_words(task.request.launch), *task.request.command])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def report(
     terms = parse_requirements((*required_by_project(), *required))
     diagnoses = stored(Path(folder))
     if diagnoses and not holds_comparison(Path(folder)):
-        _diagnosis(diagnoses[0], Path(folder), csv_file, json_path)
+        given = {"--csv": csv_file, "--require": " ".join(required), "--markdown": markdown_file}
+        _diagnosis(diagnoses[0], Path(folder), given, json_path)
         return 0
     comparison = rebuild(folder)
     page = page_or_none(lambda: write(comparison.data, Path(folder) / "report.html", diagnoses))
@@ -72,17 +74,20 @@ def report(
     return 0
 
 
-def _diagnosis(found: dict[str, Any], folder: Path, csv_file: str | None, json_path: Path | None) -> None:
-    """A folder that holds a diagnosis alone."""
+def _diagnosis(
+    found: dict[str, Any], folder: Path, given: Mapping[str, str | None], json_path: Path | None
+) -> None:
+    """A folder that holds a diagnosis alone; of ``given``, what a comparison's table is for, nothing may be there."""
     from rich.console import Console
 
     from halfstep.report import diagnosis, diagnosis_page
 
-    if csv_file is not None:
-        raise UsageError(
-            f"--csv {csv_file} was given, but {str(folder)!r} holds a diagnosis, which has no table of trials; use "
-            "--json."
-        )
+    for option, value in given.items():
+        if value:
+            raise UsageError(
+                f"{option} {value} was given, but {str(folder)!r} holds a diagnosis, which has no table of trials; use "
+                "--json."
+            )
     page = page_or_none(lambda: diagnosis_page.write(found, folder / "diagnosis.html"))
     write_json(found, json_path)
     Console(stderr=str(json_path) == "-").print(diagnosis.view(found, page=page), crop=False)
