@@ -17,7 +17,6 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from halfstep.program import on_import
 from halfstep.takeover.patches import Patches
 
 #: what the seed is called where it is passed by name
@@ -43,7 +42,7 @@ def shift_seeds(k: int) -> Callable[[], None]:
     shift.method(random, "Random", "seed")
     libraries = {"numpy": _numpy, "torch": _torch, "tensorflow": _tensorflow, "keras": _keras, "jax": _jax}
     for name, wrap in libraries.items():
-        shift.patches.on_undo(on_import(name, functools.partial(wrap, shift)))
+        shift.patches.when_imported(name, functools.partial(wrap, shift))
     return shift.patches.undo
 
 

@@ -182,7 +182,7 @@ class _Gpus(CounterMeter):
 
     def start(self) -> None:
         used = _uuids_in_use()
-        self._choose([gpu for gpu in self._visible if used and gpu.uuid() in used] or self._visible)
+        self._choose([gpu for gpu in self._visible if gpu.uuid in used] or self._visible)
         super().start()
 
     def _choose(self, gpus: Sequence[_NvmlCounter]) -> None:
@@ -202,9 +202,7 @@ class _NvmlCounter:
     def __init__(self, nvml: Any, handle: Any) -> None:
         self._nvml = nvml
         self._handle = handle
-
-    def uuid(self) -> str:
-        return _text(self._nvml.nvmlDeviceGetUUID(self._handle))
+        self.uuid = _text(nvml.nvmlDeviceGetUUID(handle))
 
     def joules(self) -> float:
         try:

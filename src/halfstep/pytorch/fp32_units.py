@@ -50,7 +50,7 @@ Asked = Callable[[str, Any], None]
 
 
 class Fp32Units:
-    """Holds PyTorch's settings, whatever the script sets, until :meth:`release`.
+    """Holds PyTorch's settings, whatever the script sets, until the patches are undone.
 
     Args:
         tf32: whether products may run in TF32 units.
@@ -61,15 +61,16 @@ class Fp32Units:
         self._precision = "tf32" if tf32 else "ieee"
         self._asked = asked
         self._before = _settings()
-        self._by_script: dict[tuple[Any, ...], Callable[[], None]] = {}
+        self._by_script: dict[str, Callable[[], None]] = {}
 
     def install(self, patches: Patches) -> None:
         """Hold them from now on."""
         self._hold()
         watch(self._set, patches)
+        patches.on_undo(self.release)
 
     def release(self) -> None:
-        """Set what was set before, and then what the script has set. After the patches were undone."""
+        """Set what was set before, and then what the script has set; once PyTorch's own setters are back."""
         for restore in (*self._before, *self._by_script.values()):
             restore()
 
@@ -86,8 +87,8 @@ class Fp32Units:
         """The script sets something: PyTorch checks it, and it is what holds when the recipe does no more."""
         setter()
         self._hold()
-        self._by_script.pop((what,), None)
-        self._by_script[(what,)] = setter
+        self._by_script.pop(what, None)  # the order counts, too
+        self._by_script[what] = setter
         if value in FEWER:
             self._asked(what, value)
 

@@ -118,7 +118,7 @@ class Takeover(Moments, Face):
             if recording
             else NullRecorder(self._brief_look)
         )
-        dtype = DTYPES[self.recipe.compute] if self.recipe.compute in ("bf16", "fp16") else None
+        dtype = self._dtype
         self._in_fp32_units = self._planned(dtype)
         self._prepare_kernels()
         self.regions = self._regions(dtype)
@@ -141,6 +141,11 @@ class Takeover(Moments, Face):
 
     def _parameters(self) -> list[Tensor]:
         return parameters_of(self._optimizers) or self.by_hand.parameters
+
+    @property
+    def _dtype(self) -> torch.dtype | None:
+        """The 16-bit dtype that the recipe computes in, if it is one."""
+        return DTYPES[self.recipe.compute] if self.recipe.compute in ("bf16", "fp16") else None
 
     @property
     def steps(self) -> int:
@@ -230,9 +235,8 @@ class Takeover(Moments, Face):
             spawning.refuse(self._stop, patches)
             OwnScalers(self.scaling).install(patches)
             own_amp.yield_to(self.regions, self.note_own_amp, self._let_meet, patches)
-            units = Fp32Units(recipe.compute == "tf32" and not self._emulating, self._asks_for_fewer_bits)
-            units.install(patches)
-            self._undo.append(units.release)
+            tf32 = recipe.compute == "tf32" and not self._emulating
+            Fp32Units(tf32, self._asks_for_fewer_bits).install(patches)
         if self._emulating:
             self._emulate()
         if dtype is not None and recipe.mixed:
@@ -335,7 +339,7 @@ class Takeover(Moments, Face):
             self.support = self._supported()
         except Unsupported as error:
             self._stop(error)
-        dtype = DTYPES[self.recipe.compute] if self.recipe.compute in ("bf16", "fp16") else None
+        dtype = self._dtype
         if self.device == "cpu" and dtype is not None and self.support is not None:
             self._in_fp32_units = self._planned(dtype)
             self._prepare_kernels()
@@ -392,7 +396,7 @@ class Takeover(Moments, Face):
             self.statistics.adopt(made.norms)
         if self.recipe.loss_scale.guards:
             backward.adopt_hooks(self.scaling, made)
-        elif self.recipe.compute in ("bf16", "fp16"):
+        elif self._dtype is not None:
             gradient_hooks.adopt(made.hooks)
         self.patches.follow_imports()
         _compile_anew()

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from halfstep.program import on_import
+
 #: a function or method of a framework
 Method = Callable[..., Any]
 
@@ -66,6 +68,10 @@ class Patches:
         for name in names:
             if hasattr(owner, name):
                 self.wrap(owner, name, make)
+
+    def when_imported(self, name: str, act: Callable[[ModuleType], None]) -> None:
+        """Call ``act`` with a module when the program imports it, unless that comes after :meth:`undo`."""
+        self.on_undo(on_import(name, act))
 
     def follow_imports(self) -> None:
         """Replace functions also where modules have imported them, as by ``from torch.autograd import grad``."""

@@ -23,7 +23,6 @@ import torch.utils.checkpoint
 from torch import clear_autocast_cache, get_autocast_dtype, is_grad_enabled, nn
 from torch.optim import Optimizer
 
-from halfstep.program import on_import
 from halfstep.pytorch.autocast import custom_functions, leaving_pytorch
 from halfstep.pytorch.autocast.around import Around, Outer
 from halfstep.pytorch.autocast.no_regions import Entered, NoRegions
@@ -88,7 +87,7 @@ class Regions(NoRegions):
     def install(self, patches: Patches) -> None:
         """Wrap the call of modules."""
         own = inspect.unwrap(nn.Module.__call__)
-        patches.on_undo(on_import("torch._dynamo.utils", lambda utils: _let_compilers_trace(utils, own)))
+        patches.when_imported("torch._dynamo.utils", lambda utils: _let_compilers_trace(utils, own))
         patches.wrap(nn.Module, "__call__", self._call)
         self._roles.install(patches)
         keep_cache_whole(patches)

@@ -36,9 +36,10 @@ class Tested:
     """The value tested is the value used: what was found of gradients, and whether it still holds.
 
     PyTorch counts the writes to a tensor (its version), so a gradient whose version is as it was when it was tested
-    is as it was. What PyTorch does not count is followed here: memory that was handed out (to NumPy, as a pointer,
-    by DLPack, through ``.data``) may be written to at any time, as long as it lives; collectives and the kernel of
-    ``GradScaler`` write when they are called. A pointer that C++ takes for itself is not seen.
+    is as it was. What PyTorch does not count is followed here: memory that was handed out (to NumPy, by DLPack,
+    through ``.data``, on a CPU as a pointer) may be written to at any time, as long as it lives. Collectives, the
+    kernel of ``GradScaler`` and a GPU's kernels, which are given pointers, write when they are called. A pointer that
+    C++ takes for itself is not seen.
 
     Args:
         in_cpp: what was found of gradients on a CPU that it has unscaled.

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, fx
 
 from halfstep.looks import Looks
-from halfstep.program import on_import
 from halfstep.pytorch.nested import tensors_of
 from halfstep.pytorch.patches import Patches, never_traced
 from halfstep.pytorch.unseen import unseen_look
@@ -43,7 +42,7 @@ class Graphs:
         def imported(module: Any) -> None:
             patches.wrap(module.OutputGraph, "call_user_compiler", self._compiling)
 
-        on_import("torch._dynamo.output_graph", imported)
+        patches.when_imported("torch._dynamo.output_graph", imported)
 
     def _compiling(self, original: Callable[..., Graph]) -> Callable[..., Graph]:
         def call_user_compiler(output: Any, graph: fx.GraphModule, *args: Any, **kwargs: Any) -> Graph:

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 
 from halfstep.pytorch.devices import device_types
-from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.products.dispatcher import Overrides, exists, own_kernel
-from halfstep.pytorch.weights.named import is_in_a_model, unnarrowed
+from halfstep.pytorch.weights.named import each, is_in_a_model, is_narrow_dtype, unnarrowed
 
 _CASTS = ("to.dtype", "to.device", "to.dtype_layout")
 
@@ -42,16 +41,11 @@ class Casts:
 
     def _kernel(self, own: Callable[..., Any]) -> Callable[..., Any]:
         def kernel(keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
-            named = next((x for x in (*args[1:], *kwargs.values()) if _is_narrow(x)), None)
+            named = next(filter(is_narrow_dtype, (*args[1:], *kwargs.values())), None)
             if named is not None and is_in_a_model():
                 self.met = True
                 self._found(named)
-                args = tuple(map(unnarrowed, args))
-                kwargs = {name: unnarrowed(value) for name, value in kwargs.items()}
+                args, kwargs = each(unnarrowed, args, kwargs)
             return own(keyset, *args, **kwargs)
 
         return kernel
-
-
-def _is_narrow(value: Any) -> bool:
-    return isinstance(value, torch.dtype) and value in SIXTEEN_BIT

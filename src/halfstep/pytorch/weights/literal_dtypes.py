@@ -25,7 +25,7 @@ from halfstep.pytorch.callers import asked_by_script
 from halfstep.pytorch.devices import device_types
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.products.dispatcher import Overrides, exists, overload, own_kernel
-from halfstep.pytorch.weights.named import is_in_a_model, replaced, unnarrowed, widened
+from halfstep.pytorch.weights.named import each, is_in_a_model, replaced, unnarrowed, widened
 from halfstep.pytorch.weights.widening import is_alone, is_narrow, widen
 
 #: operations that make a tensor from another, and may be given a dtype
@@ -138,7 +138,8 @@ def _computing(name: str, device: str, key: Any) -> Callable[..., Any]:
             if place() is OUTSIDE:
                 args, kwargs = of_one_dtype(operation, args, kwargs)
                 return operation(*args, **kwargs)
-            return operation(*map(widened, args), **{name: widened(value) for name, value in kwargs.items()})
+            args, kwargs = each(widened, args, kwargs)
+            return operation(*args, **kwargs)
 
     return kernel
 
@@ -158,9 +159,8 @@ def _naming(name: str, device: str, key: Any, saves: Callable[[Tensor], bool]) -
                 return operation(*args, **kwargs)
             if by_example:
                 return _to_float32(args[0], torch.float32)
-            return operation(
-                *map(unnarrowed, args), **{name: unnarrowed(value) for name, value in kwargs.items()}
-            )
+            args, kwargs = each(unnarrowed, args, kwargs)
+            return operation(*args, **kwargs)
 
     return kernel
 

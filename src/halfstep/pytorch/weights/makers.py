@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halfstep.program import on_import
 from halfstep.pytorch.callers import Caller
 from halfstep.pytorch.patches import Patches
-from halfstep.pytorch.weights.named import replaced, unnarrowed
+from halfstep.pytorch.weights.named import each, is_narrow_dtype, replaced, unnarrowed
 
 _FUNCTIONS = (
     *("empty", "empty_strided", "empty_permuted", "tensor", "as_tensor", "asarray", "scalar_tensor"),
@@ -32,18 +31,19 @@ def replace(patches: Patches) -> None:
     patches.wrap_each(torch, _FUNCTIONS, _making)
     patches.wrap(Tensor, "new_tensor", lambda original: _making(original, of_pytorch=True))
     made = dict(zip([getattr(torch, name) for name in _FUNCTIONS], originals, strict=True))
-    on_import("torch._dynamo.trace_rules", lambda rules: _let_compilers_trace(rules, made, patches))
+    patches.when_imported(
+        "torch._dynamo.trace_rules", lambda rules: _let_compilers_trace(rules, made, patches)
+    )
 
 
 def _making(original: Callable[..., Any], of_pytorch: bool = False) -> Callable[..., Any]:
     """``of_pytorch``: also where PyTorch's own code in Python calls it."""
 
     def make(*args: Any, **kwargs: Any) -> Any:
-        if any(unnarrowed(value) is not value for value in (*args, *kwargs.values())) and (
+        if any(map(is_narrow_dtype, (*args, *kwargs.values()))) and (
             replaced() and (of_pytorch or torch.compiler.is_dynamo_compiling() or _asked_by_others())
         ):
-            args = tuple(map(unnarrowed, args))
-            kwargs = {name: unnarrowed(value) for name, value in kwargs.items()}
+            args, kwargs = each(unnarrowed, args, kwargs)
         return original(*args, **kwargs)
 
     return make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,9 +41,14 @@ def is_in_a_model() -> bool:
     return place() is not OUTSIDE and not prepares_data() and not torch.compiler.is_exporting()
 
 
+def is_narrow_dtype(value: Any) -> bool:
+    """Whether it is a 16-bit dtype."""
+    return isinstance(value, torch.dtype) and value in SIXTEEN_BIT
+
+
 def unnarrowed(value: Any) -> Any:
     """``value``, or float32 where it is a 16-bit dtype."""
-    return torch.float32 if isinstance(value, torch.dtype) and value in SIXTEEN_BIT else value
+    return torch.float32 if is_narrow_dtype(value) else value
 
 
 def widened(value: Any) -> Any:
@@ -50,3 +56,10 @@ def widened(value: Any) -> Any:
     if isinstance(value, Tensor) and value.dtype in SIXTEEN_BIT:
         return value.to(torch.float32)
     return unnarrowed(value)
+
+
+def each(
+    change: Callable[[Any], Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call, each changed."""
+    return tuple(map(change, args)), {name: change(value) for name, value in kwargs.items()}
