@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfstep import codec
-from halfstep.comparison.model import Comparison
+from halfstep.comparison.model.comparison import Comparison
 
 from .report.sample import DROPPED, comparison, damaged, metered, paths
 

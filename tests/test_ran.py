@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from halfstep import codec
-from halfstep.comparison.model import TrialRow
+from halfstep.comparison.model.trials import TrialRow
 from halfstep.ran import Ran, in_force_words, words
 from halfstep.record import Record
 

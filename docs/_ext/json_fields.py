@@ -1,6 +1,6 @@
 """The fields of a JSON object: names, types and descriptions from halfstep's dataclass.
 
-    ```{json-fields} halfstep.comparison.model:TrialRow
+    ```{json-fields} halfstep.comparison.model.trials:TrialRow
     precision: [in the page's own words](#a-precision)
     ```
 

@@ -14,7 +14,7 @@ import halfstep
 from halfstep import codec
 from halfstep.comparison import archive, running
 from halfstep.comparison.fit import FitOption
-from halfstep.comparison.model import Fit
+from halfstep.comparison.model.fit import Fit
 from halfstep.comparison.request import Request, check_machine, resumed, save, stored
 from halfstep.comparison.running import plan
 from halfstep.comparison.statistics.tolerance import parse_tolerance

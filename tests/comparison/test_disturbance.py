@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from halfstep.comparison.disturbance import disturbances
-from halfstep.comparison.model import Disturbed
+from halfstep.comparison.model.trials import Disturbed
 from halfstep.comparison.rows import trial_row
 from halfstep.meters.load import LoadMeter
 from halfstep.record import Record

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from halfstep.comparison.model import Comparison, PrecisionRow, Quality, Ratio
+from halfstep.comparison.model.comparison import Comparison
+from halfstep.comparison.model.figures import Ratio
+from halfstep.comparison.model.quality import Quality
+from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.requirements import Answer, Term, exit_code, judge, parse_requirements
 from halfstep.errors import UsageError
 from halfstep.report.words.requirements import requirement_words

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from halfstep.comparison.model import PrecisionRow, StandsStill, TrialRow
+from halfstep.comparison.model.trials import TrialRow
+from halfstep.comparison.model.verdicts import PrecisionRow, StandsStill
 from halfstep.comparison.rows import trial_row
 from halfstep.comparison.stillness import stands_still
 from halfstep.report.words import warnings

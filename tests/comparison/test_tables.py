@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from halfstep.comparison import tables
-from halfstep.comparison.model import SCHEMA
+from halfstep.comparison.model.comparison import SCHEMA
 from halfstep.errors import UsageError
 from halfstep.report.loading import Comparison, load
 

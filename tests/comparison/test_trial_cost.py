@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from halfstep import codec
-from halfstep.comparison.model import TrialRow
+from halfstep.comparison.model.trials import TrialRow
 from halfstep.comparison.trial_cost import with_energy, with_memory, with_time_shares, work_ratio
 from halfstep.record import Record
 from halfstep.report.words import warnings

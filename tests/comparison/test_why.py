@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from halfstep import codec
-from halfstep.comparison.model import PrecisionRow, TrialRow
+from halfstep.comparison.model.trials import TrialRow
+from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.why import why as explained
 from halfstep.ran import Ran
 from halfstep.report.words.comparison import sentence

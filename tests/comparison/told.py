@@ -7,7 +7,10 @@ from typing import Any
 
 from halfstep import codec
 from halfstep.comparison.advice import recommend as advice
-from halfstep.comparison.model import Fit, PrecisionRow, Prefer, TrialRow
+from halfstep.comparison.model.fit import Fit
+from halfstep.comparison.model.recommendation import Prefer
+from halfstep.comparison.model.trials import TrialRow
+from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.statistics.tolerance import Tolerance
 from halfstep.comparison.verdicts import verdicts
 from halfstep.report.words.advice import worded

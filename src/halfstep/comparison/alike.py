@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from halfstep.comparison.model import Cause, TrialRow
+from halfstep.comparison.model.trials import TrialRow
+from halfstep.comparison.model.verdicts import Cause
 from halfstep.ran import Ran
 
 #: fewer losses that are the same may be so by chance: a loss of 0, or one that is rounded

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from halfstep.comparison.model import Disturbed
+from halfstep.comparison.model.trials import Disturbed
 from halfstep.record import Record
 
 #: of all processors, what other processes must have taken to be named

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from halfstep.comparison.model import Fit, FitRow, FitTrial
+from halfstep.comparison.model.fit import Fit, FitRow, FitTrial
 from halfstep.errors import UsageError
 from halfstep.trials import Job, Outcome, Trial, run_trial, safe
 

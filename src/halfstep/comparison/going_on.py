@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from halfstep.comparison.model import TrialRow, WentOn
+from halfstep.comparison.model.trials import TrialRow
+from halfstep.comparison.model.verdicts import WentOn
 from halfstep.record import Record
 
 

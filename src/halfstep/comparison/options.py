@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from halfstep.comparison.model import PREFER, Prefer
+from halfstep.comparison.model.recommendation import PREFER, Prefer
 from halfstep.comparison.request import MOST
 from halfstep.options import MOST_STEPS, StrPath, told
 from halfstep.trials.progress import CallOptions

@@ -12,7 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from halfstep.comparison.model import Comparison, EvidenceRef, PrecisionRow, Ratio
+from halfstep.comparison.model.comparison import Comparison
+from halfstep.comparison.model.figures import Ratio
+from halfstep.comparison.model.references import EvidenceRef
+from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.errors import HalfstepError, UsageError
 from halfstep.precisions.recipes import parse
 

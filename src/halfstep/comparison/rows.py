@@ -8,7 +8,8 @@ from dataclasses import replace
 from itertools import starmap
 from typing import Any
 
-from halfstep.comparison.model import NonFinite, Spread, TrialRow
+from halfstep.comparison.model.figures import Spread
+from halfstep.comparison.model.trials import NonFinite, TrialRow
 from halfstep.comparison.trial_cost import with_energy, with_memory, with_time_shares
 from halfstep.looks import sentence
 from halfstep.meters import Absent, summary

@@ -18,7 +18,8 @@ from halfstep.comparison.advice.recommend import recommend
 from halfstep.comparison.disturbance import disturbances, disturbed
 from halfstep.comparison.fit import fit_batch
 from halfstep.comparison.going_on import files_of_earlier_trials
-from halfstep.comparison.model import Comparison, Fit, Program
+from halfstep.comparison.model.comparison import Comparison, Program
+from halfstep.comparison.model.fit import Fit
 from halfstep.comparison.request import Request, Stored, check_machine, save, stored
 from halfstep.comparison.rows import WARMUP, trial_row
 from halfstep.comparison.statistics.drift import speed_drift

@@ -8,7 +8,8 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, pstdev
 
-from halfstep.comparison.model import StandsStill, TrialRow
+from halfstep.comparison.model.trials import TrialRow
+from halfstep.comparison.model.verdicts import StandsStill
 from halfstep.comparison.statistics.curves import countable, final_loss
 from halfstep.precisions.exact import round_exact
 from halfstep.precisions.formats import get_scalar

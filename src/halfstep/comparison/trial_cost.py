@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from halfstep import codec
-from halfstep.comparison.model import ProfiledStep, TrialRow
+from halfstep.comparison.model.trials import ProfiledStep, TrialRow
 from halfstep.record import Record
 
 #: products of a step, times the baseline's, from which on (or from whose inverse) the algorithm works otherwise

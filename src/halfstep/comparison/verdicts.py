@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 
 from halfstep.comparison.alike import same_cause
 from halfstep.comparison.going_on import went_on
-from halfstep.comparison.model import PrecisionRow, Quality, Ratio, TrialRow
+from halfstep.comparison.model.figures import Ratio
+from halfstep.comparison.model.quality import Quality
+from halfstep.comparison.model.trials import TrialRow
+from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.statistics.quality import qualities
 from halfstep.comparison.statistics.ratios import (
     energy,

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, geometric_mean
 
-from halfstep.comparison.model import EvidenceRef, Explanation, PrecisionRow, TrialRow
+from halfstep.comparison.model.references import EvidenceRef
+from halfstep.comparison.model.trials import TrialRow
+from halfstep.comparison.model.verdicts import Explanation, PrecisionRow
 
 #: a gain below this is explained too: the hardware's units are twice as fast and more
 LITTLE_FASTER = 1.3

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from halfstep.comparison.model import Comparison, TrialRow
+from halfstep.comparison.model.comparison import Comparison
+from halfstep.comparison.model.trials import TrialRow
 from halfstep.report import units
 
 MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "casts", "workspace")

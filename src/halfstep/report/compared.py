@@ -7,7 +7,8 @@ from pathlib import Path
 
 from halfstep import codec
 from halfstep.comparison import running
-from halfstep.comparison.model import Comparison, TrialRow
+from halfstep.comparison.model.comparison import Comparison
+from halfstep.comparison.model.trials import TrialRow
 from halfstep.comparison.request import Request, Stored
 from halfstep.files import json_text, write_whole
 from halfstep.report.words.comparison import worded

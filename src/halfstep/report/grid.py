@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from rich.cells import cell_len
 from rich.text import Text
 
-from halfstep.comparison.model import Comparison, PrecisionRow, Ratio, Spread
+from halfstep.comparison.model.comparison import Comparison
+from halfstep.comparison.model.figures import Ratio, Spread
+from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.plural import count
 from halfstep.report import stored, units
 from halfstep.report.layout import Cell, Sheet

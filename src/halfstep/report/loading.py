@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from halfstep import codec
-from halfstep.comparison import model, tables
-from halfstep.comparison.model import SCHEMA
+from halfstep.comparison import tables
+from halfstep.comparison.model import comparison as model
+from halfstep.comparison.model.comparison import SCHEMA
 from halfstep.comparison.requirements import Term, Unmet, exit_code, judge, parse_requirements
 from halfstep.diagnosis.loading import stored as diagnoses
 from halfstep.diagnosis.model import Diagnosis as DiagnosisValue

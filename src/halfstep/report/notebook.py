@@ -12,7 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
-from halfstep.comparison.model import Comparison, PrecisionRow, Ratio, Spread, TrialRow
+from halfstep.comparison.model.comparison import Comparison
+from halfstep.comparison.model.figures import Ratio, Spread
+from halfstep.comparison.model.trials import TrialRow
+from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.report import plots, units
 from halfstep.report.diagnosis import view
 from halfstep.report.reading import loss_words, no_interval, read, unfinished, why_absent

@@ -11,7 +11,10 @@ from markupsafe import Markup
 
 from halfstep import codec
 from halfstep.codec import clean, finite
-from halfstep.comparison.model import Comparison, EvidenceRef, PrecisionRow, TrialRow
+from halfstep.comparison.model.comparison import Comparison
+from halfstep.comparison.model.references import EvidenceRef
+from halfstep.comparison.model.trials import TrialRow
+from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.diagnosis.model import Diagnosis
 from halfstep.errors import UsageError
 from halfstep.files import write_whole

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
-from halfstep.comparison.model import Comparison
+from halfstep.comparison.model.comparison import Comparison
 from halfstep.report import traces, units
 from halfstep.report.traces import Curve, Figure
 

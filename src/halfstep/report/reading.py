@@ -7,17 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from halfstep import codec
-from halfstep.comparison.model import (
-    DIFFERENCES,
-    Comparison,
-    FigureRow,
-    NonFinite,
-    PrecisionRow,
-    Program,
-    Ratio,
-    Spread,
-    TrialRow,
-)
+from halfstep.comparison.model.comparison import Comparison, Program
+from halfstep.comparison.model.figures import Ratio, Spread
+from halfstep.comparison.model.quality import DIFFERENCES, FigureRow
+from halfstep.comparison.model.trials import NonFinite, TrialRow
+from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.rows import EMULATED
 from halfstep.launching import start_of_command
 from halfstep.plural import count

@@ -11,7 +11,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from halfstep.codec import clean
-from halfstep.comparison.model import Comparison, PrecisionRow
+from halfstep.comparison.model.comparison import Comparison
+from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.processes import join_words
 from halfstep.report import units
 from halfstep.report.grid import grid

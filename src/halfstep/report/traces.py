@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from halfstep.comparison.model import RunPart
+from halfstep.comparison.model.quality import RunPart
 
 POINTS = 1500  # a line longer than this is drawn from its lows and highs
 FEWEST = 100  # points that a line may have however many lines there are

@@ -13,7 +13,8 @@ import pytest
 from halfstep import codec
 from halfstep.comparison.advice.evidence import AS_GOOD, CLOSE, PREFER, RATIOS, Prefer, standing
 from halfstep.comparison.fit import Search
-from halfstep.comparison.model import Difference, FinalDifference, PrecisionRow
+from halfstep.comparison.model.quality import Difference, FinalDifference
+from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.statistics.intervals import Interval
 from halfstep.comparison.statistics.paired import holm, paired
 from halfstep.comparison.statistics.quality import kind_of, told

@@ -8,7 +8,9 @@ import pytest
 
 from halfstep.comparison.advice import evidence
 from halfstep.comparison.advice.evidence import AS_GOOD, BEYOND, CLOSE, LEARNING_STEPS, PLAIN_GAIN
-from halfstep.comparison.model import FigureRow, FinalDifference, PrecisionRow, Quality, Ratio, StandsStill
+from halfstep.comparison.model.figures import Ratio
+from halfstep.comparison.model.quality import FigureRow, FinalDifference, Quality
+from halfstep.comparison.model.verdicts import PrecisionRow, StandsStill
 from halfstep.ran import Ran
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from halfstep.comparison.model import ALPHA
+from halfstep.comparison.model.quality import ALPHA
 from halfstep.comparison.statistics.paired import (
     POWER,
     band,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from halfstep.comparison.model import ALPHA, Difference
+from halfstep.comparison.model.quality import ALPHA, Difference
 from halfstep.comparison.rows import trial_row
 from halfstep.comparison.statistics.curves import direction, is_quality
 from halfstep.comparison.statistics.paired import POWER, noncentrality

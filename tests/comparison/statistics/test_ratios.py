@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import gmean, ttest_ind
 
-from halfstep.comparison.model import Ratio, Spread, TrialRow
+from halfstep.comparison.model.figures import Ratio, Spread
+from halfstep.comparison.model.trials import TrialRow
 from halfstep.comparison.statistics.intervals import ratio_of_means
 from halfstep.comparison.statistics.ratios import energy, energy_ratio, memory_ratio, speed_bound
 from halfstep.report.words.ratios import ratio_words

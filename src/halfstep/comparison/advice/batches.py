@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from halfstep.comparison.model import EvidenceRef, Fit, FitRow
+from halfstep.comparison.model.fit import Fit, FitRow
+from halfstep.comparison.model.references import EvidenceRef
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from halfstep.comparison.advice.evidence import RATIOS, Evidence, Prefer, Row, ratio_name
-from halfstep.comparison.model import EvidenceRef, Explanation
+from halfstep.comparison.model.references import EvidenceRef
+from halfstep.comparison.model.verdicts import Explanation
 
 #: what a claim says; its sentence is in :mod:`halfstep.report.words.advice`
 ClaimKind = Literal[

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from halfstep.comparison.advice.batches import NO_BATCHES, Batches
-from halfstep.comparison.model import PREFER as PREFER
-from halfstep.comparison.model import FinalDifference, PrecisionRow, Ratio
-from halfstep.comparison.model import Prefer as Prefer
+from halfstep.comparison.model.figures import Ratio
+from halfstep.comparison.model.quality import FinalDifference
+from halfstep.comparison.model.recommendation import PREFER as PREFER
+from halfstep.comparison.model.recommendation import Prefer as Prefer
+from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.statistics.intervals import Interval, runs_to_tell
 from halfstep.precisions.recipes import parse
 

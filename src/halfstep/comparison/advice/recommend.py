@@ -10,7 +10,9 @@ from halfstep.comparison.advice.batches import Batches
 from halfstep.comparison.advice.claims import Claim, left_over
 from halfstep.comparison.advice.evidence import Evidence
 from halfstep.comparison.advice.rules import RULES, Answer
-from halfstep.comparison.model import Adopt, Fit, PrecisionRow, Prefer, Recommendation
+from halfstep.comparison.model.fit import Fit
+from halfstep.comparison.model.recommendation import Adopt, Prefer, Recommendation
+from halfstep.comparison.model.verdicts import PrecisionRow
 
 
 @dataclass(frozen=True)

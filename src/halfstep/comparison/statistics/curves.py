@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from halfstep.comparison.model import Direction
+from halfstep.comparison.model.quality import Direction
 from halfstep.trials import Outcome, once
 
 #: step -> value

@@ -12,7 +12,8 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from halfstep.comparison.model import ALPHA, Drift, Trend
+from halfstep.comparison.model.comparison import Drift, Trend
+from halfstep.comparison.model.quality import ALPHA
 from halfstep.comparison.rows import measured
 from halfstep.trials import Outcome, once
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from halfstep.comparison.model import ALPHA, Difference
+from halfstep.comparison.model.quality import ALPHA, Difference
 from halfstep.comparison.statistics.intervals import t_quantile
 
 #: the power at which a detectable difference is stated: seen 4 times in 5

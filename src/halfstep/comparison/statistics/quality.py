@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from halfstep.comparison.model import (
+from halfstep.comparison.model.quality import (
     Difference,
     Direction,
     Diverged,

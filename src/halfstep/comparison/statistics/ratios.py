@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
 
-from halfstep.comparison.model import Ratio, Spread, TrialRow
+from halfstep.comparison.model.figures import Ratio, Spread
+from halfstep.comparison.model.trials import TrialRow
 from halfstep.comparison.rows import measured
 from halfstep.comparison.statistics.intervals import (
     Interval,

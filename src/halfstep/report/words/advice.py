@@ -26,7 +26,9 @@ from halfstep.comparison.advice.evidence import (
 )
 from halfstep.comparison.advice.recommend import Advice
 from halfstep.comparison.advice.rules import Answer
-from halfstep.comparison.model import Cause, PrecisionRow, Ratio, Reason, Recommendation
+from halfstep.comparison.model.figures import Ratio
+from halfstep.comparison.model.recommendation import Reason, Recommendation
+from halfstep.comparison.model.verdicts import Cause, PrecisionRow
 from halfstep.comparison.rows import enough_steps
 from halfstep.comparison.statistics.intervals import FEWEST_STEPS, MOST_RUNS
 from halfstep.plural import capitalized, count

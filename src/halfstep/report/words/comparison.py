@@ -6,15 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from halfstep.comparison.advice.recommend import advise
-from halfstep.comparison.model import (
-    Comparison,
-    Explanation,
-    FigureRow,
-    Method,
-    PrecisionRow,
-    Ratio,
-    TrialRow,
-)
+from halfstep.comparison.model.comparison import Comparison, Method
+from halfstep.comparison.model.figures import Ratio
+from halfstep.comparison.model.quality import FigureRow
+from halfstep.comparison.model.trials import TrialRow
+from halfstep.comparison.model.verdicts import Explanation, PrecisionRow
 from halfstep.comparison.why import Trials
 from halfstep.plural import capitalized
 from halfstep.report.words import warnings

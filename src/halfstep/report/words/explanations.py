@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from halfstep.comparison.model import Explanation, PrecisionRow, TrialRow
+from halfstep.comparison.model.trials import TrialRow
+from halfstep.comparison.model.verdicts import Explanation, PrecisionRow
 from halfstep.comparison.why import KEPT, Trials, mean_shares, median_step
 from halfstep.ran import kinds_of_product
 from halfstep.report.units import bytes_, ratio, seconds

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from halfstep.comparison.model import DIFFERENCES, Difference, Diverged, FigureRow, Kind, PrecisionRow
+from halfstep.comparison.model.quality import DIFFERENCES, Difference, Diverged, FigureRow, Kind
+from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.statistics.curves import LOSS
 from halfstep.comparison.statistics.paired import POWER
 from halfstep.plural import count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from halfstep.comparison.model import Ratio
+from halfstep.comparison.model.figures import Ratio
 
 #: a ratio of the comparison -> what it is one of
 OF_RATIO = {"speed_ratio": "speed", "memory_ratio": "memory", "energy_ratio": "energy"}

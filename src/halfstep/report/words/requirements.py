@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from halfstep.comparison.model import Comparison, PrecisionRow, Quality, Ratio
+from halfstep.comparison.model.comparison import Comparison
+from halfstep.comparison.model.figures import Ratio
+from halfstep.comparison.model.quality import Quality
+from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.requirements import NO_WORSE, RATIOS, Judged, Term
 from halfstep.report.words.ratios import times
 

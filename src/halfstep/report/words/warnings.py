@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from halfstep.comparison.disturbance import OTHERS
-from halfstep.comparison.model import Disturbed, Drift, PrecisionRow, StandsStill, Trend, TrialRow, WentOn
+from halfstep.comparison.model.comparison import Drift, Trend
+from halfstep.comparison.model.trials import Disturbed, TrialRow
+from halfstep.comparison.model.verdicts import PrecisionRow, StandsStill, WentOn
 from halfstep.comparison.stillness import lost_constants, sixteen_bits
 
 #: what to do about trials that went on from another's files

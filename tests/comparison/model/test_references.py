@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from dataclasses import is_dataclass
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,12 +12,16 @@ from halfstep import codec
 from halfstep.comparison.advice import recommend as advice
 from halfstep.comparison.advice.claims import ClaimKind
 from halfstep.comparison.advice.rules import RULES
-from halfstep.comparison.model import Comparison, EvidenceRef, Fit, PrecisionRow, Prefer
+from halfstep.comparison.model.comparison import Comparison
+from halfstep.comparison.model.fit import Fit
+from halfstep.comparison.model.recommendation import Prefer
+from halfstep.comparison.model.references import EvidenceRef
+from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.report.words import advice as words
 from halfstep.report.words.advice import worded
 
-from ..report.sample import comparison, metered
-from .advice.test_advice_truth import capacities, drawn, searched
+from ...report.sample import comparison, metered
+from ..advice.test_advice_truth import capacities, drawn, searched
 
 REFERENCES = {
     "verdicts[1].speed_ratio": EvidenceRef("verdicts", 1, ("speed_ratio",)),
@@ -41,16 +46,29 @@ def test_what_is_no_reference_is_refused(text: str) -> None:
         EvidenceRef.from_text(text)
 
 
+def figure(comparison: Comparison, reference: EvidenceRef) -> Any:
+    """What the reference leads to; None where there is no such row or field."""
+    rows: dict[str | None, Any] = {"verdicts": comparison.verdicts, "trials": comparison.trials}
+    rows["fit_batch.rows"] = comparison.fit_batch.rows if comparison.fit_batch else ()
+    try:
+        found = rows[reference.table][reference.row]
+        for part in reference.path:
+            found = getattr(found, str(part)) if is_dataclass(found) else found[part]
+    except (KeyError, IndexError, AttributeError, TypeError):
+        return None
+    return found
+
+
 def test_every_reference_of_a_comparison_leads_to_a_figure() -> None:
     found = codec.read(Comparison, metered(comparison()))
     told = [reason.evidence for reason in found.recommendation.reasons]
     told += [entry.evidence for row in found.verdicts for entry in (*row.why_no_faster, *row.why_memory)]
     assert len(told) > 8
     for evidence in told:
-        assert evidence.resolve(found) is not None, evidence
-    assert EvidenceRef("verdicts", 99, ("loss",)).resolve(found) is None
-    assert EvidenceRef("verdicts", 0, ("nothing",)).resolve(found) is None
-    assert EvidenceRef().resolve(found) is None
+        assert figure(found, evidence) is not None, evidence
+    assert figure(found, EvidenceRef("verdicts", 99, ("loss",))) is None
+    assert figure(found, EvidenceRef("verdicts", 0, ("nothing",))) is None
+    assert figure(found, EvidenceRef()) is None
 
 
 @pytest.mark.parametrize("prefer", ["speed", "memory", "energy", "accuracy"])
@@ -63,7 +81,7 @@ def test_every_reason_of_the_advice_leads_to_the_figure_that_it_rests_on(prefer:
         found = Comparison(verdicts=rows, fit_batch=fit)
         told = worded(advice.recommend(rows, prefer=prefer, fit=fit), advice.advise(rows, prefer, fit))
         for reason in told.reasons:
-            assert reason.evidence.resolve(found) is not None, reason
+            assert figure(found, reason.evidence) is not None, reason
 
 
 def test_every_rule_and_every_claim_has_its_sentence() -> None:

@@ -1,0 +1,43 @@
+"""A figure with its interval, and a ratio of two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median with its 95 % interval, or of a few values the lowest and the highest; of one value no ends."""
+
+    OMITTED: ClassVar = ("unit",)
+    median: float
+    low: float | None = None
+    high: float | None = None
+    unit: str | None = None
+
+    @property
+    def value(self) -> float:
+        """The median."""
+        return self.median
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio to the baseline with its 95 % interval.
+
+    Attributes:
+        significant: whether the interval leaves 1 out.
+        words: the same in words.
+        runs: how many runs it rests on, the baseline's first.
+        disturbed: whether no run of a side was left undisturbed, so that it says nothing.
+    """
+
+    OMITTED: ClassVar = ("runs", "disturbed")
+    value: float
+    low: float | None = None
+    high: float | None = None
+    significant: bool | None = None
+    words: str = ""
+    runs: tuple[int, ...] | None = None
+    disturbed: bool | None = None

@@ -1,0 +1,47 @@
+"""The largest batch that fits each precision: ``fit_batch``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FitTrial:
+    """One batch that was tried: its size, how the trial ended, and its peaks."""
+
+    size: int
+    status: str = ""
+    reason: str = ""
+    samples: int | None = None
+    peak_memory_bytes: int | None = None
+    peak_resident_bytes: int | None = None
+    seconds: float | None = None
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class FitRow:
+    """The largest batch that fitted a precision, and the smallest that did not; None where none was found.
+
+    Attributes:
+        reason: why there is no answer.
+        ratio: the largest over the first precision's.
+    """
+
+    precision: str = ""
+    largest: int | None = None
+    fails_at: int | None = None
+    reason: str = ""
+    trials: tuple[FitTrial, ...] = ()
+    ratio: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """The largest batches: what is counted, the program's option for it, the limit (None: the GPU's own memory)."""
+
+    name: str = "batch"
+    argument: str = ""
+    steps: int | None = None
+    memory_limit_bytes: int | None = None
+    rows: tuple[FitRow, ...]
