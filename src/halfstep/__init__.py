@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING
 from halfstep.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from halfstep.api import disable as disable
-    from halfstep.api import enable as enable
-    from halfstep.api import log as log
-    from halfstep.api import precision as precision
-    from halfstep.api import skipped_steps as skipped_steps
     from halfstep.cli.calls import compare as compare
     from halfstep.cli.calls import diagnose as diagnose
     from halfstep.errors import HalfstepError as HalfstepError
     from halfstep.report.loading import load as load
+    from halfstep.session.api import disable as disable
+    from halfstep.session.api import enable as enable
+    from halfstep.session.api import log as log
+    from halfstep.session.api import precision as precision
+    from halfstep.session.api import skipped_steps as skipped_steps
 
 __all__ = [
     "HalfstepError",
@@ -43,11 +43,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "disable": "halfstep.api",
-    "enable": "halfstep.api",
-    "log": "halfstep.api",
-    "precision": "halfstep.api",
-    "skipped_steps": "halfstep.api",
+    "disable": "halfstep.session.api",
+    "enable": "halfstep.session.api",
+    "log": "halfstep.session.api",
+    "precision": "halfstep.session.api",
+    "skipped_steps": "halfstep.session.api",
     "load": "halfstep.report.loading",
     "compare": "halfstep.cli.calls",
     "diagnose": "halfstep.cli.calls",

@@ -252,7 +252,7 @@ def test_no_module_of_the_package_hides_a_public_function() -> None:
 def test_the_functions_need_neither_a_framework_nor_the_wing_that_runs() -> None:
     code = (
         "import sys, halfstep; halfstep.compare; halfstep.diagnose; print(sorted(m for m in "
-        "('torch', 'numpy', 'plotly', 'keras', 'rich', 'halfstep.session') if m in sys.modules))"
+        "('torch', 'numpy', 'plotly', 'keras', 'rich', 'halfstep.session.session') if m in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -344,7 +344,7 @@ def test_log_and_skipped_steps(tmp_path: Path) -> None:
 
 
 def test_the_core_imports_no_framework() -> None:
-    code = "import sys, halfstep, halfstep.cli, halfstep.cli.compare, halfstep.session; print(sorted(m for m in ('torch', 'numpy', 'plotly', 'keras', 'rich') if m in sys.modules))"
+    code = "import sys, halfstep, halfstep.cli, halfstep.cli.compare, halfstep.session.session; print(sorted(m for m in ('torch', 'numpy', 'plotly', 'keras', 'rich') if m in sys.modules))"
     assert json.loads(python("-c", code).stdout.replace("'", '"')) == []
 
 

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import StepLR
 
 import halfstep
 from halfstep.errors import Unsupported, UsageError
-from halfstep.session import Session
+from halfstep.session.session import Session
 
 Losses = list[float]
 

@@ -29,7 +29,7 @@ from halfstep.cli.options import given_options
 from halfstep.errors import HalfstepError, UsageError
 from halfstep.program.cells import Cell, write
 from halfstep.report.loading import Comparison, Diagnosis
-from halfstep.session import Session
+from halfstep.session.session import Session
 from halfstep.trials.progress import Progress
 
 #: seconds between two lines of progress that are drawn

@@ -14,7 +14,8 @@ from halfstep.errors import UsageError
 from halfstep.options import RunOptions
 from halfstep.program import Target
 from halfstep.program import run as run_program
-from halfstep.session import AUTO, Session, Settings
+from halfstep.session.session import Session
+from halfstep.session.settings import AUTO, Settings
 
 
 def _check_record(record: str | None, target: Target) -> None:

@@ -89,7 +89,7 @@ draws["tf.random.Generator"] = drawn(1), (lambda: drawn(1 + k))
 
 def drawn(program: str, k: int, shifted: bool) -> dict[str, Any]:
     """What the program draws under a shift by k, or what it is expected to draw, computed without any shift."""
-    first = f"from halfstep.seeds import shift_seeds; shift_seeds({k})" if shifted else ""
+    first = f"from halfstep.session.seeds import shift_seeds; shift_seeds({k})" if shifted else ""
     last = "print('@', json.dumps({n: d[0] if shifted else d[1]() for n, d in draws.items()}))"
     text = f"import json; k, shifted, draws = {k}, {shifted}, {{}}\n{first}\n{program}\n{last}"
     done = subprocess.run(

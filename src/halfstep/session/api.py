@@ -10,7 +10,8 @@ from typing import Any
 
 from halfstep.errors import HalfstepError, UsageError
 from halfstep.options import RunOptions
-from halfstep.session import AUTO, Session, Settings, refuse_if_late
+from halfstep.session.session import Session
+from halfstep.session.settings import AUTO, Settings
 
 
 def enable(precision: str = AUTO, **options: Any) -> None:
@@ -38,7 +39,10 @@ def enable(precision: str = AUTO, **options: Any) -> None:
     """
     settings = _settings(precision, options)
     current = Session.current
-    if current is not None and (current.yielded_to(settings) or current.settings == settings):
+    if current is not None and current.of_command:
+        current.own_wish.enabled(settings)
+        return
+    if current is not None and current.settings == settings:
         return
     session = Session(settings, end_program=False)  # a wrong name is told before anything changes
     if current is None:
@@ -70,7 +74,7 @@ def disable() -> None:
     current = Session.current
     if current is not None and current.of_command:
         if not current.as_is:
-            current.yields("halfstep.disable()")
+            current.own_wish.changed("halfstep.disable()")
     elif current is not None:
         current.end()
 
@@ -94,7 +98,7 @@ def precision(precision: str, **options: Any) -> Iterator[None]:
     before = Session.current
     if before is not None and before.of_command:
         _settings(precision, options)
-        before.yields(f"halfstep.precision({precision!r})")
+        before.own_wish.changed(f"halfstep.precision({precision!r})")
         yield
         return
     if before is not None and before.settings.record is not None:
@@ -136,7 +140,10 @@ def _settings(precision: str, options: dict[str, Any]) -> Settings:
 
 def _begin(session: Session) -> None:
     """Begin a session; where that fails none is in force."""
-    refuse_if_late()
+    if "keras" in sys.modules:
+        from halfstep.keras import already_started
+
+        already_started.refuse_if_late()
     try:
         session.begin()
     except HalfstepError:
