@@ -18,7 +18,8 @@ from halfstep.integrations import ADAPTERS
 from halfstep.integrations.attached import Attached
 from halfstep.options import RunOptions
 from halfstep.precisions.recipes import parse
-from halfstep.pytorch.takeover import Options, Takeover
+from halfstep.pytorch.takeover import Takeover
+from halfstep.takeover.base import Options
 
 BF16, FP32 = torch.bfloat16, torch.float32
 #: what a training tells: its losses, and the dtype of its weights

@@ -18,8 +18,9 @@ from halfstep.pytorch.loss_scaling import scale
 from halfstep.pytorch.loss_scaling.scaled_pass import scaled_pass
 from halfstep.pytorch.products import products, python_kernel
 from halfstep.pytorch.products.cpp_kernel import cpp_kernel
-from halfstep.pytorch.takeover import Options, Takeover
+from halfstep.pytorch.takeover import Takeover
 from halfstep.record import NullWriter, Writer
+from halfstep.takeover.base import Options
 
 from .played_device import play
 

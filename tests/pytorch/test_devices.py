@@ -47,7 +47,7 @@ def test_a_gpu_is_found_without_being_initialised(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.usefixtures("gpus")
 @pytest.mark.parametrize("recipe", ["as-is", "fp32", "tf32", "bf16", "fp16", "bf16-true"])
 def test_a_recipe_comes_into_force_without_initialising_the_gpu(recipe: str, begin: Begin) -> None:
-    assert begin(recipe).device == "cuda"
+    assert begin(recipe).arithmetic.device == "cuda"
 
 
 @pytest.mark.usefixtures("gpus")

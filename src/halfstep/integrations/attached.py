@@ -72,7 +72,7 @@ class Attached:
             compute = parse(precision).compute
         except UsageError:  # float64, or the layers of another library
             compute = None
-        self.takeover.note_own_amp(what, compute)
+        self.takeover.own_precision.note(what, compute)
 
     def refuse(self, sentence: str) -> None:
         """End the program: what it asks of its framework and the recipe do not go together.

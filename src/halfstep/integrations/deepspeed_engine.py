@@ -62,7 +62,7 @@ def _making(original: Callable[..., None], attached: Attached) -> Callable[..., 
                 refuse(attached, "engine")
             if {cls.__name__ for cls in type(engine).__mro__} & {"PipelineEngine", "DualPipeVEngine"}:
                 refuse(attached, "pipeline parallelism")
-            takeover.hold(model)
+            takeover.weights.hold(model)
         with takeover.other_steps():  # ZeRO makes the optimizer's state by a step
             original(engine, args, model, *rest, **kwargs)
         if not attached.as_is and (engine.has_moe_layers or engine.mp_world_size > 1):

@@ -47,7 +47,7 @@ class _Carrier:
 
     def __init__(self, attached: Attached) -> None:
         self._scaling = attached.takeover.scaling
-        self._device = attached.takeover.device
+        self._device = attached.takeover.arithmetic.device
         self._loading = False
 
     def getting(self, original: Callable[..., Any]) -> Callable[..., Any]:

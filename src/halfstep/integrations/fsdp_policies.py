@@ -24,7 +24,7 @@ def install(fsdp: Any, attached: Attached) -> None:
     def sharding(original: Callable[..., Any]) -> Callable[..., Any]:
         def fully_shard(module: Any, *args: Any, **kwargs: Any) -> Any:
             for one in module if isinstance(module, list) else [module]:
-                attached.takeover.hold(one)
+                attached.takeover.weights.hold(one)
             return original(module, *args, **kwargs)
 
         return fully_shard
@@ -40,7 +40,7 @@ def _making(original: Callable[..., None], attached: Attached) -> Callable[..., 
         asked = {name: value for name, value in vars(policy).items() if value in SIXTEEN_BIT}
         for name, dtype in asked.items():
             what = f"{type(policy).__name__}({name}={dtype})"
-            attached.takeover.note_own_amp(what, format_name(dtype) if name == "param_dtype" else None)
+            attached.takeover.own_precision.note(what, format_name(dtype) if name == "param_dtype" else None)
             if not attached.as_is:
                 object.__setattr__(policy, name, None)
 
@@ -49,7 +49,7 @@ def _making(original: Callable[..., None], attached: Attached) -> Callable[..., 
 
 def _wrapping(original: Callable[..., None], attached: Attached) -> Callable[..., None]:
     def __init__(sharded: torch.nn.Module, module: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
-        attached.takeover.hold(module)
+        attached.takeover.weights.hold(module)
         original(sharded, module, *args, **kwargs)
 
     return __init__

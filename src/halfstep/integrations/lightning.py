@@ -69,7 +69,7 @@ def choosing(
         _refuse_what_cannot_yield(attached, asked, kinds, strategies)
         setattr(connector, flag, "32-true")
         sharded = "FSDPStrategy" in strategies
-        device = attached.takeover.device
+        device = attached.takeover.arithmetic.device
         if made is None and not sharded:
             setattr(connector, plugin, plugin_for_flag(asked, precision, device))
         elif type(made).__module__ == "halfstep.lightning":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from halfstep.errors import HalfstepError
 from halfstep.options import DEFAULTS, RunOptions
@@ -59,17 +59,20 @@ class Options:
     graphs: bool = False
     say: Callable[[str], None] = field(default=lambda text: None)
 
+    def stop(self, error: HalfstepError) -> NoReturn:
+        """End the program with this error, in the session's way or by raising it."""
+        self.halt(error)
+        raise error
+
 
 class Takeover(ABC):
     """A recipe in force in one framework of this process.
 
     Attributes:
         framework: the record's name for it: ``pytorch``, ``keras`` or ``tensorflow``.
-        ran_as: in words, what the recipe runs as here, e.g. ``fp16, products in fp32 units``.
     """
 
     framework: str
-    ran_as: str
 
     @property
     @abstractmethod

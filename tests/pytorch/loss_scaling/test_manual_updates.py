@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from halfstep.pytorch.takeover import EnoughSteps
 from halfstep.record import Writer, read
+from halfstep.takeover.base import EnoughSteps
 
 from ..conftest import Begin
 

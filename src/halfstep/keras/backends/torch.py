@@ -32,19 +32,19 @@ class PyTorch(Backend):
 
     def attach(self, others: Sequence[Takeover]) -> None:
         self._below = next(other for other in others if isinstance(other, TakeoverBelow))
-        self.emulated = self._below.emulated
+        self.emulated = self._below.arithmetic.emulated
         self._scaling = self._below.scaling
         self._before_scaled_loss: LossScale | None = None
         self._before_train_step: LossScale | None = None
 
     def device(self) -> str:
-        return self._below.device
+        return self._below.arithmetic.device
 
     def best(self) -> tuple[str, str]:
         return capabilities.best()
 
     def ran_as(self, options: Options) -> str:
-        return self._below.ran_as
+        return self._below.arithmetic.ran_as
 
     def software(self, recipe: Recipe) -> str | None:
         return None

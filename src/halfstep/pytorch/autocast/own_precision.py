@@ -1,0 +1,43 @@
+"""What the script has of lower precision itself, each thing recorded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+class OwnPrecision:
+    """The script's own mixed precision: where there is any, ``as-is`` becomes a row of a comparison.
+
+    Args:
+        write: writes an event to the record.
+        want: called where the script has asked for regions.
+        on_gpu: tells whether the program trains on a GPU of CUDA.
+    """
+
+    def __init__(
+        self, write: Callable[..., None], want: Callable[[], None], on_gpu: Callable[[], bool]
+    ) -> None:
+        self._write = write
+        self._want = want
+        self._on_gpu = on_gpu
+        self.seen: set[str] = set()
+
+    def note(self, what: str, asks: str | None = None) -> None:
+        """The script has mixed precision of its own, which ``asks`` for a format."""
+        if what not in self.seen:
+            self.record(what, asks)
+            self._want()
+
+    def record(self, what: str, asks: str | None = None) -> None:
+        """Record it, once, without asking for regions."""
+        if what not in self.seen:
+            self.seen.add(what)
+            self._write("own_amp", what=what, **({} if asks is None else {"asks": asks}))
+
+    def asks_for_fewer_bits(self, what: str, value: Any) -> None:
+        """The script lets products of fp32 numbers run in units of fewer bits, where this machine has such."""
+        if self._on_gpu() or (value in ("bf16", "medium") and torch.cpu._is_amx_tile_supported()):
+            self.record(what)

@@ -1,0 +1,101 @@
+"""The formats of a program's weights under a recipe: true 16 bits, fp32 whatever the program holds, or its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from halfstep.precisions.recipes import Recipe
+from halfstep.pytorch.autocast.no_regions import NoRegions
+from halfstep.pytorch.autocast.operands import Operands
+from halfstep.pytorch.keep import Keep
+from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.true_16bit import SixteenBitWeights
+from halfstep.pytorch.weights.fp32_weights import Fp32Weights
+from halfstep.pytorch.weights.only_fp32 import OnlyFp32
+
+
+class Weights:
+    """Weights of models and optimizers, and the modules that stay in fp32 by ``keep=``.
+
+    Args:
+        recipe: what is in force.
+        dtype: the 16-bit dtype that it computes in, if it is one.
+        regions: where autocast is.
+        operands: casts operands where the program holds 16-bit numbers.
+        note: told of what the script has of lower precision itself.
+        patches: where replaced functions are remembered.
+
+    Attributes:
+        hold: makes the weights of a module fp32, where the recipe says so, before they are sharded or replicated.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        dtype: torch.dtype | None,
+        regions: NoRegions,
+        operands: Operands,
+        note: Callable[[str, str], None],
+        patches: Patches,
+    ) -> None:
+        self._operands, self._regions, self._patches = operands, regions, patches
+        keep = self._keep = Keep(recipe.keep, patches, None if recipe.mixed else dtype)
+        self._16_bit: SixteenBitWeights | None = None
+        self._fp32: Fp32Weights | None = None
+        self._only_fp32: OnlyFp32 | None = None
+        self.hold: Callable[[nn.Module], None] = lambda module: None
+        if dtype is not None and not recipe.mixed:
+            self._16_bit = SixteenBitWeights(dtype, keep.look, note)
+        if recipe.weights == "fp32":
+            compute = dtype if recipe.mixed else None
+            self._fp32 = Fp32Weights(compute, keep.look, note, self._promote, regions.without_modules)
+            self.hold = self._fp32.hold
+
+    def install(self) -> None:
+        """Look at models and optimizers from now on."""
+        if self._16_bit is not None:
+            self._16_bit.install(self._patches)
+        else:
+            self._keep.install()
+        if self._fp32 is not None:
+            self._fp32.install(self._patches)
+            if self._regions.dtype is torch.float32:
+                self._only_fp32 = OnlyFp32(self._patches, self._fp32.found, self._fp32.saves)
+            self._regions.on_entry(self._fp32.entered)
+
+    def _promote(self) -> None:
+        """The program holds 16-bit numbers: they are promoted where they meet fp32, or where all is to be fp32."""
+        self._operands.let_meet()
+        if self._only_fp32 is not None:
+            self._only_fp32.begin()
+        else:
+            self._operands.let_formats_meet()
+
+    def adopt(self, optimizers: Collection[Optimizer]) -> None:
+        """The program made these before."""
+        for weights in (self._16_bit, self._fp32):
+            if weights is not None:
+                weights.adopt(optimizers)
+
+    def check_kept(self) -> None:
+        """Every model has been called: raise UsageError where a pattern of ``keep=`` has matched nothing."""
+        self._keep.stepped()
+
+    def after_first_step(self) -> None:
+        """What the first step did not need is taken away. Again does nothing."""
+        if self._only_fp32 is not None:
+            self._only_fp32.after_first_step()
+
+    @property
+    def has_converted(self) -> bool:
+        """Whether weights of the program are 16-bit by now, by the recipe."""
+        return self._16_bit is not None and self._16_bit.has_converted
+
+    def remove(self) -> None:
+        """Take away what was put beside the patches."""
+        if self._only_fp32 is not None:
+            self._only_fp32.remove()
