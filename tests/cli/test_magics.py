@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from jupyter_client.manager import start_new_kernel
 
-from halfstep.cli.history import own_lines_removed
+import halfstep
+from halfstep.cli.own_cells import looks_at_results, own_lines_removed
+from halfstep.report.loading import Comparison
 
 MODEL = """
 import torch
@@ -119,6 +121,27 @@ def test_lines_about_halfstep_are_no_part_of_the_program(code: str, left: str) -
     assert own_lines_removed(code) == left
 
 
+@pytest.mark.parametrize(
+    ("code", "looks"),
+    [
+        ("_.table()", True),
+        ("for row in found.trials: print(row)", True),
+        ("best = Out[3].recommendation", True),
+        ("import halfstep as hs\nhs.compare('train.py')", True),
+        ("from halfstep import load\nload('out')", True),
+        ("again('train.py', precision='fp16')", True),
+        ("halfstep.log(accuracy=1.0)\nOut[4]", False),
+        ("found = 3\nmodel.compare(1)", False),
+        ("torch.load('weights.pt')", False),
+        ("def broken(:", False),
+    ],
+)
+def test_a_cell_that_looks_at_what_was_found_is_known(code: str, looks: bool, tmp_path: Path) -> None:
+    found = Comparison({}, tmp_path)
+    names = {"_": found, "found": found, "Out": {3: found, 4: 1}, "halfstep": halfstep, "torch": object()}
+    assert looks_at_results(code, {**names, "again": halfstep.diagnose}) is looks
+
+
 @pytest.mark.long
 def test_a_comparison_of_what_the_kernel_has_run_and_a_cell(kernel: Kernel, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("SCALE = 2.0\n")
@@ -147,6 +170,10 @@ def test_a_comparison_of_what_the_kernel_has_run_and_a_cell(kernel: Kernel, tmp_
         "found = _\n[(t['precision'], t['status'], t['steps']) for t in found.trials], 'half' in globals()"
     )
     assert checked.results[0]["text/plain"] == "([('fp32', 'ok', 4), ('bf16', 'ok', 4)], False)"
+    again = kernel.run(f"%%halfstep compare --precisions fp32 --steps 1\n{TRAIN}")
+    assert again.error == ""
+    assert "Left out, as they only look at what halfstep found: In [9]\n" in again.text
+    assert "ok: 1 step in" in again.updates[-1]
 
 
 @pytest.mark.long

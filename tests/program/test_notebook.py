@@ -147,7 +147,12 @@ def test_compare_and_diagnose(tmp_path: Path) -> None:
     findings = json.loads((tmp_path / "d.json").read_text())["findings"]
     assert findings[0]["source"] == "cell 1, line 8"
     assert findings[0]["code"] == "return self.b(self.a(x) * 1e5)"
-    write(tmp_path / "train.ipynb", [TRAINING])
+    looks = [
+        "%load_ext halfstep",
+        "%%halfstep compare\nx = 1",
+        "for row in _.table(): print(row)\n_.recommendation",
+    ]
+    write(tmp_path / "train.ipynb", [TRAINING, *looks])
     done = halfstep("compare", "--precisions", "fp32,bf16", "--json", "c.json", "train.ipynb", cwd=tmp_path)
     trials = json.loads((tmp_path / "c.json").read_text())["trials"]
     assert [trial["status"] for trial in trials] == ["ok", "ok"], done.stderr

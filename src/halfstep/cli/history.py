@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from typing import Any
 
-from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
+from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult, InteractiveShell
 
+from halfstep.cli.own_cells import looks_at_results, own_lines_removed
 from halfstep.program.cells import Cell
-
-#: cells and lines that are about halfstep, and no part of the program
-_OWN_CELL = re.compile(r"\s*%%halfstep\b")
-_OWN_LINE = re.compile(
-    r"%(load_ext|unload_ext|reload_ext)\s+halfstep\s*$|(\w+\s*=\s*)?%halfstep\b"
-    r"|halfstep\.(enable|disable)\(.*\)\s*(#.*)?$"
-)
 
 
 class History:
@@ -28,17 +22,31 @@ class History:
         self._shell = shell
         self._failed: set[int] = set()
         self._names: dict[int, str] = {}
+        self._looking: ExecutionInfo | None = None
+        self._looked: set[int] = set()
+        shell.events.register("pre_run_cell", self._begin)
         shell.events.register("post_run_cell", self._note)
 
     def forget(self) -> None:
         """Listen no longer."""
+        self._shell.events.unregister("pre_run_cell", self._begin)
         self._shell.events.unregister("post_run_cell", self._note)
+
+    def _begin(self, info: ExecutionInfo) -> None:
+        """A cell begins: what its names stand for is known now."""
+        if self._looks(info.raw_cell, self._shell.user_ns):
+            self._looking = info
+
+    def _looks(self, code: str, names: Mapping[str, object]) -> bool:
+        return looks_at_results(self._shell.transform_cell(own_lines_removed(code)), names)
 
     def _note(self, result: ExecutionResult) -> None:
         """A cell has ended, well or not; also one that was interrupted."""
         number = result.execution_count
         if number is None:
             return
+        if self._looking is not None and result.info is self._looking:
+            self._looked.add(number)
         if not result.success:
             self._failed.add(number)
         if result.info is not None and result.info.cell_id:
@@ -54,8 +62,15 @@ class History:
         manager: Any = self._shell.history_manager
         return list(manager.input_hist_raw)
 
+    def looked(self) -> list[int]:
+        """The numbers of the cells that only compared, diagnosed, or read what was found."""
+        before = enumerate(self._raw[:-1])
+        return [number for number, text in before if number in self._looked or self._looks(text, {})]
+
     def program(self) -> list[Cell]:
         """The cells that ran before the one that is running: each once, where it ran last, if it ended well then.
+
+        Those of :meth:`looked` are left out.
 
         A cell is told by the name that the notebook gives it, where it was run after the extension was loaded, else by
         its text.
@@ -63,6 +78,7 @@ class History:
         failed = self._failed | set(
             getattr(self._shell.history_manager, "exceptions", {})
         )  # from IPython 9 on
+        failed.update(self.looked())
         last: dict[str, Cell] = {}
         for number, text in enumerate(self._raw[:-1]):
             code = own_lines_removed(text)
@@ -71,10 +87,3 @@ class History:
             if code.strip() and number not in failed:
                 last[self._names.get(number, text)] = Cell(number, code)
         return sorted(last.values(), key=lambda cell: cell.number)
-
-
-def own_lines_removed(code: str) -> str:
-    """A cell without its lines about halfstep; a line stays empty, so that the others keep their numbers."""
-    if _OWN_CELL.match(code):
-        return ""
-    return "\n".join("" if _OWN_LINE.match(line) else line for line in code.split("\n"))

@@ -11,7 +11,7 @@ import os
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class HalfstepMagics(Magics):
         self._history.forget()
 
     @line_cell_magic
-    def halfstep(self, line: str, cell: str | None = None) -> Comparison | Diagnosis | None:
+    def halfstep(self, line: str, cell: str | None = None) -> Comparison | Diagnosis | PassedOver:
         """Compare or diagnose what this kernel has run so far, and the cell.
 
         %%halfstep compare --precisions fp32,bf16 --steps 50
@@ -67,7 +67,7 @@ class HalfstepMagics(Magics):
         The options are those of `halfstep compare` and `halfstep diagnose`. --only-cell: the cell alone is the program.
         """
         if Session.current is not None and Session.current.of_command:
-            return None  # this notebook is itself being run by halfstep: its own lines are no part of the program
+            return PassedOver()  # this notebook is itself being run: its own lines are no part of the program
         try:
             return self._run(shlex.split(line), cell)
         except HalfstepError as error:
@@ -112,6 +112,9 @@ class HalfstepMagics(Magics):
             name = "this cell" if cell is not None and part is program[-1] else f"In [{part.number}]"
             first = next(row for row in part.code.splitlines() if row.strip())
             print(f"  {name:<10} {first[:80]}")
+        if not only_cell and (looked := self._history.looked()):
+            numbers = ", ".join(f"In [{number}]" for number in looked)
+            print(f"Left out, as they only look at what halfstep found: {numbers}")
         return program
 
 
@@ -154,6 +157,31 @@ class _Text:
 
     def __repr__(self) -> str:
         return self._text
+
+
+class PassedOver:
+    """What stands for a comparison or a diagnosis where halfstep itself runs the notebook.
+
+    So cells that look at it, as ``_.table()`` does, pass over too: each attribute, item and call is the same again, and
+    there is nothing to iterate over.
+    """
+
+    def __getattr__(self, name: str) -> PassedOver:
+        if name.startswith("_"):  # what IPython and others ask of a value
+            raise AttributeError(name)
+        return self
+
+    def __getitem__(self, key: object) -> PassedOver:
+        return self
+
+    def __call__(self, *given: object, **named: object) -> PassedOver:
+        return self
+
+    def __iter__(self) -> Iterator[PassedOver]:
+        return iter(())
+
+    def __repr__(self) -> str:
+        return "passed over: halfstep is running this notebook"
 
 
 _loaded: dict[InteractiveShell, HalfstepMagics] = {}
