@@ -34,7 +34,7 @@ class History:
 
     def _begin(self, info: ExecutionInfo) -> None:
         """A cell begins: what its names stand for is known now."""
-        if self._looks(info.raw_cell, self._shell.user_ns):
+        if self._looks(info.raw_cell or "", self._shell.user_ns):
             self._looking = info
 
     def _looks(self, code: str, names: Mapping[str, object]) -> bool:
