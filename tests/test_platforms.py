@@ -167,7 +167,7 @@ def test_no_trial_outlives_halfstep_on_windows(folder: Path, number: signal.Sign
 
 def test_a_launcher_with_a_drive_letter_keeps_its_backslashes() -> None:
     code = (
-        "from halfstep.launching import start_of_command as s; from halfstep.processes import join_words as j; "
+        "from halfstep.program.launching import start_of_command as s; from halfstep.processes import join_words as j; "
         r"print(s(r'C:\Python\python.exe -m torch.distributed.run --nproc-per-node 2')[:3]); "
         r"print(s('\"C:\\Program Files\\mpi\\mpiexec.exe\" -n 2')[:3]); print(j(['C:\\My Files\\a.py', '--lr', '1']))"
     )

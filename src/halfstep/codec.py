@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from halfstep.safe_text import clean as clean
+from halfstep.words.safe_text import clean as clean
 
 T = TypeVar("T")
 

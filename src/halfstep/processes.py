@@ -6,15 +6,18 @@ On Windows a process is asked to end by Ctrl-Break, which reaches the process gr
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import os
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from importlib.machinery import BuiltinImporter, PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import IO, TYPE_CHECKING, Any
-
-from halfstep.standard import standard
 
 if TYPE_CHECKING:
     import subprocess
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 #: whether halfstep has run on this platform; on others its parts are checked by types and by playing them
 TESTED = sys.platform == "linux"
+
+_STANDARD_LIBRARY = os.path.dirname(os.__file__)
 
 #: an open file, or one of subprocess's own numbers for a pipe or nothing
 Stream = IO[bytes] | int
@@ -234,3 +239,19 @@ else:
     def join_words(words: Iterable[str]) -> str:
         """A command to be copied into a shell."""
         return shlex.join(words)
+
+
+@functools.cache
+def standard(name: str) -> ModuleType:
+    """The standard library's own module, whatever lies beside the program; the program may import another of its name.
+
+    Raises:
+        ImportError: this system has none.
+    """
+    folders = [_STANDARD_LIBRARY, os.path.join(_STANDARD_LIBRARY, "lib-dynload")]
+    spec = BuiltinImporter.find_spec(name) or PathFinder.find_spec(name, folders)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"No module named {name!r}", name=name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from halfstep.errors import Unsupported, UsageError
-from halfstep.frameworks import FRAMEWORKS, Framework
-from halfstep.machine import describe_machine
+from halfstep.machine.description import describe_machine
+from halfstep.machine.frameworks import FRAMEWORKS, Framework
 
 from .running import halfstep
 

@@ -9,8 +9,8 @@ from halfstep.comparison.model.trials import TrialRow
 from halfstep.comparison.model.verdicts import PrecisionRow, StandsStill
 from halfstep.comparison.rows import trial_row
 from halfstep.comparison.stillness import stands_still
+from halfstep.record.stored import Stored
 from halfstep.report.words import warnings
-from halfstep.stored import Stored
 
 from .simulated import outcome
 from .told import recommend, told_rows

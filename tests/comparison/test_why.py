@@ -11,7 +11,7 @@ from halfstep import codec
 from halfstep.comparison.model.trials import TrialRow
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.why import why as explained
-from halfstep.ran import Ran
+from halfstep.record.ran import Ran
 from halfstep.report.words.comparison import sentence
 from halfstep.report.words.explanations import no_faster_words, no_smaller_words
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from halfstep.frameworks import FRAMEWORKS
+from halfstep.machine.frameworks import FRAMEWORKS
 from halfstep.record import read
 
 from .conftest import PROGRAMS

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from halfstep.frameworks import FRAMEWORKS
+from halfstep.machine.frameworks import FRAMEWORKS
 from halfstep.record import Record, read
 
 from ..cli.running import PROGRAMS, Done, halfstep, python

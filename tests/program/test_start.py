@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import halfstep
+from halfstep.processes import standard
 from halfstep.program.child import START, command
 from halfstep.record import read
-from halfstep.standard import standard
 from halfstep.trials import Job, Trial
 
 PROGRAM = """

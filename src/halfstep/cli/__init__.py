@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from halfstep.errors import HalfstepError
-from halfstep.safe_text import clean
+from halfstep.words.safe_text import clean
 
 _COMMANDS = {
     "run": "halfstep.cli.run",

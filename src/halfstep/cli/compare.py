@@ -42,8 +42,8 @@ from halfstep.errors import HalfstepError, UsageError
 from halfstep.precisions.recipes import parse_list
 from halfstep.processes import join_words, split_words
 from halfstep.program.target import Target
-from halfstep.safe_text import clean
 from halfstep.trials.fresh import check_size
+from halfstep.words.safe_text import clean
 
 
 @click.command(context_settings=SETTINGS, short_help="Run a program in several precisions, side by side.")

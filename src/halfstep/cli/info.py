@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from halfstep.files import json_text
-from halfstep.frameworks import Framework
+from halfstep.machine.frameworks import Framework
 from halfstep.processes import TESTED
 
 _KINDS = {
@@ -32,8 +32,8 @@ def info(as_json: bool) -> None:
 
 def _collect() -> dict[str, Any]:
     from halfstep.errors import UsageError
-    from halfstep.frameworks import FRAMEWORKS
-    from halfstep.machine import describe_machine
+    from halfstep.machine.description import describe_machine
+    from halfstep.machine.frameworks import FRAMEWORKS
     from halfstep.meters import Absent, available
 
     try:

@@ -15,7 +15,7 @@ from halfstep.diagnosis.loading import holds_comparison, place_in
 from halfstep.errors import HalfstepError, Unsupported, UsageError
 from halfstep.files import Locked, json_text, locked
 from halfstep.options import StrPath
-from halfstep.safe_text import clean
+from halfstep.words.safe_text import clean
 
 if TYPE_CHECKING:
     from rich.console import Console

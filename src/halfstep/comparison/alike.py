@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from halfstep.comparison.model.trials import TrialRow
 from halfstep.comparison.model.verdicts import Cause
-from halfstep.ran import Ran
+from halfstep.record.ran import Ran
 
 #: fewer losses that are the same may be so by chance: a loss of 0, or one that is rounded
 ENOUGH_LOSSES = 5

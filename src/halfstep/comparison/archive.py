@@ -15,11 +15,11 @@ from typing import Any, get_args
 from halfstep.comparison.request import Request
 from halfstep.errors import UsageError
 from halfstep.files import json_text, read_json, write_whole
-from halfstep.plural import were_made
 from halfstep.precisions.recipes import parse
 from halfstep.record import LONGEST
-from halfstep.safe_text import clean
 from halfstep.trials import Outcome, Status, Trial, judge, records_at
+from halfstep.words.plural import were_made
+from halfstep.words.safe_text import clean
 
 #: a trial that ended so is done; any other is run again
 DONE = ("ok", "diverged", "out_of_memory", "failed", "timed_out", "unsupported")

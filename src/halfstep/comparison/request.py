@@ -19,8 +19,8 @@ from halfstep.errors import UsageError
 from halfstep.files import is_own, json_text, read_json, write_whole
 from halfstep.options import RunOptions
 from halfstep.precisions.recipes import parse
-from halfstep.safe_text import clean
 from halfstep.trials import Job
+from halfstep.words.safe_text import clean
 
 SCHEMA = "halfstep/request/1"
 

@@ -11,12 +11,13 @@ from typing import Any
 from halfstep.comparison.model.figures import Spread
 from halfstep.comparison.model.trials import NonFinite, TrialRow
 from halfstep.comparison.trial_cost import with_energy, with_memory, with_time_shares
-from halfstep.looks import sentence
 from halfstep.meters import Absent, summary
-from halfstep.ran import Ran, words
 from halfstep.record import Record
-from halfstep.stored import PARTS, together
+from halfstep.record.ran import Ran
+from halfstep.record.stored import PARTS, together
 from halfstep.trials import Outcome, once
+from halfstep.words.absent import failed_look
+from halfstep.words.ran import words
 
 #: why an emulated trial has none of these
 EMULATED = "an emulated run reports no speed, memory or energy"
@@ -66,7 +67,7 @@ def trial_row(outcome: Outcome, command: tuple[str, ...], log: str) -> TrialRow:
         load_absent=end.get("load_absent"),
         warnings=(
             *record.warnings,
-            *starmap(sentence, record.absent.items()),
+            *starmap(failed_look, record.absent.items()),
             *_ran_otherwise(record, ran, share or {}),
         ),
         own_amp=tuple(record.own_amp),

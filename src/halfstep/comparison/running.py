@@ -26,11 +26,11 @@ from halfstep.comparison.statistics.drift import speed_drift
 from halfstep.comparison.verdicts import verdicts
 from halfstep.errors import UsageError
 from halfstep.files import read_json
-from halfstep.machine import describe_machine, installed_versions
+from halfstep.machine.description import describe_machine, installed_versions
 from halfstep.meters import idle_watts
-from halfstep.plural import count
 from halfstep.trials import Outcome, Trial, run_trial
 from halfstep.version import __version__
+from halfstep.words.plural import count
 
 AS_IS = "as-is"
 

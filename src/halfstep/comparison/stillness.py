@@ -13,7 +13,7 @@ from halfstep.comparison.model.verdicts import StandsStill
 from halfstep.comparison.statistics.curves import countable, final_loss
 from halfstep.precisions.exact import round_exact
 from halfstep.precisions.formats import get_scalar
-from halfstep.stored import Stored
+from halfstep.record.stored import Stored
 
 #: a loss that falls by less than this share of the baseline's fall stands still
 STILL = 0.05

@@ -18,7 +18,7 @@ from halfstep.diagnosis.events import (
     Sum,
     Update,
 )
-from halfstep.ran import Ran
+from halfstep.record.ran import Ran
 
 SCHEMA = "halfstep/diagnosis/1"
 

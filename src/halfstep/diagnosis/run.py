@@ -23,12 +23,13 @@ from halfstep.diagnosis.model import (
     Tried,
 )
 from halfstep.errors import UsageError
-from halfstep.looks import sentence
-from halfstep.plural import count
 from halfstep.precisions.recipes import parse
-from halfstep.ran import Ran, words
 from halfstep.record import Record
+from halfstep.record.ran import Ran
 from halfstep.trials import Job, Outcome, Trial, caused_by_format, modules_to_keep, run_trial
+from halfstep.words.absent import failed_look
+from halfstep.words.plural import count
+from halfstep.words.ran import words
 
 REFERENCE = "fp32"
 #: remedies that are tried at most: each is a training of its own
@@ -171,7 +172,7 @@ def _looked(tried: Outcome, reference: Outcome | None, plain: bool) -> Looked:
         steps=tuple(sorted({event["step"] for event in numbers})),
         notes=tuple(note for note, holds in notes.items() if holds),
         reference_ran=None if reference is None else Ran.of(reference.record),
-        warnings=(*tried.record.warnings, *starmap(sentence, tried.record.absent.items())),
+        warnings=(*tried.record.warnings, *starmap(failed_look, tried.record.absent.items())),
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from halfstep.errors import Unsupported, UsageError
-from halfstep.frameworks import FRAMEWORKS
+from halfstep.machine.frameworks import FRAMEWORKS
 from halfstep.precisions.recipes import parse
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import os
 import platform
 from typing import Any
 
-from halfstep.cpuinfo import cpuinfo
 from halfstep.keras.backends import named, running
 from halfstep.keras.units import CPU_UNITS, PRECISIONS, cpu_support, flags, gpu_support
+from halfstep.machine.cpuinfo import cpuinfo
 
 
 def best() -> tuple[str, str]:

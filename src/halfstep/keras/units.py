@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from halfstep.cpuinfo import cpuinfo
+from halfstep.machine.cpuinfo import cpuinfo
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import torch
 
-from halfstep.cpuinfo import cpuinfo
 from halfstep.errors import UsageError
+from halfstep.machine.cpuinfo import cpuinfo
 from halfstep.pytorch import devices
 
 Kind = Literal["native", "fp32_units", "emulated", "impossible"]

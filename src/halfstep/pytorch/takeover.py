@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from halfstep.looks import Looks
 from halfstep.pytorch import fp32_units, keep, spawning
 from halfstep.pytorch.already_made import AlreadyMade
 from halfstep.pytorch.arithmetic import Arithmetic
@@ -41,6 +40,7 @@ from halfstep.pytorch.weights.weights import Weights
 from halfstep.record import Writer
 from halfstep.takeover.base import Options, asked_of
 from halfstep.takeover.base import Takeover as Face
+from halfstep.takeover.looks import Looks
 
 
 class Takeover(Training, Face):

@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-from halfstep.looks import look
+from halfstep.takeover.looks import look
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from halfstep.safe_text import clean
+from halfstep.words.safe_text import clean
 
 SCHEMA = "halfstep/record/1"
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from halfstep.errors import UsageError
 from halfstep.files import opened, parsed
-from halfstep.plural import count
 from halfstep.record.events import SCHEMA, cleaned, fault
 from halfstep.record.record import Record
+from halfstep.words.plural import count
 
 #: bytes of a line; no event is longer
 _LONGEST_LINE = 2**22

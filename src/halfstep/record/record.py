@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from halfstep.plural import count
 from halfstep.record.events import number
-from halfstep.stored import Stored
+from halfstep.record.stored import Stored
+from halfstep.words.plural import count
 
 
 @dataclass

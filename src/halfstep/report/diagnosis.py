@@ -14,13 +14,13 @@ from rich.text import Text
 from halfstep.codec import clean, read
 from halfstep.diagnosis.events import NumberKind
 from halfstep.diagnosis.model import Diagnosis, Finding, LayerPart, LayerRow, Remedy
-from halfstep.module_names import shown
-from halfstep.plural import capitalized, count
 from halfstep.precisions.loss_scale import scale_words
 from halfstep.processes import join_words
 from halfstep.report import units
 from halfstep.report.diagnosis_spark import LEGEND, ruler, spark
 from halfstep.report.layout import Sheet
+from halfstep.words.module_names import shown
+from halfstep.words.plural import capitalized, count
 
 _INDENT = 3
 #: layers shown at most; all are in the JSON

@@ -15,13 +15,13 @@ from halfstep.diagnosis.events import NumberKind
 from halfstep.diagnosis.model import Diagnosis, LayerPart, LayerRow
 from halfstep.errors import UsageError
 from halfstep.files import write_whole
-from halfstep.module_names import shown
 from halfstep.precisions.formats import FORMATS, Format, get_scalar
 from halfstep.precisions.loss_scale import scale_words
 from halfstep.report import document, traces, units
 from halfstep.report.diagnosis import headline, next_command, place, title, where
 from halfstep.report.document import EMPTY_STYLE, asset, plotly_script, policy
 from halfstep.report.secret_values import masked
+from halfstep.words.module_names import shown
 
 KINDS: dict[NumberKind, str] = {
     "gradients": "Gradients of activations, the loss scale on them",

@@ -11,12 +11,12 @@ from markupsafe import Markup
 
 from halfstep.errors import Unsupported
 from halfstep.files import json_text
-from halfstep.plural import count
 from halfstep.processes import join_words
 from halfstep.report import bars, units
 from halfstep.report.reading import no_interval, nonfinite_words, why_absent
 from halfstep.report.terminal import why
 from halfstep.report.traces import plain
+from halfstep.words.plural import count
 
 EMPTY_STYLE = ""  #: plotly adds an empty style element and fills it by the CSSOM
 #: what a script element must not hold as it is

@@ -10,10 +10,10 @@ from rich.text import Text
 from halfstep.comparison.model.comparison import Comparison
 from halfstep.comparison.model.figures import Ratio, Spread
 from halfstep.comparison.model.verdicts import PrecisionRow
-from halfstep.plural import count
 from halfstep.report import stored, units
 from halfstep.report.layout import Cell, Sheet
 from halfstep.report.reading import loss_words, no_interval, why_absent
+from halfstep.words.plural import count
 
 _INDENT = 4
 _UNSURE = "not significant"

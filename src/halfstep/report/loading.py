@@ -17,10 +17,10 @@ from halfstep.diagnosis.model import Diagnosis as DiagnosisValue
 from halfstep.errors import UsageError
 from halfstep.files import read_json
 from halfstep.options import StrPath
-from halfstep.plural import count
 from halfstep.report.compared import rebuilt
 from halfstep.report.words.requirements import requirement_words
-from halfstep.safe_text import clean
+from halfstep.words.plural import count
+from halfstep.words.safe_text import clean
 
 Table = Literal["trials", "precisions", "steps"]
 

@@ -12,8 +12,8 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from halfstep.codec import clean
-from halfstep.plural import count
 from halfstep.report import units
+from halfstep.words.plural import count
 
 
 class Display(Protocol):

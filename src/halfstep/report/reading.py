@@ -13,11 +13,11 @@ from halfstep.comparison.model.quality import DIFFERENCES, FigureRow
 from halfstep.comparison.model.trials import NonFinite, TrialRow
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.rows import EMULATED
-from halfstep.launching import start_of_command
-from halfstep.plural import count
 from halfstep.processes import join_words
+from halfstep.program.launching import start_of_command
 from halfstep.report import units
 from halfstep.report.words.quality import judged, verdict_words
+from halfstep.words.plural import count
 
 NOT_RECORDED = "not recorded"
 _NO_ADVICE = "No precision is recommended: the comparison gives no advice."

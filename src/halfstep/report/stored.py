@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from halfstep.record.stored import PARTS, Stored
 from halfstep.report import units
-from halfstep.stored import PARTS, Stored
 
 
 def words(stored: Stored) -> str:

@@ -189,7 +189,7 @@ class Frameworks:
 
     def _refuse_keras_2(self, keras: ModuleType) -> None:
         """The program has just imported Keras 2 under the name that it bears today."""
-        from halfstep.frameworks import FRAMEWORKS
+        from halfstep.machine.frameworks import FRAMEWORKS
 
         def refuse() -> Takeover:
             raise Unsupported(
@@ -200,7 +200,7 @@ class Frameworks:
         self._take_over("keras", FRAMEWORKS["keras"].oldest_version, refuse)
 
     def _take_over(self, framework: str, version: str, take_over: Callable[[], Takeover]) -> None:
-        from halfstep.frameworks import FRAMEWORKS
+        from halfstep.machine.frameworks import FRAMEWORKS
 
         try:
             FRAMEWORKS[framework].check(version)

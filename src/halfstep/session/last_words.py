@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from halfstep.format_errors import cure_words, format_error
-from halfstep.plural import count
 from halfstep.precisions.recipes import Recipe
 from halfstep.program import Ending
-from halfstep.ran import Ran, in_force_words, words
+from halfstep.record.ran import Ran
 from halfstep.session.settings import say
+from halfstep.words.format_errors import cure_words, format_error
+from halfstep.words.plural import count
+from halfstep.words.ran import in_force_words, words
 
 if TYPE_CHECKING:
     from halfstep.takeover.base import Takeover

@@ -9,11 +9,11 @@ from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from halfstep.launching import rank, world_size
 from halfstep.program import Ending, at_end
 from halfstep.program.files_read import FilesRead
-from halfstep.ran import Ran
+from halfstep.program.launching import rank, world_size
 from halfstep.record import SCHEMA, NullWriter, Writer
+from halfstep.record.ran import Ran
 from halfstep.session.frameworks import Frameworks
 from halfstep.session.last_words import outcome, say_cause, say_what_ran
 from halfstep.session.own_wish import OwnWish

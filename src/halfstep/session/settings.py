@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from halfstep.launching import rank
 from halfstep.options import DEFAULTS, RunOptions
+from halfstep.program.launching import rank
 
 AUTO = "auto"
 

@@ -10,9 +10,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from halfstep.launching import start_of_command
 from halfstep.options import DEFAULTS, RunOptions, run_arguments
 from halfstep.processes import CONSOLE
+from halfstep.program.launching import start_of_command
 
 
 @dataclass(frozen=True)

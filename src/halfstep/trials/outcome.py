@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from halfstep.errors import UsageError
-from halfstep.format_errors import FormatError, cure_words, format_error
-from halfstep.plural import count, were_made
 from halfstep.precisions.recipes import parse
 from halfstep.processes import exit_words
 from halfstep.record import Record, read
-from halfstep.safe_text import clean
 from halfstep.trials.job import Job, Trial
+from halfstep.words.format_errors import FormatError, cure_words, format_error
+from halfstep.words.plural import count, were_made
+from halfstep.words.safe_text import clean
 
 P = ParamSpec("P")
 T = TypeVar("T")

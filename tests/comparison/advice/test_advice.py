@@ -8,7 +8,7 @@ import pytest
 
 from halfstep import codec
 from halfstep.comparison.advice.rules import RULES
-from halfstep.ran import Ran
+from halfstep.record.ran import Ran
 
 from ..told import recommend
 

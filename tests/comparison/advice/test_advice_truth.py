@@ -19,9 +19,10 @@ from halfstep.comparison.statistics.intervals import Interval
 from halfstep.comparison.statistics.paired import holm, paired
 from halfstep.comparison.statistics.quality import kind_of, told
 from halfstep.comparison.statistics.ratios import _ratio_of_trials, _ratio_row
-from halfstep.ran import Ran, words
+from halfstep.record.ran import Ran
 from halfstep.report.words.quality import figure_words
 from halfstep.report.words.ratios import ratio_words
+from halfstep.words.ran import words
 
 from ..told import recommend
 

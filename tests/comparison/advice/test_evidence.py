@@ -11,7 +11,7 @@ from halfstep.comparison.advice.evidence import AS_GOOD, BEYOND, CLOSE, LEARNING
 from halfstep.comparison.model.figures import Ratio
 from halfstep.comparison.model.quality import FigureRow, FinalDifference, Quality
 from halfstep.comparison.model.verdicts import PrecisionRow, StandsStill
-from halfstep.ran import Ran
+from halfstep.record.ran import Ran
 
 
 def row(ratio: Ratio | None = None, name: str = "speed_ratio", **fields: Any) -> PrecisionRow:

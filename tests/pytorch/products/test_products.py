@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halfstep.errors import UsageError
-from halfstep.looks import NoLooks
 from halfstep.pytorch.capabilities import Support
 from halfstep.pytorch.products import products
 from halfstep.pytorch.products.cpp_kernel import cpp_kernel
 from halfstep.pytorch.products.operations import KINDS, Operation
 from halfstep.pytorch.recording.profile import Profile
+from halfstep.takeover.looks import NoLooks
 
 from ..conftest import Calls, compiled
 

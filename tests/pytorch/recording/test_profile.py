@@ -12,8 +12,8 @@ from torch import nn
 from torch.autograd import profiler as autograd_profiler
 from torch.utils.data import DataLoader
 
-from halfstep.looks import NoLooks
 from halfstep.pytorch.recording.profile import NO_KERNELS, Profile, read
+from halfstep.takeover.looks import NoLooks
 
 
 def profiled(step) -> dict:
@@ -113,7 +113,7 @@ def test_a_profiler_that_the_script_starts_in_the_step_wins(capfd: pytest.Captur
 
 PROFILED = """
 import torch
-from halfstep.looks import NoLooks
+from halfstep.takeover.looks import NoLooks
 from halfstep.pytorch.recording.profile import Profile
 profile = Profile(NoLooks())
 profile.begin()
@@ -131,7 +131,7 @@ def test_nothing_is_said_on_stderr() -> None:
 
 LEFT_ALONE = """
 import torch
-from halfstep.looks import NoLooks
+from halfstep.takeover.looks import NoLooks
 from halfstep.pytorch.recording.profile import Profile
 profile = Profile(NoLooks())
 profile.begin()

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from halfstep.looks import NoLooks
 from halfstep.pytorch.recording.recorder import CudaClock, Recorder, _Pending
 from halfstep.pytorch.recording.step_sampler import PROFILED_STEP
 from halfstep.pytorch.watching.nan_origin import Began
 from halfstep.record import Writer
+from halfstep.takeover.looks import NoLooks
 
 from ..played_device import Device, Event, Graph, Reads
 

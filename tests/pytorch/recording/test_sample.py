@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from halfstep.looks import NoLooks
 from halfstep.pytorch.recording.profile import Profile
 from halfstep.pytorch.recording.sample import Sample
 from halfstep.pytorch.recording.shapes import odd_sizes
+from halfstep.takeover.looks import NoLooks
 
 
 @pytest.mark.parametrize(

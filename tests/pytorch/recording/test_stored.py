@@ -12,7 +12,7 @@ from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.recording.module_calls import ModuleCalls
 from halfstep.pytorch.recording.stored import StoredMeter, bytes_by_format, stored_in
 from halfstep.record import Writer, read
-from halfstep.stored import PARTS, Stored, together
+from halfstep.record.stored import PARTS, Stored, together
 
 from ..conftest import Begin
 

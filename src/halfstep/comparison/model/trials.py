@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from halfstep.comparison.model.figures import Spread
-from halfstep.ran import Ran
-from halfstep.stored import Stored
+from halfstep.record.ran import Ran
+from halfstep.record.stored import Stored
 
 NOT_RECORDED = Ran(unknown="not recorded")
 

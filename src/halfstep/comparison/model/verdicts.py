@@ -10,8 +10,8 @@ from halfstep.comparison.model.figures import Ratio, Spread
 from halfstep.comparison.model.quality import Diverged, FigureRow, Quality
 from halfstep.comparison.model.references import EvidenceRef
 from halfstep.comparison.model.trials import NOT_RECORDED, held
-from halfstep.ran import Ran
-from halfstep.stored import Stored
+from halfstep.record.ran import Ran
+from halfstep.record.stored import Stored
 
 #: why two rows ran the same: the program computes in fp64; it has no products; they are made where no precision
 #: reaches; or, where products were not counted, every loss is the same to the last bit

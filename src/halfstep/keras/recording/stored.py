@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from halfstep.keras.dtypes import dtype_name, format_name
-from halfstep.stored import PARTS, Part
+from halfstep.record.stored import PARTS, Part
 
 #: the dtype of the state of random numbers, which is no weight
 _SEEDS = "uint32"

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from halfstep.looks import Looks, look
 from halfstep.pytorch.products.products import Listening
 from halfstep.pytorch.recording.products import ProductCounter
 from halfstep.pytorch.recording.stored import bytes_by_format
 from halfstep.pytorch.unseen import unseen_look
 from halfstep.takeover.base import SAMPLED_STEP
+from halfstep.takeover.looks import Looks, look
 
 _WEIGHTS, _PRODUCTS = "weights by format", "products by format"
 

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch.autograd.profiler import record_function
 
-from halfstep.looks import Looks, look
 from halfstep.pytorch import devices
 from halfstep.pytorch.fp32_units import sums_of
 from halfstep.pytorch.recording import timeline
 from halfstep.pytorch.recording.products import Counted, count
 from halfstep.pytorch.recording.profiler import Profiler
 from halfstep.pytorch.recording.timeline import Event
+from halfstep.takeover.looks import Looks, look
 
 PRODUCTS, TIMES, _STOPPING = "products by format", "shares of a step's time", "the profiler"
 MOVED = "the training loop moved to another thread during the profiled step"

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from halfstep.looks import Looks, look
 from halfstep.pytorch.devices import capturing
 from halfstep.pytorch.loss_scaling.pending_flag import Verdict
 from halfstep.record import NullWriter, StepLines, Writer
+from halfstep.takeover.looks import Looks, look
 
 CAPTURED = (
     "the program captures its steps into a CUDA graph: the graph's replays are not seen, so they are neither counted "

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from halfstep.looks import Looks
 from halfstep.pytorch.nested import tensors_of
 from halfstep.pytorch.recording.activations import Activations, KeptTensors
 from halfstep.pytorch.unseen import unseen_look
+from halfstep.takeover.looks import Looks
 
 KEPT, SAMPLES, MEMORY = "activations", "samples per step", "memory by part"
 _LEAVING = "activations, at the end"

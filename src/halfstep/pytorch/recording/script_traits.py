@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from halfstep.looks import Looks, look
 from halfstep.pytorch.patches import Patches
+from halfstep.takeover.looks import Looks, look
 
 _NAME = "clipping and accumulation"
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from halfstep.looks import Looks, look
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.products.products import Listening
 from halfstep.pytorch.recording.module_calls import ModuleCalls
@@ -16,8 +15,9 @@ from halfstep.pytorch.recording.profile import Profile
 from halfstep.pytorch.recording.sample import MEMORY, Sample, parameters_of
 from halfstep.pytorch.recording.stored import StoredMeter
 from halfstep.pytorch.unseen import unseen_look
-from halfstep.stored import PARTS
+from halfstep.record.stored import PARTS
 from halfstep.takeover.base import SAMPLED_STEP, Options
+from halfstep.takeover.looks import Looks, look
 
 if TYPE_CHECKING:
     from halfstep.pytorch.loss_scaling.manual_updates import ByHand

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from halfstep.pytorch.dtypes import format_name
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.recording.sample import parameters_of
-from halfstep.stored import PARTS
+from halfstep.record.stored import PARTS
 
 
 class StoredMeter:

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from halfstep.looks import Looks
 from halfstep.pytorch.nested import tensors_of
 from halfstep.pytorch.patches import Patches, never_traced
 from halfstep.pytorch.unseen import unseen_look
+from halfstep.takeover.looks import Looks
 
 _NAME = "compiled graphs beside eager ones"
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.utils.weak import WeakIdKeyDictionary
 
-from halfstep.looks import Looks
 from halfstep.pytorch.keep import WRAPPERS
 from halfstep.pytorch.loss_scaling.backward import inside_backward
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.unseen import unseen_look
 from halfstep.pytorch.watching.tensors import plain
+from halfstep.takeover.looks import Looks
 
 OUTSIDE = ""
 _NAME, TRIES = "watching: the module that runs", 16

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from halfstep.looks import Looks
-from halfstep.module_names import shown
 from halfstep.pytorch.keep import WRAPPERS
 from halfstep.pytorch.loss_scaling.gradients import all_finite
 from halfstep.pytorch.unseen import unseen_look
+from halfstep.takeover.looks import Looks
+from halfstep.words.module_names import shown
 
 #: bad steps that are looked at, and on a GPU losses that are waited for after the first
 LOOKS, WAITS = 3, 20

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from halfstep.looks import Looks
 from halfstep.precisions.formats import get_scalar
 from halfstep.pytorch.dtypes import SIXTEEN_BIT, format_name
 from halfstep.pytorch.loss_scaling.backward import inside_backward, tracing
@@ -36,6 +35,7 @@ from halfstep.pytorch.watching.tensors import (
     result_figures,
     summable,
 )
+from halfstep.takeover.looks import Looks
 
 Write = Callable[..., None]
 _NAME, TRIES = "watching: operations", 16

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from halfstep.looks import Looks
 from halfstep.precisions.formats import get_scalar
 from halfstep.pytorch.dtypes import SIXTEEN_BIT, format_name
 from halfstep.pytorch.loss_scaling.backward import inside_backward
@@ -35,6 +34,7 @@ from halfstep.pytorch.watching.operations import Operations
 from halfstep.pytorch.watching.rounding import Rounded
 from halfstep.pytorch.watching.tensors import batched, innermost, plain, summable
 from halfstep.record import NullWriter, Writer
+from halfstep.takeover.looks import Looks
 
 #: the steps whose numbers are counted: the first two, then one in so many
 FIRST, EVERY = 2, 16

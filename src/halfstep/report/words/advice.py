@@ -31,10 +31,10 @@ from halfstep.comparison.model.recommendation import Reason, Recommendation
 from halfstep.comparison.model.verdicts import Cause, PrecisionRow
 from halfstep.comparison.rows import enough_steps
 from halfstep.comparison.statistics.intervals import FEWEST_STEPS, MOST_RUNS
-from halfstep.plural import capitalized, count
 from halfstep.report import units
 from halfstep.report.words import warnings
 from halfstep.report.words.ratios import OF_RATIO, gained
+from halfstep.words.plural import capitalized, count
 
 _FASTER = {"speed": "faster", "memory": "smaller", "energy": "thriftier", "accuracy": "better"}
 _UNMEASURED = {

@@ -12,13 +12,13 @@ from halfstep.comparison.model.quality import FigureRow
 from halfstep.comparison.model.trials import TrialRow
 from halfstep.comparison.model.verdicts import Explanation, PrecisionRow
 from halfstep.comparison.why import Trials
-from halfstep.plural import capitalized
 from halfstep.report.words import warnings
 from halfstep.report.words.advice import worded as worded_advice
 from halfstep.report.words.explanations import no_faster_words, no_smaller_words
 from halfstep.report.words.method import METHOD
 from halfstep.report.words.quality import figure_words, quality_words
 from halfstep.report.words.ratios import ratio_words
+from halfstep.words.plural import capitalized
 
 
 def worded(comparison: Comparison) -> Comparison:

@@ -30,11 +30,11 @@ from halfstep.diagnosis.model import (
     Remedy,
     Vanished,
 )
-from halfstep.module_names import shown
-from halfstep.plural import count
 from halfstep.precisions.formats import get_scalar
 from halfstep.precisions.loss_scale import scale_words
-from halfstep.ran import words as ran_words
+from halfstep.words.module_names import shown
+from halfstep.words.plural import count
+from halfstep.words.ran import words as ran_words
 
 _OPERANDS: Mapping[NumberKind, str] = {
     "inputs": "what its products are given", "weights": "its weights", "gradients": "its gradients",

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from halfstep.comparison.model.trials import TrialRow
 from halfstep.comparison.model.verdicts import Explanation, PrecisionRow
 from halfstep.comparison.why import KEPT, Trials, mean_shares, median_step
-from halfstep.ran import kinds_of_product
 from halfstep.report.units import bytes_, ratio, seconds
+from halfstep.words.ran import kinds_of_product
 
 _WORK = {
     "products": "matrix products, convolutions and attention",

@@ -8,8 +8,8 @@ from halfstep.comparison.model.quality import DIFFERENCES, Difference, Diverged,
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.statistics.curves import LOSS
 from halfstep.comparison.statistics.paired import POWER
-from halfstep.plural import count
 from halfstep.report.words import warnings
+from halfstep.words.plural import count
 
 #: a difference of more than this many times the fall says that the loss hardly fell: it is no measure then
 MOST_OF_A_FALL = 2.0

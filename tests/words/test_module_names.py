@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from halfstep.diagnosis.model import Finding
-from halfstep.module_names import shown
 from halfstep.report.diagnosis import where
+from halfstep.words.module_names import shown
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from halfstep.launching import rank, start_of_command, world_size
 from halfstep.program.child import START, command
+from halfstep.program.launching import rank, start_of_command, world_size
 
 
 @pytest.mark.parametrize(

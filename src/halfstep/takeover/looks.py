@@ -91,11 +91,6 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {first}{place}" if first else f"{type(error).__name__}{place}"
 
 
-def sentence(look: str, why: str) -> str:
-    """For people: what the record lacks, and why."""
-    return f"{look}: not all there, because halfstep failed to look ({why}); the program itself went on undisturbed"
-
-
 def look(
     name: str, tries: int = 1
 ) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result | None]]:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from halfstep.errors import UsageError
-from halfstep.looks import Looks, look
 from halfstep.takeover.base import EnoughSteps
+from halfstep.takeover.looks import Looks, look
 
 
 class Watcher:

@@ -9,8 +9,9 @@ import pytest
 
 from halfstep import codec
 from halfstep.comparison.model.trials import TrialRow
-from halfstep.ran import Ran, in_force_words, words
 from halfstep.record import Record
+from halfstep.record.ran import Ran
+from halfstep.words.ran import in_force_words, words
 
 
 def record(*events: dict[str, Any]) -> Record:

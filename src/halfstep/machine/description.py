@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from halfstep.errors import UsageError
-from halfstep.frameworks import FRAMEWORKS
+from halfstep.machine.frameworks import FRAMEWORKS
 from halfstep.program.child import command
 
 #: which module describes the machine, by the framework that it asks; the first that is installed and works is asked

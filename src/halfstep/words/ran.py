@@ -1,0 +1,64 @@
+"""What a trial ran as, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from halfstep.record.ran import EVERY_PRODUCT, FP16_SUMS, Ran, worth_naming
+
+#: regions that hold more than the calls of a model, in words: there the loss is computed in the region, too
+_INSIDE = {
+    "layers": "the loss too, as no model is called around the layers",
+    "parameters": "the loss too, as no module is called",
+}
+
+
+def words(ran: Ran) -> str:
+    """What ran, e.g. ``bf16, weights bf16``; with what was asked for where that is something else."""
+    told = _products(ran)
+    if ran.weights and ran.weights != ("fp32",):
+        told = f"{told}, weights {' + '.join(ran.weights)}"
+    if any(name not in ("fp32", "fp64") for name in ran.summed):
+        told = f"{told}, gradients summed over ranks in {' + '.join(ran.summed)}"
+    if ran.computed_otherwise:
+        told = f"{told}; {ran.asked} was asked for"
+    elif ran.stored_otherwise:
+        told = f"{told}; {ran.asked_weights} weights were asked for"
+    return told
+
+
+def in_force_words(precision: str, ran: Ran) -> str:
+    """What is known of a run whose products were not counted: what was in force, and the weights if they were seen."""
+    told = f"precision {precision} was in force"
+    if ran.weights and (ran.stored_otherwise or ran.weights != ("fp32",)):
+        told = f"{told}, weights {' + '.join(ran.weights)}"
+    return f"{told}; {ran.asked_weights} weights were asked for" if ran.stored_otherwise else told
+
+
+def _products(ran: Ran) -> str:
+    if ran.unknown:
+        return f"not measured ({ran.unknown})"
+    if not ran.products:
+        return "no matrix products"
+    if ran.emulated and ran.main == ran.asked:
+        return f"{ran.emulated}, emulated in fp32"
+    told = _formats(ran.products) + (" summed in fp16" if FP16_SUMS in ran.sums else "")
+    told += " with CUDA's autocast lists" if ran.lists == "cuda" else ""
+    if ran.fp32_units:
+        told += f", {kinds_of_product(ran.fp32_units)} in fp32 units"
+    if ran.software:
+        told += f", {ran.software}'s own products in software"
+    return told + (
+        f", {inside}" if ran.main in ("bf16", "fp16") and (inside := _INSIDE.get(ran.region)) else ""
+    )
+
+
+def _formats(shares: Mapping[str, float]) -> str:
+    """``bf16``, or ``62% bf16 and 38% fp32`` where several have a share worth naming."""
+    named = worth_naming(shares)
+    return named[0] if len(named) == 1 else " and ".join(f"{shares[f]:.0%} {f}" for f in named)
+
+
+def kinds_of_product(kinds: Sequence[str]) -> str:
+    """``products``, or the kinds: ``short attention backward and transposed convolution``."""
+    return "products" if EVERY_PRODUCT in kinds else " and ".join(k.replace("_", " ") for k in sorted(kinds))
