@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 DEEPSPEED := .venv-deepspeed
+TRACKERS := .venv-trackers
 
 .DEFAULT_GOAL := help
 .PHONY: mutants help demo test test-long test-deepspeed lint types docs format clean
@@ -19,8 +20,9 @@ demo: $(INSTALLED) ## train a small GPT in every precision of this machine, and 
 test: lint types ## lint, types and every test; CI runs this, docs and test-long
 	$(BIN)/pytest -n 2 --dist worksteal
 
-test-long: $(INSTALLED) ## what is drawn by chance, many more times: damaged folders, kills and resumes (some 6 minutes)
+test-long: $(INSTALLED) $(TRACKERS)/installed ## what is drawn by chance, many more times; real trackers (some 8 minutes)
 	$(BIN)/pytest -n 2 --dist worksteal --long tests/fuzz tests/pytorch/test_checkpoints.py tests/pytorch/test_distributed_amp.py tests/benchmarks/test_gallery.py tests/benchmarks/test_gpu_evidence.py tests/cli/test_magics.py
+	$(TRACKERS)/bin/python -m pytest --long tests/report/tracking/test_packages.py
 
 test-deepspeed: $(DEEPSPEED)/installed ## DeepSpeed on a CPU, in an environment of its own on top of .venv (some 5 minutes)
 	$(DEEPSPEED)/bin/python -m pytest tests/integrations/test_deepspeed.py
@@ -49,7 +51,7 @@ format: $(INSTALLED) ## let ruff rewrite the files
 	$(BIN)/ruff format
 
 clean: ## remove all that make has made, the environment too
-	rm -rf $(VENV) $(DEEPSPEED) halfstep-out/demo build docs/_build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(DEEPSPEED) $(TRACKERS) halfstep-out/demo build docs/_build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt tools/install.py
@@ -58,6 +60,14 @@ $(INSTALLED): pyproject.toml constraints.txt tools/install.py
 	  exit 1; }
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("halfstep: $(PYTHON) is Python %d.%d: Python 3.10 or newer is needed; name one as in make PYTHON=python3.12." % sys.version_info[:2])'
 	@$(PYTHON) tools/install.py $(VENV)
+	@touch $@
+
+# Lightning and PyTorch change what they do where a tracker is installed: their tests are to see none.
+$(TRACKERS)/installed: $(INSTALLED)
+	$(BIN)/python -m venv $(TRACKERS)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	  > "$$($(TRACKERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/of_halfstep.pth"
+	$(TRACKERS)/bin/python -m pip install -q -c constraints.txt -e '.[tensorboard,mlflow,wandb]'
 	@touch $@
 
 # DeepSpeed builds itself against the torch that is there, and needs nothing else of .venv.

@@ -31,6 +31,7 @@ from halfstep.diagnosis.options import DiagnosisOptions
 from halfstep.errors import HalfstepError, Unsupported, UsageError
 from halfstep.processes import join_words
 from halfstep.report.loading import Comparison, Diagnosis
+from halfstep.report.tracking import NotTracked, track
 from halfstep.trials.process import MARK
 from halfstep.trials.progress import Announcer, CallOptions
 
@@ -95,8 +96,10 @@ def compare(given: dict[str, Any]) -> Comparison:
     with _folder(given) as (told, keep):
         options, names = _read(comparing.compare, ComparisonOptions, told)
         task = comparing.prepare(options, names)
+        _require_lasting_places(given, task)
         with held(task.request.folder), _display(given.get("progress", False)) as display:
             done = comparing.perform(task, display)
+        _track(task, done)
         _require_page(done.page)
         found = Comparison(done.comparison, task.request.folder)
         found.require(*task.required)
@@ -134,6 +137,32 @@ def diagnose(given: dict[str, Any]) -> Diagnosis:
             done = diagnosing.perform(task, display)
         _require_page(done.page)
         return keep(Diagnosis(done.diagnosis, task.question.job.folder))
+
+
+def _require_lasting_places(given: Mapping[str, Any], task: comparing.Task) -> None:
+    """A tracker must not write into a temporary folder, which is removed with the value returned.
+
+    Raises:
+        UsageError: it would.
+    """
+    if given.get("out") is not None or given.get("resume") is not None:
+        return
+    for target in task.targets:
+        if target.is_inside(task.request.folder):
+            name = target.tracker.name
+            raise UsageError(
+                f"track names {name}, which would write into a temporary folder; give out=DIR, or {name}=DIR."
+            )
+
+
+def _track(task: comparing.Task, done: comparing.Done) -> None:
+    """Tell the trackers; one that could not be told is a warning."""
+    page = done.page if isinstance(done.page, Path) else None
+    for target in task.targets:
+        try:
+            track(target, done.comparison, task.request.folder, page)
+        except NotTracked as failed:
+            warnings.warn(str(failed), RuntimeWarning, stacklevel=4)
 
 
 def _require_page(page: Path | HalfstepError) -> None:

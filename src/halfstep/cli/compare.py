@@ -27,6 +27,7 @@ from halfstep.cli.outputs import (
     page_or_reason,
     page_or_said,
     print_required,
+    print_tracked,
     write_json,
     write_text,
 )
@@ -41,7 +42,8 @@ from halfstep.diagnosis.loading import stored as diagnoses
 from halfstep.errors import HalfstepError, UsageError
 from halfstep.precisions.recipes import parse_list
 from halfstep.processes import join_words, split_words
-from halfstep.program.target import Target
+from halfstep.program.target import Target as Program
+from halfstep.report.tracking import Target, check, parse_targets
 from halfstep.trials.fresh import check_size
 from halfstep.words.safe_text import clean
 
@@ -72,6 +74,7 @@ def compare(**options: Any) -> int:
             done = perform(task, progress)
     page = page_or_said(done.page)
     console.print(terminal.table(done.comparison, page=page), crop=False)
+    print_tracked(task.targets, done.comparison, task.request.folder, page)
     if isinstance(done.page, UsageError):
         raise done.page
     print_required(done.comparison, task.required, console)
@@ -87,6 +90,7 @@ class Task:
     json: Path | None
     markdown: Path | None
     required: tuple[Term, ...]
+    targets: tuple[Target, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ def prepare(options: ComparisonOptions, given: Collection[str]) -> Task:
     program = "" if options.program is None else os.fspath(options.program)
     arguments, resume, launch = tuple(options.args), options.resume, str(options.launch)
     if options.program is not None:
-        check_program(Target.parse(program, arguments, module=options.module))
+        check_program(Program.parse(program, arguments, module=options.module))
     elif resume is None:
         raise UsageError(
             "halfstep compare was given no program; name one, or --resume DIR to go on with a comparison."
@@ -118,6 +122,7 @@ def prepare(options: ComparisonOptions, given: Collection[str]) -> Task:
     if resume == "":
         raise UsageError("--resume was given no folder; name one.")
     check_launcher(launch)
+    targets = parse_targets(_texts(options.track))
     margins = parse_tolerance(_texts(options.tolerance))
     fit, limit = _fit(options.fit_batch, options.memory_limit)
     request = Request(
@@ -151,7 +156,9 @@ def prepare(options: ComparisonOptions, given: Collection[str]) -> Task:
             f"--require names {unasked[0]}, which is not compared; --precisions has {', '.join(request.recipes or ())}."
         )
     json, markdown = json_path_of(options.json), json_path_of(options.markdown, "--markdown")
-    return Task(request, old, json, markdown, required)
+    for target in targets:
+        check(target, request.folder)
+    return Task(request, old, json, markdown, required, targets)
 
 
 def perform(task: Task, display: Display) -> Done:
@@ -192,6 +199,7 @@ def _given_again(request: Request, given: Collection[str]) -> dict[str, Any]:
         "json",
         "markdown",
         "require",
+        "track",
         "resume",
         "program",
         "args",

@@ -15,6 +15,7 @@ from halfstep.diagnosis.loading import holds_comparison, place_in
 from halfstep.errors import HalfstepError, Unsupported, UsageError
 from halfstep.files import Locked, json_text, locked
 from halfstep.options import StrPath
+from halfstep.report.tracking import NotTracked, Target, track
 from halfstep.words.safe_text import clean
 
 if TYPE_CHECKING:
@@ -159,6 +160,19 @@ def print_required(comparison: dict[str, Any], terms: Sequence[Term], console: C
 
     for sentence in Comparison(comparison, Path()).require(*terms):
         console.print(clean(sentence), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_tracked(
+    targets: Sequence[Target], comparison: dict[str, Any], folder: Path, page: Path | None
+) -> None:
+    """Tell the trackers, and say on stderr how to see it, or why one could not be told: the rest is there by then."""
+    for target in targets:
+        name = target.tracker.name
+        try:
+            said = f"tracked in {name}; see it with {track(target, comparison, folder, page)}"
+        except NotTracked as failed:
+            said = str(failed)
+        print(f"halfstep: {clean(said)}", file=sys.stderr)
 
 
 def write_json(data: dict[str, Any], path: Path | None) -> None:

@@ -8,11 +8,19 @@ from typing import Any
 
 import click
 
-from halfstep.cli.outputs import json_path_of, page_or_none, print_required, write_json, write_text
+from halfstep.cli.outputs import (
+    json_path_of,
+    page_or_none,
+    print_required,
+    print_tracked,
+    write_json,
+    write_text,
+)
 from halfstep.cli.project import required_by_project
 from halfstep.comparison.requirements import parse_requirements
 from halfstep.diagnosis.loading import holds_comparison, stored
 from halfstep.errors import UsageError
+from halfstep.report.tracking import check, parse_targets
 
 
 @click.command(short_help="Draw a comparison or a diagnosis again, or write it as CSV or JSON.")
@@ -30,12 +38,15 @@ from halfstep.errors import UsageError
 @click.option(
     "--markdown", "markdown_file", metavar="FILE", help="Write the table as Markdown to FILE; - for stdout."
 )
+@click.option("--track", "trackers", metavar="NAME[=DIR]", multiple=True, help="Also tell a tracker, as for compare: "
+    "tensorboard, mlflow or wandb, a run per trial.")  # fmt: skip
 def report(
     folder: str,
     csv_file: str | None,
     json_file: str | None,
     required: tuple[str, ...],
     markdown_file: str | None,
+    trackers: tuple[str, ...],
 ) -> int:
     """Draw the table and the page of what is in FOLDER again.
 
@@ -55,13 +66,16 @@ def report(
     if csv_file == "":
         raise UsageError("--csv was given no file; name one, or leave it out.")
     json_path, markdown_path = json_path_of(json_file), json_path_of(markdown_file, "--markdown")
-    terms = parse_requirements((*required_by_project(), *required))
+    terms, targets = parse_requirements((*required_by_project(), *required)), parse_targets(trackers)
     diagnoses = stored(Path(folder))
     if diagnoses and not holds_comparison(Path(folder)):
         given = {"--csv": csv_file, "--require": " ".join(required), "--markdown": markdown_file}
+        given["--track"] = " ".join(trackers)
         _diagnosis(diagnoses[0], Path(folder), given, json_path)
         return 0
     comparison = rebuild(folder)
+    for target in targets:
+        check(target, Path(folder))
     page = page_or_none(lambda: write(comparison.data, Path(folder) / "report.html", diagnoses))
     if csv_file is not None:
         write_csv(comparison.data, csv_file)
@@ -70,6 +84,7 @@ def report(
         write_text(markdown(comparison.data), markdown_path)
     console = Console(stderr="-" in (json_file, markdown_file))
     console.print(terminal.table(comparison.data, page=page), crop=False)
+    print_tracked(targets, comparison.data, Path(folder), page)
     print_required(comparison.data, terms, console)
     return 0
 

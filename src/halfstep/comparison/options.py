@@ -103,6 +103,15 @@ class ComparisonOptions(CallOptions):
             "Also write the table as Markdown to FILE, for the summary of a CI job.", metavar="FILE"
         ),
     )
+    track: str | Sequence[str] = field(
+        default=(),
+        metadata=told(
+            "Also tell a tracker: tensorboard, mlflow or wandb, a run per trial; it writes into DIR, else into the "
+            "folder of --out. May be given again.",
+            "texts",
+            "NAME[=DIR]",
+        ),
+    )
     launch: str | Sequence[str] = field(
         default="",
         metadata=told('Launcher for each trial, e.g. "torchrun --nproc-per-node 2".', metavar="CMD"),

@@ -1,0 +1,104 @@
+"""Tells a tracker of a comparison in a process of its own: whatever becomes of that, the comparison is there.
+
+A tracker's package starts threads and services, handles signals and the end of the process, and reads dozens of
+variables; a process of its own keeps all that from this one, which may be a notebook.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from halfstep import codec
+from halfstep.errors import HalfstepError, UsageError
+from halfstep.processes import exit_words
+from halfstep.program.child import command
+from halfstep.report.tracking.trackers import Target, environment
+from halfstep.words.safe_text import clean
+
+#: seconds that a tracker is given: one that waits for a server longer has failed
+LIMIT = 1800.0
+
+
+class NotTracked(HalfstepError):
+    """A tracker could not be told of a comparison."""
+
+
+def check(target: Target, out: Path) -> None:
+    """See that a tracker can be told, before any trial is run: import its package, and make its folder.
+
+    Raises:
+        UsageError: its package cannot be imported, or its folder not written.
+    """
+    try:
+        _told(target, out, {})
+    except _Failed as failed:
+        name = target.tracker.name
+        raise UsageError(
+            f"--track {name} does not work here ({failed}); mend that, or leave it out."
+        ) from None
+
+
+def track(target: Target, comparison: Mapping[str, Any], folder: Path, page: Path | None) -> str:
+    """Tell a tracker of the object that ``--json`` writes.
+
+    Args:
+        target: which tracker, and where it writes.
+        comparison: the object.
+        folder: of the comparison.
+        page: its page; None where it could not be drawn.
+
+    Returns:
+        How to see it: a command or an address.
+
+    Raises:
+        NotTracked: it could not be told, whatever the reason.
+    """
+    from halfstep.report.tracking.runs import tracked  # here: it brings rich, for the table
+
+    name = target.tracker.name
+    again = f"`halfstep report {folder} --track {name}` tells it again"
+    try:
+        return _told(target, folder, codec.write(tracked(comparison, folder, page)))
+    except _Failed as failed:
+        why = str(failed)
+    except KeyboardInterrupt:
+        why = "interrupted by Ctrl-C"
+    raise NotTracked(f"{name} was not told of the comparison ({why}); {again}.")
+
+
+class _Failed(Exception):
+    """Why the process did not do it."""
+
+
+def _told(target: Target, out: Path, told: dict[str, Any]) -> str:
+    """What the process answers to what it is told; an empty object only tries whether it could."""
+    place = target.place(out)
+    words = command("-m", "halfstep.report.tracking.child", target.tracker.name, place)
+    try:
+        done = subprocess.run(
+            words,
+            input=json.dumps(told),
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=environment(target.tracker, place),
+            timeout=LIMIT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise _Failed(f"it had not ended after {LIMIT:.0f} s") from None
+    except OSError as error:
+        raise _Failed(f"its process could not be started: {error.strerror}") from None
+    answer = done.stdout.splitlines()[-1:]
+    if done.returncode == 0 and answer:
+        return clean(answer[0])
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    said = clean(lines[-1])[:300] if lines else ""
+    if done.returncode == 1 and said:  # in the words of the process itself
+        raise _Failed(said)
+    raise _Failed(f"its process ended with {exit_words(done.returncode)}{said and f', and printed {said!r}'}")

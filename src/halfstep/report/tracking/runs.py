@@ -1,0 +1,157 @@
+"""What a tracker is told of a comparison: a run per trial, with its parameters, its figures and its values by step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from halfstep.comparison.model.comparison import Comparison
+from halfstep.comparison.model.trials import TrialRow
+from halfstep.processes import join_words
+from halfstep.report.markdown import markdown
+from halfstep.report.reading import command_line, read
+from halfstep.report.secret_values import masked
+from halfstep.trials.job import Trial
+
+#: [step from 0, value]
+Series = tuple[tuple[int, float], ...]
+
+#: a trial's figures that are one number, and the units that their names in a tracker end with
+_FIGURES = {
+    "steps": "steps",
+    "skipped_steps": "skipped_steps",
+    "steps_per_second": "steps_per_second",
+    "samples_per_second": "samples_per_second",
+    "peak_memory_bytes": "peak_memory_bytes",
+    "energy_joules": "energy_joules",
+    "joules_per_step": "joules_per_step",
+    "seconds": "trial_seconds",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trial.
+
+    Attributes:
+        name: of the trial, e.g. ``bf16-seed0-repeat1``.
+        id: the same for the same trial of the same comparison with the same values; a file's name.
+        status: how it ended: ``ok``, ``diverged``, ``failed`` …
+        parameters: what was asked and what ran.
+        figures: by name, with the unit at its end.
+        series: by name: the loss, the seconds of each step, the loss scale, and what the program logged.
+    """
+
+    name: str
+    id: str
+    status: str
+    parameters: Mapping[str, str]
+    figures: Mapping[str, float]
+    series: Mapping[str, Series]
+
+    def by_step(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """The values of each step, in order."""
+        steps: dict[int, dict[str, float]] = {}
+        for name, points in self.series.items():
+            for step, value in points:
+                steps.setdefault(step, {})[name] = value
+        yield from sorted(steps.items())
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A comparison.
+
+    Attributes:
+        name: of its folder.
+        id: the same however often it is told.
+        started: when it began, as ISO 8601 has it.
+        parameters: the program and the machine.
+        table: as Markdown.
+        page: the file of the page; empty where there is none.
+        runs: one per trial.
+    """
+
+    name: str
+    id: str
+    started: str
+    parameters: Mapping[str, str]
+    table: str = field(metadata={"lines": True})
+    page: str = ""
+    runs: tuple[Run, ...] = ()
+
+
+def tracked(comparison: Mapping[str, Any], folder: Path, page: Path | None) -> Tracked:
+    """What a tracker is told of the object that ``--json`` writes; secrets in commands are masked, as in the page."""
+    found = read(masked(comparison))
+    environment = {name: found.environment.get(name) for name in ("started", "cpu", "python", "halfstep")}
+    name, program = folder.absolute().name, command_line(found.program)
+    id = _digest(environment["started"], program, found.program.cwd)
+    told = {name: str(value) for name, value in environment.items() if value is not None}
+    return Tracked(
+        name=name,
+        id=id,
+        started=told.get("started", ""),
+        parameters={"program": program, **_launch(found), **told},
+        table=markdown(comparison),
+        page="" if page is None else str(page.absolute()),
+        runs=tuple(_run(row, id, program) for row in found.trials),
+    )
+
+
+def _launch(found: Comparison) -> dict[str, str]:
+    return {"launch": found.program.launch} if found.program.launch else {}
+
+
+def _run(row: TrialRow, comparison: str, program: str) -> Run:
+    told = {
+        "precision": row.precision,
+        "seed": row.seed,
+        "repeat": row.repeat,
+        "status": row.status,
+        "reason": row.reason,
+        "ran_as": row.ran_as,
+        "device": row.device,
+        "framework": row.framework,
+        "program": program,
+        "command": join_words(row.command),
+    }
+    figures, series = dict(_figures(row)), {name: points for name, points in _series(row) if points}
+    name = Trial(row.precision, row.seed or 0, row.repeat or 0).label
+    return Run(
+        name=name,
+        id=f"{comparison[:8]}{_digest(name, row.status, figures, series)[:16]}",
+        status=row.status,
+        parameters={name: str(value) for name, value in told.items() if value not in (None, "")},
+        figures=figures,
+        series=series,
+    )
+
+
+def _figures(row: TrialRow) -> Iterator[tuple[str, float]]:
+    for name, called in _FIGURES.items():
+        value = getattr(row, name)
+        if value is not None:
+            yield called, float(value)
+    if row.step_seconds is not None:
+        yield "median_step_seconds", row.step_seconds.median
+    yield from ((f"memory/{part}_bytes", float(size)) for part, size in (row.memory or {}).items())
+    yield from ((f"matmul_share/{name}", share) for name, share in (row.matmul_share or {}).items())
+
+
+def _series(row: TrialRow) -> Iterator[tuple[str, Series]]:
+    yield "loss", tuple((step, loss) for step, loss in enumerate(row.losses) if loss is not None)
+    # The first steps have no time: there is no step before the first, and a damaged record may lack others.
+    first = len(row.losses) - len(row.step_times)
+    yield "step_seconds", tuple((first + i, seconds) for i, seconds in enumerate(row.step_times))
+    yield "loss_scale", tuple((int(step), scale) for step, scale in row.loss_scale)
+    for name, points in row.logged.items():
+        yield f"logged/{name}", tuple((int(step), value) for step, value in points if value is not None)
+
+
+def _digest(*told: object) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
