@@ -69,6 +69,39 @@ def start_apart(
     )
 
 
+if sys.platform == "linux":
+
+    def allowed_cores() -> tuple[int, ...]:
+        """The numbers of the processors that this process may run on; none where that cannot be asked or set."""
+        import os
+
+        return tuple(sorted(os.sched_getaffinity(0)))
+
+    def pin_thread(cores: Iterable[int]) -> None:
+        """Keep this thread, and the processes that it starts from now on, on these processors.
+
+        Raises:
+            OSError: the system does not let it.
+        """
+        import os
+
+        os.sched_setaffinity(0, cores)
+
+else:
+
+    def allowed_cores() -> tuple[int, ...]:
+        """Neither macOS nor Windows lets a thread hand its processors on to the processes that it starts."""
+        return ()
+
+    def pin_thread(cores: Iterable[int]) -> None:
+        """There is no such thing.
+
+        Raises:
+            OSError: always.
+        """
+        raise OSError("This system keeps no process on processors of its own")
+
+
 if sys.platform == "win32":
     #: what ends a comparison early: Ctrl-C and Ctrl-Break
     ENDING = (signal.SIGINT, signal.SIGBREAK)

@@ -133,6 +133,8 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"out": ""}, ["--out", ""]),
     ({"resume": Path("gone")}, ["--resume", "gone"]),
     ({"steps": 2**70}, ["--steps", str(2**70)]),
+    ({"parallel": 1}, ["--parallel", "1"]),
+    ({"track": ["paper"]}, ["--track", "paper"]),
 ]
 
 

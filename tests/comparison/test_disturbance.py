@@ -50,6 +50,16 @@ def test_a_trial_is_disturbed_where_it_waited_for_others(loads: list[Any], distu
     assert [found is not None for found in disturbances([record(each) for each in loads])] == disturbed
 
 
+def test_what_siblings_took_is_no_disturbance_but_waiting_more_than_they_is() -> None:
+    loads = [load(2.0, others=30.0), load(2.1, others=30.0), load(9.0, others=30.0)]
+    records = [record(each) for each in loads]
+    assert [found is not None for found in disturbances(records)] == [True, True, True]
+    found = disturbances(records, siblings=True)
+    assert [each is not None for each in found] == [False, False, True]
+    assert found[2] is not None
+    assert found[2].others_cores == 0.0
+
+
 def compared(seconds: dict[str, list[tuple[float, bool]]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Trials of each precision: the step in seconds, and whether other work disturbed it."""
     told = Disturbed(4, 3.0, 0.6)

@@ -26,7 +26,7 @@ from halfstep.cli import diagnose as diagnosing
 from halfstep.cli.options import given_options
 from halfstep.cli.outputs import held
 from halfstep.comparison.options import ComparisonOptions
-from halfstep.comparison.running import Display
+from halfstep.comparison.work import Display
 from halfstep.diagnosis.options import DiagnosisOptions
 from halfstep.errors import HalfstepError, Unsupported, UsageError
 from halfstep.processes import join_words

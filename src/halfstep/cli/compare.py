@@ -36,8 +36,9 @@ from halfstep.comparison.fit import FitOption, parse_fit, parse_size
 from halfstep.comparison.options import ComparisonOptions
 from halfstep.comparison.request import Request, Stored, check_owner, resumed, stored
 from halfstep.comparison.requirements import Term, parse_requirements
-from halfstep.comparison.running import Display
+from halfstep.comparison.slots import parse_parallel
 from halfstep.comparison.statistics.tolerance import parse_tolerance
+from halfstep.comparison.work import Display
 from halfstep.diagnosis.loading import stored as diagnoses
 from halfstep.errors import HalfstepError, UsageError
 from halfstep.precisions.recipes import parse_list
@@ -124,6 +125,7 @@ def prepare(options: ComparisonOptions, given: Collection[str]) -> Task:
     check_launcher(launch)
     targets = parse_targets(_texts(options.track))
     margins = parse_tolerance(_texts(options.tolerance))
+    parallel = parse_parallel(str(options.parallel))
     fit, limit = _fit(options.fit_batch, options.memory_limit)
     request = Request(
         program=program,
@@ -141,6 +143,7 @@ def prepare(options: ComparisonOptions, given: Collection[str]) -> Task:
         fit=fit,
         memory_limit=limit,
         fresh=options.fresh,
+        parallel=parallel,
     )
     old = None if resume is None else _begun(Path(resume))
     request = request if old is None else resumed(old, _given_again(request, given))

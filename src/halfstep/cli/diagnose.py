@@ -19,7 +19,7 @@ from halfstep.cli.outputs import (
     page_or_said,
     write_json,
 )
-from halfstep.comparison.running import Display
+from halfstep.comparison.work import Display
 from halfstep.diagnosis.loading import NAME, holds_comparison, stored
 from halfstep.diagnosis.options import DiagnosisOptions
 from halfstep.diagnosis.run import Question, run_diagnosis

@@ -71,7 +71,11 @@ def replace_trial(request: Request, outcome: Outcome) -> None:
         for path in set(old) - {record.with_name(path.name) for path in files}:
             path.unlink()
         outcome.record.path = record
-    clear(request)
+    for path in _files(beside(request), outcome.trial):
+        path.unlink(missing_ok=True)
+    for folder in (beside(request).folder / "trials", beside(request).folder):
+        with contextlib.suppress(OSError):  # another trial is being run again there
+            folder.rmdir()
 
 
 def clear(request: Request) -> None:

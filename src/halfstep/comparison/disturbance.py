@@ -18,9 +18,16 @@ WAITED = 0.1
 WAITED_ALONE = 0.15
 
 
-def disturbances(records: Sequence[Record]) -> list[Disturbed | None]:
-    """For each trial what other processes took of it; None where nothing disturbed it, or that is not known."""
+def disturbances(records: Sequence[Record], siblings: bool = False) -> list[Disturbed | None]:
+    """For each trial what other processes took of it; None where nothing disturbed it, or that is not known.
+
+    Args:
+        records: of the trials.
+        siblings: whether other trials ran on the same processors: what others took may be theirs, and is left out.
+    """
     found = [_measured(record) for record in records]
+    if siblings:
+        found = [None if d is None else replace(d, others_cores=0.0) for d in found]
     least = min((d.waited_share or 0.0 for d in found if d is not None), default=0.0)
     return [d if d is not None and _is_disturbed(d, least) else None for d in found]
 

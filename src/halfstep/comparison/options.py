@@ -123,6 +123,14 @@ class ComparisonOptions(CallOptions):
             "saved."
         ),
     )
+    parallel: str | int = field(
+        default="",
+        metadata=told(
+            "Run N blocks side by side: a block is one seed and repeat in all precisions, on a GPU of its own, or on "
+            "1/N of a CPU's cores. devices: as many as there are GPUs.",
+            metavar="N|devices",
+        ),
+    )
     resume: StrPath | None = field(
         default=None,
         metadata=told(

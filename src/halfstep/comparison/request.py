@@ -14,6 +14,7 @@ from typing import Any
 from halfstep import codec
 from halfstep.comparison.advice.evidence import PREFER, Prefer
 from halfstep.comparison.fit import FitOption
+from halfstep.comparison.slots import parse_parallel
 from halfstep.comparison.statistics.tolerance import Tolerance, parse_tolerance
 from halfstep.errors import UsageError
 from halfstep.files import is_own, json_text, read_json, write_whole
@@ -47,6 +48,7 @@ class Request:
     fit: FitOption | None = None
     memory_limit: int | None = None
     fresh: bool = False
+    parallel: str = ""
 
     @property
     def job(self) -> Job:
@@ -109,6 +111,7 @@ _ALLOWED: dict[str, Callable[[Any], bool]] = {
     "arguments": _texts,
     "module": lambda value: type(value) is bool,
     "fresh": lambda value: value is None or type(value) is bool,
+    "parallel": lambda value: value is None or (isinstance(value, str) and parse_parallel(value) == value),
     "recipes": lambda value: value is None or (_texts(value) and bool(value) and all(map(parse, value))),
     "memory_limit": lambda value: value is None or _whole(value),
     **dict.fromkeys(("repeats", "seeds"), lambda value: _whole(value, MOST)),

@@ -20,6 +20,8 @@ from halfstep.words.absent import failed_look
 from halfstep.words.ran import words
 
 #: why an emulated trial has none of these
+#: why there is no energy where trials ran side by side on one processor: its counters are of all of it
+SHARED = "other trials ran on the same processor at the same time"
 EMULATED = "an emulated run reports no speed, memory or energy"
 
 #: steps left out at the start of each trial: first allocations, compilation, the sampled step

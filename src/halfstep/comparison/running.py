@@ -5,53 +5,40 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from halfstep import codec
 from halfstep.comparison import archive
 from halfstep.comparison.advice.adopt import Script
 from halfstep.comparison.advice.recommend import recommend
+from halfstep.comparison.blocks import InTurn, SideBySide, in_order
 from halfstep.comparison.disturbance import disturbances, disturbed
 from halfstep.comparison.fit import fit_batch
 from halfstep.comparison.going_on import files_of_earlier_trials
 from halfstep.comparison.model.comparison import Comparison, Program
 from halfstep.comparison.model.fit import Fit
 from halfstep.comparison.request import Request, Stored, check_machine, save, stored
-from halfstep.comparison.rows import WARMUP, trial_row
+from halfstep.comparison.rows import SHARED, WARMUP, trial_row
+from halfstep.comparison.slots import slots
 from halfstep.comparison.statistics.drift import speed_drift
+from halfstep.comparison.trial_cost import without_energy
 from halfstep.comparison.verdicts import verdicts
+from halfstep.comparison.work import Disk, Display, Work
 from halfstep.errors import UsageError
 from halfstep.files import read_json
 from halfstep.machine.description import describe_machine, installed_versions
 from halfstep.meters import idle_watts
 from halfstep.trials import Outcome, Trial, run_trial
 from halfstep.version import __version__
-from halfstep.words.plural import count
 
 AS_IS = "as-is"
 
 #: how long the idle machine is metered before the first trial, where it has energy counters
 IDLE_SECONDS = 6.0
-
-
-class Display(Protocol):
-    """Shows how a comparison goes on."""
-
-    def plan(self, trials: Sequence[str]) -> None:
-        """These trials are to be run (again, when one is added)."""
-
-    def begin(self, label: str, steps: int | None) -> None:
-        """A trial begins; ``steps`` is how many it will make, if known."""
-
-    def advance(self, label: str, step: int, loss: float | None, seconds: float | None) -> None:
-        """It has made a step."""
-
-    def finish(self, label: str, status: str, words: str) -> None:
-        """It has ended."""
 
 
 def run_comparison(
@@ -78,36 +65,34 @@ def run_comparison(
         _check_limit(request, resume.environment)
         environment = resume.environment
         started -= float(environment.get("seconds") or 0.0)
-    disk = _Disk(display)
+    places = slots(request.parallel, environment["devices"], request.launch)
+    if places:
+        environment["side_by_side"] = {"blocks": len(places), "cores": len(places[0].cores) or None}
+    crew = SideBySide(places) if places else InTurn(run_trial)
+    disk = Disk(display)
     disk.keep(save, request, environment)
     outcomes = [] if resume is None else _done(request, resume)
     recipes = _recipes(request, environment, outcomes)
-    done = len(outcomes)
     pending = missing(request, outcomes, environment)
-    known_steps, interrupted = request.options.steps, False
-    while pending and not interrupted:
-        trial = pending.pop(0)
-        display.plan([t.label for t in (*(o.trial for o in outcomes[done:]), trial, *pending)])
-        outcome = _run(request, trial, known_steps, display, disk)
+    work, ran, interrupted = Work(request, pending, display, disk), set[Trial](), False
+    for outcome in crew.run(pending, work):
         outcomes.append(outcome)
-        if outcome.status == "ok":
-            known_steps = len(outcome.record.steps)
+        ran.add(outcome.trial)
         if request.recipes is None and AS_IS not in recipes and outcome.record.own_amp:
             recipes.append(AS_IS)
-            pending = interleaved([*pending, *plan([AS_IS], request.repeats, request.seeds)])
+            pending[:] = interleaved([*pending, *plan([AS_IS], request.repeats, request.seeds)])
+        outcomes = in_order(outcomes, recipes) if places else outcomes
         environment["seconds"] = time.monotonic() - started
         disk.keep(save, request, environment)
         disk.keep(write, assemble(request, outcomes, environment))
-        interrupted = outcome.status == "interrupted"
-    for index in _to_repeat(request, outcomes, done):
-        display.plan([outcomes[index].trial.label])
-        outcome = _run(request, outcomes[index].trial, known_steps, display, disk)
+        interrupted = interrupted or outcome.status == "interrupted"
+    again = _to_repeat(request, outcomes, ran, environment)
+    for outcome in crew.run(again, Work(request, again, display, disk, work.known_steps)):
         environment["seconds"] = time.monotonic() - started
         disk.keep(save, request, environment)
-        interrupted = outcome.status == "interrupted"
-        if interrupted:
-            break
-        outcomes[index] = outcome if outcome.status in archive.DONE else outcomes[index]
+        interrupted = interrupted or outcome.status == "interrupted"
+        if outcome.status in archive.DONE:
+            outcomes = [outcome if each.trial == outcome.trial else each for each in outcomes]
     fit = None
     if request.fit is not None and not interrupted:
         job = replace(request.job, memory_limit=request.memory_limit)
@@ -117,39 +102,27 @@ def run_comparison(
     return comparison
 
 
-class _Disk:
-    """Keeps what it can: a folder that is gone, or a full disk, is said once and ends no comparison."""
-
-    def __init__(self, display: Display) -> None:
-        self._display = display
-        self._told = ""
-
-    def keep(self, write: Callable[..., object], *args: Any) -> None:
-        """``write(*args)``; the trials go on without."""
-        try:
-            write(*args)
-        except OSError as error:
-            why = error.strerror or type(error).__name__
-            if why != self._told:
-                self._told = why
-                self._display.finish(
-                    "the folder", "not written", f"{why}; make room, then go on with --resume"
-                )
-
-
-def _to_repeat(request: Request, outcomes: Sequence[Outcome], done: int) -> list[int]:
-    """The trials of this run, from index ``done`` on, that other work disturbed; none where it disturbed half of all.
+def _to_repeat(
+    request: Request, outcomes: Sequence[Outcome], ran: Collection[Trial], environment: Mapping[str, Any]
+) -> list[Trial]:
+    """The trials among ``ran`` that other work disturbed; none where it disturbed half of all.
 
     Whoever asked for one repeat wants a quick look, and a machine that is busy all the time will not be quieter.
     """
-    found = [d is not None for d in disturbances([o.record for o in outcomes])]
+    found = [d is not None for d in disturbances([o.record for o in outcomes], _siblings(environment))]
     if (
         request.repeats < 2
         or 2 * sum(found) >= len(found)
         or any(o.status == "interrupted" for o in outcomes)
     ):
         return []
-    return [index for index, disturbed in enumerate(found) if disturbed and index >= done]
+    return [o.trial for o, disturbed in zip(outcomes, found, strict=True) if disturbed and o.trial in ran]
+
+
+def _siblings(environment: Mapping[str, Any]) -> bool:
+    """Whether trials of the comparison shared processors: what other processes took was theirs."""
+    shared = environment.get("side_by_side")
+    return isinstance(shared, Mapping) and not shared.get("cores")
 
 
 def _check_limit(request: Request, environment: dict[str, Any]) -> None:
@@ -218,20 +191,6 @@ def interleaved(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda trial: (trial.repeat, trial.seed))
 
 
-def _run(request: Request, trial: Trial, steps: int | None, display: Display, disk: _Disk) -> Outcome:
-    display.begin(trial.label, steps)
-    again = archive.has_ended(request, trial)
-    where = archive.beside(request) if again else request
-    disk.keep(archive.forget, where, trial)
-    outcome = run_trial(where.job, trial, lambda *step: display.advance(trial.label, *step))
-    disk.keep(archive.keep, where, outcome)
-    if again:
-        disk.keep(archive.replace_trial, request, outcome)
-    words = outcome.reason or f"{count(len(outcome.record.steps), 'step')} in {outcome.seconds:.0f} s"
-    display.finish(trial.label, outcome.status, words)
-    return outcome
-
-
 def assemble(
     request: Request,
     outcomes: Sequence[Outcome],
@@ -242,13 +201,15 @@ def assemble(
     """The comparison as values: :mod:`halfstep.report.words` makes its words from them."""
     job = request.job
     records = [o.record for o in outcomes]
-    others, files = disturbances(records), files_of_earlier_trials(records)
+    others, files = disturbances(records, _siblings(environment)), files_of_earlier_trials(records)
     rows = [
         trial_row(o, tuple(job.command(o.trial)), str(job.log(o.trial).relative_to(request.folder)))
         for o in outcomes
     ]
     for i, by in enumerate(map(disturbed, others, files)):
         rows[i] = replace(rows[i], disturbed=by) if by else rows[i]
+    if "side_by_side" in environment and not _siblings(environment):
+        rows = [without_energy(row, SHARED) for row in rows]
     found = verdicts(outcomes, rows, request.tolerance)
     script = Script.of(next((o.record.takeover for o in outcomes if o.record.steps), {}))
     return Comparison(
@@ -264,6 +225,7 @@ def assemble(
             "products": None,
             "tolerance": str(request.tolerance) or None,
             "prefer": request.prefer,
+            "parallel": request.parallel or None,
         }
         | asdict(request.options),
         trials=tuple(rows),

@@ -107,3 +107,17 @@ def _products(row: TrialRow) -> int:
     """FLOPs of the sampled step's products; 0 where none were counted, or passes may have been repeated."""
     moved = any(0 < step <= _SAMPLED for step, _ in row.loss_scale)
     return 0 if moved else sum((row.matmul_flops or {}).values())
+
+
+def without_energy(row: TrialRow, reason: str) -> TrialRow:
+    """The row without energy, for a reason that its own record cannot know."""
+    return replace(
+        row,
+        energy_joules=None,
+        energy_absent=reason,
+        energy_how=None,
+        joules_per_step=None,
+        joules_per_step_absent=reason,
+        joules_per_sample=None,
+        joules_per_sample_absent=reason,
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import starmap
 from pathlib import Path
 
-from halfstep.comparison.running import Display
+from halfstep.comparison.work import Display
 from halfstep.diagnosis import diagnose
 from halfstep.diagnosis.compiled import beside, findings_of
 from halfstep.diagnosis.model import (

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from halfstep.meters.reading import Absent
-from halfstep.processes import clock_ticks, involuntary_switches
+from halfstep.processes import allowed_cores, clock_ticks, involuntary_switches
 
 _PROC = Path("/proc")
 
@@ -27,7 +27,7 @@ class Load:
 
     Attributes:
         wall: on a monotonic clock.
-        busy: of all processors, summed.
+        busy: of all processors that this process may run on, summed.
         own: processor time of this process, all threads.
         children: processor time of the processes that it has started, and theirs.
         waited: how long its threads stood ready while other work ran, summed over threads.
@@ -51,6 +51,7 @@ class LoadMeter:
 
     def __init__(self, proc: Path = _PROC) -> None:
         self._proc = proc
+        self._cores = allowed_cores()
         self._first: Load | Absent = Absent(
             "the program ended before the meters were started, in its third step"
         )
@@ -76,7 +77,7 @@ class LoadMeter:
         return {
             "load": {
                 "wall_seconds": last.wall - first.wall,
-                "cores": os.cpu_count() or 1,
+                "cores": len(self._cores) or os.cpu_count() or 1,
                 "own_seconds": own,
                 "children_seconds": children,
                 "others_seconds": max(0.0, last.busy - first.busy - own - children),
@@ -87,15 +88,29 @@ class LoadMeter:
 
     def _now(self) -> Load | Absent:
         try:
-            columns = (self._proc / "stat").read_text().splitlines()[0].split()[1:9]
-            # Guests' time is part of user time already; so only the first eight columns are summed.
-            busy = sum(int(x) for i, x in enumerate(columns) if i not in _IDLE) / clock_ticks()
+            busy = self._busy((self._proc / "stat").read_text()) / clock_ticks()
             waited, switches = self._of_threads()
         except FileNotFoundError:
             return Absent("only Linux tells what other processes take")
-        except (OSError, ValueError, IndexError) as error:
+        except (OSError, ValueError, KeyError) as error:
             return Absent(f"this system does not tell what other processes take ({error})")
         return Load(time.perf_counter(), busy, time.process_time(), self._of_children(), waited, switches)
+
+    def _busy(self, stat: str) -> int:
+        """Clock ticks that the processors worked which this process may run on: what others do elsewhere takes nothing.
+
+        The first line is of all processors, and the next are of one each. Guests' time is part of user time already; so
+        only the first eight columns are summed.
+        """
+        lines = {name: columns for name, *columns in map(str.split, filter(None, stat.splitlines()))}
+        own = [f"cpu{core}" for core in self._cores]
+        some = own and len(own) < sum(name[:3] == "cpu" for name in lines) - 1
+        return sum(
+            int(x)
+            for name in (own if some else ["cpu"])
+            for i, x in enumerate(lines[name][:8])
+            if i not in _IDLE
+        )
 
     def _of_threads(self) -> tuple[float, int]:
         """(seconds waited, involuntary switches) of all threads of this process that there are."""

@@ -10,11 +10,12 @@ from halfstep.comparison import running
 from halfstep.comparison.model.comparison import Comparison
 from halfstep.comparison.model.trials import TrialRow
 from halfstep.comparison.request import Request, Stored
+from halfstep.comparison.work import Display
 from halfstep.files import json_text, write_whole
 from halfstep.report.words.comparison import worded
 
 
-def compare(request: Request, display: running.Display, resume: Stored | None = None) -> Comparison:
+def compare(request: Request, display: Display, resume: Stored | None = None) -> Comparison:
     """Run all trials; ``comparison.json`` in the request's folder is written after every one.
 
     Args:

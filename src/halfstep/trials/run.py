@@ -18,6 +18,7 @@ from halfstep.record import Record, number
 from halfstep.trials.fresh import fresh_folder
 from halfstep.trials.job import Job, Trial
 from halfstep.trials.outcome import Outcome, Status, outcome_of
+from halfstep.trials.place import ANYWHERE, Place, Stop
 from halfstep.trials.process import Guard, Tree, new_mark, start
 
 _POLL = 0.1
@@ -26,17 +27,22 @@ _POLL_MEMORY = 0.02
 OnStep = Callable[[int, "float | None", "float | None"], None]
 
 
-def run_trial(job: Job, trial: Trial, on_step: OnStep) -> Outcome:
+def run_trial(
+    job: Job, trial: Trial, on_step: OnStep, place: Place = ANYWHERE, stop: Stop | None = None
+) -> Outcome:
     """Run a trial to its end; no process of it is left then. Never raises on account of the program.
 
     Args:
         job: what to run.
         trial: in which precision, seed and repeat.
         on_step: called with (steps so far, last loss, seconds of the last step) now and then.
+        place: where it runs; this thread is there already.
+        stop: tells it to end, where it does not run in the main thread.
     """
     started = time.monotonic()
     stopped: Status | None = None
     by = "Ctrl-C"
+    stop = stop or Stop()
     try:
         job.record(trial).parent.mkdir(parents=True, exist_ok=True)
         log = open(job.log(trial), "wb")  # noqa: SIM115
@@ -49,15 +55,16 @@ def run_trial(job: Job, trial: Trial, on_step: OnStep) -> Outcome:
         guard.begin()
         try:
             folder = ended.enter_context(fresh_folder(job.fresh, job.folder))
-            child, tree = start(job.command(trial), job.environment(trial), log, mark, folder)
+            child, tree = start(job.command(trial), place.around(job.environment(trial)), log, mark, folder)
         except OSError as error:
             guard.close()
             reason = f"it could not be started ({error.strerror})"
             return Outcome(trial, "failed", reason, None, Record(job.record(trial)))
         guard.tell(child.pid)
+        stop.begin(mark)
         try:
             with signals.raised():
-                stopped = _watch(child, tree, job, _Tail(job.record(trial), on_step), started)
+                stopped = _watch(child, tree, job, _Tail(job.record(trial), on_step), started, stop)
                 tree.end()
         except KeyboardInterrupt as told:
             stopped, by = "interrupted", str(told) or by
@@ -66,6 +73,7 @@ def run_trial(job: Job, trial: Trial, on_step: OnStep) -> Outcome:
         finally:
             tree.kill()
             guard.close()
+            stop.ended(mark)
         if signals.came and stopped is None:
             stopped, by = "interrupted", signals.came[0]
     outcome = outcome_of(job, trial, child.returncode, stopped, by)
@@ -122,9 +130,10 @@ class Signals:
 
 
 def _watch(
-    child: subprocess.Popen[bytes], tree: Tree, job: Job, tail: _Tail, started: float
+    child: subprocess.Popen[bytes], tree: Tree, job: Job, tail: _Tail, started: float, stop: Stop
 ) -> Status | None:
     while True:
+        stop.check()
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(_POLL if job.memory_limit is None else _POLL_MEMORY)
             tail.read()

@@ -30,6 +30,9 @@ def worded(comparison: Comparison) -> Comparison:
     if drift.words and rows:
         # The first row is the baseline, which every ratio rests on.
         rows[0] = replace(rows[0], warnings=(*rows[0].warnings, drift.words))
+    beside = warnings.side_by_side(comparison.environment.get("side_by_side"))
+    if beside and rows:
+        rows[0] = replace(rows[0], warnings=(*rows[0].warnings, beside))
     advice = advise(rows, comparison.recommendation.prefer, comparison.fit_batch)
     return replace(
         comparison,

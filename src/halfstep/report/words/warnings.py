@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from halfstep.comparison.disturbance import OTHERS
 from halfstep.comparison.model.comparison import Drift, Trend
 from halfstep.comparison.model.trials import Disturbed, TrialRow
 from halfstep.comparison.model.verdicts import PrecisionRow, StandsStill, WentOn
 from halfstep.comparison.stillness import lost_constants, sixteen_bits
+from halfstep.words.plural import count
 
 #: what to do about trials that went on from another's files
 CURE = "compare with --fresh, or give each trial a folder of its own, which HALFSTEP_TRIAL in its environment names"
@@ -93,3 +94,16 @@ def _seen(trend: Trend | None) -> Trend | None:
 
 def _by(trend: Trend) -> str:
     return f"{abs(trend.rise):.0%} {'slower' if trend.rise > 0 else 'faster'}"
+
+
+def side_by_side(told: object) -> str:
+    """What trials shared that ran at the same time; empty where they ran one after the other."""
+    blocks, cores = (told.get(name) if isinstance(told, Mapping) else None for name in ("blocks", "cores"))
+    if not isinstance(blocks, int):
+        return ""
+    where = f"each on {count(cores, 'core')}" if isinstance(cores, int) else "each on a GPU of its own"
+    shared = "memory and caches" if isinstance(cores, int) else "processors and memory of the CPU"
+    return (
+        f"{blocks} trials ran side by side, {where}, and shared {shared}: speed was measured beside others; without "
+        "--parallel it is measured alone"
+    )

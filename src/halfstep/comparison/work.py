@@ -1,0 +1,96 @@
+"""What is done around each trial of a comparison, whoever runs it: it is shown, and what it left is kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from halfstep.comparison import archive
+from halfstep.comparison.request import Request
+from halfstep.trials import Job, Outcome, Trial
+from halfstep.words.plural import count
+
+
+class Display(Protocol):
+    """Shows how a comparison goes on."""
+
+    def plan(self, trials: Sequence[str]) -> None:
+        """These trials are to be run (again, when one is added)."""
+
+    def begin(self, label: str, steps: int | None) -> None:
+        """A trial begins; ``steps`` is how many it will make, if known."""
+
+    def advance(self, label: str, step: int, loss: float | None, seconds: float | None) -> None:
+        """It has made a step."""
+
+    def finish(self, label: str, status: str, words: str) -> None:
+        """It has ended."""
+
+
+class Disk:
+    """Keeps what it can: a folder that is gone, or a full disk, is said once and ends no comparison."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._told = ""
+
+    def keep(self, write: Callable[..., object], *args: Any) -> None:
+        """``write(*args)``; the trials go on without."""
+        try:
+            write(*args)
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            if why != self._told:
+                self._told = why
+                self._display.finish(
+                    "the folder", "not written", f"{why}; make room, then go on with --resume"
+                )
+
+
+class Work:
+    """What is done around each trial: it is shown, and what it left is kept.
+
+    Args:
+        request: what is compared.
+        pending: what is still to be run, without the trials that run.
+        display, disk: where it is shown and kept.
+        known_steps: how many steps a trial will make; None where nobody knows.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        pending: Sequence[Trial],
+        display: Display,
+        disk: Disk,
+        known_steps: int | None = None,
+    ) -> None:
+        self._request, self._pending, self._display, self._disk = request, pending, display, disk
+        self.known_steps = known_steps or request.options.steps
+        self._begun: list[str] = []
+        self._where: dict[Trial, Request] = {}
+
+    def begin(self, trial: Trial) -> Job:
+        """It is about to run; what an earlier run of it left is kept until this one has ended."""
+        self._begun.append(trial.label)
+        self._display.plan([*self._begun, *(t.label for t in self._pending)])
+        self._display.begin(trial.label, self.known_steps)
+        again = archive.has_ended(self._request, trial)
+        where = self._where[trial] = archive.beside(self._request) if again else self._request
+        self._disk.keep(archive.forget, where, trial)
+        return where.job
+
+    def advance(self, trial: Trial, step: int, loss: float | None, seconds: float | None) -> None:
+        """It has made a step."""
+        self._display.advance(trial.label, step, loss, seconds)
+
+    def end(self, outcome: Outcome) -> None:
+        """It has ended."""
+        where = self._where.pop(outcome.trial)
+        self._disk.keep(archive.keep, where, outcome)
+        if where is not self._request:
+            self._disk.keep(archive.replace_trial, self._request, outcome)
+        if outcome.status == "ok":
+            self.known_steps = len(outcome.record.steps)
+        words = outcome.reason or f"{count(len(outcome.record.steps), 'step')} in {outcome.seconds:.0f} s"
+        self._display.finish(outcome.trial.label, outcome.status, words)

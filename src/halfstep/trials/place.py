@@ -1,0 +1,76 @@
+"""Where a trial runs when others run beside it: on which cores or device, and how it is told to end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from halfstep.processes import pin_thread
+from halfstep.trials.process import Tree
+
+
+@dataclass(frozen=True)
+class Place:
+    """A part of the machine.
+
+    Attributes:
+        environment: what a trial's environment gets, where the user's own does not say it.
+        forced: what it gets in any case.
+        cores: the processors that it runs on; empty for all that this process may use.
+    """
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    forced: Mapping[str, str] = field(default_factory=dict)
+    cores: tuple[int, ...] = ()
+
+    def around(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """The environment of a trial that runs here."""
+        return {**self.environment, **environment, **self.forced}
+
+    def enter(self) -> None:
+        """Move this thread here: the processes that it starts begin on these processors."""
+        if self.cores:
+            pin_thread(self.cores)
+
+
+#: the whole machine
+ANYWHERE = Place()
+
+
+class Stop:
+    """Tells trials that run in other threads to end: once kindly, a second time at once."""
+
+    def __init__(self) -> None:
+        self._by = ""
+        self._marks: set[str] = set()
+        self._lock = threading.Lock()
+
+    def tell(self, by: str) -> None:
+        """End them; ``by`` is who wants it, for the reason of each."""
+        if not self._by:
+            self._by = by
+            return
+        with self._lock:
+            marks = list(self._marks)
+        for mark in marks:
+            Tree(None, mark).kill()
+
+    def check(self) -> None:
+        """Called by a trial's thread, all the time.
+
+        Raises:
+            KeyboardInterrupt: it is to end, with the word of who wants it.
+        """
+        if self._by:
+            raise KeyboardInterrupt(self._by)
+
+    def begin(self, mark: str) -> None:
+        """A trial with this mark has begun."""
+        with self._lock:
+            self._marks.add(mark)
+
+    def ended(self, mark: str) -> None:
+        """It has ended."""
+        with self._lock:
+            self._marks.discard(mark)
