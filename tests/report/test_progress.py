@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from halfstep.report.progress import Progress
+from halfstep.report.progress import Live, Progress
 
 
 def run(console: Console, steps: int | None = 2) -> None:
@@ -39,6 +39,24 @@ def test_a_terminal_gets_bars_and_keeps_the_endings(steps: int | None) -> None:
     assert "ok  bf16, repeat 0: 142 ms ± 3 ms" in stream.getvalue()
     assert "out of memory  fp16, repeat 0: the device has 8 GiB" in stream.getvalue()
     assert "2 of 2" in stream.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_long_name_leaves_the_figures_their_room(width: int) -> None:
+    stream, label = io.StringIO(), "bf16:keep=encoder.layers.*.norm,lm_head-seed0-repeat1"
+    live = Live(Console(file=stream, width=width, force_terminal=True, color_system=None))
+    live.start()
+    live.plan(6)
+    live.begin(label, 600)
+    live.advance(label, 123, "loss 2.31  142 ms per step")
+    live._bars.refresh()
+    live.stop()
+    drawn = [line for line in stream.getvalue().splitlines() if "123/600" in line]
+    assert drawn
+    for line in drawn:
+        assert "bf16:keep=encoder.l" in line
+        assert "123/600  loss 2.31  142 ms per step" in line
+        assert ("-:--:--" in line) == (width >= 80)
 
 
 def test_a_trial_added_later_lengthens_the_one_bar() -> None:

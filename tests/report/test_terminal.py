@@ -104,6 +104,27 @@ def test_all_words_are_there_and_no_line_is_too_long(width: int) -> None:
     assert max(map(cell_len, to_read(text))) <= width
 
 
+@pytest.mark.parametrize("width", WIDTHS[:3])
+def test_a_long_name_and_long_reasons_leave_the_figures_their_columns(width: int) -> None:
+    """A name stands in a line of its own, reasons flow over the whole width: no column becomes wider or narrower."""
+    compared, plain = comparison(), comparison()
+    name, reason = "bf16:keep=encoder.layers.*.norm,lm_head.decoder", " ".join(["a long reason"] * 30)
+    for row in compared["verdicts"]:
+        row["precision"] = name if row["precision"] == "bf16" else row["precision"]
+        row["reason"] = row["reason"] and reason
+        if row["step_time"] is None:
+            row["step_time_absent"] = f"another: {reason}"
+    text = shown(compared, width)
+    head = text.splitlines()[0]
+    assert head.split("status")[0].split() == shown(plain, width).splitlines()[0].split("status")[0].split()
+    assert name in text.splitlines()
+    below = text.splitlines()[text.splitlines().index(name) + 1]
+    assert below.startswith(" " * head.index("step time") + "102 ms")
+    told = [line for line in text.splitlines() if "a long reason a long" in line]
+    assert len(told[0]) > 0.8 * width
+    assert max(map(cell_len, to_read(text))) <= width
+
+
 @pytest.mark.parametrize("width", [8, 20, 40, *WIDTHS])
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_hostile_text_is_shown_not_obeyed(payload: str, width: int) -> None:

@@ -11,12 +11,14 @@ from halfstep.comparison.model.comparison import Comparison
 from halfstep.comparison.model.figures import Ratio, Spread
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.report import stored, units
-from halfstep.report.layout import Cell, Sheet
+from halfstep.report.layout import Cell, Sheet, folded
 from halfstep.report.reading import loss_words, no_interval, why_absent
 from halfstep.words.plural import count
 
 _INDENT = 4
 _UNSURE = "not significant"
+#: columns that a precision's name may take beside the figures, at least, and as a share of the sheet's width
+_NAME, _NAME_SHARE = 12, 4
 
 
 def grid(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
@@ -27,7 +29,8 @@ def grid(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
     notes: dict[str, int] = {}
     metered = any(row.energy for row in comparison.verdicts)
     rows = [[sheet.spelled(cell) for cell in cells_of(row, notes, metered)] for row in comparison.verdicts]
-    widths = [_width(column) for column in zip(*rows, strict=True)]
+    names, *figures = zip(*rows, strict=True)
+    widths = [_name_width(names, sheet), *map(_width, figures)]
     shown = sheet.fitting(widths)
     yield from sheet.row([Cell("", cell.label, "dim") for cell in rows[0][:shown]], widths[:shown])
     for row, cells in zip(comparison.verdicts, rows, strict=True):
@@ -43,8 +46,20 @@ def _width(column: tuple[Cell, ...]) -> int:
     return max(cell_len(line) for cell in column for line in (cell.label, *cell.lines))
 
 
+def _name_width(names: tuple[Cell, ...], sheet: Sheet) -> int:
+    """The first column's: a long name does not take the room of the figures, but stands in a line of its own."""
+    most = max(_NAME, sheet.width // _NAME_SHARE)
+    return max(w for cell in names for w in (cell_len(cell.label), cell_len(cell.text)) if w <= most)
+
+
 def _stacked(cells: list[Cell], widths: list[int], sheet: Sheet) -> Iterator[Text]:
     """A row of figures, their intervals in the line below, and what is not significant below that."""
+    name, *figures = cells
+    if cell_len(name.text) > widths[0]:
+        yield from folded(Text(name.text, name.style, no_wrap=True), sheet.width)
+        cells = [Cell("", ""), *figures] if figures else []
+    if not cells:
+        return
     for depth in range(max(len(cell.lines) for cell in cells)):
         line = [
             Cell("", cell.lines[depth], "dim" if depth else cell.style)

@@ -9,11 +9,16 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 from rich.text import Text
 
 from halfstep.codec import clean
 from halfstep.report import units
 from halfstep.words.plural import count
+
+
+#: columns of a terminal from which on it has room for a bar and the time left, and for all
+_WIDE, _WIDEST = 80, 110
 
 
 class Display(Protocol):
@@ -115,13 +120,16 @@ class Live:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        # A time cut short to one digit says nothing, so a narrow terminal is shown fewer columns.
+        wide, widest = console.width >= _WIDE, console.width >= _WIDEST
+        label = Column(no_wrap=True, overflow="ellipsis", max_width=max(20, console.width // 4))
         self._bars = Bars(
             SpinnerColumn("line" if console.options.ascii_only else "dots"),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            TextColumn("{task.description}", markup=False, table_column=label),
+            *([BarColumn(bar_width=24 if widest else 8)] if wide else []),
             TextColumn("{task.fields[said]}", markup=False, style="dim"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            *([TimeElapsedColumn()] if widest else []),
+            *([TimeRemainingColumn()] if wide else []),
             console=console,
             transient=True,
         )
