@@ -148,6 +148,10 @@ if sys.platform == "win32":
         """As :func:`is_own`."""
         return True
 
+    def forbids_loading(folder: Path) -> bool:
+        """No file system does."""
+        return False
+
     def link_folder(link: Path, target: Path) -> None:
         """Make ``link`` lead to a folder: a junction, as links need a right that users seldom have.
 
@@ -179,6 +183,14 @@ else:
     def is_private(found: os.stat_result) -> bool:
         """Whether a file is this user's, and no group and nobody else may write it."""
         return is_own(found) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+    def forbids_loading(folder: Path) -> bool:
+        """Whether no library in a folder can be loaded, as its file system is mounted ``noexec``.
+
+        Raises:
+            OSError: the folder cannot be looked at.
+        """
+        return bool(os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0))
 
     def link_folder(link: Path, target: Path) -> None:
         """Make ``link`` lead to a folder.

@@ -29,6 +29,13 @@ TESTED = sys.platform == "linux"
 
 _STANDARD_LIBRARY = os.path.dirname(os.__file__)
 
+#: why there may be no /sys/class/powercap, whose files tell a processor's energy
+NO_POWERCAP = (
+    "this kernel was built without it, or the container hides it"
+    if sys.platform == "linux"
+    else "Linux alone has it"
+)
+
 #: an open file, or one of subprocess's own numbers for a pipe or nothing
 Stream = IO[bytes] | int
 

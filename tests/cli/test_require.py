@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 import halfstep as package
 from halfstep.cli.project import required_by_project
-from halfstep.comparison.requirements import Unmet
+from halfstep.comparison.requirements import Unmet, parse_requirements
 from halfstep.errors import UsageError
 
 from .running import PROGRAMS, halfstep
@@ -72,23 +73,38 @@ def test_a_project_requires_by_its_pyproject(both: dict[str, Any], tmp_path: Pat
         ("[tool.halfstep]\nrequire = [1]\n", None),
         ("[tool.halfstep]\nseeds = 5\n", None),
         ("[tool]\nhalfstep = 3\n", None),
+        ('[tool.halfstep]\nrequire = ["bf16: fast"]\n', None),
+        ('[tool.halfstep]\nrequire = ["bf17: no worse"]\n', None),
+        (f'[tool.halfstep]\nrequire = "{"x" * 100_000}"\n', None),
+        (f"a = {'[' * 5000}{']' * 5000}\n", ()),
+        (f"a = {'9' * 5000}\n", ()),
     ],
 )
 def test_the_table_of_a_pyproject(text: str, found: tuple[str, ...] | None, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(text)
     if found is None:
-        with pytest.raises(UsageError, match=r"\[tool.halfstep\] in pyproject.toml holds"):
+        with pytest.raises(UsageError, match=r"\[tool.halfstep\] in pyproject.toml: .*") as raised:
             required_by_project(tmp_path)
+        assert len(str(raised.value)) < 400
     else:
-        assert required_by_project(tmp_path) == found
+        assert required_by_project(tmp_path) == parse_requirements(found)
 
 
-def test_a_requirement_on_what_is_not_compared_is_refused_before_any_trial(tmp_path: Path) -> None:
-    done = halfstep(
-        "compare", "--precisions", "fp32", "--require", "bf16: no worse", "--out", "o", FAULTY, cwd=tmp_path
-    )
+def test_a_pyproject_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pyproject.toml")
+    assert required_by_project(tmp_path) == ()
+
+
+@pytest.mark.parametrize("where", ["--require", "[tool.halfstep] in pyproject.toml"])
+def test_a_requirement_on_what_is_not_compared_is_refused_before_any_trial(
+    tmp_path: Path, where: str
+) -> None:
+    required = ["--require", "bf16: no worse"] if where == "--require" else []
+    if not required:
+        (tmp_path / "pyproject.toml").write_text('[tool.halfstep]\nrequire = ["bf16: no worse"]\n')
+    done = halfstep("compare", "--precisions", "fp32", *required, "--out", "o", FAULTY, cwd=tmp_path)
     assert done.returncode == 2
-    assert "--require names bf16, which is not compared; --precisions has fp32." in done.stderr
+    assert f"halfstep: {where} names bf16, which is not compared; --precisions has fp32." in done.stderr
     assert not list(tmp_path.glob("o/trials/*"))
 
 

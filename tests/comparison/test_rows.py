@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from halfstep import codec
 from halfstep.comparison.rows import trial_row
+from halfstep.comparison.statistics.tolerance import Tolerance
+from halfstep.comparison.verdicts import verdicts
 
 from .simulated import outcome
 
@@ -32,3 +35,18 @@ def test_products_that_ran_otherwise_are_warned_of(
     trial.record.add({"event": "takeover", "asked": asked})
     trial.record.add({"event": "sample", "matmul_flops": flops})
     assert trial_row(trial, (), "").warnings == said
+
+
+def test_of_a_damaged_record_nothing_is_absent_because_no_step_was_made() -> None:
+    """The trial made steps; its record cannot tell how many."""
+    trial = outcome("bf16", [1.0] * 40)
+    trial.record.add({"event": "lost", "lines": 9, "why": "No space left on device"})
+    trial = trial.trusted()
+    row = codec.write(trial_row(trial, (), ""))
+    reason = "its record cannot be used: 9 lines of it could not be written (No space left on device)"
+    assert (row["status"], row["reason"]) == ("damaged", reason)
+    told = {name: why for name, why in row.items() if name.endswith("_absent") and why}
+    assert {"step_seconds_absent", "peak_memory_absent"} <= told.keys()
+    assert {w for why in told.values() for w in (why.values() if isinstance(why, dict) else [why])} == {reason}
+    (said,) = verdicts([trial], [trial_row(trial, (), "")], Tolerance())
+    assert (said.step_time_absent, said.peak_memory_absent) == (reason, reason)

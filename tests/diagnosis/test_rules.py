@@ -95,8 +95,9 @@ def test_a_scale_is_not_blamed_for_what_began_in_the_forward_pass_or_outside_of_
 def test_without_an_origin_the_module_nearest_to_the_loss_is_named() -> None:
     state = {"what": "state", "step": 8, "weights": True, "parameters": ["net.body.weight", "net.head.bias"]}
     early = state | {"step": 1, "parameters": ["other.weight"]}
-    (collapse,) = found(rules.scale_never_settles, "fp16", *steps(*[True] * 9), early, state)
-    assert place(collapse) == ("scale_collapse", 92, "net.head", "", "backward", 0)
+    events = steps(*[False] * 10, *[True] * 9)
+    (collapse,) = found(rules.scale_never_settles, "fp16", *events, early, state)
+    assert place(collapse) == ("scale_collapse", 92, "net.head", "", "backward", 10)
     assert collapse.evidence == "the loss scale fell to 1 and the last 9 steps were skipped"
     (nowhere,) = found(rules.scale_never_settles, "fp16", *steps(*[True] * 9))
     assert (nowhere.where, nowhere.step) == ("", 0)

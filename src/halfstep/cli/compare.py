@@ -62,8 +62,7 @@ def compare(**options: Any) -> int:
 
     from halfstep.report import terminal
 
-    options["require"] = (*required_by_project(), *options["require"])
-    task = prepare(ComparisonOptions(**options), given_options())
+    task = prepare(ComparisonOptions(**options), given_options(), required_by_project())
     err, console = Console(stderr=True), Console(stderr="-" in (options["json"], options["markdown"]))
     with held(task.request.folder):
         if task.old is not None:
@@ -102,12 +101,13 @@ class Done:
     page: Path | HalfstepError
 
 
-def prepare(options: ComparisonOptions, given: Collection[str]) -> Task:
+def prepare(options: ComparisonOptions, given: Collection[str], project: Sequence[Term] = ()) -> Task:
     """Read the options, and find everything that can be wrong before a trial is run.
 
     Args:
         options: as the command line has them: lists are texts with commas.
         given: those that were given, and not left to their defaults.
+        project: what pyproject.toml requires.
 
     Raises:
         UsageError: an option cannot be read, or the folder cannot be written.
@@ -151,17 +151,22 @@ def prepare(options: ComparisonOptions, given: Collection[str]) -> Task:
     if request.fresh:
         check_size(request.folder)
     required = parse_requirements(_texts(options.require))
-    unasked = [
-        t.precision for t in required if request.recipes is not None and t.precision not in request.recipes
-    ]
-    if unasked:
-        raise UsageError(
-            f"--require names {unasked[0]}, which is not compared; --precisions has {', '.join(request.recipes or ())}."
-        )
+    _check_compared(required, "--require", request)
+    _check_compared(project, "[tool.halfstep] in pyproject.toml", request)
     json, markdown = json_path_of(options.json), json_path_of(options.markdown, "--markdown")
     for target in targets:
         check(target, request.folder)
-    return Task(request, old, json, markdown, required, targets)
+    return Task(request, old, json, markdown, (*project, *required), targets)
+
+
+def _check_compared(required: Sequence[Term], where: str, request: Request) -> None:
+    """Raise UsageError where ``where`` requires something of a precision that is not compared."""
+    for term in required if request.recipes is not None else ():
+        if term.precision not in request.recipes:
+            raise UsageError(
+                f"{where} names {term.precision}, which is not compared; --precisions has "
+                f"{', '.join(request.recipes)}."
+            )
 
 
 def perform(task: Task, display: Display) -> Done:

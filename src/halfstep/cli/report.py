@@ -66,7 +66,8 @@ def report(
     if csv_file == "":
         raise UsageError("--csv was given no file; name one, or leave it out.")
     json_path, markdown_path = json_path_of(json_file), json_path_of(markdown_file, "--markdown")
-    terms, targets = parse_requirements((*required_by_project(), *required)), parse_targets(trackers)
+    terms = (*required_by_project(), *parse_requirements(required))
+    targets = parse_targets(trackers)
     diagnoses = stored(Path(folder))
     if diagnoses and not holds_comparison(Path(folder)):
         given = {"--csv": csv_file, "--require": " ".join(required), "--markdown": markdown_file}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import starmap
 from typing import Any
 
@@ -84,7 +84,20 @@ def trial_row(outcome: Outcome, command: tuple[str, ...], log: str) -> TrialRow:
     row = with_memory(_with_peak(row, ranks), sample.get("memory"), ranks, unsampled)
     row = with_energy(_with_stored(row, ranks, unsampled), end, (samples or 0) * len(ranks))
     row = with_time_shares(row, sample, len(record.steps))
+    if row.status == "damaged":
+        return _untold(row)
     return _unmeasured(row) if row.emulated else row
+
+
+def _untold(row: TrialRow) -> TrialRow:
+    """Why nothing is known of a trial whose record cannot be used: not that it made no step."""
+    reasons: dict[str, Any] = {f.name: getattr(row, f.name) for f in fields(row) if f.name.endswith("_absent")}
+    changes: dict[str, Any] = {
+        name: dict.fromkeys(why, row.reason) if isinstance(why, Mapping) else row.reason
+        for name, why in reasons.items()
+        if why
+    }
+    return replace(row, **changes | {"step_seconds_absent": row.reason})
 
 
 def _unmeasured(row: TrialRow) -> TrialRow:

@@ -12,6 +12,7 @@ from typing import Any
 from halfstep.meters.clock import now
 from halfstep.meters.memory import cuda_in_use, devices_used
 from halfstep.meters.reading import Absent, Kind, Reading
+from halfstep.processes import NO_POWERCAP
 
 _POWERCAP = Path("/sys/class/powercap")
 
@@ -258,7 +259,7 @@ _MOST_WATTS = 1000.0
 
 def _open_rapl(root: Path) -> EnergyMeter:
     if not root.is_dir():
-        return NoEnergyMeter(_CPU, f"no RAPL counter: there is no {root} (Linux alone has it)")
+        return NoEnergyMeter(_CPU, f"no RAPL counter: there is no {root} ({NO_POWERCAP})")
     domains = [domain for domain in sorted(root.glob("intel-rapl:*")) if _counted(domain)]
     if not domains:
         return NoEnergyMeter(

@@ -44,6 +44,8 @@ def test_strata_against_all_orders() -> None:
     assert found.rise == pytest.approx(0.2, abs=1e-3)
     assert found.significant
     assert trend([[1.0], [2.0]]) is None
+    assert trend([[], [1.0]]) is None
+    assert trend([[1.0, 1.1, 1.2], [], [3.0]]) == trend([[1.0, 1.1, 1.2]])
 
 
 def trials(

@@ -111,6 +111,18 @@ def test_seeds_that_change_nothing_are_one_seed() -> None:
     found = judged(trials)["bf16"]["loss"]
     assert found["kind"] == "one_seed"
     assert found["words"].endswith("the seeds changed nothing, so noise is not known")
+    assert found["difference"]["value"] == pytest.approx(0.1)
+
+
+def test_seeds_that_end_alike_on_other_ways_are_seeds() -> None:
+    """All losses of the last steps are alike, those before are not."""
+    trials = [
+        outcome(p, [*noisy(2.0, seed), *[level] * 20], seed)
+        for seed in range(5)
+        for p, level in (("fp32", 1.0), ("bf16", 1.1))
+    ]
+    found = judged(trials)["bf16"]["loss"]
+    assert (found["kind"], found["difference"]["seeds"]) == ("worse", 5)
 
 
 def test_repeats_of_a_seed_are_not_seeds() -> None:
@@ -163,20 +175,20 @@ def test_logged_figures_get_the_same_treatment() -> None:
     for seed in range(5):
         for precision, gain in (("fp32", 0.0), ("bf16", -0.1)):
             points = {
-                "val_accuracy": [(i, 0.8 + gain + 0.01 * math.sin(seed + i)) for i in range(4, 20, 5)],
+                "accuracy": [(i, 0.8 + gain + 0.01 * math.sin(seed + i)) for i in range(4, 20, 5)],
                 "margin": [(i, 0.1 + gain / 10 + 1e-4 * math.sin(seed * (1 - gain))) for i in range(20)],
                 "train_runtime": [(19, 100.0 + 50 * gain + seed)],
             }
             trials.append(outcome(precision, noisy(1.0, seed + int(10 * gain)), seed, logged=points))
     found = judged(trials)["bf16"]
-    accuracy, rate = found["logged"]["val_accuracy"], found["logged"]["margin"]
+    accuracy, rate = found["logged"]["accuracy"], found["logged"]["margin"]
     assert (accuracy["direction"], accuracy["kind"]) == ("higher", "worse")
     assert accuracy["difference"]["value"] == pytest.approx(-0.1)
     assert (rate["direction"], rate["kind"]) == ("unknown", "different")
     assert rate["words"].startswith("differs by -0.01")
-    assert set(found["logged"]) == {"val_accuracy", "margin"}
+    assert set(found["logged"]) == {"accuracy", "margin"}
     assert found["quality"]["kind"] == "worse"
-    assert "val_accuracy: worse by 0.1 ± " in found["quality"]["words"]
+    assert "accuracy: worse by 0.1 ± " in found["quality"]["words"]
 
 
 @pytest.mark.parametrize(
@@ -257,6 +269,7 @@ def test_how_far_the_loss_fell_is_its_first_value_less_its_last() -> None:
     rows = judged(outcomes)
     assert rows["fp32"]["fall"] == rows["bf16"]["loss"]["difference"]["fall"] == 5.0
     assert rows["bf16"]["loss"]["difference"]["power"] == POWER
+    assert rows["fp32"]["loss"]["kind"] is None
     assert rows["bf16"]["loss"]["difference"]["margin_from"] == "seeds"
     alone = judged(outcomes[:2])["bf16"]["loss"]["difference"]
     assert alone["margin_from"] is None

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -128,7 +129,14 @@ def test_a_failure_expires_and_is_not_written_through_a_link(cache: Path, tmp_pa
     ("script", "why", "remembered"),
     [
         ("echo 'cc: No space left on device' >&2; exit 1", "the disk was full while they were compiled", 0),
+        ("echo 'ld: Disk quota exceeded' >&2; exit 1", "the disk was full while they were compiled", 0),
+        ("echo 'as: a.o: File too large' >&2; exit 1", "the disk was full while they were compiled", 0),
+        ("echo 'cc1: out of memory' >&2; exit 1", "there was too little memory to compile them", 0),
+        ("echo 'cc: Read-only file system' >&2; exit 1", "the compiler could not use its files", 0),
+        ("echo 'cc: Killed signal terminated program cc1' >&2; exit 1", "the compiler was ended by a signal", 0),
+        ('test "$LC_ALL" = C && echo "No space left on device" >&2; exit 1', "the disk was full while they were compiled", 0),
         ("kill -s TERM $$", "the compiler was ended by a signal", 0),
+        ('for out; do :; done; echo no library | tee $(echo "$@" | sed "s/.* -o //; s/ .*//")', ": file too short", 1),
         ("exit 1", " cannot compile them", 1),
     ],
 )
@@ -141,6 +149,14 @@ def test_only_a_compiler_that_fails_by_itself_is_remembered(
     monkeypatch.setenv("CC", str(compiler))
     assert native.prepare([SOURCE]).endswith(why)
     assert len(list(cache.iterdir())) == remembered
+
+
+def test_a_file_system_from_which_nothing_is_loaded_is_said(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiling would end well, and loading fail, in every process."""
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_NOEXEC | os.ST_NOSUID))
+    assert native.prepare([SOURCE]) == f"'{cache}' is on a file system that is mounted noexec"
 
 
 def test_a_run_without_kernels_says_so_once(tmp_path: Path) -> None:

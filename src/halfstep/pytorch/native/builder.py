@@ -137,7 +137,7 @@ def _built(source: Path) -> Path:
     if compiler is None:
         raise Missing(f"there is no compiler; set {language.variable} to one")
     if kernel_cache.has_failed(path, compiler):
-        raise Missing(f"{compiler!r} could not compile them a while ago")
+        raise Missing(f"{compiler!r} made nothing of them that can be loaded a while ago")
     try:
         compiled = _compile(source, path, compiler, language)
         if compiled:
@@ -146,17 +146,22 @@ def _built(source: Path) -> Path:
         raise Missing(f"{str(path.parent)!r} cannot be written: {error.strerror}") from None
     except _NotItsFault as error:
         raise Missing(str(error)) from None
+    except _NotLoaded as error:
+        kernel_cache.note_failure(path, compiler)
+        raise Missing(f"what {compiler!r} made of them cannot be loaded: {error}") from None
     if not compiled:
         kernel_cache.note_failure(path, compiler)
         raise Missing(f"{compiler!r} cannot compile them")
     return path
 
 
-def _loads(path: Path) -> bool:
+def _why_not_loaded(path: Path) -> str:
+    """What the system says; empty where the library can be loaded."""
     try:
-        return bool(ctypes.CDLL(str(path)))
-    except OSError:
-        return False
+        ctypes.CDLL(str(path))
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def _key(source: Path) -> str:
@@ -174,30 +179,61 @@ def _compile(source: Path, path: Path, compiler: str, language: _Language) -> bo
     Raises:
         OSError: there is no room, say.
         _NotItsFault: nothing is known of the compiler.
+        _NotLoaded: it was compiled, and cannot be loaded.
     """
+    why = ""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         built = Path(folder) / path.name
         for compiled, linked in language.tries:
             unit = str(Path(folder) / "unit.o")
             first = [*compiler.split(), *language.flags, *compiled, "-c", str(source), "-o", unit]
             second = [*compiler.split(), "-shared", *linked, unit, "-o", str(built), *language.libraries]
-            if _run(first) and _run(second) and _loads(built):
-                built.replace(path)
-                return True
+            if _run(first) and _run(second):
+                why = _why_not_loaded(built)
+                if not why:
+                    built.replace(path)
+                    return True
+    if why:
+        raise _NotLoaded(why)
     return False
 
 
 class _NotItsFault(Exception):
-    """A signal has ended the compiler, or the disk is full."""
+    """A signal has ended the compiler or a part of it, or it found no room."""
+
+
+class _NotLoaded(Exception):
+    """The system does not load what was compiled; the message is what it says."""
+
+
+#: what a compiler says when it is not at fault, and why there are no kernels then; the next process tries again
+_FOUND_NO_ROOM = {
+    **dict.fromkeys(
+        map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)),
+        "the disk was full while they were compiled",
+    ),
+    **dict.fromkeys(
+        (os.strerror(errno.ENOMEM), "out of memory", "virtual memory exhausted"),
+        "there was too little memory to compile them",
+    ),
+    **dict.fromkeys(
+        map(os.strerror, (errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE)),
+        "the compiler could not use its files",
+    ),
+    "signal terminated program": "the compiler was ended by a signal",
+}
 
 
 def _run(command: list[str]) -> bool:
     try:
-        done = subprocess.run(command, capture_output=True, check=False)
+        # In plain English, so that its words are known.
+        plain = {**os.environ, "LC_ALL": "C"}
+        done = subprocess.run(command, capture_output=True, check=False, env=plain)
     except OSError:  # no such compiler
         return False
     if done.returncode < 0:
         raise _NotItsFault("the compiler was ended by a signal")
-    if done.returncode and os.strerror(errno.ENOSPC).encode() in done.stderr:
-        raise _NotItsFault("the disk was full while they were compiled")
+    said = done.stderr.decode(errors="replace")
+    if done.returncode and (why := next((w for words, w in _FOUND_NO_ROOM.items() if words in said), "")):
+        raise _NotItsFault(why)
     return done.returncode == 0

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import platformdirs
 
-from halfstep.files import is_private, write_whole
+from halfstep.files import forbids_loading, is_private, write_whole
 
 #: seconds for which a compiler that failed is not tried again: it, or what it lacked, may have been mended since
 EXPIRES = 86_400.0
@@ -40,6 +40,8 @@ def folder() -> Path:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not place.is_dir() or not is_private(place.stat()):
             raise Unusable(f"{str(place)!r} belongs to another user, or others may write it")
+        if forbids_loading(place):
+            raise Unusable(f"{str(place)!r} is on a file system that is mounted noexec")
     except OSError as error:
         raise Unusable(f"{str(place)!r} cannot be used: {error.strerror}") from None
     return place
