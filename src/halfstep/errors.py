@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from halfstep.words.safe_text import clean
+
 
 class HalfstepError(Exception):
     """A mistake that the user can mend.
 
     The message is one sentence: what was given, what is allowed, what to do. The command line prints it
-    to stderr and exits with code 2.
+    to stderr and exits with code 2. It may name what somebody else has written, so no escape sequence of it is left.
     """
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(clean(message, lines=True))
 
 
 class UsageError(HalfstepError):

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import io
 import pkgutil
+import shutil
 import subprocess
 import sys
 import threading
@@ -170,6 +171,14 @@ def test_what_the_command_refuses_is_an_exception_with_its_sentence(
         ({"fresh": "no"}, "fresh was given 'no'; give True or False"),
         ({"seeds": True}, "seeds was given True; give a text, a number or a path"),
         ({"progress": 3}, "progress was given 3; give True, False or a function"),
+        ({"args": None}, "args was given None; give a list of texts"),
+        ({"args": b"--lr"}, "args was given b'--lr'; give a list of texts"),
+        ({"args": ["a\0b"]}, r"args was given 'a\\x00b'; a null byte"),
+        ({"out": "a\0b"}, r"out was given 'a\\x00b'; a null byte"),
+        ({"out": b"out"}, "out was given b'out'; give a text, a number or a path"),
+        ({"out": "a\ud800b"}, r"out was given 'a\\ud800b'; a null byte or half a surrogate pair is in no command"),
+        ({"json": "a\0b"}, r"json was given 'a\\x00b'; a null byte"),
+        ({"require": ["fp32: speed >= 1", b"fp32: speed >= 1"]}, r"require was given b'fp32: speed >= 1'; give"),
     ],
 )
 def test_what_only_python_can_say_wrongly_is_a_sentence_too(
@@ -177,6 +186,41 @@ def test_what_only_python_can_say_wrongly_is_a_sentence_too(
 ) -> None:
     with pytest.raises(halfstep.HalfstepError, match=sentence):
         halfstep.compare("idle.py", **keywords)
+
+
+def test_no_sentence_holds_an_escape_sequence(folder: Path) -> None:
+    """Whoever shows the traceback of an exception shows its words as they are."""
+    with pytest.raises(halfstep.HalfstepError, match=r"There is no file 'gone.py' in") as raised:
+        halfstep.compare("\x1b[31mgone\x07\u202e.py")
+    assert str(raised.value).isprintable()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is Linux's")
+@pytest.mark.parametrize("option", ["json", "markdown"])
+def test_a_file_that_cannot_be_written_at_the_end_loses_no_trial(folder: Path, option: str) -> None:
+    with pytest.raises(halfstep.HalfstepError, match="Cannot write '/dev/full'") as raised:
+        halfstep.compare("idle.py", precisions="fp32", **{option: "/dev/full"})
+    kept = str(raised.value).split("the comparison is in '")[1].split("'")[0]
+    assert halfstep.load(kept).trials[0]["status"] == "failed"
+    shutil.rmtree(kept)
+
+
+def test_two_at_once_in_one_folder_are_one_that_runs_and_one_that_is_refused(folder: Path) -> None:
+    """The second starts while the first trains."""
+    (folder / "long.py").write_text("import time; time.sleep(30)")
+    told: list[str] = []
+
+    def second(progress: Progress) -> None:
+        if progress.what == "begin":
+            with pytest.raises(halfstep.HalfstepError) as raised:
+                halfstep.compare("idle.py", precisions="fp32", out="out")
+            told.append(str(raised.value))
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        halfstep.compare("long.py", precisions="fp32", out="out", progress=second)
+    assert len(told) == 1
+    assert "already holds a comparison" in told[0] or "Another halfstep is running in" in told[0]
 
 
 def test_arguments_that_look_like_options_reach_the_program(folder: Path) -> None:

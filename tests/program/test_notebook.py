@@ -158,7 +158,15 @@ def test_compare_and_diagnose(tmp_path: Path) -> None:
     assert [trial["status"] for trial in trials] == ["ok", "ok"], done.stderr
 
 
-@pytest.mark.parametrize("text", ["", "hello", "[]", "{}", '{"cells": 3, "nbformat": 4}', "null"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "hello", "[]", "{}", '{"cells": 3, "nbformat": 4}', "null", "[" * 100_000),
+        '{"nbformat": ' + "9" * 5000 + "}",
+        '{"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": []}, "cells": []}',
+    ],
+    ids=lambda text: text[:20],
+)
 def test_what_is_no_notebook_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "train.ipynb"
     path.write_text(text)
@@ -167,6 +175,39 @@ def test_what_is_no_notebook_is_refused(text: str, tmp_path: Path) -> None:
     assert str(refused.value) == (
         f"'{path}' is no notebook that nbformat can read; give one that Jupyter opens, or a script."
     )
+
+
+def test_a_notebook_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train.ipynb")
+    with pytest.raises(UsageError, match="is no notebook that nbformat can read"):
+        code_of("train.ipynb", str(tmp_path / "train.ipynb"))
+
+
+@pytest.mark.parametrize("language", [5, ["x"], {"python": 1}, "R" * 10_000])
+def test_another_language_is_told_in_short(language: object, tmp_path: Path) -> None:
+    kernel = {"name": "a", "display_name": "b", "language": language}
+    path = write(tmp_path / "train.ipynb", ["1"], kernel)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"is a notebook in .*; halfstep runs notebooks in Python") as refused:
+        code_of("train.ipynb", str(path))
+    assert len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("ours", "cell"),
+    [
+        *[(ours, {"number": 7}) for ours in ("x", {}, {"folder": 5}, ["folder"])],
+        *[({"folder": "/f"}, cell) for cell in ({}, [1], {"number": "7"}, {"number": -1}, {"number": True})],
+    ],
+)
+def test_what_halfstep_has_not_written_numbers_no_cell(ours: object, cell: object, tmp_path: Path) -> None:
+    path = write(tmp_path / "train.ipynb", ["first"])
+    raw = json.loads(path.read_text())
+    raw["metadata"]["halfstep"] = ours
+    for each in raw["cells"]:
+        each["metadata"]["halfstep"] = cell
+    path.write_text(json.dumps(raw))
+    found = code_of("train.ipynb", str(path))
+    assert (found.cells, found.folder) == ((Cell(1, "first"),), "")
 
 
 @pytest.mark.parametrize("command", ["run", "compare", "diagnose"])

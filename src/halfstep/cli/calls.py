@@ -14,7 +14,7 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -101,6 +101,8 @@ def compare(given: dict[str, Any]) -> Comparison:
             done = comparing.perform(task, display)
         _track(task, done)
         _require_page(done.page)
+        if done.unwritten is not None:
+            raise done.unwritten
         found = Comparison(done.comparison, task.request.folder)
         found.require(*task.required)
         return keep(found)
@@ -136,6 +138,8 @@ def diagnose(given: dict[str, Any]) -> Diagnosis:
         with held(task.question.job.folder), _display(given.get("progress", False)) as display:
             done = diagnosing.perform(task, display)
         _require_page(done.page)
+        if done.unwritten is not None:
+            raise done.unwritten
         return keep(Diagnosis(done.diagnosis, task.question.job.folder))
 
 
@@ -253,16 +257,20 @@ def _command_line(kind: type[Options], given: Mapping[str, Any]) -> list[str]:
     ]
     words += ["-m"] if _flag("module", given.get("module", False)) else []
     program, args = given.get("program"), given.get("args", ())
-    if isinstance(args, str) or not all(isinstance(word, str | os.PathLike) for word in args):
+    if not _is_list(args) or not all(isinstance(word, str | os.PathLike) for word in args):
         raise UsageError(f'args was given {args!r}; give a list of texts, e.g. ["--lr", "3e-4"].')
     if program is None and args:
         raise UsageError(f"args was given {args!r} without a program; name one.")
-    return [*words, "--", *([] if program is None else [_text("program", program)]), *map(os.fspath, args)]
+    return [*words, "--", *([] if program is None else [_text("program", program)]), *(_text("args", word) for word in args)]
 
 
 def _each(value: Any, several: bool) -> Sequence[Any]:
     """The values of an option that may be given several times."""
-    return value if several and not isinstance(value, str) and isinstance(value, Sequence) else [value]
+    return value if several and _is_list(value) else [value]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def _option(name: str, value: Any, default: Any) -> list[str]:
@@ -272,7 +280,7 @@ def _option(name: str, value: Any, default: Any) -> list[str]:
         return []
     if default is False:
         return [option] if _flag(name, value) else []
-    if not isinstance(value, str) and isinstance(value, Sequence):
+    if _is_list(value):
         texts = [_text(name, item) for item in value]
         return [f"{option}={join_words(texts) if name == 'launch' else ','.join(texts)}"]
     return [f"{option}={_text(name, value)}"]
@@ -285,10 +293,12 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _text(name: str, value: Any) -> str:
-    if isinstance(value, os.PathLike):
-        return str(os.fspath(value))
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    plain = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(plain, bool) or not isinstance(plain, str | int | float):
         raise UsageError(
             f"{name} was given {value!r}; give a text, a number or a path, as its option is given."
         )
-    return str(value)
+    with suppress(UnicodeEncodeError):
+        if b"\0" not in os.fsencode(str(plain)):
+            return str(plain)
+    raise UsageError(f"{name} was given {value!r}; a null byte or half a surrogate pair is in no command line.")

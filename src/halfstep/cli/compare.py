@@ -28,8 +28,7 @@ from halfstep.cli.outputs import (
     page_or_said,
     print_required,
     print_tracked,
-    write_json,
-    write_text,
+    text_or_reason,
 )
 from halfstep.cli.project import required_by_project
 from halfstep.comparison.fit import FitOption, parse_fit, parse_size
@@ -41,6 +40,7 @@ from halfstep.comparison.statistics.tolerance import parse_tolerance
 from halfstep.comparison.work import Display
 from halfstep.diagnosis.loading import stored as diagnoses
 from halfstep.errors import HalfstepError, UsageError
+from halfstep.files import json_text
 from halfstep.precisions.recipes import parse_list
 from halfstep.processes import join_words, split_words
 from halfstep.program.target import Target as Program
@@ -77,6 +77,8 @@ def compare(**options: Any) -> int:
     print_tracked(task.targets, done.comparison, task.request.folder, page)
     if isinstance(done.page, UsageError):
         raise done.page
+    if done.unwritten is not None:
+        raise done.unwritten
     print_required(done.comparison, task.required, console)
     return 0 if any(trial["status"] == "ok" for trial in done.comparison["trials"]) else 1
 
@@ -95,10 +97,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """A comparison as JSON has it, and its page, or why that could not be drawn or written."""
+    """A comparison as JSON has it, its page, or why that could not be drawn or written, and what else could not be."""
 
     comparison: dict[str, Any]
     page: Path | HalfstepError
+    unwritten: UsageError | None = None
 
 
 def prepare(options: ComparisonOptions, given: Collection[str], project: Sequence[Term] = ()) -> Task:
@@ -178,10 +181,10 @@ def perform(task: Task, display: Display) -> Done:
     comparison = codec.write(compared(task.request, display, task.old))
     target = task.request.folder / "report.html"
     page = page_or_reason(lambda: write_page(comparison, target, diagnoses(task.request.folder)))
-    write_json(comparison, task.json)
-    if task.markdown is not None:
-        write_text(markdown(comparison), task.markdown)
-    return Done(comparison, page)
+    files = {task.json: lambda: json_text(comparison, indent=1), task.markdown: lambda: markdown(comparison)}
+    kept = f"the comparison is in {str(target.parent)!r}, from where `halfstep report` writes it"
+    unwritten = [text_or_reason(text, path, kept) for path, text in files.items()]
+    return Done(comparison, page, next(filter(None, unwritten), None))
 
 
 def _begun(folder: Path) -> Stored:

@@ -17,7 +17,7 @@ from halfstep.cli.outputs import (
     json_path_of,
     page_or_reason,
     page_or_said,
-    write_json,
+    text_or_reason,
 )
 from halfstep.comparison.work import Display
 from halfstep.diagnosis.loading import NAME, holds_comparison, stored
@@ -51,6 +51,8 @@ def diagnose(**options: Any) -> int:
     console.print(report.view(done.diagnosis, page=page_or_said(done.page)), crop=False)
     if isinstance(done.page, UsageError):
         raise done.page
+    if done.unwritten is not None:
+        raise done.unwritten
     return 0
 
 
@@ -65,10 +67,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """A diagnosis as JSON has it, and its page, or why that could not be drawn or written."""
+    """A diagnosis as JSON has it, its page, or why that could not be drawn or written, and what else could not be."""
 
     diagnosis: dict[str, Any]
     page: Path | HalfstepError
+    unwritten: UsageError | None = None
 
 
 def prepare(options: DiagnosisOptions) -> Task:
@@ -99,10 +102,20 @@ def perform(task: Task, display: Display) -> Done:
 
     folder = task.question.job.folder
     found = codec.write(worded(run_diagnosis(task.question, display)))
-    write_whole(folder / NAME, json_text(found))
+    unwritten = _kept(found, folder / NAME)
     written = page_or_reason(lambda: page.write(found, folder / "diagnosis.html"))
     if (whole := task.comparison) is not None:
         target = whole / "report.html"
         written = page_or_reason(lambda: write_page(rebuild(whole).data, target, stored(whole)))
-    write_json(found, task.json)
-    return Done(found, written)
+    kept = f"the diagnosis is in {str(folder)!r}"
+    also = text_or_reason(lambda: json_text(found, indent=1), task.json, kept)
+    return Done(found, written, unwritten or also)
+
+
+def _kept(found: dict[str, Any], path: Path) -> UsageError | None:
+    """Keep a diagnosis in its folder; why it could not be: the folder is gone, or the disk full."""
+    try:
+        write_whole(path, json_text(found))
+    except OSError as error:
+        return UsageError(f"Cannot write {str(path)!r} ({error.strerror}); give --out a folder with room.")
+    return None

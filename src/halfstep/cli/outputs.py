@@ -175,6 +175,28 @@ def print_tracked(
         print(f"halfstep: {clean(said)}", file=sys.stderr)
 
 
+def text_or_reason(text: Callable[[], str], path: Path | None, kept: str) -> UsageError | None:
+    """Write a text where :func:`json_path_of` said; why it could not be, where the trials have been run: all else goes on.
+
+    Args:
+        text: what makes it.
+        path: where it goes; None for nowhere.
+        kept: what there is without the file, as the end of a sentence.
+
+    Raises:
+        OSError: nobody reads stdout any more.
+    """
+    if path is None:
+        return None
+    try:
+        write_text(text(), path)
+    except OSError as error:
+        if str(path) == "-":
+            raise
+        return UsageError(f"Cannot write {str(path)!r} ({error.strerror}); {kept}.")
+    return None
+
+
 def write_json(data: dict[str, Any], path: Path | None) -> None:
     """Write ``data`` where :func:`json_path_of` said: nowhere, to stdout, or to a file."""
     if path is None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from halfstep.errors import UsageError
+from halfstep.files import opened
 
 SUFFIX = ".ipynb"
 
@@ -84,7 +86,8 @@ def read(given: str, path: str) -> Notebook:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of cells without an id
-            notebook = nbformat.read(path, as_version=4)
+            with opened(Path(path)) as file:  # to its end, which no pipe has that nobody writes to
+                notebook = nbformat.reads(file.read().decode("utf-8"), as_version=4)
             nbformat.validate(notebook)
     except Exception:  # of many kinds: JSON's, Unicode's, its own, those of Python for JSON of another shape
         raise UsageError(
@@ -94,14 +97,20 @@ def read(given: str, path: str) -> Notebook:
     language = told.get("kernelspec", {}).get("language") or told.get("language_info", {}).get(
         "name", "python"
     )
-    if language.lower() != "python":
-        raise UsageError(f"'{given}' is a notebook in {language}; halfstep runs notebooks in Python.")
+    if not isinstance(language, str) or language.lower() != "python":
+        raise UsageError(f"'{given}' is a notebook in {str(language)[:80]}; halfstep runs notebooks in Python.")
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
-    ours = told.get(_OURS)
-    if not isinstance(ours, dict):
-        return Notebook(tuple(Cell(number, cell.source) for number, cell in enumerate(code, start=1)))
-    numbered = (Cell(cell.metadata[_OURS]["number"], cell.source) for cell in code)
-    return Notebook(tuple(numbered), ours["folder"])
+    numbers, folder = [_told(cell.metadata, "number") for cell in code], _told(told, "folder")
+    if not isinstance(folder, str) or not all(type(number) is int and number > 0 for number in numbers):
+        numbers, folder = list(range(1, len(code) + 1)), ""
+    cells = zip(numbers, code, strict=True)
+    return Notebook(tuple(Cell(number, cell.source) for number, cell in cells), folder)
+
+
+def _told(metadata: Mapping[str, Any], name: str) -> Any:
+    """What halfstep itself has written; None where it has not, or somebody else has written something there."""
+    ours = metadata.get(_OURS)
+    return ours.get(name) if isinstance(ours, Mapping) else None
 
 
 def write(path: Path, cells: Sequence[Cell], folder: str) -> Path:

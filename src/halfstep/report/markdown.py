@@ -47,6 +47,8 @@ def _row(texts: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text that Markdown shows as it is: no markup of its own, no end of a cell."""
+    """A text that Markdown shows as it is: no markup, entity or link of its own, no end of a cell."""
     text = clean(text).replace("\n", " ")
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>|#" else c for c in text)
+    text = "".join(f"\\{c}" if c in "\\`*_{}[]<>|#&~$@" else c for c in text)
+    # What looks like an address becomes a link by itself.
+    return text.replace("://", "\\://").replace("www.", "www\\.")
