@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from halfstep.comparison.statistics import intervals
 from halfstep.comparison.statistics.intervals import (
     Interval,
     median_over_runs,
@@ -129,3 +130,12 @@ def test_the_ratio_of_means_has_welchs_interval(ours: list[float], theirs: list[
     test = stats.ttest_ind(np.log(ours), np.log(theirs), equal_var=False)
     found = ratio_of_means(ours, theirs)
     assert (found.low, found.high) == pytest.approx(tuple(np.exp(test.confidence_interval(0.95))))
+
+
+@pytest.mark.parametrize("n", [7, 16, 30])
+def test_each_resample_has_as_many_steps_as_the_run(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks need not fit into a run: the last is cut."""
+    shapes, really = [], np.median
+    monkeypatch.setattr(np, "median", lambda a, **how: shapes.append(a.shape) or really(a, **how))
+    intervals._error_of_median.__wrapped__(tuple(np.linspace(1, 2, n)))
+    assert shapes == [(intervals.DRAWS, n)]

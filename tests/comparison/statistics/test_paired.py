@@ -188,3 +188,22 @@ def test_a_band_finds_where_curves_part() -> None:
     assert found is not None
     assert found.apart == [7, 8, 9]
     assert band([[0.1, 0.2]]) is None
+
+
+def test_the_band_of_few_seeds_is_bonferronis() -> None:
+    curves = np.random.default_rng(3).normal(0.2, 1, (4, 5))
+    found = band(curves.tolist())
+    assert found is not None
+    half = stats.t.ppf(1 - ALPHA / 2 / 5, 3) * stats.sem(curves)
+    assert np.subtract(found.high, found.mean) == pytest.approx(half)
+    assert np.subtract(found.mean, found.low) == pytest.approx(half)
+
+
+@pytest.mark.parametrize("n", [10, 40])
+def test_flipped_signs_of_one_part_give_students_t(n: int) -> None:
+    """All flips of few seeds, and drawn ones of many: with one part the largest |t| is that of the paired test."""
+    curve = np.random.default_rng(n).normal(0, 1, (n, 1))
+    found = band(curve.tolist())
+    assert found is not None
+    half = stats.t.ppf(1 - ALPHA / 2, n - 1) * stats.sem(curve)[0]
+    assert found.high[0] - found.mean[0] == pytest.approx(half, rel=0.1)
