@@ -11,7 +11,7 @@ from halfstep.comparison.model.comparison import Comparison
 from halfstep.comparison.model.figures import Ratio, Spread
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.report import stored, units
-from halfstep.report.layout import Cell, Sheet, folded
+from halfstep.report.layout import Cell, Sheet, brief, folded
 from halfstep.report.reading import loss_words, no_interval, why_absent
 from halfstep.words.plural import count
 
@@ -35,7 +35,7 @@ def grid(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
     yield from sheet.row([Cell("", cell.label, "dim") for cell in rows[0][:shown]], widths[:shown])
     for row, cells in zip(comparison.verdicts, rows, strict=True):
         yield from _stacked(cells[:shown], widths[:shown], sheet)
-        reason = [Cell("", row.reason, words=True)] if row.reason else []
+        reason = [Cell("", brief(row.reason), words=True)] if row.reason else []
         beneath = [cell for cell in cells[shown:] if cell.text and not cell.of_column]
         yield from sheet.flow(sheet.pieces([*beneath, *reason]), _INDENT, _INDENT)
     yield from _notes(notes, sheet)
@@ -146,7 +146,7 @@ def _note(notes: dict[str, int], reason: str) -> int:
 def _notes(notes: Mapping[str, int], sheet: Sheet) -> Iterator[Text]:
     yield from [Text()] * bool(notes)
     for reason, n in notes.items():
-        yield from sheet.flow([Text(f"[{n}]", "dim"), *sheet.words(reason, "dim")], _INDENT)
+        yield from sheet.flow([Text(f"[{n}]", "dim"), *sheet.words(brief(reason), "dim")], _INDENT)
 
 
 def _no_energy(comparison: Comparison, metered: bool, sheet: Sheet) -> Iterator[Text]:

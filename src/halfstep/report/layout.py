@@ -9,6 +9,8 @@ from rich.cells import cell_len
 from rich.text import Text
 
 _GUTTER = 2
+#: characters of a reason that a terminal is shown; a page, JSON and the trial's output have the rest
+_LONGEST = 400
 #: what an ASCII terminal is shown instead
 _ASCII = str.maketrans(
     {"×": "x", "±": "+-", "–": "-", "—": "-", "−": "-", "µ": "u", "→": "->", "·": "|", "…": "..."}
@@ -102,6 +104,11 @@ class Sheet:
                 yield Text.assemble((label, "dim"), (word, cell.style))
                 label = ""
             yield Text.assemble((label, "dim"), (last, cell.style), (dot, "dim"))
+
+
+def brief(text: str) -> str:
+    """A reason as a terminal is shown it: an exception's message may fill many screens."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1].rstrip()}…"
 
 
 def folded(piece: Text, width: int) -> list[Text]:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from halfstep.codec import clean
 from halfstep.report import units
+from halfstep.report.layout import brief
 from halfstep.words.plural import count
 
 
@@ -67,7 +68,7 @@ class Progress:
 
     def finish(self, label: str, status: str, words: str) -> None:
         """A trial has ended with a status of the comparison and a few words on it."""
-        self._display.finish(clean(label), clean(status), clean(words))
+        self._display.finish(clean(label), clean(status), brief(clean(words)))
 
 
 def _ending(label: str, status: str, words: str) -> Text:

@@ -16,7 +16,7 @@ from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.processes import join_words
 from halfstep.report import units
 from halfstep.report.grid import grid
-from halfstep.report.layout import Sheet
+from halfstep.report.layout import Sheet, brief
 from halfstep.report.progress import Progress as Progress
 from halfstep.report.reading import read, run_command, unfinished
 
@@ -167,4 +167,4 @@ def _advice(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
     # Why a precision is no faster is told in full beneath.
     for reason in advice.reasons:
         if reason.evidence.field != "why_no_faster":
-            yield from sheet.flow([Text("-"), *sheet.words(reason.text)], _INDENT, 2)
+            yield from sheet.flow([Text("-"), *sheet.words(brief(reason.text))], _INDENT, 2)
