@@ -176,9 +176,15 @@ def test_what_the_command_refuses_is_an_exception_with_its_sentence(
         ({"args": ["a\0b"]}, r"args was given 'a\\x00b'; a null byte"),
         ({"out": "a\0b"}, r"out was given 'a\\x00b'; a null byte"),
         ({"out": b"out"}, "out was given b'out'; give a text, a number or a path"),
-        ({"out": "a\ud800b"}, r"out was given 'a\\ud800b'; a null byte or half a surrogate pair is in no command"),
+        (
+            {"out": "a\ud800b"},
+            r"out was given 'a\\ud800b'; a null byte or half a surrogate pair is in no command",
+        ),
         ({"json": "a\0b"}, r"json was given 'a\\x00b'; a null byte"),
-        ({"require": ["fp32: speed >= 1", b"fp32: speed >= 1"]}, r"require was given b'fp32: speed >= 1'; give"),
+        (
+            {"require": ["fp32: speed >= 1", b"fp32: speed >= 1"]},
+            r"require was given b'fp32: speed >= 1'; give",
+        ),
     ],
 )
 def test_what_only_python_can_say_wrongly_is_a_sentence_too(

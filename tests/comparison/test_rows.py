@@ -47,6 +47,8 @@ def test_of_a_damaged_record_nothing_is_absent_because_no_step_was_made() -> Non
     assert (row["status"], row["reason"]) == ("damaged", reason)
     told = {name: why for name, why in row.items() if name.endswith("_absent") and why}
     assert {"step_seconds_absent", "peak_memory_absent"} <= told.keys()
-    assert {w for why in told.values() for w in (why.values() if isinstance(why, dict) else [why])} == {reason}
+    assert {w for why in told.values() for w in (why.values() if isinstance(why, dict) else [why])} == {
+        reason
+    }
     (said,) = verdicts([trial], [trial_row(trial, (), "")], Tolerance())
     assert (said.step_time_absent, said.peak_memory_absent) == (reason, reason)

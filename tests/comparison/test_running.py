@@ -77,6 +77,21 @@ def test_a_folder_that_is_gone_is_made_anew_and_gone_on_with(
     assert len(ran) == 2, "those whose records are gone"
 
 
+def test_a_program_may_remove_the_folder_it_was_started_in(
+    request_: Request, ran: list[Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, write = Path.cwd(), running.run_trial
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    monkeypatch.setattr(
+        running, "run_trial", lambda *a: (shutil.rmtree(tmp_path / "gone", ignore_errors=True), write(*a))[1]
+    )
+    found = compare(request_, Quiet())
+    monkeypatch.chdir(here)
+    assert len(ran) == len(found.trials) == 4
+    assert found.program.cwd == stored(request_.folder).cwd == str(tmp_path / "gone")
+
+
 def test_a_trial_whose_folder_cannot_be_written_is_a_row(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     outcome = run_trial(Job("x.py", (), False, tmp_path / "file"), Trial("fp32"), lambda *step: None)

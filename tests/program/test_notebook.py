@@ -187,7 +187,9 @@ def test_a_notebook_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> N
 def test_another_language_is_told_in_short(language: object, tmp_path: Path) -> None:
     kernel = {"name": "a", "display_name": "b", "language": language}
     path = write(tmp_path / "train.ipynb", ["1"], kernel)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"is a notebook in .*; halfstep runs notebooks in Python") as refused:
+    with pytest.raises(
+        UsageError, match=r"is a notebook in .*; halfstep runs notebooks in Python"
+    ) as refused:
         code_of("train.ipynb", str(path))
     assert len(str(refused.value)) < 200
 

@@ -24,14 +24,22 @@ PAYLOADS = [
 def test_what_a_program_wrote_is_text(payload: str) -> None:
     found = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(markdown(hostile(payload)))
     inline = [child for token in found for child in token.children or ()]
-    assert {child.type for child in inline} <= {"text", "text_special", "strong_open", "strong_close", "softbreak"}
+    assert {child.type for child in inline} <= {
+        "text",
+        "text_special",
+        "strong_open",
+        "strong_close",
+        "softbreak",
+    }
     shown = ["".join(child.content for child in token.children or ()) for token in found]
     assert payload in shown
     kinds = "".join({"tr_open": "/", "th_open": ".", "td_open": "."}.get(token.type, "") for token in found)
     assert len(set(kinds.split("/")[1:])) == 1, "each row has as many cells as the head"
 
 
-@pytest.mark.parametrize("payload", ["https://evil.example", "www.evil.example", "a@evil.example", "\x1b[31mx"])
+@pytest.mark.parametrize(
+    "payload", ["https://evil.example", "www.evil.example", "a@evil.example", "\x1b[31mx"]
+)
 def test_nothing_becomes_a_link_by_itself(payload: str) -> None:
     """Renderers such as GitHub's make links of what looks like an address."""
     made = markdown(hostile(payload))

@@ -261,7 +261,12 @@ def _command_line(kind: type[Options], given: Mapping[str, Any]) -> list[str]:
         raise UsageError(f'args was given {args!r}; give a list of texts, e.g. ["--lr", "3e-4"].')
     if program is None and args:
         raise UsageError(f"args was given {args!r} without a program; name one.")
-    return [*words, "--", *([] if program is None else [_text("program", program)]), *(_text("args", word) for word in args)]
+    return [
+        *words,
+        "--",
+        *([] if program is None else [_text("program", program)]),
+        *(_text("args", word) for word in args),
+    ]
 
 
 def _each(value: Any, several: bool) -> Sequence[Any]:
@@ -301,4 +306,6 @@ def _text(name: str, value: Any) -> str:
     with suppress(UnicodeEncodeError):
         if b"\0" not in os.fsencode(str(plain)):
             return str(plain)
-    raise UsageError(f"{name} was given {value!r}; a null byte or half a surrogate pair is in no command line.")
+    raise UsageError(
+        f"{name} was given {value!r}; a null byte or half a surrogate pair is in no command line."
+    )

@@ -21,6 +21,7 @@ from halfstep.cli.options import (
     program_options,
 )
 from halfstep.cli.outputs import (
+    check_current_folder,
     held,
     json_path_of,
     new_folder,
@@ -115,6 +116,7 @@ def prepare(options: ComparisonOptions, given: Collection[str], project: Sequenc
     Raises:
         UsageError: an option cannot be read, or the folder cannot be written.
     """
+    check_current_folder()
     program = "" if options.program is None else os.fspath(options.program)
     arguments, resume, launch = tuple(options.args), options.resume, str(options.launch)
     if options.program is not None:

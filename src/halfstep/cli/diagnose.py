@@ -12,6 +12,7 @@ import click
 from halfstep import codec
 from halfstep.cli.options import SETTINGS, check_launcher, check_program, command_options, program_options
 from halfstep.cli.outputs import (
+    check_current_folder,
     diagnosis_folder,
     held,
     json_path_of,
@@ -80,6 +81,7 @@ def prepare(options: DiagnosisOptions) -> Task:
     Raises:
         UsageError: an option cannot be read, or the folder cannot be written.
     """
+    check_current_folder()
     recipe, program, launch = str(parse(options.precision)), os.fspath(options.program), str(options.launch)
     arguments = tuple(options.args)
     check_program(Target.parse(program, arguments, module=options.module))

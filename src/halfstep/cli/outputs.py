@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+def check_current_folder() -> None:
+    """Raise UsageError where the current folder is gone: nothing can be found or written from there."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise UsageError("The current folder is gone; change into one that is there.") from None
+
+
 def new_folder(out: StrPath | None, program: str) -> Path:
     """The folder of the comparison, made and found to be writable before any training.
 

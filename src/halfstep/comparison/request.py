@@ -138,11 +138,11 @@ def digest(request: Request) -> str | None:
         return None
 
 
-def save(request: Request, environment: Mapping[str, Any]) -> None:
-    """Write ``request.json`` into the comparison's folder."""
+def save(request: Request, environment: Mapping[str, Any], cwd: str | None = None) -> None:
+    """Write ``request.json`` into the comparison's folder; ``cwd`` is where it was begun, by default here."""
     stored = {
         "schema": SCHEMA,
-        "cwd": os.getcwd(),
+        "cwd": os.getcwd() if cwd is None else cwd,
         "program_sha256": digest(request),
         "environment": environment,
         "request": request.as_json(),

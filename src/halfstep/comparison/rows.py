@@ -91,7 +91,9 @@ def trial_row(outcome: Outcome, command: tuple[str, ...], log: str) -> TrialRow:
 
 def _untold(row: TrialRow) -> TrialRow:
     """Why nothing is known of a trial whose record cannot be used: not that it made no step."""
-    reasons: dict[str, Any] = {f.name: getattr(row, f.name) for f in fields(row) if f.name.endswith("_absent")}
+    reasons: dict[str, Any] = {
+        f.name: getattr(row, f.name) for f in fields(row) if f.name.endswith("_absent")
+    }
     changes: dict[str, Any] = {
         name: dict.fromkeys(why, row.reason) if isinstance(why, Mapping) else row.reason
         for name, why in reasons.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -55,7 +56,7 @@ def run_comparison(
     Raises:
         UsageError: it was begun on another machine.
     """
-    started = time.monotonic()
+    started, cwd = time.monotonic(), os.getcwd()  # a program may remove it
     if resume is None:
         environment = _environment()
         _check_limit(request, environment)
@@ -70,7 +71,7 @@ def run_comparison(
         environment["side_by_side"] = {"blocks": len(places), "cores": len(places[0].cores) or None}
     crew = SideBySide(places) if places else InTurn(run_trial)
     disk = Disk(display)
-    disk.keep(save, request, environment)
+    disk.keep(save, request, environment, cwd)
     outcomes = [] if resume is None else _done(request, resume)
     recipes = _recipes(request, environment, outcomes)
     pending = missing(request, outcomes, environment)
@@ -83,13 +84,13 @@ def run_comparison(
             pending[:] = interleaved([*pending, *plan([AS_IS], request.repeats, request.seeds)])
         outcomes = in_order(outcomes, recipes) if places else outcomes
         environment["seconds"] = time.monotonic() - started
-        disk.keep(save, request, environment)
-        disk.keep(write, assemble(request, outcomes, environment))
+        disk.keep(save, request, environment, cwd)
+        disk.keep(write, assemble(request, outcomes, environment, cwd))
         interrupted = interrupted or outcome.status == "interrupted"
     again = _to_repeat(request, outcomes, ran, environment)
     for outcome in crew.run(again, Work(request, again, display, disk, work.known_steps)):
         environment["seconds"] = time.monotonic() - started
-        disk.keep(save, request, environment)
+        disk.keep(save, request, environment, cwd)
         interrupted = interrupted or outcome.status == "interrupted"
         if outcome.status in archive.DONE:
             outcomes = [outcome if each.trial == outcome.trial else each for each in outcomes]
@@ -97,7 +98,7 @@ def run_comparison(
     if request.fit is not None and not interrupted:
         job = replace(request.job, memory_limit=request.memory_limit)
         fit = fit_batch(job, request.fit, recipes, display)
-    comparison = assemble(request, outcomes, environment, fit=fit)
+    comparison = assemble(request, outcomes, environment, cwd, fit)
     disk.keep(write, comparison)
     return comparison
 

@@ -59,7 +59,7 @@ def run_diagnosis(question: Question, display: Display) -> Diagnosis:
     Raises:
         UsageError: the program made no step that could be watched; the message has the reason.
     """
-    precision = question.precision
+    precision, cwd = question.precision, str(Path.cwd())  # a program may remove it
     plain = parse(precision).name == REFERENCE
     names = [precision] if plain else [precision, REFERENCE]
     display.plan([Trial(name).label for name in names])
@@ -76,7 +76,7 @@ def run_diagnosis(question: Question, display: Display) -> Diagnosis:
         findings = _try_remedies(question, findings, usable, display)
     return replace(
         found,
-        program=Program(tuple(question.program), str(Path.cwd())),
+        program=Program(tuple(question.program), cwd),
         ran_as=words(Ran.of(tried.record)),
         emulated=bool(tried.record.takeover.get("emulated")),
         as_on=question.job.options.as_on,

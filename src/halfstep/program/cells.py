@@ -98,7 +98,9 @@ def read(given: str, path: str) -> Notebook:
         "name", "python"
     )
     if not isinstance(language, str) or language.lower() != "python":
-        raise UsageError(f"'{given}' is a notebook in {str(language)[:80]}; halfstep runs notebooks in Python.")
+        raise UsageError(
+            f"'{given}' is a notebook in {str(language)[:80]}; halfstep runs notebooks in Python."
+        )
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     numbers, folder = [_told(cell.metadata, "number") for cell in code], _told(told, "folder")
     if not isinstance(folder, str) or not all(type(number) is int and number > 0 for number in numbers):

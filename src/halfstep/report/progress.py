@@ -17,7 +17,6 @@ from halfstep.report import units
 from halfstep.report.layout import brief
 from halfstep.words.plural import count
 
-
 #: columns of a terminal from which on it has room for a bar and the time left, and for all
 _WIDE, _WIDEST = 80, 110
 

@@ -133,10 +133,22 @@ def test_a_failure_expires_and_is_not_written_through_a_link(cache: Path, tmp_pa
         ("echo 'as: a.o: File too large' >&2; exit 1", "the disk was full while they were compiled", 0),
         ("echo 'cc1: out of memory' >&2; exit 1", "there was too little memory to compile them", 0),
         ("echo 'cc: Read-only file system' >&2; exit 1", "the compiler could not use its files", 0),
-        ("echo 'cc: Killed signal terminated program cc1' >&2; exit 1", "the compiler was ended by a signal", 0),
-        ('test "$LC_ALL" = C && echo "No space left on device" >&2; exit 1', "the disk was full while they were compiled", 0),
+        (
+            "echo 'cc: Killed signal terminated program cc1' >&2; exit 1",
+            "the compiler was ended by a signal",
+            0,
+        ),
+        (
+            'test "$LC_ALL" = C && echo "No space left on device" >&2; exit 1',
+            "the disk was full while they were compiled",
+            0,
+        ),
         ("kill -s TERM $$", "the compiler was ended by a signal", 0),
-        ('for out; do :; done; echo no library | tee $(echo "$@" | sed "s/.* -o //; s/ .*//")', ": file too short", 1),
+        (
+            'for out; do :; done; echo no library | tee $(echo "$@" | sed "s/.* -o //; s/ .*//")',
+            ": file too short",
+            1,
+        ),
         ("exit 1", " cannot compile them", 1),
     ],
 )
