@@ -184,7 +184,7 @@ def print_tracked(
 
 
 def text_or_reason(text: Callable[[], str], path: Path | None, kept: str) -> UsageError | None:
-    """Write a text where :func:`json_path_of` said; why it could not be, where the trials have been run: all else goes on.
+    """Write a text where :func:`json_path_of` said, or why it could not be: the trials have been run, so all goes on.
 
     Args:
         text: what makes it.

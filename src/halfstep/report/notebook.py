@@ -25,7 +25,11 @@ from halfstep.report.ticks import labels, ticks
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
 WIDTH, HEIGHT = 640.0, 200.0
 POINTS = 200
-_PRE = '<pre class="tex2jax_ignore mathjax_ignore" style="overflow-x: auto; line-height: 1.3; background: none; color: inherit">{code}</pre>'
+#: a notebook typesets what stands between dollars, but not in elements of these classes
+_PRE = (
+    '<pre class="tex2jax_ignore mathjax_ignore" '
+    'style="overflow-x: auto; line-height: 1.3; background: none; color: inherit">{code}</pre>'
+)
 #: of eight colours and their bright variants; what is dim is halfway between the first two, black and white
 _ANSI = [
     (128, 128, 128),
