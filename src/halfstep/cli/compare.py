@@ -176,6 +176,24 @@ def _check_compared(required: Sequence[Term], where: str, request: Request) -> N
             )
 
 
+def perform(task: Task, display: Display) -> Done:
+    """Run the trials and write the page and the JSON; the folder has to be :func:`held`."""
+    from halfstep.report.compared import compare as compared
+    from halfstep.report.markdown import markdown
+    from halfstep.report.page import write as write_page
+
+    comparison = codec.write(compared(task.request, display, task.old))
+    target = task.request.folder / "report.html"
+    page = page_or_reason(lambda: write_page(comparison, target, diagnoses(task.request.folder)))
+    texts = (
+        (task.json, lambda: json_text(comparison, indent=1)),
+        (task.markdown, lambda: markdown(comparison)),
+    )
+    kept = f"the comparison is in {str(target.parent)!r}, from where `halfstep report` writes it"
+    unwritten = [text_or_reason(text, path, kept) for path, text in texts]
+    return Done(comparison, page, next(filter(None, unwritten), None))
+
+
 def _begun(folder: Path) -> Stored:
     """What is to be gone on with.
 
