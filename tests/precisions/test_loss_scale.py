@@ -33,6 +33,7 @@ D = DynamicScale
         (D(8.0, interval=3), True, D(8.0, interval=3, finite_steps=1)),
         (D(8.0, interval=3, finite_steps=2), True, D(16.0, interval=3)),
         (D(8.0, interval=3, finite_steps=2), False, D(4.0, interval=3)),
+        (D(2.0**-4), True, D(2.0**-4, finite_steps=1)),
         (D(2.0, floor=2.0), False, D(2.0, floor=2.0)),
         (D(2.0, floor=2.0, backoff=0.25), False, D(2.0, floor=2.0, backoff=0.25)),
         (D(16.0, ceiling=16.0, interval=1), True, D(16.0, ceiling=16.0, interval=1)),
@@ -87,6 +88,12 @@ def test_only_powers_of_two(value: float) -> None:
         StaticScale(value)
 
 
+@pytest.mark.parametrize(("value", "near"), [(3.0, "2 or 4"), (1000.0, "512 or 1024"), (0.3, "0.25 or 0.5")])
+def test_the_nearest_powers_of_two_are_named(value: float, near: str) -> None:
+    with pytest.raises(UsageError, match=f"must be a power of two, for example {near}"):
+        StaticScale(value)
+
+
 def test_scales_outside_their_bounds_are_refused() -> None:
     with pytest.raises(UsageError, match="must lie between the floor 4 and the ceiling"):
         DynamicScale(2.0, floor=4.0)
@@ -116,7 +123,7 @@ def test_skips_tell_how_many_when_and_why(skips: Skips, skip: Skip | None, after
 
 
 @pytest.mark.parametrize(
-    ("scale", "words"), [(2.0**24, "16,777,216"), (1.0, "1"), (0.5, "2^-1"), (2.0**-24, "2^-24")]
+    ("scale", "words"), [(2.0**24, "16,777,216"), (0.0, "0"), (1.0, "1"), (0.5, "2^-1"), (2.0**-24, "2^-24")]
 )
 def test_a_scale_is_written_in_full_or_as_a_power(scale: float, words: str) -> None:
     assert scale_words(scale) == words

@@ -152,7 +152,8 @@ def test_compare_and_diagnose(tmp_path: Path) -> None:
         "%%halfstep compare\nx = 1",
         "for row in _.table(): print(row)\n_.recommendation",
     ]
-    write(tmp_path / "train.ipynb", [TRAINING, *looks])
+    # IPython keeps a result in _ as long as no cell has given it another meaning.
+    write(tmp_path / "train.ipynb", [TRAINING.replace("for _", "for step"), *looks])
     done = halfstep("compare", "--precisions", "fp32,bf16", "--json", "c.json", "train.ipynb", cwd=tmp_path)
     trials = json.loads((tmp_path / "c.json").read_text())["trials"]
     assert [trial["status"] for trial in trials] == ["ok", "ok"], done.stderr
@@ -177,6 +178,7 @@ def test_what_is_no_notebook_is_refused(text: str, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes in folders")
 def test_a_notebook_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "train.ipynb")
     with pytest.raises(UsageError, match="is no notebook that nbformat can read"):

@@ -69,8 +69,11 @@ def test_half_a_line_of_a_process_that_was_killed_is_none(tmp_path: Path, lines:
     assert damage(tmp_path, f"{''.join(lines[:7])}{lines[7][:20]}\n{other}\n") != ""
 
 
-def test_a_program_that_is_ended_within_a_step_may_have_counted_it(tmp_path: Path, lines: list[str]) -> None:
-    end = json.loads(lines[-1]) | {"status": "interrupted", "steps": 21}
+@pytest.mark.parametrize("status", ["interrupted", "failed", "out_of_memory"])
+def test_a_program_that_is_ended_within_a_step_may_have_counted_it(
+    tmp_path: Path, lines: list[str], status: str
+) -> None:
+    end = json.loads(lines[-1]) | {"status": status, "steps": 21}
     assert damage(tmp_path, "".join(lines[:-1]) + json.dumps(end)) == ""
     end |= {"steps": 22}
     assert (
