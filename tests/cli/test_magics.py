@@ -6,13 +6,16 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from jupyter_client.manager import start_new_kernel
 
 import halfstep
+from halfstep.cli.magics import HalfstepMagics, MagicError, _Text, _written
 from halfstep.cli.own_cells import looks_at_results, own_lines_removed
+from halfstep.program.cells import Cell
 from halfstep.report.loading import Comparison
 
 MODEL = """
@@ -140,6 +143,29 @@ def test_a_cell_that_looks_at_what_was_found_is_known(code: str, looks: bool, tm
     found = Comparison({}, tmp_path)
     names = {"_": found, "found": found, "Out": {3: found, 4: 1}, "halfstep": halfstep, "torch": object()}
     assert looks_at_results(code, {**names, "again": halfstep.diagnose}) is looks
+
+
+def test_cells_are_listed_without_their_control_characters(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = [
+        Cell(1, "print('\x1b[31mred\x1b]0;title\x07')"),
+        Cell(2, "\x1b[2J\u202e\nx = 1"),
+        Cell(3, "'\ud800'"),
+    ]
+    history = SimpleNamespace(program=lambda: cells, looked=list)
+    HalfstepMagics._program(SimpleNamespace(_history=history), None, only_cell=False)  # type: ignore[arg-type]
+    listed = capsys.readouterr().out
+    assert all(line.isprintable() for line in listed.splitlines())
+    assert "In [1]     print('red')" in listed
+
+
+def test_a_line_or_a_cell_that_cannot_be_read_or_written_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(MagicError, match="in which a quote is left open; close it"):
+        HalfstepMagics.halfstep(SimpleNamespace(_run=None), "compare 'open")  # type: ignore[arg-type]
+    with pytest.raises(halfstep.HalfstepError, match="A cell holds half a surrogate pair"):
+        _written(tmp_path / "n.ipynb", [Cell(1, "'\ud800'")])
+    assert repr(_Text("step 1\x1b[2J")) == "step 1"
 
 
 @pytest.mark.long

@@ -26,11 +26,13 @@ from halfstep.cli.compare import compare as compare_command
 from halfstep.cli.diagnose import diagnose as diagnose_command
 from halfstep.cli.history import History
 from halfstep.cli.options import given_options
+from halfstep.cli.outputs import check_current_folder
 from halfstep.errors import HalfstepError, UsageError
 from halfstep.program.cells import Cell, write
 from halfstep.report.loading import Comparison, Diagnosis
 from halfstep.session.session import Session
 from halfstep.trials.progress import Progress
+from halfstep.words.safe_text import clean
 
 #: seconds between two lines of progress that are drawn
 REDRAW = 0.2
@@ -69,7 +71,7 @@ class HalfstepMagics(Magics):
         if Session.current is not None and Session.current.of_command:
             return PassedOver()  # this notebook is itself being run: its own lines are no part of the program
         try:
-            return self._run(shlex.split(line), cell)
+            return self._run(_words(line), cell)
         except HalfstepError as error:
             raise MagicError(str(error)) from None
         except click.ClickException as error:
@@ -85,7 +87,7 @@ class HalfstepMagics(Magics):
             options.insert(0, "--precision")
         program = self._program(cell, only_cell)
         with tempfile.TemporaryDirectory(prefix="halfstep-") as folder:
-            path = write(Path(folder) / "notebook.ipynb", program, os.getcwd())
+            path = _written(Path(folder) / "notebook.ipynb", program)
             command, call = _COMMANDS[what]
             with command.make_context(what, [*options, "--", str(path)]) as context:
                 given = {name: context.params[name] for name in given_options()}
@@ -111,11 +113,38 @@ class HalfstepMagics(Magics):
         for part in program:
             name = "this cell" if cell is not None and part is program[-1] else f"In [{part.number}]"
             first = next(row for row in part.code.splitlines() if row.strip())
-            print(f"  {name:<10} {first[:80]}")
+            print(f"  {name:<10} {clean(first)[:80]}")
         if not only_cell and (looked := self._history.looked()):
             numbers = ", ".join(f"In [{number}]" for number in looked)
             print(f"Left out, as they only look at what halfstep found: {numbers}")
         return program
+
+
+def _words(line: str) -> list[str]:
+    """The words of a magic's line.
+
+    Raises:
+        UsageError: a quote is left open.
+    """
+    try:
+        return shlex.split(line)
+    except ValueError:
+        raise UsageError(f"%halfstep was given {line!r}, in which a quote is left open; close it.") from None
+
+
+def _written(path: Path, program: list[Cell]) -> Path:
+    """The notebook that is run.
+
+    Raises:
+        UsageError: it cannot be written, or there is no folder to run it in.
+    """
+    check_current_folder()
+    try:
+        return write(path, program, os.getcwd())
+    except UnicodeEncodeError:
+        raise UsageError(
+            "A cell holds half a surrogate pair, which no file can hold; run it again without."
+        ) from None
 
 
 def _progress(shell: Any) -> bool | Callable[[Progress], None]:
@@ -153,7 +182,7 @@ class _Text:
     """A line of plain text, as a notebook displays it."""
 
     def __init__(self, text: str) -> None:
-        self._text = text
+        self._text = clean(text)
 
     def __repr__(self) -> str:
         return self._text
