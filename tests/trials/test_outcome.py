@@ -59,7 +59,12 @@ NAN = float("nan")
         ([1.0] * 40, [True] * 40, "diverged", "40 of 40 steps were skipped"),
         ([1.0] * 40, [False, True] * 20, "diverged", "20 of 40 steps were skipped"),
         ([1.0] * 40, [True] * 18 + [False] * 22, "ok", ""),
-        ([1.0] * 40, [True] * 3 + [False] * 27 + [True] * 5 + [False] * 5, "diverged", "8 of 40 steps were skipped"),
+        (
+            [1.0] * 40,
+            [True] * 3 + [False] * 27 + [True] * 5 + [False] * 5,
+            "diverged",
+            "8 of 40 steps were skipped",
+        ),
         ([1.0] * 12, [True] * 7 + [False] * 5, "ok", ""),
         ([1.0] * 12, [True] * 9 + [False] * 3, "ok", ""),
         ([1.0] * 2000, [step % 100 == 99 for step in range(2000)], "ok", ""),
