@@ -103,8 +103,8 @@ def test_the_baseline_is_as_fast_as_itself() -> None:
          "bf16: speed >= 1.2 is not known to hold: it is 2.00×, of too few trials for an interval; run with --repeats 6 "
          "or more."),
         ("fp16: no worse", {}, "fp16: no worse does not hold: fp16 was not compared; name it in --precisions."),
-        ("bf16: no worse", {"status": "timed_out", "reason": "it ran longer than 3 s."},
-         "bf16: no worse does not hold: it timed out: it ran longer than 3 s."),
+        ("bf16: no worse", {"status": "timed_out", "reason": "ran longer than 3 s"},
+         "bf16: no worse does not hold: it timed out (ran longer than 3 s)."),
         ("bf16: energy <= 1", {"energy_absent": "no counter"},
          "bf16: energy <= 1 is not known to hold: it was not measured (no counter)."),
         ("bf16: no worse", {"quality": Quality("one_seed", "1 seed shows no spread")},

@@ -182,26 +182,24 @@ def _range(parts: list[LayerPart]) -> tuple[list[traces.Figure], list[traces.Fig
     if not names:
         return [], []
     most = get_scalar(max(sorted(set(names)), key=names.count))
-    edges = [(edge, words) for edge, words in _edges(most) if _LOW <= edge <= _HIGH]
+    edges = [each for each in _edges(most) if _LOW <= each[0] <= _HIGH]
     shapes: list[traces.Figure] = []
     notes = []
-    for edge, words in edges:
-        line = {"color": "@bad" if words != "normal from here" else "@mild", "width": 1.5}
+    for edge, words, loses in edges:
+        line = {"color": "@bad" if loses else "@mild", "width": 1.5}
         shapes.append(
             {"type": "line", "x0": edge, "x1": edge, "y0": 0, "y1": 1, "yref": "paper", "line": line}
         )
         note = {"x": edge, "y": 1, "yref": "paper", "yanchor": "bottom", "text": f"{most.name}: {words}"}
         font = {"size": 11, "color": "@soft"}
-        notes.append(
-            note | {"showarrow": False, "font": font, "yshift": 2 if words != "normal from here" else 16}
-        )
+        notes.append(note | {"showarrow": False, "font": font, "yshift": 2 if loses else 16})
     return shapes, notes
 
 
-def _edges(format: Format) -> list[tuple[float, str]]:
-    """Where numbers become zero, where they are normal, where they overflow; between two bins."""
+def _edges(format: Format) -> list[tuple[float, str, bool]]:
+    """Where numbers become zero, are normal, overflow: between which bins, in words, whether numbers are lost there."""
     return [
-        (format.min_exponent - format.fraction_bits - 1.5, "zero below"),
-        (format.min_exponent - 0.5, "normal from here"),
-        (format.max_exponent + 0.5, "overflow beyond"),
+        (format.min_exponent - format.fraction_bits - 1.5, "zero below", True),
+        (format.min_exponent - 0.5, "normal from here", False),
+        (format.max_exponent + 0.5, "overflow beyond", True),
     ]

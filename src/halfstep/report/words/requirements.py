@@ -7,6 +7,7 @@ from halfstep.comparison.model.figures import Ratio
 from halfstep.comparison.model.quality import Quality
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.requirements import NO_WORSE, RATIOS, Judged, Term
+from halfstep.report import units
 from halfstep.report.words.ratios import times
 
 _FEW = "run with --repeats 6 or more"
@@ -32,20 +33,15 @@ def _asked(term: Term) -> str:
 
 def _because(judged: Judged, row: PrecisionRow) -> str:
     if judged.evidence.field == "status":
-        return (
-            f"it {row.status.replace('_', ' ')}: {row.reason.rstrip('.')}"
-            if row.reason
-            else f"it {row.status}"
-        )
+        return f"it {units.status(row.status)}" + (f" ({row.reason})" if row.reason else "")
     if judged.term.what == NO_WORSE:
         return _quality(row.quality)
     return _ratio(getattr(row, RATIOS[judged.term.what]), judged.term, row)
 
 
 def _quality(quality: Quality) -> str:
-    told = quality.words.rstrip(".")
     cure = "; run with more --seeds, or name a --tolerance"
-    return told + (cure if quality.kind in ("one_seed", "no_difference_seen") else "")
+    return quality.words + (cure if quality.kind in ("one_seed", "no_difference_seen") else "")
 
 
 def _ratio(ratio: Ratio | None, term: Term, row: PrecisionRow) -> str:
