@@ -49,7 +49,6 @@ def trial(begun: float, steps: int, *files: dict[str, Any]) -> Record:
         (trial(200, 40, read("data.npy", 150, False)), []),  # a copy of the data, made once
         (trial(200, 30, read("start.pt", 50, True)), []),  # older than the comparison
         (trial(200, 30), []),  # it stopped early by itself
-        (trial(200, 30, {"path": 3, "modified": "x"}), []),
     ],
 )
 def test_a_file_of_an_earlier_trial_that_is_written_anew(second: Record, files: list[str]) -> None:

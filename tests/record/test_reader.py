@@ -159,3 +159,30 @@ def test_no_byte_that_changes_ends_in_anything_but_a_record(tmp_path: Path, line
 )
 def test_a_figure_may_be_negative_and_no_larger_than_counts_are(loss: object, fits: bool) -> None:
     assert (fault({"event": "step", "step": 0, "loss": loss}) == "") is fits
+
+
+@pytest.mark.parametrize(
+    ("event", "field", "value"),
+    [
+        ("end", "status", "fine"),
+        ("end", "files_read", [{"path": 3, "modified": 1.0, "rewritten": True}]),
+        ("end", "files_read", [{"path": "a.pt", "modified": "x", "rewritten": True}]),
+        ("end", "files_read", [{"path": "a.pt"}]),
+        ("end", "raised_at", {"place": 3}),
+        ("end", "raised_at", {"modules": None}),
+        ("end", "load", {"cores": -1}),
+        ("takeover", "passes", "two"),  # the lines to adopt are made of these three
+        ("takeover", "clipping", 1),
+        ("takeover", "loop", "yes"),
+        ("sample", "profiled", {"median_operation_seconds": "x"}),
+        ("sample", "matmul_flops", {"fp32": "x"}),
+    ],
+)
+def test_a_field_of_another_kind_is_damage(
+    event: str, field: str, value: object, tmp_path: Path, lines: list[str]
+) -> None:
+    line = json.dumps({"event": event, "at": 1.0, field: value}) + "\n"
+    number = len(lines)
+    assert damage(tmp_path, "".join([*lines[:-1], line, lines[-1]])) == (
+        f"line {number} of it is damaged: {event} with another kind of {field}"
+    )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from halfstep.comparison.model.trials import Disturbed
@@ -45,12 +44,11 @@ def disturbed(by_others: Disturbed | None, files: Sequence[str]) -> Disturbed | 
 
 
 def _measured(record: Record) -> Disturbed | None:
-    raw = record.end.get("load")
+    load = record.end.get("load") or {}
     names = (
         "wall_seconds", "cores", "own_seconds", "others_seconds", "waited_seconds", "involuntary_switches",
     )  # fmt: skip
-    figures = [raw.get(name) for name in names] if isinstance(raw, Mapping) else [None]
-    known = [x for x in figures if isinstance(x, int | float) and math.isfinite(x) and x >= 0]
+    known = [load[name] for name in names if name in load]
     if len(known) < len(names) or not known[0]:
         return None
     wall, cores, own, others, waited, switches = known

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from halfstep.comparison.model.trials import TrialRow
 from halfstep.comparison.model.verdicts import WentOn
@@ -33,18 +32,12 @@ def _begun(record: Record) -> float | None:
 
 
 def _went_on_from(record: Record, first: float, most: int) -> list[str]:
-    raw = record.end.get("files_read")
-    files = [f for f in raw if isinstance(f, Mapping)] if isinstance(raw, list) else []
     shorter = len(record.steps) < most
     return [
-        os.path.basename(str(file.get("path")))
-        for file in files
-        if _number(file.get("modified")) >= first and (file.get("rewritten") is True or shorter)
+        os.path.basename(file["path"])
+        for file in record.end.get("files_read", [])
+        if float(file["modified"]) >= first and (file["rewritten"] or shorter)
     ]
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else -math.inf
 
 
 def went_on(rows: Sequence[TrialRow], most: int) -> WentOn | None:

@@ -12,7 +12,7 @@ from halfstep.comparison.model.figures import Spread
 from halfstep.comparison.model.trials import NonFinite, TrialRow
 from halfstep.comparison.trial_cost import with_energy, with_memory, with_time_shares
 from halfstep.meters import Absent, summary
-from halfstep.record import Record
+from halfstep.record import Record, events
 from halfstep.record.ran import Ran
 from halfstep.record.stored import PARTS, together
 from halfstep.trials import Outcome, once
@@ -133,26 +133,26 @@ def measured(outcome: Outcome) -> tuple[float, ...]:
     if outcome.record.takeover.get("emulated"):
         return ()
     steps = outcome.record.steps[warmup_of(len(outcome.record.steps)) :]
-    return tuple(s["seconds"] for s in steps if s.get("seconds") is not None and not s.get("sampled"))
+    return tuple(x for s in steps if (x := s.get("seconds")) is not None and not s.get("sampled"))
 
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _matmul_share(flops: Mapping[str, int] | None) -> dict[str, float] | None:
+def _matmul_share(flops: Mapping[str, float] | None) -> dict[str, float] | None:
     total = sum((flops or {}).values())
     return {name: count / total for name, count in (flops or {}).items()} if total else None
 
 
-def _odd_share(sample: Mapping[str, Any]) -> float | None:
+def _odd_share(sample: events.Sample) -> float | None:
     """Share of the products' FLOPs whose sizes do not suit matrix units."""
     total = sum((sample.get("matmul_flops") or {}).values())
     odd = sample.get("odd_flops")
     return odd / total if total and odd is not None else None
 
 
-def _no_sample(steps: Sequence[object], sample: Mapping[str, Any]) -> str:
+def _no_sample(steps: Sequence[object], sample: events.Sample) -> str:
     if "absent" in sample:
         return str(sample["absent"])
     if sample:
@@ -183,7 +183,7 @@ def _with_stored(row: TrialRow, ranks: Sequence[Record], otherwise: str) -> Tria
     return replace(row, stored=found.as_json(), stored_absent=dict(found.absent))
 
 
-def _loss_scales(steps: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+def _loss_scales(steps: Sequence[events.Step]) -> list[tuple[float, float]]:
     """[step, scale] where the scale changed."""
     changes: list[tuple[float, float]] = []
     for index, step in enumerate(steps):
@@ -193,8 +193,17 @@ def _loss_scales(steps: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]
     return changes
 
 
-def _first_nonfinite(event: Mapping[str, Any]) -> NonFinite | None:
-    return NonFinite(**{name: event.get(name) for name in NonFinite.OMITTED}) if event else None
+def _first_nonfinite(event: events.NonFinite | None) -> NonFinite | None:
+    if event is None:
+        return None
+    return NonFinite(
+        event.get("step"),
+        event["what"],
+        event.get("module"),
+        event.get("operation"),
+        event.get("direction"),
+        event.get("words"),
+    )
 
 
 def _ran_otherwise(record: Record, ran: Ran, share: Mapping[str, float]) -> list[str]:

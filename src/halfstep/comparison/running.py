@@ -33,6 +33,7 @@ from halfstep.errors import UsageError
 from halfstep.files import read_json
 from halfstep.machine.description import describe_machine, installed_versions
 from halfstep.meters import idle_watts
+from halfstep.record.events import Takeover
 from halfstep.trials import Outcome, Trial, run_trial
 from halfstep.version import __version__
 
@@ -212,7 +213,7 @@ def assemble(
     if "side_by_side" in environment and not _siblings(environment):
         rows = [without_energy(row, SHARED) for row in rows]
     found = verdicts(outcomes, rows, request.tolerance)
-    script = Script.of(next((o.record.takeover for o in outcomes if o.record.steps), {}))
+    script = Script.of(next((o.record.takeover for o in outcomes if o.record.steps), Takeover()))
     return Comparison(
         program=Program(tuple(request.command), request.module, cwd or str(Path.cwd()), request.launch),
         environment=environment,

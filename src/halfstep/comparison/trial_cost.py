@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from halfstep import codec
 from halfstep.comparison.model.trials import ProfiledStep, TrialRow
 from halfstep.record import Record
+from halfstep.record.events import End, Sample
 
 #: products of a step, times the baseline's, from which on (or from whose inverse) the algorithm works otherwise
 OTHER_WORK = 1.5
@@ -17,7 +17,7 @@ OTHER_WORK = 1.5
 _SAMPLED = 3
 
 
-def with_energy(row: TrialRow, end: Mapping[str, Any], samples: int) -> TrialRow:
+def with_energy(row: TrialRow, end: End, samples: int) -> TrialRow:
     """With the joules of the run, of a step and of a sample; absent with the reason.
 
     Args:
@@ -51,14 +51,14 @@ def with_memory(
     """
     if not parts:
         return replace(row, memory_absent=absent, workspace_absent=absent)
-    why = _no_workspace(parts, ranks[0].end)
-    if why is None:
-        parts = {**parts, "workspace": ranks[0].end["peak_memory_bytes"] - sum(parts.values())}
-    return replace(row, memory=parts, workspace_absent=why)
+    workspace = _workspace(parts, ranks[0].end)
+    if isinstance(workspace, str):
+        return replace(row, memory=parts, workspace_absent=workspace)
+    return replace(row, memory={**parts, "workspace": workspace})
 
 
-def _no_workspace(parts: Mapping[str, int], end: Mapping[str, Any]) -> str | None:
-    """Why it is not known what the peak holds beside the parts; None where it is."""
+def _workspace(parts: Mapping[str, int], end: End) -> int | str:
+    """The bytes that the peak holds beside the parts, or why that is not known."""
     peak = end.get("peak_memory_bytes")
     if peak is None:
         return str(end.get("peak_memory_absent", "the process ended without telling its peak"))
@@ -71,10 +71,10 @@ def _no_workspace(parts: Mapping[str, int], end: Mapping[str, Any]) -> str | Non
         return "the activations are not known, and so neither is what is left beside them"
     if peak < sum(parts.values()):  # the sampled step kept more than any later one
         return "the peak after the warm-up is below the parts of the sampled step"
-    return None
+    return peak - sum(parts.values())
 
 
-def with_time_shares(row: TrialRow, sample: Mapping[str, Any], steps: int) -> TrialRow:
+def with_time_shares(row: TrialRow, sample: Sample, steps: int) -> TrialRow:
     """With shares of the profiled step by the kind of work, and that step's own figures."""
     shares, profiled = sample.get("time_shares"), sample.get("profiled")
     reached = (
@@ -103,10 +103,10 @@ def work_ratio(own: Sequence[TrialRow], base: Sequence[TrialRow]) -> float | Non
     return nearest if not 1 / OTHER_WORK < nearest < OTHER_WORK else None
 
 
-def _products(row: TrialRow) -> int:
+def _products(row: TrialRow) -> float:
     """FLOPs of the sampled step's products; 0 where none were counted, or passes may have been repeated."""
     moved = any(0 < step <= _SAMPLED for step, _ in row.loss_scale)
-    return 0 if moved else sum((row.matmul_flops or {}).values())
+    return 0.0 if moved else sum((row.matmul_flops or {}).values())
 
 
 def without_energy(row: TrialRow, reason: str) -> TrialRow:

@@ -13,6 +13,7 @@ from halfstep.diagnosis.events import Graph, Place, readable
 from halfstep.diagnosis.model import CompiledRun, Finding, Remedy
 from halfstep.precisions.recipes import parse
 from halfstep.record import Record
+from halfstep.record.events import NonFinite
 
 #: losses of the first step that differ by fewer roundings of the format than this are the same
 ROUNDINGS = 64
@@ -25,7 +26,7 @@ def beside(compiled: Record, eager: Record, precision: str, status: str, reason:
     ours, theirs = compiled.losses, eager.losses
     pairs = [(a, b) for a, b in zip(ours[:1], theirs[:1], strict=False) if a is not None and b is not None]
     first = pairs[0] if pairs else None
-    nonfinite, rounding = compiled.nonfinite, _rounding(precision)
+    nonfinite, rounding = compiled.nonfinite or NonFinite(what=""), _rounding(precision)
     told = [event for event in compiled.watched if event["what"] == "graph"]
     graphs = tuple(graph for event in told for graph in readable(Graph, event))
     return CompiledRun(
@@ -36,8 +37,8 @@ def beside(compiled: Record, eager: Record, precision: str, status: str, reason:
         differs=None if first is None else _differ(*first, rounding),
         only_compiled=_first_bad(ours, theirs),
         only_eager=_first_bad(theirs, ours),
-        began=str(nonfinite.get("words", "")),
-        module=str(nonfinite.get("module", "")),
+        began=nonfinite.get("words", ""),
+        module=nonfinite.get("module") or "",
         graphs=graphs,
         graph_differs=next((g.graph for g in graphs if not g.error <= ROUNDINGS * rounding), None),
     )

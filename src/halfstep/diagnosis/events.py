@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 
 from halfstep.codec import Unreadable, read
+from halfstep.record.events import Watched
 
 T = TypeVar("T")
 
@@ -161,7 +162,7 @@ _KINDS: Mapping[str, type[Seen]] = {
 }  # fmt: skip
 
 
-def seen(events: Iterable[Mapping[str, Any]]) -> Iterator[Seen]:
+def seen(events: Iterable[Watched]) -> Iterator[Seen]:
     """The events of a watch that say what was seen; one that lacks what every such event has is left out."""
     for event in events:
         kind = _KINDS.get(event["what"])
@@ -169,7 +170,7 @@ def seen(events: Iterable[Mapping[str, Any]]) -> Iterator[Seen]:
             yield from readable(kind, event)
 
 
-def readable(kind: type[T], event: Mapping[str, Any]) -> list[T]:
+def readable(kind: type[T], event: Watched) -> list[T]:
     """The event as a value; empty where it is damaged."""
     try:
         return [read(kind, event)]

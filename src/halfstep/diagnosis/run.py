@@ -163,7 +163,7 @@ def _looked(tried: Outcome, reference: Outcome | None, plain: bool) -> Looked:
     numbers = [event for event in tried.record.watched if event["what"] == "numbers"]
     seen = {event["what"] for event in tried.record.watched}
     notes: dict[Note, bool] = {
-        "in_part": any(event["counted"] < event["elements"] for event in numbers),
+        "in_part": any(event.get("counted", 0) < event.get("elements", 0) for event in numbers),
         "eager": "eager" in seen,
         "emulated": "rounded" in seen,
         "no_reference": reference is None and not plain,

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypedDict,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from halfstep.words.safe_text import clean
 
@@ -15,9 +28,6 @@ LONGEST = 2000
 
 #: no count and no size is larger
 _MOST = 2**63
-
-#: how a program may have ended, as its own record says
-ENDINGS = ("ok", "failed", "interrupted", "unsupported", "diverged", "out_of_memory")
 
 
 def plain(value: Any) -> Any:
@@ -32,157 +42,301 @@ def number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-Check = Callable[[Any], bool]
+Check = Callable[[object], bool]
 
 
-def _whole(value: Any) -> bool:
+def _whole(value: object) -> bool:
     return type(value) is int and 0 <= value < _MOST
 
 
-def _integer(value: Any) -> bool:
+def _integer(value: object) -> bool:
     return type(value) is int and -_MOST < value < _MOST
 
 
-def _amount(value: Any) -> bool:
-    """A size or duration: finite and not negative."""
+def _amount(value: object) -> bool:
     return _whole(value) or (type(value) is float and 0 <= value < math.inf)
 
 
-def _figure(value: Any) -> bool:
-    """Any number, as :func:`plain` writes it."""
-    if type(value) is int:
-        return -_MOST < value < _MOST
-    return (type(value) is float and math.isfinite(value)) or value in ("nan", "inf", "-inf")
+def _figure(value: object) -> bool:
+    if type(value) is float:
+        return math.isfinite(value)
+    return _integer(value) or value in ("nan", "inf", "-inf")
 
 
-def _flag(value: Any) -> bool:
-    return type(value) is bool
+#: a count or a number of bytes
+Whole = Annotated[int, _whole]
+#: a number without a fraction, of either sign
+Integer = Annotated[int, _integer]
+#: a size or duration: finite and not negative
+Amount = Annotated[float, _amount]
+#: any number, as :func:`plain` writes it
+Figure = Annotated[float | str, _figure]
+
+#: how a program may have ended, as its own record says
+Ending = Literal["ok", "failed", "interrupted", "unsupported", "diverged", "out_of_memory"]
 
 
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
+class Start(TypedDict, total=False):
+    """The program is about to run."""
+
+    schema: str
+    halfstep: str
+    precision: str
+    seed: Integer | None
+    repeat: Whole
+    rank: Whole
+    world_size: Whole
+    command: list[str]
+    pid: Whole
+    python: str
+    started: str
 
 
-def _ending(value: Any) -> bool:
-    return value in ENDINGS
+class Takeover(TypedDict, total=False):
+    """A recipe is in force in a framework."""
+
+    framework: str
+    version: str
+    ran_as: str
+    asked: str
+    asked_weights: str
+    described: str
+    fp32_units: list[str]
+    software: str | None
+    lists: str | None
+    emulated: bool
+    device: str
+    threads: Whole
+    backend: str
+    backend_version: str
+    seconds: Amount
+    clipping: str | None
+    passes: Whole
+    loop: bool
 
 
-def _or_none(check: Check) -> Check:
-    return lambda value: value is None or check(value)
+class OwnAmp(TypedDict):
+    """The script has lower precision of its own."""
+
+    what: str
 
 
-def _list(check: Check) -> Check:
-    return lambda value: isinstance(value, list) and all(map(check, value))
+class Asked(OwnAmp, total=False):
+    """The same, and the format that its words ask for."""
+
+    asks: str
 
 
-def _table(check: Check) -> Check:
-    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
+class _Numbered(TypedDict):
+    step: Whole
 
 
-def _fields(**checks: Check) -> Check:
-    """An object whose fields, as far as they are named here, are of these kinds."""
-    return lambda value: isinstance(value, dict) and all(c(value[n]) for n, c in checks.items() if n in value)
+class Step(_Numbered, total=False):
+    """One optimizer step."""
+
+    loss: Figure | None
+    seconds: Amount | None
+    skipped: bool
+    loss_scale: Amount
+    sampled: bool
 
 
-_BYTES = _table(_whole)
-_AMOUNTS = _table(_amount)
-_TEXTS = _list(_text)
+class Profiled(TypedDict, total=False):
+    """The step that was profiled."""
 
-_RAISED_AT = _fields(place=_text, code=_text, modules=_TEXTS)
-_FILES_READ = _list(_fields(path=_text, modified=_figure, rewritten=_flag))
-
-#: event -> field -> what it must be where it is there
-_KINDS: dict[str, dict[str, Check]] = {
-    "start": {
-        **dict.fromkeys(("schema", "halfstep", "precision", "python", "started"), _text),
-        **dict.fromkeys(("repeat", "rank", "world_size", "pid"), _whole),
-        "seed": _or_none(_integer),
-        "command": _TEXTS,
-    },
-    "takeover": {
-        **dict.fromkeys(("framework", "version", "ran_as", "device", "backend", "backend_version"), _text),
-        **dict.fromkeys(("asked", "asked_weights", "described"), _text),
-        **dict.fromkeys(("software", "lists"), _or_none(_text)),
-        "emulated": _flag,
-        "fp32_units": _TEXTS,
-        "seconds": _amount,
-    },
-    "own_amp": {"what": _text, "asks": _text},
-    "step": {
-        "step": _whole,
-        "loss": _or_none(_figure),
-        "seconds": _or_none(_amount),
-        "skipped": _flag,
-        "loss_scale": _amount,
-        "sampled": _flag,
-    },
-    "sample": {
-        "memory": _or_none(_BYTES),
-        "memory_absent": _table(_text),
-        **dict.fromkeys(
-            ("matmul_flops", "optimizer_flops", "reduced_bytes", "time_shares"), _or_none(_AMOUNTS)
-        ),
-        "odd_flops": _or_none(_amount),
-        "samples": _or_none(_whole),
-        **dict.fromkeys(("fp32_units", "sums"), _TEXTS),
-        **dict.fromkeys(("absent", "time_shares_absent"), _text),
-        "profiled": _fields(seconds=_amount, operations=_whole, device=_text),
-    },
-    "region": {"kind": _text},
-    "stored": {
-        **dict.fromkeys(("weights", "gradients", "optimizer"), _or_none(_BYTES)),
-        "absent": _table(_text),
-    },
-    "logged": {"name": _text, "value": _figure, "step": _whole},
-    "watch": {"what": _text, "step": _whole},
-    "nonfinite": {
-        "step": _whole,
-        **dict.fromkeys(("what", "words"), _text),
-        **dict.fromkeys(("module", "operation", "direction"), _or_none(_text)),
-    },
-    "restart": {"drops": _text},
-    "absent": {"look": _text, "reason": _text},
-    "warning": {"text": _text},
-    "lost": {"lines": _whole, "why": _text},
-    "end": {
-        "status": _ending,
-        **dict.fromkeys(("reason", "peak_memory_how", "peak_memory_absent", "load_absent"), _text),
-        **dict.fromkeys(("energy_how", "energy_absent", "joules_per_step_absent"), _text),
-        "exception": _or_none(_text),
-        "exit_code": _or_none(_integer),
-        "peak_memory_of_tensors": _flag,
-        **dict.fromkeys(("steps", "skipped_steps", "energy_steps"), _whole),
-        **dict.fromkeys(("peak_memory_bytes", "peak_resident_bytes"), _or_none(_whole)),
-        **dict.fromkeys(("energy_joules", "joules_per_step"), _or_none(_amount)),
-        "raised_at": _RAISED_AT,
-        "files_read": _FILES_READ,
-        "load": _or_none(_AMOUNTS),
-    },
-}
-
-#: without these an event says nothing
-_NEEDED: dict[str, tuple[str, ...]] = {
-    "own_amp": ("what",),
-    "step": ("step",),
-    "logged": ("name", "value", "step"),
-    "watch": ("what",),
-    "nonfinite": ("what",),
-    "restart": ("drops",),
-    "absent": ("look", "reason"),
-    "warning": ("text",),
-    "lost": ("lines", "why"),
-}
+    seconds: Amount
+    operations: Whole
+    device: str
+    median_operation_seconds: Amount | None
 
 
-def fault(event: Mapping[str, Any]) -> str:
+class Sample(TypedDict, total=False):
+    """What the sampled step was seen to do."""
+
+    memory: dict[str, Whole] | None
+    memory_absent: dict[str, str]
+    matmul_flops: dict[str, Amount] | None
+    optimizer_flops: dict[str, Amount] | None
+    reduced_bytes: dict[str, Amount] | None
+    time_shares: dict[str, Amount] | None
+    odd_flops: Amount | None
+    samples: Whole | None
+    fp32_units: list[str]
+    sums: list[str]
+    absent: str
+    time_shares_absent: str
+    profiled: Profiled
+
+
+class Region(TypedDict, total=False):
+    """Where the precision holds."""
+
+    kind: str
+
+
+class Stored(TypedDict, total=False):
+    """What the sampled step held in memory, by format."""
+
+    weights: dict[str, Whole] | None
+    gradients: dict[str, Whole] | None
+    optimizer: dict[str, Whole] | None
+    absent: dict[str, str]
+
+
+class Logged(TypedDict):
+    """A figure of the script's own."""
+
+    name: str
+    value: Figure
+    step: Whole
+
+
+class _What(TypedDict):
+    what: str
+
+
+class Watched(_What, total=False):
+    """What ``diagnose`` sees; the rest of it is read by :mod:`halfstep.diagnosis.events`."""
+
+    step: Whole
+    counted: Whole
+    elements: Whole
+
+
+class NonFinite(_What, total=False):
+    """The first loss that is not finite, or the first step skipped."""
+
+    step: Whole
+    words: str
+    module: str | None
+    operation: str | None
+    direction: str | None
+
+
+class Restart(TypedDict):
+    """What came before was a warm-up."""
+
+    drops: str
+
+
+class AbsentLook(TypedDict):
+    """halfstep itself failed to look."""
+
+    look: str
+    reason: str
+
+
+class Warned(TypedDict):
+    """Something that the user should know."""
+
+    text: str
+
+
+class Lost(TypedDict):
+    """Lines that could not be written."""
+
+    lines: Whole
+    why: str
+
+
+class RaisedAt(TypedDict, total=False):
+    """Where the error was raised that ended the program."""
+
+    place: str
+    code: str
+    modules: list[str]
+
+
+class FileRead(TypedDict):
+    """A file that the program read."""
+
+    path: str
+    modified: Figure
+    rewritten: bool
+
+
+class End(TypedDict, total=False):
+    """The program is over."""
+
+    status: Ending
+    reason: str
+    exit_code: Integer | None
+    exception: str | None
+    raised_at: RaisedAt
+    files_read: list[FileRead]
+    steps: Whole
+    skipped_steps: Whole
+    peak_memory_bytes: Whole | None
+    peak_resident_bytes: Whole | None
+    peak_memory_how: str
+    peak_memory_absent: str
+    peak_memory_of_tensors: bool
+    energy_joules: Amount | None
+    energy_steps: Whole
+    energy_how: str
+    energy_absent: str
+    joules_per_step: Amount | None
+    joules_per_step_absent: str
+    load: dict[str, Amount] | None
+    load_absent: str
+
+
+_KINDS: dict[str, Any] = {
+    "start": Start, "takeover": Takeover, "own_amp": Asked, "step": Step, "sample": Sample, "region": Region,
+    "stored": Stored, "logged": Logged, "watch": Watched, "nonfinite": NonFinite, "restart": Restart,
+    "absent": AbsentLook, "warning": Warned, "lost": Lost, "end": End,
+}  # fmt: skip
+
+
+def _check(hint: Any) -> Check:
+    """Whether a value is what its field's type says."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return cast(Check, inner[1])
+    if origin in (Union, UnionType):
+        (check,) = (_check(part) for part in inner if part is not NoneType)
+        return lambda value: value is None or check(value)
+    if origin is Literal:
+        return lambda value: value in inner
+    if origin is list:
+        every = _check(inner[0])
+        return lambda value: isinstance(value, list) and all(map(every, value))
+    if origin is dict:
+        each = _check(inner[1])
+        return lambda value: isinstance(value, dict) and all(map(each, value.values()))
+    if is_typeddict(hint):
+        checks, needed = _checks(hint), hint.__required_keys__
+        return lambda value: (
+            isinstance(value, dict)
+            and needed <= value.keys()
+            and all(check(value[name]) for name, check in checks.items() if name in value)
+        )
+    return lambda value: isinstance(value, hint)
+
+
+def _checks(kind: Any) -> dict[str, Check]:
+    return {name: _check(hint) for name, hint in get_type_hints(kind, include_extras=True).items()}
+
+
+@functools.cache
+def _known(event: str) -> tuple[dict[str, Check], tuple[str, ...]]:
+    """The checks of an event's fields, and those without which it says nothing; none of kinds that nobody reads."""
+    kind = _KINDS.get(event)
+    if kind is None:
+        return {}, ()
+    checks = _checks(kind)
+    return checks, tuple(name for name in checks if name in kind.__required_keys__)
+
+
+def fault(event: Mapping[str, object]) -> str:
     """What is wrong with an event, in a few words; empty where nothing is, and of kinds that nobody reads."""
     kind = event.get("event")
     if not isinstance(kind, str):
         return "no event"
-    for name in _NEEDED.get(kind, ()):
+    checks, needed = _known(kind)
+    for name in needed:
         if name not in event:
             return f"{kind} without {name}"
-    checks = _KINDS.get(kind, {})
     for name, value in event.items():
         check = checks.get(name)
         if check is not None and not check(value):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from halfstep.errors import UsageError
 from halfstep.files import opened, parsed
-from halfstep.record.events import SCHEMA, cleaned, fault
+from halfstep.record.events import SCHEMA, Step, cleaned, fault
 from halfstep.record.record import Record
 from halfstep.words.plural import count
 
@@ -79,12 +80,12 @@ class _Reading:
         self._follow(event)
         self.record.add(cleaned(event))
 
-    def _follow(self, event: dict[str, Any]) -> None:
+    def _follow(self, event: Mapping[str, object]) -> None:
         """Steps follow one another, from 0; each of several frameworks that train counts its own."""
         if event["event"] == "restart":
             self._next, self._most = [], 0
         if event["event"] == "step":
-            step = event["step"]
+            step = cast(Step, event)["step"]
             if step == 0:
                 self._next.append(0)
             if step in self._next:
@@ -114,7 +115,7 @@ class _Reading:
         return f"it has {count(self._most, 'step')}, and its end tells of {told}"
 
 
-def _event(line: bytes) -> dict[str, Any] | None:
+def _event(line: bytes) -> dict[str, object] | None:
     """One line as an event; None where it is none, whatever it holds."""
     try:
         event = parsed(line.decode("utf-8"))

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal, cast
 
-from halfstep.record.events import number
+from halfstep.record.events import (
+    AbsentLook,
+    Asked,
+    End,
+    Logged,
+    Lost,
+    NonFinite,
+    Region,
+    Restart,
+    Sample,
+    Start,
+    Step,
+    Takeover,
+    Warned,
+    Watched,
+    number,
+)
 from halfstep.record.stored import Stored
 from halfstep.words.plural import count
 
@@ -22,26 +39,29 @@ class Record:
     """
 
     path: Path
-    start: dict[str, Any] = field(default_factory=dict)
-    takeover: dict[str, Any] = field(default_factory=dict)
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    sample: dict[str, Any] = field(default_factory=dict)
+    start: Start = field(default_factory=Start)
+    takeover: Takeover = field(default_factory=Takeover)
+    steps: list[Step] = field(default_factory=list)
+    sample: Sample = field(default_factory=Sample)
     stored: Stored = field(default_factory=Stored)
-    region: dict[str, Any] = field(default_factory=dict)
+    region: Region = field(default_factory=Region)
     logged: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    nonfinite: dict[str, Any] = field(default_factory=dict)
+    nonfinite: NonFinite | None = None
     own_amp: list[str] = field(default_factory=list)
     own_asks: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
-    watched: list[dict[str, Any]] = field(default_factory=list)
-    end: dict[str, Any] = field(default_factory=dict)
+    watched: list[Watched] = field(default_factory=list)
+    end: End = field(default_factory=End)
     damage: str = ""
 
     def without_figures(self) -> Record:
         """What identifies the trial, and nothing that was measured."""
-        known = ("framework", "device")
-        told: dict[str, Any] = {name: self.takeover[name] for name in known if name in self.takeover}
+        known: tuple[Literal["framework", "device"], ...] = ("framework", "device")
+        told: Takeover = {}
+        for name in known:
+            if name in self.takeover:
+                told[name] = self.takeover[name]
         return Record(self.path, start=self.start, takeover=told, damage=self.damage)
 
     @property
@@ -52,34 +72,39 @@ class Record:
     @property
     def step_seconds(self) -> list[float]:
         """Seconds of each step, in order, warm-up included."""
-        return [step["seconds"] for step in self.steps if step.get("seconds") is not None]
+        return [x for step in self.steps if (x := step.get("seconds")) is not None]
 
-    def add(self, line: dict[str, Any]) -> None:
-        """Take one event in."""
+    def add(self, line: Mapping[str, object]) -> None:
+        """Take one event in, of which :func:`~halfstep.record.events.fault` has found nothing wrong."""
         kind = line.get("event")
-        if kind in ("start", "takeover", "sample", "region", "nonfinite", "end"):
-            # A loss that is not finite says more than a skipped step, which may only have found the scale.
-            if kind == "nonfinite" and self.nonfinite.get("what") in ("loss", line["what"]):
-                return
+        if kind in ("start", "takeover", "sample", "region", "end"):
             getattr(self, kind).update(line)
+        elif kind == "nonfinite":
+            # A loss that is not finite says more than a skipped step, which may only have found the scale.
+            if self.nonfinite is None or self.nonfinite["what"] not in ("loss", line["what"]):
+                self.nonfinite = cast(NonFinite, {**(self.nonfinite or {}), **line})
         elif kind == "step":
-            self.steps.append(line)
+            self.steps.append(cast(Step, line))
         elif kind == "stored":
             self.stored = Stored.of(line)
         elif kind == "restart":
-            self.steps, self.sample, self.nonfinite = [], {}, {}
-            self.warnings = [text for text in self.warnings if text != line["drops"]]
+            self.steps, self.sample, self.nonfinite = [], {}, None
+            self.warnings = [text for text in self.warnings if text != cast(Restart, line)["drops"]]
         elif kind == "logged":
-            self.logged.setdefault(line["name"], []).append((line["step"], float(line["value"])))
+            logged = cast(Logged, line)
+            self.logged.setdefault(logged["name"], []).append((logged["step"], float(logged["value"])))
         elif kind == "watch":
-            self.watched.append(line)
+            self.watched.append(cast(Watched, line))
         elif kind == "own_amp":
-            self.own_amp.append(line["what"])
-            if "asks" in line:
-                self.own_asks[line["what"]] = line["asks"]
+            own = cast(Asked, line)
+            self.own_amp.append(own["what"])
+            if "asks" in own:
+                self.own_asks[own["what"]] = own["asks"]
         elif kind == "absent":
-            self.absent.setdefault(str(line["look"]), str(line["reason"]))
+            absent = cast(AbsentLook, line)
+            self.absent.setdefault(absent["look"], absent["reason"])
         elif kind == "warning":
-            self.warnings.append(line["text"])
+            self.warnings.append(cast(Warned, line)["text"])
         elif kind == "lost":
-            self.damage = f"{count(line['lines'], 'line')} of it could not be written ({line['why']})"
+            lost = cast(Lost, line)
+            self.damage = f"{count(lost['lines'], 'line')} of it could not be written ({lost['why']})"

@@ -164,7 +164,7 @@ class StepLines:
         sampled: bool,
     ) -> None:
         """Write the line of step ``index``, counted from 0."""
-        fields: dict[str, Any] = {"step": index, "loss": loss, "seconds": seconds, "skipped": skipped}
+        fields: dict[str, object] = {"step": index, "loss": loss, "seconds": seconds, "skipped": skipped}
         if scale != 1.0:
             fields["loss_scale"] = scale
         if sampled:

@@ -152,13 +152,11 @@ def _hint(record: Record) -> str:
         return "; a comparison gives a program nothing to read on stdin"
     if "environment variable RANK expected" in record.end.get("reason", ""):
         return f"; {NO_RANK}"
-    raised = record.end.get("raised_at")
-    at = raised if isinstance(raised, dict) else {}
-    place = at["place"] if isinstance(at.get("place"), str) else ""
+    place = record.end.get("raised_at", {}).get("place", "")
     if "unsupported ScalarType BFloat16" in record.end.get("reason", ""):
         where = f" at {place}" if place else ""
         return f"; NumPy has no bf16, so the program has to write .float().numpy(){where}"
-    precision = str(record.start.get("precision") or "fp32")
+    precision = record.start.get("precision") or "fp32"
     recipe = parse(precision)
     error = caused_by_format(record)
     if error is None:
@@ -169,15 +167,13 @@ def _hint(record: Record) -> str:
 
 def caused_by_format(record: Record) -> FormatError | None:
     """The error that ended a trial, where its format caused it."""
-    compute = parse(str(record.start.get("precision") or "fp32")).compute
-    return format_error(str(record.end.get("reason") or ""), compute)
+    compute = parse(record.start.get("precision") or "fp32").compute
+    return format_error(record.end.get("reason", ""), compute)
 
 
 def modules_to_keep(record: Record) -> tuple[str, ...]:
     """The modules whose results the line worked with that ended a trial."""
-    raised = record.end.get("raised_at")
-    names = raised.get("modules") if isinstance(raised, dict) else ()
-    return tuple(name for name in names or () if isinstance(name, str))
+    return tuple(record.end.get("raised_at", {}).get("modules", ()))
 
 
 def _of_rank(record: Record, exit_code: int | None) -> tuple[Status, str]:
@@ -213,7 +209,7 @@ def _signal_name(number: int) -> str:
 
 def began(record: Record) -> str:
     """In which module it began, as the end of a sentence; empty where that is not known."""
-    words = record.nonfinite.get("words")
+    words = record.nonfinite.get("words") if record.nonfinite else None
     return f"; began {words}" if words else ""
 
 

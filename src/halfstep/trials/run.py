@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from halfstep.files import opened
 from halfstep.processes import ENDING
 from halfstep.record import Record, number
+from halfstep.record.events import Step, fault
 from halfstep.trials.fresh import fresh_folder
 from halfstep.trials.job import Job, Trial
 from halfstep.trials.outcome import Outcome, Status, outcome_of
@@ -168,9 +169,9 @@ class _Tail:
                 self._on_step(self._steps, number(line.get("loss")), line.get("seconds"))
 
     @staticmethod
-    def _steps_in(text: bytes) -> Iterator[dict[str, Any]]:
+    def _steps_in(text: bytes) -> Iterator[Step]:
         for line in text.splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
+            with contextlib.suppress(ValueError):
                 event = json.loads(line)
-                if isinstance(event, dict) and event.get("event") == "step":
-                    yield event
+                if isinstance(event, dict) and event.get("event") == "step" and not fault(event):
+                    yield cast(Step, event)

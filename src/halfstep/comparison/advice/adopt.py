@@ -6,11 +6,11 @@ CPU in most of them, recipes with options), the one line of halfstep is what the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from halfstep.precisions.recipes import Recipe, parse
+from halfstep.record.events import Takeover
 
 _ONE_LINE = 'import halfstep; halfstep.enable("{recipe}")   # the first line of the script'
 
@@ -34,14 +34,14 @@ class Script:
     loop: bool = False
 
     @classmethod
-    def of(cls, takeover: Mapping[str, Any]) -> Script:
+    def of(cls, takeover: Takeover) -> Script:
         """What a record's ``takeover`` events tell."""
         return cls(
-            str(takeover.get("framework") or "pytorch"),
-            str(takeover.get("device") or "cpu"),
+            takeover.get("framework", "pytorch"),
+            takeover.get("device", "cpu"),
             takeover.get("clipping"),
-            int(takeover.get("passes") or 1),
-            bool(takeover.get("loop")),
+            takeover.get("passes", 1),
+            takeover.get("loop", False),
         )
 
 

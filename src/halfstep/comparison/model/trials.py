@@ -105,7 +105,7 @@ class TrialRow:
     joules_per_sample_absent: str | None = None  #: why there is none
     #: share of matrix-product FLOPs by the operands' format (`fp32`, `tf32`, `bf16`, `fp16`, …)
     matmul_share: Mapping[str, float] | None = None
-    matmul_flops: Mapping[str, int] | None = None  #: the FLOPs themselves
+    matmul_flops: Mapping[str, float] | None = None  #: the FLOPs themselves
     matmul_share_absent: str | None = None  #: why there is none
     odd_size_share: float | None = None  #: share of these FLOPs whose sizes do not suit matrix units
     time_shares: Mapping[str, float] | None = None  #: share of the profiled step by kind of work
