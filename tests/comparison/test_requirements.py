@@ -41,7 +41,7 @@ def test_how_it_is_written(text: str, terms: list[Term]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "bf16", "bf16:", "speed >= 1.2", "fp17: no worse", "bf16: speed", "bf16: speed > 1", "bf16: speed >= 0",
+    ["", "bf16", "bf16:", "speed >= 1.2", "fp17: no worse", "bf16: speed", "bf16: speed > 1", "bf16: speed >= 0", f"bf16: speed >= {'9' * 400}",
      "bf16: speed >= 1.2.3", "bf16: speed >= nan", "bf16: loss <= 3", "bf16: no worse,", "bf16: better"],
 )  # fmt: skip
 def test_what_is_refused(text: str) -> None:

@@ -89,7 +89,7 @@ def _term(precision: str, text: str) -> Term:
         bound = float(found["bound"]) if found else math.nan
     except ValueError:
         bound = math.nan
-    if found is None or found["name"] not in RATIOS or not bound > 0:
+    if found is None or found["name"] not in RATIOS or not 0 < bound < math.inf:
         raise UsageError(
             f"{text!r} is no term of a requirement; allowed are 'no worse', and speed, memory or energy with >= or <= "
             "and a number above zero, as in 'speed >= 1.2'."

@@ -512,3 +512,12 @@ def test_skipped_steps_are_told_as_what_they_are(skipped: int, told: str) -> Non
 def test_a_failure_is_said_in_words_and_once(status: str, reason: str, said: str) -> None:
     found = recommend([FP32, verdict("bf16", status=status, reason=reason)])
     assert said in [row["text"] for row in found["reasons"]]
+
+
+@pytest.mark.parametrize(("slow", "told"), [("fp16", True), ("fp32", False)])
+def test_that_products_are_slow_here_is_told_of_the_precision_that_is_advised(slow: str, told: bool) -> None:
+    rows = [FP32, verdict("fp16", 1.0, memory_ratio=SMALL)]
+    units = {"ran": codec.write(Ran(fp32_units=("product",)))}
+    found = recommend([row | (units if row["precision"] == slow else {}) for row in rows], prefer="memory")
+    assert found["precision"] == "fp16"
+    assert ("slow here" in found["adopt"]["code"]) is told
