@@ -41,6 +41,12 @@ def record(figures: dict[str, Any] | None) -> Record:
         ([load(0.1), load(0.1, others=20.0)], [False, False]),  # others ran on cores that were free
         ([load(5.0), load(5.0)], [False, False]),  # its own data loaders: alike in all
         ([load(0.1), load(30.0)], [False, True]),  # processes that it started itself, in one trial alone
+        (
+            [load(0.526), load(2.195)],
+            [False, True],
+        ),  # shares of 0.05 and 0.18, which is above 2 x 0.05 + 0.05
+        ([load(0.64), load(1.9)], [False, False]),  # 0.06 and 0.16, which is not above 2 x 0.06 + 0.05
+        ([load(2.0, others=1.5, cores=0)], [True]),  # how many cores there are is not known: one at least
         ([load(5.0, others=30.0), load(6.0, others=30.0)], [True, True]),
         ([None, load(5.0, others=20.0)], [False, True]),
         ([load(float("nan")), {"cores": 4}], [False, False]),

@@ -37,13 +37,23 @@ def rows(*losses: list[float]) -> list[TrialRow]:
         (list(2 * 0.99 ** np.arange(60)), FALLING, False),
         ([2.0] * 60, [2.0] * 60, False),
         ([2.0] * 60, list(2 + 0.1 * np.random.default_rng(1).standard_normal(60)), False),
-        ([2.0] * 8, FALLING[:8], False),
+        ([2.0] * 9, FALLING[:9], False),
+        ([2.0] * 10, FALLING[:10], True),
     ],
 )
 def test_only_a_loss_that_falls_elsewhere_stands_still(
     own: list[float], base: list[float], still: bool
 ) -> None:
     assert (stands_still(rows(own), rows(base)) is not None) == still
+
+
+def test_a_trial_with_too_few_steps_to_tell_leaves_all_open() -> None:
+    assert stands_still(rows([2.0] * 60, [2.0] * 5), rows(FALLING)) is None
+
+
+def test_noise_before_the_last_half_does_not_count() -> None:
+    noisy = [loss + 3.0 * (i % 2) * (20 <= i < 30) for i, loss in enumerate(FALLING)]
+    assert stands_still(rows([2.0] * 60), rows(noisy)) is not None
 
 
 @pytest.mark.parametrize(
