@@ -18,6 +18,7 @@ from halfstep.comparison.model.recommendation import Prefer
 from halfstep.comparison.model.references import EvidenceRef
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.report.words import advice as words
+from halfstep.report.words import claims
 from halfstep.report.words.advice import worded
 
 from ...report.sample import comparison, metered
@@ -86,4 +87,4 @@ def test_every_reason_of_the_advice_leads_to_the_figure_that_it_rests_on(prefer:
 
 def test_every_rule_and_every_claim_has_its_sentence() -> None:
     assert {rule.__name__ for rule in RULES} == set(words._BECAUSE)
-    assert set(get_args(ClaimKind)) == set(words._CLAIMS)
+    assert set(get_args(ClaimKind)) == set(claims._CLAIMS)
