@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -77,7 +77,7 @@ def _finite(word: str) -> Fraction | None:
     return Fraction(word)
 
 
-def _as_json(parsed: list[tuple[str, Fraction | float]]) -> dict[str, Any]:
+def _as_json(parsed: list[tuple[str, Fraction | float]]) -> Mapping[str, object]:
     return {
         "schema": 1,
         "formats": [_row(row) for row in FORMATS.values()],
@@ -87,7 +87,7 @@ def _as_json(parsed: list[tuple[str, Fraction | float]]) -> dict[str, Any]:
     }
 
 
-def _row(row: Format | BlockFormat) -> dict[str, Any]:
+def _row(row: Format | BlockFormat) -> Mapping[str, object]:
     common = {"name": row.name, "standard": row.standard, "bits": row.bits, "largest": row.largest}
     if isinstance(row, BlockFormat):
         tensor = row.tensor_scale.name if row.tensor_scale else None
@@ -112,7 +112,7 @@ def _row(row: Format | BlockFormat) -> dict[str, Any]:
     }
 
 
-def _result(x: Fraction | float, row: Format | BlockFormat) -> dict[str, Any]:
+def _result(x: Fraction | float, row: Format | BlockFormat) -> Mapping[str, object]:
     told = explain(x, row)
     return {
         "format": row.name,
@@ -129,7 +129,7 @@ def _jsonable(x: float | None) -> float | str | None:
     return x if x is None or math.isfinite(x) else str(x)
 
 
-def _write(content: dict[str, Any], file: str) -> None:
+def _write(content: Mapping[str, object], file: str) -> None:
     text = json.dumps(content, indent=1, allow_nan=False)
     if file == "-":
         click.echo(text)

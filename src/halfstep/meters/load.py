@@ -10,7 +10,6 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from halfstep.meters.reading import Absent
 from halfstep.processes import allowed_cores, clock_ticks, involuntary_switches
@@ -66,7 +65,7 @@ class LoadMeter:
         if isinstance(self._first, Load):
             self._last = self._now()
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> dict[str, object]:
         """The fields of the record's ``end``: ``load``, in seconds, or ``load_absent``."""
         if self._last is self._first:
             self.mark()  # it trained for less than a second

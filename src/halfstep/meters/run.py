@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from halfstep.meters.clock import now
 from halfstep.meters.energy import EnergyMeter, open_meters
@@ -62,11 +61,11 @@ class RunMeters:
         if joules is not None:
             self._at_tick = joules, self._steps
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> dict[str, object]:
         """The readings as fields of the record's ``end``; what is absent with its reason."""
         return self._peak() | self._joules() | self._load.read()
 
-    def _peak(self) -> dict[str, Any]:
+    def _peak(self) -> dict[str, object]:
         peak = self._memory.read()
         if isinstance(peak, Absent):
             return {"peak_memory_absent": peak.reason}
@@ -78,13 +77,13 @@ class RunMeters:
             "peak_resident_bytes": None if isinstance(resident, Absent) else int(resident.value),
         }
 
-    def _joules(self) -> dict[str, Any]:
+    def _joules(self) -> dict[str, object]:
         if not self._warm:
             return {"energy_absent": "the program ended before the meters were started, in its third step"}
         joules, how, reason = _sum(self._energy, self._steps)
         if joules is None:
             return {"energy_absent": reason}
-        fields: dict[str, Any] = {"energy_joules": joules, "energy_how": how}
+        fields: dict[str, object] = {"energy_joules": joules, "energy_how": how}
         if self._at_tick is None:
             return fields | {"joules_per_step_absent": self._tick_absent}
         at_tick, steps = self._at_tick
@@ -119,7 +118,7 @@ def idle_watts(
     sleep: Callable[[float], None],
     energy: Sequence[EnergyMeter] | None = None,
     clock: Callable[[], float] = now,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Watts of this machine with nothing trained, over at least ``seconds``; without a counter it does not wait.
 
     Fields: ``idle_watts`` and ``idle_watts_how``, or ``idle_watts_absent``.

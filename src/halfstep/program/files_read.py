@@ -58,7 +58,7 @@ class FilesRead:
         if stat.S_ISREG(found.st_mode) and _TICK < age < _DAY:
             self._seen.setdefault(os.path.abspath(path), found.st_mtime)
 
-    def told(self) -> list[dict[str, Any]]:
+    def told(self) -> list[dict[str, object]]:
         """The files, in the order in which they were first read: path, when written, and whether written since."""
         return [
             {"path": path, "modified": modified, "rewritten": _modified(path) > modified}

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from halfstep.program import Ending, at_end
 from halfstep.program.files_read import FilesRead
@@ -96,7 +96,7 @@ class Session:
         """The takeover of the framework that trains; None as long as none was imported."""
         return self._frameworks.training
 
-    def _start(self) -> dict[str, Any]:
+    def _start(self) -> dict[str, object]:
         settings = self.settings
         return {
             "schema": SCHEMA,

@@ -140,7 +140,7 @@ class Takeover(ABC):
         """The program is over: write what is still on its way from a device."""
 
 
-def asked_of(recipe: Recipe) -> dict[str, Any]:
+def asked_of(recipe: Recipe) -> dict[str, object]:
     """What a recipe asks for, as fields of a record's ``takeover`` event; ``as-is`` asks for nothing.
 
     An emulated precision's products are counted under its own name.

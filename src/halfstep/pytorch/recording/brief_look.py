@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
@@ -68,7 +67,7 @@ class BriefLook:
     def _end(self) -> None:
         counted = self._stop()
         if counted is not None:
-            flops: dict[str, Any] = {"matmul_flops": dict(counted.flops)}
+            flops: dict[str, object] = {"matmul_flops": dict(counted.flops)}
             told = {"absent": counted.counted.absent} if counted.counted.absent else flops
             reduced = {"reduced_bytes": dict(counted.counted.reduced)} if counted.counted.reduced else {}
             self._write("sample", fp32_units=self._listening.end(), **told, **reduced)

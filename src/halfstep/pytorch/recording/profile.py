@@ -73,25 +73,25 @@ class Profile:
             with record_function(name):
                 pass
 
-    def abandon(self) -> dict[str, Any]:
+    def abandon(self) -> dict[str, object]:
         """Stop: the program has ended within a step. The fields of what was seen as a whole."""
         sampled = self._thread != 0
         self._thread = 0
         events = self._looks.run(_STOPPING, 1, self._profiler.end) or []
         return self._products(events) if sampled else {}
 
-    def end(self) -> dict[str, Any]:
+    def end(self) -> dict[str, object]:
         """Stop; fields of a record's ``sample`` event: FLOPs and shares of time, or why there are none."""
         self._finish()
         events = self._looks.run(_STOPPING, 1, self._profiler.end) or []
         return {**self._products(events), **self._times(events)}
 
-    def _products(self, events: list[Any]) -> dict[str, Any]:
+    def _products(self, events: list[Any]) -> dict[str, object]:
         counted = self._counted(events)
         absent = self._looks.absent(PRODUCTS) if counted is None else counted.absent
         if counted is None or absent:
             return {"absent": absent}
-        fields: dict[str, Any] = {"matmul_flops": dict(counted.flops), "odd_flops": counted.odd}
+        fields: dict[str, object] = {"matmul_flops": dict(counted.flops), "odd_flops": counted.odd}
         more = {
             "optimizer_flops": dict(counted.optimizer),
             "reduced_bytes": dict(counted.reduced),
@@ -108,7 +108,7 @@ class Profile:
         start, stop = marks[_SAMPLED].end_ns(), end.start_ns()
         return count([e for e in events if start <= e.start_ns() < stop], self._emulated)
 
-    def _times(self, events: list[Any]) -> dict[str, Any]:
+    def _times(self, events: list[Any]) -> dict[str, object]:
         if not self._thread:
             return {}
         if self._profiler.absent:
@@ -120,11 +120,11 @@ class Profile:
         return self._read(events) or {"time_shares_absent": self._looks.absent(TIMES)}
 
     @look(TIMES)
-    def _read(self, events: list[Any]) -> dict[str, Any]:
+    def _read(self, events: list[Any]) -> dict[str, object]:
         return read(events, on_device=self._device is not None)
 
 
-def read(events: Any, on_device: bool = False) -> dict[str, Any]:
+def read(events: Any, on_device: bool = False) -> dict[str, object]:
     """The shares of a profiled step.
 
     Args:

@@ -65,12 +65,12 @@ class Sample:
             first = next((a for a in args if isinstance(a, Tensor) and a.dim() > 0), None)
             self._samples += 0 if first is None else first.shape[0]
 
-    def end(self, parameters: list[Tensor], optimizers: Iterable[Optimizer]) -> dict[str, Any]:
+    def end(self, parameters: list[Tensor], optimizers: Iterable[Optimizer]) -> dict[str, object]:
         """Stop looking; what was seen, as the fields of a record's ``sample`` event. Bytes."""
         self._looks.run(KEPT, 1, self._kept.end)
         return {**self._memory(parameters, optimizers), "samples": self._samples or None}
 
-    def _memory(self, parameters: list[Tensor], optimizers: Iterable[Optimizer]) -> dict[str, Any]:
+    def _memory(self, parameters: list[Tensor], optimizers: Iterable[Optimizer]) -> dict[str, object]:
         memory = self._looks.run(MEMORY, 1, memory_of, parameters, optimizers) or {}
         absent = self._looks.absent(KEPT) or self._kept.absent
         if not absent:

@@ -44,7 +44,7 @@ class StoredMeter:
         """A module is called."""
         self._called.add(module)
 
-    def end(self, trained: Sequence[Tensor], optimizers: Iterable[Optimizer]) -> dict[str, Any]:
+    def end(self, trained: Sequence[Tensor], optimizers: Iterable[Optimizer]) -> Mapping[str, object]:
         """The step is over; the fields of the record's ``stored`` event. It only looks, so it raises nothing."""
         try:
             modules, stepped = list(self._called), set(optimizers)

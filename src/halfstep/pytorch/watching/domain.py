@@ -26,7 +26,7 @@ _DOMAINS: Mapping[str, tuple[int, Callable[[Tensor], Tensor], str]] = {
 }
 
 
-def outside_domain(operation: str, args: Sequence[Any]) -> dict[str, Any] | None:
+def outside_domain(operation: str, args: Sequence[Any]) -> dict[str, object] | None:
     """``{"words": …, "count": …}`` if the operation was asked for what is not finite anywhere; None otherwise."""
     if operation == "pow":
         return _of_power(args)
@@ -41,7 +41,7 @@ def outside_domain(operation: str, args: Sequence[Any]) -> dict[str, Any] | None
     return {"words": words, "count": count} if count else None
 
 
-def _of_power(args: Sequence[Any]) -> dict[str, Any] | None:
+def _of_power(args: Sequence[Any]) -> dict[str, object] | None:
     base, exponent = args[0], args[1]
     if not isinstance(base, Tensor) or not isinstance(exponent, int | float):
         return None

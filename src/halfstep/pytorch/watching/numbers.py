@@ -7,7 +7,6 @@ would be flushed to zero, become subnormal or overflow (Micikevicius et al. 2018
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -136,7 +135,7 @@ class Tally:
         self.elements += tensor.numel()
         self.counted += part.numel()
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, object]:
         """As a record has it."""
         return {
             "counts": {str(key): count for key, count in sorted(self.counts.items())},

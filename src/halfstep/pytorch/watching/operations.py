@@ -277,7 +277,7 @@ class Operations(TorchDispatchMode):
             self._write("arrived", **self._where(todo, backward, place))
         self._passed += 1
 
-    def _where(self, todo: Plan, backward: bool, place: Place | None) -> dict[str, Any]:
+    def _where(self, todo: Plan, backward: bool, place: Place | None) -> dict[str, object]:
         """Module, operation, direction and line as an event has them."""
         node = ""
         if backward:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,7 +65,7 @@ class Rounded:
         self.vectors += int((whole > 0).sum())
         self.emptied += float((part / whole.where(whole > 0, 1)).sum())
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, object]:
         """As a record has it."""
         return asdict(self)
 

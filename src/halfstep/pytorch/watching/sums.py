@@ -55,7 +55,7 @@ class Sums:
         args: Any,
         kwargs: Any,
         output: Tensor,
-        where: Callable[[], dict[str, Any]],
+        where: Callable[[], dict[str, object]],
     ) -> None:
         """Look at one operation with a 16-bit result."""
         if not self.active:
@@ -66,7 +66,7 @@ class Sums:
             self._whole(func, args, kwargs, output, where)
 
     def _whole(
-        self, func: Any, args: Any, kwargs: Any, output: Tensor, where: Callable[[], dict[str, Any]]
+        self, func: Any, args: Any, kwargs: Any, output: Tensor, where: Callable[[], dict[str, object]]
     ) -> None:
         try:
             exact = widened(func, args, kwargs)
@@ -80,7 +80,7 @@ class Sums:
         self._say(where(), relative_error=off / norm, reached=grown[0], exact=grown[1], dtype=output.dtype)
 
     def _running(
-        self, total: Any, added: Tensor, output: Tensor, where: Callable[[], dict[str, Any]]
+        self, total: Any, added: Tensor, output: Tensor, where: Callable[[], dict[str, object]]
     ) -> None:
         if not isinstance(total, Tensor) or total.shape != output.shape:
             return
@@ -100,7 +100,7 @@ class Sums:
             if math.isfinite(reached):
                 self._say(place, additions=chain.length, reached=reached, dtype=output.dtype)
 
-    def _say(self, where: dict[str, Any], dtype: torch.dtype, **fields: Any) -> None:
+    def _say(self, where: dict[str, object], dtype: torch.dtype, **fields: Any) -> None:
         key = (where["module"], where["operation"], where.get("source"))
         if key not in self._said:
             self._said.add(key)

@@ -88,7 +88,7 @@ def summable(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype.itemsize == 1 else tensor
 
 
-def result_figures(output: Tensor) -> dict[str, Any]:
+def result_figures(output: Tensor) -> dict[str, object]:
     """How many of its elements are NaN or infinite, and of how many."""
     wide = summable(output)
     return {
@@ -99,7 +99,7 @@ def result_figures(output: Tensor) -> dict[str, Any]:
     }
 
 
-def input_figures(tensor: Tensor) -> dict[str, Any]:
+def input_figures(tensor: Tensor) -> dict[str, object]:
     """Magnitudes of the finite numbers of an input, and how many are zero."""
     magnitudes = tensor.double().abs()
     finite = magnitudes[magnitudes.isfinite()]
