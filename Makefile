@@ -20,8 +20,8 @@ demo: $(INSTALLED) ## train a small GPT in every precision of this machine, and 
 test: lint types ## lint, types and every test; CI runs this, docs and test-long
 	$(BIN)/pytest -n 2 --dist worksteal
 
-test-long: $(INSTALLED) $(TRACKERS)/installed ## what is drawn by chance, many more times; real trackers (some 8 minutes)
-	$(BIN)/pytest -n 2 --dist worksteal --long tests/fuzz tests/pytorch/test_checkpoints.py tests/pytorch/test_distributed_amp.py tests/benchmarks/test_gallery.py tests/benchmarks/test_gpu_evidence.py tests/cli/test_magics.py
+test-long: $(INSTALLED) $(TRACKERS)/installed ## clusters, kernels and real trackers; what is drawn by chance, many more times
+	$(BIN)/pytest -n 2 --dist worksteal --long -m long
 	$(TRACKERS)/bin/python -m pytest --long tests/report/tracking/test_packages.py
 
 test-deepspeed: $(DEEPSPEED)/installed ## DeepSpeed on a CPU, in an environment of its own on top of .venv (some 5 minutes)
@@ -36,8 +36,8 @@ lint: $(INSTALLED) ## ruff: rules and format; import-linter (needs Python 3.11):
 	$(BIN)/ruff format --check
 	@if [ -x $(BIN)/lint-imports ]; then $(BIN)/lint-imports; else echo 'no import-linter for this Python'; fi
 
-types: $(INSTALLED) ## mypy, strict, for Linux, macOS and Windows; each has a cache of its own
-	for platform in linux darwin win32; do $(BIN)/mypy --platform $$platform --cache-dir .mypy_cache/$$platform || exit 1; done
+types: $(INSTALLED) ## mypy, strict, for Linux, macOS and Windows at once; each has a cache of its own
+	printf '%s\n' linux darwin win32 | xargs -P 3 -I PLATFORM $(BIN)/mypy --platform PLATFORM --cache-dir .mypy_cache/PLATFORM
 
 docs: $(INSTALLED) ## build the site in docs/_build, strictly (half a minute; needs Python 3.11)
 	@$(BIN)/python -c 'import sphinx' 2> /dev/null || { \

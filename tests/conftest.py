@@ -23,12 +23,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest applies -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is marked ``long`` where nobody asked for it."""
-    if not config.getoption("--long"):
-        for item in items:
-            if item.get_closest_marker("long") is not None:
-                item.add_marker(pytest.mark.skip(reason="takes minutes: make test-long runs it"))
+    """Leave out what is marked ``long`` where nobody asked for it; with ``--long`` mark what tries more cases, too."""
+    for item in items:
+        if config.getoption("--long"):
+            if "long" in getattr(item, "fixturenames", ()):
+                item.add_marker("long")
+        elif item.get_closest_marker("long") is not None:
+            item.add_marker(pytest.mark.skip(reason="takes minutes: make test-long runs it"))
 
 
 @pytest.fixture(scope="session")

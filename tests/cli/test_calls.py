@@ -33,6 +33,7 @@ from halfstep.trials.progress import Progress
 from .running import PROGRAMS
 
 FAULTY = PROGRAMS / "faulty.py"
+ROOT = PROGRAMS.parents[1]
 CALLS = [
     (comparing.compare, halfstep.compare, ComparisonOptions),
     (diagnosing.diagnose, halfstep.diagnose, DiagnosisOptions),
@@ -320,11 +321,13 @@ def test_callers_are_type_checked(folder: Path) -> None:
         "halfstep.compare('a.py', seeds='five')\nhalfstep.compare('a.py', prefer='luck')\n"
         "halfstep.diagnose('a.py', seed=1)\nhalfstep.diagnose()\n"
     )
+    # with the options and the cache of `make types`: only the caller is new
+    options = ("--platform", sys.platform, "--cache-dir", f".mypy_cache/{sys.platform}")
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(folder / "cache"), "caller.py"],
-        capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "mypy", "--strict", *options, str(folder / "caller.py")],
+        capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
-    lines = [line for line in done.stdout.splitlines() if line.startswith("caller.py")]
+    lines = [line[line.index("caller.py:") :] for line in done.stdout.splitlines() if "caller.py:" in line]
     kinds = [
         f'Revealed type is "halfstep.report.loading.{k}"' for k in ("Comparison", "Diagnosis", "Diagnosis")
     ]

@@ -46,6 +46,7 @@ def test_ranks_agree_on_a_skip_although_one_overflowed(launched: dict[str, Any])
     )
 
 
+@pytest.mark.long
 def test_a_rank_that_dies_ends_the_trial_and_is_named(compared) -> None:
     found = compared("--launch", TORCHRUN, "--precisions", "fp32", "--time-limit", "90", DDP, "die")
     (trial,) = found["trials"]
@@ -54,6 +55,7 @@ def test_a_rank_that_dies_ends_the_trial_and_is_named(compared) -> None:
     assert "5 steps" in trial["reason"]
 
 
+@pytest.mark.long
 def test_no_rank_outlives_a_comparison_that_is_killed(tmp_path: Path) -> None:
     record = tmp_path / "o" / "trials" / "fp32-seed0-repeat0.jsonl"
     arguments = ("--launch", TORCHRUN, "--precisions", "fp32", "--out", "o", DDP, "hang")
@@ -80,6 +82,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("launcher", OTHERS)
 def test_every_launchers_ranks_have_records_of_their_own(compared, launcher: str) -> None:
     if launcher == "fabric run":
@@ -93,6 +96,7 @@ def test_every_launchers_ranks_have_records_of_their_own(compared, launcher: str
     assert [len(read(path).steps) for path in records] == [10, 10]
 
 
+@pytest.mark.long
 def test_a_launcher_that_gives_no_rank_is_told_from_the_programs_own_fault(compared) -> None:
     """So does `accelerate launch --cpu --num_processes 2`, without MPI."""
     pytest.importorskip("accelerate")

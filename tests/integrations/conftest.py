@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from halfstep.record import Record, read
+
+from ..once import once
 
 PROGRAMS = Path(__file__).parent.parent / "programs" / "frameworks"
 
@@ -46,25 +49,33 @@ Runs = Callable[..., Ran]
 
 @pytest.fixture(scope="session")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """``ran("lightning_loops.py", "fp16", "16-mixed")``: under halfstep, or by python where the recipe is None."""
+    """``ran("lightning_loops.py", "fp16", "16-mixed")``: under halfstep, or by python where the recipe is None.
+
+    Each is run once for all of pytest's workers.
+    """
 
     @functools.cache
     def run(program: str, recipe: str | None, *own: str) -> Ran:
-        folder = tmp_path_factory.mktemp("framework")
         halfstep = [] if recipe is None else ["-m", "halfstep", "run", "--precision", recipe, "--record", "r"]
-        done = subprocess.run(
-            [sys.executable, *halfstep, str(PROGRAMS / program), "out", *own],
-            cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        parts = [part.partition("\n") for part in done.stdout.split("precision ")[1:]]
+
+        def make(folder: Path) -> None:
+            done = subprocess.run(
+                [sys.executable, *halfstep, str(PROGRAMS / program), "out", *own],
+                cwd=folder,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+                capture_output=True,
+                text=True,
+                timeout=300,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            parts = [part.partition("\n") for part in done.stdout.split("precision ")[1:]]
+            (folder / "sections").write_text(json.dumps({name: text for name, _, text in parts}))
+
+        name = "-".join(("framework", Path(program).stem, str(recipe), *own)).replace(os.sep, "_")
+        folder = once(tmp_path_factory, name, make)
         record = Record(folder) if recipe is None else read(folder / "r")
-        return Ran({name: text for name, _, text in parts}, record, folder / "out")
+        return Ran(json.loads((folder / "sections").read_text()), record, folder / "out")
 
     return run
 

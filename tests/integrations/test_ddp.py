@@ -29,7 +29,7 @@ def under(recipe: str, *arguments: str, cwd: Path) -> subprocess.CompletedProces
     return run("-m", "halfstep", "run", "--precision", recipe, "--record", "r", *arguments, cwd=cwd)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_lightnings_ddp_runs_both_processes_under_the_recipe(tmp_path: Path) -> None:
     pytest.importorskip("lightning")
     done = under("fp16", DDP, "out", "ddp", cwd=tmp_path)
@@ -54,7 +54,7 @@ def test_the_plugin_runs_fp16_on_a_cpu_with_lbfgs_too_and_yields_to_a_recipe(tmp
     assert [line.split()[0] for line in yielded] == ["torch.float32", "Precision"] * 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_accelerate_launch_as_the_launcher_of_a_comparison(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"

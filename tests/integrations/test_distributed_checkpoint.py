@@ -41,6 +41,7 @@ def test_a_checkpoint_of_plain_python_leaves_the_scale_alone(tmp_path: Path) -> 
     assert loaded.stdout.splitlines()[:2] == [FRESH, FRESH], loaded.stderr
 
 
+@pytest.mark.long
 def test_rank_0_hands_on_the_scale_and_fsdp1_is_refused() -> None:
     torchrun = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2"]
     ours = ["-m", "halfstep", "run", "--precision", "fp16:init_scale=1024", str(PROGRAMS / "fsdp1.py")]

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from halfstep.machine.frameworks import FRAMEWORKS
 from halfstep.record import Record, read
 
-from ..cli.running import PROGRAMS, Done, halfstep, python
+from ..cli.running import PROGRAMS, halfstep, python
+from ..once import once
 from . import adopted
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -28,7 +27,6 @@ class Checked:
 
     facts: dict[str, Any]
     record: Record
-    done: Done
 
 
 def environment(backend: str) -> dict[str, str]:
@@ -41,25 +39,36 @@ def environment(backend: str) -> dict[str, str]:
     }
 
 
+def compiled_once(folder: Path) -> dict[str, str]:
+    """JAX compiles a step once where programs make the same one, and does not optimise what runs for milliseconds.
+
+    A step that differs, in a dtype too, is another one.
+    """
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    }
+
+
 @pytest.fixture(scope="session")
 def checked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checked]:
-    """``checked(backend)`` runs ``checks.py`` under fp16 there."""
+    """``checked(backend)`` runs ``checks.py`` under fp16 there, once for all of pytest's workers."""
 
     @functools.cache
-    def run(backend: str) -> tuple[Done, Path]:
-        skip_without("keras", backend)
-        record = tmp_path_factory.mktemp(backend) / "record.jsonl"
-        recipe = "fp16:init_scale=1024:growth_interval=4:keep=kept*"
-        program = str(PROGRAMS / "keras" / "checks.py")
-        done = halfstep(
-            "run", "--precision", recipe, "--record", str(record), program, env=environment(backend)
-        )
-        return done, record
-
     def checked(backend: str) -> Checked:
-        done, record = run(backend)
-        assert done.returncode == 0, done.stderr
-        return Checked(json.loads(done.stdout.splitlines()[-1]), read(record), done)
+        skip_without("keras", backend)
+
+        def run(folder: Path) -> None:
+            recipe = "fp16:init_scale=1024:growth_interval=4:keep=kept*"
+            words = ("run", "--precision", recipe, "--record", str(folder / "record.jsonl"))
+            done = halfstep(*words, str(PROGRAMS / "keras" / "checks.py"), env=environment(backend))
+            assert done.returncode == 0, done.stderr
+            (folder / "facts").write_text(done.stdout.splitlines()[-1])
+
+        folder = once(tmp_path_factory, f"{backend}-checked", run)
+        return Checked(json.loads((folder / "facts").read_text()), read(folder / "record.jsonl"))
 
     return checked
 
@@ -74,25 +83,25 @@ class Turn:
 
 @pytest.fixture(scope="session")
 def in_turn(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Turn]]:
-    """``in_turn(backend)`` runs all of :func:`turns` in one process there; by their names."""
+    """``in_turn(backend)`` runs all of :func:`turns` in one process there, once for all workers; by their names."""
 
     @functools.cache
     def run(backend: str) -> dict[str, Turn]:
         skip_without("keras", backend)
-        # Once for all of pytest's workers: it takes a minute.
-        own = tmp_path_factory.getbasetemp()
-        folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / f"{backend}-in-turn"
-        folder.mkdir(exist_ok=True)
-        jobs, told = turns(backend, folder), folder / "facts"
-        with FileLock(folder / "lock"):
-            if not told.exists():
-                (folder / "jobs").write_text(json.dumps(jobs))
-                program = str(PROGRAMS / "keras" / "in_turn.py")
-                done = python(program, str(folder / "jobs"), env=environment(backend))
-                assert done.returncode == 0, done.stderr
-                told.write_text(done.stdout.splitlines()[-1])
-        facts = json.loads(told.read_text())
-        return {name: Turn(facts[name], read(folder / f"{name}.jsonl")) for name, _, _ in jobs}
+
+        def all_turns(folder: Path) -> None:
+            jobs = turns(backend, folder)
+            (folder / "jobs").write_text(json.dumps(jobs))
+            program = str(PROGRAMS / "keras" / "in_turn.py")
+            more = compiled_once(folder) if backend == "jax" else {}
+            done = python(program, str(folder / "jobs"), env=environment(backend) | more)
+            assert done.returncode == 0, done.stderr
+            (folder / "facts").write_text(done.stdout.splitlines()[-1])
+
+        folder = once(tmp_path_factory, f"{backend}-in-turn", all_turns)
+        names = [name for name, _, _ in json.loads((folder / "jobs").read_text())]
+        facts = json.loads((folder / "facts").read_text())
+        return {name: Turn(facts[name], read(folder / f"{name}.jsonl")) for name in names}
 
     return run
 

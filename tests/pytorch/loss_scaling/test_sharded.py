@@ -18,7 +18,10 @@ WAYS = ("ddp", "fsdp", "fsdp_with_policy", "tensor_parallel")
 ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "policy": 2.0**-8}
 
 
-@pytest.fixture(scope="module", params=["fp32:loss_scale=1024", "fp16:init_scale=1024"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("fp32:loss_scale=1024", marks=pytest.mark.long), "fp16:init_scale=1024"],
+)
 def spread(request: pytest.FixtureRequest) -> tuple[str, list[list[str]]]:
     """The precision, and the words that the program says of each way; torchrun is started once for all."""
     torchrun = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2"]
@@ -60,7 +63,7 @@ def torchrun(*command: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ranks_that_use_different_parameters_or_reduce_by_hand() -> None:
     """Bit-identical to plain PyTorch; and one rank's overflow, reduced into all, is skipped on all."""
     program = str(PROGRAMS / "apart.py")
