@@ -156,6 +156,18 @@ def test_what_the_user_should_know_is_said_while_the_program_runs(tmp_path: Path
     ), done.stderr
 
 
+def test_weights_with_a_remainder_are_refused(tmp_path: Path) -> None:
+    skip_without("keras", "jax")
+    script = tmp_path / "script.py"
+    script.write_text("import keras\n")
+    done = halfstep("run", "--precision", "bf16-lean", str(script), env={"KERAS_BACKEND": "jax"})
+    assert done.returncode == 2
+    assert done.stderr == (
+        "halfstep: Precision bf16-lean cannot run here: halfstep keeps remainders of PyTorch's weights, not of Keras's; use "
+        "--precision bf16.\n"
+    )
+
+
 def test_enable_after_a_layer_was_made_is_refused_and_before_it_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,12 @@ def recipes(draw: st.DrawFn) -> Recipe:
     if name == "as-is":
         return Recipe(name)
     default = DynamicScale() if name.startswith("fp16") else NoScale()
-    scale = draw(st.one_of(st.just(default), st.builds(StaticScale, powers), dynamic))
+    scaled = (
+        st.just(default)
+        if name == "bf16-lean"
+        else st.one_of(st.just(default), st.builds(StaticScale, powers), dynamic)
+    )
+    scale = draw(scaled)
     sixteen = name.startswith(("bf16", "fp16"))
     keep = draw(st.lists(patterns, max_size=3).map(tuple)) if sixteen else ()
     return Recipe(name, scale, keep, draw(st.booleans()))
@@ -46,6 +51,7 @@ def test_the_table_of_precisions() -> None:
         "bf16": ("fp32", "bf16", False),
         "fp16": ("fp32", "fp16", True),
         "bf16-true": ("bf16", "bf16", False),
+        "bf16-lean": ("bf16", "bf16", False),
         "fp16-true": ("fp16", "fp16", True),
         "fp8": ("fp32", "fp8_e4m3", False),
         "fp8-e4m3": ("fp32", "fp8_e4m3", False),
@@ -71,7 +77,7 @@ def test_options() -> None:
     [
         (
             "fp17",
-            "Unknown precision 'fp17'; choose one of as-is, fp32, tf32, bf16, fp16, bf16-true, fp16-true, fp8, "
+            "Unknown precision 'fp17'; choose one of as-is, fp32, tf32, bf16, fp16, bf16-true, bf16-lean, fp16-true, fp8, "
             "fp8-e4m3, fp8-e5m2, mxfp8, mxfp6, mxfp4, nvfp4 (synonyms: 32, 32-true, float32, tensorfloat32, bf16-mixed, mixed_bfloat16, 16, 16-mixed, mixed_float16), with "
             "options, for example fp16:loss_scale=1024 or bf16:keep=*.norm,lm_head.",
         ),
@@ -92,6 +98,15 @@ def test_options() -> None:
         ("as-is:skip_nonfinite", "Precision 'as-is' takes no options, but 'as-is:skip_nonfinite' gives 'skip_nonfinite'; remove it."),
         ("fp32:keep=a", "Option 'keep' in 'fp32:keep=a' needs a 16-bit precision: fp32 already keeps fp32."),
         ("fp8:keep=a", "Option 'keep' in 'fp8:keep=a' needs bf16 or fp16: fp8 is emulated for every product."),
+        (
+            "bf16-lean:loss_scale=8",
+            "Option 'loss_scale' in 'bf16-lean:loss_scale=8' scales the loss, which bf16-lean never does: bf16 has the range of fp32; remove it.",
+        ),
+        (
+            "bf16-lean:states=bf16",
+            "Unknown option 'states' in precision 'bf16-lean:states=bf16'; allowed are loss_scale, init_scale, growth_interval, "
+            "keep, skip_nonfinite, for example fp16:loss_scale=1024 or bf16:keep=*.norm,lm_head.",
+        ),
         ("bf16:keep=a,,b", "Option 'keep' in 'bf16:keep=a,,b' has an empty pattern; write keep=*.norm,lm_head."),
         ("fp16:growth_interval=0", "growth_interval is 0; it must be 1 step or more."),
         (

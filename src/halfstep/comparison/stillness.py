@@ -13,7 +13,7 @@ from halfstep.comparison.model.verdicts import StandsStill
 from halfstep.comparison.statistics.curves import countable, final_loss
 from halfstep.precisions.exact import round_exact
 from halfstep.precisions.formats import get_scalar
-from halfstep.record.stored import Stored
+from halfstep.record.stored import REMAINDER, Stored
 
 #: a loss that falls by less than this share of the baseline's fall stands still
 STILL = 0.05
@@ -61,8 +61,12 @@ def _noise(losses: tuple[float | None, ...]) -> float:
 
 
 def sixteen_bits(stored: Stored) -> str:
-    """The 16-bit format that optimizer state or weights are stored in; empty where there is none."""
-    held = (*stored.formats("optimizer"), *stored.formats("weights"))
+    """The 16-bit format that optimizer state or weights are stored in; empty where there is none.
+
+    Weights with a remainder beside them are fp32 in two parts.
+    """
+    weights = stored.formats("weights")
+    held = (*stored.formats("optimizer"), *(() if REMAINDER in weights else weights))
     return next((f for f in held if f in ("bf16", "fp16")), "")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 from keras import DTypePolicy
 
+from halfstep.errors import Unsupported
 from halfstep.keras import backends
 from halfstep.keras.already_started import first_made
 from halfstep.keras.loops.base import Parts
@@ -41,6 +42,11 @@ class Takeover(Face):
     def __init__(self, options: Options, others: Sequence[Face] = ()) -> None:
         started = time.perf_counter()
         recipe = options.recipe
+        if recipe.remainder:
+            raise Unsupported(
+                f"Precision {recipe.name} cannot run here: halfstep keeps remainders of PyTorch's weights, not of "
+                "Keras's; use --precision bf16."
+            )
         self._recipe = recipe
         self._writer = options.writer
         self._patches = Patches()

@@ -21,12 +21,18 @@ from halfstep.precisions.loss_scale import DynamicScale, LossScale, NoScale, Sta
 
 @dataclass(frozen=True)
 class _Row:
-    """A precision's formats by name; ``gradients``: of the gradients that go into products, where it is another."""
+    """A precision's formats by name.
+
+    Attributes:
+        gradients: of the gradients that go into products, where it is another.
+        remainder: whether the bits of fp32 weights that 16-bit ones lack are kept beside them.
+    """
 
     weights: str
     compute: str
     dynamic: bool = False
     gradients: str | None = None
+    remainder: bool = False
 
 
 #: None where the script decides. fp8 is the hybrid of Micikevicius et al. 2022 (arXiv 2209.05433): E4M3's digits
@@ -38,6 +44,7 @@ _PRECISIONS: dict[str, _Row | None] = {
     "bf16": _Row("fp32", "bf16"),
     "fp16": _Row("fp32", "fp16", dynamic=True),
     "bf16-true": _Row("bf16", "bf16"),
+    "bf16-lean": _Row("bf16", "bf16", remainder=True),
     "fp16-true": _Row("fp16", "fp16", dynamic=True),
     "fp8": _Row("fp32", "fp8_e4m3", gradients="fp8_e5m2"),
     "fp8-e4m3": _Row("fp32", "fp8_e4m3"),
@@ -124,8 +131,14 @@ class Recipe:
 
     @property
     def mixed(self) -> bool:
-        """Whether weights stay in fp32 while products use 16 bits."""
-        return self.weights == "fp32" and self.compute in ("bf16", "fp16")
+        """Whether products use 16 bits, and everything that needs fp32 is fp32: weights are, or lose nothing of it."""
+        return (self.weights == "fp32" or self.remainder) and self.compute in ("bf16", "fp16")
+
+    @property
+    def remainder(self) -> bool:
+        """Whether weights are 16-bit with a remainder beside them, together exactly fp32."""
+        row = _PRECISIONS[self.name]
+        return row is not None and row.remainder
 
     @property
     def guards(self) -> bool:
@@ -204,6 +217,11 @@ def _with_option(recipe: Recipe, text: str, key: str, value: str) -> Recipe:
     if key == "keep" and recipe.only_emulated:
         raise UsageError(
             f"Option 'keep' in {text!r} needs bf16 or fp16: {recipe.name} is emulated for every product."
+        )
+    if recipe.remainder and key in ("loss_scale", "init_scale", "growth_interval"):
+        raise UsageError(
+            f"Option {key!r} in {text!r} scales the loss, which {recipe.name} never does: bf16 has the range of fp32; "
+            "remove it."
         )
     if key == "keep" and recipe.compute not in ("bf16", "fp16"):
         raise UsageError(

@@ -78,7 +78,13 @@ class Takeover(Training, Face):
             self.write, self.regions.want, lambda: self.arithmetic.device == "cuda"
         )
         self.weights = Weights(
-            recipe, self.arithmetic.dtype, self.regions, self._operands, self.own_precision.note, self.patches
+            recipe,
+            self.arithmetic.dtype,
+            self.regions,
+            self._operands,
+            self.own_precision.note,
+            options.stop,
+            self.patches,
         )
         self.scaling = Scaling(recipe.loss_scale, recipe.compute == "fp16")
         self.statistics = Statistics()

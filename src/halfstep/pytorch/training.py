@@ -115,6 +115,7 @@ class Training(Moments):
         self.began.before_backward(losses)
 
     def begin_pass(self) -> None:
+        self.weights.begin_pass()
         if self.recipe.guards:
             self.scaling.begin_pass()
             self.statistics.begin_pass()

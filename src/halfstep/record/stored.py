@@ -10,7 +10,10 @@ from typing import Any, Literal
 Part = Literal["weights", "gradients", "optimizer"]
 PARTS: tuple[Part, ...] = ("weights", "gradients", "optimizer")
 
-#: format -> bytes
+#: what lies beside a bf16 weight: signed 16-bit numbers, which make fp32 numbers of bf16 ones
+REMAINDER = "remainder16"
+
+#: format, or REMAINDER -> bytes
 Bytes = Mapping[str, int]
 
 #: of a part's bytes, what a format must hold to be named: Adam keeps a counter of 4 bytes in fp32 beside any state

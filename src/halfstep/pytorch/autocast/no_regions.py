@@ -20,6 +20,7 @@ class NoRegions:
     """The recipe needs no autocast (``as-is``, 16-bit weights)."""
 
     dtype: torch.dtype | None = None
+    devices: tuple[str, ...] = ()
 
     def install(self, patches: Patches) -> None:
         """Nothing."""
@@ -43,7 +44,7 @@ class NoRegions:
     def without_modules(self) -> None:
         """Nothing."""
 
-    def on_entry(self, entered: Entered) -> None:
+    def on_entry(self, entered: Entered, opened: Callable[[], None] = lambda: None) -> None:
         """Nothing is entered."""
 
     def begin_pass(self) -> None:

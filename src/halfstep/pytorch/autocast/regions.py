@@ -74,6 +74,7 @@ class Regions(NoRegions):
         self._around = Around(self.devices, dtype)
         self._roles = Roles()
         self._entry: Entered = lambda module, args, kwargs: (args, kwargs)
+        self._opened: Callable[[], None] = lambda: None
         self._entered = False  # whether the script has entered a region of its own, under grad
 
     @property
@@ -117,6 +118,7 @@ class Regions(NoRegions):
     def of_framework(self) -> AbstractContextManager[None]:
         """A region that a framework enters by itself, where its own would be: model calls elsewhere open none."""
         self._become("framework")
+        self._opened()
         return self.region() if self.wanted else nullcontext()
 
     def want(self) -> None:
@@ -138,9 +140,14 @@ class Regions(NoRegions):
         elif self.dtype is torch.float32:  # found inside of a model: for the rest of its call
             switch_on(self.devices, torch.float32)
 
-    def on_entry(self, entered: Entered) -> None:
-        """Have ``entered`` called before each outermost call of a module that has parameters."""
-        self._entry = entered
+    def on_entry(self, entered: Entered, opened: Callable[[], None] = lambda: None) -> None:
+        """Have ``entered`` called before each outermost call of a module that has parameters.
+
+        Args:
+            entered: returns what to call the module with.
+            opened: called before a framework enters a region by itself, in which no call is outermost.
+        """
+        self._entry, self._opened = entered, opened
 
     def region(self) -> Region:
         """A region in which module calls are parts, and from which results come as they are."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from halfstep.pytorch.products.products import Listening
 from halfstep.pytorch.recording.products import ProductCounter
-from halfstep.pytorch.recording.stored import bytes_by_format
+from halfstep.pytorch.recording.stored import weights_by_format
 from halfstep.pytorch.unseen import unseen_look
 from halfstep.takeover.base import SAMPLED_STEP
 from halfstep.takeover.looks import Looks, look
@@ -55,7 +55,7 @@ class BriefLook:
 
     @unseen_look(_WEIGHTS)
     def _look_at_weights(self) -> None:
-        self._write("stored", weights=bytes_by_format(self._parameters()))
+        self._write("stored", weights=weights_by_format(self._parameters()))
 
     @look(_PRODUCTS)
     def _begin(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +13,10 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from halfstep.pytorch.dtypes import format_name
+from halfstep.pytorch.lean import registry
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.recording.sample import parameters_of
-from halfstep.record.stored import PARTS
+from halfstep.record.stored import PARTS, REMAINDER
 
 
 class StoredMeter:
@@ -75,10 +76,17 @@ def stored_in(
     gradients = [p.grad for p in weights.values() if p.is_leaf and p.grad is not None]
     state = [tensor for optimizer in optimizers for tensor in _tensors(optimizer.state)]
     return {
-        "weights": bytes_by_format(weights.values()),
+        "weights": weights_by_format(weights.values()),
         "gradients": bytes_by_format(gradients),
         "optimizer": bytes_by_format(state),
     }
+
+
+def weights_by_format(weights: Collection[Tensor]) -> dict[str, int]:
+    """Bytes of ``weights`` by format, and of the remainders that lie beside bf16 ones and make fp32 numbers of them."""
+    held = [known.remainder for weight in weights if (known := registry.held(weight)) is not None]
+    remainders = sum(remainder.nbytes for remainder in held)
+    return {**bytes_by_format(weights), **({REMAINDER: remainders} if remainders else {})}
 
 
 def bytes_by_format(tensors: Iterable[Tensor]) -> dict[str, int]:

@@ -204,7 +204,7 @@ class Fp32Weights:
 
         Tensors of autocast's own 16-bit dtype stay as they are.
         """
-        if self._holds_16_bits and any(p.dtype in SIXTEEN_BIT for p in self._trained()):
+        if self._holds_16_bits and any(is_narrow(p) for p in self._trained()):
             self._held.clear()  # the script has narrowed them by itself, as ``p.data = p.data.half()`` does
         self.hold(module)
         made = entering(args, self._narrow_inputs), entering(kwargs, self._narrow_inputs)

@@ -1,17 +1,20 @@
-"""The formats of a program's weights under a recipe: true 16 bits, fp32 whatever the program holds, or its own."""
+"""The formats of a program's weights under a recipe: true 16 bits, with or without a remainder, fp32, or its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import NoReturn
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from halfstep.errors import HalfstepError
 from halfstep.precisions.recipes import Recipe
 from halfstep.pytorch.autocast.no_regions import NoRegions
 from halfstep.pytorch.autocast.operands import Operands
 from halfstep.pytorch.keep import Keep
+from halfstep.pytorch.lean.weights import LeanWeights
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.true_16bit import SixteenBitWeights
 from halfstep.pytorch.weights.fp32_weights import Fp32Weights
@@ -27,6 +30,7 @@ class Weights:
         regions: where autocast is.
         operands: casts operands where the program holds 16-bit numbers.
         note: told of what the script has of lower precision itself.
+        stop: called with an error that ends the program.
         patches: where replaced functions are remembered.
 
     Attributes:
@@ -40,6 +44,7 @@ class Weights:
         regions: NoRegions,
         operands: Operands,
         note: Callable[[str, str], None],
+        stop: Callable[[HalfstepError], NoReturn],
         patches: Patches,
     ) -> None:
         self._operands, self._regions, self._patches = operands, regions, patches
@@ -47,13 +52,16 @@ class Weights:
         self._16_bit: SixteenBitWeights | None = None
         self._fp32: Fp32Weights | None = None
         self._only_fp32: OnlyFp32 | None = None
+        self._lean: LeanWeights | None = None
         self.hold: Callable[[nn.Module], None] = lambda module: None
         if dtype is not None and not recipe.mixed:
             self._16_bit = SixteenBitWeights(dtype, keep.look, note)
-        if recipe.weights == "fp32":
+        if recipe.weights == "fp32" or recipe.remainder:
             compute = dtype if recipe.mixed else None
             self._fp32 = Fp32Weights(compute, keep.look, note, self._promote, regions.without_modules)
             self.hold = self._fp32.hold
+            if recipe.remainder:
+                self._lean = LeanWeights(self._fp32, keep.look, stop)
 
     def install(self) -> None:
         """Look at models and optimizers from now on."""
@@ -66,6 +74,9 @@ class Weights:
             if self._regions.dtype is torch.float32:
                 self._only_fp32 = OnlyFp32(self._patches, self._fp32.found, self._fp32.saves)
             self._regions.on_entry(self._fp32.entered)
+        if self._lean is not None:
+            self._lean.install(self._regions.devices, self._patches)
+            self._regions.on_entry(self._lean.entered, self._lean.masters.flush)
 
     def _promote(self) -> None:
         """The program holds 16-bit numbers: they are promoted where they meet fp32, or where all is to be fp32."""
@@ -74,6 +85,11 @@ class Weights:
             self._only_fp32.begin()
         else:
             self._operands.let_formats_meet()
+
+    def begin_pass(self) -> None:
+        """Gradients are about to be computed."""
+        if self._lean is not None:
+            self._lean.begin_pass()
 
     def adopt(self, optimizers: Collection[Optimizer]) -> None:
         """The program made these before."""
@@ -99,3 +115,5 @@ class Weights:
         """Take away what was put beside the patches."""
         if self._only_fp32 is not None:
             self._only_fp32.remove()
+        if self._lean is not None:
+            self._lean.remove()

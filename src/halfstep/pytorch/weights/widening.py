@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import _disable_current_modes, is_traceable_wrapper_subclass
 
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
+from halfstep.pytorch.lean import registry
 
 #: layers whose frozen weights autocast casts to its own 16 bits at each use: there storage in 16 bits changes no number
 _PRODUCTS = (
@@ -33,9 +34,12 @@ _PRODUCTS = (
 def is_narrow(tensor: Tensor) -> bool:
     """Whether ``tensor`` is stored in bf16 or fp16, and is no result of other tensors.
 
-    A quantized tensor only looks so: its dtype is that of the numbers it stands for. Those are left as they are.
+    A quantized tensor only looks so: its dtype is that of the numbers it stands for. Those are left as they are, and
+    so are weights that have a remainder beside them.
     """
     if tensor.dtype not in SIXTEEN_BIT or not tensor.is_leaf or is_functorch_wrapped_tensor(tensor):
+        return False
+    if registry.held(tensor) is not None:
         return False
     return _is_plain(tensor) or _is_dtensor(tensor)
 

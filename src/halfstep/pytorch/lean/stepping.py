@@ -1,0 +1,259 @@
+"""Around an optimizer's step its parameters and their gradients are fp32; afterwards the weights are split again.
+
+So every optimizer computes as it does for fp32 weights, and its state is fp32. One that treats each parameter by
+itself is called for some parameters at a time, so that few of them are fp32 at once. Every other one, and every one
+with a closure or with hooks, is called once, with all its parameters in fp32.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+from torch.optim import Optimizer
+from torch.optim import optimizer as optimizers
+
+from halfstep.pytorch.lean.master import Master, Masters
+from halfstep.pytorch.lean.split import Parts, is_dense
+from halfstep.pytorch.loss_scaling.step import classes_with_a_wrapped_step
+from halfstep.pytorch.patches import Patches, itself_not_traced
+
+#: optimizers of torch.optim that treat each parameter by itself; tests hold each to one call for all its parameters
+PER_PARAMETER = frozenset(
+    cls
+    for name in ("ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Muon", "NAdam", "RAdam",
+                 "RMSprop", "Rprop", "SGD", "SparseAdam")
+    if (cls := getattr(torch.optim, name, None)) is not None
+)  # fmt: skip
+
+#: of all numbers of an optimizer, the share that is fp32 at once; weights and gradients of it take 5 % of the weights
+SHARE = 1 / 40
+
+#: numbers that are fp32 at once in any case: 8 MB of weights and gradients
+SMALLEST = 1 << 20
+
+
+class Stepping:
+    """What happens around every ``optimizer.step()``.
+
+    Args:
+        masters: the parameters that are bf16 with a remainder.
+        hold: called with parameters that are about to be stepped: makes those of them so that are to be.
+
+    Attributes:
+        active: whether steps are made in fp32; those of classes that remember the wrapped step pass through else.
+    """
+
+    def __init__(self, masters: Masters, hold: Callable[[Iterable[Tensor]], object] | None = None) -> None:
+        self._masters = masters
+        self._hold = hold or masters.hold
+        self.active = True
+
+    def install(self, patches: Patches) -> None:
+        """Wrap the step of every optimizer class: of those made from now on, and of those of which one exists."""
+        patches.wrap(Optimizer, "add_param_group", self._add_param_group)
+        patches.wrap(Optimizer, "load_state_dict", self._load_state_dict)
+        original = Optimizer.profile_hook_step
+
+        @functools.wraps(original)
+        def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+            return self._around(original(func))
+
+        patches.set(Optimizer, "profile_hook_step", staticmethod(profile_hook_step))
+        for cls in classes_with_a_wrapped_step():
+            patches.set(cls, "step", self._around(cls.step))
+
+    def _add_param_group(self, original: Callable[..., None]) -> Callable[..., None]:
+        def add_param_group(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+            original(optimizer, *args, **kwargs)
+            self._masters.open(self._held(optimizer.param_groups[-1]["params"]))
+
+        return add_param_group
+
+    def _load_state_dict(self, original: Callable[..., None]) -> Callable[..., None]:
+        """State that is loaded takes the dtype of its parameter."""
+
+        def load_state_dict(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+            self._masters.open(self._held(p for group in optimizer.param_groups for p in group["params"]))
+            original(optimizer, state_dict)
+
+        return load_state_dict
+
+    def _held(self, parameters: Iterable[Tensor]) -> list[Master]:
+        return [master for p in parameters if (master := self._masters.of(p)) is not None]
+
+    def _around(self, stepping: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(stepping)
+        def step(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            if is_compiling() or not self.active:
+                return stepping(optimizer, *args, **kwargs)
+            return self._step(stepping, optimizer, args, kwargs)
+
+        itself_not_traced(step)
+        return step
+
+    def _step(
+        self,
+        stepping: Callable[..., Any],
+        optimizer: Optimizer,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        self._masters.flush()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        closure = kwargs["closure"] if "closure" in kwargs else args[0] if args else None
+        self._hold(p for p in parameters if callable(closure) or p.grad is not None)
+        masters = self._held(parameters)
+        if type(optimizer) in PER_PARAMETER and not args and not kwargs and not _has_hooks(optimizer):
+            return self._by_groups(stepping, optimizer, masters)
+        wide = _Wide(self._masters, masters)
+        if callable(closure):
+            instead = wide.around(closure)
+            args, kwargs = ((), kwargs | {"closure": instead}) if not args else ((instead, *args[1:]), kwargs)
+        wide.begin()
+        try:
+            return stepping(optimizer, *args, **kwargs)
+        finally:
+            wide.end()
+
+    def _by_groups(self, stepping: Callable[..., Any], optimizer: Optimizer, masters: list[Master]) -> None:
+        groups = list(_bounded([m for m in masters if m.parameter.grad is not None]))
+        in_a_group = {id(master.parameter): i for i, group in enumerate(groups) for master in group}
+        weights, gradients = _Memory(), _Memory()
+        before = [group["params"] for group in optimizer.param_groups]
+        try:
+            for i, some in enumerate(groups or [[]]):
+                weights.start(master.parts for master in some)
+                gradients.start(master.parts for master in some)
+                for group, every in zip(optimizer.param_groups, before, strict=True):
+                    group["params"] = [p for p in every if in_a_group.get(id(p), 0) == i]
+                wide = _Wide(self._masters, some, weights.like, gradients.like)
+                wide.begin()
+                try:
+                    stepping(optimizer)
+                finally:
+                    wide.end()
+        finally:
+            for group, every in zip(optimizer.param_groups, before, strict=True):
+                group["params"] = every
+
+
+class _Wide:
+    """Some parameters, and their gradients, are fp32 from :meth:`begin` to :meth:`end`."""
+
+    def __init__(
+        self,
+        masters: Masters,
+        some: list[Master],
+        weights: Callable[[Parts], Tensor] = Parts.empty,
+        gradients: Callable[[Parts], Tensor] = Parts.empty,
+    ) -> None:
+        self._masters, self._some = masters, some
+        self._memory_of_weights, self._memory_of_gradients = weights, gradients
+        self._made: list[Master] = []
+        self._outer = False
+        self._gradients: list[tuple[Tensor, Tensor, Tensor, int]] = []
+
+    def begin(self) -> None:
+        """The optimizer's arithmetic is about to start."""
+        self._made = self._masters.widen(self._some, self._memory_of_weights)
+        self._outer, self._masters.stepping = self._masters.stepping, True
+        for master in self._made:
+            parameter = master.parameter
+            gradient = parameter.grad
+            if gradient is not None and gradient.dtype is not torch.float32:
+                if gradient.layout is torch.strided:
+                    wide = self._memory_of_gradients(master.parts).copy_(gradient.detach())
+                else:
+                    wide = gradient.detach().to(torch.float32)
+                parameter.grad = wide
+                self._gradients.append((parameter, gradient, wide, wide._version))
+
+    def end(self) -> None:
+        """It is over, or interrupted by a closure."""
+        gradients, self._gradients = self._gradients, []
+        with torch.no_grad():
+            for parameter, gradient, wide, version in gradients:
+                if parameter.grad is wide:
+                    if wide._version != version:
+                        gradient.copy_(wide)
+                    parameter.grad = gradient
+        self._masters.stepping = self._outer
+        self._masters.narrow(self._made)
+
+    def around(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """``closure``, in which the parameters are bf16."""
+
+        @functools.wraps(closure)
+        def evaluate() -> Any:
+            self.end()
+            try:
+                return closure()
+            finally:
+                self._masters.flush()
+                self.begin()
+
+        return evaluate
+
+
+class _Memory:
+    """Memory for one group of tensors after the other.
+
+    New memory for each group would come to lie between what the optimizer makes to keep, and leave gaps there.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: dict[torch.device, Tensor] = {}
+        self._used: dict[torch.device, int] = {}
+
+    def start(self, parts: Iterable[Parts]) -> None:
+        """The next group is to be of these; what was given out before is not used any more."""
+        needed: dict[torch.device, int] = {}
+        for part in parts:
+            device = part.weight.device
+            needed[device] = needed.get(device, 0) + part.weight.numel()
+        self._used = dict.fromkeys(needed, 0)
+        for device, numbers in needed.items():
+            if device not in self._blocks or self._blocks[device].numel() < numbers:
+                self._blocks.pop(device, None)
+                self._blocks[device] = torch.empty(numbers, dtype=torch.float32, device=device)
+
+    def like(self, parts: Parts) -> Tensor:
+        """fp32 of the shape and strides of ``parts``, whose numbers are not set."""
+        weight, numbers = parts.weight, parts.weight.numel()
+        if not is_dense(weight):
+            return parts.empty()
+        begin = self._used[weight.device]
+        self._used[weight.device] = begin + numbers
+        return self._blocks[weight.device].as_strided(weight.shape, weight.stride(), begin)
+
+
+def _bounded(masters: list[Master]) -> Iterator[list[Master]]:
+    """Groups of masters in their order, each as large as the largest of them, or :data:`SHARE` of all."""
+    sizes = [master.parts.weight.numel() for master in masters]
+    most = max(max(sizes, default=0), int(sum(sizes) * SHARE), SMALLEST)
+    group: list[Master] = []
+    held = 0
+    for master, size in zip(masters, sizes, strict=True):
+        if group and held + size > most:
+            yield group
+            group, held = [], 0
+        group.append(master)
+        held += size
+    if group:
+        yield group
+
+
+def _has_hooks(optimizer: Optimizer) -> bool:
+    """Whether something of the program's is called around the step; it may look at all parameters."""
+    hooks = (
+        optimizers._global_optimizer_pre_hooks,
+        optimizers._global_optimizer_post_hooks,
+        optimizer._optimizer_step_pre_hooks,
+        optimizer._optimizer_step_post_hooks,
+    )
+    return any(hooks)

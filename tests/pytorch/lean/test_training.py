@@ -1,0 +1,269 @@
+"""``bf16-lean`` trains as ``bf16`` does with weights that are rounded half away from zero, bit for bit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from halfstep.errors import Unsupported
+from halfstep.pytorch.lean.master import raw_data
+from halfstep.pytorch.lean.split import Parts, split
+from halfstep.pytorch.recording.stored import stored_in
+
+from ..conftest import Begin
+
+STEPS = 5
+
+
+class Rounded(torch.autograd.Function):
+    """What the reference computes with: an fp32 weight, rounded half away; its gradient is rounded to bf16."""
+
+    @staticmethod
+    def forward(ctx: Any, wide: Tensor) -> Tensor:
+        parts = Parts.like(torch.empty_like(wide, dtype=torch.bfloat16))
+        split([wide], [parts])
+        return parts.weight
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.to(torch.bfloat16).float()
+
+
+class RoundedLinear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, Rounded.apply(self.weight), self.bias)
+
+
+class RoundedEmbedding(nn.Embedding):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.embedding(x, Rounded.apply(self.weight).float())
+
+
+class Model(nn.Module):
+    def __init__(self, rounded: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        linear, embedding = (RoundedLinear, RoundedEmbedding) if rounded else (nn.Linear, nn.Embedding)
+        self.rows = embedding(11, 8)
+        self.position = nn.Parameter(torch.randn(1, 6, 8))
+        self.norm = nn.LayerNorm(8)
+        self.up = linear(8, 16)
+        self.down = linear(16, 8)
+        self.head = linear(8, 11)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.rows(x) + self.position
+        x = x + self.down(F.gelu(self.up(self.norm(x))))
+        result: Tensor = self.head(x)
+        return result
+
+
+Optimize = Callable[[Any], torch.optim.Optimizer]
+Do = Callable[[nn.Module, torch.optim.Optimizer], None]
+
+
+def adamw(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=1e-2)
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    steps: range = range(STEPS),
+    after: Do = lambda model, optimizer: None,
+    passes: int = 1,
+) -> list[float]:
+    losses = []
+    for step in steps:
+        for part in range(passes):
+            generator = torch.Generator().manual_seed(step * 10 + part)
+            x = torch.randint(11, (4, 6), generator=generator)
+            loss = F.cross_entropy(model(x).flatten(0, 1), ((3 * x + 1) % 11).flatten())
+            loss.backward()
+            losses.append(loss.item())
+        optimizer.step()
+        optimizer.zero_grad()
+        after(model, optimizer)
+    return losses
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    """State dicts, bit for bit."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert_same(found[key], value)
+    elif isinstance(expected, Tensor):
+        assert found.dtype is expected.dtype
+        assert torch.equal(found, expected)
+    else:
+        assert found == expected
+
+
+def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    return copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict()["state"]})
+
+
+def clamped(model: nn.Module, optimizer: Any) -> None:
+    """As a WGAN does."""
+    for parameter in model.parameters():
+        parameter.data.clamp_(-0.35, 0.35)
+
+
+def decayed_by_hand(model: nn.Module, optimizer: Any) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.9999)
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+
+CASES: list[tuple[Optimize, dict[str, Any]]] = [
+    (adamw, {}),
+    (sgd, {"passes": 3}),
+    (adamw, {"after": clamped}),
+    (adamw, {"after": decayed_by_hand}),
+]
+
+
+@pytest.mark.parametrize(
+    ("optimize", "options"), CASES, ids=["AdamW", "accumulated", "clamped", "decayed by hand"]
+)
+def test_it_trains_as_bf16_with_weights_rounded_half_away(
+    begin: Begin, optimize: Optimize, options: Any
+) -> None:
+    takeover = begin("bf16")
+    reference = Model(rounded=True)
+    by = optimize(reference.parameters())
+    expected = train(reference, by, **options)
+    takeover.remove()
+    begin("bf16-lean")
+    model = Model(rounded=False)
+    optimizer = optimize(model.parameters())
+    assert train(model, optimizer, **options) == expected
+    assert_same(state(model, optimizer), state(reference, by))
+    assert raw_data(model.up.weight).dtype is torch.bfloat16
+
+
+def test_what_is_stored(begin: Begin) -> None:
+    """Weights and remainders of 2 bytes; norms, biases and what is added to every example stay fp32."""
+    begin("bf16-lean:keep=head")
+    model = Model(rounded=False)
+    optimizer = adamw(model.parameters())
+    x = torch.randint(11, (4, 6))
+    model(x).sum().backward()
+    optimizer.step()
+    held = model.rows.weight.numel() + model.up.weight.numel() + model.down.weight.numel()
+    every = sum(p.numel() for p in model.parameters())
+    stored = stored_in(model.parameters(), [], [optimizer])
+    assert stored["weights"] == {"bf16": 2 * held, "remainder16": 2 * held, "fp32": 4 * (every - held)}
+    assert stored["gradients"] == {"bf16": 2 * held, "fp32": 4 * (every - held)}
+    assert set(stored["optimizer"]) == {"fp32"}
+    assert raw_data(model.head.weight).dtype is raw_data(model.norm.weight).dtype is torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_that_were_loaded_in_16_bits_have_remainders_too(begin: Begin, dtype: torch.dtype) -> None:
+    model = Model(rounded=False).to(dtype)
+    expected = {name: value.float() for name, value in model.state_dict().items()}
+    begin("bf16-lean")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    train(model, optimizer, range(1))
+    assert_same(dict(model.state_dict()), expected)
+    assert raw_data(model.up.weight).dtype is torch.bfloat16
+
+
+def test_killed_and_resumed_it_is_the_same_bit_for_bit(begin: Begin) -> None:
+    begin("bf16-lean")
+    model = Model(rounded=False)
+    optimizer = adamw(model.parameters())
+    train(model, optimizer, range(3))
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    expected = train(model, optimizer, range(3, 6))
+    again = Model(rounded=False)
+    resumed = adamw(again.parameters())
+    again(torch.zeros(1, 6, dtype=torch.int64))  # it may have been called before it is loaded
+    again.load_state_dict(saved[0])
+    resumed.load_state_dict(saved[1])
+    assert train(again, resumed, range(3, 6)) == expected
+    assert_same(state(again, resumed), state(model, optimizer))
+
+
+def test_an_average_of_weights_is_that_of_fp32_weights(begin: Begin) -> None:
+    def averaged(model: nn.Module) -> dict[str, Any]:
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+        train(
+            model, adamw(model.parameters()), after=lambda model, optimizer: average.update_parameters(model)
+        )
+        assert {p.dtype for p in average.parameters()} == {torch.float32}
+        return dict(average.module.state_dict())
+
+    takeover = begin("bf16")
+    expected = averaged(Model(rounded=True))
+    takeover.remove()
+    begin("bf16-lean")
+    assert_same(averaged(Model(rounded=False)), expected)
+
+
+def test_taken_off_again_the_weights_are_fp32_with_all_their_bits(begin: Begin) -> None:
+    takeover = begin("bf16-lean")
+    model = Model(rounded=False)
+    optimizer = adamw(model.parameters())
+    train(model, optimizer)
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    assert takeover.cannot_be_undone == ""
+    takeover.remove()
+    assert_same(dict(model.state_dict()), expected)
+    train(model, optimizer, range(1))
+    assert {raw_data(p).dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_a_model_that_is_trained_by_hand_loses_no_update(begin: Begin) -> None:
+    """Updates of a thousandth of the last place of bf16 add up."""
+    begin("bf16-lean")
+    linear = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    linear[0].weight.data.fill_(1.0)
+    for _ in range(200):
+        linear(torch.ones(1, 4)).sum().backward()
+        with torch.no_grad():
+            for p in linear.parameters():
+                p.sub_(p.grad, alpha=2**-17)
+                p.grad = None
+    assert torch.equal(linear[0].weight.detach(), torch.full((3, 4), 1 - 200 * 2**-17))
+
+
+def test_a_step_with_bad_gradients_is_skipped_where_that_is_asked_for(begin: Begin) -> None:
+    takeover = begin("bf16-lean:skip_nonfinite")
+    model = Model(rounded=False)
+    optimizer = adamw(model.parameters())
+    train(model, optimizer, range(2))
+    expected = state(model, optimizer)
+    (model(torch.zeros(1, 6, dtype=torch.int64)).sum() * float("inf")).backward()
+    optimizer.step()
+    assert takeover.skipped == 1
+    assert_same(state(model, optimizer), expected)
+
+
+def test_several_processes_are_refused(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        Unsupported, match="^Precision bf16-lean trains in one process as yet, but 2 were started; use "
+    ):
+        begin("bf16-lean")
+
+
+def test_replicas_are_refused(begin: Begin) -> None:
+    begin("bf16-lean")
+    with pytest.raises(
+        Unsupported, match="as yet, but the program uses DistributedDataParallel; use --precision bf16"
+    ):
+        nn.parallel.DistributedDataParallel(nn.Linear(2, 2))
