@@ -1,0 +1,24 @@
+"""The benchmark of ``bf16-lean`` runs, on layers so small that its figures say nothing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "benchmarks"))
+
+import lean
+
+
+@pytest.mark.long
+def test_it_measures_bytes_speed_and_distance(capsys: pytest.CaptureFixture[str]) -> None:
+    found = lean.main(["--small", "--rounds", "1", "--optimizers", "AdamW", "--no-compile"])
+    assert found["memory"].keys() == {f"AdamW, {mode}" for mode in lean.MODES}
+    assert found["distance"]["bf16-lean"]["largest_distance"] < 0.01
+    assert "a step over bf16's" in capsys.readouterr().out
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    assert lean.ratios([1.0, 4.0, 3.0], [2.0, 4.0, 2.0]) == {"median": 1.0, "low": 0.5, "high": 1.5}
