@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import pytest
@@ -396,3 +397,67 @@ def test_parameters_in_no_module_meet_data_in_16_bits(begin, recipe: str, amp) -
     expected = losses(FP32)
     begin(recipe, products="native")
     assert losses(BF16) == expected
+
+
+#: as a file has them
+FILES = {
+    dtype: torch.linspace(0, 1, 8).to(dtype).view(torch.uint8).numpy().tobytes() for dtype in (BF16, FP16)
+}
+
+
+def sixteen_bit_data(dtype: torch.dtype) -> Tensor:
+    return torch.frombuffer(bytearray(FILES[dtype]), dtype=dtype)
+
+
+I8 = torch.arange(8)
+
+#: what data in 16 bits meet before they enter a model: numbers, integers and single values have no dtype to promote to
+MET_BY_DATA: dict[str, Callable[[Tensor], Tensor]] = {
+    "a number": lambda a: (a / 7 - 1) * 0.3,
+    "a number, in place": lambda a: a.clone().div_(7).sub_(0.1).mul_(3),
+    "integers": lambda a: a * I8 + a - I8,
+    "integers, in place": lambda a: a.clone().add_(I8).mul_(I8),
+    "a truth": lambda a: a * (I8 > 3),
+    "a single value": lambda a: a * torch.tensor(1 / 3) + torch.tensor(2),
+    "the larger": lambda a: torch.maximum(a, I8) + torch.fmin(a, I8).clamp(max=torch.tensor(3)),
+    "a choice": lambda a: torch.where(I8 > 3, a, I8) + torch.where(I8 > 3, a, 0.3),
+    "a comparison": lambda a: (a * 7 > I8).to(torch.int64) + a.eq(1),
+    "its own statistics": lambda a: (a - a.mean()) / (a.std() + 1e-3),
+    "several at once": lambda a: torch._foreach_add(torch._foreach_mul([a, a], 0.3), [a, I8])[1],
+}
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("met", MET_BY_DATA)
+@pytest.mark.parametrize("recipe", ["fp32", "bf16", "fp16"])
+def test_data_in_16_bits_meet_numbers_as_in_python(begin, recipe: str, met: str, mode) -> None:
+    with mode():
+        expected = [MET_BY_DATA[met](sixteen_bit_data(dtype)) for dtype in (BF16, FP16)]
+    begin(recipe, products="native")
+    nn.Linear(2, 2, dtype=BF16)(torch.ones(1, 2))  # the program is found to hold 16-bit numbers
+    with mode():
+        found = [MET_BY_DATA[met](sixteen_bit_data(dtype)) for dtype in (BF16, FP16)]
+    assert [made.dtype for made in found] == [made.dtype for made in expected]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("met", MET_BY_DATA)
+def test_data_in_16_bits_inside_a_model_are_computed_in_fp32(begin, met: str) -> None:
+    class Reads(nn.Linear):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return super().forward(x), MET_BY_DATA[met](sixteen_bit_data(BF16))
+
+    expected = MET_BY_DATA[met](sixteen_bit_data(BF16).float())
+    begin("fp32")
+    found = Reads(2, 2, dtype=BF16)(torch.ones(1, 2))[1]
+    torch.testing.assert_close(found.float(), expected.float(), rtol=2**-8, atol=2**-8)
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "bf16"])
+def test_numbers_under_vmap(begin, recipe: str) -> None:
+    """PyTorch casts the number, where it hands tensors to the kernels of a program that holds no 16 bits as yet."""
+    rows = torch.linspace(0, 1, 8, dtype=torch.float64)
+    expected = torch.vmap(lambda row: row * 0.1 + 1)(rows), torch.vmap(lambda row: row * 0.5)(rows.float())
+    begin(recipe, products="native")
+    assert torch.equal(torch.vmap(lambda row: row * 0.1 + 1)(rows), expected[0])
+    assert torch.equal(torch.vmap(lambda row: row * 0.5)(rows.float()), expected[1])

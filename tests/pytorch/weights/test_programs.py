@@ -79,6 +79,10 @@ def from_numbers(x: Tensor, dtype: torch.dtype) -> Tensor:
     return rows + x.new_tensor([1 / 3] * 8, dtype=dtype) + torch.as_tensor(np.ones(8) / 7, dtype=dtype)
 
 
+def like_another(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.new_tensor([1 / 3] * 8, dtype=dtype) / 7
+
+
 def chosen(x: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(x > 0, torch.tensor(1 / 3, dtype=dtype), torch.asarray(1 / 7, dtype=dtype))
 
@@ -117,7 +121,7 @@ def test_tensors_that_a_model_makes(begin, make, dtype) -> None:
     same(program(dtype), expected)
 
 
-@pytest.mark.parametrize("make", [filled, chosen, partly], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [filled, like_another, chosen, partly], ids=lambda make: make.__name__)
 def test_tensors_that_a_compiled_model_makes(begin, make) -> None:
     def program(dtype: torch.dtype) -> Found:
         net = Makes(dtype, make)

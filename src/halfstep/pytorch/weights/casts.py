@@ -46,6 +46,15 @@ class Casts:
                 self.met = True
                 self._found(named)
                 args, kwargs = each(unnarrowed, args, kwargs)
-            return own(keyset, *args, **kwargs)
+            return own(keyset, _as_tensor(args[0]), *args[1:], **kwargs)
 
         return kernel
+
+
+def _as_tensor(first: Any) -> Any:
+    """``first``; a tensor where PyTorch hands on a number that is an operand, as ``x * 0.5`` under ``vmap`` does."""
+    return first if isinstance(first, torch.Tensor) else torch.tensor(first, dtype=_EXACT[type(first)])
+
+
+#: what holds a number of Python exactly
+_EXACT = {bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128}

@@ -25,7 +25,14 @@ from halfstep.pytorch.callers import asked_by_script
 from halfstep.pytorch.devices import device_types
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.products.dispatcher import Overrides, exists, overload, own_kernel
-from halfstep.pytorch.weights.named import each, is_in_a_model, replaced, unnarrowed, widened
+from halfstep.pytorch.weights.named import (
+    each,
+    is_below_autograd,
+    is_in_a_model,
+    replaced,
+    unnarrowed,
+    widened,
+)
 from halfstep.pytorch.weights.widening import is_alone, is_narrow, widen
 
 #: operations that make a tensor from another, and may be given a dtype
@@ -151,6 +158,8 @@ def _naming(name: str, device: str, key: Any, saves: Callable[[Tensor], bool]) -
     def kernel(keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(autocast):
             if not _names_16_bits(args, kwargs) or torch.get_autocast_dtype(device) is not torch.float32:
+                return operation(*args, **kwargs)
+            if casts and is_below_autograd(args[0]):
                 return operation(*args, **kwargs)
             # What has a gradient is what a loss is computed from, whoever casts it.
             if not (casts and _has_gradient(args[0])) and (

@@ -24,6 +24,9 @@ _FUNCTIONS = (
     *("rand", "randn", "randint", "randperm", "normal"),
 )
 
+#: modules that call what stands in a graph, as Dynamo puts ``torch.tensor`` there for ``x.new_tensor``
+_RUN_GRAPHS = ("torch._dynamo.utils", "torch.fx.interpreter")
+
 
 def replace(patches: Patches) -> None:
     """From now on what the program makes with them is float32 where it would be 16-bit."""
@@ -50,7 +53,9 @@ def _making(original: Callable[..., Any], of_pytorch: bool = False) -> Callable[
 
 
 def _asked_by_others() -> bool:
-    return Caller.of(sys._getframe(2)).is_script
+    """Not by PyTorch's own code in Python; what runs a graph node by node runs the program's."""
+    caller = Caller.of(sys._getframe(2))
+    return caller.is_script or caller.module in _RUN_GRAPHS
 
 
 def _let_compilers_trace(rules: Any, made: dict[Any, Any], patches: Patches) -> None:

@@ -13,6 +13,9 @@ from halfstep.pytorch.autocast.state import OUTSIDE, place
 from halfstep.pytorch.callers import asked_by_script
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
 
+#: excluded in a thread while a kernel below those of autograd computes
+_LAST_OF_AUTOGRAD = torch._C.DispatchKey.ADInplaceOrView
+
 
 def replaced() -> bool:
     """Whether the dtype that the calling function is given is replaced, as the place and its own caller have it.
@@ -34,6 +37,21 @@ def replaced() -> bool:
 def _is_traced() -> bool:
     guards = torch._guards
     return guards.CompileContext.try_get() is not None or guards.TracingContext.try_get() is not None
+
+
+def is_below_autograd(first: Any) -> bool:
+    """Whether an operation of PyTorch's makes this cast for itself, and no Python code: it gets what it asks for.
+
+    ``a + i`` of 16-bit and integer operands casts ``i`` where it computes, and then reads the cast as 16-bit numbers.
+    In ``inference_mode`` calls do not come by autograd: what operations cast there are numbers, integers and single
+    values, and the program's own casts of these are left, too.
+
+    Args:
+        first: what is cast; PyTorch turns a number that is an operand into a Python number.
+    """
+    if not isinstance(first, Tensor) or torch._C._dispatch_tls_is_dispatch_key_excluded(_LAST_OF_AUTOGRAD):
+        return True
+    return torch.is_inference_mode_enabled() and not (first.is_floating_point() and first.dim() > 0)
 
 
 def is_in_a_model() -> bool:
