@@ -82,11 +82,16 @@ def unpickled(dtype: torch.dtype) -> nn.Module:
     return pickle.loads(pickle.dumps(loaded(Net(dtype=dtype), values(dtype))))
 
 
-def by_data(dtype: torch.dtype) -> nn.Module:
-    net = loaded(Net(), values(torch.float32))
+def by_data(net: nn.Module, dtype: torch.dtype) -> nn.Module:
     for parameter in net.parameters():
         parameter.data = parameter.data.to(dtype)
-    net.scale.data = net.scale.data.to(dtype)
+    return net
+
+
+def from_files(dtype: torch.dtype) -> nn.Module:
+    net = Net()
+    for name, tensor in (*net.named_parameters(), *net.named_buffers()):
+        tensor.data = values(dtype)[name]
     return net
 
 
@@ -97,7 +102,7 @@ LOADED: dict[str, Callable[[torch.dtype], nn.Module]] = {
     "the meta device": from_meta,
     "load_state_dict(assign=True)": by_assignment,
     "a pickle": unpickled,
-    "data of parameters": by_data,
+    "data of parameters": from_files,
 }
 
 #: how a program casts a model that is fp32; its values stay
@@ -108,6 +113,7 @@ CAST: dict[str, Callable[[nn.Module, torch.dtype], nn.Module]] = {
     "to(tensor)": lambda net, dtype: net.to(torch.empty(0, dtype=dtype)),
     "type": lambda net, dtype: net.type(dtype),
     "_apply": lambda net, dtype: net._apply(lambda t: t.to(dtype)),
+    "data of parameters": by_data,
     "layer by layer": lambda net, dtype: net.apply(lambda part: part.to(dtype)),
 }
 

@@ -494,19 +494,55 @@ def test_such_a_program_in_16_bits_has_fp32_weights(begin, recipe: str, name: st
     assert {value.dtype for value in found if isinstance(value, Tensor)} == {FP32}
 
 
+def by_new_parameters(net: nn.Module, cast: Callable[[Tensor], Tensor]) -> None:
+    for part in net.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            setattr(part, name, nn.Parameter(cast(parameter.detach())))
+
+
+def by_swapping(net: nn.Module, cast: Callable[[Tensor], Tensor]) -> None:
+    for parameter in net.parameters():
+        torch.utils.swap_tensors(parameter, nn.Parameter(cast(parameter.detach())))
+
+
+def by_data(net: nn.Module, cast: Callable[[Tensor], Tensor]) -> None:
+    for parameter in net.parameters():
+        parameter.data = cast(parameter.data)
+
+
+def by_assigning(net: nn.Module, cast: Callable[[Tensor], Tensor]) -> None:
+    net.load_state_dict({name: cast(value) for name, value in net.state_dict().items()}, assign=True)
+
+
+@pytest.mark.parametrize("narrow", [by_data, by_new_parameters, by_swapping, by_assigning])
 @pytest.mark.parametrize("recipe", ["fp32", "bf16", "fp16:loss_scale=1024"])
-def test_weights_that_the_script_narrows_in_mid_training_are_widened(begin, recipe: str) -> None:
+def test_weights_that_the_script_casts_in_mid_training_keep_their_values(begin, recipe, narrow) -> None:
+    def program(cast: Callable[[Tensor], Tensor]) -> Found:
+        net, losses = mlp(FP32), []
+        torch.manual_seed(2)
+        for step, x in enumerate(torch.randn(4, 6, 8)):
+            if step == 2:
+                narrow(net, cast)
+            optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+            square(net(x)).backward()
+            optimizer.step()
+            losses.append(net[0].weight.detach().clone())
+        return losses
+
     begin(recipe, products="native")
+    expected = program(torch.clone)
+    same(program(lambda value: value.to(BF16)), expected)
+
+
+def test_16_bit_values_that_the_script_computes_for_its_weights_are_the_weights(begin) -> None:
+    begin("fp32")
     net = mlp(FP32)
-
-    def loss(net: nn.Module, x: Tensor) -> Tensor:
-        for parameter in net.parameters():
-            parameter.data = parameter.data.to(BF16)
-        return square(net(x))
-
-    found = fit(net, loss)
-    assert {value.dtype for value in found if isinstance(value, Tensor)} == {FP32}
-    assert found[3] < found[0]
+    net(torch.ones(2, 8))
+    halved = (net[0].weight.detach() / 2).to(BF16)
+    net[0].weight.data = halved
+    net(torch.ones(2, 8))
+    assert net[0].weight.dtype is FP32
+    assert torch.equal(net[0].weight, halved.float())
 
 
 @pytest.mark.parametrize(("recipe", "other"), [("fp16", BF16), ("bf16", FP16)])

@@ -25,6 +25,7 @@ from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.weights import module_casts
 from halfstep.pytorch.weights.copies import Copies
 from halfstep.pytorch.weights.entering import entering
+from halfstep.pytorch.weights.narrowed import Narrowed
 from halfstep.pytorch.weights.widening import is_alone, is_narrow, narrow_tensors, widen
 
 _WIDE = (torch.float32, torch.float64)
@@ -69,7 +70,7 @@ class Fp32Weights:
         module_casts.keep_values(self.found, patches)
         self._copies.install(patches)
         patches.wrap(Optimizer, "add_param_group", self._add_param_group)
-        patches.wrap(nn.Module, "register_parameter", self._register_parameter)
+        Narrowed(self.found, self._held.clear).install(patches)
         for name in ("parameters", "named_parameters", "buffers", "named_buffers", "state_dict"):
             patches.wrap(nn.Module, name, self._reading)
         patches.wrap(nn.Module, "load_state_dict", self._loading)
@@ -145,15 +146,6 @@ class Fp32Weights:
             self.hold_parameters(optimizer, optimizer.param_groups[-1]["params"])
 
         return add_param_group
-
-    def _register_parameter(self, original: Callable[..., None]) -> Callable[..., None]:
-        def register_parameter(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
-            original(module, name, param)
-            if param is not None and is_narrow(param):
-                self._held.clear()  # a model that was called before may have a new weight
-                self.found(param.dtype)
-
-        return register_parameter
 
     def _reading(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """The script may copy the weights that it reads, for an average of them or for ``functional_call``."""
