@@ -212,6 +212,13 @@ def test_a_file_that_cannot_be_written_at_the_end_loses_no_trial(folder: Path, o
     shutil.rmtree(kept)
 
 
+def test_a_diagnosis_that_cannot_be_kept_is_told_and_why(folder: Path) -> None:
+    found = diagnosing._kept({}, folder / "idle.py" / "diagnosis.json")
+    assert str(found) == (
+        f"Cannot write '{folder}/idle.py/diagnosis.json' (Not a directory); give --out a folder with room."
+    )
+
+
 def test_two_at_once_in_one_folder_are_one_that_runs_and_one_that_is_refused(folder: Path) -> None:
     """The second starts while the first trains."""
     (folder / "long.py").write_text("import time; time.sleep(30)")
