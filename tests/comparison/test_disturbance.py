@@ -46,6 +46,9 @@ def record(figures: dict[str, Any] | None) -> Record:
             [False, True],
         ),  # shares of 0.05 and 0.18, which is above 2 x 0.05 + 0.05
         ([load(0.64), load(1.9)], [False, False]),  # 0.06 and 0.16, which is not above 2 x 0.06 + 0.05
+        ([load(0.0), load(1.36)], [False, False]),  # 0.12, less than counts alone
+        ([load(0.0), load(1.5, own=8.5)], [False, True]),  # 0.15, which counts
+        ([load(1.0, own=9.0), load(2.5, own=7.5)], [False, False]),  # 0.25, no more than 2 x 0.1 + 0.05
         ([load(2.0, others=1.5, cores=0)], [True]),  # how many cores there are is not known: one at least
         ([load(5.0, others=30.0), load(6.0, others=30.0)], [True, True]),
         ([None, load(5.0, others=20.0)], [False, True]),
