@@ -11,6 +11,9 @@ by construction.
     python benchmarks/verdicts.py --json benchmarks/results/verdicts.json         # 2 quiet cores: about 7 minutes
     python benchmarks/verdicts.py --resume --json FILE                            # go on where it was ended
     python benchmarks/verdicts.py --simulations 50 --no-real                      # a look, 10 s
+    python benchmarks/verdicts.py --only-budget --json benchmarks/results/verdicts-budget.json    # about 4 minutes
+
+With --budget, and only, 10,000 comparisons that are looked at again and again (benchmarks/adaptive.py).
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import adaptive
 import numpy as np
 from comparing import ROOT, add_folder, check_folder, compare, finish, write
 from scipy.stats import binomtest
@@ -161,10 +165,12 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--simulations", type=int, default=2000, metavar="N", help="comparisons of each kind")
     parser.add_argument("--seeds", type=int, default=5, help="seeds of the real cases")
     parser.add_argument("--no-real", action="store_true", help="simulations only")
+    parser.add_argument("--budget", action="store_true", help="comparisons with --budget, too")
+    parser.add_argument("--only-budget", action="store_true", help="nothing but comparisons with --budget")
     parser.add_argument("--json", type=Path, metavar="FILE")
     add_folder(parser, "verdicts")
     options = parser.parse_args()
-    if not options.no_real:
+    if not (options.no_real or options.only_budget):
         check_folder(parser, options)
     return options
 
@@ -173,7 +179,18 @@ def main() -> None:
     """Simulate, run the real cases, and say what held."""
     options = parsed()
     found: dict[str, Any] = {"benchmark": "verdicts", "python": platform.python_version()}
-    found |= {"simulated": [], "real": []}
+    if options.budget or options.only_budget:
+        found["budget"] = adaptive.simulated(options.simulations)
+        print(adaptive.said(found["budget"]), flush=True)
+    if not options.only_budget:
+        found |= fixed(options)
+    if options.json:
+        write(options.json, json.dumps(found, indent=1) + "\n")
+
+
+def fixed(options: argparse.Namespace) -> dict[str, Any]:
+    """Comparisons that are looked at once: simulated, and real ones."""
+    found: dict[str, Any] = {"simulated": [], "real": []}
     print(f"{'seeds':>5}  {'true difference of d':22}  " + "  ".join(f"{name:22}" for name in COLUMNS))
     for row in simulations(options.simulations):
         found["simulated"].append(row)
@@ -188,8 +205,7 @@ def main() -> None:
     if found["real"]:
         found["real_right"] = share(sum(row["right"] for row in found["real"]), len(found["real"]))
         print(f"\nReal verdicts that are right: {words(found['real_right'])} of {len(found['real'])}.")
-    if options.json:
-        write(options.json, json.dumps(found, indent=1) + "\n")
+    return found
 
 
 def said(row: dict[str, Any]) -> str:

@@ -170,6 +170,29 @@ def verdicts() -> Rows:
         yield [row["true_shift"], str(row["seeds"]), *(share(row[name]) for name in names)]
 
 
+def budget() -> Rows:
+    """How often comparisons with a budget are wrong, by the kind of noise."""
+    yield ["noise", "false alarm", "gain denied", "called equivalent"]
+    found = result("verdicts-budget")["budget"]
+    edge = {row["noise"]: row for row in found["boundary"]}
+    for row in found["nothing"]:
+        at = edge.get(row["noise"])
+        cells = (
+            ["–", "–"] if at is None else [share(at[name]) for name in ("gain_denied", "called_equivalent")]
+        )
+        yield [row["noise"], share(row["false_alarm"]), *cells]
+
+
+def budget_trials() -> Rows:
+    """Trials that a comparison with a budget needs, as a share of a fixed plan's."""
+    yield ["fixed plan", "at its effect", "at twice the effect"]
+    found = result("verdicts-budget")["budget"]
+    for row in found["effect"]:
+        shares = (f"{row[name]['pairs']:.2f}" for name in ("designed", "twice"))
+        yield [f"{row['fixed_pairs']} pairs", *shares]
+    yield ["`--seeds 5` of the gallery's cases", f"{found['gallery']['trials']['as_long']:.2f}", "–"]
+
+
 def gallery() -> Rows:
     """The examples in bf16 and fp16: speed, memory and quality beside fp32, over five seeds."""
     yield ["program", "precision", "speed", "peak memory over fp32's", "quality"]
@@ -200,7 +223,8 @@ TABLES: dict[str, Callable[[], Rows]] = {
     made.__name__: made
     for made in (
         beside_amp, regions, overhead, startup, recording, watching, products, loss_scaling, rounding,
-        rounding_16bit, emulated, verdicts, gallery, method,
+        rounding_16bit, emulated, verdicts, budget,
+        budget_trials, gallery, method,
     )
 }  # fmt: skip
 

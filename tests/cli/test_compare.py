@@ -135,6 +135,18 @@ def test_out_of_memory_in_one_precision_only(compared) -> None:
     assert found["done"].returncode == 0
 
 
+def test_a_budget_ends_when_every_verdict_is_certain(compared) -> None:
+    found = compared("--precisions", "fp32,bf16", "--budget", "10m", FAULTY, "memory_in_bf16")
+    assert sorted((t["precision"], t["status"]) for t in found["trials"]) == [
+        ("bf16", "out_of_memory"), ("fp32", "ok")
+    ]  # fmt: skip
+    assert (found["budget"]["seconds"], found["budget"]["end"], found["missing"]) == (600.0, "certain", [])
+    assert found["recommendation"]["precision"] == "fp32"
+    printed = " ".join(found["done"].stdout.split())
+    assert "Stopped: every verdict is certain." in printed
+    assert "The verdicts hold for the first 12 steps." in printed
+
+
 def test_a_program_that_hangs_is_timed_out(compared) -> None:
     found = compared("--precisions", "fp32", "--time-limit", "12", FAULTY, "hang")
     (trial,) = found["trials"]
@@ -264,6 +276,18 @@ def test_a_batch_needs_something_to_fit_into(tmp_path: Path) -> None:
     [
         (["none.py"], "none.py"),
         (["--precisions", "fp32,fp17", FAULTY], "Unknown precision 'fp17'"),
+        (
+            ["--budget", "soon", FAULTY],
+            "'soon' is no time for --budget; give a number above zero with s, m or h",
+        ),
+        (
+            ["--budget", "20m", "--parallel", "2", FAULTY],
+            "--budget 20m was given with --parallel, but chooses one trial after the other; leave one of the two out.",
+        ),
+        (
+            ["--budget", "20m", "--seeds", "5", FAULTY],
+            "--budget 20m was given with --seeds, but decides on seeds and repeats itself; leave one of the two out.",
+        ),
         (["--json", "/proc/none/c.json", FAULTY], "Cannot write '/proc/none/c.json'"),
         (
             ["--memory-limit", "2GiB", FAULTY],

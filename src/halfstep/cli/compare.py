@@ -32,6 +32,7 @@ from halfstep.cli.outputs import (
     text_or_reason,
 )
 from halfstep.cli.project import required_by_project
+from halfstep.comparison.course import parse_budget
 from halfstep.comparison.fit import FitOption, parse_fit, parse_size
 from halfstep.comparison.options import ComparisonOptions
 from halfstep.comparison.request import Request, Stored, check_owner, resumed, stored
@@ -131,6 +132,7 @@ def prepare(options: ComparisonOptions, given: Collection[str], project: Sequenc
     targets = parse_targets(_texts(options.track))
     margins = parse_tolerance(_texts(options.tolerance))
     parallel = parse_parallel(str(options.parallel))
+    budget = _budget(options.budget, given)
     fit, limit = _fit(options.fit_batch, options.memory_limit)
     request = Request(
         program=program,
@@ -149,6 +151,7 @@ def prepare(options: ComparisonOptions, given: Collection[str], project: Sequenc
         memory_limit=limit,
         fresh=options.fresh,
         parallel=parallel,
+        budget=budget,
     )
     old = None if resume is None else _begun(Path(resume))
     request = request if old is None else resumed(old, _given_again(request, given))
@@ -230,6 +233,26 @@ def _given_again(request: Request, given: Collection[str]) -> dict[str, Any]:
 
 def _texts(given: float | str | Sequence[str]) -> tuple[str, ...]:
     return (str(given),) if isinstance(given, str | float | int) else tuple(given)
+
+
+def _budget(text: float | str | None, given: Collection[str]) -> float | None:
+    """The seconds to spend.
+
+    Raises:
+        UsageError: they cannot be read, or seeds or repeats were given, too.
+    """
+    fixed = [name for name in ("seeds", "repeats") if name in given]
+    if text is not None and "parallel" in given:
+        raise UsageError(
+            f"--budget {text} was given with --parallel, but chooses one trial after the other; leave one of "
+            "the two out."
+        )
+    if text is not None and fixed:
+        raise UsageError(
+            f"--budget {text} was given with --{fixed[0]}, but decides on seeds and repeats itself; leave one of the "
+            "two out."
+        )
+    return None if text is None else parse_budget(str(text))
 
 
 def _fit(fit_batch: str | None, memory_limit: int | str | None) -> tuple[FitOption | None, int | None]:

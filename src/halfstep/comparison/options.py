@@ -28,6 +28,14 @@ class ComparisonOptions(CallOptions):
         default=None,
         metadata=told("End each trial after N optimizer steps.", range(1, MOST_STEPS + 1), "N"),
     )
+    budget: float | str | None = field(
+        default=None,
+        metadata=told(
+            "Spend at most this much time, e.g. 20m, 90s or 2h: decide which precision to run next with which seed, "
+            "drop those that lose, and stop when every verdict is certain.",
+            metavar="TIME",
+        ),
+    )
     repeats: int = field(
         default=1,
         metadata=told("Run each precision R times, interleaved, to see the noise.", range(1, MOST + 1), "R"),
@@ -134,8 +142,8 @@ class ComparisonOptions(CallOptions):
     resume: StrPath | None = field(
         default=None,
         metadata=told(
-            "Go on with the comparison in DIR: run only what is missing, as it was asked for. --seeds, --repeats, "
-            "--time-limit, --tolerance and --prefer may be given anew.",
+            "Go on with the comparison in DIR: run only what is missing, as it was asked for. --budget (more time), "
+            "--seeds, --repeats, --time-limit, --tolerance and --prefer may be given anew.",
             metavar="DIR",
         ),
     )

@@ -26,7 +26,7 @@ from halfstep.words.safe_text import clean
 SCHEMA = "halfstep/request/1"
 
 #: what may change when a comparison is resumed: more of the same, and how it is judged
-CHANGEABLE = ("repeats", "seeds", "time_limit", "tolerance", "prefer", "fit", "memory_limit")
+CHANGEABLE = ("budget", "repeats", "seeds", "time_limit", "tolerance", "prefer", "fit", "memory_limit")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,10 @@ class Request:
     memory_limit: int | None = None
     fresh: bool = False
     parallel: str = ""
+    #: seconds for all trials, with those that were added on resuming; None: every trial of the plan is run
+    budget: float | None = None
+    #: whether trials were added to a plan whose verdicts had been seen
+    looked_at: bool = False
 
     @property
     def job(self) -> Job:
@@ -90,6 +94,7 @@ class Request:
         wrong = [name for name, allowed in _ALLOWED.items() if not allowed(values.get(name))]
         if wrong:
             raise ValueError(f"its {wrong[0]} is damaged")
+        values["looked_at"] = bool(values.get("looked_at"))
         return cls(**values, folder=folder, options=RunOptions.from_json(raw))
 
 
@@ -116,6 +121,8 @@ _ALLOWED: dict[str, Callable[[Any], bool]] = {
     "memory_limit": lambda value: value is None or _whole(value),
     **dict.fromkeys(("repeats", "seeds"), lambda value: _whole(value, MOST)),
     "time_limit": lambda value: value is None or (type(value) in (int, float) and 0 < value < math.inf),
+    "budget": lambda value: value is None or (type(value) in (int, float) and 0 < value < math.inf),
+    "looked_at": lambda value: value is None or type(value) is bool,
     "prefer": lambda value: value in PREFER,
 }
 
@@ -220,7 +227,25 @@ def resumed(old: Stored, given: Mapping[str, Any]) -> Request:
             f"{old.request.program!r} has changed since the comparison in {str(old.request.folder)!r} was started; "
             "start a new comparison."
         )
-    return replace(old.request, **{n: v for n, v in given.items() if n in CHANGEABLE})
+    return _gone_on(old, {n: v for n, v in given.items() if n in CHANGEABLE})
+
+
+def _gone_on(old: Stored, given: dict[str, Any]) -> Request:
+    """With what may change; a budget is added to the time already spent, and more trials of a plan are another look.
+
+    Raises:
+        UsageError: more seeds or repeats of a comparison that decides on them itself.
+    """
+    more = [n for n in ("seeds", "repeats") if n in given and given[n] != getattr(old.request, n)]
+    if more and (old.request.budget is not None or "budget" in given):
+        raise UsageError(
+            f"--{more[0]} {given[more[0]]} was given for a comparison with --budget, which decides on seeds and "
+            "repeats itself; give --budget more time instead."
+        )
+    if given.get("budget") is not None:
+        given["budget"] += float(old.environment.get("seconds") or 0.0)
+    planned = old.request.budget is None and (more or given.get("budget") is not None)
+    return replace(old.request, **given, looked_at=old.request.looked_at or bool(planned))
 
 
 def _said(value: Any) -> str:

@@ -125,7 +125,7 @@ def _judged(term: Term, index: int | None, comparison: Comparison) -> Judged:
     if index is None:
         return Judged(term, "fails")
     row = comparison.verdicts[index]
-    if row.status != "ok":
+    if not row.ended_well:
         return Judged(term, "fails", EvidenceRef("verdicts", index, ("status",)))
     if term.what == NO_WORSE:
         kind = row.quality.kind

@@ -17,9 +17,11 @@ from halfstep.comparison import archive
 from halfstep.comparison.advice.adopt import Script
 from halfstep.comparison.advice.recommend import recommend
 from halfstep.comparison.blocks import InTurn, SideBySide, in_order
+from halfstep.comparison.course import Budgeted, Seen, levels, with_budget
 from halfstep.comparison.disturbance import disturbances, disturbed
 from halfstep.comparison.fit import fit_batch
 from halfstep.comparison.going_on import files_of_earlier_trials
+from halfstep.comparison.model.budget import End
 from halfstep.comparison.model.comparison import Comparison, Program
 from halfstep.comparison.model.fit import Fit
 from halfstep.comparison.request import Request, Stored, check_machine, save, stored
@@ -77,6 +79,14 @@ def run_comparison(
     recipes = _recipes(request, environment, outcomes)
     pending = missing(request, outcomes, environment)
     work, ran, interrupted = Work(request, pending, display, disk), set[Trial](), False
+    budgeted = None if request.budget is None else Budgeted(request, work, pending)
+    comparison = assemble(request, outcomes, environment, cwd) if budgeted and outcomes else Comparison()
+
+    def choose() -> None:
+        if budgeted is not None and not interrupted:
+            budgeted.choose(Seen(outcomes, comparison, recipes, time.monotonic() - started))
+
+    choose()
     for outcome in crew.run(pending, work):
         outcomes.append(outcome)
         ran.add(outcome.trial)
@@ -86,8 +96,11 @@ def run_comparison(
         outcomes = in_order(outcomes, recipes) if places else outcomes
         environment["seconds"] = time.monotonic() - started
         disk.keep(save, request, environment, cwd)
-        disk.keep(write, assemble(request, outcomes, environment, cwd))
         interrupted = interrupted or outcome.status == "interrupted"
+        end: End | None = "interrupted" if interrupted else None
+        comparison = assemble(request, outcomes, environment, cwd, end=end)
+        disk.keep(write, comparison)
+        choose()
     again = _to_repeat(request, outcomes, ran, environment)
     for outcome in crew.run(again, Work(request, again, display, disk, work.known_steps)):
         environment["seconds"] = time.monotonic() - started
@@ -99,7 +112,8 @@ def run_comparison(
     if request.fit is not None and not interrupted:
         job = replace(request.job, memory_limit=request.memory_limit)
         fit = fit_batch(job, request.fit, recipes, display)
-    comparison = assemble(request, outcomes, environment, cwd, fit)
+    end = "interrupted" if interrupted else budgeted.end if budgeted else None
+    comparison = assemble(request, outcomes, environment, cwd, fit, end)
     disk.keep(write, comparison)
     return comparison
 
@@ -199,9 +213,22 @@ def assemble(
     environment: dict[str, Any],
     cwd: str | None = None,
     fit: Fit | None = None,
+    end: End | None = None,
 ) -> Comparison:
-    """The comparison as values: :mod:`halfstep.report.words` makes its words from them."""
+    """The comparison as values: :mod:`halfstep.report.words` makes its words from them.
+
+    Args:
+        request: what was asked for.
+        outcomes: how its trials ended.
+        environment: the machine.
+        cwd: where it was begun; None: here.
+        fit: the largest batches, where they were looked for.
+        end: why a comparison with a budget ended; None: it goes on, or that is not known.
+    """
     job = request.job
+    recipes = _recipes(request, environment, outcomes)
+    if request.budget is not None:
+        outcomes = in_order(outcomes, recipes)
     records = [o.record for o in outcomes]
     others, files = disturbances(records, _siblings(environment)), files_of_earlier_trials(records)
     rows = [
@@ -212,7 +239,8 @@ def assemble(
         rows[i] = replace(rows[i], disturbed=by) if by else rows[i]
     if "side_by_side" in environment and not _siblings(environment):
         rows = [without_energy(row, SHARED) for row in rows]
-    found = verdicts(outcomes, rows, request.tolerance)
+    found = verdicts(outcomes, rows, request.tolerance, levels(request, recipes))
+    found, budget = with_budget(found, request, recipes, outcomes, end)
     script = Script.of(next((o.record.takeover for o in outcomes if o.record.steps), Takeover()))
     return Comparison(
         program=Program(tuple(request.command), request.module, cwd or str(Path.cwd()), request.launch),
@@ -222,6 +250,8 @@ def assemble(
             "steps": None,
             "repeats": request.repeats,
             "seeds": request.seeds,
+            "budget": request.budget,
+            "looked_at": request.looked_at,
             "warmup_steps": WARMUP,
             "time_limit": request.time_limit,
             "products": None,
@@ -236,11 +266,14 @@ def assemble(
         speed_drift=speed_drift(outcomes),
         recommendation=recommend(found, script, request.prefer, fit),
         fit_batch=fit,
+        budget=budget,
     )
 
 
 def missing(request: Request, outcomes: Sequence[Outcome], environment: dict[str, Any]) -> list[Trial]:
-    """The trials that were asked for and have not ended, in the order in which they are to be run."""
+    """The trials that were asked for and have not ended, in their order; with a budget they are chosen as it goes."""
+    if request.budget is not None:
+        return []
     known = {o.trial for o in archive.done(outcomes)}
     asked = plan(_recipes(request, environment, outcomes), request.repeats, request.seeds)
     return [trial for trial in asked if trial not in known]

@@ -11,6 +11,7 @@ from halfstep.comparison.model.figures import Ratio
 from halfstep.comparison.model.quality import Quality
 from halfstep.comparison.model.trials import TrialRow
 from halfstep.comparison.model.verdicts import PrecisionRow
+from halfstep.comparison.statistics.blocks import energy_of_blocks, memory_of_blocks, speed_of_blocks
 from halfstep.comparison.statistics.quality import qualities
 from halfstep.comparison.statistics.ratios import (
     energy,
@@ -21,6 +22,7 @@ from halfstep.comparison.statistics.ratios import (
     spread,
     step_time,
 )
+from halfstep.comparison.statistics.sequential import Levels
 from halfstep.comparison.statistics.tolerance import Tolerance
 from halfstep.comparison.stillness import stands_still
 from halfstep.comparison.trial_cost import work_ratio
@@ -29,15 +31,27 @@ from halfstep.trials import Outcome
 
 
 def verdicts(
-    outcomes: Sequence[Outcome], rows: Sequence[TrialRow], tolerance: Tolerance | None = None
+    outcomes: Sequence[Outcome],
+    rows: Sequence[TrialRow],
+    tolerance: Tolerance | None = None,
+    levels: Levels | None = None,
 ) -> list[PrecisionRow]:
-    """One row per precision, the baseline first: ratios to it with intervals, and quality against noise."""
+    """One row per precision, the baseline first: ratios to it with intervals, and quality against noise.
+
+    Args:
+        outcomes: how the trials ended.
+        rows: the same as the comparison has them.
+        tolerance: margins that the user gave.
+        levels: what each figure may spend where it is looked at again and again; None: one look.
+    """
     order = list(dict.fromkeys(outcome.trial.precision for outcome in outcomes))
     baseline = baseline_of(outcomes)
     order.sort(key=lambda precision: precision != baseline)
     groups = {p: [(i, o) for i, o in enumerate(outcomes) if o.trial.precision == p] for p in order}
+    if levels is not None:
+        groups = {p: _ended(group) for p, group in groups.items()}
     quality = qualities(
-        baseline, {p: [o for _, o in group] for p, group in groups.items()}, tolerance or Tolerance()
+        baseline, {p: [o for _, o in group] for p, group in groups.items()}, tolerance or Tolerance(), levels
     )
     base = _Side.of([(i, o) for i, o in groups.get(baseline or "", []) if o.status == "ok"], rows)
     found = []
@@ -46,10 +60,15 @@ def verdicts(
         own = _Side.of([(i, o) for i, o in group if o.status == "ok"] or group, rows)
         row = _of_trials(p, baseline, [o for _, o in group], own)
         if p != baseline:
-            row = _beside(_with_ratios(row, own, base), own, base)
+            row = _beside(_with_ratios(row, own, base, levels), own, base)
         row = replace(why(row, own.numbered, base.numbered), **vars(quality[p]))
         found.append(_spoiled(row, own.rows, max(each.steps or 0 for each in rows)))
     return found
+
+
+def _ended(group: list[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
+    """Without a trial that was interrupted, where another was not: what was seen before holds."""
+    return [(i, o) for i, o in group if o.status != "interrupted"] or group
 
 
 @dataclass(frozen=True)
@@ -68,6 +87,11 @@ class _Side:
     def numbered(self) -> list[tuple[int, TrialRow]]:
         """The rows with their places."""
         return list(zip(self.places, self.rows, strict=True))
+
+    @property
+    def trials(self) -> list[tuple[Outcome, TrialRow]]:
+        """Each trial with its row."""
+        return list(zip(self.outcomes, self.rows, strict=True))
 
     @property
     def quiet(self) -> list[Outcome]:
@@ -117,8 +141,15 @@ def _of_trials(precision: str, baseline: str | None, group: Sequence[Outcome], o
     )
 
 
-def _with_ratios(row: PrecisionRow, own: _Side, base: _Side) -> PrecisionRow:
+def _with_ratios(row: PrecisionRow, own: _Side, base: _Side, levels: Levels | None) -> PrecisionRow:
     """With its figures by those of the baseline."""
+    if levels is not None:
+        return replace(
+            row,
+            speed_ratio=speed_of_blocks(own.trials, base.trials, levels) or _disturbed_speed_ratio(own, base),
+            memory_ratio=memory_of_blocks(own.trials, base.trials, levels),
+            energy_ratio=energy_of_blocks(own.trials, base.trials, levels),
+        )
     return replace(
         row,
         speed_ratio=_quiet_speed_ratio(own, base),
@@ -131,6 +162,11 @@ def _quiet_speed_ratio(own: _Side, base: _Side) -> Ratio | None:
     """The ratio of the trials that nothing disturbed; of all of them, without an interval, where a side has none."""
     if own.quiet and base.quiet:
         return speed_ratio(base.quiet, own.quiet)
+    return _disturbed_speed_ratio(own, base)
+
+
+def _disturbed_speed_ratio(own: _Side, base: _Side) -> Ratio | None:
+    """The ratio of all trials, without an interval."""
     ratio = speed_ratio(base.outcomes, own.outcomes)
     if ratio is None:
         return None

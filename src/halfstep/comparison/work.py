@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from halfstep.comparison import archive
+from halfstep.comparison.model.budget import Budget
+from halfstep.comparison.model.recommendation import Prefer
 from halfstep.comparison.request import Request
 from halfstep.trials import Job, Outcome, Trial
 from halfstep.words.plural import count
@@ -25,6 +27,9 @@ class Display(Protocol):
 
     def finish(self, label: str, status: str, words: str) -> None:
         """It has ended."""
+
+    def stand(self, budget: Budget, prefer: Prefer) -> None:
+        """With a budget, before each trial but the first: what is open, and how long that will take."""
 
 
 class Disk:
@@ -67,18 +72,24 @@ class Work:
     ) -> None:
         self._request, self._pending, self._display, self._disk = request, pending, display, disk
         self.known_steps = known_steps or request.options.steps
+        #: how many trials are certain to follow those that are pending
+        self.more = 0
         self._begun: list[str] = []
         self._where: dict[Trial, Request] = {}
 
     def begin(self, trial: Trial) -> Job:
         """It is about to run; what an earlier run of it left is kept until this one has ended."""
         self._begun.append(trial.label)
-        self._display.plan([*self._begun, *(t.label for t in self._pending)])
+        self._display.plan([*self._begun, *(t.label for t in self._pending), *[""] * self.more])
         self._display.begin(trial.label, self.known_steps)
         again = archive.has_ended(self._request, trial)
         where = self._where[trial] = archive.beside(self._request) if again else self._request
         self._disk.keep(archive.forget, where, trial)
         return where.job
+
+    def stand(self, budget: Budget) -> None:
+        """Show what is open of a comparison with a budget."""
+        self._display.stand(budget, self._request.prefer)
 
     def advance(self, trial: Trial, step: int, loss: float | None, seconds: float | None) -> None:
         """It has made a step."""

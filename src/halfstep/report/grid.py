@@ -72,7 +72,7 @@ def _stacked(cells: list[Cell], widths: list[int], sheet: Sheet) -> Iterator[Tex
 
 def cells_of(row: PrecisionRow, notes: dict[str, int], metered: bool) -> list[Cell]:
     """The figures of a row, the weightiest first."""
-    colour = {"ok": "green", "unsupported": "yellow"}.get(row.status, "red")
+    colour = {"ok": "green", "unsupported": "yellow", "dropped": "yellow"}.get(row.status, "red")
     skipped = "" if row.skipped_steps is None else count(row.skipped_steps, "step")
     return [
         Cell("precision", row.precision, "bold"),

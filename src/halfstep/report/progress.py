@@ -13,8 +13,11 @@ from rich.table import Column
 from rich.text import Text
 
 from halfstep.codec import clean
+from halfstep.comparison.model.budget import Budget
+from halfstep.comparison.model.recommendation import Prefer
 from halfstep.report import units
 from halfstep.report.layout import brief
+from halfstep.report.words.budget import open_words
 from halfstep.words.plural import count
 
 #: columns of a terminal from which on it has room for a bar and the time left, and for all
@@ -30,6 +33,7 @@ class Display(Protocol):
     def begin(self, label: str, steps: int | None) -> None: ...
     def advance(self, label: str, step: int, said: str) -> None: ...
     def finish(self, label: str, status: str, words: str) -> None: ...
+    def note(self, words: str) -> None: ...
 
 
 class Progress:
@@ -40,6 +44,7 @@ class Progress:
 
     def __init__(self, console: Console) -> None:
         self._display: Display = Live(console) if console.is_terminal else Lines(console)
+        self._open = ""
 
     def __enter__(self) -> Progress:
         self._display.start()
@@ -68,6 +73,13 @@ class Progress:
     def finish(self, label: str, status: str, words: str) -> None:
         """A trial has ended with a status of the comparison and a few words on it."""
         self._display.finish(clean(label), clean(status), brief(clean(words)))
+
+    def stand(self, budget: Budget, prefer: Prefer) -> None:
+        """Say what is still open, where that has changed."""
+        words = open_words(budget, prefer)
+        if words and words != self._open:
+            self._display.note(clean(words))
+        self._open = words
 
 
 def _ending(label: str, status: str, words: str) -> Text:
@@ -108,6 +120,10 @@ class Lines:
     def finish(self, label: str, status: str, words: str) -> None:
         """Print how a trial ended."""
         self._say(_ending(label, status, words).plain)
+
+    def note(self, words: str) -> None:
+        """Print what is said between trials."""
+        self._say(words)
 
     def _say(self, line: str) -> None:
         encoding = self._console.encoding
@@ -176,3 +192,7 @@ class Live:
             said = f"{self._finished} of {max(self._trials, self._finished)}"
             self._bars.update(self._all, completed=self._finished, said=said)
         self._console.print(_ending(label, status, words))
+
+    def note(self, words: str) -> None:
+        """Leave a line above the bars."""
+        self._console.print(Text(words, "dim"))

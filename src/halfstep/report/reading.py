@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from halfstep.comparison.rows import EMULATED
 from halfstep.processes import join_words
 from halfstep.program.launching import start_of_command
 from halfstep.report import units
+from halfstep.report.words.budget import end_words, more_time, standing_words, steps_words
 from halfstep.report.words.quality import judged, verdict_words
 from halfstep.words.plural import count
 
@@ -57,7 +59,7 @@ def _row(row: PrecisionRow, trials: Sequence[TrialRow]) -> PrecisionRow:
         trials=row.trials or len(own),
         ran_as=row.ran_as or "",
         baseline=row.baseline or "",
-        step_time_absent=(row.step_time_absent if row.status == "ok" and not row.emulated else "") or why,
+        step_time_absent=(row.step_time_absent if row.ended_well and not row.emulated else "") or why,
         peak_memory_absent=next((t.peak_memory_absent for t in own if t.peak_memory_bytes is None), why),
         energy_absent=next((t.joules_per_step_absent for t in own if t.joules_per_step is None), why),
     )
@@ -86,7 +88,7 @@ def why_absent(row: PrecisionRow | TrialRow) -> str:
     """Why a figure of a row may be missing, in the words nearest to the cause."""
     if row.emulated:
         return EMULATED
-    return NOT_RECORDED if row.status == "ok" else row.reason or units.status(row.status)
+    return NOT_RECORDED if row.status in ("ok", "dropped") else row.reason or units.status(row.status)
 
 
 def no_interval(row: PrecisionRow, figure: Spread | Ratio) -> str:
@@ -98,7 +100,7 @@ def no_interval(row: PrecisionRow, figure: Spread | Ratio) -> str:
 def loss_words(row: PrecisionRow) -> str:
     """What the comparison says of a precision's quality, other figures included."""
     loss = row.loss or FigureRow()
-    if row.is_baseline or (row.quality.kind == "not_known" and row.status != "ok"):
+    if row.is_baseline or (row.quality.kind == "not_known" and not row.ended_well):
         return ""
     if loss.kind is None or row.quality.kind not in _OF_FIGURES:
         return row.quality.words or loss.words
@@ -121,6 +123,36 @@ def unfinished(missing: Sequence[str]) -> str:
         return ""
     lacking, more = ", ".join(missing[:3]), ", …" * (len(missing) > 3)
     return f"Unfinished: {count(len(missing), 'trial')} still to be run ({lacking}{more})."
+
+
+def budget_words(comparison: Comparison) -> list[str]:
+    """Of a comparison with a budget: why it ended, what is open, and for how many steps its verdicts hold."""
+    budget, prefer = comparison.budget, comparison.recommendation.prefer
+    if budget is None:
+        return []
+    steps = min((row.steps for row in comparison.verdicts if row.ended_well and row.steps), default=None)
+    held = [] if steps is None else [steps_words(steps, comparison.options.get("steps") is not None)]
+    return [end_words(budget), *(w for s in budget.standings if (w := standing_words(s, prefer))), *held]
+
+
+def offers_budget(comparison: Comparison) -> bool:
+    """Whether more time would tell more: the advice is open, and so is a verdict that more trials can close."""
+    if comparison.budget is not None:
+        return comparison.budget.end != "certain" and any(s.open for s in comparison.budget.standings)
+    return not comparison.recommendation.decided and comparison.recommendation.rule in _OPEN
+
+
+#: rules of advice that ask for more trials
+_OPEN = (
+    "undecided", "gain_cannot_be_told", "best", "keep_own_amp", "bf16_for_its_range", "fp16_where_bf16_is_not_native",
+    "accuracy_first",
+)  # fmt: skip
+
+
+def budget_to_give(comparison: Comparison) -> str:
+    """How much time to give: what is known to be needed with half as much again, or 20 minutes."""
+    seconds = None if comparison.budget is None else more_time(comparison.budget)
+    return "20m" if seconds is None else f"{max(1, math.ceil(seconds * 1.5 / 60))}m"
 
 
 def command_line(program: Program) -> str:

@@ -18,7 +18,7 @@ from halfstep.report import units
 from halfstep.report.grid import grid
 from halfstep.report.layout import Sheet, brief
 from halfstep.report.progress import Progress as Progress
-from halfstep.report.reading import read, run_command, unfinished
+from halfstep.report.reading import budget_to_give, budget_words, offers_budget, read, run_command, unfinished
 
 _INDENT = 4
 #: a ratio below this is a loss of speed, whatever its interval would be
@@ -45,6 +45,7 @@ class Summary:
         yield from _fit(self.comparison, sheet)
         yield from _warnings(self.comparison, sheet)
         yield from _unfinished(self.comparison, sheet)
+        yield from _budget(self.comparison, sheet)
         yield from _advice(self.comparison, sheet)
         yield from _reasons(self.comparison, sheet)
         yield from self._farewell(sheet)
@@ -68,6 +69,10 @@ class Summary:
         if self.comparison.missing and self.page is not None:
             folder = self.page.parent.absolute() if elsewhere else self.page.parent
             command = join_words(["halfstep", "compare", "--resume", str(folder)])
+        elif self.page is not None and offers_budget(self.comparison):
+            folder = self.page.parent.absolute() if elsewhere else self.page.parent
+            time = budget_to_give(self.comparison)
+            command = join_words(["halfstep", "compare", "--resume", str(folder), "--budget", time])
         return f"cd {join_words([str(directory)])} && {command}" if elsewhere and command else command
 
 
@@ -158,6 +163,17 @@ def _unfinished(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
     if comparison.missing:
         yield Text()
         yield from sheet.flow(sheet.words(unfinished(comparison.missing), "bold yellow"), _INDENT)
+
+
+def _budget(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
+    """What was dropped and why, why a comparison with a budget ended, and what is open."""
+    dropped = [(row.precision, row.reason) for row in comparison.verdicts if row.status == "dropped"]
+    told = budget_words(comparison)
+    yield from [Text()] * bool(told)
+    for name, reason in dropped:
+        yield from sheet.flow([*sheet.words(f"{name} dropped:", "bold"), *sheet.words(reason)], _INDENT)
+    for words in told:
+        yield from sheet.flow(sheet.words(words), _INDENT)
 
 
 def _advice(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:

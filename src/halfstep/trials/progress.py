@@ -83,6 +83,9 @@ class Announcer:
         made, steps = self._made.get(label, 0), self._steps.get(label)
         self._tell(Progress("end", self._trials, label, made, steps, status=status, words=words))
 
+    def stand(self, budget: object, prefer: str) -> None:
+        """What is open of a comparison with a budget is no event of a trial."""
+
     def _tell(self, progress: Progress) -> None:
         if self._on_progress is not None:
             self._on_progress(progress)

@@ -54,6 +54,7 @@ class Evidence:
         failed: the others that did not.
         continued: the others that went on from what an earlier trial had saved: there is no verdict on them.
         batches: the largest that fit each precision, where they were looked for.
+        by_budget: whether the comparison decides on seeds and repeats itself.
     """
 
     prefer: Prefer
@@ -63,24 +64,30 @@ class Evidence:
     batches: Batches = NO_BATCHES
     same: tuple[Row, ...] = ()
     continued: tuple[Row, ...] = ()
+    by_budget: bool = False
 
     @classmethod
     def of(
-        cls, verdicts: Sequence[PrecisionRow], prefer: Prefer = "speed", batches: Batches = NO_BATCHES
+        cls,
+        verdicts: Sequence[PrecisionRow],
+        prefer: Prefer = "speed",
+        batches: Batches = NO_BATCHES,
+        by_budget: bool = False,
     ) -> Evidence:
         """Sort the verdicts."""
         rows = list(enumerate(verdicts))
         name = next((v.baseline for v in verdicts), None)
         others = [(i, v) for i, v in rows if v.precision != name]
-        judged = [(i, v) for i, v in others if v.status == "ok" and not v.went_on]
+        judged = [(i, v) for i, v in others if v.ended_well and not v.went_on]
         return cls(
             prefer,
             next((row for row in rows if row[1].precision == name), None),
             [(i, v) for i, v in judged if not v.same_as_baseline],
-            [(i, v) for i, v in others if v.status != "ok"],
+            [(i, v) for i, v in others if not v.ended_well],
             batches,
             tuple((i, v) for i, v in judged if v.same_as_baseline),
-            tuple((i, v) for i, v in others if v.status == "ok" and v.went_on),
+            tuple((i, v) for i, v in others if v.ended_well and v.went_on),
+            by_budget,
         )
 
     @property
@@ -223,10 +230,10 @@ def may_gain_little(row: PrecisionRow, prefer: Prefer) -> bool:
 
 def _most(ratio: Ratio, prefer: Prefer) -> float:
     """The largest gain that the interval holds."""
-    return _gains(ratio, prefer).high or 0.0
+    return gains(ratio, prefer).high or 0.0
 
 
-def _gains(ratio: Ratio, prefer: Prefer) -> Interval:
+def gains(ratio: Ratio, prefer: Prefer) -> Interval:
     """A ratio with its interval as gains: of memory and energy less is more."""
     value, low, high = ratio.value, ratio.low, ratio.high
     if prefer in ("speed", "accuracy") or low is None or high is None:
@@ -240,7 +247,7 @@ def enough_repeats(row: PrecisionRow, prefer: Prefer) -> int | None:
     runs = min(ratio.runs if ratio is not None and ratio.runs else (row.trials or 1,))
     if runs < 2 or ratio is None or ratio.low is None:
         return max(FEW_RUNS, runs // seeds + 1)
-    enough = runs_to_tell(_gains(ratio, prefer), runs, 1 / AS_GOOD)
+    enough = runs_to_tell(gains(ratio, prefer), runs, 1 / AS_GOOD)
     return None if enough is None else max(math.ceil(enough / seeds), runs // seeds + 1)
 
 

@@ -25,15 +25,18 @@ class Advice:
     claims: tuple[Claim, ...]
 
 
-def advise(rows: Sequence[PrecisionRow], prefer: Prefer = "speed", fit: Fit | None = None) -> Advice:
+def advise(
+    rows: Sequence[PrecisionRow], prefer: Prefer = "speed", fit: Fit | None = None, by_budget: bool = False
+) -> Advice:
     """The advice for a comparison.
 
     Args:
         rows: its precisions.
         prefer: the objective.
         fit: the largest batches, where they were looked for.
+        by_budget: whether the comparison decides on seeds and repeats itself.
     """
-    evidence = Evidence.of(rows, prefer, Batches.of(fit))
+    evidence = Evidence.of(rows, prefer, Batches.of(fit), by_budget)
     rule, answer = next((r, answer) for r in RULES if (answer := r(evidence)) is not None)
     told = {claim.evidence for claim in answer.claims}
     more = [claim for claim in left_over(evidence) if claim.evidence not in told]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from halfstep.comparison.model.budget import Budget
 from halfstep.comparison.model.fit import Fit
 from halfstep.comparison.model.recommendation import Recommendation
 from halfstep.comparison.model.trials import TrialRow
@@ -54,7 +55,7 @@ class Method:
 class Comparison:
     """Everything that was compared; ``environment`` is the machine's description, ``options`` the command's."""
 
-    OMITTED: ClassVar = ("fit_batch",)
+    OMITTED: ClassVar = ("fit_batch", "budget")
     schema: str = SCHEMA  #: `halfstep/comparison/1`
     program: Program = Program()  #: `command` (after python's own name), `module`, `cwd`, `launch`
     #: the machine: versions, CPU, cores, frameworks, devices and what each can do
@@ -67,6 +68,9 @@ class Comparison:
     recommendation: Recommendation = field(default_factory=Recommendation)
     method: tuple[Method, ...] = ()  #: for each figure how it was come by
     fit_batch: Fit | None = None  #: with `--fit-batch`: the largest batches; otherwise there is no such field
+    #: with `--budget`: `seconds`, `end` (why it ended) and `standings` (what is open of each precision, why it was
+    #: dropped, how many pairs it needs); otherwise there is no such field
+    budget: Budget | None = None
 
     @property
     def baseline(self) -> str:

@@ -59,7 +59,8 @@ class PrecisionRow:
 
     precision: str = ""  #: with options
     baseline: str | None = None  #: the precision that it is compared with
-    status: str = ""  #: of the first trial that did not end well; `ok` where all did
+    #: of the first trial that did not end well; `ok` where all did, `dropped` where `--budget` ran no more of them
+    status: str = ""
     reason: str = ""  #: one sentence
     ran_as: str | None = None  #: in words, what was measured to have run
     ran: Ran = NOT_RECORDED  #: the same as data
@@ -101,6 +102,11 @@ class PrecisionRow:
     def is_baseline(self) -> bool:
         """Whether the other precisions are measured against this one."""
         return self.precision == self.baseline
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether all its trials did, also where ``--budget`` ran no more of them."""
+        return self.status in ("ok", "dropped")
 
     @property
     def final(self) -> Spread | None:

@@ -118,8 +118,8 @@ def _with_exact(found: Difference, differences: Sequence[float]) -> Difference:
     return replace(found, p_exact=float(p), exact_low=float(means[k - 1]), exact_high=float(means[-k]))
 
 
-def noise_margin(values: Sequence[float]) -> float | None:
-    """The baseline's deviation from seed to seed, at the lower end of its one-sided 95 % interval.
+def noise_margin(values: Sequence[float], alpha: float = ALPHA) -> float | None:
+    """The baseline's deviation from seed to seed, at the lower end of its one-sided interval, by default of 95 %.
 
     sigma >= s sqrt((n - 1) / chi2(0.95, n - 1)): a few seeds estimate their deviation so loosely that with ``s``
     itself as the margin, precisions exactly one deviation apart would be called equivalent nearly half the time.
@@ -131,7 +131,7 @@ def noise_margin(values: Sequence[float]) -> float | None:
 
     mean = math.fsum(values) / n
     variance = math.fsum((v - mean) ** 2 for v in values) / (n - 1)
-    return math.sqrt(variance * (n - 1) / float(chdtri(n - 1, ALPHA)))
+    return math.sqrt(variance * (n - 1) / float(chdtri(n - 1, alpha)))
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from halfstep.comparison.model.quality import (
+    ALPHA,
     Difference,
     Direction,
     Diverged,
@@ -22,6 +23,8 @@ from halfstep.comparison.statistics import curves
 from halfstep.comparison.statistics.curves import LOSS, Curve
 from halfstep.comparison.statistics.paired import Band, band, holm, noise_margin, paired
 from halfstep.comparison.statistics.ratios import spread
+from halfstep.comparison.statistics.sequential import Levels, Margin, Pairs
+from halfstep.comparison.statistics.sequential import difference as sequential
 from halfstep.comparison.statistics.tolerance import Tolerance
 from halfstep.trials import Outcome, diverged_from
 
@@ -50,18 +53,21 @@ class Judged:
     quality: Quality
 
 
-def qualities(baseline: str | None, groups: Groups, tolerance: Tolerance) -> dict[str, Judged]:
+def qualities(
+    baseline: str | None, groups: Groups, tolerance: Tolerance, levels: Levels | None = None
+) -> dict[str, Judged]:
     """What is to be said of the quality of each precision.
 
     Args:
         baseline: the precision that the others are compared with; None where no trial ran to its end.
         groups: all trials of each precision; those that ended otherwise than ``ok`` count for divergence only.
         tolerance: margins that the user gave.
+        levels: what each figure may spend where it is looked at again and again; None: one look.
     """
     ended = {p: [o for o in group if o.status == "ok"] for p, group in groups.items()}
     names = curves.names(list(ended.values()))
     by_seed = {name: {p: curves.by_seed(group, name) for p, group in ended.items()} for name in names}
-    found = {} if baseline is None else _figures(baseline, by_seed, tolerance)
+    found = {} if baseline is None else _figures(baseline, by_seed, tolerance, levels)
     diverged = {p: _diverged(group) for p, group in groups.items()}
     return {
         p: _judged(p, baseline, by_seed, found.get(p, {}), diverged, len({o.trial.seed for o in ended[p]}))
@@ -70,51 +76,119 @@ def qualities(baseline: str | None, groups: Groups, tolerance: Tolerance) -> dic
 
 
 def _figures(
-    baseline: str, by_seed: Mapping[str, Mapping[str, Mapping[int, Curve]]], tolerance: Tolerance
+    baseline: str,
+    by_seed: Mapping[str, Mapping[str, Mapping[int, Curve]]],
+    tolerance: Tolerance,
+    levels: Levels | None,
 ) -> dict[str, dict[str, Figure]]:
-    """precision -> name -> figure, with Holm's p values."""
+    """precision -> name -> figure, with Holm's p values, or with those of all looks."""
     found: dict[str, dict[str, Figure]] = {}
+    first = next(iter(by_seed), LOSS)
     for name, curves_of in by_seed.items():
         base = curves_of[baseline]
         others = {p: c for p, c in curves_of.items() if p != baseline and set(c) & set(base)}
         for precision, ours in others.items():
-            found.setdefault(precision, {})[name] = _figure(name, base, ours, tolerance, len(others))
-    return _with_holm(found, next(iter(by_seed), LOSS))
+            judge = (
+                _OneLook(len(others)) if levels is None else _Looks.of(levels, name == first, len(by_seed))
+            )
+            found.setdefault(precision, {})[name] = _figure(name, base, ours, tolerance, judge)
+    return _with_holm(found, first) if levels is None else found
+
+
+class _Judge(Protocol):
+    """How differences of one figure are judged."""
+
+    def final(self, pairs: Pairs, margin: Margin) -> Difference: ...
+    def run(self, pairs: Pairs, margin: Margin) -> Difference: ...
+    def band(self, curves: Sequence[Sequence[float]]) -> Band | None: ...
+
+
+@dataclass(frozen=True)
+class _OneLook:
+    """Once, when all trials have ended; ``comparisons``: how many precisions are compared."""
+
+    comparisons: int
+
+    def final(self, pairs: Pairs, margin: Margin) -> Difference:
+        return paired([value for value, _ in pairs], margin(None, ALPHA), self.comparisons)
+
+    run = final
+
+    def band(self, curves: Sequence[Sequence[float]]) -> Band | None:
+        return band(curves)
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """Again and again, with what the final value and the whole curve may spend; the parts of a curve are not judged."""
+
+    of_final: float
+    of_run: float
+
+    @classmethod
+    def of(cls, levels: Levels, first: bool, figures: int) -> _Looks:
+        other = levels.of_other_figure(figures)
+        return cls(levels.of_first_figure if first else other, other)
+
+    def final(self, pairs: Pairs, margin: Margin) -> Difference:
+        return sequential(pairs, self.of_final, margin)
+
+    def run(self, pairs: Pairs, margin: Margin) -> Difference:
+        return sequential(pairs, self.of_run, margin)
+
+    def band(self, curves: Sequence[Sequence[float]]) -> Band | None:
+        return None
 
 
 def _figure(
-    name: str, base: Mapping[int, Curve], ours: Mapping[int, Curve], tolerance: Tolerance, comparisons: int
+    name: str, base: Mapping[int, Curve], ours: Mapping[int, Curve], tolerance: Tolerance, judge: _Judge
 ) -> Figure:
     shared = sorted(set(base) & set(ours))
     differences = [curves.difference(ours[seed], base[seed]) for seed in shared]
     ends = [(curves.final(name, ours[seed]), curves.final(name, base[seed])) for seed in shared]
     finals = [x for c in base.values() if (x := curves.final(name, c)) is not None]
     means = [x for c in base.values() if (x := curves.area(c)) is not None]
-    gaps = [a - b for a, b in ends if a is not None and b is not None]
-    areas = [x for d in differences if (x := curves.area(d)) is not None]
+    gaps = [(a - b, b) for a, b in ends if a is not None and b is not None]
+    areas = [pair for seed, d in zip(shared, differences, strict=True) for pair in _areas(d, base[seed])]
     # Where a seed changes nothing in the baseline, several of them are one training, run several times.
     seeded = len(base) < 2 or len(set(finals)) > 1 or len(set(means)) > 1
     cut, means_of = curves.parts(differences)
     return Figure(
-        _paired(gaps, _margin(name, finals, tolerance), comparisons, seeded),
-        _paired(areas, _margin(name, means, tolerance), comparisons, seeded),
-        band(means_of) if seeded and cut else None,
+        _judged_pairs(judge.final, gaps, _margin(name, finals, tolerance), seeded),
+        _judged_pairs(judge.run, areas, _margin(name, means, tolerance), seeded),
+        judge.band(means_of) if seeded and cut else None,
         cut,
         _margin_from(name, finals, tolerance),
     )
 
 
-def _paired(differences: list[float], margin: float | None, comparisons: int, seeded: bool) -> Difference:
-    if not differences:
+def _areas(difference: Curve, base: Curve) -> list[tuple[float, float]]:
+    """The mean difference, and the baseline's mean over the same steps; nothing where nothing is finite."""
+    over, theirs = curves.area(difference), curves.area({step: base[step] for step in difference})
+    return [] if over is None or theirs is None else [(over, theirs)]
+
+
+def _judged_pairs(
+    judge: Callable[[Pairs, Margin], Difference],
+    pairs: list[tuple[float, float]],
+    margin: Margin,
+    seeded: bool,
+) -> Difference:
+    if not pairs:
         return Difference(seeds=0)
     if not seeded:
-        differences = [math.fsum(differences) / len(differences)]
-    return paired(differences, margin, comparisons)
+        value, theirs = (math.fsum(side) / len(side) for side in zip(*pairs, strict=True))
+        pairs = [(value, theirs)]
+    return judge(pairs, margin)
 
 
-def _margin(name: str, values: list[float], tolerance: Tolerance) -> float | None:
-    given = tolerance.margin(name, math.fsum(values) / len(values)) if values else None
-    return noise_margin(values) if given is None else given
+def _margin(name: str, values: list[float], tolerance: Tolerance) -> Margin:
+    def margin(first: int | None, alpha: float) -> float | None:
+        some = values[:first]
+        given = tolerance.margin(name, math.fsum(some) / len(some)) if some else None
+        return noise_margin(some, alpha) if given is None else given
+
+    return margin
 
 
 def _margin_from(name: str, values: list[float], tolerance: Tolerance) -> str | None:

@@ -125,7 +125,7 @@ def _accuracy_first(answer: Answer, evidence: Evidence) -> str:
     row = answer.about[1]
     if answer.precision == row.precision:
         return f"{row.quality.words}."
-    return f"{row.precision} is as accurate, {_no_faster(row)}."
+    return f"{row.precision} is as accurate, {_no_faster(row, evidence)}."
 
 
 def _none_as_accurate(answer: Answer, evidence: Evidence) -> str:
@@ -139,14 +139,14 @@ def _none_as_accurate(answer: Answer, evidence: Evidence) -> str:
     return f"{text}, and {_names(evidence.real)} {were} shown to be worse."
 
 
-def _no_faster(row: PrecisionRow) -> str:
+def _no_faster(row: PrecisionRow, evidence: Evidence) -> str:
     """What its speed is where it is no gain."""
     if row.speed_ratio is None:
         return f"but {_UNMEASURED['speed'].format(' of ' + row.precision)}, so that no gain is known"
     if not units_can_gain(row) and measured_faster(row):
         return f"and the units that it ran in do not make it faster, whatever was measured ({_seen(row, 'speed')})"
     if may_gain(row, "speed"):
-        told = f"({_seen(row, 'speed')}); {_more_runs(row, 'speed')}"
+        told = f"({_seen(row, 'speed')}); {_more_runs(row, 'speed', evidence)}"
         return f"and whether it is faster the data cannot tell {told}"
     return "and no faster" + " by 5 % or more" * may_gain_little(row, "speed")
 
@@ -200,7 +200,7 @@ def _gain_cannot_be_told(answer: Answer, evidence: Evidence) -> str:
     row, prefer = _about(answer), evidence.prefer
     return (
         f"whether {row.precision} is {_FASTER[prefer]} "
-        f"the data cannot tell ({_seen(row, prefer)}); {_more_runs(row, prefer)}.{_smaller_one(evidence)}"
+        f"the data cannot tell ({_seen(row, prefer)}); {_more_runs(row, prefer, evidence)}.{_smaller_one(evidence)}"
     )
 
 
@@ -291,14 +291,24 @@ def _seen(row: PrecisionRow, prefer: Prefer) -> str:
     return f"{plain_number(ratio.value)}×{ends}"
 
 
-def _more_runs(row: PrecisionRow, prefer: Prefer) -> str:
+#: what to do where a comparison with a budget leaves something open
+_MORE_TIME = "go on with --resume and --budget"
+
+
+def _more_runs(row: PrecisionRow, prefer: Prefer, evidence: Evidence) -> str:
     """What to do to have its gain told from noise."""
     ratio = ratio_of(row, prefer) or Ratio(1.0)
     if ratio.disturbed:
         return "other work on the machine disturbed the trials: compare again when it is quiet"
     if prefer in ("speed", "accuracy") and (row.steps or 0) < (steps := enough_steps(FEWEST_STEPS)):
-        repeats = "" if min(ratio.runs or (1,)) > 1 else f", and run with --repeats {FEW_RUNS}"
+        repeats = (
+            ""
+            if evidence.by_budget or min(ratio.runs or (1,)) > 1
+            else f", and run with --repeats {FEW_RUNS}"
+        )
         return f"let it make more steps, {steps} at least{repeats}: fewer have no interval"
+    if evidence.by_budget:
+        return _MORE_TIME
     enough = enough_repeats(row, prefer)
     if enough is None:
         return f"{MOST_RUNS} runs would not be enough: make them longer, or the machine quieter"
@@ -309,6 +319,8 @@ def _more_seeds(row: PrecisionRow, evidence: Evidence) -> str:
     """What would tell more of its quality: more seeds; where they change nothing, a program that takes them."""
     if row.quality.kind == "one_seed" and row.quality.seeds > 1:
         return "let the program take its seed from HALFSTEP_TRIAL, as shifting its own changed nothing"
+    if evidence.by_budget:
+        return _MORE_TIME
     seeds = max((v.quality.seeds or 1 for _, v in evidence.ran), default=1)
     return f"run with --seeds {5 if seeds < 5 else 2 * seeds}"
 

@@ -6,16 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from halfstep.comparison.advice.recommend import advise
+from halfstep.comparison.model.budget import Budget
 from halfstep.comparison.model.comparison import Comparison, Method
 from halfstep.comparison.model.figures import Ratio
 from halfstep.comparison.model.quality import FigureRow
+from halfstep.comparison.model.recommendation import Prefer
 from halfstep.comparison.model.trials import TrialRow
 from halfstep.comparison.model.verdicts import Explanation, PrecisionRow
 from halfstep.comparison.why import Trials
 from halfstep.report.words import warnings
 from halfstep.report.words.advice import worded as worded_advice
+from halfstep.report.words.budget import drop_words
 from halfstep.report.words.explanations import no_faster_words, no_smaller_words
-from halfstep.report.words.method import METHOD
+from halfstep.report.words.method import LOOKS_METHOD, METHOD
 from halfstep.report.words.quality import figure_words, quality_words
 from halfstep.report.words.ratios import ratio_words
 from halfstep.words.plural import capitalized
@@ -23,7 +26,9 @@ from halfstep.words.plural import capitalized
 
 def worded(comparison: Comparison) -> Comparison:
     """The comparison with its words; one that has them already would have its warnings twice."""
+    prefer = comparison.recommendation.prefer
     rows = worded_rows(comparison.verdicts, comparison.trials)
+    rows = [_dropped(row, comparison.budget, prefer) for row in rows]
     drift = replace(
         comparison.speed_drift, words=warnings.drift(comparison.speed_drift, _several(comparison.trials))
     )
@@ -33,14 +38,27 @@ def worded(comparison: Comparison) -> Comparison:
     beside = warnings.side_by_side(comparison.environment.get("side_by_side"))
     if beside and rows:
         rows[0] = replace(rows[0], warnings=(*rows[0].warnings, beside))
-    advice = advise(rows, comparison.recommendation.prefer, comparison.fit_batch)
+    advice = advise(rows, prefer, comparison.fit_batch, comparison.budget is not None)
     return replace(
         comparison,
         verdicts=tuple(map(_with_sentences, rows)),
         speed_drift=drift,
         recommendation=worded_advice(comparison.recommendation, advice),
-        method=tuple(Method(figure, how) for figure, how in METHOD),
+        method=tuple(Method(figure, how) for figure, how in method(comparison)),
     )
+
+
+def _dropped(row: PrecisionRow, budget: Budget | None, prefer: Prefer) -> PrecisionRow:
+    """With why it was not run again, where a budget dropped it."""
+    standings = budget.standings if budget else ()
+    drop = next((s.drop for s in standings if s.precision == row.precision and s.drop), None)
+    return row if drop is None else replace(row, reason=drop_words(row, drop, prefer))
+
+
+def method(comparison: Comparison) -> list[tuple[str, str]]:
+    """How each figure was come by; of one that is looked at again and again, that first."""
+    again = comparison.budget is not None or comparison.options.get("looked_at") is True
+    return [LOOKS_METHOD, *METHOD] if again else METHOD
 
 
 def _several(trials: Sequence[TrialRow]) -> bool:

@@ -1,0 +1,130 @@
+"""A comparison with ``--budget``: it runs what the planner chooses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from halfstep.comparison import archive
+from halfstep.comparison.model.budget import Budget, End, Standing
+from halfstep.comparison.model.comparison import Comparison
+from halfstep.comparison.model.verdicts import PrecisionRow
+from halfstep.comparison.planning import State, Stop, plan, stand
+from halfstep.comparison.request import Request
+from halfstep.comparison.statistics.sequential import Levels
+from halfstep.comparison.work import Work
+from halfstep.errors import UsageError
+from halfstep.trials import Outcome, Trial
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smh]?)")
+
+
+def parse_budget(text: str) -> float:
+    """Seconds of ``20m``, ``90s``, ``2h`` or ``90``.
+
+    Raises:
+        UsageError: not of that form, or not above zero.
+    """
+    found = _DURATION.fullmatch(text.strip())
+    seconds = float(found[1]) * _UNITS[found[2] or "s"] if found else 0.0
+    if not 0 < seconds < 1e9:
+        raise UsageError(
+            f"{text!r} is no time for --budget; give a number above zero with s, m or h, as in 20m."
+        )
+    return seconds
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What there is when the next trial is chosen.
+
+    Attributes:
+        outcomes: the trials that have ended, earlier runs' included.
+        comparison: the same, judged.
+        recipes: the precisions to compare.
+        spent: seconds, with those of earlier runs.
+    """
+
+    outcomes: Sequence[Outcome]
+    comparison: Comparison
+    recipes: Sequence[str]
+    spent: float
+
+
+class Budgeted:
+    """Chooses the trials of a comparison with a budget, one after the other; a block is a seed.
+
+    Args:
+        request: what was asked for.
+        work: what shows how it goes on.
+        pending: where the chosen trial is put.
+    """
+
+    def __init__(self, request: Request, work: Work, pending: list[Trial]) -> None:
+        self._request, self._work, self._pending = request, work, pending
+        self._members: tuple[str, ...] = ()
+        #: why no more was chosen
+        self.end: End = "certain"
+
+    def choose(self, seen: Seen) -> None:
+        """Put the planner's next trial where it will be run; at the end nothing."""
+        ended = archive.done(seen.outcomes)
+        state = State(
+            precisions=tuple(seen.recipes),
+            ran=frozenset((o.trial.precision, o.trial.seed) for o in ended),
+            rows=seen.comparison.verdicts,
+            levels=levels(self._request, seen.recipes) or Levels(1),
+            prefer=self._request.prefer,
+            seconds=seconds_of(ended),
+            left=(self._request.budget or 0.0) - seen.spent,
+            # One that was found meanwhile, the script's own, is in the block, too.
+            members=self._members and tuple(dict.fromkeys([*self._members, *_new(seen, ended)])),
+        )
+        step = plan(state)
+        if isinstance(step, Stop):
+            self.end = step.end
+            self._pending.clear()
+            return
+        self._members, self._work.more = step.members, step.more
+        self._pending[:] = [Trial(step.precision, step.block)]
+        if seen.comparison.budget is not None:
+            self._work.stand(seen.comparison.budget)
+
+
+def _new(seen: Seen, ended: Sequence[Outcome]) -> list[str]:
+    """Precisions that have not run."""
+    return [name for name in seen.recipes if all(o.trial.precision != name for o in ended)]
+
+
+def levels(request: Request, recipes: Sequence[str]) -> Levels | None:
+    """What each figure may spend of the comparison's level; None where it is looked at once."""
+    if request.budget is None and not request.looked_at:
+        return None
+    return Levels(len(recipes) - 1, request.prefer)
+
+
+def seconds_of(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """How long a trial of each precision took, the median."""
+    precisions = dict.fromkeys(o.trial.precision for o in outcomes)
+    return {p: median(o.seconds for o in outcomes if o.trial.precision == p) for p in precisions}
+
+
+def with_budget(
+    rows: Sequence[PrecisionRow],
+    request: Request,
+    recipes: Sequence[str],
+    outcomes: Sequence[Outcome],
+    end: End | None,
+) -> tuple[list[PrecisionRow], Budget | None]:
+    """The rows with what was dropped, and what the budget was enough for; None without one."""
+    if request.budget is None:
+        return list(rows), None
+    spent = levels(request, recipes) or Levels(1)
+    found = stand(rows, spent, request.prefer, seconds_of(archive.done(outcomes)))
+    dropped: Mapping[str, Standing] = {s.precision: s for s in found if s.drop is not None}
+    marked = [replace(row, status="dropped") if row.precision in dropped else row for row in rows]
+    known: End = "time" if any(standing.open for standing in found) else "certain"
+    return marked, Budget(request.budget, end or known, tuple(found))

@@ -1,0 +1,278 @@
+"""What a comparison with ``--budget`` runs next: values in, values out; nothing is run here.
+
+A block is one trial of every precision that is still open, and of the baseline, with one seed. After every trial the
+verdicts say which precisions are open; those that certainly lose, fail or cannot win are not run again. It ends when
+no precision is open, when the time is spent, or when what is open is out of reach of the largest plan or of the time.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from halfstep.comparison.advice.evidence import AS_GOOD, gains, ratio_name, ratio_of
+from halfstep.comparison.model.budget import Drop, End, Question, Standing
+from halfstep.comparison.model.quality import Difference
+from halfstep.comparison.model.recommendation import Prefer
+from halfstep.comparison.model.verdicts import PrecisionRow
+from halfstep.comparison.statistics.sequential import LOOKS, Levels, critical, level, next_look
+
+#: few pairs estimate the noise loosely: what is out of reach must be so even with as little as this quantile allows
+_HOPE = 0.7
+
+_CLOSED = ("equivalent", "better", "different")
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known when the next trial is to be chosen.
+
+    Attributes:
+        precisions: those to compare, in their order.
+        ran: the trials that have ended, as (precision, block).
+        rows: their verdicts, made with the same levels.
+        levels: what each figure may spend.
+        prefer: the objective.
+        seconds: how long a trial of each precision takes, as far as it is known.
+        left: seconds until the time is spent.
+        members: those of the block under way; empty: all that are open.
+    """
+
+    precisions: tuple[str, ...]
+    ran: Collection[tuple[str, int]]
+    rows: Sequence[PrecisionRow]
+    levels: Levels
+    prefer: Prefer
+    seconds: Mapping[str, float]
+    left: float
+    members: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Next:
+    """The trial to run now.
+
+    Attributes:
+        precision, block: which it is.
+        members: the precisions of its block.
+        more: how many trials follow before the next look.
+    """
+
+    precision: str
+    block: int
+    members: tuple[str, ...]
+    more: int = 0
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The end, and why."""
+
+    end: End
+
+
+def order(precisions: Sequence[str], block: int) -> list[str]:
+    """The precisions in the order in which a block runs them: random, and the same whenever it is asked.
+
+    Either trial of a pair is then as likely to be the earlier one, whatever the machine does meanwhile. A precision
+    that is dropped leaves the order of the others as it was.
+    """
+    return sorted(precisions, key=lambda name: _drawn(name, block))
+
+
+@functools.lru_cache(maxsize=1024)
+def _drawn(name: str, block: int) -> float:
+    return random.Random(f"{block}/{name}").random()
+
+
+def plan(state: State) -> Next | Stop:
+    """The next trial, or the end."""
+    standings = stand(state.rows, state.levels, state.prefer, state.seconds)
+    # One that has not run yet is as open as can be.
+    begun = {row.precision for row in state.rows}
+    baseline = next((row.baseline for row in state.rows if row.baseline), None)
+    fresh = [name for name in state.precisions if name not in begun]
+    still = [s.precision for s in standings if s.open]
+    block = max((block for _, block in state.ran), default=0)
+    pending = _pending(state, [*fresh, *still], baseline, block)
+    if state.left <= 0:
+        return Stop("time" if pending or still else "certain")
+    if pending:
+        return Next(pending[0], block, state.members or tuple(state.precisions), len(pending) - 1)
+    if not still:
+        return Stop("certain")
+    return _new_block(state, [s for s in standings if s.open], baseline, block)
+
+
+def _pending(state: State, wanted: Sequence[str], baseline: str | None, block: int) -> list[str]:
+    """What the block has still to run; the baseline where there is one to compare with it."""
+    others = [name for name in wanted if name != baseline and name in (state.members or state.precisions)]
+    if others and baseline is not None:
+        others.append(baseline)
+    return [name for name in order(others, block) if (name, block) not in state.ran]
+
+
+def _new_block(state: State, standings: Sequence[Standing], baseline: str | None, block: int) -> Next | Stop:
+    """The first trial of the next block, where the time reaches the next look of one that is in reach."""
+    if all(next_look(s.pairs) is None for s in standings):
+        return Stop("plan")
+    hopeful = [s for s in standings if s.hope is not None and next_look(s.pairs) is not None]
+    if not hopeful:
+        return Stop("out_of_reach")
+    one = sum(state.seconds.get(name, 0.0) for name in (baseline or "", *(s.precision for s in hopeful)))
+    blocks = min((next_look(s.pairs) or 0) - s.pairs for s in hopeful)
+    if blocks * one > state.left:
+        return Stop("time")
+    reached = [s for s in hopeful if ((s.hope or 0) - s.pairs) * one <= state.left]
+    if not reached:
+        return Stop("out_of_reach")
+    members = order([*(s.precision for s in reached), *([baseline] if baseline else [])], block + 1)
+    return Next(members[0], block + 1, tuple(members), blocks * len(members) - 1)
+
+
+def _pairs(row: PrecisionRow) -> int:
+    """How many pairs it has: the more of its speed and its quality, as a figure may be absent."""
+    found = [min(ratio.runs) for ratio in (row.speed_ratio, row.memory_ratio) if ratio and ratio.runs]
+    return max([*found, row.quality.seeds if row.quality.kind != "not_known" else 0], default=0)
+
+
+def stand(
+    rows: Sequence[PrecisionRow], levels: Levels, prefer: Prefer, seconds: Mapping[str, float]
+) -> list[Standing]:
+    """Where every precision but the baseline stands; ``seconds``: how long a trial of each takes."""
+    others = [row for row in rows if not row.is_baseline]
+    found = {row.precision: _alone(row, levels, prefer) for row in others}
+    best = max((_gain(row, prefer)[0] for row in others if _has_won(row, found[row.precision])), default=0.0)
+    standings = [_beside(found[row.precision], row, best, prefer) for row in others]
+    return [
+        replace(_timed(standing, row, seconds), pairs=_pairs(row))
+        for standing, row in zip(standings, others, strict=True)
+    ]
+
+
+def _timed(standing: Standing, row: PrecisionRow, seconds: Mapping[str, float]) -> Standing:
+    """With how long what it needs would take, beside the baseline."""
+    one = [seconds[name] for name in (row.precision, row.baseline or "") if name in seconds]
+    if not standing.open or standing.needed is None or len(one) < 2:
+        return standing
+    return replace(standing, seconds=max(0, standing.needed - _pairs(row)) * sum(one))
+
+
+def _alone(row: PrecisionRow, levels: Levels, prefer: Prefer) -> Standing:
+    """Where a precision stands by itself; one that failed, or that there is nothing to choose of, has no question."""
+    name = row.precision
+    if not row.ended_well or row.went_on or row.same_as_baseline or row.baseline is None:
+        return Standing(name)
+    if row.stands_still:
+        return Standing(name, drop="stands_still")
+    if row.quality.kind == "worse":
+        return Standing(name, drop="worse")
+    lost = _lost(row, prefer)
+    if lost is not None:
+        return Standing(name, drop=lost)
+    # Whether something else is better by the objective is asked of what was measured alone.
+    needed: dict[Question, tuple[int | None, int | None]] = {}
+    if not row.emulated and ratio_of(row, prefer) is not None and _gain(row, prefer)[0] <= 1:
+        needed["gain"] = _pairs_for_gain(row, levels, prefer)
+    if not _quality_is_closed(row):
+        needed["quality"] = _pairs_for_quality(row, levels)
+    hopes = [hope for _, hope in needed.values() if hope is not None]
+    return Standing(
+        name, tuple(needed), needed=_all([n for n, _ in needed.values()]), hope=min(hopes, default=None)
+    )
+
+
+def _all(needed: Sequence[int | None]) -> int | None:
+    """The most of them; None where one has no end."""
+    known = [n for n in needed if n is not None]
+    return None if len(known) < len(needed) else max(known, default=None)
+
+
+def _lost(row: PrecisionRow, prefer: Prefer) -> Drop | None:
+    """Why it cannot win by the objective; None where it still may, or where accuracy is all."""
+    if prefer == "accuracy" or row.emulated:
+        return None
+    if prefer == "speed" and row.ran.in_fp32_units:
+        return "no_units"
+    high = _gain(row, prefer)[1]
+    return "loses" if high < 1 else "no_gain" if high < 1 / AS_GOOD else None
+
+
+def _beside(standing: Standing, row: PrecisionRow, best: float, prefer: Prefer) -> Standing:
+    """The same beside the others: what is open of one that another certainly beats need not be known."""
+    if standing.open and prefer != "accuracy" and _gain(row, prefer)[1] < AS_GOOD * best:
+        return Standing(standing.precision, drop="beaten")
+    return standing
+
+
+def _has_won(row: PrecisionRow, standing: Standing) -> bool:
+    return not standing.open and standing.drop is None and row.quality.kind in ("equivalent", "better")
+
+
+def _gain(row: PrecisionRow, prefer: Prefer) -> tuple[float, float]:
+    """The interval of its gain by the objective; all there is where the data do not tell."""
+    ratio = ratio_of(row, prefer)
+    if ratio is None or ratio.low is None or ratio.high is None or ratio.disturbed:
+        return 0.0, math.inf
+    found = gains(ratio, prefer)
+    return found.low or 0.0, found.high or math.inf
+
+
+def _quality_is_closed(row: PrecisionRow) -> bool:
+    """Whether its verdict is certain, or more seeds would not make it so: they change nothing, or nothing was told."""
+    first = _first(row)
+    unseeded = first is not None and first.seeds == 1 and row.quality.seeds > 1
+    return row.quality.kind in _CLOSED or unseeded or first is None
+
+
+def _first(row: PrecisionRow) -> Difference | None:
+    """The difference that the verdict on the quality rests on; None where there is none."""
+    figures = [figure for figure in (row.loss, *row.logged.values()) if figure is not None]
+    return next((f.difference for f in figures if f.difference is not None), None)
+
+
+# --- how far it is -----------------------------------------------------------------------------------------
+
+
+def _pairs_for_gain(row: PrecisionRow, levels: Levels, prefer: Prefer) -> tuple[int | None, int | None]:
+    ratio = ratio_of(row, prefer)
+    n = _looked(0 if ratio is None or ratio.runs is None else min(ratio.runs))
+    if ratio is None or ratio.low is None or ratio.high is None or n is None:
+        return LOOKS[0], LOOKS[0]
+    alpha = levels.of_ratio(ratio_name(prefer).removesuffix("_ratio"))
+    found = gains(ratio, prefer)
+    half, value = math.log(ratio.high / ratio.low) / 2, math.log(found.value)
+    return _both(n, half, alpha, max(abs(value), math.log(1 / AS_GOOD) - value))
+
+
+def _pairs_for_quality(row: PrecisionRow, levels: Levels) -> tuple[int | None, int | None]:
+    found = _first(row)
+    n = _looked(found.seeds or 0) if found else None
+    if found is None or n is None or found.value is None or found.low is None:
+        return LOOKS[0], LOOKS[0]
+    margin = (found.margin or 0.0) - abs(found.value)
+    return _both(n, found.half_width, levels.of_first_figure, max(abs(found.value), margin))
+
+
+def _looked(pairs: int) -> int | None:
+    return max((n for n in LOOKS if n <= pairs), default=None)
+
+
+def _both(n: int, half: float, alpha: float, enough: float) -> tuple[int | None, int | None]:
+    """After how many pairs half an interval is below ``enough``: with the noise seen in ``n``, and with the least.
+
+    Half an interval of n pairs is t * s / sqrt(n); s is at least s sqrt((n - 1) / chi2(0.9, n - 1)).
+    """
+    from scipy.special import chdtri
+
+    noise = half / critical(n, level(n, alpha)) * math.sqrt(n)
+    least = noise * math.sqrt((n - 1) / float(chdtri(n - 1, 1 - _HOPE)))
+    later = [k for k in LOOKS if k > n]
+
+    def enough_at(s: float) -> int | None:
+        return next((k for k in later if critical(k, level(k, alpha)) * s / math.sqrt(k) < enough), None)
+
+    return enough_at(noise), enough_at(least)

@@ -1,0 +1,79 @@
+"""A comparison with ``--budget`` in words: what is open, why it ended, why a precision was dropped."""
+
+from __future__ import annotations
+
+from halfstep.comparison.model.budget import Budget, Drop, End, Standing
+from halfstep.comparison.model.recommendation import Prefer
+from halfstep.comparison.model.verdicts import PrecisionRow
+from halfstep.report import units
+from halfstep.report.words.ratios import times
+from halfstep.words.plural import count
+
+_ENDS: dict[End, str] = {
+    "certain": "every verdict is certain",
+    "time": "the time is spent, or does not reach the next look",
+    "out_of_reach": "what is open would take longer than there is time",
+    "plan": "the largest plan is spent",
+    "interrupted": "interrupted; what was seen before holds",
+}
+
+
+def drop_words(row: PrecisionRow, drop: Drop, prefer: Prefer) -> str:
+    """Why a precision was not run again, with the figure that says so."""
+    if drop == "worse":
+        return f"certainly worse ({row.quality.words})"
+    if drop == "stands_still":
+        return "its loss stands still while the baseline's falls"
+    if drop == "no_units":
+        return "cannot be faster: its products are computed in fp32 units here"
+    said = {
+        "loses": "certainly loses",
+        "no_gain": "certainly gains nothing worth having",
+        "beaten": "certainly gains less than another that is as good",
+    }
+    return f"{said[drop]} ({_interval(row, prefer)})"
+
+
+def _interval(row: PrecisionRow, prefer: Prefer) -> str:
+    name = "speed" if prefer == "accuracy" else prefer
+    ratio = {"speed": row.speed_ratio, "memory": row.memory_ratio, "energy": row.energy_ratio}[name]
+    if ratio is None or ratio.low is None or ratio.high is None:
+        return f"{name} not measured"
+    if ratio.low == ratio.high:
+        return f"{times(ratio.value)} {name} in every trial"
+    return f"{times(ratio.value)} {name}, from {times(ratio.low)} to {times(ratio.high)}"
+
+
+def standing_words(standing: Standing, prefer: Prefer) -> str:
+    """What is open of a precision, and how long it would take; empty where nothing is."""
+    if not standing.open:
+        return ""
+    gain = "speed" if prefer == "accuracy" else prefer
+    what = " and ".join(gain if question == "gain" else "quality" for question in standing.open)
+    if standing.needed is None:
+        return f"{standing.precision}: {what} open, and more than the largest plan away at this noise"
+    more = standing.needed - standing.pairs
+    lasts = "" if standing.seconds is None else f" ({units.duration(standing.seconds)})"
+    return f"{standing.precision}: {what} open, about {count(more, 'more pair')} of trials{lasts}"
+
+
+def open_words(budget: Budget, prefer: Prefer) -> str:
+    """What is open of all precisions, in a line."""
+    return "; ".join(said for s in budget.standings if (said := standing_words(s, prefer)))
+
+
+def end_words(budget: Budget) -> str:
+    """Why the comparison ended, in a sentence."""
+    return f"Stopped: {_ENDS[budget.end]}."
+
+
+def more_time(budget: Budget) -> float | None:
+    """Seconds in which what is open would be told, as far as the noise lets it; None where nothing would be."""
+    known = [s.seconds for s in budget.standings if s.open and s.seconds]
+    return max(known, default=None)
+
+
+def steps_words(steps: int, cut: bool) -> str:
+    """For how many steps the verdicts hold; where ``--steps`` cut the program short, how to ask for later ones."""
+    later = "; for later ones, start the program from a checkpoint by its own option, and compare from there"
+    return f"The verdicts hold for the first {count(steps, 'step')}{later * cut}."

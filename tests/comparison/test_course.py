@@ -1,0 +1,248 @@
+"""Comparisons with a budget from the first trial to the verdicts; the trials are drawn, and time is told by them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from halfstep import codec
+from halfstep.comparison import archive, running
+from halfstep.comparison.course import parse_budget
+from halfstep.comparison.model.comparison import Comparison
+from halfstep.comparison.request import Request, Stored, resumed, stored
+from halfstep.errors import UsageError
+from halfstep.record import SCHEMA, Writer, read
+from halfstep.report.compared import compare, rebuilt
+from halfstep.report.reading import budget_to_give, budget_words, offers_budget
+from halfstep.trials import Outcome, Trial
+
+from .test_archive import ENVIRONMENT, Quiet
+from .test_archive import request_ as request_
+
+#: seconds of a step, and how much higher the loss is, of each precision
+TRUTH = {"fp32": (0.1, 0.0), "bf16": (0.05, 0.0), "fp16": (0.3, 0.0), "bf16-true": (0.05, 0.4)}
+SECONDS = 10.0
+
+
+class Machine:
+    """Runs trials in no time: each takes ten seconds of a clock of its own.
+
+    Attributes:
+        ran: the trials in the order in which they ran.
+        ends: how a trial ends, where that is not ``ok``.
+        noise: of the logarithm of a trial's speed.
+    """
+
+    def __init__(self) -> None:
+        self.ran: list[Trial] = []
+        self.ends: dict[Trial, str] = {}
+        self.noise = 0.005
+        self.clock = 0.0
+
+    def run_trial(self, job: Any, trial: Trial, on_step: Any) -> Outcome:
+        self.ran.append(trial)
+        self.clock += SECONDS
+        status: Any = self.ends.pop(trial, "ok")
+        request = Request(
+            job.program, job.arguments, job.module, None, job.options, 1, 1, None, "", job.folder
+        )
+        path = request.job.record(trial)
+        self._write(Writer(path), trial, status)
+        return Outcome(trial, status, "" if status == "ok" else status, 0, read(path), seconds=SECONDS)
+
+    def _write(self, writer: Writer, trial: Trial, status: str) -> None:
+        step, worse = TRUTH[trial.precision]
+        shared = np.random.default_rng([1, trial.seed])
+        own = np.random.default_rng([2, trial.seed, len(trial.precision), ord(trial.precision[-1])])
+        seconds = step * np.exp(self.noise * own.standard_normal())
+        level = 0.1 * shared.standard_normal() + 0.0005 * own.standard_normal() + worse
+        writer.write(
+            "start", schema=SCHEMA, precision=trial.precision, seed=trial.seed, repeat=trial.repeat, started="2026-01-01"
+        )  # fmt: skip
+        writer.write("takeover", framework="torch", device="cpu", ran_as=trial.precision, seconds=0.1)
+        for i in range(20):
+            writer.write(
+                "step",
+                step=i,
+                loss=3.0 - 0.1 * i + level,
+                seconds=float(seconds) if i else None,
+                skipped=False,
+            )
+        writer.write("end", status=status, reason="", exit_code=0, steps=20, peak_memory_bytes=10**6)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    found = Machine()
+    monkeypatch.setattr(running, "run_trial", found.run_trial)
+    monkeypatch.setattr(running, "_environment", lambda: dict(ENVIRONMENT))
+    monkeypatch.setattr(running, "idle_watts", lambda *args: {"idle_watts": None})
+    monkeypatch.setattr(running.time, "monotonic", lambda: found.clock)
+    return found
+
+
+@pytest.fixture
+def asked(request_: Request) -> Callable[..., Request]:
+    """A request with a budget; a difference of the loss below 0.01 does not matter."""
+
+    def request(*precisions: str, budget: float = 1e6) -> Request:
+        return replace(request_, recipes=precisions, seeds=1, budget=budget)
+
+    return request
+
+
+def seeds(machine: Machine, precision: str) -> list[int]:
+    return [trial.seed for trial in machine.ran if trial.precision == precision]
+
+
+def of(comparison: Comparison, precision: str) -> Any:
+    return next(row for row in comparison.verdicts if row.precision == precision)
+
+
+def test_it_stops_when_every_verdict_is_certain_and_says_what_was_dropped(
+    asked: Callable[..., Request], machine: Machine
+) -> None:
+    request = asked("fp32", "bf16", "fp16", "bf16-true")
+    found = compare(request, Quiet())
+    assert found.budget is not None
+    assert found.budget.end == "certain"
+    assert seeds(machine, "fp32") == list(range(len(seeds(machine, "fp32"))))
+    # 20 trials are what four seeds of all would be; those that lose stop at the first look that shows it.
+    assert 12 <= len(machine.ran) < 20
+    assert (of(found, "fp16").status, of(found, "bf16-true").status, of(found, "bf16").status) == (
+        "dropped", "dropped", "ok"
+    )  # fmt: skip
+    assert of(found, "fp16").reason.startswith("certainly loses (0.33× speed, from 0.")
+    assert of(found, "bf16-true").reason.startswith("certainly worse (loss: worse by 0.4")
+    assert of(found, "bf16").quality.kind == "equivalent"
+    assert of(found, "bf16").speed_ratio.low > 1.8
+    assert (found.recommendation.precision, found.recommendation.decided) == ("bf16", True)
+    # Peaks are alike in every trial: equality decides, and says so.
+    assert of(found, "bf16").memory_ratio.low == of(found, "bf16").memory_ratio.high == 1.0
+    assert budget_words(found) == [
+        "Stopped: every verdict is certain.", "The verdicts hold for the first 20 steps."
+    ]  # fmt: skip
+    assert found.missing == ()
+    assert not offers_budget(found)
+    assert found.method[0].figure == "Looks"
+    again = rebuilt(request.folder)
+    assert (again.verdicts, again.budget) == (found.verdicts, found.budget)
+    assert codec.read(Comparison, codec.write(found)).budget == found.budget
+
+
+def test_a_spent_budget_leaves_verdicts_open_and_resuming_with_more_answers_them(
+    asked: Callable[..., Request], machine: Machine
+) -> None:
+    request = asked("fp32", "bf16", budget=45.0)
+    found = compare(request, Quiet())
+    # Two more pairs, which the first look needs, are no longer in the time.
+    assert len(machine.ran) == 2
+    assert found.budget is not None
+    assert found.budget.end == "time"
+    assert of(found, "bf16").speed_ratio.low is None
+    assert "go on with --resume and --budget" in found.recommendation.text
+    assert offers_budget(found)
+    assert budget_to_give(found) == "1m"
+    old = stored(request.folder)
+    more = resumed(old, {"budget": 600.0})
+    assert more.budget == 620.0
+    final = compare(more, Quiet(), old)
+    assert len(set(machine.ran)) == len(machine.ran), "nothing is run twice"
+    assert final.budget is not None
+    assert final.budget.end == "certain"
+    # Looking in between changes nothing: the looks are where they always are.
+    machine.ran.clear()
+    at_once = compare(replace(asked("fp32", "bf16"), folder=request.folder / "other"), Quiet())
+    assert at_once.verdicts == final.verdicts
+
+
+def test_ctrl_c_gives_the_verdicts_so_far(asked: Callable[..., Request], machine: Machine) -> None:
+    request = asked("fp32", "bf16", "fp16")
+    full = compare(replace(request, folder=request.folder / "full"), Quiet())
+    ran = list(machine.ran)
+    machine.ran.clear()
+    machine.ends[ran[-1]] = "interrupted"
+    found = compare(request, Quiet())
+    assert machine.ran == ran
+    assert found.budget is not None
+    assert found.budget.end == "interrupted"
+    # The interrupted trial takes nothing away from what was certain before it.
+    assert of(found, "fp16") == of(full, "fp16")
+    assert of(found, "fp16").status == "dropped"
+    assert of(found, "bf16").status == "ok"
+    machine.ran.clear()
+    old = stored(request.folder)
+    assert compare(resumed(old, {}), Quiet(), old).verdicts == full.verdicts
+    assert machine.ran == ran[-1:]
+
+
+def test_a_precision_that_fails_is_not_run_again(asked: Callable[..., Request], machine: Machine) -> None:
+    machine.ends[Trial("fp16", 0)] = "failed"
+    found = compare(asked("fp32", "bf16", "fp16"), Quiet())
+    assert seeds(machine, "fp16") == [0]
+    assert of(found, "fp16").status == "failed"
+    machine.ran.clear()
+    machine.ends |= {Trial("fp16", 0): "failed", Trial("bf16", 0): "failed"}
+    request = asked("fp32", "bf16", "fp16")
+    compare(replace(request, folder=request.folder / "both"), Quiet())
+    assert len(machine.ran) == 3, "the baseline is not run alone"
+
+
+def test_what_is_out_of_reach_ends_it_and_says_how_much_more_there_would_be(
+    asked: Callable[..., Request], machine: Machine
+) -> None:
+    machine.noise = 0.8
+    found = compare(asked("fp32", "bf16", budget=150.0), Quiet())
+    assert found.budget is not None
+    assert found.budget.end in ("out_of_reach", "time")
+    assert len(machine.ran) <= 15
+    assert found.budget.standings[0].open == ("gain",)
+    assert budget_words(found)[1].startswith("bf16: speed open")
+
+
+def test_more_seeds_on_resuming_are_a_look_that_is_paid_for(
+    request_: Request, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(request_, seeds=3)
+    first = compare(plan, Quiet())
+    assert first.budget is None
+    assert first.method[0].figure == "Step time"
+    old = stored(plan.folder)
+    assert not resumed(old, {"seeds": 3}).looked_at
+    more = resumed(old, {"seeds": 4})
+    assert more.looked_at
+    second = compare(more, Quiet(), old)
+    assert second.method[0].figure == "Looks"
+    before, after = (of(found, "bf16").loss.difference for found in (first, second))
+    # One more seed, and yet a wider interval: the level of one look is a part of 5 %.
+    assert after.seeds == 4
+    assert after.half_width > before.half_width
+    assert stored(plan.folder).request.looked_at, "and it stays so"
+    assert len(archive.outcomes(more)) == 8
+
+
+@pytest.mark.parametrize("name", ["seeds", "repeats"])
+def test_a_budget_decides_on_seeds_itself(asked: Callable[..., Request], machine: Machine, name: str) -> None:
+    request = asked("fp32", "bf16", budget=25.0)
+    compare(request, Quiet())
+    old: Stored = stored(request.folder)
+    with pytest.raises(UsageError) as refused:
+        resumed(old, {name: 4})
+    assert str(refused.value) == (
+        f"--{name} 4 was given for a comparison with --budget, which decides on seeds and repeats itself; "
+        "give --budget more time instead."
+    )
+
+
+def test_budgets_are_read() -> None:
+    assert [parse_budget(text) for text in ("20m", "90s", "90", "1.5h", " 2 m")] == [1200, 90, 90, 5400, 120]
+    for text in ("", "0", "-3m", "20 minutes", "nan", "1e3", "m"):
+        with pytest.raises(UsageError) as refused:
+            parse_budget(text)
+        assert str(refused.value) == (
+            f"{text!r} is no time for --budget; give a number above zero with s, m or h, as in 20m."
+        )

@@ -1,0 +1,176 @@
+"""What a comparison with a budget runs next: states in, trials out; nothing is run."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from halfstep.comparison.model.budget import Standing
+from halfstep.comparison.model.figures import Ratio
+from halfstep.comparison.model.quality import FigureRow, FinalDifference, Quality
+from halfstep.comparison.model.verdicts import PrecisionRow, StandsStill
+from halfstep.comparison.planning import Next, State, Stop, order, plan, stand
+from halfstep.comparison.statistics.sequential import LOOKS, Levels, critical, level
+from halfstep.precisions.recipes import parse
+from halfstep.record.ran import EVERY_PRODUCT, Ran
+
+NAMES = ("fp32", "bf16", "fp16")
+LEVELS = Levels(2)
+BASE = PrecisionRow("fp32", "fp32", "ok", quality=Quality("baseline"))
+
+
+def row(
+    name: str = "bf16",
+    speed: tuple[float, float] | None = None,
+    quality: str = "no_difference_seen",
+    pairs: int = 3,
+    **more: Any,
+) -> PrecisionRow:
+    """A precision after so many pairs; ``speed``: the interval of its ratio."""
+    low, high = speed or (None, None)
+    value = 1.0 if low is None or high is None else math.sqrt(low * high)
+    difference = FinalDifference(0.0, -0.5, 0.5, seeds=pairs, margin=0.01)
+    return PrecisionRow(
+        **{
+            "precision": name,
+            "baseline": "fp32",
+            "status": "ok",
+            "speed_ratio": Ratio(value, low, high, runs=(pairs, pairs)),
+            "loss": FigureRow(difference=difference),
+            "quality": Quality(quality, seeds=pairs),  # type: ignore[arg-type]
+            **more,
+        }
+    )
+
+
+def state(rows: Sequence[PrecisionRow], blocks: int = 3, left: float = 1e6, **more: Any) -> State:
+    ran = {(name, block) for block in range(blocks) for name in NAMES}
+    known: dict[str, Any] = {"ran": ran, "seconds": dict.fromkeys(NAMES, 10.0), **more}
+    return State(precisions=NAMES, rows=rows, levels=LEVELS, prefer="speed", left=left, **known)
+
+
+FASTER = row("bf16", (1.5, 1.7), "equivalent")
+SLOWER = row("fp16", (0.5, 0.6))
+OPEN = row("fp16", (0.9, 1.9))
+
+
+def test_a_block_runs_every_precision_in_a_random_order_that_is_always_the_same() -> None:
+    orders = [tuple(order(NAMES, block)) for block in range(600)]
+    assert orders == [tuple(order(NAMES, block)) for block in range(600)]
+    # Of the six orders each is expected 100 times, with a deviation of 9.
+    assert all(60 < times < 140 for times in Counter(orders).values())
+    assert len(set(orders)) == 6
+    assert order(NAMES[:2], 5) == [name for name in order(NAMES, 5) if name in NAMES[:2]]
+
+
+def test_the_first_block_runs_all_of_them() -> None:
+    ran: set[tuple[str, int]] = set()
+    for _ in NAMES:
+        step = plan(state([], blocks=0, ran=ran, seconds={}))
+        assert isinstance(step, Next)
+        assert step.block == 0
+        ran.add((step.precision, 0))
+    assert ran == {(name, 0) for name in NAMES}
+
+
+def test_what_certainly_loses_is_not_run_again_and_the_rest_is_run_to_its_next_look() -> None:
+    step = plan(state([BASE, row("bf16", (0.95, 1.3)), SLOWER]))
+    assert isinstance(step, Next)
+    assert (step.block, set(step.members), step.more) == (3, {"fp32", "bf16"}, 1)
+
+
+@pytest.mark.parametrize(
+    ("left", "end"), [(1e6, "certain"), (0.0, "certain")], ids=["time left", "no time left"]
+)
+def test_it_ends_when_every_verdict_is_certain(left: float, end: str) -> None:
+    assert plan(state([BASE, FASTER, SLOWER], left=left)) == Stop("certain")
+
+
+def test_it_ends_where_the_time_does_not_reach_the_next_look() -> None:
+    assert plan(state([BASE, FASTER, OPEN], left=19.0)) == Stop("time")
+    assert plan(state([BASE, FASTER, OPEN], left=0.0)) == Stop("time")
+    assert isinstance(plan(state([BASE, FASTER, OPEN], left=10_000.0)), Next)
+
+
+def test_it_ends_where_what_is_open_is_out_of_reach_of_the_time_or_of_the_plan() -> None:
+    noisy = row("fp16", (0.001, 1000.0), loss=FigureRow(difference=FinalDifference(0.0, -9.0, 9.0, seeds=3)))
+    assert plan(state([BASE, FASTER, noisy])) == Stop("out_of_reach")
+    # Some pairs would do, but more than there is time for.
+    close = row("fp16", (0.3, 5.0), loss=noisy.loss)
+    needed = stand([BASE, close], LEVELS, "speed", {})[0].hope
+    assert needed is not None
+    assert needed > 5
+    assert plan(state([BASE, FASTER, close], left=20.0 * (needed - 3) - 1)) == Stop("out_of_reach")
+
+
+def test_it_ends_where_the_largest_plan_is_spent() -> None:
+    most = LOOKS[-1]
+    assert plan(state([BASE, FASTER, row("fp16", (0.9, 1.9), pairs=most)], blocks=most)) == Stop("plan")
+
+
+def test_a_block_that_was_begun_is_ended_with_its_own_members() -> None:
+    ran = {(name, block) for block in range(3) for name in NAMES} | {("fp16", 3)}
+    step = plan(state([BASE, row("bf16", (0.9, 1.3)), OPEN], ran=ran, members=("fp32", "fp16")))
+    assert isinstance(step, Next)
+    assert (step.precision, step.block) == ("fp32", 3)
+
+
+def test_a_precision_that_failed_runs_no_more_and_the_baseline_not_alone() -> None:
+    failed = [replace(row(name, pairs=0), status="failed") for name in ("bf16", "fp16")]
+    ran = {("bf16", 0), ("fp16", 0), ("fp32", 0)}
+    assert plan(state([BASE, *failed], ran=ran)) == Stop("certain")
+
+
+@pytest.mark.parametrize(
+    ("about", "prefer", "drop"),
+    [
+        (row(speed=(0.5, 0.6)), "speed", "loses"),
+        (row(speed=(0.99, 1.04)), "speed", "no_gain"),
+        (row(speed=(0.99, 1.04)), "accuracy", None),
+        (row(speed=(0.9, 1.3)), "speed", None),
+        (row(quality="worse", speed=(1.5, 1.6)), "speed", "worse"),
+        (row(stands_still=StandsStill(0.0, 1.0)), "speed", "stands_still"),
+        (row(ran=Ran(asked="fp16", fp32_units=(EVERY_PRODUCT,))), "speed", "no_units"),
+        (row(ran=Ran(asked="fp16", fp32_units=(EVERY_PRODUCT,))), "memory", None),
+        (row(memory_ratio=Ratio(1.1, 1.05, 1.2, True, runs=(3, 3))), "memory", "loses"),
+        (row(memory_ratio=Ratio(0.8, 0.8, 0.8, True, runs=(3, 3))), "memory", None),
+    ],
+)  # fmt: skip
+def test_why_a_precision_is_dropped(about: PrecisionRow, prefer: Any, drop: str | None) -> None:
+    assert stand([BASE, about], LEVELS, prefer, {})[0].drop == drop
+
+
+def test_one_that_another_certainly_beats_is_dropped() -> None:
+    little = row("fp16", (1.1, 1.3))
+    found = {s.precision: s.drop for s in stand([BASE, FASTER, little], LEVELS, "speed", {})}
+    assert found == {"bf16": None, "fp16": "beaten"}
+    unsure = replace(FASTER, quality=Quality("no_difference_seen", seeds=3))
+    assert [s.drop for s in stand([BASE, unsure, little], LEVELS, "speed", {})] == [None, None]
+
+
+@pytest.mark.parametrize("recipe", ["bf16"])
+def test_nothing_is_open_of_one_that_ran_the_same_or_was_not_to_be_judged(recipe: str) -> None:
+    assert parse(recipe)
+    same = row(recipe, same_as_baseline="no_products")
+    assert stand([BASE, same], LEVELS, "speed", {}) == [Standing(recipe, pairs=3)]
+    # Seeds that change nothing leave one training, however many there are.
+    unseeded = row(recipe, (1.2, 1.3), "one_seed", loss=FigureRow(difference=FinalDifference(0.1, seeds=1)))
+    assert stand([BASE, unseeded], LEVELS, "speed", {})[0].open == ()
+
+
+def test_what_is_needed_is_told_from_the_noise() -> None:
+    """A speed-up of e^0.1 with a deviation of 0.1: half the interval has to be below 0.1."""
+    alpha, n = LEVELS.of_ratio("speed"), 3
+    half = critical(n, level(n, alpha)) * 0.1 / math.sqrt(n)
+    open_ = row(speed=(math.exp(0.1 - half), math.exp(0.1 + half)), quality="equivalent")
+    found = stand([BASE, open_], LEVELS, "speed", {"fp32": 10.0, "bf16": 6.0})[0]
+    enough = next(k for k in LOOKS if critical(k, level(k, alpha)) * 0.1 / math.sqrt(k) < 0.1)
+    assert (found.open, found.needed, found.pairs) == (("gain",), enough, 3)
+    assert found.hope is not None
+    assert found.hope <= enough
+    assert found.seconds == (enough - 3) * 16.0
