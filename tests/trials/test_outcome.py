@@ -111,6 +111,16 @@ def test_a_kernel_for_16_bits_alone_in_a_row_of_fp32(message: str) -> None:
     assert failed("as-is", message, place="train.py:30", modules=["attn"]) == message
 
 
+def test_a_layer_that_onednn_cannot_compute_in_16_bits() -> None:
+    """An LSTM in fp16 on a CPU without the units; the message names no dtype."""
+    message = "could not create a primitive descriptor for the LSTM forward propagation primitive. Run workload with ..."
+    assert failed("fp16", message, place="train.py:30", modules=["lstm"]).endswith(
+        "; fp16 causes it: this CPU cannot compute the layer in 16 bits at train.py:30; compute it in fp32, with .float() "
+        "before it, or run with fp16:keep=lstm"
+    )
+    assert failed("fp32", message, place="train.py:30", modules=["lstm"]) == message
+
+
 def message_of(operation: Callable[[], object]) -> str:
     with pytest.raises((RuntimeError, ValueError)) as caught:
         operation()

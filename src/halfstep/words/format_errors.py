@@ -58,6 +58,9 @@ FORMAT_ERRORS: tuple[FormatError, ...] = (
     FormatError("Low precision dtypes not supported", "the operation has no 16 bits", _FLOAT),
     FormatError("Unsupported dtype Half", "the operation has no fp16", _FLOAT),
     FormatError("Unsupported dtype BFloat16", "the operation has no bf16", _FLOAT),
+    FormatError(
+        "could not create a primitive descriptor", "this CPU cannot compute the layer in 16 bits", _FLOAT
+    ),
 )
 
 _SIXTEEN_ONLY = "the operation has 16 bits alone, and under fp32 its operands are fp32"
@@ -83,7 +86,7 @@ FP32_ERRORS = tuple(
 )
 
 #: what a message has to name beside it, where it is worded so in other errors, too
-_SIXTEEN_BIT = ("half", "bfloat16", "float16", "dtype", "scalartype")
+_SIXTEEN_BIT = ("half", "bfloat16", "float16", "dtype", "scalartype", "primitive descriptor")
 
 
 def format_error(message: str, compute: str) -> FormatError | None:
