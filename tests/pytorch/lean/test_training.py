@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -198,6 +199,35 @@ def test_killed_and_resumed_it_is_the_same_bit_for_bit(begin: Begin) -> None:
     assert_same(state(again, resumed), state(model, optimizer))
 
 
+def by_safetensors(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    files = pytest.importorskip("safetensors.torch")
+    files.save_file(state, folder / "weights.safetensors")
+    return dict(files.load_file(folder / "weights.safetensors"))
+
+
+def by_distributed_checkpoint(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    checkpoint = pytest.importorskip("torch.distributed.checkpoint")
+    checkpoint.save(state, checkpoint_id=folder)
+    loaded = {name: torch.zeros_like(value) for name, value in state.items()}
+    checkpoint.load(loaded, checkpoint_id=folder)
+    return loaded
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("through", [by_safetensors, by_distributed_checkpoint])
+def test_checkpoints_of_other_libraries_hold_fp32_weights(begin: Begin, through: Any, tmp_path: Path) -> None:
+    takeover = begin("bf16-lean")
+    model = Model(rounded=False)
+    train(model, adamw(model.parameters()))
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    found = through(model.state_dict(), tmp_path)
+    assert_same(found, expected)
+    takeover.remove()
+    plain = Model(rounded=False)
+    plain.load_state_dict(found)
+    assert_same(dict(plain.state_dict()), expected)
+
+
 def test_an_average_of_weights_is_that_of_fp32_weights(begin: Begin) -> None:
     def averaged(model: nn.Module) -> dict[str, Any]:
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
@@ -267,3 +297,22 @@ def test_replicas_are_refused(begin: Begin) -> None:
         Unsupported, match="as yet, but the program uses DistributedDataParallel; use --precision bf16"
     ):
         nn.parallel.DistributedDataParallel(nn.Linear(2, 2))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own
+def test_a_compiled_step_is_made_in_fp32_too(begin: Begin) -> None:
+    def run(step: Callable[[torch.optim.Optimizer], Callable[[], Any]]) -> dict[str, Any]:
+        model = Model(rounded=False)
+        optimizer = adamw(model.parameters())
+        stepping = step(optimizer)
+        for number in range(3):
+            model(torch.full((1, 6), number)).square().sum().backward()
+            stepping()
+            optimizer.zero_grad()
+        return dict(model.state_dict())
+
+    begin("bf16-lean")
+    expected = run(lambda optimizer: optimizer.step)
+    found = run(lambda optimizer: torch.compile(optimizer.step, backend="eager"))
+    for name, value in expected.items():
+        assert torch.allclose(found[name], value, rtol=0, atol=1e-6)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch.compiler import is_compiling
 from torch.optim import Optimizer
 from torch.optim import optimizer as optimizers
@@ -20,7 +21,7 @@ from torch.optim import optimizer as optimizers
 from halfstep.pytorch.lean.master import Master, Masters
 from halfstep.pytorch.lean.split import Parts, is_dense
 from halfstep.pytorch.loss_scaling.step import classes_with_a_wrapped_step
-from halfstep.pytorch.patches import Patches, itself_not_traced
+from halfstep.pytorch.patches import Patches, itself_not_traced, outside_compiler
 
 #: optimizers of torch.optim that treat each parameter by itself; tests hold each to one call for all its parameters
 PER_PARAMETER = frozenset(
@@ -91,7 +92,8 @@ class Stepping:
         def step(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
             if is_compiling() or not self.active:
                 return stepping(optimizer, *args, **kwargs)
-            return self._step(stepping, optimizer, args, kwargs)
+            compiled = get_eval_frame_callback() is not None
+            return outside_compiler(self._step, stepping, optimizer, args, kwargs, compiled)
 
         itself_not_traced(step)
         return step
@@ -102,13 +104,16 @@ class Stepping:
         optimizer: Optimizer,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        compiled: bool,
     ) -> Any:
         self._masters.flush()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         closure = kwargs["closure"] if "closure" in kwargs else args[0] if args else None
         self._hold(p for p in parameters if callable(closure) or p.grad is not None)
         masters = self._held(parameters)
-        if type(optimizer) in PER_PARAMETER and not args and not kwargs and not _has_hooks(optimizer):
+        # A compiler would compile the step for each group of parameters.
+        by_groups = type(optimizer) in PER_PARAMETER and not compiled
+        if by_groups and not args and not kwargs and not _has_hooks(optimizer):
             return self._by_groups(stepping, optimizer, masters)
         wide = _Wide(self._masters, masters)
         if callable(closure):
