@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from halfstep import codec
 from halfstep.comparison import archive, running
@@ -18,6 +20,7 @@ from halfstep.errors import UsageError
 from halfstep.record import SCHEMA, Writer, read
 from halfstep.report.compared import compare, rebuilt
 from halfstep.report.reading import budget_to_give, budget_words, offers_budget
+from halfstep.report.terminal import table
 from halfstep.trials import Outcome, Trial
 
 from .test_archive import ENVIRONMENT, Quiet
@@ -223,6 +226,26 @@ def test_more_seeds_on_resuming_are_a_look_that_is_paid_for(
     assert after.half_width > before.half_width
     assert stored(plan.folder).request.looked_at, "and it stays so"
     assert len(archive.outcomes(more)) == 8
+
+
+def test_an_open_advice_ends_with_the_offer_of_a_budget(request_: Request, machine: Machine) -> None:
+    once = replace(request_, seeds=1)
+    found = compare(once, Quiet())
+    assert not found.recommendation.decided
+    assert offers_budget(found)
+    printed = io.StringIO()
+    Console(file=printed, width=300).print(table(codec.write(found), once.folder / "report.html"))
+    last = " ".join(printed.getvalue().split())
+    assert last.endswith("next halfstep compare --resume out --budget 20m") or last.endswith(
+        f"next halfstep compare --resume {once.folder} --budget 20m"
+    )
+    # What it offers goes on from the trials that there are.
+    old = stored(once.folder)
+    machine.ran.clear()
+    told = compare(resumed(old, {"budget": 1200.0}), Quiet(), old)
+    assert Trial("fp32", 0) not in machine.ran
+    assert told.budget is not None
+    assert told.budget.end == "certain"
 
 
 @pytest.mark.parametrize("name", ["seeds", "repeats"])
