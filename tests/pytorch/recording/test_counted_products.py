@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from halfstep.pytorch.dtypes import format_name
 from halfstep.pytorch.recording.flops import FORMULAS
 from halfstep.pytorch.recording.products import ProductCounter
+from halfstep.pytorch.recording.profiler import SWAPPED
 from halfstep.record import Writer, read
 
 from ..conftest import Begin
@@ -173,3 +174,14 @@ def test_a_product_called_by_its_own_name_counts_as_autocast_runs_it(begin: Begi
         torch.addmm(torch.randn(2), a, b)
         torch.bmm(a[None], b[None])
     assert counter.flops == {"fp16": 3 * 2 * 4 * 8 * 2}
+
+
+def test_a_script_that_swaps_tensors_is_let_swap_them() -> None:
+    """The profiler holds weak references to tensors whose shapes it notes, which swap_tensors refuses."""
+    weight = torch.nn.Parameter(torch.ones(4, 4))
+    with ProductCounter() as counter:
+        (torch.ones(2, 4) @ weight).sum().backward()
+        torch.utils.swap_tensors(weight, torch.nn.Parameter(torch.full((4, 4), 2.0)))
+    assert weight[0, 0] == 2.0
+    assert counter.flops == {}
+    assert counter.counted.absent == SWAPPED

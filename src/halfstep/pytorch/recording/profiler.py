@@ -16,6 +16,7 @@ from halfstep.pytorch.patches import Patches
 
 RUNNING = "the script's own profiler was running"
 STARTED = "the script started a profiler of its own in the step"
+SWAPPED = "the script swapped tensors in the step, which may have no weak references then, as the profiler holds them"
 
 
 class Profiler:
@@ -57,6 +58,8 @@ class Profiler:
         # A script that starts a profiler of its own in this very step gets it: there can be only one.
         self._patches.wrap(autograd_profiler, "_prepare_profiler", self._yield_to_script)
         self._patches.wrap(autograd_profiler, "_enable_profiler", self._yield_to_script)
+        if self._options.get("record_shapes"):
+            self._patches.wrap(torch.utils, "swap_tensors", self._yield_to_swap)
 
     def _yield_to_script(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def start(*args: Any, **kwargs: Any) -> Any:
@@ -65,6 +68,15 @@ class Profiler:
             return original(*args, **kwargs)
 
         return start
+
+    def _yield_to_swap(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def swap_tensors(*args: Any, **kwargs: Any) -> Any:
+            if self.running:
+                self.absent = SWAPPED
+                self._stop()
+            return original(*args, **kwargs)
+
+        return swap_tensors
 
     def _end_early(self) -> None:
         """Stop, and keep the events until they are asked for: the record may be closed later."""
