@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import pytest
 
 from halfstep import codec
 from halfstep.comparison import blocks, running
+from halfstep.comparison.fit import parse_fit
 from halfstep.comparison.request import Request, resumed, save, stored
 from halfstep.comparison.slots import parse_parallel, slots
 from halfstep.errors import UsageError
@@ -104,6 +106,8 @@ def test_the_comparison_is_that_of_trials_in_turn(
     assert beside == []
     with pytest.raises(UsageError, match=r"was made with parallel 2, not 3; leave that out to resume it"):
         resumed(stored(asked.folder), {"parallel": "3"})
+    with pytest.raises(UsageError, match=r"was made with parallel none, not 2; leave that out to resume it"):
+        resumed(stored(tmp_path / "turn"), {"parallel": "2"})
 
 
 def test_a_row_that_is_added_runs_where_its_block_ran(
@@ -146,6 +150,27 @@ def test_what_a_display_raises_ends_all_trials(
         compare(replace(request_, parallel="2"), Failing())
     assert ended == ["an error"] * 2
     assert threading.active_count() == before
+
+
+def test_ctrl_c_after_the_last_trial_ends_the_comparison(
+    request_: Request, ran: list[Trial], beside: list[tuple[Trial, Place]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No trial is interrupted by it, but what would follow, the search for a batch, does not begin."""
+
+    class Pressed(Quiet):
+        def finish(self, *ended: Any) -> None:
+            self.ended: int = vars(self).get("ended", 0) + 1
+            if self.ended == 4:
+                signal.raise_signal(signal.SIGINT)
+
+    searched: list[Any] = []
+    monkeypatch.setattr(running, "fit_batch", lambda *args: searched.append(args))
+    monkeypatch.setattr(running, "_check_limit", lambda *args: None)
+    asked = replace(request_, parallel="2", fit=parse_fit("--batch"))
+    assert [trial.status for trial in compare(asked, Pressed()).trials] == ["ok"] * 4
+    assert searched == []
+    compare(asked, Quiet(), stored(asked.folder))
+    assert len(searched) == 1
 
 
 GPUS = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,7 @@ from halfstep.comparison.request import Request, Stored, resumed, stored
 from halfstep.errors import UsageError
 from halfstep.record import SCHEMA, Writer, read
 from halfstep.report.compared import compare, rebuilt
-from halfstep.report.reading import budget_to_give, budget_words, offers_budget
+from halfstep.report.reading import budget_to_give, budget_words, no_interval, offers_budget
 from halfstep.report.terminal import table
 from halfstep.trials import Outcome, Trial
 
@@ -181,6 +182,47 @@ def test_ctrl_c_gives_the_verdicts_so_far(asked: Callable[..., Request], machine
     old = stored(request.folder)
     assert compare(resumed(old, {}), Quiet(), old).verdicts == full.verdicts
     assert machine.ran == ran[-1:]
+
+
+@pytest.mark.parametrize("budget", [5.0, 15.0])
+def test_there_is_no_verdict_until_each_precision_has_run(
+    asked: Callable[..., Request], machine: Machine, budget: float
+) -> None:
+    """The order is random: the baseline may be among those to come."""
+    found = compare(asked("fp32", "bf16", "fp16", budget=budget), Quiet())
+    ran = [trial.precision for trial in machine.ran]
+    still = [name for name in ("fp32", "bf16", "fp16") if name not in ran]
+    assert len(still) == (2 if budget < SECONDS else 1)
+    assert found.budget is not None
+    assert (found.budget.end, found.budget.not_run) == ("time", tuple(still))
+    told = f"{' and '.join(still)} {'have' if len(still) > 1 else 'has'} not run yet."
+    assert found.recommendation.text == f"No verdict: {told}"
+    assert (found.recommendation.precision, found.recommendation.decided) == (None, False)
+    assert budget_words(found)[0] == "Stopped: the time is spent."
+    assert offers_budget(found)
+    assert rebuilt(asked().folder).budget == found.budget
+
+
+def test_ctrl_c_between_two_trials_lets_the_verdicts_be_written(
+    asked: Callable[..., Request], machine: Machine
+) -> None:
+    class Pressed(Quiet):
+        def finish(self, *ended: Any) -> None:
+            if len(machine.ran) == 4:
+                signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    found = compare(asked("fp32", "bf16"), Pressed())
+    assert len(machine.ran) == 4
+    assert found.budget is not None
+    assert found.budget.end == "interrupted"
+    # Two pairs are before the first look: nothing could have been seen yet.
+    assert of(found, "bf16").quality.words.endswith("2 seeds, and the first look needs 3")
+    assert no_interval(of(found, "bf16"), of(found, "bf16").speed_ratio) == (
+        "no interval: two trials; the first look needs 3"
+    )
+    assert [row.status for row in found.verdicts] == ["ok", "ok"]
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_precision_that_fails_is_not_run_again(asked: Callable[..., Request], machine: Machine) -> None:

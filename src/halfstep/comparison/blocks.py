@@ -5,6 +5,7 @@ A block is one seed and repeat in all precisions. It runs in one place, so that 
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -23,23 +24,28 @@ class InTurn:
 
     Args:
         run: runs one.
+
+    Attributes:
+        interrupted: whether Ctrl-C, or what else ends a trial, came: in a trial, or between two.
     """
 
     def __init__(self, run: Callable[[Job, Trial, OnStep], Outcome]) -> None:
         self._run = run
+        self.interrupted = False
 
     def run(self, pending: list[Trial], work: Work) -> Iterator[Outcome]:
         """Run what is pending, in its order, until one is interrupted; what is added meanwhile is run, too."""
         while pending:
-            outcome = self._one(pending.pop(0), work)
-            yield outcome
-            if outcome.status == "interrupted":
+            trial = pending.pop(0)
+            outcome = self._run(work.begin(trial), trial, functools.partial(work.advance, trial))
+            self.interrupted = outcome.status == "interrupted"
+            # Ctrl-C now, while the verdicts are made and written, lets them be finished.
+            with Signals() as signals:
+                work.end(outcome)
+                yield outcome
+            self.interrupted = self.interrupted or bool(signals.came)
+            if self.interrupted:
                 return
-
-    def _one(self, trial: Trial, work: Work) -> Outcome:
-        outcome = self._run(work.begin(trial), trial, lambda *step: work.advance(trial, *step))
-        work.end(outcome)
-        return outcome
 
 
 Step = tuple[int, "float | None", "float | None"]
@@ -50,36 +56,39 @@ class SideBySide:
     """Blocks side by side, each in a place of its own and in a thread that waits for its trials.
 
     Threads tell what happens through a queue; Ctrl-C and the display are this thread's.
+
+    Attributes:
+        interrupted: as :class:`InTurn` has it.
     """
 
     def __init__(self, places: Sequence[Place]) -> None:
         self._places = places
         self._told: queue.Queue[Told] = queue.Queue()
         self._stop = Stop()
+        self.interrupted = False
         #: of each block, the index of its place
         self._at: dict[tuple[int, int], int] = {}
 
     def run(self, pending: list[Trial], work: Work) -> Iterator[Outcome]:
         """As :meth:`InTurn.run`, in the order in which trials end."""
         running: dict[int, tuple[Trial, threading.Thread]] = {}
-        ending = False
         try:
             with Signals() as signals:
                 while True:
                     for at in range(len(self._places)):
                         if (
                             at not in running
-                            and not ending
+                            and not self.interrupted
                             and (trial := self._next(pending, at)) is not None
                         ):
                             running[at] = trial, self._start(at, work.begin(trial), trial)
                     if not running:
                         return
                     if (outcome := self._wait(running, work)) is not None:
-                        ending = ending or outcome.status == "interrupted"
+                        self.interrupted = self.interrupted or outcome.status == "interrupted"
                         yield outcome
                     if signals.came:
-                        ending = True
+                        self.interrupted = True
                         self._stop.tell(signals.came.pop(0))
         finally:
             if running:

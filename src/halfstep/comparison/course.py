@@ -123,8 +123,11 @@ def with_budget(
     if request.budget is None:
         return list(rows), None
     spent = levels(request, recipes) or Levels(1)
-    found = stand(rows, spent, request.prefer, seconds_of(archive.done(outcomes)))
+    ended = archive.done(outcomes)
+    found = stand(rows, spent, request.prefer, seconds_of(ended))
     dropped: Mapping[str, Standing] = {s.precision: s for s in found if s.drop is not None}
     marked = [replace(row, status="dropped") if row.precision in dropped else row for row in rows]
-    known: End = "time" if any(standing.open for standing in found) else "certain"
-    return marked, Budget(request.budget, end or known, tuple(found))
+    begun = {outcome.trial.precision for outcome in ended}
+    not_run = tuple(name for name in recipes if name not in begun)
+    known: End = "time" if not_run or any(standing.open for standing in found) else "certain"
+    return marked, Budget(request.budget, end or known, tuple(found), not_run)

@@ -253,7 +253,7 @@ def _said(value: Any) -> str:
         " ".join(map(str, value)) or "none"
         if isinstance(value, tuple)
         else "none"
-        if value is None
+        if value is None or value == ""
         else str(value)
     )
 

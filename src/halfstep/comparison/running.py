@@ -24,6 +24,7 @@ from halfstep.comparison.going_on import files_of_earlier_trials
 from halfstep.comparison.model.budget import End
 from halfstep.comparison.model.comparison import Comparison, Program
 from halfstep.comparison.model.fit import Fit
+from halfstep.comparison.model.recommendation import Recommendation
 from halfstep.comparison.request import Request, Stored, check_machine, save, stored
 from halfstep.comparison.rows import SHARED, WARMUP, trial_row
 from halfstep.comparison.slots import slots
@@ -78,12 +79,12 @@ def run_comparison(
     outcomes = [] if resume is None else _done(request, resume)
     recipes = _recipes(request, environment, outcomes)
     pending = missing(request, outcomes, environment)
-    work, ran, interrupted = Work(request, pending, display, disk), set[Trial](), False
+    work, ran = Work(request, pending, display, disk), set[Trial]()
     budgeted = None if request.budget is None else Budgeted(request, work, pending)
     comparison = assemble(request, outcomes, environment, cwd) if budgeted and outcomes else Comparison()
 
     def choose() -> None:
-        if budgeted is not None and not interrupted:
+        if budgeted is not None and not crew.interrupted:
             budgeted.choose(Seen(outcomes, comparison, recipes, time.monotonic() - started))
 
     choose()
@@ -96,23 +97,21 @@ def run_comparison(
         outcomes = in_order(outcomes, recipes) if places else outcomes
         environment["seconds"] = time.monotonic() - started
         disk.keep(save, request, environment, cwd)
-        interrupted = interrupted or outcome.status == "interrupted"
-        end: End | None = "interrupted" if interrupted else None
+        end: End | None = "interrupted" if crew.interrupted else None
         comparison = assemble(request, outcomes, environment, cwd, end=end)
         disk.keep(write, comparison)
         choose()
-    again = _to_repeat(request, outcomes, ran, environment)
+    again = [] if crew.interrupted else _to_repeat(request, outcomes, ran, environment)
     for outcome in crew.run(again, Work(request, again, display, disk, work.known_steps)):
         environment["seconds"] = time.monotonic() - started
         disk.keep(save, request, environment, cwd)
-        interrupted = interrupted or outcome.status == "interrupted"
         if outcome.status in archive.DONE:
             outcomes = [outcome if each.trial == outcome.trial else each for each in outcomes]
     fit = None
-    if request.fit is not None and not interrupted:
+    if request.fit is not None and not crew.interrupted:
         job = replace(request.job, memory_limit=request.memory_limit)
         fit = fit_batch(job, request.fit, recipes, display)
-    end = "interrupted" if interrupted else budgeted.end if budgeted else None
+    end = "interrupted" if crew.interrupted else budgeted.end if budgeted else None
     comparison = assemble(request, outcomes, environment, cwd, fit, end)
     disk.keep(write, comparison)
     return comparison
@@ -126,11 +125,7 @@ def _to_repeat(
     Whoever asked for one repeat wants a quick look, and a machine that is busy all the time will not be quieter.
     """
     found = [d is not None for d in disturbances([o.record for o in outcomes], _siblings(environment))]
-    if (
-        request.repeats < 2
-        or 2 * sum(found) >= len(found)
-        or any(o.status == "interrupted" for o in outcomes)
-    ):
+    if request.repeats < 2 or 2 * sum(found) >= len(found):
         return []
     return [o.trial for o, disturbed in zip(outcomes, found, strict=True) if disturbed and o.trial in ran]
 
@@ -264,7 +259,11 @@ def assemble(
         missing=tuple(trial.label for trial in missing(request, outcomes, environment)),
         verdicts=tuple(found),
         speed_drift=speed_drift(outcomes),
-        recommendation=recommend(found, script, request.prefer, fit),
+        recommendation=(
+            Recommendation(decided=False, prefer=request.prefer, rule="not_all_ran")
+            if budget is not None and budget.not_run
+            else recommend(found, script, request.prefer, fit)
+        ),
         fit_batch=fit,
         budget=budget,
     )

@@ -14,6 +14,7 @@ from halfstep.comparison.model.quality import DIFFERENCES, FigureRow
 from halfstep.comparison.model.trials import NonFinite, TrialRow
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.rows import EMULATED
+from halfstep.comparison.statistics.sequential import LOOKS
 from halfstep.processes import join_words
 from halfstep.program.launching import start_of_command
 from halfstep.report import units
@@ -94,6 +95,13 @@ def why_absent(row: PrecisionRow | TrialRow) -> str:
 def no_interval(row: PrecisionRow, figure: Spread | Ratio) -> str:
     """Why a figure of this row has no interval: one trial; and of final values one seed, one training repeated."""
     one = "one trial" if row.trials == 1 else "one seed" if figure is row.final else ""
+    if isinstance(figure, Ratio) and row.trials != 1:
+        two = min(figure.runs or (0,)) == 2  # with --budget
+        one = (
+            "other work disturbed the trials"
+            if figure.disturbed
+            else f"two trials; the first look needs {LOOKS[0]}" * two
+        )
     return f"no interval: {one}" if one else "no interval is recorded"
 
 
@@ -132,13 +140,15 @@ def budget_words(comparison: Comparison) -> list[str]:
         return []
     steps = min((row.steps for row in comparison.verdicts if row.ended_well and row.steps), default=None)
     held = [] if steps is None else [steps_words(steps, comparison.options.get("steps") is not None)]
-    return [end_words(budget), *(w for s in budget.standings if (w := standing_words(s, prefer))), *held]
+    still = [] if budget.not_run else [w for s in budget.standings if (w := standing_words(s, prefer))]
+    return [end_words(budget), *still, *held]
 
 
 def offers_budget(comparison: Comparison) -> bool:
     """Whether more time would tell more: the advice is open, and so is a verdict that more trials can close."""
     if comparison.budget is not None:
-        return comparison.budget.end != "certain" and any(s.open for s in comparison.budget.standings)
+        lacks = bool(comparison.budget.not_run) or any(s.open for s in comparison.budget.standings)
+        return comparison.budget.end != "certain" and lacks
     return not comparison.recommendation.decided and comparison.recommendation.rule in _OPEN
 
 

@@ -167,7 +167,9 @@ def test_a_package_that_cannot_be_imported_is_said_before_any_trial(
     with pytest.raises(UsageError, match="track names wandb, which would write into a temporary folder"):
         halfstep.compare("idle.py", precisions="fp32", track="wandb")
     Path("file").write_text("")
-    with pytest.raises(NotTracked, match="NotADirectoryError|FileExistsError"):
+    with pytest.raises(
+        NotTracked, match="(NotADirectoryError|FileExistsError).*--track wandb=file` tells it again"
+    ):
         track(parse_targets(["wandb=file"])[0], comparison(), tmp_path, None)
 
 

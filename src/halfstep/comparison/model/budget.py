@@ -49,3 +49,5 @@ class Budget:
     end: End = "certain"  #: `certain`, `time`, `out_of_reach`, `plan` or `interrupted`
     #: of each precision but the baseline `open`, `drop`, `pairs`, `needed` and how long they take
     standings: tuple[Standing, ...] = ()
+    #: precisions that have not run; until each has, there is no verdict
+    not_run: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from typing import Any
 
 from halfstep import codec
 from halfstep.errors import HalfstepError, UsageError
-from halfstep.processes import exit_words
+from halfstep.processes import exit_words, join_words
 from halfstep.program.child import command
 from halfstep.report.tracking.trackers import Target, environment
 from halfstep.words.safe_text import clean
@@ -60,7 +60,10 @@ def track(target: Target, comparison: Mapping[str, Any], folder: Path, page: Pat
     from halfstep.report.tracking.runs import tracked  # here: it brings rich, for the table
 
     name = target.tracker.name
-    again = f"`halfstep report {folder} --track {name}` tells it again"
+    # An address may hold a password, and goes into no message.
+    given = "..." if "@" in target.given else target.given
+    where = f"{name}={given}" if given else name
+    again = f"`{join_words(['halfstep', 'report', str(folder), '--track', where])}` tells it again"
     try:
         return _told(target, folder, codec.write(tracked(comparison, folder, page)))
     except _Failed as failed:

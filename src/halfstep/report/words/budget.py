@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from halfstep.comparison.model.budget import Budget, Drop, End, Standing
-from halfstep.comparison.model.recommendation import Prefer
+from halfstep.comparison.model.recommendation import Prefer, Recommendation
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.report import units
 from halfstep.report.words.ratios import times
@@ -58,17 +60,32 @@ def standing_words(standing: Standing, prefer: Prefer) -> str:
 
 
 def open_words(budget: Budget, prefer: Prefer) -> str:
-    """What is open of all precisions, in a line."""
-    return "; ".join(said for s in budget.standings if (said := standing_words(s, prefer)))
+    """What is open of all precisions, in a line; empty until each has run, as the baseline may be to come."""
+    return (
+        ""
+        if budget.not_run
+        else "; ".join(said for s in budget.standings if (said := standing_words(s, prefer)))
+    )
 
 
 def end_words(budget: Budget) -> str:
     """Why the comparison ended, in a sentence."""
-    return f"Stopped: {_ENDS[budget.end]}."
+    why = "the time is spent" if budget.not_run and budget.end == "time" else _ENDS[budget.end]
+    return f"Stopped: {why}."
+
+
+def no_verdict(recommendation: Recommendation, budget: Budget) -> Recommendation:
+    """The advice of a comparison in which a precision has not run, perhaps the baseline: there is none."""
+    names = " and ".join(budget.not_run)
+    why = f"{names} {'has' if len(budget.not_run) == 1 else 'have'} not run yet."
+    head = "No verdict"
+    return replace(recommendation, text=f"{head}: {why}", headline=head, because=why)
 
 
 def more_time(budget: Budget) -> float | None:
-    """Seconds in which what is open would be told, as far as the noise lets it; None where nothing would be."""
+    """Seconds in which what is open would be told, as far as the noise lets it; None where nobody knows, or never."""
+    if budget.not_run:
+        return None
     known = [s.seconds for s in budget.standings if s.open and s.seconds]
     return max(known, default=None)
 

@@ -16,7 +16,7 @@ from halfstep.comparison.model.verdicts import Explanation, PrecisionRow
 from halfstep.comparison.why import Trials
 from halfstep.report.words import warnings
 from halfstep.report.words.advice import worded as worded_advice
-from halfstep.report.words.budget import drop_words
+from halfstep.report.words.budget import drop_words, no_verdict
 from halfstep.report.words.explanations import no_faster_words, no_smaller_words
 from halfstep.report.words.method import LOOKS_METHOD, METHOD
 from halfstep.report.words.quality import figure_words, quality_words
@@ -38,12 +38,16 @@ def worded(comparison: Comparison) -> Comparison:
     beside = warnings.side_by_side(comparison.environment.get("side_by_side"))
     if beside and rows:
         rows[0] = replace(rows[0], warnings=(*rows[0].warnings, beside))
-    advice = advise(rows, prefer, comparison.fit_batch, comparison.budget is not None)
+    told, budget = comparison.recommendation, comparison.budget
     return replace(
         comparison,
         verdicts=tuple(map(_with_sentences, rows)),
         speed_drift=drift,
-        recommendation=worded_advice(comparison.recommendation, advice),
+        recommendation=(
+            no_verdict(told, budget)
+            if budget is not None and budget.not_run
+            else worded_advice(told, advise(rows, prefer, comparison.fit_batch, budget is not None))
+        ),
         method=tuple(Method(figure, how) for figure, how in method(comparison)),
     )
 

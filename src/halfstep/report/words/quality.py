@@ -8,6 +8,7 @@ from halfstep.comparison.model.quality import DIFFERENCES, Difference, Diverged,
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.statistics.curves import LOSS
 from halfstep.comparison.statistics.paired import POWER
+from halfstep.comparison.statistics.sequential import LOOKS
 from halfstep.report.words import warnings
 from halfstep.words.plural import count
 
@@ -40,6 +41,11 @@ def figure_words(found: Difference, kind: Kind, fall: float | None, unseeded: bo
         return f"{'-' if value < 0 else '+'}{_two_digits(abs(value))}{share}; {why}"
     if kind == "equivalent":
         return _equivalent_words(found, seeds)
+    if (
+        kind == "no_difference_seen" and found.detectable is None
+    ):  # verdicts that may be looked at again and again
+        why = f"{seeds}, and the first look needs {LOOKS[0]}"
+        return f"{'-' if value < 0 else '+'}{_two_digits(abs(value))}{share}; {why}"
     if kind == "no_difference_seen":
         could = f"{_two_digits(found.detectable or 0.0)} or more would have been, {_IN_FIVE} times in 5"
         return f"no difference seen ({seeds}; {could})"
