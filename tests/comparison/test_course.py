@@ -17,11 +17,13 @@ from halfstep.comparison import archive, running
 from halfstep.comparison.course import parse_budget
 from halfstep.comparison.model.comparison import Comparison
 from halfstep.comparison.request import Request, Stored, resumed, stored
+from halfstep.comparison.requirements import judge, parse_requirements
 from halfstep.errors import UsageError
 from halfstep.record import SCHEMA, Writer, read
 from halfstep.report.compared import compare, rebuilt
 from halfstep.report.reading import budget_to_give, budget_words, no_interval, offers_budget
 from halfstep.report.terminal import table
+from halfstep.report.words.requirements import requirement_words
 from halfstep.trials import Outcome, Trial
 
 from .test_archive import ENVIRONMENT, Quiet
@@ -199,6 +201,11 @@ def test_there_is_no_verdict_until_each_precision_has_run(
     assert found.recommendation.text == f"No verdict: {told}"
     assert (found.recommendation.precision, found.recommendation.decided) == (None, False)
     assert budget_words(found)[0] == "Stopped: the time is spent."
+    for judged in judge(parse_requirements(["bf16: no worse, speed >= 1.2"]), found):
+        assert judged.answer == "not_known"
+        assert requirement_words(judged, found).endswith(
+            f"is not known to hold: {told.rstrip('.')}; go on with --resume and --budget."
+        )
     assert offers_budget(found)
     assert rebuilt(asked().folder).budget == found.budget
 

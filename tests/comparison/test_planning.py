@@ -68,6 +68,18 @@ def test_a_block_runs_every_precision_in_a_random_order_that_is_always_the_same(
     assert order(NAMES[:2], 5) == [name for name in order(NAMES, 5) if name in NAMES[:2]]
 
 
+@pytest.mark.parametrize(
+    ("ratio", "more"), [(Ratio(1.0, runs=(4, 4), disturbed=True), 3), (Ratio(1.0, runs=(1, 1)), 2)]
+)
+def test_pairs_that_others_disturbed_tell_nothing_of_speed(ratio: Ratio, more: int) -> None:
+    """All four, or all but one: the first look at it needs three that nobody disturbed."""
+    disturbed = row("bf16", None, "equivalent", pairs=4, speed_ratio=ratio)
+    (found,) = stand([BASE, disturbed], LEVELS, "speed", {"fp32": 10.0, "bf16": 10.0})
+    assert found.open == ("gain",)
+    assert (found.pairs, found.needed, found.hope) == (4, 4 + more, 4 + more)
+    assert found.seconds == 20.0 * more
+
+
 def test_the_first_block_runs_all_of_them() -> None:
     ran: set[tuple[str, int]] = set()
     for _ in NAMES:

@@ -239,22 +239,34 @@ def _first(row: PrecisionRow) -> Difference | None:
 
 def _pairs_for_gain(row: PrecisionRow, levels: Levels, prefer: Prefer) -> tuple[int | None, int | None]:
     ratio = ratio_of(row, prefer)
-    n = _looked(0 if ratio is None or ratio.runs is None else min(ratio.runs))
+    own = 0 if ratio is None or ratio.runs is None or ratio.disturbed else min(ratio.runs)
+    n = _looked(own)
     if ratio is None or ratio.low is None or ratio.high is None or n is None:
-        return LOOKS[0], LOOKS[0]
+        return _of_the_row(row, own, LOOKS[0], LOOKS[0])
     alpha = levels.of_ratio(ratio_name(prefer).removesuffix("_ratio"))
     found = gains(ratio, prefer)
     half, value = math.log(ratio.high / ratio.low) / 2, math.log(found.value)
-    return _both(n, half, alpha, max(abs(value), math.log(1 / AS_GOOD) - value))
+    return _of_the_row(row, own, *_both(n, half, alpha, max(abs(value), math.log(1 / AS_GOOD) - value)))
 
 
 def _pairs_for_quality(row: PrecisionRow, levels: Levels) -> tuple[int | None, int | None]:
     found = _first(row)
-    n = _looked(found.seeds or 0) if found else None
+    own = 0 if found is None else found.seeds or 0
+    n = _looked(own)
     if found is None or n is None or found.value is None or found.low is None:
-        return LOOKS[0], LOOKS[0]
+        return _of_the_row(row, own, LOOKS[0], LOOKS[0])
     margin = (found.margin or 0.0) - abs(found.value)
-    return _both(n, found.half_width, levels.of_first_figure, max(abs(found.value), margin))
+    return _of_the_row(
+        row, own, *_both(n, found.half_width, levels.of_first_figure, max(abs(found.value), margin))
+    )
+
+
+def _of_the_row(
+    row: PrecisionRow, own: int, needed: int | None, hope: int | None
+) -> tuple[int | None, int | None]:
+    """The same in pairs of the row: a figure has fewer of its own where trials were disturbed, or did not have it."""
+    lacking = max(0, _pairs(row) - own)
+    return None if needed is None else needed + lacking, None if hope is None else hope + lacking
 
 
 def _looked(pairs: int) -> int | None:

@@ -122,11 +122,16 @@ def exit_code(judged: Sequence[Judged]) -> int:
 
 
 def _judged(term: Term, index: int | None, comparison: Comparison) -> Judged:
+    not_run = comparison.budget.not_run if comparison.budget else ()
+    if term.precision in not_run:
+        return Judged(term, "not_known")
     if index is None:
         return Judged(term, "fails")
     row = comparison.verdicts[index]
     if not row.ended_well:
         return Judged(term, "fails", EvidenceRef("verdicts", index, ("status",)))
+    if not_run:  # the baseline may be among them
+        return Judged(term, "not_known")
     if term.what == NO_WORSE:
         kind = row.quality.kind
         answer: Answer = "holds" if kind in _SHOWN else "fails" if kind in _REFUTED else "not_known"

@@ -74,11 +74,14 @@ def end_words(budget: Budget) -> str:
     return f"Stopped: {why}."
 
 
+def not_run_words(budget: Budget) -> str:
+    """``fp32 and fp16 have not run yet``."""
+    return f"{' and '.join(budget.not_run)} {'has' if len(budget.not_run) == 1 else 'have'} not run yet"
+
+
 def no_verdict(recommendation: Recommendation, budget: Budget) -> Recommendation:
     """The advice of a comparison in which a precision has not run, perhaps the baseline: there is none."""
-    names = " and ".join(budget.not_run)
-    why = f"{names} {'has' if len(budget.not_run) == 1 else 'have'} not run yet."
-    head = "No verdict"
+    head, why = "No verdict", f"{not_run_words(budget)}."
     return replace(recommendation, text=f"{head}: {why}", headline=head, because=why)
 
 

@@ -8,14 +8,19 @@ from halfstep.comparison.model.quality import Quality
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.requirements import NO_WORSE, RATIOS, Judged, Term
 from halfstep.report import units
+from halfstep.report.words.budget import not_run_words
 from halfstep.report.words.ratios import times
 
-_FEW = "run with --repeats 6 or more"
+#: where a comparison has a budget, trials are added by more of it alone
+_MORE_TIME = "go on with --resume and --budget"
 
 
 def requirement_words(judged: Judged, comparison: Comparison) -> str:
     """``bf16: speed >= 1.2 does not hold: it is 1.13× (95 % interval 1.08× to 1.18×).``"""
     asked = f"{judged.term.precision}: {_asked(judged.term)}"
+    budget = comparison.budget
+    if judged.evidence.table is None and judged.answer == "not_known" and budget is not None:
+        return f"{asked} is not known to hold: {not_run_words(budget)}; {_MORE_TIME}."
     if judged.evidence.table is None:
         return f"{asked} does not hold: {judged.term.precision} was not compared; name it in --precisions."
     row = comparison.verdicts[judged.evidence.row]
@@ -24,27 +29,28 @@ def requirement_words(judged: Judged, comparison: Comparison) -> str:
         "fails": "does not hold",
         "not_known": "is not known to hold",
     }[judged.answer]
-    return f"{asked} {said}: {_because(judged, row)}."
+    return f"{asked} {said}: {_because(judged, row, budget is not None)}."
 
 
 def _asked(term: Term) -> str:
     return NO_WORSE if term.what == NO_WORSE else f"{term.what} {term.sign} {term.bound:g}"
 
 
-def _because(judged: Judged, row: PrecisionRow) -> str:
+def _because(judged: Judged, row: PrecisionRow, by_budget: bool) -> str:
     if judged.evidence.field == "status":
         return f"it {units.status(row.status)}" + (f" ({row.reason})" if row.reason else "")
     if judged.term.what == NO_WORSE:
-        return _quality(row.quality)
-    return _ratio(getattr(row, RATIOS[judged.term.what]), judged.term, row)
+        return _quality(row.quality, by_budget)
+    few = _MORE_TIME if by_budget else "run with --repeats 6 or more"
+    return _ratio(getattr(row, RATIOS[judged.term.what]), judged.term, row, few)
 
 
-def _quality(quality: Quality) -> str:
-    cure = "; run with more --seeds, or name a --tolerance"
+def _quality(quality: Quality, by_budget: bool) -> str:
+    cure = f"; {_MORE_TIME if by_budget else 'run with more --seeds'}, or name a --tolerance"
     return quality.words + (cure if quality.kind in ("one_seed", "no_difference_seen") else "")
 
 
-def _ratio(ratio: Ratio | None, term: Term, row: PrecisionRow) -> str:
+def _ratio(ratio: Ratio | None, term: Term, row: PrecisionRow, few: str) -> str:
     if row.precision == row.baseline:
         return f"{row.precision} is the baseline"
     if ratio is None:
@@ -57,5 +63,5 @@ def _ratio(ratio: Ratio | None, term: Term, row: PrecisionRow) -> str:
     if ratio.disturbed:
         return f"it is {times(ratio.value)}, but other work disturbed every trial"
     if ratio.low is None or ratio.high is None:
-        return f"it is {times(ratio.value)}, of too few trials for an interval; {_FEW}"
+        return f"it is {times(ratio.value)}, of too few trials for an interval; {few}"
     return f"it is {times(ratio.value)} (95 % interval {times(ratio.low)} to {times(ratio.high)})"
