@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -316,3 +317,33 @@ def test_a_compiled_step_is_made_in_fp32_too(begin: Begin) -> None:
     found = run(lambda optimizer: torch.compile(optimizer.step, backend="eager"))
     for name, value in expected.items():
         assert torch.allclose(found[name], value, rtol=0, atol=1e-6)
+
+
+def test_models_that_are_trained_side_by_side_in_threads_train_as_one_after_the_other(begin: Begin) -> None:
+    begin("bf16-lean")
+    x, found = torch.randn(8, 16), {}
+
+    def trained(seed: int, by: str) -> None:
+        for p in (model := models[by][seed]).parameters():
+            p.data.clamp_(-0.3, 0.3)
+        optimizer = adamw(model.parameters())
+        for _ in range(40):
+            for _ in range(2):
+                model(x).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        found[by, seed] = dict(model.state_dict())
+
+    def made(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+
+    models = {by: [made(seed) for seed in range(3)] for by in ("threads", "turns")}
+    threads = [threading.Thread(target=trained, args=(seed, "threads")) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in range(3):
+        trained(seed, "turns")
+        assert_same(found["threads", seed], found["turns", seed])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from halfstep.pytorch.lean import functions
 from halfstep.pytorch.lean.master import Masters, raw_data
 from halfstep.pytorch.lean.split import Parts, split
 from halfstep.pytorch.lean.writes import Writes
@@ -21,6 +23,7 @@ from halfstep.pytorch.patches import Patches
 @pytest.fixture
 def masters() -> Iterator[Masters]:
     patches, masters = Patches(), Masters()
+    functions.install(masters, patches)
     Writes(masters).install(patches)
     yield masters
     patches.undo()
@@ -115,8 +118,32 @@ def vector(m: nn.Module) -> None:
     nn.utils.vector_to_parameters(flat * 1.0001, m.parameters())
 
 
+def given_to_others(m: nn.Module) -> None:
+    """As averages and copies of weights are kept: the parameter is an argument of theirs."""
+    average, copies = model(), [torch.zeros_like(p) for p in m.parameters()]
+    with torch.no_grad():
+        for a, c, p in zip(average.parameters(), copies, m.parameters(), strict=True):
+            p.add_(1e-5)
+            c.copy_(p)
+            c += p
+            a.lerp_(p, 0.001).add_(p, alpha=1e-4)
+            a.copy_(torch.lerp(a, p, weight=0.1))
+            assert torch.equal(p, p.detach())
+            assert torch.allclose(p, p.detach(), rtol=0)
+    m.average = [*average.parameters(), *copies]
+
+
+def looked_at(m: nn.Module) -> None:
+    """As statistics of weights are computed; PyTorch has no singular values of bf16."""
+    weight, ones = m[0].weight, torch.ones(5)
+    m.average = [weight @ ones, ones @ weight.T, weight.mT @ weight, torch.linalg.svdvals(weight), weight.quantile(0.5),
+                 torch.quantile(weight, 0.5), torch.norm(weight), weight.sort().values, weight.argmax(),
+                 torch.autograd.grad(torch.linalg.norm(weight), weight)[0].bfloat16().float(),
+                 torch.tensor(list(repr(weight).encode()))]  # fmt: skip
+
+
 WRITES = [clamp_data, data_kept_for_later, part_of_data, in_place, initialised, loaded, swapped_and_back,
-          through_state_dict, copied, from_numpy, moved, foreach, vector]  # fmt: skip
+          through_state_dict, copied, from_numpy, moved, foreach, vector, given_to_others, looked_at]  # fmt: skip
 
 
 def numbers(m: nn.Module) -> list[Tensor]:
@@ -275,3 +302,42 @@ def test_a_parameter_that_is_gone_leaves_nothing(masters: Masters) -> None:
     assert len(list(masters)) == 2
     del m
     assert list(masters) == []
+
+
+def test_what_is_shown_follows_the_weights_after_a_model_was_called_in_a_step(masters: Masters) -> None:
+    m = model()
+    masters.hold(m.parameters())
+    shown = m[0].weight.data
+    wide = masters.widen(masters)
+    masters.flush()  # as a model's call does
+    masters.narrow(wide)
+    shown.fill_(0.5)
+    masters.flush()
+    assert torch.equal(raw_data(m[0].weight), torch.full((4, 5), 0.5, dtype=torch.bfloat16))
+
+
+def test_a_thread_leaves_alone_what_another_one_uses(masters: Masters) -> None:
+    """It may be about to compute with them: what it has in its hands must not change under it."""
+    m = model()
+    masters.hold(m.parameters())
+    seen: list[bool] = []
+
+    def other() -> None:
+        masters.flush()
+        seen.append(masters.stepping)
+
+    def in_a_thread(act: Callable[[], None]) -> None:
+        thread = threading.Thread(target=act)
+        thread.start()
+        thread.join()
+
+    masters.open(masters)
+    masters.stepping = True
+    in_a_thread(other)
+    assert raw_data(m[0].weight).dtype is torch.float32
+    assert seen == [False]
+    masters.flush()
+    assert raw_data(m[0].weight).dtype is torch.bfloat16
+    in_a_thread(lambda: masters.open(masters))  # it has ended: nobody else uses them
+    masters.flush()
+    assert raw_data(m[0].weight).dtype is torch.bfloat16

@@ -7,17 +7,17 @@ anybody holds it: what is written into it reaches the weight before that is used
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.lean import registry
+from halfstep.pytorch.lean.choice import can_be_held
 from halfstep.pytorch.lean.split import Parts, join, split
 from halfstep.pytorch.weights.widening import is_alone
 
@@ -44,14 +44,16 @@ class Master:
     Attributes:
         parts: the bf16 tensor that the parameter looks at, and the remainders.
         shown: fp32, where somebody outside may hold it; else None.
+        thread: the one that used it last; others put nothing in its place.
     """
 
-    __slots__ = ("__weakref__", "_of", "_version", "_wide", "parts", "shown")
+    __slots__ = ("__weakref__", "_of", "_version", "_wide", "parts", "shown", "thread")
 
     def __init__(self, parameter: nn.Parameter, parts: Parts) -> None:
         self._of = weakref.ref(parameter)
         self.parts = parts
         self.shown: Tensor | None = None
+        self.thread = threading.current_thread()
         self._wide: Tensor | None = None
         self._version = 0
 
@@ -106,17 +108,27 @@ class Master:
         return self.shown is not None and not is_alone(self.shown)
 
 
-class Masters:
-    """The parameters in this process that are bf16 with a remainder.
+class _Here(threading.local):
+    stepping = False
 
-    Attributes:
-        stepping: whether an optimizer's arithmetic is under way.
-    """
+
+class Masters:
+    """The parameters in this process that are bf16 with a remainder."""
 
     def __init__(self) -> None:
-        self.stepping = False
+        self._here = _Here()
+        self._lock = threading.RLock()
         self._shown: list[Master] = []
         self._open: list[Master] = []
+
+    @property
+    def stepping(self) -> bool:
+        """Whether an optimizer's arithmetic is under way in this thread."""
+        return self._here.stepping
+
+    @stepping.setter
+    def stepping(self, stepping: bool) -> None:
+        self._here.stepping = stepping
 
     def __iter__(self) -> Iterator[Master]:
         return (held for held in registry.every() if isinstance(held, Master))
@@ -163,6 +175,7 @@ class Masters:
 
     def show(self, master: Master) -> Tensor:
         """What a tensor with the parameter's numbers is from outside: fp32; written into, it writes the weight."""
+        self.claim([master])
         wide = self.wide(master)
         if not master.is_wide and master.shown is None:
             self._now_shows(master, wide)
@@ -170,8 +183,29 @@ class Masters:
 
     def _now_shows(self, master: Master, wide: Tensor) -> None:
         master.shown = wide
-        if master not in self._shown:
-            self._shown.append(master)
+        with self._lock:
+            if master not in self._shown:
+                self._shown.append(master)
+
+    def claim(self, masters: Iterable[Master]) -> None:
+        """This thread uses them from now on, until another one does."""
+        thread = threading.current_thread()
+        for master in masters:
+            master.thread = thread
+
+    def are_mine(self, masters: Iterable[Master]) -> list[Master]:
+        """Those of them whose parameters live and that no other living thread used last: it may compute with them."""
+        me = threading.current_thread()
+        living = (master for master in masters if master._of() is not None)
+        return [m for m in living if m.thread is me or not m.thread.is_alive()]
+
+    def _take_mine(self, masters: list[Master]) -> list[Master]:
+        """Take those out of ``masters`` that are this thread's, and forget those whose parameters are gone."""
+        with self._lock:
+            mine = self.are_mine(masters)
+            out = set(map(id, mine))
+            masters[:] = [m for m in masters if id(m) not in out and m._of() is not None]
+        return mine
 
     def take(self, master: Master, wide: Tensor) -> None:
         """From now on these are the parameter's numbers: fp32, of its shape."""
@@ -203,25 +237,25 @@ class Masters:
     def _let_go(self, master: Master) -> nn.Parameter:
         parameter = master.parameter
         registry.leave(parameter)
-        self._shown = [other for other in self._shown if other is not master]
+        with self._lock:
+            self._shown[:] = [other for other in self._shown if other is not master]
         parameter.grad_dtype = None
         return parameter
 
     def flush(self) -> None:
         """What was written into tensors that were shown reaches the weights; those that nobody holds are let go."""
         if self._open:
-            opened, self._open = self._open, []
-            self.narrow(master for master in opened if master._of() is not None)
+            self.narrow(self._take_mine(self._open))
         if not self._shown:
             return
-        shown, self._shown = self._shown, []
-        for master in shown:
-            if master._of() is None or master.shown is None or master.is_wide:
+        for master in self._take_mine(self._shown):
+            if master.shown is None:
                 continue
-            master.follow()
-            self.take(master, master.shown)
-            if master.is_held_outside:
-                self._shown.append(master)
+            if not master.is_wide:
+                master.follow()
+                self.take(master, master.shown)
+            if master.is_wide or master.is_held_outside:
+                self._now_shows(master, master.shown)
             else:
                 master.shown = None
 
@@ -267,7 +301,11 @@ class Masters:
 
     def open(self, masters: Iterable[Master]) -> None:
         """Their parameters are fp32 until :meth:`flush`: an optimizer is being made, whose state is to be like them."""
-        self._open += self.widen(masters)
+        masters = list(masters)
+        self.claim(masters)
+        made = self.widen(masters)
+        with self._lock:
+            self._open.extend(made)
 
 
 def _are_one(a: Tensor, b: Tensor) -> bool:
@@ -287,26 +325,3 @@ def _laid_out_as(parts: Parts, wide: Tensor) -> Tensor:
     if wide.dtype is torch.float32 and wide.stride() == parts.weight.stride():
         return wide
     return parts.empty().copy_(wide)
-
-
-def can_be_held(parameter: Tensor) -> bool:
-    """Whether a parameter is to be bf16 with a remainder.
-
-    It is trained, fp32, a plain tensor alone in its memory, and of two dimensions or more, the first of them larger
-    than 1: those of one are biases and the weights of norms, and those whose first dimension is 1 are added to every
-    example. They stay fp32, as in autocast.
-    """
-    if type(parameter) is not nn.Parameter or is_lazy(parameter):
-        return False
-    made_of_others: bool = is_traceable_wrapper_subclass(parameter)
-    return (
-        parameter.requires_grad
-        and parameter.is_leaf
-        and not made_of_others
-        and parameter.dtype is torch.float32
-        and parameter.layout is torch.strided
-        and not parameter.is_meta
-        and parameter.ndim >= 2
-        and parameter.shape[0] > 1
-        and is_alone(parameter)
-    )

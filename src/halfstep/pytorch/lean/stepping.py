@@ -106,8 +106,9 @@ class Stepping:
         kwargs: dict[str, Any],
         compiled: bool,
     ) -> Any:
-        self._masters.flush()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._masters.claim(self._held(parameters))
+        self._masters.flush()
         closure = kwargs["closure"] if "closure" in kwargs else args[0] if args else None
         self._hold(p for p in parameters if callable(closure) or p.grad is not None)
         masters = self._held(parameters)

@@ -2,7 +2,7 @@
 
 fp32 parameters are split when a model is called for training for the first time, or when an optimizer steps them;
 16-bit ones are widened before. Norms, modules that ``keep=`` names, parametrized and recurrent weights, and what
-:func:`halfstep.pytorch.lean.master.can_be_held` leaves stay fp32.
+:func:`halfstep.pytorch.lean.choice.can_be_held` leaves stay fp32.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from halfstep.errors import HalfstepError, Unsupported
 from halfstep.pytorch.dtypes import KEPT
+from halfstep.pytorch.lean import functions
+from halfstep.pytorch.lean.choice import can_be_held
 from halfstep.pytorch.lean.embedding import in_fp32
-from halfstep.pytorch.lean.master import Masters, can_be_held
+from halfstep.pytorch.lean.master import Masters
 from halfstep.pytorch.lean.stepping import Stepping
 from halfstep.pytorch.lean.writes import Writes
 from halfstep.pytorch.patches import Patches
@@ -60,6 +62,7 @@ class LeanWeights:
 
     def install(self, devices: Sequence[str], patches: Patches) -> None:
         """Look at modules, parameters and optimizers where they are used, written and made."""
+        functions.install(self.masters, patches)
         Writes(self.masters).install(patches)
         self._stepping.install(patches)
         patches.on_undo(in_fp32(devices).remove)
@@ -125,7 +128,7 @@ class LeanWeights:
         """A backward pass is about to start: gradients that are there are added up in fp32."""
         self.masters.flush()
         with torch.no_grad():
-            for master in self.masters:
+            for master in self.masters.are_mine(self.masters):
                 parameter = master.parameter
                 gradient = parameter.grad
                 if gradient is not None and gradient.dtype is torch.bfloat16 and not master.is_wide:

@@ -44,44 +44,19 @@ _COPIES = ("clone", "float", "double", "to", "type", "numpy", "tolist", "item")
 _LIKE = ("new_empty", "new_zeros", "new_ones", "new_full", "new_tensor")
 
 #: look at the parameter's memory: written into, they write the parameter. In a model that is autocast's business
-_VIEWS = (
-    *(
-        "view",
-        "view_as",
-        "reshape",
-        "reshape_as",
-        "flatten",
-        "ravel",
-        "t",
-        "transpose",
-        "permute",
-        "narrow",
-        "select",
-    ),
-    *("unbind", "split", "chunk", "diagonal", "squeeze", "unsqueeze", "expand", "expand_as", "__getitem__"),
-)
+_VIEWS = ("view", "view_as", "reshape", "reshape_as", "flatten", "ravel", "t", "transpose", "permute", "narrow",
+          "select", "unbind", "split", "chunk", "diagonal", "squeeze", "unsqueeze", "expand", "expand_as",
+          "__getitem__")  # fmt: skip
+_TRANSPOSED = ("T", "mT", "H", "mH")
 
 #: compute with the parameter's numbers
 _READS = (
-    *(
-        "norm",
-        "abs",
-        "sum",
-        "mean",
-        "pow",
-        "square",
-        "std",
-        "var",
-        "max",
-        "min",
-        "amax",
-        "amin",
-        "isnan",
-        "isfinite",
-    ),
+    *("norm", "abs", "sum", "mean", "pow", "square", "std", "var", "max", "min", "amax", "amin", "isnan", "isfinite"),
+    *("argmax", "argmin", "median", "quantile", "kthvalue", "sort", "topk", "cumsum", "prod", "svd", "qr", "sqrt"),
+    *("exp", "sign", "dot", "mv", "mm", "matmul", "__matmul__", "__rmatmul__", "repeat", "equal", "allclose"),
     *("mul", "add", "sub", "div", "lerp", "histc", "__neg__", "__abs__", "__pow__"),
     *(f"__{r}{name}__" for name in ("add", "sub", "mul", "truediv") for r in ("", "r")),
-)
+)  # fmt: skip
 
 
 class Writes:
@@ -99,10 +74,13 @@ class Writes:
         patches.set(nn.Parameter, "data", property(self._get_data, self._set_data))
         patches.set(nn.Parameter, "dtype", property(self._get_dtype))
         patches.wrap(nn.Parameter, "detach", self._detach)
+        patches.wrap(nn.Parameter, "__repr__", self._repr)
         patches.wrap_each(nn.Parameter, _COPIES, lambda original: self._reading(original, inside=True))
         patches.wrap_each(
             nn.Parameter, (*_VIEWS, *_READS), lambda original: self._reading(original, inside=False)
         )
+        for name in _TRANSPOSED:
+            patches.set(nn.Parameter, name, property(self._transposed(getattr(Tensor, name))))
         patches.wrap_each(nn.Parameter, _LIKE, self._making)
         writing = (
             n for n in dir(Tensor) if n.endswith("_") and not n.startswith("_") and n not in _NOT_NUMBERS
@@ -143,6 +121,18 @@ class Writes:
 
         return detach
 
+    def _repr(self, original: Callable[..., str]) -> Callable[..., str]:
+        """A parameter prints as its fp32 numbers, without its dtype, which is PyTorch's default."""
+
+        def __repr__(parameter: nn.Parameter, *args: Any, **kwargs: Any) -> str:
+            master = self._bf16(parameter)
+            if master is None:
+                return original(parameter, *args, **kwargs)
+            shown = self._masters.show(master).requires_grad_(parameter.requires_grad)
+            return f"Parameter containing:\n{shown!r}"
+
+        return __repr__
+
     def _reading(self, original: Callable[..., Any], inside: bool) -> Callable[..., Any]:
         name = original.__name__
 
@@ -152,12 +142,25 @@ class Writes:
                 return original(parameter, *args, **kwargs)
             if name in _VIEWS and not (torch.is_grad_enabled() and parameter.requires_grad):
                 return getattr(self._masters.show(master), name)(*args, **kwargs)
-            wide = _Wide.apply(parameter, self._masters, master)  # type: ignore[no-untyped-call]
+            wide = Wide.apply(parameter, self._masters, master)  # type: ignore[no-untyped-call]
             if name == "clone" and not args and not kwargs:
                 return wide
             return getattr(wide, name)(*args, **kwargs)
 
         return read
+
+    def _transposed(self, slot: Any) -> Callable[[nn.Parameter], Tensor]:
+        get: Callable[[Tensor], Tensor] = slot.__get__
+
+        def transposed(parameter: nn.Parameter) -> Tensor:
+            master = None if is_compiling() else self._bf16(parameter)
+            if master is None or place() is not OUTSIDE:
+                return get(parameter)
+            if not (torch.is_grad_enabled() and parameter.requires_grad):
+                return get(self._masters.show(master))
+            return get(Wide.apply(parameter, self._masters, master))  # type: ignore[no-untyped-call]
+
+        return transposed
 
     def _making(self, original: Callable[..., Any]) -> Callable[..., Any]:
         name = original.__name__
@@ -252,7 +255,7 @@ class _OfWide:
         return self._fn(tensor if master is None else self._writes._masters.show(master))
 
 
-class _Wide(torch.autograd.Function):
+class Wide(torch.autograd.Function):
     """A new tensor of a parameter's fp32 numbers, as a function of the parameter."""
 
     @staticmethod

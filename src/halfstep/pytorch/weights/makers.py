@@ -35,7 +35,7 @@ def replace(patches: Patches) -> None:
     patches.wrap(Tensor, "new_tensor", lambda original: _making(original, of_pytorch=True))
     made = dict(zip([getattr(torch, name) for name in _FUNCTIONS], originals, strict=True))
     patches.when_imported(
-        "torch._dynamo.trace_rules", lambda rules: _let_compilers_trace(rules, made, patches)
+        "torch._dynamo.trace_rules", lambda rules: let_compilers_trace(rules, made, patches)
     )
 
 
@@ -58,7 +58,7 @@ def _asked_by_others() -> bool:
     return caller.is_script or caller.module in _RUN_GRAPHS
 
 
-def _let_compilers_trace(rules: Any, made: dict[Any, Any], patches: Patches) -> None:
+def let_compilers_trace(rules: Any, made: dict[Any, Any], patches: Patches) -> None:
     """Dynamo looks up by name what it puts into graphs as it is, and finds what is to be traced."""
 
     def wrap(original: Callable[[], dict[Any, Any]]) -> Callable[[], dict[Any, Any]]:

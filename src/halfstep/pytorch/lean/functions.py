@@ -1,0 +1,97 @@
+"""Functions and other tensors' methods that a program gives a parameter outside of a model: they meet its fp32 numbers.
+
+``average.lerp_(parameter, 0.1)``, ``torch.zeros_like(parameter)``: the parameter is not the object whose method is
+called, so that its own methods (writes.py) do not see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.compiler import is_compiling
+
+from halfstep.pytorch.autocast.state import OUTSIDE, place
+from halfstep.pytorch.lean.master import Masters
+from halfstep.pytorch.lean.writes import Wide
+from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.weights.makers import let_compilers_trace
+
+#: make a tensor of a parameter's dtype: a program's momentum or average, for instance
+_LIKE = ("empty_like", "full_like", "ones_like", "rand_like", "randn_like", "zeros_like")
+
+#: compute with numbers: those by which programs average and check weights, and those that PyTorch has not for bf16
+_READS = ("allclose", "equal", "isclose", "lerp", "norm", "quantile")
+_LINALG = (
+    "cond",
+    "eigh",
+    "eigvalsh",
+    "matrix_norm",
+    "matrix_rank",
+    "norm",
+    "pinv",
+    "qr",
+    "svd",
+    "svdvals",
+    "vector_norm",
+)
+
+#: methods of a tensor to which a parameter is given
+_METHODS = (
+    "__iadd__",
+    "__isub__",
+    "add",
+    "add_",
+    "allclose",
+    "copy_",
+    "dot",
+    "equal",
+    "lerp",
+    "lerp_",
+    "sub",
+    "sub_",
+)
+
+
+def install(masters: Masters, patches: Patches) -> None:
+    """Replace them; before a parameter's own methods, which call a tensor's."""
+
+    def of_fp32(original: Callable[..., Any]) -> Callable[..., Any]:
+        def function(*args: Any, **kwargs: Any) -> Any:
+            if is_compiling() or masters.stepping or place() is not OUTSIDE:
+                return original(*args, **kwargs)
+            shown = [_fp32(masters, value) for value in args]
+            return original(*shown, **{name: _fp32(masters, value) for name, value in kwargs.items()})
+
+        return function
+
+    names = (*_LIKE, *_READS)
+    originals = [getattr(torch, name) for name in names]
+    patches.wrap_each(torch, names, of_fp32)
+    made = dict(zip([getattr(torch, name) for name in names], originals, strict=True))
+    patches.when_imported(
+        "torch._dynamo.trace_rules", lambda rules: let_compilers_trace(rules, made, patches)
+    )
+    patches.wrap_each(torch.linalg, _LINALG, of_fp32)
+    patches.wrap_each(Tensor, _METHODS, lambda original: _of_operands(original, of_fp32(original)))
+
+
+def _of_operands(original: Callable[..., Any], of_fp32: Callable[..., Any]) -> Callable[..., Any]:
+    """A method; what a parameter's own methods do is not its business."""
+
+    def method(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        own = type(tensor) is nn.Parameter and tensor.dtype is torch.bfloat16
+        return (original if own else of_fp32)(tensor, *args, **kwargs)
+
+    return method
+
+
+def _fp32(masters: Masters, value: Any) -> Any:
+    """``value``, or the fp32 numbers of a parameter that is bf16."""
+    if type(value) is not nn.Parameter or (master := masters.of(value)) is None or master.is_wide:
+        return value
+    if torch.is_grad_enabled() and value.requires_grad:
+        return Wide.apply(value, masters, master)  # type: ignore[no-untyped-call]
+    return masters.show(master)
