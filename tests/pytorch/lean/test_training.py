@@ -319,6 +319,28 @@ def test_a_compiled_step_is_made_in_fp32_too(begin: Begin) -> None:
         assert torch.allclose(found[name], value, rtol=0, atol=1e-6)
 
 
+class Averaging(nn.Linear):
+    """Calls functions that are replaced for the script."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.lerp(super().forward(x), torch.ones_like(x), 0.1)
+        return (
+            y.add(1).lerp(y, 0.5) + torch.zeros_like(self.weight).copy_(self.weight) + torch.norm(self.weight)
+        )
+
+
+def test_a_compiler_puts_functions_that_are_replaced_into_one_graph(begin: Begin) -> None:
+    begin("bf16-lean")
+    torch._dynamo.trace_rules.clear_lru_cache()  # as where a process group begins
+    torch.manual_seed(0)
+    model = Averaging(4, 4)
+    x = torch.randn(4, 4)
+    model(x).sum().backward()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), model(x))
+
+
 def test_models_that_are_trained_side_by_side_in_threads_train_as_one_after_the_other(begin: Begin) -> None:
     begin("bf16-lean")
     x, found = torch.randn(8, 16), {}

@@ -137,7 +137,7 @@ def looked_at(m: nn.Module) -> None:
     """As statistics of weights are computed; PyTorch has no singular values of bf16."""
     weight, ones = m[0].weight, torch.ones(5)
     m.average = [weight @ ones, ones @ weight.T, weight.mT @ weight, torch.linalg.svdvals(weight), weight.quantile(0.5),
-                 torch.quantile(weight, 0.5), torch.norm(weight), weight.sort().values, weight.argmax(),
+                 torch.quantile(weight, 0.5), torch.norm(weight), torch.topk(torch.abs(weight).view(-1), 5).indices, weight.sort().values, weight.argmax(),
                  torch.autograd.grad(torch.linalg.norm(weight), weight)[0].bfloat16().float(),
                  torch.tensor(list(repr(weight).encode()))]  # fmt: skip
 

@@ -23,7 +23,7 @@ from halfstep.pytorch.weights.makers import let_compilers_trace
 _LIKE = ("empty_like", "full_like", "ones_like", "rand_like", "randn_like", "zeros_like")
 
 #: compute with numbers: those by which programs average and check weights, and those that PyTorch has not for bf16
-_READS = ("allclose", "equal", "isclose", "lerp", "norm", "quantile")
+_READS = ("abs", "allclose", "equal", "isclose", "lerp", "norm", "quantile", "topk")
 _LINALG = (
     "cond",
     "eigh",

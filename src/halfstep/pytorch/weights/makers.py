@@ -69,6 +69,8 @@ def let_compilers_trace(rules: Any, made: dict[Any, Any], patches: Patches) -> N
                     found[own] = found.pop(function)
             return found
 
+        # PyTorch clears it as a process group begins.
+        get_torch_obj_rule_map.cache_clear = original.cache_clear  # type: ignore[attr-defined]
         return get_torch_obj_rule_map
 
     patches.wrap(rules, "get_torch_obj_rule_map", wrap)
