@@ -60,6 +60,8 @@ def install(masters: Masters, patches: Patches) -> None:
 
     def of_fp32(original: Callable[..., Any]) -> Callable[..., Any]:
         def function(*args: Any, **kwargs: Any) -> Any:
+            if not kwargs and nn.Parameter not in map(type, args):  # most calls, and fast
+                return original(*args)
             if is_compiling() or masters.stepping or place() is not OUTSIDE:
                 return original(*args, **kwargs)
             shown = [_fp32(masters, value) for value in args]
