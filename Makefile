@@ -7,6 +7,9 @@ INSTALLED := $(VENV)/installed
 DEEPSPEED := .venv-deepspeed
 TRACKERS := .venv-trackers
 
+# The tests start many processes; without bytecode files each would compile halfstep anew.
+export PYTHONDONTWRITEBYTECODE =
+
 .DEFAULT_GOAL := help
 .PHONY: mutants help demo test test-long test-deepspeed lint types docs format clean
 

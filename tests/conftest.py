@@ -6,6 +6,15 @@ import os
 
 import pytest
 
+#: Workers share the cores: a process computes with one thread, and none of its threads spins while it waits.
+#: Programs that the tests start have it from here; this is before any framework is imported.
+for _name, _value in (
+    ("OMP_NUM_THREADS", "1"),
+    ("OMP_WAIT_POLICY", "passive"),
+    ("TF_NUM_INTRAOP_THREADS", "1"),
+):
+    os.environ.setdefault(_name, _value)
+
 #: about signals, pipes, links and locks as POSIX has them
 collect_ignore = (
     [

@@ -67,6 +67,15 @@ def seeded() -> None:
 
 
 @pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    """Large tensors are divided among threads here, though every other process of the tests computes with one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
 def nothing_stays() -> Iterator[None]:
     """What a look at a step leaves behind would be seen by all later tests."""
     yield
