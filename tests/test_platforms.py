@@ -104,7 +104,7 @@ def test_info_says_that_windows_is_untested(folder: Path) -> None:
 @pytest.mark.slow
 def test_a_program_runs_on_windows_as_under_python(folder: Path) -> None:
     started = windows(
-        "run", "--precision", "bf16", "--steps", "4", "--record", "r.jsonl", "my train.py",
+        "run", "--precision", "bf16", "--products", "fp32", "--steps", "4", "--record", "r.jsonl", "my train.py",
         cwd=folder, XDG_CACHE_HOME=str(folder / "none compiled yet"),
     )  # fmt: skip
     out, err = started.communicate(timeout=300)

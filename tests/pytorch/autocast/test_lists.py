@@ -166,7 +166,7 @@ def test_compiled_code_has_cudas_list(begin: Begin) -> None:
 
 def test_gradients_flow_through_the_casts(begin: Begin) -> None:
     begun = begin("fp16", as_on="cuda")
-    assert begun.ran_as.startswith("fp16 with CUDA's autocast lists")
+    assert begun.arithmetic.ran_as.startswith("fp16 with CUDA's autocast lists")
     layer = torch.nn.Linear(4, 4)
     out = torch.softmax(layer(torch.randn(3, 4)), -1)
     assert out.dtype is torch.float32

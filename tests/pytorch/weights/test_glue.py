@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import pytest
@@ -286,12 +286,12 @@ class Frozen(nn.Module):
         return self.head(self.base(x) * y)
 
 
-def frozen(stored: torch.dtype, recomputed: bool = False) -> Frozen:
-    """As a checkpoint gives it: a cast of a module would yield."""
+def frozen(loaded: Sequence[Tensor], recomputed: bool) -> Frozen:
+    """Its frozen base has the weights of a checkpoint."""
     torch.manual_seed(5)
     net = Frozen(recomputed)
-    for parameter in net.base.parameters():
-        parameter.data = parameter.data.to(BF16).to(stored)
+    for parameter, weight in zip(net.base.parameters(), loaded, strict=True):
+        parameter.data = weight
     return net
 
 
@@ -314,9 +314,11 @@ def test_a_frozen_base_where_autocast_is_off(begin, recipe: str, own: bool, reco
         return [out.float(), gradient, net.head.weight.grad, evaluated]
 
     amp = {"fp32": None, "bf16": BF16}[recipe]
-    true = run(frozen(FP32, recomputed), torch.autocast("cpu", amp) if amp else nullcontext())
+    loaded = [torch.randn(p.shape).div_(3).to(BF16) for p in Frozen(recomputed).base.parameters()]
+    widened = [weight.to(FP32) for weight in loaded]
+    true = run(frozen(widened, recomputed), torch.autocast("cpu", amp) if amp else nullcontext())
     begin(recipe, products="native")
-    found = run(frozen(BF16, recomputed), torch.autocast("cpu", BF16) if own else nullcontext())
+    found = run(frozen(loaded, recomputed), torch.autocast("cpu", BF16) if own else nullcontext())
     assert all(torch.equal(a, b) for a, b in zip(found[:3], true[:3], strict=True))
     assert found[3].dtype is FP32
     if recipe == "fp32" or own:
