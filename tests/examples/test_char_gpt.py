@@ -39,6 +39,7 @@ def test_the_same_seed_prints_the_same_and_another_does_not(run_example):
     assert run_example(*arguments, "--seed", "8") != first
 
 
+@pytest.mark.long
 def test_a_killed_run_resumes_bit_for_bit(run_example, kill_example, tmp_path: Path):
     arguments = (NAME, "--steps", "24", *SMALL, "--checkpoint")
     whole = run_example(*arguments, str(tmp_path / "whole.pt")).splitlines()
@@ -66,7 +67,7 @@ def test_gpt2_has_gpt2s_number_of_parameters():
     assert sum(p.numel() for p in model.parameters()) == published + padding
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(
     not (shutil.which("gcc") or shutil.which("clang")), reason="torch.compile needs a C++ compiler"
 )
