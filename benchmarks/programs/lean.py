@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 #: width of a layer, and how many there are
-NETWORKS = {"large": (2048, 8), "small": (32, 4), "many": (64, 150)}
+NETWORKS = {"large": (2048, 8), "small": (512, 8), "many": (64, 150)}
 
 
 def held() -> int:
