@@ -61,7 +61,7 @@ def render(comparison: Mapping[str, Any]) -> str:
 
 def render_diagnosis(diagnosis: Mapping[str, Any]) -> str:
     """A fragment of HTML: what `halfstep diagnose` prints, in colours that are readable on light and dark."""
-    console = Console(record=True, file=io.StringIO(), width=100, force_terminal=True, force_jupyter=False)
+    console = Console(record=True, file=io.StringIO(), width=88, force_terminal=True, force_jupyter=False)
     console.print(view(diagnosis, commands=False))
     return console.export_html(theme=_THEME, inline_styles=True, code_format=_PRE)
 
