@@ -59,7 +59,7 @@ class Profiler:
         self._patches.wrap(autograd_profiler, "_prepare_profiler", self._yield_to_script)
         self._patches.wrap(autograd_profiler, "_enable_profiler", self._yield_to_script)
         if self._options.get("record_shapes"):
-            self._patches.wrap(torch.utils, "swap_tensors", self._yield_to_swap)
+            self._patches.wrap(torch._C, "_swap_tensor_impl", self._yield_to_swap)
 
     def _yield_to_script(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def start(*args: Any, **kwargs: Any) -> Any:
@@ -70,13 +70,13 @@ class Profiler:
         return start
 
     def _yield_to_swap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def swap_tensors(*args: Any, **kwargs: Any) -> Any:
+        def swap(*args: Any, **kwargs: Any) -> Any:
             if self.running:
                 self.absent = SWAPPED
                 self._stop()
             return original(*args, **kwargs)
 
-        return swap_tensors
+        return swap
 
     def _end_early(self) -> None:
         """Stop, and keep the events until they are asked for: the record may be closed later."""
