@@ -153,7 +153,7 @@ def test_cells_are_listed_without_their_control_characters(
         Cell(2, "\x1b[2J\u202e\nx = 1"),
         Cell(3, "'\ud800'"),
     ]
-    history = SimpleNamespace(program=lambda: cells, looked=list)
+    history = SimpleNamespace(program=lambda left_out: cells, looked=list)
     HalfstepMagics._program(SimpleNamespace(_history=history), None, only_cell=False)  # type: ignore[arg-type]
     listed = capsys.readouterr().out
     assert all(line.isprintable() for line in listed.splitlines())

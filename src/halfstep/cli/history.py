@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult, InteractiveShell
@@ -67,10 +67,8 @@ class History:
         before = enumerate(self._raw[:-1])
         return [number for number, text in before if number in self._looked or self._looks(text, {})]
 
-    def program(self) -> list[Cell]:
+    def program(self, left_out: Iterable[int]) -> list[Cell]:
         """The cells that ran before the one that is running: each once, where it ran last, if it ended well then.
-
-        Those of :meth:`looked` are left out.
 
         A cell is told by the name that the notebook gives it, where it was run after the extension was loaded, else by
         its text.
@@ -78,7 +76,7 @@ class History:
         failed = self._failed | set(
             getattr(self._shell.history_manager, "exceptions", {})
         )  # from IPython 9 on
-        failed.update(self.looked())
+        failed.update(left_out)
         last: dict[str, Cell] = {}
         for number, text in enumerate(self._raw[:-1]):
             code = own_lines_removed(text)

@@ -102,7 +102,8 @@ class HalfstepMagics(Magics):
             UsageError: there is none.
         """
         own = [] if cell is None else [Cell(self._history.number, cell)]
-        program = own if only_cell else [*self._history.program(), *own]
+        looked = [] if only_cell else self._history.looked()
+        program = own if only_cell else [*self._history.program(looked), *own]
         if not program:
             raise UsageError(
                 "There is no cell to run: write %%halfstep above one, or run the cells that train before %halfstep."
@@ -114,7 +115,7 @@ class HalfstepMagics(Magics):
             name = "this cell" if cell is not None and part is program[-1] else f"In [{part.number}]"
             first = next(row for row in part.code.splitlines() if row.strip())
             print(f"  {name:<10} {clean(first)[:80]}")
-        if not only_cell and (looked := self._history.looked()):
+        if looked:
             numbers = ", ".join(f"In [{number}]" for number in looked)
             print(f"Left out, as they only look at what halfstep found: {numbers}")
         return program

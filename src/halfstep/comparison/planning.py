@@ -276,7 +276,7 @@ def _looked(pairs: int) -> int | None:
 def _both(n: int, half: float, alpha: float, enough: float) -> tuple[int | None, int | None]:
     """After how many pairs half an interval is below ``enough``: with the noise seen in ``n``, and with the least.
 
-    Half an interval of n pairs is t * s / sqrt(n); s is at least s sqrt((n - 1) / chi2(0.9, n - 1)).
+    Half an interval of n pairs is t * s / sqrt(n); s is at least s sqrt((n - 1) / chi2(0.7, n - 1)).
     """
     from scipy.special import chdtri
 

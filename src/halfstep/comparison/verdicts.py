@@ -11,7 +11,7 @@ from halfstep.comparison.model.figures import Ratio
 from halfstep.comparison.model.quality import Quality
 from halfstep.comparison.model.trials import TrialRow
 from halfstep.comparison.model.verdicts import PrecisionRow
-from halfstep.comparison.statistics.blocks import energy_of_blocks, memory_of_blocks, speed_of_blocks
+from halfstep.comparison.statistics.block_ratios import energy_of_blocks, memory_of_blocks, speed_of_blocks
 from halfstep.comparison.statistics.quality import qualities
 from halfstep.comparison.statistics.ratios import (
     energy,

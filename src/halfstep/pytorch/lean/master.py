@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,23 +18,11 @@ from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.lean import registry
 from halfstep.pytorch.lean.choice import can_be_held
 from halfstep.pytorch.lean.split import Parts, join, split
+from halfstep.pytorch.raw_data import raw_data, set_raw_data
 from halfstep.pytorch.weights.widening import is_alone
 
 #: what a parameter's data may become without its being float64
 _BECOME_FP32 = (torch.float32, *SIXTEEN_BIT)
-
-_DATA: Any = torch._C.TensorBase.data
-
-
-def raw_data(parameter: Tensor) -> Tensor:
-    """``parameter.data`` as PyTorch has it, also where the attribute shows fp32 numbers."""
-    data: Tensor = _DATA.__get__(parameter)
-    return data
-
-
-def set_raw_data(parameter: Tensor, data: Tensor) -> None:
-    """``parameter.data = data`` as PyTorch has it; the dtype may be another one."""
-    _DATA.__set__(parameter, data)
 
 
 class Master:

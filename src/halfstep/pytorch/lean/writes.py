@@ -18,8 +18,9 @@ from torch.compiler import is_compiling
 from torch.nn.utils import clip_grad
 
 from halfstep.pytorch.autocast.state import OUTSIDE, place
-from halfstep.pytorch.lean.master import Master, Masters, raw_data, set_raw_data
+from halfstep.pytorch.lean.master import Master, Masters
 from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.raw_data import raw_data, set_raw_data
 
 _DTYPE: Any = torch._C.TensorBase.dtype
 

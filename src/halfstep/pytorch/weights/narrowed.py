@@ -17,10 +17,9 @@ from torch.nn.parameter import is_lazy
 
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.raw_data import raw_data, set_raw_data
 from halfstep.pytorch.weights.widening import is_narrow
 
-#: a slot in C, of which PyTorch's types know nothing
-_data: Any = torch._C.TensorBase.data
 _WIDE = (torch.float32, torch.float64)
 
 
@@ -39,7 +38,7 @@ class Narrowed:
     def install(self, patches: Patches) -> None:
         """Look at them from now on."""
         # In the place of a slot in C: reading it costs some 0.1 us more.
-        patches.set(Tensor, "data", property(_data.__get__, self._set_data, doc=_data.__doc__))
+        patches.set(Tensor, "data", property(raw_data, self._set_data, doc=Tensor.data.__doc__))
         patches.wrap(torch.utils, "swap_tensors", self._swap_tensors)
         patches.wrap(nn.Module, "register_parameter", self._register_parameter)
 
@@ -47,10 +46,10 @@ class Narrowed:
         if _is_16_bit(data) and _is_weight(tensor):
             self._found(data.dtype)
             if (kept := _before_cast(tensor, data)) is not None:
-                _data.__set__(tensor, kept)
+                set_raw_data(tensor, kept)
                 return
             self._changed()
-        _data.__set__(tensor, data)
+        set_raw_data(tensor, data)
 
     def _swap_tensors(self, original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
         def swap_tensors(t1: Tensor, t2: Tensor) -> None:
@@ -60,8 +59,8 @@ class Narrowed:
                 self._found(t1.dtype)
                 narrow = t1.detach()
                 if (kept := _before_cast(t2, narrow)) is not None:
-                    _data.__set__(t1, kept)
-                    _data.__set__(t2, narrow)
+                    set_raw_data(t1, kept)
+                    set_raw_data(t2, narrow)
                 else:
                     self._changed()
 
@@ -76,7 +75,7 @@ class Narrowed:
             self._found(param.dtype)
             replaces = before is not param and _is_weight(before) and not is_lazy(param)
             if replaces and (kept := _before_cast(before, param)) is not None:
-                _data.__set__(param, kept.clone())  # an optimizer may still train the one before
+                set_raw_data(param, kept.clone())  # an optimizer may still train the one before
             else:
                 self._changed()  # a model that was called before may have a new weight
 
