@@ -48,13 +48,15 @@ def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Request:
     )  # fmt: skip
 
 
-def written(request: Request, trial: Trial, status: str | None = "ok", steps: int = 12) -> Path:
+def written(
+    request: Request, trial: Trial, status: str | None = "ok", steps: int = 12, began: int = 0
+) -> Path:
     """The record that a trial leaves; without a status it was killed."""
     path = request.job.record(trial)
     writer = Writer(path)
     writer.write(
         "start", schema=SCHEMA, precision=trial.precision, seed=trial.seed, repeat=trial.repeat,
-        started=f"2026-01-01T00:00:{trial.seed:02}",
+        started=f"2026-01-01T00:00:{began + trial.seed:02}",
     )  # fmt: skip
     writer.write("takeover", framework="torch", device="cpu", ran_as=trial.precision, seconds=0.1)
     other = 0.001 * (trial.precision != "fp32")
@@ -217,6 +219,19 @@ def test_rebuilding_gives_the_same_object(request_: Request, ran: list[Trial]) -
     assert halfstep.load(request_.folder).verdicts == found["verdicts"]
     (request_.folder / "comparison.json").write_text("{")
     assert rebuild(request_.folder).verdicts == found["verdicts"]
+
+
+def test_a_trial_that_was_run_again_last_is_a_row_in_its_place(request_: Request) -> None:
+    """Disturbed trials are run again after all others."""
+    asked = replace(request_, recipes=None, seeds=1)
+    kinds = {"fp32": "native", "tf32": "impossible", "bf16": "native", "fp16": "native"}
+    device = {"name": "A", "precisions": {name: {"kind": kind} for name, kind in kinds.items()}}
+    save(asked, ENVIRONMENT | {"devices": [device]})
+    for precision, began in {"fp16": 1, "bf16": 8, "fp32": 9}.items():
+        written(asked, Trial(precision), began=began)
+    found = codec.write(rebuilt(asked.folder))
+    assert [row["precision"] for row in found["trials"]] == ["fp32", "bf16", "fp16"]
+    assert [row["precision"] for row in found["verdicts"]] == ["fp32", "bf16", "fp16"]
 
 
 def test_batches_that_fit_are_evidence_for_memory_and_stay_where_it_is_drawn_again(

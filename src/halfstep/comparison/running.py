@@ -94,7 +94,6 @@ def run_comparison(
         if request.recipes is None and AS_IS not in recipes and outcome.record.own_amp:
             recipes.append(AS_IS)
             pending[:] = interleaved([*pending, *plan([AS_IS], request.repeats, request.seeds)])
-        outcomes = in_order(outcomes, recipes) if places else outcomes
         environment["seconds"] = time.monotonic() - started
         disk.keep(save, request, environment, cwd)
         end: End | None = "interrupted" if crew.interrupted else None
@@ -222,8 +221,7 @@ def assemble(
     """
     job = request.job
     recipes = _recipes(request, environment, outcomes)
-    if request.budget is not None:
-        outcomes = in_order(outcomes, recipes)
+    outcomes = in_order(outcomes, recipes)
     records = [o.record for o in outcomes]
     others, files = disturbances(records, _siblings(environment)), files_of_earlier_trials(records)
     rows = [
