@@ -151,6 +151,7 @@ def test_compare_and_diagnose(tmp_path: Path) -> None:
         "%load_ext halfstep",
         "%%halfstep compare\nx = 1",
         "for row in _.table(): print(row)\n_.recommendation",
+        "print(Out[3].data, _3.table())",
     ]
     # IPython keeps a result in _ as long as no cell has given it another meaning.
     write(tmp_path / "train.ipynb", [TRAINING.replace("for _", "for step"), *looks])

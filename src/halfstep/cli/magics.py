@@ -69,13 +69,25 @@ class HalfstepMagics(Magics):
         The options are those of `halfstep compare` and `halfstep diagnose`. --only-cell: the cell alone is the program.
         """
         if Session.current is not None and Session.current.of_command:
-            return PassedOver()  # this notebook is itself being run: its own lines are no part of the program
+            return self._passed_over()  # this notebook is itself being run: its lines are no part of the program
         try:
             return self._run(_words(line), cell)
         except HalfstepError as error:
             raise MagicError(str(error)) from None
         except click.ClickException as error:
             raise MagicError(error.format_message()) from None
+
+    def _passed_over(self) -> PassedOver:
+        """What a later cell finds in ``_``, ``Out[3]`` and ``_3``, too: where a notebook is run, no cell sets them.
+
+        As in a kernel, ``_`` is left alone once a cell has given it another meaning.
+        """
+        result = PassedOver()
+        hook, names, number = self._shell.displayhook, self._shell.user_ns, self._shell.execution_count
+        if names.get("_") is hook._:
+            names["_"] = vars(hook)["_"] = result
+        names["_oh"][number] = names[f"_{number}"] = result
+        return result
 
     def _run(self, words: list[str], cell: str | None) -> Comparison | Diagnosis:
         if not words or words[0] not in _COMMANDS:
