@@ -96,8 +96,9 @@ def test_disturbed_trials_are_left_out_of_the_speed() -> None:
     ]
 
 
-def test_without_a_quiet_trial_there_is_no_verdict_on_speed() -> None:
-    advice, found = compared({"fp32": [(3.0, True), (3.1, True)], "bf16": [(0.1, False), (0.101, False)]})
+@pytest.mark.parametrize("of_fp32", [[(3.0, True), (3.1, True)], [(3.0, True), (0.2, False), (3.1, True)]])
+def test_without_enough_quiet_trials_there_is_no_verdict_on_speed(of_fp32: list[tuple[float, bool]]) -> None:
+    advice, found = compared({"fp32": of_fp32, "bf16": [(0.1, False), (0.101, False)]})
     assert found[1]["speed_ratio"]["low"] is None
     assert not found[1]["speed_ratio"]["significant"]
     assert (advice["precision"], advice["decided"]) == ("fp32", False)

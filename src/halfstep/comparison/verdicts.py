@@ -160,9 +160,13 @@ def _with_ratios(row: PrecisionRow, own: _Side, base: _Side, levels: Levels | No
 
 def _quiet_speed_ratio(own: _Side, base: _Side) -> Ratio | None:
     """The ratio of the trials that nothing disturbed; of all of them, without an interval, where a side has none."""
-    if own.quiet and base.quiet:
-        return speed_ratio(base.quiet, own.quiet)
-    return _disturbed_speed_ratio(own, base)
+    if not own.quiet or not base.quiet:
+        return _disturbed_speed_ratio(own, base)
+    ratio = speed_ratio(base.quiet, own.quiet)
+    if ratio is None or ratio.low is not None:
+        return ratio
+    fewer = any(len(side.quiet) < len(side.outcomes) for side in (own, base))
+    return replace(ratio, disturbed=True) if fewer else ratio
 
 
 def _disturbed_speed_ratio(own: _Side, base: _Side) -> Ratio | None:

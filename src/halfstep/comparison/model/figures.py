@@ -30,7 +30,7 @@ class Ratio:
         significant: whether the interval leaves 1 out.
         words: the same in words.
         runs: how many runs it rests on, the baseline's first.
-        disturbed: whether no run of a side was left undisturbed, so that it says nothing.
+        disturbed: whether other work left too few runs of a side undisturbed for an interval.
     """
 
     OMITTED: ClassVar = ("runs", "disturbed")
