@@ -24,7 +24,7 @@ def install(fsdp: Any, attached: Attached) -> None:
     def sharding(original: Callable[..., Any]) -> Callable[..., Any]:
         def fully_shard(module: Any, *args: Any, **kwargs: Any) -> Any:
             for one in module if isinstance(module, list) else [module]:
-                attached.takeover.weights.hold(one)
+                attached.takeover.weights.shard(one)
             return original(module, *args, **kwargs)
 
         return fully_shard
@@ -49,7 +49,7 @@ def _making(original: Callable[..., None], attached: Attached) -> Callable[..., 
 
 def _wrapping(original: Callable[..., None], attached: Attached) -> Callable[..., None]:
     def __init__(sharded: torch.nn.Module, module: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
-        attached.takeover.weights.hold(module)
+        attached.takeover.weights.shard(module)
         original(sharded, module, *args, **kwargs)
 
     return __init__

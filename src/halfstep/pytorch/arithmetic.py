@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from halfstep.errors import Unsupported
-from halfstep.program.launching import world_size
 from halfstep.pytorch import devices
 from halfstep.pytorch.autocast import lists
 from halfstep.pytorch.capabilities import Support, support
@@ -64,11 +63,6 @@ class Arithmetic:
         if self._recipe.as_is:
             return None
         run = self._options.run
-        if self._recipe.remainder and (processes := world_size()) > 1:
-            raise Unsupported(
-                f"Precision {self._recipe.name} trains in one process as yet, but {processes} were started; use "
-                "--precision bf16."
-            )
         if run.as_on is not None and self.device not in ("cpu", "cuda"):
             raise Unsupported(
                 f"--as-on cuda applies CUDA's autocast lists on a CPU, but this program uses {self.device}; hide "

@@ -205,8 +205,8 @@ class Takeover(Training, Face):
     def cannot_be_undone(self) -> str:
         if _inside_our_work():
             return "this is inside a model's call, a backward pass or an optimizer's step; do it between two steps"
-        if self.weights.has_converted:
-            return "it has made the weights of a model 16-bit, and their other bits are gone; restart the program"
+        if reason := self.weights.cannot_be_undone:
+            return reason
         if covered := self.patches.covered():
             return f"something else was put in the place of {', '.join(covered)}; take that away first"
         return ""

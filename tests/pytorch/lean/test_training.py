@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from halfstep.errors import Unsupported
 from halfstep.pytorch.lean.master import raw_data
 from halfstep.pytorch.lean.split import Parts, split
 from halfstep.pytorch.recording.stored import stored_in
@@ -282,22 +281,6 @@ def test_a_step_with_bad_gradients_is_skipped_where_that_is_asked_for(begin: Beg
     optimizer.step()
     assert takeover.skipped == 1
     assert_same(state(model, optimizer), expected)
-
-
-def test_several_processes_are_refused(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(
-        Unsupported, match="^Precision bf16-lean trains in one process as yet, but 2 were started; use "
-    ):
-        begin("bf16-lean")
-
-
-def test_replicas_are_refused(begin: Begin) -> None:
-    begin("bf16-lean")
-    with pytest.raises(
-        Unsupported, match="as yet, but the program uses DistributedDataParallel; use --precision bf16"
-    ):
-        nn.parallel.DistributedDataParallel(nn.Linear(2, 2))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own

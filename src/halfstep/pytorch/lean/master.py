@@ -32,14 +32,16 @@ class Master:
         parts: the bf16 tensor that the parameter looks at, and the remainders.
         shown: fp32, where somebody outside may hold it; else None.
         thread: the one that used it last; others put nothing in its place.
+        set_data: gives the parameter other data, of another dtype; what it leaves of the parameter is its own affair.
     """
 
-    __slots__ = ("__weakref__", "_of", "_version", "_wide", "parts", "shown", "thread")
+    __slots__ = ("__weakref__", "_of", "_version", "_wide", "parts", "set_data", "shown", "thread")
 
     def __init__(self, parameter: nn.Parameter, parts: Parts) -> None:
         self._of = weakref.ref(parameter)
         self.parts = parts
         self.shown: Tensor | None = None
+        self.set_data = set_raw_data
         self.thread = threading.current_thread()
         self._wide: Tensor | None = None
         self._version = 0
@@ -62,7 +64,7 @@ class Master:
     def put_down(self) -> None:
         """The parameter looks at its bf16 numbers, which agree with the remainders."""
         self._wide = None
-        set_raw_data(self.parameter, self.parts.weight)
+        self.set_data(self.parameter, self.parts.weight)
         self.agrees()
 
     def agrees(self) -> None:
@@ -72,7 +74,7 @@ class Master:
     def put_up(self, wide: Tensor) -> None:
         """The parameter looks at ``wide``."""
         self._wide = wide
-        set_raw_data(self.parameter, wide)
+        self.set_data(self.parameter, wide)
 
     def put_instead(self) -> Tensor | None:
         """What somebody has put in the place of the fp32 tensor that was put up, as by ``parameter.data = ...``."""

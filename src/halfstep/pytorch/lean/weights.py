@@ -23,10 +23,12 @@ from halfstep.pytorch.lean import functions
 from halfstep.pytorch.lean.choice import can_be_held
 from halfstep.pytorch.lean.embedding import in_fp32
 from halfstep.pytorch.lean.master import Masters
+from halfstep.pytorch.lean.replicas import Replicas
 from halfstep.pytorch.lean.stepping import Stepping
 from halfstep.pytorch.lean.writes import Writes
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.weights.fp32_weights import Fp32Weights
+from halfstep.pytorch.weights.widening import is_dtensor
 
 #: modules whose weights stay fp32: autocast computes with them in fp32, or makes a weight of them first
 _IN_FP32 = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.RNNBase, nn.RNNCellBase,
@@ -56,6 +58,7 @@ class LeanWeights:
         self._fp32 = fp32
         self._look = look
         self._stop = stop
+        self._replicas = Replicas(self.masters, self._split_anew, self._keep, stop)
         self._held: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._kept = WeakIdKeyDictionary()
         self._asked: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -68,8 +71,23 @@ class LeanWeights:
         patches.on_undo(in_fp32(devices).remove)
         patches.wrap(nn.Module, "named_parameters", self._reading)
         patches.wrap(nn.Module, "register_parameter", self._register_parameter)
-        for cls in (nn.parallel.DistributedDataParallel, nn.DataParallel):
-            patches.wrap(cls, "__init__", self._refusing)
+        self._replicas.install(patches)
+
+    @property
+    def cannot_be_undone(self) -> str:
+        """Why not, as the rest of a sentence; empty where it can."""
+        if self._replicas.any_made:
+            return "DistributedDataParallel was given bf16 weights, and reduces nothing else; restart the program"
+        return ""
+
+    def refuse_shards(self) -> None:
+        """The program shards its weights over processes: end it."""
+        self._stop(
+            Unsupported(
+                "Precision bf16-lean keeps all weights in every process as yet, but the program shards them; use "
+                "DistributedDataParallel or --precision bf16."
+            )
+        )
 
     def remove(self) -> None:
         """All weights are fp32 again, with all their numbers, and stay so."""
@@ -86,7 +104,16 @@ class LeanWeights:
             self._split(module)
         return made
 
+    def _split_anew(self, module: nn.Module) -> None:
+        self._fp32.hold(module)
+        self._split(module)
+
+    def _keep(self, parameter: Tensor) -> None:
+        self._kept[parameter] = True
+
     def _split(self, module: nn.Module) -> None:
+        if any(is_dtensor(p) for p in module.parameters()):
+            self.refuse_shards()
         self._look(module)
         self._keep_in(module)
         self.masters.hold(p for p in module.parameters() if p not in self._kept)
@@ -108,6 +135,9 @@ class LeanWeights:
 
     def _step(self, parameters: Iterable[Tensor]) -> None:
         """An optimizer is about to step: in a region of a framework's no call of a model was outermost."""
+        parameters = list(parameters)
+        if any(is_dtensor(p) for p in parameters):
+            self.refuse_shards()
         new = [p for p in parameters if self.masters.of(p) is None and can_be_held(p) and p not in self._kept]
         if new:
             for module in list(self._asked):
@@ -141,14 +171,3 @@ class LeanWeights:
                 self._held.clear()  # a model that was called before may have a new weight
 
         return register_parameter
-
-    def _refusing(self, original: Callable[..., None]) -> Callable[..., None]:
-        def __init__(replica: nn.Module, *args: Any, **kwargs: Any) -> None:
-            self._stop(
-                Unsupported(
-                    f"Precision bf16-lean trains in one process as yet, but the program uses {type(replica).__name__}; "
-                    "use --precision bf16."
-                )
-            )
-
-        return __init__

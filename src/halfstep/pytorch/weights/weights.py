@@ -107,9 +107,17 @@ class Weights:
             self._only_fp32.after_first_step()
 
     @property
-    def has_converted(self) -> bool:
-        """Whether weights of the program are 16-bit by now, by the recipe."""
-        return self._16_bit is not None and self._16_bit.has_converted
+    def cannot_be_undone(self) -> str:
+        """Why not, as the rest of a sentence; empty where it can."""
+        if self._16_bit is not None and self._16_bit.has_converted:
+            return "it has made the weights of a model 16-bit, and their other bits are gone; restart the program"
+        return "" if self._lean is None else self._lean.cannot_be_undone
+
+    def shard(self, module: nn.Module) -> None:
+        """The program is about to shard the weights of ``module`` over processes."""
+        if self._lean is not None:
+            self._lean.refuse_shards()
+        self.hold(module)
 
     def remove(self) -> None:
         """Take away what was put beside the patches."""

@@ -41,7 +41,7 @@ def is_narrow(tensor: Tensor) -> bool:
         return False
     if registry.held(tensor) is not None:
         return False
-    return _is_plain(tensor) or _is_dtensor(tensor)
+    return _is_plain(tensor) or is_dtensor(tensor)
 
 
 def is_alone(tensor: Tensor) -> bool:
@@ -123,5 +123,6 @@ def _is_plain(tensor: Tensor) -> bool:
     return not is_traceable_wrapper_subclass(tensor)
 
 
-def _is_dtensor(tensor: Tensor) -> bool:
+def is_dtensor(tensor: Tensor) -> bool:
+    """Whether ``tensor`` is one of several processes'."""
     return type(tensor).__module__.startswith("torch.distributed.tensor")

@@ -1,0 +1,123 @@
+"""``bf16-lean`` under DistributedDataParallel: every process holds bf16 weights with remainders.
+
+The weights are split before DDP is given them, so that what DDP reduces is bf16, as the gradients are. The numbers
+that DDP gives all processes at its start are fp32. What was added up without communication (``no_sync``) is fp32, and
+is rounded to bf16 once, when it is reduced. Every process makes the same steps from then on.
+
+DDP waits for the gradients with hooks on the parameters' AccumulateGrad nodes. PyTorch drops a parameter's node when
+the dtype of its data changes, as it does around a step; a function in C++ changes the dtype and leaves the node.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from halfstep.errors import HalfstepError, Unsupported
+from halfstep.pytorch.lean.master import Masters
+from halfstep.pytorch.native.builder import FOLDER, library, prepare
+from halfstep.pytorch.patches import Patches
+
+SOURCE = FOLDER / "set_data.cpp"
+
+
+class Replicas:
+    """Splits the weights of what DDP is given.
+
+    Args:
+        masters: the parameters that are bf16 with a remainder.
+        split: splits the parameters of a module that are to be split.
+        keep: called with parameters that stay fp32 from now on.
+        stop: called with an error that ends the program.
+
+    Attributes:
+        any_made: whether DDP holds parameters of bf16.
+    """
+
+    def __init__(
+        self,
+        masters: Masters,
+        split: Callable[[nn.Module], None],
+        keep: Callable[[Tensor], None],
+        stop: Callable[[HalfstepError], NoReturn],
+    ) -> None:
+        self._masters, self._split, self._keep, self._stop = masters, split, keep, stop
+        self.any_made = False
+
+    def install(self, patches: Patches) -> None:
+        """Look at replicas where they are made."""
+        patches.wrap(DistributedDataParallel, "__init__", self._replicating)
+        patches.wrap(DataParallel, "__init__", self._refusing)
+
+    def _replicating(self, original: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(original)
+        def __init__(replica: Any, module: nn.Module, *args: Any, **kwargs: Any) -> None:
+            set_data = data_setter()
+            if set_data is None:
+                self._stop(
+                    Unsupported(
+                        "Precision bf16-lean needs a C++ compiler where the program uses DistributedDataParallel, but "
+                        f"{prepare([SOURCE]) or 'what it made cannot be loaded'}; use --precision bf16."
+                    )
+                )
+            self._split(module)
+            original(replica, module, *args, **kwargs)
+            self._masters.flush()  # what DDP has made equal in all processes
+            for parameter in module.parameters():
+                master = self._masters.of(parameter)
+                if master is None:
+                    self._keep(parameter)  # were it split later, DDP's hook would be lost
+                else:
+                    master.set_data = set_data
+                    parameter.register_post_accumulate_grad_hook(_narrowing(replica))
+                    self.any_made = True
+
+        return __init__
+
+    def _refusing(self, original: Callable[..., None]) -> Callable[..., None]:
+        def __init__(replica: nn.Module, *args: Any, **kwargs: Any) -> None:
+            self._stop(
+                Unsupported(
+                    "Precision bf16-lean trains a model in one thread, but the program uses DataParallel; use "
+                    "DistributedDataParallel or --precision bf16."
+                )
+            )
+
+        return __init__
+
+
+def _narrowing(replica: Any) -> Callable[[Tensor], None]:
+    """A hook that rounds an fp32 gradient just before DDP reduces it: the memory that DDP reduces it in is bf16."""
+
+    def narrow(parameter: Tensor) -> None:
+        gradient = parameter.grad
+        reduces = replica.require_backward_grad_sync or replica.require_forward_param_sync
+        if reduces and gradient is not None and gradient.dtype is torch.float32:
+            parameter.grad = gradient.to(torch.bfloat16)
+
+    return narrow
+
+
+@functools.cache
+def data_setter() -> Callable[[Tensor, Tensor], None] | None:
+    """As ``tensor.data = data``, but hooks on the tensor's AccumulateGrad node stay; None without a compiler.
+
+    The first call may compile, for a second.
+    """
+    found = library(SOURCE, ctypes.PyDLL)
+    if found is None:
+        return None
+    function = found.hs_set_data
+    function.restype, function.argtypes = ctypes.c_int, (ctypes.c_void_p, ctypes.c_void_p)
+
+    def set_data(tensor: Tensor, data: Tensor) -> None:
+        if function(tensor._cdata, data._cdata):
+            raise RuntimeError(f"PyTorch refuses data of {data.dtype} to a tensor of {tensor.dtype}.")
+
+    return set_data
