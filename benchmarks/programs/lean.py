@@ -1,27 +1,49 @@
 """Trains layers whose parameters dominate, and prints what that took, as JSON.
 
-python lean.py large|small|many OPTIMIZER freed|live|accumulated none|hand ROWS STEPS [--compile]
+python lean.py deep|large|small|many OPTIMIZER freed|live|accumulated none|hand ROWS STEPS [--compile]
+
+Bytes are the largest resident set of a phase over a baseline: the process after it has trained one layer of the same
+width and has given its memory back. What every process needs for PyTorch, its threads and its kernels is so left out.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
-import resource
 import sys
 import time
+from collections.abc import Iterator
 from statistics import median
 
 import torch
 from torch import Tensor, nn
 
+from halfstep.meters.memory import PeakMemory
+from halfstep.meters.reading import Absent
+from halfstep.pytorch.recording.stored import stored_in
+
 #: width of a layer, and how many there are
-NETWORKS = {"large": (2048, 8), "small": (512, 8), "many": (64, 150)}
+NETWORKS = {"deep": (1024, 64), "large": (2048, 8), "small": (512, 8), "many": (64, 150)}
 
 
-def held() -> int:
-    """Bytes that this process has held resident at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+class Phases:
+    """The most bytes over the baseline in each phase of a step, over all steps."""
+
+    def __init__(self) -> None:
+        self._meter = PeakMemory()
+        self.peaks: dict[str, float] = {}
+        gc.collect()
+        self._meter.start()
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self._meter.mark()
+        yield
+        read = self._meter.read()
+        if isinstance(read, Absent):
+            raise SystemExit(read.reason)
+        self.peaks[name] = max(self.peaks.get(name, 0.0), read.value)
 
 
 class Layers(nn.Module):
@@ -50,12 +72,18 @@ def optimizer_for(name: str, model: nn.Module) -> torch.optim.Optimizer:
     return made
 
 
-def warm_up(name: str, dtype: torch.dtype) -> None:
-    """Import and compile what a training needs: on a small one it would weigh more than the numbers do."""
-    model = Layers(8, 1)
+def cast_by(amp: str) -> contextlib.AbstractContextManager[object]:
+    return torch.autocast("cpu", torch.bfloat16) if amp == "hand" else contextlib.nullcontext()
+
+
+def warm_up(name: str, dtype: torch.dtype, amp: str, rows: int, width: int) -> None:
+    """Import, compile and allocate what a training needs beside its numbers."""
+    model = Layers(width, 1)
     optimizer = optimizer_for(name, model)
     for _ in range(3):
-        model(torch.randn(4, 8).to(dtype)).sum().backward()
+        with cast_by(amp):
+            result = model(torch.randn(rows, width).to(dtype))
+        result.sum().backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -70,12 +98,12 @@ def main() -> None:
     width, count = NETWORKS[network]
     torch.manual_seed(0)
     dtype = torch.bfloat16 if name in ("torchao", "optimi") else torch.float32
-    warm_up(name, dtype)
-    before = held()
+    warm_up(name, dtype, amp, rows, width)
+    phases = Phases()
     model = Layers(width, count)
     optimizer = optimizer_for(name, model)
     called = torch.compile(model) if "--compile" in sys.argv else model
-    seconds, losses = [], []
+    seconds, losses, stored = [], [], {}
     for step in range(steps):
         started = time.perf_counter()
         if mode == "freed":
@@ -83,16 +111,24 @@ def main() -> None:
         for part in range(2 if mode == "accumulated" else 1):
             generator = torch.Generator().manual_seed(2 * step + part)
             x = torch.randn(rows, width, generator=generator).to(dtype)
-            with torch.autocast("cpu", torch.bfloat16) if amp == "hand" else contextlib.nullcontext():
+            with phases.phase("forward"), cast_by(amp):
                 loss = (called(x).float() - x.float().roll(1, 1)).square().mean()
             if mode == "live" or (mode == "accumulated" and part == 0):
                 optimizer.zero_grad()  # the last step's gradients have lived through the forward pass
-            loss.backward()
-        optimizer.step()
+            with phases.phase("backward"):
+                loss.backward()
+        with phases.phase("step"):
+            optimizer.step()
         seconds.append(time.perf_counter() - started)
         losses.append(loss.item())
-    parameters = sum(p.numel() for p in model.parameters())
-    told = {"parameters": parameters, "bytes": held() - before, "losses": losses}
+        stored = stored_in(model.parameters(), [], [optimizer])
+    told = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "bytes": max(phases.peaks.values()),
+        "phases": phases.peaks,
+        "stored": stored,
+        "losses": losses,
+    }
     print(json.dumps(told | {"seconds": median(seconds[1:] or seconds)}))
 
 

@@ -22,3 +22,20 @@ def test_it_measures_bytes_speed_and_distance(capsys: pytest.CaptureFixture[str]
 
 def test_ratios_are_taken_round_by_round() -> None:
     assert lean.ratios([1.0, 4.0, 3.0], [2.0, 4.0, 2.0]) == {"median": 1.0, "low": 0.5, "high": 1.5}
+
+
+def test_the_ideal_of_adamw_and_bytes_by_part() -> None:
+    """Weights 2, remainder 2, gradients 2 and moments 8, over 4, 4, 8 and casts of 2; sums of gradients are fp32."""
+    found = [lean.ideal(mode, 8) for mode in lean.MODES]
+    assert found == [14 / 16, 14 / 18, 16 / 18]
+    run = {
+        "parameters": 10,
+        "phases": {"step": 143},
+        "stored": {
+            "weights": {"bf16": 20, "remainder16": 20},
+            "gradients": {"bf16": 20},
+            "optimizer": {"fp32": 80},
+        },
+    }
+    parts = {"remainder": 2.0, "weights": 2.0, "gradients": 2.0, "state": 8.0, "workspace": 0.3}
+    assert lean.parts(run) == pytest.approx(parts)

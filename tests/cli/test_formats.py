@@ -35,6 +35,7 @@ def test_the_table_has_a_row_a_format() -> None:
     for name in FORMATS:
         line(text, name)
     assert line(text, "fp16")[:9] == ["fp16", "16", "5", "11", "65504", "2^-14", "2^-24", "2^-11", "3"]
+    assert "bf16-lean stores a weight as bf16 and a 16-bit remainder: together fp32, bit for bit." in text
     assert line(text, "nvfp4")[:6] == ["nvfp4", "4.5", "16", "fp4_e2m1", "fp8_e4m3", "fp32"]
 
 

@@ -143,3 +143,10 @@ def test_a_recipe_with_options_is_one_line_everywhere() -> None:
             'import halfstep; halfstep.enable("fp16:'
         )
         assert own_words("fp16:loss_scale=8", Script(framework)) is None
+
+
+def test_weights_with_a_remainder_are_halfsteps_own() -> None:
+    for framework in OWN_WORDS:
+        assert adopt("bf16-lean", Script(framework)) == (
+            'import halfstep; halfstep.enable("bf16-lean")   # the first line of the script'
+        )

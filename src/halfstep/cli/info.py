@@ -109,6 +109,8 @@ def _precisions(precisions: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
         slower = ", ".join(kind.replace("_", " ") for kind in row.get("slower", []))
         extra = f"; {slower} in fp32 units" if slower else ""
         rows.append((name, f"{_KINDS[row['kind']]}: {row['reason']}{extra}"))
+        if name == "bf16" and row["kind"] != "impossible":
+            rows.append(("bf16-lean", "as bf16, in PyTorch: weights in bf16 and a remainder, together fp32"))
     return rows
 
 

@@ -84,6 +84,7 @@ class Takeover(Training, Face):
             self._operands,
             self.own_precision.note,
             options.stop,
+            self._tell,
             self.patches,
         )
         self.scaling = Scaling(recipe.loss_scale, recipe.compute == "fp16")
@@ -153,7 +154,7 @@ class Takeover(Training, Face):
         self._operands.install()
         data_loading.outside(self.regions, patches)
         self._habits.install(patches)
-        Communicated(self._tell_communicated).install(patches)
+        Communicated(self._tell).install(patches)
         if isinstance(self.options.writer, Writer):
             self._looking.install(patches)
         parts = backward.Parts(recipe, self.scaling, self.statistics, self.regions, self.by_hand, self)
@@ -163,7 +164,7 @@ class Takeover(Training, Face):
         self._steps.install(patches)
         self.by_hand.install(patches)
 
-    def _tell_communicated(self, text: str) -> None:
+    def _tell(self, text: str) -> None:
         if not self.recipe.as_is:
             self.options.say(text)
         self.options.writer.write("warning", text=text)

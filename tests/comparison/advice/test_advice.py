@@ -207,6 +207,11 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
         "Use bf16-true: 0.60× memory",
     ),
     (
+        "best", "memory",
+        [FP32, verdict("bf16", 1.9, memory_ratio=SMALL), verdict("bf16-lean", 1.8, memory_ratio=SMALLER)], "bf16-lean",
+        "Use bf16-lean: 0.60× memory",
+    ),
+    (
         "best", "energy",
         [FP32, verdict("bf16", 1.9, energy_ratio=ratio(0.9, "energy", "less")), verdict("tf32", 1.5, energy_ratio=SMALLER)],
         "tf32", "Use tf32",

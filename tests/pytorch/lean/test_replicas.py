@@ -93,19 +93,30 @@ def test_replicas_in_threads_are_refused(begin: Begin) -> None:
 
 
 @pytest.fixture
-def sharded() -> Iterator[Tensor]:
-    """A parameter that is one of several processes', of which there is one."""
-    tensor = pytest.importorskip("torch.distributed.tensor")
+def alone() -> Iterator[None]:
+    """A process group of this process only."""
     dist.init_process_group("gloo", store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
-    mesh = dist.device_mesh.init_device_mesh("cpu", (1,))
-    yield nn.Parameter(tensor.distribute_tensor(torch.randn(4, 3), mesh, [tensor.Shard(0)]))
+    yield
     dist.destroy_process_group()
 
 
-def test_weights_that_are_sharded_are_refused(begin: Begin, sharded: Tensor) -> None:
+@pytest.mark.usefixtures("alone")
+def test_a_replica_of_before_is_refused(begin: Begin) -> None:
+    replica = nn.parallel.DistributedDataParallel(nn.Linear(3, 4))
+    begin("bf16-lean")
+    with pytest.raises(
+        Unsupported, match="put into force after the program had given DistributedDataParallel its"
+    ):
+        replica(torch.ones(1, 3))
+
+
+@pytest.mark.usefixtures("alone")
+def test_weights_that_are_sharded_are_refused(begin: Begin) -> None:
+    tensor = pytest.importorskip("torch.distributed.tensor")
+    mesh = dist.device_mesh.init_device_mesh("cpu", (1,))
     begin("bf16-lean")
     linear = nn.Linear(3, 4)
-    linear.weight = sharded
+    linear.weight = nn.Parameter(tensor.distribute_tensor(torch.randn(4, 3), mesh, [tensor.Shard(0)]))
     with pytest.raises(
         Unsupported, match="as yet, but the program shards them; use DistributedDataParallel or"
     ):

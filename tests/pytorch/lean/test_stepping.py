@@ -16,7 +16,7 @@ from halfstep.pytorch.lean.split import Parts, split
 from halfstep.pytorch.lean.stepping import PER_PARAMETER, Stepping
 from halfstep.pytorch.patches import Patches
 
-Begin = Callable[[], Masters]
+Begin = Callable[..., Masters]
 Make = Callable[[list[Tensor]], Optimizer]
 
 #: more than one call's worth of numbers each (`SMALLEST` is made small), so that a step is made of several calls
@@ -30,9 +30,9 @@ def begin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
     monkeypatch.setattr(module, "SMALLEST", 20)
     patches = Patches()
 
-    def start() -> Masters:
+    def start(tell: Callable[[str], object] = lambda text: None) -> Masters:
         masters = Masters()
-        Stepping(masters).install(patches)
+        Stepping(masters, tell=tell).install(patches)
         return masters
 
     yield start
@@ -106,6 +106,13 @@ def trained(make: Make, masters: Masters | None, prepare: Callable[[Optimizer], 
         if parameter.dtype is torch.bfloat16:
             assert torch.equal(parameter, bf16(w))
     return wide, optimizer
+
+
+def held(masters: Masters, parameter: Tensor) -> Tensor:
+    """Its fp32 numbers."""
+    master = masters.of(parameter)
+    assert master is not None
+    return masters.wide(master)
 
 
 def assert_equal(found: list[Tensor], expected: list[Tensor]) -> None:
@@ -190,6 +197,38 @@ def test_an_optimizer_that_needs_all_at_once_has_them(begin: Begin, make: Make, 
         assert all(s["average"].dtype is torch.float32 for s in optimizer.state.values())
 
 
+class Unknown(torch.optim.SGD):
+    """Treats each parameter by itself, which nobody can know."""
+
+
+@pytest.mark.parametrize(
+    ("cls", "hooks", "why"),
+    [
+        (Unknown, [], "it is not known to treat each by itself"),
+        (torch.optim.SGD, [lambda *_: None], "the program has hooks around its step"),
+        (torch.optim.SGD, [], ""),
+    ],
+)
+def test_what_stepping_at_once_costs_is_told_once(begin: Begin, cls: Any, hooks: list[Any], why: str) -> None:
+    """The weights are fp32, 4 bytes for each of 2 x 2**18 numbers, and so are their gradients."""
+    told: list[str] = []
+    masters = begin(told.append)
+    parameters = [nn.Parameter(torch.zeros(1024, 256)) for _ in range(2)]
+    masters.hold(parameters)
+    optimizer = cls(parameters, lr=0.1)
+    for hook in hooks:
+        optimizer.register_step_pre_hook(hook)
+    for _ in range(3):
+        for p in parameters:
+            p.grad = torch.ones(1024, 256, dtype=torch.bfloat16)
+        optimizer.step()
+    sentence = (
+        f"{cls.__name__} is called once for all weights, as {why}: for the time of its step these and their gradients "
+        "are fp32, too, which takes "
+    )
+    assert told == ([f"{sentence}4 MiB more"] if why else [])
+
+
 class Rounded(torch.autograd.Function):
     """What the reference's model computes with: the fp32 weight, rounded half away; its gradient, in bf16."""
 
@@ -226,7 +265,7 @@ def test_a_closure_computes_with_bf16_weights_inside_of_a_step(
 
         for _ in range(STEPS):
             optimizer.step(closure)
-        return weight.detach() if masters is None else masters.wide(next(iter(masters)))
+        return weight.detach() if masters is None else held(masters, weight)
 
     assert torch.equal(run(None), run(begin()))
 
@@ -246,7 +285,7 @@ def test_sparse_gradients(begin: Begin, name: str) -> None:
             weight.grad = torch.sparse_coo_tensor(index, values, (9, 4), is_coalesced=True)
             optimizer.step()
             assert weight.grad.is_sparse
-        return weight.detach() if masters is None else masters.wide(next(iter(masters)))
+        return weight.detach() if masters is None else held(masters, weight)
 
     assert torch.equal(run(None), run(begin()))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -49,6 +50,7 @@ class Replicas:
     ) -> None:
         self._masters, self._split, self._keep, self._stop = masters, split, keep, stop
         self.any_made = False
+        self._made: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
     def install(self, patches: Patches) -> None:
         """Look at replicas where they are made."""
@@ -68,6 +70,7 @@ class Replicas:
                 )
             self._split(module)
             original(replica, module, *args, **kwargs)
+            self._made.add(replica)
             self._masters.flush()  # what DDP has made equal in all processes
             for parameter in module.parameters():
                 master = self._masters.of(parameter)
@@ -79,6 +82,17 @@ class Replicas:
                     self.any_made = True
 
         return __init__
+
+    def check(self, module: nn.Module) -> None:
+        """Refuse a module that holds a replica of before: its parameters cannot be split without losing DDP's hooks."""
+        for part in module.modules():
+            if isinstance(part, DistributedDataParallel) and part not in self._made:
+                self._stop(
+                    Unsupported(
+                        "Precision bf16-lean was put into force after the program had given "
+                        "DistributedDataParallel its model; put it into force before."
+                    )
+                )
 
     def _refusing(self, original: Callable[..., None]) -> Callable[..., None]:
         def __init__(replica: nn.Module, *args: Any, **kwargs: Any) -> None:

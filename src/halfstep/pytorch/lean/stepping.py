@@ -44,14 +44,22 @@ class Stepping:
     Args:
         masters: the parameters that are bf16 with a remainder.
         hold: called with parameters that are about to be stepped: makes those of them so that are to be.
+        tell: called with a sentence, without its full stop, where a step needs much more memory than others do.
 
     Attributes:
         active: whether steps are made in fp32; those of classes that remember the wrapped step pass through else.
     """
 
-    def __init__(self, masters: Masters, hold: Callable[[Iterable[Tensor]], object] | None = None) -> None:
+    def __init__(
+        self,
+        masters: Masters,
+        hold: Callable[[Iterable[Tensor]], object] | None = None,
+        tell: Callable[[str], object] = lambda text: None,
+    ) -> None:
         self._masters = masters
         self._hold = hold or masters.hold
+        self._tell = tell
+        self._told: set[str] = set()
         self.active = True
 
     def install(self, patches: Patches) -> None:
@@ -112,10 +120,10 @@ class Stepping:
         closure = kwargs["closure"] if "closure" in kwargs else args[0] if args else None
         self._hold(p for p in parameters if callable(closure) or p.grad is not None)
         masters = self._held(parameters)
-        # A compiler would compile the step for each group of parameters.
-        by_groups = type(optimizer) in PER_PARAMETER and not compiled
-        if by_groups and not args and not kwargs and not _has_hooks(optimizer):
+        why = _at_once(optimizer, bool(args or kwargs), compiled)
+        if not why:
             return self._by_groups(stepping, optimizer, masters)
+        self._tell_cost(type(optimizer).__name__, why, masters)
         wide = _Wide(self._masters, masters)
         if callable(closure):
             instead = wide.around(closure)
@@ -125,6 +133,18 @@ class Stepping:
             return stepping(optimizer, *args, **kwargs)
         finally:
             wide.end()
+
+    def _tell_cost(self, name: str, why: str, masters: list[Master]) -> None:
+        """Say once what it costs that all weights are fp32 at once, if it is more than a group of them would cost."""
+        if name in self._told or len(list(_bounded(masters))) < 2:
+            return
+        self._told.add(name)
+        narrow = [m for m in masters if (g := m.parameter.grad) is not None and g.dtype is torch.bfloat16]
+        more = 4 * sum(m.parameter.numel() for m in (*masters, *narrow))
+        self._tell(
+            f"{name} is called once for all weights, as {why}: for the time of its step these and their gradients are "
+            f"fp32, too, which takes {more / 2**20:.0f} MiB more"
+        )
 
     def _by_groups(self, stepping: Callable[..., Any], optimizer: Optimizer, masters: list[Master]) -> None:
         groups = list(_bounded([m for m in masters if m.parameter.grad is not None]))
@@ -252,6 +272,17 @@ def _bounded(masters: list[Master]) -> Iterator[list[Master]]:
         held += size
     if group:
         yield group
+
+
+def _at_once(optimizer: Optimizer, given: bool, compiled: bool) -> str:
+    """Why the step is to be made for all weights at once, as part of a sentence; empty where there is no reason."""
+    if type(optimizer) not in PER_PARAMETER:
+        return "it is not known to treat each by itself"
+    if compiled:  # a compiler would compile the step for each group of parameters
+        return "its step is compiled"
+    if given:
+        return "its step is given a closure"
+    return "the program has hooks around its step" if _has_hooks(optimizer) else ""
 
 
 def _has_hooks(optimizer: Optimizer) -> bool:

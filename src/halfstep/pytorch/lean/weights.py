@@ -45,6 +45,7 @@ class LeanWeights:
         fp32: widens what the program holds in 16 bits, before it is split.
         look: called with a model before its weights are looked at; it marks what ``keep=`` names.
         stop: called with an error that ends the program.
+        tell: called with what the user should know of what it costs.
     """
 
     def __init__(
@@ -52,9 +53,10 @@ class LeanWeights:
         fp32: Fp32Weights,
         look: Callable[[nn.Module], None],
         stop: Callable[[HalfstepError], NoReturn],
+        tell: Callable[[str], object],
     ) -> None:
         self.masters = Masters()
-        self._stepping = Stepping(self.masters, self._step)
+        self._stepping = Stepping(self.masters, self._step, tell)
         self._fp32 = fp32
         self._look = look
         self._stop = stop
@@ -114,6 +116,7 @@ class LeanWeights:
     def _split(self, module: nn.Module) -> None:
         if any(is_dtensor(p) for p in module.parameters()):
             self.refuse_shards()
+        self._replicas.check(module)
         self._look(module)
         self._keep_in(module)
         self.masters.hold(p for p in module.parameters() if p not in self._kept)

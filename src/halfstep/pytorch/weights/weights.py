@@ -31,6 +31,7 @@ class Weights:
         operands: casts operands where the program holds 16-bit numbers.
         note: told of what the script has of lower precision itself.
         stop: called with an error that ends the program.
+        tell: called with a sentence for the user.
         patches: where replaced functions are remembered.
 
     Attributes:
@@ -45,6 +46,7 @@ class Weights:
         operands: Operands,
         note: Callable[[str, str], None],
         stop: Callable[[HalfstepError], NoReturn],
+        tell: Callable[[str], object],
         patches: Patches,
     ) -> None:
         self._operands, self._regions, self._patches = operands, regions, patches
@@ -61,7 +63,7 @@ class Weights:
             self._fp32 = Fp32Weights(compute, keep.look, note, self._promote, regions.without_modules)
             self.hold = self._fp32.hold
             if recipe.remainder:
-                self._lean = LeanWeights(self._fp32, keep.look, stop)
+                self._lean = LeanWeights(self._fp32, keep.look, stop, tell)
 
     def install(self) -> None:
         """Look at models and optimizers from now on."""
