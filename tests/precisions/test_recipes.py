@@ -29,7 +29,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
     scale = draw(scaled)
     sixteen = name.startswith(("bf16", "fp16"))
     keep = draw(st.lists(patterns, max_size=3).map(tuple)) if sixteen else ()
-    return Recipe(name, scale, keep, draw(st.booleans()))
+    states = draw(st.sampled_from(("fp32", "bf16"))) if name == "bf16-lean" else "fp32"
+    return Recipe(name, scale, keep, draw(st.booleans()), states)
 
 
 @given(recipes())
@@ -84,7 +85,7 @@ def test_options() -> None:
         (
             "fp16:scale=2",
             "Unknown option 'scale' in precision 'fp16:scale=2'; allowed are loss_scale, init_scale, growth_interval, "
-            "keep, skip_nonfinite, for example fp16:loss_scale=1024 or bf16:keep=*.norm,lm_head.",
+            "keep, skip_nonfinite, states, for example fp16:loss_scale=1024 or bf16:keep=*.norm,lm_head.",
         ),
         ("fp16:loss_scale=1000", "loss_scale is 1000; it must be a power of two, for example 512 or 1024."),
         (
@@ -103,10 +104,10 @@ def test_options() -> None:
             "Option 'loss_scale' in 'bf16-lean:loss_scale=8' scales the loss, which bf16-lean never does: bf16 has the range of fp32; remove it.",
         ),
         (
-            "bf16-lean:states=bf16",
-            "Unknown option 'states' in precision 'bf16-lean:states=bf16'; allowed are loss_scale, init_scale, growth_interval, "
-            "keep, skip_nonfinite, for example fp16:loss_scale=1024 or bf16:keep=*.norm,lm_head.",
+            "bf16:states=bf16",
+            "Option 'states' in 'bf16:states=bf16' needs weights with a remainder, whose optimizer halfstep leads; write bf16-lean:states=bf16.",
         ),
+        ("bf16-lean:states=8bit", "Option 'states' in 'bf16-lean:states=8bit' is '8bit'; it must be bf16 or fp32."),
         ("bf16:keep=a,,b", "Option 'keep' in 'bf16:keep=a,,b' has an empty pattern; write keep=*.norm,lm_head."),
         ("fp16:growth_interval=0", "growth_interval is 0; it must be 1 step or more."),
         (

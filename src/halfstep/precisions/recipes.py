@@ -4,7 +4,7 @@ A recipe is a frozen value, and its string is its grammar::
 
     recipe  = name { ":" option }
     option  = "loss_scale=" ( power of two | "dynamic" ) | "init_scale=" power | "growth_interval=" steps
-            | "keep=" pattern { "," pattern } | "skip_nonfinite"
+            | "keep=" pattern { "," pattern } | "skip_nonfinite" | "states=bf16"
 
 ``parse(str(recipe)) == recipe`` for every recipe.
 """
@@ -72,7 +72,7 @@ SYNONYMS: dict[str, str] = {
     "mixed_float16": "fp16",
 }
 
-OPTIONS = ("loss_scale", "init_scale", "growth_interval", "keep", "skip_nonfinite")
+OPTIONS = ("loss_scale", "init_scale", "growth_interval", "keep", "skip_nonfinite", "states")
 
 _EXAMPLES = "for example fp16:loss_scale=1024 or bf16:keep=*.norm,lm_head"
 
@@ -86,12 +86,15 @@ class Recipe:
         loss_scale: where the loss scale starts and how it moves.
         keep: name patterns (``fnmatch``) of modules that compute in fp32.
         skip_nonfinite: skip steps with gradients that are not finite although nothing is scaled.
+        states: the format of the optimizers' state, ``fp32`` or ``bf16``; another than fp32 where weights have a
+            remainder.
     """
 
     name: str
     loss_scale: LossScale = field(default_factory=NoScale)
     keep: tuple[str, ...] = ()
     skip_nonfinite: bool = False
+    states: str = "fp32"
 
     @property
     def as_is(self) -> bool:
@@ -170,6 +173,8 @@ def _options(recipe: Recipe) -> Iterable[str]:
         yield "keep=" + ",".join(recipe.keep)
     if recipe.skip_nonfinite:
         yield "skip_nonfinite"
+    if recipe.states != "fp32":
+        yield f"states={recipe.states}"
 
 
 def parse(text: str) -> Recipe:
@@ -285,12 +290,24 @@ def _skip_nonfinite(recipe: Recipe, text: str, value: str) -> Recipe:
     return replace(recipe, skip_nonfinite=True)
 
 
+def _states(recipe: Recipe, text: str, value: str) -> Recipe:
+    if not recipe.remainder:
+        raise UsageError(
+            f"Option 'states' in {text!r} needs weights with a remainder, whose optimizer halfstep leads; write "
+            "bf16-lean:states=bf16."
+        )
+    if value not in ("bf16", "fp32"):
+        raise UsageError(f"Option 'states' in {text!r} is {value!r}; it must be bf16 or fp32.")
+    return replace(recipe, states=value)
+
+
 _APPLY: dict[str, Callable[[Recipe, str, str], Recipe]] = {
     "loss_scale": _loss_scale,
     "init_scale": _init_scale,
     "growth_interval": _growth_interval,
     "keep": _keep,
     "skip_nonfinite": _skip_nonfinite,
+    "states": _states,
 }
 
 

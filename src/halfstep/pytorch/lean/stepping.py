@@ -20,6 +20,7 @@ from torch.optim import optimizer as optimizers
 
 from halfstep.pytorch.lean.master import Master, Masters
 from halfstep.pytorch.lean.split import Parts, is_dense
+from halfstep.pytorch.lean.states import Fp32States
 from halfstep.pytorch.loss_scaling.step import classes_with_a_wrapped_step
 from halfstep.pytorch.patches import Patches, itself_not_traced, outside_compiler
 
@@ -45,6 +46,7 @@ class Stepping:
         masters: the parameters that are bf16 with a remainder.
         hold: called with parameters that are about to be stepped: makes those of them so that are to be.
         tell: called with a sentence, without its full stop, where a step needs much more memory than others do.
+        states: stores an optimizer's state between steps.
 
     Attributes:
         active: whether steps are made in fp32; those of classes that remember the wrapped step pass through else.
@@ -55,10 +57,12 @@ class Stepping:
         masters: Masters,
         hold: Callable[[Iterable[Tensor]], object] | None = None,
         tell: Callable[[str], object] = lambda text: None,
+        states: Fp32States | None = None,
     ) -> None:
         self._masters = masters
         self._hold = hold or masters.hold
         self._tell = tell
+        self._states = states or Fp32States()
         self._told: set[str] = set()
         self.active = True
 
@@ -129,9 +133,11 @@ class Stepping:
             instead = wide.around(closure)
             args, kwargs = ((), kwargs | {"closure": instead}) if not args else ((instead, *args[1:]), kwargs)
         wide.begin()
+        self._states.widen(optimizer, masters)
         try:
             return stepping(optimizer, *args, **kwargs)
         finally:
+            self._states.narrow(optimizer, masters)
             wide.end()
 
     def _tell_cost(self, name: str, why: str, masters: list[Master]) -> None:
@@ -159,9 +165,11 @@ class Stepping:
                     group["params"] = [p for p in every if in_a_group.get(id(p), 0) == i]
                 wide = _Wide(self._masters, some, weights.like, gradients.like)
                 wide.begin()
+                self._states.widen(optimizer, some)
                 try:
                     stepping(optimizer)
                 finally:
+                    self._states.narrow(optimizer, some)
                     wide.end()
         finally:
             for group, every in zip(optimizer.param_groups, before, strict=True):

@@ -24,6 +24,7 @@ from halfstep.pytorch.lean.choice import can_be_held
 from halfstep.pytorch.lean.embedding import in_fp32
 from halfstep.pytorch.lean.master import Masters
 from halfstep.pytorch.lean.replicas import Replicas
+from halfstep.pytorch.lean.states import Bf16States, Fp32States
 from halfstep.pytorch.lean.stepping import Stepping
 from halfstep.pytorch.lean.writes import Writes
 from halfstep.pytorch.patches import Patches
@@ -46,6 +47,7 @@ class LeanWeights:
         look: called with a model before its weights are looked at; it marks what ``keep=`` names.
         stop: called with an error that ends the program.
         tell: called with what the user should know of what it costs.
+        states: the format of the optimizers' state, ``fp32`` or ``bf16``.
     """
 
     def __init__(
@@ -54,9 +56,12 @@ class LeanWeights:
         look: Callable[[nn.Module], None],
         stop: Callable[[HalfstepError], NoReturn],
         tell: Callable[[str], object],
+        states: str,
     ) -> None:
         self.masters = Masters()
-        self._stepping = Stepping(self.masters, self._step, tell)
+        self._stepping = Stepping(
+            self.masters, self._step, tell, Bf16States() if states == "bf16" else Fp32States()
+        )
         self._fp32 = fp32
         self._look = look
         self._stop = stop

@@ -63,7 +63,7 @@ class Weights:
             self._fp32 = Fp32Weights(compute, keep.look, note, self._promote, regions.without_modules)
             self.hold = self._fp32.hold
             if recipe.remainder:
-                self._lean = LeanWeights(self._fp32, keep.look, stop, tell)
+                self._lean = LeanWeights(self._fp32, keep.look, stop, tell, recipe.states)
 
     def install(self) -> None:
         """Look at models and optimizers from now on."""
