@@ -86,7 +86,7 @@ class SixteenBitWeights:
         self._look(module)
         for part in self._copies.with_copies(module):
             if KEPT in part.__dict__:
-                widen(narrow_tensors(part, only_used_by_products=False))
+                widen(narrow_tensors(part, only_used_by_products=False).values())
             else:
                 part._apply(self._cast, recurse=False)
         self._converted.add(module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import weakref
 from contextlib import nullcontext
 
@@ -324,10 +325,25 @@ def test_an_average_that_is_made_before_the_first_call_follows_its_model(
     assert torch.equal(average.module[0].weight, half_way)
 
 
-def test_copies_are_not_kept_alive(begin) -> None:
+def test_models_and_copies_are_not_kept_alive(begin) -> None:
     begin("fp32")
+
+    def called() -> weakref.ref[nn.Module]:
+        net = nn.BatchNorm1d(4)
+        net(torch.ones(2, 4))
+        buffer = weakref.ref(net.running_mean)
+        net.to(FP64)
+        assert buffer() is None, "a model may be moved off a device to make room"
+        net.itself = lambda: net
+        net.weight.register_hook(lambda gradient: net.itself())
+        net(torch.ones(2, 4, dtype=FP64))
+        return weakref.ref(net)
+
     net = nn.Linear(4, 4)
     made = weakref.ref(copy.deepcopy(net))
+    assert made() is None
+    made = called()
+    gc.collect()
     assert made() is None
 
 

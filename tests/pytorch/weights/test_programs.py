@@ -494,40 +494,97 @@ def test_such_a_program_in_16_bits_has_fp32_weights(begin, recipe: str, name: st
     assert {value.dtype for value in found if isinstance(value, Tensor)} == {FP32}
 
 
-def by_new_parameters(net: nn.Module, cast: Callable[[Tensor], Tensor]) -> None:
+class Scaled(nn.Module):
+    """A model with a buffer and a table, of numbers that 16 bits do not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp(FP32)
+        self.register_buffer("mean", torch.full((8,), 1 / 3))
+        self.table = torch.full((8,), 1 / 7)
+        self.first: Callable[[], object] = bool
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.first()
+        return self.net((x + self.mean) * self.table)
+
+
+Cast = Callable[[Tensor], Tensor]
+
+
+def by_new_parameters(net: nn.Module, cast: Cast) -> None:
     for part in net.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
             setattr(part, name, nn.Parameter(cast(parameter.detach())))
 
 
-def by_swapping(net: nn.Module, cast: Callable[[Tensor], Tensor]) -> None:
+def by_swapping(net: nn.Module, cast: Cast) -> None:
     for parameter in net.parameters():
         torch.utils.swap_tensors(parameter, nn.Parameter(cast(parameter.detach())))
+    torch.utils.swap_tensors(net.mean, cast(net.mean))
 
 
-def by_data(net: nn.Module, cast: Callable[[Tensor], Tensor]) -> None:
-    for parameter in net.parameters():
-        parameter.data = cast(parameter.data)
+def by_data(net: nn.Module, cast: Cast) -> None:
+    for tensor in (*net.parameters(), *net.buffers()):
+        tensor.data = cast(tensor.data)
 
 
-def by_assigning(net: nn.Module, cast: Callable[[Tensor], Tensor]) -> None:
+def by_assigning(net: nn.Module, cast: Cast) -> None:
     net.load_state_dict({name: cast(value) for name, value in net.state_dict().items()}, assign=True)
 
 
-@pytest.mark.parametrize("narrow", [by_data, by_new_parameters, by_swapping, by_assigning])
-@pytest.mark.parametrize("recipe", ["fp32", "bf16", "fp16:loss_scale=1024"])
+def in_dictionaries(net: nn.Module, cast: Cast) -> None:
+    for part in net.modules():
+        for name, parameter in part._parameters.items():
+            part._parameters[name] = nn.Parameter(cast(parameter.detach()))
+    net._buffers["mean"] = cast(net._buffers.pop("mean"))
+
+
+def deleted_and_registered(net: nn.Module, cast: Cast) -> None:
+    weight = net.net[0].weight
+    del net.net[0].weight
+    net.net[0].register_parameter("weight", nn.Parameter(cast(weight.detach())))
+    net.register_buffer("mean", cast(net.mean))
+
+
+def by_an_attribute(net: nn.Module, cast: Cast) -> None:
+    net.mean = cast(net.mean)
+
+
+def in_the_forward_pass(net: nn.Module, cast: Cast) -> None:
+    net.first = lambda: by_an_attribute(net, cast)
+
+
+def of_no_buffer(net: nn.Module, cast: Cast) -> None:
+    """Of which an author's own constants are made, too: in 16 bits these are as the author has them."""
+    net.table = cast(net.table)
+
+
+_NARROWS = (by_data, by_new_parameters, by_swapping, by_assigning, in_dictionaries, deleted_and_registered)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "narrow"),
+    [
+        *((r, n) for r in ("fp32", "bf16", "fp16:loss_scale=1024") for n in (*_NARROWS, by_an_attribute)),
+        *(("fp32", narrow) for narrow in (in_the_forward_pass, of_no_buffer)),
+    ],
+)
 def test_weights_that_the_script_casts_in_mid_training_keep_their_values(begin, recipe, narrow) -> None:
-    def program(cast: Callable[[Tensor], Tensor]) -> Found:
-        net, losses = mlp(FP32), []
+    def program(cast: Cast) -> Found:
+        net, losses = Scaled(), []
         torch.manual_seed(2)
         for step, x in enumerate(torch.randn(4, 6, 8)):
             if step == 2:
                 narrow(net, cast)
-            optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-            square(net(x)).backward()
+            loss = square(net(x))
+            if step in (0, 2):  # what the dictionaries hold is not read before the call
+                optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+            optimizer.zero_grad()
+            loss.backward()
             optimizer.step()
-            losses.append(net[0].weight.detach().clone())
-        return losses
+            losses += [loss.item(), net.net[0].weight.detach().clone()]
+        return [*losses, net.mean]
 
     begin(recipe, products="native")
     expected = program(torch.clone)

@@ -23,6 +23,7 @@ from halfstep.pytorch.callers import asked_by_script
 from halfstep.pytorch.dtypes import KEPT, SIXTEEN_BIT, format_name
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.weights import module_casts
+from halfstep.pytorch.weights.before import Before
 from halfstep.pytorch.weights.copies import Copies
 from halfstep.pytorch.weights.entering import entering
 from halfstep.pytorch.weights.narrowed import Narrowed
@@ -61,7 +62,7 @@ class Fp32Weights:
         self._copies = Copies()
         self._holds_16_bits = False
         self._read: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-        self._held: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._held = Before(self._only_saved, self._trained, self.found)
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._narrow_inputs = tuple(dtype for dtype in SIXTEEN_BIT if dtype is not compute)
 
@@ -70,7 +71,8 @@ class Fp32Weights:
         module_casts.keep_values(self.found, patches)
         self._copies.install(patches)
         patches.wrap(Optimizer, "add_param_group", self._add_param_group)
-        Narrowed(self.found, self._held.clear).install(patches)
+        Narrowed(self.found, self._held.look_again, self._held.is_held, self._stays).install(patches)
+        patches.wrap(nn.Module, "_apply", self._moving)
         for name in ("parameters", "named_parameters", "buffers", "named_buffers", "state_dict"):
             patches.wrap(nn.Module, name, self._reading)
         patches.wrap(nn.Module, "load_state_dict", self._loading)
@@ -93,7 +95,7 @@ class Fp32Weights:
         for dtype in swapped.intersection(SIXTEEN_BIT):
             self.found(dtype)
         if not swapped:
-            self._held.add(module)
+            self._held.remember(module)
 
     def hold_parameters(self, optimizer: Optimizer, tensors: Iterable[Tensor]) -> None:
         """Make what ``optimizer`` trains fp32, in a module or not."""
@@ -109,7 +111,17 @@ class Fp32Weights:
             self.hold_parameters(optimizer, (p for group in optimizer.param_groups for p in group["params"]))
 
     def _narrow_tensors(self, part: nn.Module) -> list[Tensor]:
-        return narrow_tensors(part, self._compute is not None and KEPT not in part.__dict__)
+        """Those that are to be widened; what the script has cast by itself has its values again."""
+        narrow = narrow_tensors(part, self._only_saved(part))
+        self._held.restore(part, narrow)
+        return [tensor for tensor in narrow.values() if is_narrow(tensor)]
+
+    def _only_saved(self, part: nn.Module) -> bool:
+        """Whether attributes and buffers that are not saved are as the program has them: autocast is to 16 bits."""
+        return self._compute is not None and KEPT not in part.__dict__
+
+    def _stays(self, part: nn.Module, name: str) -> bool:
+        return self._only_saved(part) and name in part._non_persistent_buffers_set
 
     def _widen(self, tensors: Iterable[Tensor]) -> None:
         narrow = {id(tensor): tensor for tensor in tensors}
@@ -175,6 +187,13 @@ class Fp32Weights:
         narrow = (tensor for part in module.modules() for tensor in self._narrow_tensors(part))
         self._widen(tensor for tensor in narrow if is_alone(tensor))
 
+    def _moving(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def _apply(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            self._held.forget(module)
+            return original(module, *args, **kwargs)
+
+        return _apply
+
     def _set_default_dtype(self, original: Callable[..., None]) -> Callable[..., None]:
         def set_default_dtype(d: torch.dtype) -> None:
             narrow = d in SIXTEEN_BIT and asked_by_script()
@@ -197,7 +216,7 @@ class Fp32Weights:
         Tensors of autocast's own 16-bit dtype stay as they are.
         """
         if self._holds_16_bits and any(is_narrow(p) for p in self._trained()):
-            self._held.clear()  # the script has narrowed them by itself, as ``p.data = p.data.half()`` does
+            self._held.look_again()  # the script has narrowed them by itself, as ``p.data = p.data.half()`` does
         self.hold(module)
         made = entering(args, self._narrow_inputs), entering(kwargs, self._narrow_inputs)
         if self._compute is None and (made[0] is not args or made[1] is not kwargs):

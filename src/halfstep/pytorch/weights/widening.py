@@ -55,7 +55,7 @@ def _uses(tensor: Tensor) -> int:
     return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
 
 
-def narrow_tensors(module: nn.Module, only_used_by_products: bool) -> list[Tensor]:
+def narrow_tensors(module: nn.Module, only_used_by_products: bool) -> dict[str, Tensor]:
     """The 16-bit parameters, buffers and other tensors of ``module`` itself, not of its children, to be widened.
 
     In autocast to 16 bits buffers that are not saved with the model (``persistent=False``), and tensors that are plain
@@ -67,19 +67,22 @@ def narrow_tensors(module: nn.Module, only_used_by_products: bool) -> list[Tenso
         only_used_by_products: in autocast to 16 bits; frozen weights are left out that only matrix products use.
     """
     frozen_stay = only_used_by_products and type(module) in _PRODUCTS
-    parameters = (
-        parameter
+    found: dict[str, Tensor] = {
+        name: parameter
         for name, parameter in module._parameters.items()
         if parameter is not None
         and (parameter.requires_grad or not frozen_stay or name not in ("weight", "bias"))
-    )
-    buffers = (
-        buffer
-        for name, buffer in module._buffers.items()
-        if buffer is not None and not (only_used_by_products and name in module._non_persistent_buffers_set)
-    )
-    others = () if only_used_by_products else (v for v in vars(module).values() if isinstance(v, Tensor))
-    return [tensor for tensor in (*parameters, *buffers, *others) if is_narrow(tensor)]
+    }
+    found |= not_trained(module, only_used_by_products)
+    return {name: tensor for name, tensor in found.items() if is_narrow(tensor)}
+
+
+def not_trained(module: nn.Module, only_saved: bool) -> dict[str, Tensor]:
+    """Buffers of ``module`` itself, and tensors that are plain attributes; ``only_saved``: persistent buffers alone."""
+    buffers = {name: buffer for name, buffer in module._buffers.items() if buffer is not None}
+    if only_saved:
+        return {n: b for n, b in buffers.items() if n not in module._non_persistent_buffers_set}
+    return {**{n: v for n, v in vars(module).items() if isinstance(v, Tensor)}, **buffers}
 
 
 def widen(tensors: Iterable[Tensor]) -> None:
