@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from halfstep.record import Writer
+
 BF16, FP16, FP32, FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
 
 
@@ -323,6 +325,39 @@ def test_an_average_that_is_made_before_the_first_call_follows_its_model(
     assert average.module[1].running_mean.dtype is dtype
     half_way = torch.lerp(first.to(dtype), net[0].weight.detach(), 0.5)
     assert torch.equal(average.module[0].weight, half_way)
+
+
+@pytest.mark.parametrize("watch", [False, True])
+@pytest.mark.parametrize("recipe", ["as-is", "fp32", "bf16", "fp16", "bf16-true"])
+def test_a_script_may_swap_tensors_before_every_step(begin, tmp_path, recipe: str, watch: bool) -> None:
+    """PyTorch refuses to swap what has a weak reference, and plain python has none to these."""
+
+    def losses(swaps: bool) -> list[float]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+        optimizer, found = torch.optim.SGD(net.parameters(), lr=0.1), []
+        for x in torch.randn(4, 8, 4):
+            optimizer.zero_grad()
+            for tensor in (*net.parameters(), *net.buffers()) if swaps else ():
+                made = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+                torch.utils.swap_tensors(tensor, type(tensor)(made) if tensor.requires_grad else made)
+            loss = net(x).float().square().mean()
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimizer.step()
+            found.append(loss.item())
+        return found
+
+    begin(recipe, Writer(tmp_path / "record"), watch=watch, products="native")
+    assert losses(swaps=True) == losses(swaps=False)
+
+
+def test_what_is_made_in_16_bits_may_be_swapped_in(begin) -> None:
+    begin("fp32")
+    net = nn.BatchNorm1d(4)
+    torch.utils.swap_tensors(net.running_mean, torch.full((4,), 0.3, dtype=BF16))
+    net(torch.ones(2, 4))
+    assert net.running_mean.dtype is FP32
 
 
 def test_models_and_copies_are_not_kept_alive(begin) -> None:

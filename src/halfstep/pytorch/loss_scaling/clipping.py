@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,12 +17,12 @@ class Clipping(NamedTuple):
     Attributes:
         function: its name.
         limit: the name of the argument that would have to be scaled, too.
-        parameter: one whose gradient was clipped.
+        parameter: the identity of one whose gradient was clipped; a weak reference would forbid to swap it.
     """
 
     function: str
     limit: str
-    parameter: weakref.ref[Tensor]
+    parameter: int
 
 
 _latest: Clipping | None = None
@@ -49,7 +48,7 @@ def _noting(inner: Callable[..., Any], function: str, limit: str) -> Any:
     def clip(parameters: Any, *args: Any, **kwargs: Any) -> Any:
         global _latest
         tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-        _latest = Clipping(function, limit, weakref.ref(tensors[0])) if tensors else None
+        _latest = Clipping(function, limit, id(tensors[0])) if tensors else None
         return inner(tensors, *args, **kwargs)
 
     clip._watched = True  # type: ignore[attr-defined]
@@ -58,10 +57,13 @@ def _noting(inner: Callable[..., Any], function: str, limit: str) -> Any:
 
 def clipped(optimizer: Optimizer) -> Clipping | None:
     """The latest clipping, if it was of this optimizer's gradients and was not forgotten."""
-    parameter = _latest.parameter() if _latest is not None else None
-    if parameter is None:
+    if _latest is None:
         return None
-    return _latest if any(p is parameter for g in optimizer.param_groups for p in g["params"]) else None
+    return (
+        _latest
+        if any(id(p) == _latest.parameter for g in optimizer.param_groups for p in g["params"])
+        else None
+    )
 
 
 def forget() -> None:

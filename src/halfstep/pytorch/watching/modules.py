@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
-from torch.utils.weak import WeakIdKeyDictionary
 
 from halfstep.pytorch.keep import WRAPPERS
 from halfstep.pytorch.loss_scaling.backward import inside_backward
@@ -58,7 +57,8 @@ class Modules:
     ) -> None:
         self._entered, self._left, self._looks = entered, left, looks
         self._names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
-        self._parameters = WeakIdKeyDictionary()
+        # By identity: PyTorch swaps no parameter that has a weak reference.
+        self._parameters: dict[int, tuple[weakref.ref[nn.Module], str, str]] = {}
         self._local = threading.local()
         self.kinds: dict[str, str] = {OUTSIDE: ""}
 
@@ -88,13 +88,15 @@ class Modules:
 
     def name_of(self, parameter: Tensor) -> str:
         """A parameter's full name; empty if no model that was called has it."""
-        name: str = self._parameters.get(parameter, "")
-        return name
+        part, own, name = self._parameters.get(id(parameter), (None, "", ""))
+        module = None if part is None else part()
+        return "" if module is None or module._parameters.get(own) is not parameter else name
 
     def weight_in(self, tensor: Tensor) -> Tensor | None:
         """The parameter whose memory a tensor is (a view of); None if it is no model's that was called."""
         address = tensor.untyped_storage().data_ptr()
-        return next((p for p in self._parameters if p.untyped_storage().data_ptr() == address), None)
+        parameters = (p for part in list(self._names) for p in part._parameters.values() if p is not None)
+        return next((p for p in parameters if p.untyped_storage().data_ptr() == address), None)
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def _call_impl(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -142,8 +144,8 @@ class Modules:
             shown = name or type(part).__name__
             self.kinds.setdefault(shown, type(part).__name__)
             for own, parameter in part.named_parameters(recurse=False):
-                if parameter not in self._parameters:
-                    self._parameters[parameter] = f"{shown}.{own}"
+                if not self.name_of(parameter):
+                    self._parameters[id(parameter)] = weakref.ref(part), own, f"{shown}.{own}"
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

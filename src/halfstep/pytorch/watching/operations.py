@@ -146,6 +146,10 @@ class Operations(TorchDispatchMode):
         self.in_pass = False
         self.sums = Sums(write)
 
+    def let_go(self, tensor: Tensor) -> None:
+        """No weak reference to ``tensor`` is needed any more."""
+        self._stays_bad.pop(tensor, None)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if tracing() or not isinstance(func, torch._ops.OpOverload):

@@ -27,6 +27,7 @@ from halfstep.pytorch.dtypes import SIXTEEN_BIT, format_name
 from halfstep.pytorch.loss_scaling.backward import inside_backward
 from halfstep.pytorch.loss_scaling.gradients import all_finite
 from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.swapped import before_swap
 from halfstep.pytorch.unseen import unseen_look
 from halfstep.pytorch.watching.modules import Call, Modules, tensors_in
 from halfstep.pytorch.watching.numbers import Tally
@@ -103,6 +104,7 @@ class Watch(NullWatch):
         self._register = Tensor.register_hook
         self._modules.install(patches)
         patches.wrap(torch, "compile", self._compile)
+        before_swap(self._operations.let_go, patches)
         self._operations.__enter__()  # type: ignore[no-untyped-call]
         self._looking = True
 

@@ -24,7 +24,9 @@ from halfstep.pytorch.autocast.state import OUTSIDE, place
 from halfstep.pytorch.callers import asked_by_script
 from halfstep.pytorch.devices import device_types
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
+from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.products.dispatcher import Overrides, exists, overload, own_kernel
+from halfstep.pytorch.swapped import before_swap
 from halfstep.pytorch.weights.named import (
     each,
     is_below_autograd,
@@ -98,10 +100,12 @@ class FromNothing:
 
     Args:
         found: called with a 16-bit dtype that a model names, before that.
+        patches: where a replaced function is remembered.
     """
 
-    def __init__(self, found: Callable[[torch.dtype], None]) -> None:
+    def __init__(self, found: Callable[[torch.dtype], None], patches: Patches) -> None:
         self._found = found
+        before_swap(self._let_go, patches)
         self._made: list[weakref.ref[Tensor]] | None = []
         self._overrides = Overrides()
         for name in filter(exists, _FROM_NOTHING):
@@ -116,6 +120,10 @@ class FromNothing:
     def remove(self) -> None:
         """Take the kernels away."""
         self._overrides.remove()
+
+    def _let_go(self, tensor: Tensor) -> None:
+        """It takes the place of another, or another its place: a model's are looked at when it is called."""
+        self._made = self._made and [made for made in self._made if made() is not tensor]
 
     def _kernel(self, own: Callable[..., Any]) -> Callable[..., Any]:
         def kernel(keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:

@@ -30,7 +30,7 @@ class OnlyFp32:
         self, patches: Patches, found: Callable[[torch.dtype], None], saves: Callable[[Tensor], bool]
     ) -> None:
         self._patches, self._saves = patches, saves
-        self._casts, self._from_nothing = Casts(found), literal_dtypes.FromNothing(found)
+        self._casts, self._from_nothing = Casts(found), literal_dtypes.FromNothing(found, patches)
         self._pointwise: Pointwise | None = None
         self._stepped = False
         self._undo: list[Callable[[], None]] = [self._casts.remove, self._from_nothing.remove]
