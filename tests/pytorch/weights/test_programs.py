@@ -107,7 +107,24 @@ def partly(x: Tensor, dtype: torch.dtype) -> Tensor:
     return made
 
 
-MAKES = (filled, as_out, from_numbers, chosen, from_numpy, random, windows, partly)
+def by_types(x: Tensor, dtype: torch.dtype) -> Tensor:
+    name = {BF16: "BFloat16Tensor", FP16: "HalfTensor", FP32: "FloatTensor"}[dtype]
+    kind = getattr(torch, name)
+    made = (
+        kind([1 / 3] * 8) / 7 + kind(8).fill_(0.3) * kind(torch.Size([8])).fill_(0.7) + kind([1]).new([0.1])
+    )
+    return made + (x / 3).type(kind) / 7 + (x / 7).type(f"torch.{name}") / 3 + (x / 5).type(dtype) / 7
+
+
+def sparse(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.sparse_coo_tensor([[0, 1]], [1 / 3, 1 / 7], (8,), dtype=dtype).to_dense() / 7
+
+
+def reduced(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.sum(0, dtype=dtype) / 7 + x.softmax(-1, dtype=dtype) * x.mean(0, dtype=dtype) / 3
+
+
+MAKES = (filled, as_out, from_numbers, chosen, from_numpy, random, windows, partly, by_types, sparse, reduced)
 
 
 @pytest.mark.parametrize("make", MAKES, ids=lambda make: make.__name__)
@@ -115,6 +132,19 @@ MAKES = (filled, as_out, from_numbers, chosen, from_numpy, random, windows, part
 def test_tensors_that_a_model_makes(begin, make, dtype) -> None:
     def program(dtype: torch.dtype) -> Found:
         return fit(Makes(dtype, make), lambda net, x: square(net(x.to(dtype))))
+
+    expected = program(FP32)
+    begin("fp32")
+    same(program(dtype), expected)
+
+
+@pytest.mark.parametrize("make", [partly, reduced], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("dtype", [BF16, FP16])
+def test_tensors_that_a_model_of_fp32_makes(begin, make, dtype) -> None:
+    def program(dtype: torch.dtype) -> Found:
+        net = Makes(dtype, make)
+        net.net = mlp(FP32)
+        return fit(net, lambda net, x: square(net(x)))
 
     expected = program(FP32)
     begin("fp32")
@@ -362,6 +392,22 @@ def a_default_dtype_in_mid_training(dtype: torch.dtype) -> Found:
         return fit(mlp(dtype), loss)
     finally:
         torch.set_default_dtype(FP32)
+
+
+@program
+def a_default_type_of_tensors(dtype: torch.dtype) -> Found:
+    kinds = {BF16: torch.BFloat16Tensor, FP16: "torch.HalfTensor", FP32: torch.FloatTensor}
+    torch.set_default_tensor_type(kinds[dtype])
+    try:
+        net = stored(nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8)))
+        return fit(net, lambda net, x: square(net(x.to(torch.get_default_dtype())) + torch.ones(8) / 3))
+    finally:
+        torch.set_default_tensor_type("torch.FloatTensor")
+
+
+@program
+def reductions_outside(dtype: torch.dtype) -> Found:
+    return fit(mlp(dtype), lambda net, x: square(reduced(net(x.to(dtype)), dtype)))
 
 
 @program

@@ -14,7 +14,13 @@ from halfstep.pytorch.devices import device_types
 from halfstep.pytorch.products.dispatcher import Overrides, exists, own_kernel
 from halfstep.pytorch.weights.named import each, is_in_a_model, is_narrow_dtype, unnarrowed
 
-_CASTS = ("to.dtype", "to.device", "to.dtype_layout")
+#: operations on a tensor that may be given a dtype
+_CASTS = (
+    *("to.dtype", "to.device", "to.dtype_layout"),
+    *("sum", "sum.dim_IntList", "mean", "mean.dim", "prod", "prod.dim_int", "cumsum", "cumprod"),
+    *("softmax.int", "log_softmax.int", "linalg_vector_norm"),
+    *("new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided"),
+)
 
 
 class Casts:

@@ -31,6 +31,9 @@ from halfstep.pytorch.weights.widening import is_alone, is_narrow, narrow_tensor
 
 _WIDE = (torch.float32, torch.float64)
 
+#: types of tensors that ``set_default_tensor_type`` is given
+_NARROW_TYPES = {"HalfTensor": torch.float16, "BFloat16Tensor": torch.bfloat16}
+
 #: called with what the program holds, e.g. ``bf16 weights``, and the format's name
 Note = Callable[[str, str], None]
 
@@ -77,6 +80,7 @@ class Fp32Weights:
             patches.wrap(nn.Module, name, self._reading)
         patches.wrap(nn.Module, "load_state_dict", self._loading)
         patches.wrap(torch, "set_default_dtype", self._set_default_dtype)
+        patches.wrap(torch, "set_default_tensor_type", self._set_default_tensor_type)
         patches.wrap(nn.parallel.DistributedDataParallel, "__init__", self._replicating)
 
     def hold(self, module: nn.Module) -> None:
@@ -202,6 +206,17 @@ class Fp32Weights:
             original(torch.float32 if narrow else d)
 
         return set_default_dtype
+
+    def _set_default_tensor_type(self, original: Callable[[Any], None]) -> Callable[[Any], None]:
+        def set_default_tensor_type(t: Any) -> None:
+            name = t if isinstance(t, str) else f"{t.__module__}.{t.__name__}"
+            kind = name.rpartition(".")[2]
+            if kind in _NARROW_TYPES and asked_by_script():
+                self.found(_NARROW_TYPES[kind])
+                t = name.replace(kind, "FloatTensor")
+            original(t)
+
+        return set_default_tensor_type
 
     def _replicating(self, original: Callable[..., None]) -> Callable[..., None]:
         def __init__(replica: nn.Module, module: nn.Module, *args: Any, **kwargs: Any) -> None:

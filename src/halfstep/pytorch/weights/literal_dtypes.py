@@ -31,6 +31,7 @@ from halfstep.pytorch.weights.named import (
     each,
     is_below_autograd,
     is_in_a_model,
+    is_narrow_dtype,
     replaced,
     unnarrowed,
     widened,
@@ -152,6 +153,8 @@ def _computing(name: str, device: str, key: Any) -> Callable[..., Any]:
                 return operation(*args, **kwargs)
             if place() is OUTSIDE:
                 args, kwargs = of_one_dtype(operation, args, kwargs)
+                if any(map(is_narrow_dtype, (*args, *kwargs.values()))) and replaced():
+                    args, kwargs = each(unnarrowed, args, kwargs)
                 return operation(*args, **kwargs)
             args, kwargs = each(widened, args, kwargs)
             return operation(*args, **kwargs)

@@ -21,8 +21,11 @@ from halfstep.pytorch.weights.named import each, is_narrow_dtype, replaced, unna
 _FUNCTIONS = (
     *("empty", "empty_strided", "empty_permuted", "tensor", "as_tensor", "asarray", "scalar_tensor"),
     *("zeros", "ones", "full", "eye", "arange", "linspace", "logspace"),
-    *("rand", "randn", "randint", "randperm", "normal"),
+    *("rand", "randn", "randint", "randperm", "normal", "sparse_coo_tensor", "sparse_csr_tensor"),
 )
+
+#: constructors of tensors by their types, as programs of long ago call them: a type cannot be wrapped
+_TYPES = ("HalfTensor", "BFloat16Tensor")
 
 #: modules that call what stands in a graph, as Dynamo puts ``torch.tensor`` there for ``x.new_tensor``
 _RUN_GRAPHS = ("torch._dynamo.utils", "torch.fx.interpreter")
@@ -32,6 +35,9 @@ def replace(patches: Patches) -> None:
     """From now on what the program makes with them is float32 where it would be 16-bit."""
     originals = [getattr(torch, name) for name in _FUNCTIONS]
     patches.wrap_each(torch, _FUNCTIONS, _making)
+    for module in (torch, torch.cuda):
+        for name in _TYPES:
+            patches.set(module, name, module.FloatTensor)
     patches.wrap(Tensor, "new_tensor", lambda original: _making(original, of_pytorch=True))
     made = dict(zip([getattr(torch, name) for name in _FUNCTIONS], originals, strict=True))
     patches.when_imported(
