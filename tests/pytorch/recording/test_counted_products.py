@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from halfstep.pytorch.dtypes import format_name
 from halfstep.pytorch.recording.flops import FORMULAS
 from halfstep.pytorch.recording.products import ProductCounter
 from halfstep.pytorch.recording.profiler import SWAPPED
-from halfstep.record import Writer, read
+from halfstep.record import NullWriter, Writer, read
 
 from ..conftest import Begin
 
@@ -185,3 +187,94 @@ def test_a_script_that_swaps_tensors_is_let_swap_them() -> None:
     assert weight[0, 0] == 2.0
     assert counter.flops == {}
     assert counter.counted.absent == SWAPPED
+
+
+class Training:
+    """A network of two layers, whose step takes a product per layer forward, and three backward."""
+
+    flops = 5 * 2 * 4 * 16 * 16
+
+    def __init__(self) -> None:
+        self.net = nn.Sequential(nn.Linear(16, 16, bias=False), nn.Tanh(), nn.Linear(16, 16, bias=False))
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.01)
+
+    def loss(self) -> Tensor:
+        return self.net(torch.randn(4, 16)).square().mean()
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        self.loss().backward()
+        self.optimizer.step()
+
+
+def beside_one_that_prepares_data(pool: ThreadPoolExecutor) -> None:
+    over, made = threading.Event(), torch.randn(8, 8)
+
+    def prepare() -> None:
+        while not over.is_set():
+            torch.mm(made, made)
+
+    prepared, training = pool.submit(prepare), Training()
+    for _ in range(6):
+        training.step()
+    over.set()
+    prepared.result()
+
+
+def beside_others_that_train(pool: ThreadPoolExecutor) -> None:
+    both = threading.Barrier(2)
+
+    def train() -> None:
+        training = Training()
+        for _ in range(6):
+            both.wait()
+            training.step()
+
+    for trained in [pool.submit(train), pool.submit(train)]:
+        trained.result()
+
+
+def with_a_forward_pass_elsewhere(pool: ThreadPoolExecutor) -> None:
+    training = Training()
+    for _ in range(6):
+        training.optimizer.zero_grad()
+        pool.submit(training.loss).result().backward()
+        training.optimizer.step()
+
+
+def with_the_optimizer_elsewhere(pool: ThreadPoolExecutor) -> None:
+    training = Training()
+    for _ in range(6):
+        training.optimizer.zero_grad()
+        training.loss().backward()
+        pool.submit(training.optimizer.step).result()
+
+
+def by_whichever_is_free(pool: ThreadPoolExecutor) -> None:
+    training = Training()
+    for _ in range(6):
+        pool.submit(training.step).result()
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize(
+    "program",
+    [
+        beside_one_that_prepares_data,
+        beside_others_that_train,
+        with_a_forward_pass_elsewhere,
+        with_the_optimizer_elsewhere,
+        by_whichever_is_free,
+    ],
+)
+def test_a_step_has_the_products_of_the_threads_that_take_part(
+    begin: Begin, tmp_path: Path, program: Callable[[ThreadPoolExecutor], None], recorded: bool
+) -> None:
+    """Also where nobody records, and the last line of a run says what ran."""
+    writer = Writer(tmp_path / "record") if recorded else NullWriter()
+    takeover = begin("bf16", writer)
+    with ThreadPoolExecutor(3) as pool:
+        program(pool)
+    takeover.close()
+    record = read(tmp_path / "record") if recorded else writer.kept
+    assert record.sample["matmul_flops"] == {"bf16": Training.flops}

@@ -117,7 +117,8 @@ def by_types(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def sparse(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.sparse_coo_tensor([[0, 1]], [1 / 3, 1 / 7], (8,), dtype=dtype).to_dense() / 7
+    pair = {"indices": [[0, 1]], "values": [1 / 3, 1 / 7], "size": (8,), "check_invariants": False}
+    return torch.sparse_coo_tensor(**pair, dtype=dtype).to_dense() / 7
 
 
 def reduced(x: Tensor, dtype: torch.dtype) -> Tensor:

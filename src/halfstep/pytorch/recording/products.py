@@ -21,6 +21,7 @@ import torch
 
 from halfstep.pytorch.dtypes import format_name
 from halfstep.pytorch.fp32_units import units_of
+from halfstep.pytorch.recording.beside import of_the_step
 from halfstep.pytorch.recording.flops import EMULATED, FORMULAS, Product
 from halfstep.pytorch.recording.profiler import Profiler
 from halfstep.pytorch.recording.shapes import odd_sizes
@@ -94,13 +95,13 @@ class ProductCounter:
         return self.counted.flops
 
     def begin(self) -> None:
-        """Start to count, in every thread."""
+        """Start to count, in every thread that takes part in the step."""
         self._profiler.begin()
 
     def end(self) -> None:
         """Stop, and count."""
         events = self._profiler.end()
-        self.counted = count(events, self._emulated)
+        self.counted = count(of_the_step(events, self._profiler.beside), self._emulated)
         self.counted.absent = self._profiler.absent or self.counted.absent
 
     def __enter__(self) -> ProductCounter:

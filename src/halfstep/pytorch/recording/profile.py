@@ -18,6 +18,7 @@ from torch.autograd.profiler import record_function
 from halfstep.pytorch import devices
 from halfstep.pytorch.fp32_units import sums_of
 from halfstep.pytorch.recording import timeline
+from halfstep.pytorch.recording.beside import of_the_step
 from halfstep.pytorch.recording.products import Counted, count
 from halfstep.pytorch.recording.profiler import Profiler
 from halfstep.pytorch.recording.timeline import Event
@@ -106,7 +107,8 @@ class Profile:
         if _SAMPLED not in marks or end is None:
             return Counted(absent=self._profiler.absent or NO_MARKS)
         start, stop = marks[_SAMPLED].end_ns(), end.start_ns()
-        return count([e for e in events if start <= e.start_ns() < stop], self._emulated)
+        within = [event for event in events if start <= event.start_ns() < stop]
+        return count(of_the_step(within, self._profiler.beside), self._emulated)
 
     def _times(self, events: list[Any]) -> dict[str, object]:
         if not self._thread:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch._C._profiler import _ExperimentalConfig
 from torch.autograd import profiler as autograd_profiler
 
 from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.recording.beside import other_threads
 
 RUNNING = "the script's own profiler was running"
 STARTED = "the script started a profiler of its own in the step"
@@ -30,10 +32,12 @@ class Profiler:
 
     Attributes:
         absent: why there are no events, or not all; empty where there are.
+        beside: the threads that were there when it was begun, but for those that began and ended it.
     """
 
     def __init__(self, **options: Any) -> None:
         self.absent = ""
+        self.beside: set[int] = set()
         self._options = options
         self._profile: Any = None
         self._stopped: Any = None
@@ -49,6 +53,7 @@ class Profiler:
         if torch._C._autograd._profiler_enabled() or autograd_profiler._is_profiler_enabled:
             self.absent = RUNNING
             return
+        self.beside = other_threads()
         # One that still runs when the interpreter is gone ends the process with a segmentation fault.
         atexit.register(self._end_early)
         everywhere = _ExperimentalConfig(profile_all_threads=True)
@@ -93,6 +98,7 @@ class Profiler:
 
     def end(self) -> list[Any]:
         """Stop; the events, of ``torch.autograd``'s Kineto results, up to where the script's own began."""
+        self.beside.discard(threading.get_native_id())
         profile = self._stop() or self._stopped
         return [] if profile is None else profile.kineto_results.events()
 

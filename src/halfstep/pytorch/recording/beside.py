@@ -1,0 +1,36 @@
+"""Threads that compute beside a step: one that prepares data, or that trains a model of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable
+from typing import Any
+
+
+def other_threads() -> set[int]:
+    """The system's numbers of all threads of Python's but this one; none where this one is no thread of Python's."""
+    threads = {thread.native_id for thread in threading.enumerate()}
+    here = threading.get_native_id()
+    return {number for number in threads if number is not None} - {here} if here in threads else set()
+
+
+def of_the_step(events: Iterable[Any], beside: Collection[int]) -> list[Any]:
+    """The events of a step, without those of threads that only ran at the same time.
+
+    A thread takes part if it was started in the step, or if a backward pass joins it to one that takes part: it
+    computed the forward pass of what the other differentiated, or the other way round. Where those hold no backward
+    pass (the optimizer alone steps in a thread of its own), all take part.
+
+    Args:
+        events: of Kineto's.
+        beside: the system's numbers of threads that were there before the step, and that have not stepped.
+    """
+    events = list(events)
+    if not beside:
+        return events
+    part = {event.start_thread_id() for event in events if event.device_resource_id() not in beside}
+    joined = {(event.start_thread_id(), event.fwd_thread_id()) for event in events if event.fwd_thread_id()}
+    while more := {thread for pair in joined if not part.isdisjoint(pair) for thread in pair} - part:
+        part |= more
+    found = [event for event in events if event.start_thread_id() in part]
+    return found if any(event.fwd_thread_id() for event in found) else events
