@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -39,7 +40,33 @@ def test_weights_inputs_and_what_is_made_inside_are_16_bit(begin, recipe: str, d
     assert optimizer.state[held]["momentum_buffer"].dtype is dtype
 
 
-def test_the_same_numbers_as_converting_by_hand(begin) -> None:
+def a_new_weight(net: nn.Module) -> None:
+    net[2].bias = nn.Parameter(torch.full((1,), 1 / 3))
+
+
+def other_data(net: nn.Module) -> None:
+    net[2].bias.data = torch.full((1,), 1 / 3)
+
+
+def loaded(net: nn.Module) -> None:
+    net.load_state_dict({name: value.float() / 3 for name, value in net.state_dict().items()}, assign=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: None,
+        lambda net: net.float(),
+        lambda net: net.__setitem__(2, nn.Linear(8, 1)),
+        a_new_weight,
+        other_data,
+        loaded,
+    ],
+    ids=["nothing", "cast", "layer", "weight", "data", "checkpoint"],
+)
+def test_the_same_numbers_as_converting_by_hand(begin, change: Callable[[nn.Module], object]) -> None:
+    """Also where the script changes the weights in mid-training, and gives them fp32."""
+
     def losses(by_hand: bool) -> list[float]:
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
@@ -48,8 +75,10 @@ def test_the_same_numbers_as_converting_by_hand(begin) -> None:
             net, x = net.bfloat16(), x.bfloat16()
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
         found = []
-        for _ in range(5):
-            loss = net(x).square().mean()
+        for step in range(5):
+            if step == 2:
+                change(net)
+            loss = (net.bfloat16() if by_hand else net)(x).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

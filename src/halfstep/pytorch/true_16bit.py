@@ -1,10 +1,11 @@
 """16-bit weights (``bf16-true``, ``fp16-true``), as ``model.to(dtype)`` and inputs cast to it would do by hand.
 
-At the first call of a model its parameters and buffers of float32, or of the other 16-bit format, are converted in
-place (``Module.to`` keeps the parameter objects, so optimizers made before hold the converted ones). Each outermost
-call casts its tensor arguments likewise and makes the dtype torch's default meanwhile, so that tensors made inside are
-16-bit, too. float64 stays float64. An optimizer's state that was loaded from a checkpoint before follows its
-parameters, and so do copies of the model that were made before, such as an average of its weights.
+At the first call of a model, and at a later one that finds other parameters, its parameters and buffers of float32, or
+of the other 16-bit format, are converted in place (``Module.to`` keeps the parameter objects, so optimizers made before
+hold the converted ones). Each outermost call casts its tensor arguments likewise and makes the dtype torch's default
+meanwhile, so that tensors made inside are 16-bit, too. float64 stays float64. An optimizer's state that was loaded from
+a checkpoint before follows its parameters, and so do copies of the model that were made before, such as an average of
+its weights.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from halfstep.pytorch.dtypes import KEPT, SIXTEEN_BIT, format_name
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.weights import module_casts
 from halfstep.pytorch.weights.copies import Copies
+from halfstep.pytorch.weights.counted import Counted
 from halfstep.pytorch.weights.widening import narrow_tensors, widen
 
 
@@ -34,22 +36,23 @@ class SixteenBitWeights:
         self._source = (torch.float32, *(other for other in SIXTEEN_BIT if other is not dtype))
         self._note = note
         self._look = look
-        self._converted: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._converted: weakref.WeakKeyDictionary[nn.Module, Counted] = weakref.WeakKeyDictionary()
         self._resumed: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._copies = Copies()
-        self._inside = False
+        self._inside = self._has_converted = False
 
     def install(self, patches: Patches) -> None:
         """Look in at every module call; only the outermost does anything."""
         patches.wrap(nn.Module, "__call__", self._call)
         patches.wrap(Optimizer, "load_state_dict", self._load_state_dict)
+        patches.wrap(nn.Module, "register_parameter", self._register_parameter)
         self._copies.install(patches)
         module_casts.keep_values(self._asked, patches, applied=self._dtype)
 
     @property
     def has_converted(self) -> bool:
         """Whether weights of the program are 16-bit by now."""
-        return bool(self._converted)
+        return self._has_converted
 
     def adopt(self, optimizers: Iterable[Optimizer]) -> None:
         """The state of optimizers that the program made before follows its parameters."""
@@ -68,7 +71,8 @@ class SixteenBitWeights:
         return __call__
 
     def _outermost(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
-        if module not in self._converted:
+        known = self._converted.get(module)
+        if known is None or not known.is_as_it_was():
             self._convert(module)
         default = torch.get_default_dtype()
         torch.set_default_dtype(self._dtype if default in self._source else default)
@@ -89,9 +93,20 @@ class SixteenBitWeights:
                 widen(narrow_tensors(part, only_used_by_products=False).values())
             else:
                 part._apply(self._cast, recurse=False)
-        self._converted.add(module)
+        self._has_converted = True
+        self._converted[module] = Counted(module, self._source)
         for optimizer in self._resumed:
             _follow_parameters(optimizer)
+
+    def _register_parameter(self, original: Callable[..., None]) -> Callable[..., None]:
+        """A model that was called before may have a new layer, or a layer a new weight."""
+
+        def register_parameter(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+            original(module, name, param)
+            if param is not None and param.dtype in self._source:
+                self._converted.clear()
+
+        return register_parameter
 
     def _load_state_dict(self, original: Callable[..., None]) -> Callable[..., None]:
         def load_state_dict(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
+from halfstep.pytorch.weights.counted import Counted
 from halfstep.pytorch.weights.narrowed import is_wide, put_back
 from halfstep.pytorch.weights.widening import is_alone, not_trained
 
@@ -56,7 +57,7 @@ class Before:
         parts = list(module.modules())
         for part in parts:
             self._parts[part] = _Part(part, self._only_saved(part))
-        self._held[module] = _Model(parts, [self._parts[part] for part in parts])
+        self._held[module] = _Model(module, [self._parts[part] for part in parts])
 
     def look_again(self) -> None:
         """At every model, when it is called next."""
@@ -115,22 +116,12 @@ class _Part:
 
 
 class _Model:
-    """A model's parts: those with parameters, and those that hold other tensors."""
+    """A model: how many of its parameters have 16 bits, and its parts that hold other tensors."""
 
-    def __init__(self, modules: Iterable[nn.Module], parts: Iterable[_Part]) -> None:
-        self._with_parameters = [weakref.ref(module) for module in modules if module._parameters]
+    def __init__(self, model: nn.Module, parts: Iterable[_Part]) -> None:
+        self._narrow = Counted(model, SIXTEEN_BIT)
         self._with_others = [part for part in parts if part.others]
-        self._narrow = self._count_narrow()
 
     def is_as_it_was(self) -> bool:
         """Whether nothing has become 16-bit."""
-        return self._count_narrow() == self._narrow and all(part.is_as_it_was() for part in self._with_others)
-
-    def _count_narrow(self) -> int:
-        narrow = 0
-        for of in self._with_parameters:
-            if (module := of()) is not None:
-                for parameter in module._parameters.values():
-                    if parameter is not None and parameter.dtype in SIXTEEN_BIT:
-                        narrow += 1
-        return narrow
+        return self._narrow.is_as_it_was() and all(part.is_as_it_was() for part in self._with_others)
