@@ -516,6 +516,7 @@ def a_penalty_on_gradients(dtype: torch.dtype) -> Found:
     return fit(mlp(dtype), loss)
 
 
+@pytest.mark.filterwarnings("ignore:.*set_default_tensor_type.*:UserWarning")
 @pytest.mark.parametrize("name", PROGRAMS)
 @pytest.mark.parametrize("dtype", [BF16, FP16])
 def test_a_program_that_names_16_bits(begin, name: str, dtype) -> None:
@@ -526,6 +527,7 @@ def test_a_program_that_names_16_bits(begin, name: str, dtype) -> None:
     same(PROGRAMS[name](dtype), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*set_default_tensor_type.*:UserWarning")
 @pytest.mark.parametrize("recipe", ["bf16", "fp16:loss_scale=1024"])
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_such_a_program_in_16_bits_has_fp32_weights(begin, recipe: str, name: str) -> None:
