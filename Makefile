@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 DEEPSPEED := .venv-deepspeed
-TRACKERS := .venv-trackers
+EXTRAS := .venv-extras
 
 # The tests start many processes; without bytecode files each would compile halfstep anew.
 export PYTHONDONTWRITEBYTECODE =
@@ -23,9 +23,9 @@ demo: $(INSTALLED) ## train a small GPT in every precision of this machine, and 
 test: lint types ## lint, types and every test; CI runs this, docs and test-long
 	$(BIN)/pytest -n 2 --dist worksteal
 
-test-long: $(INSTALLED) $(TRACKERS)/installed ## clusters, kernels and real trackers; what is drawn by chance, many more times
+test-long: $(INSTALLED) $(EXTRAS)/installed ## clusters, kernels, real trackers and Ray; what is drawn by chance, many more times
 	$(BIN)/pytest -n 2 --dist worksteal --long -m long
-	$(TRACKERS)/bin/python -m pytest --long tests/report/tracking/test_packages.py
+	$(EXTRAS)/bin/python -m pytest --long tests/report/tracking/test_packages.py tests/comparison/cluster/test_ray.py
 
 test-deepspeed: $(DEEPSPEED)/installed ## DeepSpeed on a CPU, in an environment of its own on top of .venv (some 5 minutes)
 	$(DEEPSPEED)/bin/python -m pytest tests/integrations/test_deepspeed.py
@@ -54,7 +54,7 @@ format: $(INSTALLED) ## let ruff rewrite the files
 	$(BIN)/ruff format
 
 clean: ## remove all that make has made, the environment too
-	rm -rf $(VENV) $(DEEPSPEED) $(TRACKERS) halfstep-out/demo build docs/_build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(DEEPSPEED) $(EXTRAS) halfstep-out/demo build docs/_build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt tools/install.py
@@ -65,12 +65,12 @@ $(INSTALLED): pyproject.toml constraints.txt tools/install.py
 	@$(PYTHON) tools/install.py $(VENV)
 	@touch $@
 
-# Lightning and PyTorch change what they do where a tracker is installed: their tests are to see none.
-$(TRACKERS)/installed: $(INSTALLED)
-	$(BIN)/python -m venv $(TRACKERS)
+# Lightning and PyTorch change what they do where a tracker or Ray is installed: their tests are to see none.
+$(EXTRAS)/installed: $(INSTALLED)
+	$(BIN)/python -m venv $(EXTRAS)
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
-	  > "$$($(TRACKERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/of_halfstep.pth"
-	$(TRACKERS)/bin/python -m pip install -q -c constraints.txt -e '.[tensorboard,mlflow,wandb]'
+	  > "$$($(EXTRAS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/of_halfstep.pth"
+	$(EXTRAS)/bin/python -m pip install -q -c constraints.txt -e '.[tensorboard,mlflow,wandb,ray]'
 	@touch $@
 
 # DeepSpeed builds itself against the torch that is there, and needs nothing else of .venv.

@@ -84,7 +84,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
         return Outcome(trial, "ok", "", 0, read(written(request, trial)), seconds=1.5)
 
     monkeypatch.setattr(running, "run_trial", run_trial)
-    monkeypatch.setattr(running, "_environment", lambda: dict(ENVIRONMENT))
+    monkeypatch.setattr(running, "this_machine", lambda: dict(ENVIRONMENT))
     monkeypatch.setattr(running, "idle_watts", lambda *args: {"idle_watts": None})
     return found
 

@@ -85,7 +85,7 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     found = Machine()
     monkeypatch.setattr(running, "run_trial", found.run_trial)
-    monkeypatch.setattr(running, "_environment", lambda: dict(ENVIRONMENT))
+    monkeypatch.setattr(running, "this_machine", lambda: dict(ENVIRONMENT))
     monkeypatch.setattr(running, "idle_watts", lambda *args: {"idle_watts": None})
     monkeypatch.setattr(running.time, "monotonic", lambda: found.clock)
     return found

@@ -32,6 +32,8 @@ from halfstep.cli.outputs import (
     text_or_reason,
 )
 from halfstep.cli.project import required_by_project
+from halfstep.comparison.cluster.ray_cluster import check as check_cluster
+from halfstep.comparison.cluster.resources import parse_on, parse_resources
 from halfstep.comparison.course import parse_budget
 from halfstep.comparison.fit import FitOption, parse_fit, parse_size
 from halfstep.comparison.options import ComparisonOptions
@@ -128,7 +130,8 @@ def prepare(options: ComparisonOptions, given: Collection[str], project: Sequenc
         )
     if resume == "":
         raise UsageError("--resume was given no folder; name one.")
-    check_launcher(launch)
+    on, resources = _cluster(options, given)
+    check_launcher(launch, there=bool(on))
     targets = parse_targets(_texts(options.track))
     margins = parse_tolerance(_texts(options.tolerance))
     parallel = parse_parallel(str(options.parallel))
@@ -151,11 +154,15 @@ def prepare(options: ComparisonOptions, given: Collection[str], project: Sequenc
         memory_limit=limit,
         fresh=options.fresh,
         parallel=parallel,
+        on=on,
+        resources=resources,
         budget=budget,
     )
     old = None if resume is None else _begun(Path(resume))
     request = request if old is None else resumed(old, _given_again(request, given))
-    check_launcher(request.launch)
+    check_launcher(request.launch, there=bool(request.on))
+    if request.on:
+        check_cluster(request.on, "" if request.module else request.program)
     if request.fresh:
         check_size(request.folder)
     required = parse_requirements(_texts(options.require))
@@ -253,6 +260,28 @@ def _budget(text: float | str | None, given: Collection[str]) -> float | None:
             "two out."
         )
     return None if text is None else parse_budget(str(text))
+
+
+def _cluster(options: ComparisonOptions, given: Collection[str]) -> tuple[str, str]:
+    """On which cluster, and what a block gets of it.
+
+    Raises:
+        UsageError: either cannot be read, the resources stand alone, or what cannot be done there was given, too.
+    """
+    on, resources = parse_on(options.on), parse_resources(options.resources)
+    if resources and not on and options.resume is None:
+        raise UsageError(
+            f"--resources {resources} was given without --on, which alone it is for; give --on ray, too."
+        )
+    cannot = [name for name in ("parallel", "budget", "fit_batch") if name in given]
+    if on and cannot:
+        option = cannot[0].replace("_", "-")
+        raise UsageError(
+            f"--on {on} was given with --{option}, which is for one machine; leave one of the two out."
+        )
+    if on:
+        check_cluster(on, "" if options.module else os.fspath(options.program or ""))
+    return on, resources
 
 
 def _fit(fit_batch: str | None, memory_limit: int | str | None) -> tuple[FitOption | None, int | None]:

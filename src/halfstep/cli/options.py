@@ -40,8 +40,8 @@ def check_program(target: Target) -> None:
         )
 
 
-def check_launcher(launch: str) -> None:
-    """Look for the program of ``--launch`` before anything is run.
+def check_launcher(launch: str, there: bool = False) -> None:
+    """Look for the program of ``--launch`` before anything is run; with ``there`` it is on another machine.
 
     Raises:
         UsageError: it is not there, or the quotes of ``launch`` do not match.
@@ -52,7 +52,7 @@ def check_launcher(launch: str) -> None:
         raise UsageError(f"--launch is {launch!r} ({error}); close its quotes.") from None
     if launch and not words:
         raise UsageError("--launch was given nothing to launch with; give it a command, or leave it out.")
-    if words and shutil.which(words[0]) is None:
+    if words and not there and shutil.which(words[0]) is None:
         raise UsageError(
             f"There is no program '{words[0]}' to launch with; give --launch one on PATH, or its whole path."
         )

@@ -9,14 +9,20 @@ import functools
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from halfstep.comparison.work import Work
+from halfstep.errors import HalfstepError
 from halfstep.trials import Job, Outcome, Trial
 from halfstep.trials.place import Place, Stop
 from halfstep.trials.run import OnStep, Signals, run_trial
 
 #: seconds between two looks for signals, and for what threads have told
 _POLL = 0.1
+
+#: how often a block may be lost with the machine that it runs on
+_MOST_LOSSES = 3
 
 
 class InTurn:
@@ -52,30 +58,68 @@ Step = tuple[int, "float | None", "float | None"]
 Told = tuple[int, "Outcome | Step | BaseException"]
 
 
+class Runner(Protocol):
+    """Runs the trials of blocks in one place, one at a time."""
+
+    def run(self, job: Job, trial: Trial, on_step: OnStep, stop: Stop) -> Outcome:
+        """As :func:`~halfstep.trials.run_trial`, in a thread of its own.
+
+        Raises:
+            PlaceLost: the machine is gone, and the trial with it.
+        """
+
+
+class PlaceLost(Exception):
+    """The machine that ran a trial is gone. ``back``: another has taken its place."""
+
+    def __init__(self, back: bool) -> None:
+        super().__init__()
+        self.back = back
+
+
+@dataclass(frozen=True)
+class Here:
+    """A part of this machine."""
+
+    place: Place
+
+    def run(self, job: Job, trial: Trial, on_step: OnStep, stop: Stop) -> Outcome:
+        """As :class:`Runner` has it; this machine is never lost."""
+        self.place.enter()
+        return run_trial(job, trial, on_step, self.place, stop)
+
+
 class SideBySide:
     """Blocks side by side, each in a place of its own and in a thread that waits for its trials.
 
-    Threads tell what happens through a queue; Ctrl-C and the display are this thread's.
+    Threads tell what happens through a queue; Ctrl-C and the display are this thread's. A block whose place is lost is
+    run again from its beginning, in another, so that all its trials are of one device.
 
     Attributes:
         interrupted: as :class:`InTurn` has it.
     """
 
-    def __init__(self, places: Sequence[Place]) -> None:
-        self._places = places
+    def __init__(self, places: Sequence[Runner]) -> None:
+        self._places = dict(enumerate(places))
         self._told: queue.Queue[Told] = queue.Queue()
         self._stop = Stop()
         self.interrupted = False
-        #: of each block, the index of its place
+        #: of each block, the index of its place, its trials that were begun there, and how often it was lost
         self._at: dict[tuple[int, int], int] = {}
+        self._begun: dict[tuple[int, int], list[Trial]] = {}
+        self._losses: dict[tuple[int, int], int] = {}
 
     def run(self, pending: list[Trial], work: Work) -> Iterator[Outcome]:
-        """As :meth:`InTurn.run`, in the order in which trials end."""
+        """As :meth:`InTurn.run`, in the order in which trials end; one of a block that was lost may end twice.
+
+        Raises:
+            HalfstepError: no place is left, or a block was lost too often.
+        """
         running: dict[int, tuple[Trial, threading.Thread]] = {}
         try:
             with Signals() as signals:
                 while True:
-                    for at in range(len(self._places)):
+                    for at in self._places:
                         if (
                             at not in running
                             and not self.interrupted
@@ -83,8 +127,9 @@ class SideBySide:
                         ):
                             running[at] = trial, self._start(at, work.begin(trial), trial)
                     if not running:
+                        self._check(pending)
                         return
-                    if (outcome := self._wait(running, work)) is not None:
+                    if (outcome := self._wait(running, pending, work)) is not None:
                         self.interrupted = self.interrupted or outcome.status == "interrupted"
                         yield outcome
                     if signals.came:
@@ -104,16 +149,23 @@ class SideBySide:
             return None
         trial = (own or free)[0]
         self._at[trial.seed, trial.repeat] = at
+        self._begun.setdefault((trial.seed, trial.repeat), []).append(trial)
         pending.remove(trial)
         return trial
+
+    def _check(self, pending: Sequence[Trial]) -> None:
+        """Raise HalfstepError where trials are left that have no place to run."""
+        if pending and not self._places and not self.interrupted:
+            raise HalfstepError(
+                f"All machines were lost before {pending[0].label} could run; go on with --resume."
+            )
 
     def _start(self, at: int, job: Job, trial: Trial) -> threading.Thread:
         place = self._places[at]
 
         def run() -> None:
             try:
-                place.enter()
-                told = run_trial(job, trial, lambda *step: self._told.put((at, step)), place, self._stop)
+                told = place.run(job, trial, lambda *step: self._told.put((at, step)), self._stop)
                 self._told.put((at, told))
             except BaseException as error:  # raised where the comparison is run
                 self._told.put((at, error))
@@ -122,7 +174,9 @@ class SideBySide:
         thread.start()
         return thread
 
-    def _wait(self, running: dict[int, tuple[Trial, threading.Thread]], work: Work) -> Outcome | None:
+    def _wait(
+        self, running: dict[int, tuple[Trial, threading.Thread]], pending: list[Trial], work: Work
+    ) -> Outcome | None:
         """Take what a thread has told, if anything; the outcome of a trial that has ended."""
         try:
             at, told = self._told.get(timeout=_POLL)
@@ -134,10 +188,29 @@ class SideBySide:
             return None
         thread.join()
         del running[at]
+        if isinstance(told, PlaceLost):
+            self._lost(trial, at, told, pending, work)
+            return None
         if isinstance(told, BaseException):
             raise told
         work.end(told)
         return told
+
+    def _lost(self, trial: Trial, at: int, told: PlaceLost, pending: list[Trial], work: Work) -> None:
+        """Put the block of a trial whose place is lost back to what is pending."""
+        work.lose(trial)
+        if not told.back:
+            del self._places[at]
+        block = trial.seed, trial.repeat
+        self._losses[block] = self._losses.get(block, 0) + 1
+        if self._losses[block] == _MOST_LOSSES:
+            raise HalfstepError(
+                f"{trial.label} was lost {_MOST_LOSSES} times with the machine that ran it, the last time after "
+                f"{trial.precision} had begun; look there for a lack of memory, then go on with --resume."
+            )
+        pending[:0] = self._begun.pop(block)
+        for each in [b for b, where in self._at.items() if b == block or where not in self._places]:
+            del self._at[each]
 
 
 def in_order(outcomes: Sequence[Outcome], recipes: Sequence[str]) -> list[Outcome]:

@@ -139,6 +139,21 @@ class ComparisonOptions(CallOptions):
             metavar="N|devices",
         ),
     )
+    on: str = field(
+        default="",
+        metadata=told(
+            "Run the blocks on the machines of a Ray cluster: ray://HOST, or ray for one on this machine (or that of "
+            "RAY_ADDRESS). The current folder is sent there.",
+            metavar="ray[://HOST]",
+        ),
+    )
+    resources: str = field(
+        default="",
+        metadata=told(
+            "What a block gets of a machine of the cluster, e.g. gpu=1 or cpu=8. Default: one GPU, or all processors.",
+            metavar="NAME=N",
+        ),
+    )
     resume: StrPath | None = field(
         default=None,
         metadata=told(

@@ -13,6 +13,7 @@ from typing import Any
 
 from halfstep import codec
 from halfstep.comparison.advice.evidence import PREFER, Prefer
+from halfstep.comparison.cluster.resources import parse_on, parse_resources
 from halfstep.comparison.fit import FitOption
 from halfstep.comparison.slots import parse_parallel
 from halfstep.comparison.statistics.tolerance import Tolerance, parse_tolerance
@@ -49,6 +50,8 @@ class Request:
     memory_limit: int | None = None
     fresh: bool = False
     parallel: str = ""
+    on: str = ""
+    resources: str = ""
     #: seconds for all trials, with those that were added on resuming; None: every trial of the plan is run
     budget: float | None = None
     #: whether trials were added to a plan whose verdicts had been seen
@@ -117,6 +120,8 @@ _ALLOWED: dict[str, Callable[[Any], bool]] = {
     "module": lambda value: type(value) is bool,
     "fresh": lambda value: value is None or type(value) is bool,
     "parallel": lambda value: value is None or (isinstance(value, str) and parse_parallel(value) == value),
+    "on": lambda value: value is None or (isinstance(value, str) and parse_on(value) == value),
+    "resources": lambda value: value is None or (isinstance(value, str) and parse_resources(value) == value),
     "recipes": lambda value: value is None or (_texts(value) and bool(value) and all(map(parse, value))),
     "memory_limit": lambda value: value is None or _whole(value),
     **dict.fromkeys(("repeats", "seeds"), lambda value: _whole(value, MOST)),
@@ -234,13 +239,18 @@ def _gone_on(old: Stored, given: dict[str, Any]) -> Request:
     """With what may change; a budget is added to the time already spent, and more trials of a plan are another look.
 
     Raises:
-        UsageError: more seeds or repeats of a comparison that decides on them itself.
+        UsageError: more seeds or repeats of a comparison that decides on them itself; a budget on a cluster.
     """
     more = [n for n in ("seeds", "repeats") if n in given and given[n] != getattr(old.request, n)]
     if more and (old.request.budget is not None or "budget" in given):
         raise UsageError(
             f"--{more[0]} {given[more[0]]} was given for a comparison with --budget, which decides on seeds and "
             "repeats itself; give --budget more time instead."
+        )
+    if given.get("budget") is not None and old.request.on:
+        raise UsageError(
+            f"--budget was given for a comparison with --on {old.request.on}, but is for one machine; give --seeds or "
+            "--repeats instead."
         )
     if given.get("budget") is not None:
         given["budget"] += float(old.environment.get("seconds") or 0.0)

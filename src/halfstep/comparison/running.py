@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,11 @@ from halfstep import codec
 from halfstep.comparison import archive
 from halfstep.comparison.advice.adopt import Script
 from halfstep.comparison.advice.recommend import recommend
-from halfstep.comparison.blocks import InTurn, SideBySide, in_order
+from halfstep.comparison.blocks import Here, InTurn, Runner, SideBySide, in_order
+from halfstep.comparison.cluster.ray_cluster import cluster
 from halfstep.comparison.course import Budgeted, Seen, levels, with_budget
 from halfstep.comparison.disturbance import disturbances, disturbed
+from halfstep.comparison.environment import environment as this_machine
 from halfstep.comparison.fit import fit_batch
 from halfstep.comparison.going_on import files_of_earlier_trials
 from halfstep.comparison.model.budget import End
@@ -34,11 +34,9 @@ from halfstep.comparison.verdicts import verdicts
 from halfstep.comparison.work import Disk, Display, Work
 from halfstep.errors import UsageError
 from halfstep.files import read_json
-from halfstep.machine.description import describe_machine, installed_versions
 from halfstep.meters import idle_watts
 from halfstep.record.events import Takeover
 from halfstep.trials import Outcome, Trial, run_trial
-from halfstep.version import __version__
 
 AS_IS = "as-is"
 
@@ -58,22 +56,43 @@ def run_comparison(
         resume: the request as it was begun: its trials that are done are not run again.
 
     Raises:
-        UsageError: it was begun on another machine.
+        UsageError: it was begun on another machine, or its cluster cannot be used.
+        HalfstepError: the machines of its cluster were lost.
     """
+    with contextlib.ExitStack() as ended:
+        if not request.on:
+            return _run(request, display, write, resume, this_machine())
+        program = "" if request.module else request.program
+        blocks = request.repeats * request.seeds
+        where = cluster(request.on, request.resources, blocks, program, request.folder)
+        found = ended.enter_context(where)
+        return _run(request, display, write, resume, found.environment, found.runners)
+
+
+def _run(
+    request: Request,
+    display: Display,
+    write: Callable[[Comparison], None],
+    resume: Stored | None,
+    now: dict[str, Any],
+    runners: Sequence[Runner] = (),
+) -> Comparison:
+    """As :func:`run_comparison`, on the machine that ``now`` describes, or by ``runners`` on several of its kind."""
     started, cwd = time.monotonic(), os.getcwd()  # a program may remove it
     if resume is None:
-        environment = _environment()
+        environment = now
         _check_limit(request, environment)
-        environment |= idle_watts(IDLE_SECONDS, time.sleep)
+        environment |= {} if runners else idle_watts(IDLE_SECONDS, time.sleep)
     else:
-        check_machine(resume.environment, _environment())
+        check_machine(resume.environment, now)
         _check_limit(request, resume.environment)
         environment = resume.environment
         started -= float(environment.get("seconds") or 0.0)
     places = slots(request.parallel, environment["devices"], request.launch)
     if places:
         environment["side_by_side"] = {"blocks": len(places), "cores": len(places[0].cores) or None}
-    crew = SideBySide(places) if places else InTurn(run_trial)
+        runners = [Here(place) for place in places]
+    crew = SideBySide(runners) if runners else InTurn(run_trial)
     disk = Disk(display)
     disk.keep(save, request, environment, cwd)
     outcomes = [] if resume is None else _done(request, resume)
@@ -89,7 +108,7 @@ def run_comparison(
 
     choose()
     for outcome in crew.run(pending, work):
-        outcomes.append(outcome)
+        outcomes = [*(o for o in outcomes if o.trial != outcome.trial), outcome]
         ran.add(outcome.trial)
         if request.recipes is None and AS_IS not in recipes and outcome.record.own_amp:
             recipes.append(AS_IS)
@@ -251,6 +270,8 @@ def assemble(
             "tolerance": str(request.tolerance) or None,
             "prefer": request.prefer,
             "parallel": request.parallel or None,
+            "on": request.on or None,
+            "resources": request.resources or None,
         }
         | asdict(request.options),
         trials=tuple(rows),
@@ -274,25 +295,6 @@ def missing(request: Request, outcomes: Sequence[Outcome], environment: dict[str
     known = {o.trial for o in archive.done(outcomes)}
     asked = plan(_recipes(request, environment, outcomes), request.repeats, request.seeds)
     return [trial for trial in asked if trial not in known]
-
-
-def _environment() -> dict[str, Any]:
-    import psutil
-
-    machine = describe_machine()
-    return {
-        "halfstep": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(terse=True),
-        "cpu": machine["cpu"]["model"],
-        "cpu_flags": machine["cpu"]["flags"],
-        "cores": machine["cpu"]["cores"],
-        "memory_bytes": psutil.virtual_memory().total,
-        "threads": machine["threads"],
-        "frameworks": installed_versions(),
-        "devices": machine["devices"],
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
 
 
 def default_recipes(environment: dict[str, Any]) -> tuple[str, ...]:

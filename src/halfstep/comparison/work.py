@@ -95,6 +95,12 @@ class Work:
         """It has made a step."""
         self._display.advance(trial.label, step, loss, seconds)
 
+    def lose(self, trial: Trial) -> None:
+        """The machine that ran it is gone; it will be run again."""
+        del self._where[trial]
+        self._begun.remove(trial.label)
+        self._display.finish(trial.label, "lost", "the machine that ran it is gone; its block is run again")
+
     def end(self, outcome: Outcome) -> None:
         """It has ended."""
         where = self._where.pop(outcome.trial)

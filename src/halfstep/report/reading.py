@@ -149,7 +149,10 @@ def offers_budget(comparison: Comparison) -> bool:
     if comparison.budget is not None:
         lacks = bool(comparison.budget.not_run) or any(s.open for s in comparison.budget.standings)
         return comparison.budget.end != "certain" and lacks
-    return not comparison.recommendation.decided and comparison.recommendation.rule in _OPEN
+    on_cluster = bool(comparison.options.get("on"))
+    return (
+        not on_cluster and not comparison.recommendation.decided and comparison.recommendation.rule in _OPEN
+    )
 
 
 #: rules of advice that ask for more trials

@@ -39,10 +39,15 @@ ANYWHERE = Place()
 
 
 class Stop:
-    """Tells trials that run in other threads to end: once kindly, a second time at once."""
+    """Tells trials that run in other threads to end: once kindly, a second time at once.
+
+    Attributes:
+        at_once: whether it was told a second time.
+    """
 
     def __init__(self) -> None:
         self._by = ""
+        self.at_once = False
         self._marks: set[str] = set()
         self._lock = threading.Lock()
 
@@ -51,6 +56,7 @@ class Stop:
         if not self._by:
             self._by = by
             return
+        self.at_once = True
         with self._lock:
             marks = list(self._marks)
         for mark in marks:

@@ -35,9 +35,12 @@ def worded(comparison: Comparison) -> Comparison:
     if drift.words and rows:
         # The first row is the baseline, which every ratio rests on.
         rows[0] = replace(rows[0], warnings=(*rows[0].warnings, drift.words))
-    beside = warnings.side_by_side(comparison.environment.get("side_by_side"))
-    if beside and rows:
-        rows[0] = replace(rows[0], warnings=(*rows[0].warnings, beside))
+    where = (
+        warnings.cluster(comparison.environment.get("cluster")),
+        warnings.side_by_side(comparison.environment),
+    )
+    if rows:
+        rows[0] = replace(rows[0], warnings=(*rows[0].warnings, *filter(None, where)))
     told, budget = comparison.recommendation, comparison.budget
     return replace(
         comparison,

@@ -96,14 +96,28 @@ def _by(trend: Trend) -> str:
     return f"{abs(trend.rise):.0%} {'slower' if trend.rise > 0 else 'faster'}"
 
 
-def side_by_side(told: object) -> str:
-    """What trials shared that ran at the same time; empty where they ran one after the other."""
+def side_by_side(environment: Mapping[str, object]) -> str:
+    """What trials shared that ran at the same time; empty where each had a machine alone."""
+    told, on_cluster = environment.get("side_by_side"), isinstance(environment.get("cluster"), Mapping)
     blocks, cores = (told.get(name) if isinstance(told, Mapping) else None for name in ("blocks", "cores"))
     if not isinstance(blocks, int):
         return ""
     where = f"each on {count(cores, 'core')}" if isinstance(cores, int) else "each on a GPU of its own"
     shared = "memory and caches" if isinstance(cores, int) else "processors and memory of the CPU"
-    return (
-        f"{blocks} trials ran side by side, {where}, and shared {shared}: speed was measured beside others; without "
-        "--parallel it is measured alone"
-    )
+    alone = "without --parallel it is measured alone"
+    if on_cluster:
+        where, alone = "on one machine", "with --resources of a whole machine it is measured alone"
+    return f"{blocks} trials ran side by side, {where}, and shared {shared}: speed was measured beside others; {alone}"
+
+
+def cluster(told: object) -> str:
+    """On how many machines of a cluster blocks ran, and which were left out; empty where there was none."""
+    if not isinstance(told, Mapping) or not isinstance(told.get("machines"), int):
+        return ""
+    words = f"the trials ran on {count(told['machines'], 'machine')} of a Ray cluster"
+    if isinstance(others := told.get("other_machines"), list) and others:
+        names = ", ".join(sorted(set(map(str, others))))
+        words += f"; {count(len(others), 'machine')} of another kind left out ({names})"
+    if isinstance(busy := told.get("busy_machines"), int) and busy:
+        words += f"; {busy} in use by others left out"
+    return words
