@@ -164,6 +164,7 @@ def test_a_precision_that_the_hardware_lacks_is_a_row(compared, monkeypatch: pyt
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("sign", "words"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
 def test_a_comparison_that_is_told_to_end_reports_what_there_is(
     tmp_path: Path, sign: signal.Signals, words: str
@@ -200,6 +201,7 @@ def test_a_comparison_that_is_told_to_end_reports_what_there_is(
     assert not runs(json.loads(record.read_text().splitlines()[0])["pid"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", ["hang", "leave"])
 def test_the_trial_of_a_comparison_that_is_killed_ends_and_is_not_done(tmp_path: Path, fault: str) -> None:
     record = tmp_path / "o" / "trials" / "fp32-seed0-repeat0.jsonl"

@@ -292,7 +292,7 @@ for _ in range(3):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("off", [0, 1, 2])
+@pytest.mark.parametrize("off", [0, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 2))])
 def test_the_compiled_graph_that_differs_is_named(tmp_path: Path, off: int) -> None:
     """The backend multiplies the results of one graph by 1.01: every loss is finite."""
     program = tmp_path / "compiled.py"

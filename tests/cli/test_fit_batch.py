@@ -13,7 +13,7 @@ from .running import PROGRAMS
 MIB = 2**20
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="a GPU has memory of its own to fit into")
 def test_the_largest_batch_is_found_by_trials(compared: Callable[..., dict[str, Any]]) -> None:
     """A sample keeps 256 KiB in fp32, and as much again at the backward pass's height, over some 330 MiB."""

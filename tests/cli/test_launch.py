@@ -25,6 +25,7 @@ def launched(compared) -> dict[str, Any]:
     return compared("--launch", TORCHRUN, "--precisions", "fp32,fp16:init_scale=1024", DDP, "overflow")
 
 
+@pytest.mark.long
 def test_rank_0_reports_and_memory_is_the_sum(launched: dict[str, Any]) -> None:
     fp32, _ = launched["trials"]
     assert fp32["steps"] == 10

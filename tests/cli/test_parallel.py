@@ -22,7 +22,7 @@ OPTIONS = ("--precisions", "fp32", "--seeds", "2", "--parallel", "2", "--out", "
 
 pytestmark = [
     pytest.mark.skipif(len(allowed_cores()) < 2, reason="needs two cores to share"),
-    pytest.mark.slow,
+    pytest.mark.long,
 ]
 
 

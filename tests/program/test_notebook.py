@@ -66,6 +66,7 @@ def plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
+@pytest.mark.long
 def test_cells_run_as_ipython_runs_them(tmp_path: Path) -> None:
     write(
         tmp_path / "train.ipynb",
@@ -86,6 +87,7 @@ def test_cells_run_as_ipython_runs_them(tmp_path: Path) -> None:
     assert len(read(tmp_path / "r").steps) == 4
 
 
+@pytest.mark.long
 def test_the_first_cell_that_raises_ends_the_program(tmp_path: Path) -> None:
     write(tmp_path / "train.ipynb", [TRAINING, "def f(x):\n    return 1 / x", "f(0)", "print('never')"])
     done = run("bf16", "train.ipynb", cwd=tmp_path)
@@ -100,6 +102,7 @@ def test_the_first_cell_that_raises_ends_the_program(tmp_path: Path) -> None:
     assert end["raised_at"]["code"] == "return 1 / x"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("cell", "code", "status"),
     [
@@ -116,6 +119,7 @@ def test_how_a_notebook_ends(cell: str, code: int, status: str, tmp_path: Path) 
     assert read(tmp_path / "r").end["status"] == status
 
 
+@pytest.mark.long
 def test_enough_steps_end_it_silently(tmp_path: Path) -> None:
     write(tmp_path / "train.ipynb", ["print('begin')", TRAINING])
     done = run("fp32", "--steps", "2", "train.ipynb", cwd=tmp_path)
@@ -123,6 +127,7 @@ def test_enough_steps_end_it_silently(tmp_path: Path) -> None:
     assert len(read(tmp_path / "r").steps) == 2
 
 
+@pytest.mark.long
 def test_a_format_error_names_the_cell_and_the_cure(tmp_path: Path) -> None:
     cell = TRAINING.replace("square()", "to(torch.float16).square()").replace(
         "loss.backward", "torch.linalg.inv(torch.eye(2).half())\n    loss.backward"
@@ -133,6 +138,7 @@ def test_a_format_error_names_the_cell_and_the_cure(tmp_path: Path) -> None:
     assert "cell 1, line 8" in read(tmp_path / "r").end["raised_at"]["place"]
 
 
+@pytest.mark.long
 def test_compare_and_diagnose(tmp_path: Path) -> None:
     net = (
         "import torch\nfrom torch import nn\nclass Net(nn.Module):\n    def __init__(self):\n"

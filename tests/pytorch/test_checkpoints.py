@@ -8,7 +8,7 @@ import pytest
 
 from ..cli.running import PROGRAMS, halfstep
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.mark.parametrize("precision", ["fp16:growth_interval=3", "fp16-true:growth_interval=3"])

@@ -20,7 +20,7 @@ ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "policy": 2.0**-8}
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param("fp32:loss_scale=1024", marks=pytest.mark.long), "fp16:init_scale=1024"],
+    params=["fp32:loss_scale=1024", "fp16:init_scale=1024"],
 )
 def spread(request: pytest.FixtureRequest) -> tuple[str, list[list[str]]]:
     """The precision, and the words that the program says of each way; torchrun is started once for all."""
@@ -34,13 +34,13 @@ def spread(request: pytest.FixtureRequest) -> tuple[str, list[list[str]]]:
     return request.param.partition(":")[0], [line.split() for line in done.stdout.splitlines()]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_rank_skips_although_one_alone_overflowed(spread: tuple[str, list[list[str]]]) -> None:
     for way, line in zip(WAYS, spread[1], strict=True):
         assert line[:6] == [way, "agree", "untouched", "skipped", "[1,", "1]"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_gradients_are_those_of_one_process(spread: tuple[str, list[list[str]]]) -> None:
     """Two micro-batches, the first without communication. Bound: 8 roundings on a path, sums of 12 numbers of either
     sign, as for one process; in fp32 the same numbers are added in another order. A scale left in is off by 1023."""

@@ -310,7 +310,7 @@ def test_export(calls: Calls) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inductor's own imports
-@pytest.mark.parametrize("network", [gpt, conv_net])
+@pytest.mark.parametrize("network", [pytest.param(gpt, marks=pytest.mark.long), conv_net])
 def test_compiled_training(
     network: Network, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
