@@ -118,7 +118,7 @@ def _require_steps(question: Question, tried: Outcome, display: Display) -> None
     record, log = tried.record, question.job.log(tried.trial)
     if tried.status == "unsupported":
         raise UsageError(tried.reason)
-    if record.takeover.get("framework") not in (None, "pytorch"):
+    if record.takeover.get("framework") not in (None, "pytorch", "keras"):
         raise UsageError(
             f"The program trains with {record.takeover['framework']}; diagnose watches PyTorch, so use "
             "`halfstep compare` to see how it fares in this precision."

@@ -50,8 +50,8 @@ class Runtime:
         """Whether a tensor can be used here: it may belong to the graph of another function."""
         return True
 
-    def loss_scaled(self, scaled: bool) -> None:
-        """Keras has scaled the loss of the backward pass to come; or (False) its gradients have been applied."""
+    def loss_scaled(self, scale: Callable[[], Any] | None) -> None:
+        """Keras has scaled the loss of the backward pass to come, by ``scale()``; None: its gradients are applied."""
 
     def train_step_scale(self, scale: Any) -> None:
         """A train_step begins, whose optimizer has this scale; or (None) it is over."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -117,15 +117,15 @@ class StepState:
         passed, self._jax_passed = self._jax_passed, False
         return passed
 
-    def scaled(self) -> None:
-        """Keras has scaled the loss."""
+    def scaled(self, scale: Callable[[], Any]) -> None:
+        """Keras has scaled the loss, by ``scale()``."""
         self.loss_scaled = True
-        self._runtime.loss_scaled(True)
+        self._runtime.loss_scaled(scale)
 
     def applied(self) -> None:
         """A LossScaleOptimizer has stepped, or skipped the step."""
         self.loss_scaled = False
-        self._runtime.loss_scaled(False)
+        self._runtime.loss_scaled(None)
 
     def checked(self, finite: Any) -> None:
         """A LossScaleOptimizer has found whether the gradients are finite."""

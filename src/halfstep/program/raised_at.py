@@ -51,7 +51,7 @@ class RaisedAt:
 
 def _raised_at(error: BaseException) -> RaisedAt:
     frames = list(_frames(error))
-    own = [(frame, line) for frame, line in frames if not _of_a_library(frame.f_code.co_filename)]
+    own = [(frame, line) for frame, line in frames if not of_a_library(frame.f_code.co_filename)]
     if not own:
         return RaisedAt()
     frame, line = own[-1]
@@ -68,7 +68,8 @@ def _frames(error: BaseException) -> Iterator[tuple[FrameType, int]]:
         trace = trace.tb_next
 
 
-def _of_a_library(file: str) -> bool:
+def of_a_library(file: str) -> bool:
+    """Whether a file's code is a framework's, or no file's, and so not the user's."""
     known = (sys.modules.get(name) for name in _LIBRARIES)
     homes = (os.path.dirname(os.path.abspath(m.__file__)) + os.sep for m in known if m and m.__file__)
     return (file.startswith("<") and not cells.is_cell(file)) or os.path.abspath(file).startswith(

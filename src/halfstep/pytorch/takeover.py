@@ -109,7 +109,14 @@ class Takeover(Training, Face):
         return Regions(dtype or torch.float32, lambda kind: self.recorder.write("region", kind=kind))
 
     def _watch(self, looks: Looks) -> Watch:
-        return Watch(self.options.writer, lambda: self._steps.inside, lambda: self.scaling.value, looks)
+        scaling = self.scaling
+        return Watch(
+            self.options.writer,
+            lambda: self._steps.inside,
+            lambda: scaling.value * scaling.above(),
+            scaling.above,
+            looks,
+        )
 
     def announce(self) -> None:
         arithmetic = self.arithmetic

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from halfstep.keras.backends.base import Backend
 from halfstep.keras.recording.sample import Sample
+from halfstep.keras.recording.watched_torch import named_layers
 from halfstep.precisions.loss_scale import LossScale, NoScale, StaticScale
 from halfstep.precisions.recipes import Recipe
 from halfstep.pytorch import capabilities
@@ -55,7 +56,8 @@ class PyTorch(Backend):
     def own_loop(self, parts: Parts) -> OwnLoop:
         from halfstep.keras.loops.torch import TorchLoop
 
-        loop = TorchLoop(parts, self._scaling, self._below.recorder)
+        self._below.watch.name_parts(named_layers)
+        loop = TorchLoop(parts, self._scaling, self._below.recorder, self._below.watch)
         self._below.give_way(loop.before_backward)
         return loop
 
@@ -66,9 +68,9 @@ class PyTorch(Backend):
     def copied(self, value: Any) -> Any:
         return value.detach().clone()
 
-    def loss_scaled(self, scaled: bool) -> None:
+    def loss_scaled(self, scale: Callable[[], Any] | None) -> None:
         """A loss that Keras has scaled must not be scaled again by ``backward``, nor its scale be taken for another."""
-        self._scaling.scaled_above = scaled
+        scaled, self._scaling.factor_above = scale is not None, scale
         if scaled and self._before_scaled_loss is None:
             self._before_scaled_loss, self._scaling.loss_scale = self._scaling.loss_scale, NoScale()
         elif not scaled and self._before_scaled_loss is not None:

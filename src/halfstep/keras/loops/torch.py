@@ -14,9 +14,11 @@ from keras.optimizers import LossScaleOptimizer
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from halfstep.keras.loops.base import OwnLoop, Parts
+from halfstep.keras.recording.watched_torch import WatchedSteps
 from halfstep.keras.step import Seen
 from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.recording.recorder import NullRecorder
+from halfstep.pytorch.watching.watch import NullWatch, Watch
 from halfstep.takeover.patches import Patches
 
 
@@ -27,10 +29,12 @@ class TorchLoop(OwnLoop):
         parts: what it works with.
         scaling: the loss scale of PyTorch's takeover.
         recorder: counts the steps of ``torch.optim``, and collects losses for them.
+        watch: looks at the numbers of a training.
     """
 
-    def __init__(self, parts: Parts, scaling: Scaling, recorder: NullRecorder) -> None:
+    def __init__(self, parts: Parts, scaling: Scaling, recorder: NullRecorder, watch: NullWatch) -> None:
         super().__init__(parts)
+        self._watch = watch
         self._scaling = scaling
         self._recorder = recorder
         self._losses: list[Any] = []
@@ -39,6 +43,10 @@ class TorchLoop(OwnLoop):
     def install(self, patches: Patches) -> None:
         patches.wrap(BaseOptimizer, "apply", self._outermost(self._guarded))
         patches.wrap(LossScaleOptimizer, "apply", self._outermost(self._by_itself))
+        if isinstance(self._watch, Watch):
+            WatchedSteps(self._watch, self._runtime).install(
+                patches
+            )  # around the guard, for steps it leaves out
 
     def before_backward(self, outputs: Sequence[Any]) -> None:
         """A backward pass is about to start from ``outputs``; the losses of several passes before one step add up."""

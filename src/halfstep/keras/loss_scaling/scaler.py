@@ -127,7 +127,7 @@ class Scaler:
         def scale_loss(optimizer: Any, loss: Any) -> Any:
             self._step.loss_known(loss)
             if isinstance(optimizer, LossScaleOptimizer) and not self._rests:
-                self._step.scaled()
+                self._step.scaled(lambda: self.scale_of(optimizer))
             return original(optimizer, loss)
 
         return scale_loss

@@ -166,7 +166,7 @@ def _backward(
             original(outputs, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
             return
         seeds = grad_variables if grad_tensors is None else grad_tensors
-        above = parts.scaling.scaled_above
+        above = parts.scaling.factor_above is not None
         by_script, factor = (False, 1.0) if above else script_scale.of(outputs, seeds)
         parts.moments.before_backward(outputs, factor)
         with parts.regions.paused():

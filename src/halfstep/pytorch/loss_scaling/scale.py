@@ -73,7 +73,8 @@ class Scaling:
         reached: what the pass under way accumulates into.
         answers: of the script's code in a pass that may be repeated; None in any other.
         pass_scales: of the lines that ask for gradients themselves.
-        scaled_above: whether a framework on top of PyTorch has scaled the loss of the pass to come, and records it.
+        factor_above: gives the factor by which a framework on top of PyTorch has scaled the loss of the pass to come,
+            which it records; None where none has.
     """
 
     def __init__(self, loss_scale: LossScale, in_fp16: bool = False) -> None:
@@ -84,7 +85,7 @@ class Scaling:
         self.pass_scales = PassScales(searches=dynamic and in_fp16, grows=dynamic)
         self._under = self._before = loss_scale.value
         self.active = False
-        self.scaled_above = False
+        self.factor_above: Callable[[], Any] | None = None
         in_cpp = (scaled_pass() if loss_scale.guards else None) or NoScaledPass()
         self.tested = Tested(in_cpp)
         self.reached = Reached(in_cpp, self.tested)
@@ -118,6 +119,10 @@ class Scaling:
     def value(self) -> float:
         """The factor that losses are multiplied by. Waits for the verdicts of the steps before."""
         return self.loss_scale.value
+
+    def above(self) -> float:
+        """The factor by which a framework on top of PyTorch has scaled the loss. On a GPU it waits for it."""
+        return 1.0 if self.factor_above is None else float(self.factor_above())
 
     @property
     def last_value(self) -> float:

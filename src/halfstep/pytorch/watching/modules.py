@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,9 @@ from halfstep.pytorch.watching.tensors import plain
 from halfstep.takeover.looks import Looks
 
 OUTSIDE = ""
+
+#: a part of a model: its name, itself, and of each of its own parameters the name, the module that has it, and as what
+Part = tuple[str, nn.Module, Iterable[tuple[str, nn.Module, str]]]
 _NAME, TRIES = "watching: the module that runs", 16
 
 
@@ -47,6 +50,9 @@ class Modules:
         entered: called with the arguments of each outermost call.
         left: called with a module's call and its output, if no module inside has handed back that same tensor.
         looks: it may fail by itself.
+
+    Attributes:
+        parts_of: gives the parts of a model; a framework on top of PyTorch may have names of its own for them.
     """
 
     def __init__(
@@ -60,6 +66,7 @@ class Modules:
         # By identity: PyTorch swaps no parameter that has a weak reference.
         self._parameters: dict[int, tuple[weakref.ref[nn.Module], str, str]] = {}
         self._local = threading.local()
+        self.parts_of: Callable[[nn.Module], Iterable[Part]] = named_parts
         self.kinds: dict[str, str] = {OUTSIDE: ""}
 
     def install(self, patches: Patches) -> None:
@@ -138,14 +145,20 @@ class Modules:
         """Learn the names of a model's parts and parameters, when it is first called."""
         if outermost in self._names:
             return
-        for path, part in outermost.named_modules():
-            name = WRAPPERS.sub("", path)
+        for name, part, parameters in self.parts_of(outermost):
             self._names.setdefault(part, name)
             shown = name or type(part).__name__
             self.kinds.setdefault(shown, type(part).__name__)
-            for own, parameter in part.named_parameters(recurse=False):
-                if not self.name_of(parameter):
-                    self._parameters[id(parameter)] = weakref.ref(part), own, f"{shown}.{own}"
+            for own, holder, key in parameters:
+                parameter = holder._parameters.get(key)
+                if parameter is not None and not self.name_of(parameter):
+                    self._parameters[id(parameter)] = weakref.ref(holder), key, f"{shown}.{own}"
+
+
+def named_parts(outermost: nn.Module) -> Iterator[Part]:
+    """The modules of a model by their paths in it, without what compilers and data parallelism put before them."""
+    for path, part in outermost.named_modules():
+        yield WRAPPERS.sub("", path), part, [(own, part, own) for own in part._parameters]
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -6,18 +6,10 @@ import functools
 import linecache
 import os
 import sys
-from pathlib import Path
 from types import CodeType, FrameType
 
-import torch
-
 from halfstep.program.cells import cell_line, is_cell
-
-#: the folders of PyTorch and of halfstep
-_OURS = tuple(
-    str(folder) + os.sep
-    for folder in (Path(torch.__file__).absolute().parent, Path(__file__).absolute().parents[2])
-)
+from halfstep.program.raised_at import of_a_library
 
 #: a line of code that has not been put into words yet: cheap to keep for every operation
 Line = tuple[CodeType, int]
@@ -25,11 +17,11 @@ Line = tuple[CodeType, int]
 
 @functools.lru_cache(maxsize=4096)
 def _skipped(filename: str) -> bool:
-    return (filename.startswith("<") and not is_cell(filename)) or os.path.abspath(filename).startswith(_OURS)
+    return of_a_library(filename)
 
 
 def user_line(depth: int = 1) -> Line | None:
-    """The innermost line that is neither PyTorch's nor halfstep's; about 1 µs for ten frames."""
+    """The innermost line that is no framework's; about 1 µs for ten frames."""
     frame: FrameType | None = sys._getframe(depth)
     while frame is not None:
         if not _skipped(frame.f_code.co_filename):

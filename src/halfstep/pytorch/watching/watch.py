@@ -15,11 +15,11 @@ All that is seen goes into the record at once as events ``watch``, with ``what``
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from halfstep.precisions.formats import get_scalar
@@ -29,7 +29,7 @@ from halfstep.pytorch.loss_scaling.gradients import all_finite
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.swapped import before_swap
 from halfstep.pytorch.unseen import unseen_look
-from halfstep.pytorch.watching.modules import Call, Modules, tensors_in
+from halfstep.pytorch.watching.modules import Call, Modules, Part, tensors_in
 from halfstep.pytorch.watching.numbers import Tally
 from halfstep.pytorch.watching.operations import Operations
 from halfstep.pytorch.watching.rounding import Rounded
@@ -52,6 +52,9 @@ class NullWatch:
     def remove(self) -> None:
         """Nothing."""
 
+    def name_parts(self, parts_of: Callable[[nn.Module], Iterable[Part]]) -> None:
+        """A framework on top of PyTorch has names of its own for the parts of a model."""
+
     def backward_pass(self, running: bool) -> None:
         """A backward pass of the script's begins, or is over."""
 
@@ -68,7 +71,8 @@ class Watch(NullWatch):
     Args:
         writer: the record.
         in_step: whether an optimizer's arithmetic is running.
-        scale: the loss scale in force, and whether a scaled backward pass is under way.
+        scale: the factor that a backward pass multiplies gradients by.
+        in_grad: the factor that gradients have in ``.grad``, where a framework on top of PyTorch has scaled the loss.
         looks: each of its looks may fail by itself.
     """
 
@@ -77,12 +81,16 @@ class Watch(NullWatch):
         writer: Writer | NullWriter,
         in_step: Callable[[], bool],
         scale: Callable[[], float],
+        in_grad: Callable[[], float],
         looks: Looks,
     ) -> None:
+        self._in_grad, self._stepping = in_grad, False
         self._writer, self._scale, self._looks = writer, scale, looks
         self.step = 0
         self._modules = Modules(self._entered, self._left, looks)
-        self._operations = Operations(self._modules, self._write, in_step, scale, self._rounded, looks)
+        self._operations = Operations(
+            self._modules, self._write, lambda: self._stepping or in_step(), scale, self._rounded, looks
+        )
         self._tallies: dict[tuple[str, str], Tally] = {}
         self._roundings: dict[tuple[str, str], Rounded] = {}
         self._before: dict[int, Tensor] = {}
@@ -179,7 +187,11 @@ class Watch(NullWatch):
     def backward_pass(self, running: bool) -> None:
         self._operations.in_pass = running
 
+    def name_parts(self, parts_of: Callable[[nn.Module], Iterable[Part]]) -> None:
+        self._modules.parts_of = parts_of
+
     def before_step(self, optimizer: Optimizer) -> None:
+        self._stepping = True
         self._about_to_step(optimizer)
 
     @unseen_look("watching: optimizers", TRIES)
@@ -192,7 +204,7 @@ class Watch(NullWatch):
 
     def after_step(self, optimizer: Optimizer, finite: bool, primary: bool) -> None:
         self._stepped(optimizer, finite)
-        self._before = {}
+        self._before, self._stepping = {}, False
         if primary:
             self._flush()
             self._tallies, self._roundings = {}, {}
@@ -225,7 +237,9 @@ class Watch(NullWatch):
         path = self._modules.path_of(parameter)
         self._tally("weights", path).add(parameter, format_name(parameter.dtype))
         if parameter.grad is not None and parameter.grad.layout is torch.strided and finite:
-            self._tally("weight_gradients", path).add(parameter.grad, format_name(parameter.grad.dtype))
+            self._tally("weight_gradients", path).add(
+                parameter.grad, format_name(parameter.grad.dtype), self._in_grad()
+            )
 
     def _updates(self, optimizer: Optimizer, finite: bool) -> None:
         rates = {
