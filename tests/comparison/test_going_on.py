@@ -55,6 +55,21 @@ def test_a_file_of_an_earlier_trial_that_is_written_anew(second: Record, files: 
     assert files_of_earlier_trials([trial(100, 40), second]) == [[], files]
 
 
+def test_a_file_that_a_copy_of_the_folder_does_not_hold_has_a_cure_of_its_own() -> None:
+    second = trial(200, 30, read("last.pt", 150, True))
+    (_, files) = files_of_earlier_trials([trial(100, 40), second], fresh=True)
+    assert files == ["/train/last.pt"]
+    falling = [2 - 0.04 * step for step in range(40)]
+    trials = [outcome("fp32", falling), outcome("bf16", falling[:30])]
+    rows = [trial_row(each, (), "") for each in trials]
+    rows[1] = replace(rows[1], disturbed=Disturbed(files=tuple(files)))
+    assert recommend(told_rows(trials, rows))["text"] == (
+        "No verdict: bf16 went on from /train/last.pt, which an earlier trial wrote, and made 30 of 40 steps; it names "
+        "that file by an absolute path, which leads out of the copy that --fresh makes; name it relative to the working "
+        "folder, or give each trial a folder of its own, which HALFSTEP_TRIAL in its environment names."
+    )
+
+
 def test_there_is_no_verdict_on_a_trial_that_went_on() -> None:
     falling = [2 - 0.04 * step for step in range(40)]
     trials = [outcome("fp32", falling), outcome("bf16", [loss - 0.4 for loss in falling[:30]])]

@@ -13,10 +13,11 @@ from halfstep.trials.run import run_trial
 
 #: goes on from its own checkpoint, reads beside and above its folder, and says what it sees
 PROGRAM = """
-import os
+import os, sys
 seen = open("last.txt").read() if os.path.exists("last.txt") else "nothing"
 open("last.txt", "w").write("a checkpoint")
 print(seen, open("data/x.txt").read(), open("../above.txt").read(), open("env/pyvenv.cfg").read(), os.listdir("out"))
+print([os.path.relpath(word.rpartition("=")[2]) for word in [__file__, *sys.argv[1:]]])
 """
 
 
@@ -30,11 +31,16 @@ def test_each_trial_begins_from_the_files_as_they_were(
     (here / "train.py").write_text(PROGRAM)
     (here / "out").mkdir()
     monkeypatch.chdir(here)
-    job = Job("train.py", (), False, here / "records", fresh=True)
+    above = str(tmp_path / "above.txt")
+    arguments = (f"--out={here / 'out'}", str(here / "new"), "last.txt", above)
+    job = Job(str(here / "train.py"), arguments, False, here / "records", fresh=True)
     for repeat in range(2):
         trial = Trial("as-is", repeat=repeat)
         run_trial(job, trial, lambda *step: None)
-        assert "nothing data above env []\n" in job.log(trial).read_text()
+        seen = job.log(trial).read_text()
+        assert "nothing data above env []\n" in seen
+        # absolute paths of the command line, and the script itself, are in the copy
+        assert "['train.py', 'out', 'new', 'last.txt', '../above.txt']" in seen
     assert sorted(os.listdir(here)) == ["data", "env", "out", "records", "train.py"]
     assert sorted(os.listdir(tmp_path)) == ["above.txt", "here"]
 

@@ -12,8 +12,10 @@ from halfstep.comparison.model.verdicts import WentOn
 from halfstep.record import Record
 
 
-def files_of_earlier_trials(records: Sequence[Record]) -> list[list[str]]:
+def files_of_earlier_trials(records: Sequence[Record], fresh: bool = False) -> list[list[str]]:
     """For each trial the files that it went on from: names, none where it trained by itself.
+
+    Where each trial ran in a copy of the folder (``fresh``), paths: such a file lies outside of the copy.
 
     It read a file that was written after the first trial had begun and before it began itself; and it wrote that file
     anew, as a checkpoint is, or made fewer steps than another trial. A cache of data, written once, is neither.
@@ -21,7 +23,7 @@ def files_of_earlier_trials(records: Sequence[Record]) -> list[list[str]]:
     starts = [begun for record in records if (begun := _begun(record)) is not None]
     first = min(starts, default=math.inf)
     most = max((len(record.steps) for record in records), default=0)
-    return [_went_on_from(record, first, most) for record in records]
+    return [_went_on_from(record, first, most, fresh) for record in records]
 
 
 def _begun(record: Record) -> float | None:
@@ -31,10 +33,10 @@ def _begun(record: Record) -> float | None:
         return None
 
 
-def _went_on_from(record: Record, first: float, most: int) -> list[str]:
+def _went_on_from(record: Record, first: float, most: int, fresh: bool) -> list[str]:
     shorter = len(record.steps) < most
     return [
-        os.path.basename(file["path"])
+        file["path"] if fresh else os.path.basename(file["path"])
         for file in record.end.get("files_read", [])
         if float(file["modified"]) >= first and (file["rewritten"] or shorter)
     ]

@@ -128,7 +128,7 @@ class ComparisonOptions(CallOptions):
         default=False,
         metadata=told(
             "Run each trial in a copy of this folder, thrown away at its end, so that none goes on from what another "
-            "saved."
+            "saved. Absolute paths in the program's command line that lie in this folder lead into the copy."
         ),
     )
     parallel: str | int = field(

@@ -242,7 +242,10 @@ def assemble(
     recipes = _recipes(request, environment, outcomes)
     outcomes = in_order(outcomes, recipes)
     records = [o.record for o in outcomes]
-    others, files = disturbances(records, _siblings(environment)), files_of_earlier_trials(records)
+    others, files = (
+        disturbances(records, _siblings(environment)),
+        files_of_earlier_trials(records, request.fresh),
+    )
     rows = [
         trial_row(o, tuple(job.command(o.trial)), str(job.log(o.trial).relative_to(request.folder)))
         for o in outcomes

@@ -74,8 +74,8 @@ class Job:
     graphs: bool = False
     fresh: bool = False
 
-    def command(self, trial: Trial) -> list[str]:
-        """The command line of a trial."""
+    def command(self, trial: Trial, copy: Path | None = None) -> list[str]:
+        """The command line of a trial; absolute paths that lie in the current folder lead into its ``copy``."""
         ours = run_arguments(
             trial.precision,
             self.options,
@@ -87,7 +87,7 @@ class Job:
         )
         # A program may have the name of an option.
         ours += [*(["-m"] if self.module else []), *(["--"] if self.program.startswith("-") else [])]
-        ours += [self.program, *self.arguments]
+        ours += [_led_into(copy, word) for word in (self.program, *self.arguments)]
         return [*start_of_command(self.launch), *ours]
 
     def record(self, trial: Trial) -> Path:
@@ -112,3 +112,18 @@ class Job:
             environment |= {name: value for name, value in given.items() if value}
         environment["HALFSTEP_TRIAL"] = json.dumps(told)
         return environment
+
+
+def _led_into(copy: Path | None, word: str) -> str:
+    """A word of the program's command line, ``/here/train.py`` or ``--out=/here/run``, in a copy of ``/here``.
+
+    What was not copied (links to folders lead there by themselves) stays where it is.
+    """
+    name, equals, path = word.partition("=") if word.startswith("-") else ("", "", word)
+    if copy is None or not os.path.isabs(path):
+        return word
+    inside = os.path.relpath(path, Path.cwd())
+    led = copy / inside
+    if inside.startswith(os.pardir) or not led.parent.is_dir():
+        return word
+    return f"{name}{equals}{led}"

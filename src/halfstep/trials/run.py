@@ -56,7 +56,9 @@ def run_trial(
         guard.begin()
         try:
             folder = ended.enter_context(fresh_folder(job.fresh, job.folder))
-            child, tree = start(job.command(trial), place.around(job.environment(trial)), log, mark, folder)
+            child, tree = start(
+                job.command(trial, folder), place.around(job.environment(trial)), log, mark, folder
+            )
         except OSError as error:
             guard.close()
             reason = f"it could not be started ({error.strerror})"

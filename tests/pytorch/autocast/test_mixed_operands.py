@@ -58,7 +58,9 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], object]] = {
     "solve": lambda x, low: (
         torch.linalg.solve(low.mT @ low + torch.eye(4), x) if low.dtype is x.dtype else None
     ),
-    "norms of a matrix": lambda x, low: [torch.linalg.matrix_norm(low, ord=o) for o in (2, -2, "nuc", "fro", 1)],
+    "norms of a matrix": lambda x, low: [
+        torch.linalg.matrix_norm(low, ord=o) for o in (2, -2, "nuc", "fro", 1)
+    ],
     "norm('nuc')": lambda x, low: [low.norm("nuc"), torch.linalg.norm(low, ord="nuc")],
     "cond and rank": lambda x, low: [torch.linalg.cond(low), torch.linalg.matrix_rank(low)],
     "det": lambda x, low: torch.linalg.det(low),

@@ -44,7 +44,7 @@ class Disturbed:
         cores: how many processors there are; ``others_cores`` how many of them other processes took, on average.
         waited_share: the share of the time with work to do in which its threads waited for a processor.
         involuntary_switches_per_second: how often a thread lost its processor although it had work to do.
-        files: names of files of an earlier trial that it went on from.
+        files: names of files of an earlier trial that it went on from; paths, where it ran in a copy of the folder.
     """
 
     OMITTED: ClassVar = ("cores", "others_cores", "waited_share", "involuntary_switches_per_second", "files")

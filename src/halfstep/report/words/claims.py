@@ -26,7 +26,7 @@ def claimed(claim: Claim, evidence: Evidence) -> str:
 def _failed(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
     # The reason of an interrupted trial is how it was.
     said = row.reason if row.status == "interrupted" else f"{units.status(row.status)}, {row.reason}"
-    return f"{said}; it {warnings.went_on(row.went_on)}" if row.went_on else said
+    return f"{said}; it {went_on(row)}" if row.went_on else said
 
 
 def _ratio(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
@@ -108,4 +108,4 @@ _WITHOUT_NAME = ("diverged", "no_fall", "range", "skipped")
 
 def went_on(row: PrecisionRow) -> str:
     """That its trials went on from files of an earlier one, and what to do; empty where they did not."""
-    return f"{warnings.went_on(row.went_on)}; {warnings.CURE}" if row.went_on else ""
+    return f"{warnings.went_on(row.went_on)}; {warnings.cure(row.went_on)}" if row.went_on else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 from halfstep.comparison.disturbance import OTHERS
@@ -11,8 +12,11 @@ from halfstep.comparison.model.verdicts import PrecisionRow, StandsStill, WentOn
 from halfstep.comparison.stillness import lost_constants, sixteen_bits
 from halfstep.words.plural import count
 
-#: what to do about trials that went on from another's files
-CURE = "compare with --fresh, or give each trial a folder of its own, which HALFSTEP_TRIAL in its environment names"
+_CURE = "compare with --fresh, or give each trial a folder of its own, which HALFSTEP_TRIAL in its environment names"
+_CURE_OUTSIDE = (
+    "it names that file by an absolute path, which leads out of the copy that --fresh makes; name it relative to the "
+    "working folder, or give each trial a folder of its own, which HALFSTEP_TRIAL in its environment names"
+)
 
 
 def of_row(row: PrecisionRow, trials: Sequence[TrialRow]) -> list[str]:
@@ -44,6 +48,11 @@ def went_on(found: WentOn) -> str:
     files = ", ".join(found.files[:3]) + ", …" * (len(found.files) > 3)
     fewer = f", and made {found.steps} of {found.of} steps" if found.steps < found.of else ""
     return f"went on from {files}, which an earlier trial wrote{fewer}"
+
+
+def cure(found: WentOn) -> str:
+    """What to do about trials that went on from files of another: paths are of files outside of their copies."""
+    return _CURE_OUTSIDE if any(os.path.isabs(file) for file in found.files) else _CURE
 
 
 def stands_still(still: StandsStill, row: PrecisionRow) -> str:
