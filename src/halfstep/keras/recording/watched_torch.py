@@ -26,7 +26,7 @@ def named_layers(outermost: nn.Module) -> Iterator[Part]:
         if isinstance(part, keras.Layer):
             for layer in part._flatten_layers():
                 names = {id(v._value): v.name for v in layer._trainable_variables}
-                held = layer._torch_params if layer.built else nn.ParameterDict()
+                held = getattr(layer, "_torch_params", None) or nn.ParameterDict()  # none before it is built
                 own = [(names[id(p)], held, key) for key, p in held._parameters.items() if id(p) in names]
                 yield layer.name, layer, own
         else:
