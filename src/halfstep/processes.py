@@ -12,7 +12,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from importlib.machinery import BuiltinImporter, PathFinder
 from pathlib import Path
@@ -137,6 +137,10 @@ if sys.platform == "win32":
                 if process.pid == leader:
                     process.send_signal(signal.CTRL_BREAK_EVENT)
 
+    def in_session_of(pid: int, leaders: Container[int]) -> bool:
+        """There are no sessions that a process leads."""
+        return False
+
     def on_fork(
         before: Callable[[], None], in_parent: Callable[[], None], in_child: Callable[[], None]
     ) -> None:
@@ -223,6 +227,16 @@ else:
         for process in processes:
             with suppress(psutil.Error, OSError, ValueError):
                 process.send_signal(number)
+
+    def in_session_of(pid: int, leaders: Container[int]) -> bool:
+        """Whether a process is in the session that one of these processes began.
+
+        Raises:
+            OSError: it is gone.
+        """
+        import os
+
+        return os.getsid(pid) in leaders
 
     def on_fork(
         before: Callable[[], None], in_parent: Callable[[], None], in_child: Callable[[], None]

@@ -24,7 +24,7 @@ import os, signal, subprocess, sys, time
 helper = '''
 import os, signal, sys, time
 kind = sys.argv[1]
-if kind == "orphan" and os.fork():
+if kind in ("orphan", "stranger") and os.fork():
     os._exit(0)
 if kind in ("orphan", "session"):
     os.setsid()
@@ -38,9 +38,9 @@ if kind == "spin":
     re.match("(a*)*b", "a" * 60)
 time.sleep(600)
 '''
-kinds = ("child", "session", "orphan", "spin")
-for kind in kinds:
-    subprocess.Popen([sys.executable, "-S", "-c", helper, kind])
+kinds = ("child", "session", "orphan", "spin", "stranger")
+for kind in kinds:  # the stranger's environment tells nothing
+    subprocess.Popen([sys.executable, "-S", "-c", helper, kind], env={} if kind == "stranger" else None)
 while not all(os.path.exists(kind + ".pid") for kind in kinds):
     time.sleep(0.01)
 open("ready", "w").close()
@@ -87,7 +87,7 @@ def running(pids: list[int]) -> list[int]:
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_all_are_gone_when_a_trial_is_ended(tmp_path: Path, short_grace: None, first: signal.Signals) -> None:
     with started(tmp_path, "hang") as (child, tree):
-        assert len(running(helpers(tmp_path))) == 4
+        assert len(running(helpers(tmp_path))) == 5
         tree.kill() if first == signal.SIGKILL else tree.end(first)
         assert running([child.pid, *helpers(tmp_path)]) == []
         assert child.returncode == -first
@@ -131,15 +131,43 @@ def test_the_guard_does_nothing_when_the_trial_has_ended(tmp_path: Path) -> None
     assert record.read_text() == ""
 
 
-def test_memory_is_that_of_all_of_them(tmp_path: Path) -> None:
-    holding = "import sys; b = bytearray(2**26); print(flush=True); sys.stdin.read()"
-    script = f"import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', {holding!r}])"
-    child = subprocess.Popen(
-        [sys.executable, "-S", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+@pytest.mark.parametrize("left", [False, True])
+def test_memory_is_that_of_all_of_them(
+    tmp_path: Path, short_grace: None, monkeypatch: pytest.MonkeyPatch, left: bool
+) -> None:
+    """Of one whose parent has ended, too, which is then no more found by its parents."""
+    monkeypatch.setattr("halfstep.trials.process._LOOK", 0)
+    holding = f"import os, time; {left} and os.fork() and os._exit(0); b = bytearray(2**26); open('holds', 'w'); time.sleep(600)"
+    script = f"import subprocess, sys, time; subprocess.run([sys.executable, '-S', '-c', {holding!r}]); time.sleep(600)"
+    with open(tmp_path / "log", "wb") as log:
+        _, tree = start([sys.executable, "-S", "-c", script], dict(os.environ), log, new_mark(), tmp_path)
     try:
-        assert child.stdout is not None
-        child.stdout.readline()
-        assert 2**26 < Tree(child.pid, "none").resident() < 2**28
+        while not (tmp_path / "holds").exists():
+            time.sleep(0.01)
+        tree.look()
+        assert 2**26 < tree.resident() < 2**28
     finally:
-        child.communicate()
+        tree.kill()
+    assert tree.running() == []
+
+
+def test_what_was_seen_is_known_when_nothing_tells_it_any_more(
+    tmp_path: Path, short_grace: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session of its own, an environment of its own, and no parent."""
+    monkeypatch.setattr("halfstep.trials.process._LOOK", 0)
+    daemon = "import os, time; os.setsid(); open('daemon.pid', 'w').write(str(os.getpid())); time.sleep(600)"
+    script = f"""import os, subprocess, sys, time
+subprocess.Popen([sys.executable, '-S', '-c', {daemon!r}], env={{}})
+while not os.path.exists('end'):
+    time.sleep(0.01)"""
+    with open(tmp_path / "log", "wb") as log:
+        child, tree = start([sys.executable, "-S", "-c", script], dict(os.environ), log, new_mark(), tmp_path)
+    while not helpers(tmp_path):
+        time.sleep(0.01)
+    tree.look()
+    (tmp_path / "end").touch()
+    assert child.wait(60) == 0
+    assert len(running(helpers(tmp_path))) == 1
+    tree.end()
+    assert running(helpers(tmp_path)) == []

@@ -1,7 +1,9 @@
 """The processes of a trial: all that descend from it, wherever they moved to, and how they are ended.
 
 A launcher starts workers in sessions of their own, and a worker whose parent has ended belongs to nobody. So
-descendants are found by their parents and by a mark in their environment, which they inherit.
+descendants are found by their parents, by a mark in their environment, which they inherit, and by their session; and
+they are looked for now and then while the trial runs. Out of reach is only a process that begins a session of its own
+with an environment of its own and whose parent ends at once.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections import defaultdict
 from pathlib import Path
 from typing import IO
 
 import psutil
 
-from halfstep.processes import ask_to_end, start_apart
+from halfstep.processes import ask_to_end, in_session_of, start_apart
 from halfstep.record.reader import KILLED
 
 #: seconds that a program is given to end by itself after it was asked to, before it is made to
@@ -33,6 +35,9 @@ _LEFT = 1.0
 _GOING = 5.0
 
 _POLL = 0.05
+
+#: seconds between two looks at all processes: each reads some files per process
+_LOOK = 5.0
 
 #: the variable that marks the processes of one trial
 MARK = "HALFSTEP_TRIAL_MARK"
@@ -76,6 +81,7 @@ class Tree:
         self.mark = mark
         self._child = child
         self._known: set[psutil.Process] = set()
+        self._looked = time.monotonic()
         if pid is not None:
             with contextlib.suppress(psutil.Error):
                 self._known.add(psutil.Process(pid))
@@ -84,33 +90,52 @@ class Tree:
         """All that run now; those that were seen before are known although their parents have ended."""
         if self._child is not None:
             self._child.poll()
-        for process in [*self._known, *self._marked()]:
-            self._known.add(process)
-            with contextlib.suppress(psutil.Error):
-                self._known.update(process.children(recursive=True))
-        self._known = {process for process in self._known if _runs(process)}
+        self._looked = time.monotonic()
+        self._forget_gone()
+        self._find()
+        self._forget_gone()
         return list(self._known)
 
-    def _marked(self) -> Iterable[psutil.Process]:
+    def _forget_gone(self) -> None:
+        self._known = {process for process in self._known if _runs(process)}
+
+    def _find(self) -> None:
+        leaders = {process.pid for process in self._known} | ({self.pid} if self.pid is not None else set())
+        children: defaultdict[int, list[psutil.Process]] = defaultdict(list)
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                if process.pid != os.getpid() and process.environ().get(MARK) == self.mark:
-                    yield process
+                children[process.ppid()].append(process)
+                if self._is_ours(process, leaders):
+                    self._known.add(process)
+        parents = list(self._known)
+        while parents:
+            new = [child for child in children[parents.pop().pid] if child not in self._known]
+            self._known.update(new)
+            parents += new
+
+    def _is_ours(self, process: psutil.Process, leaders: set[int]) -> bool:
+        if process.pid == os.getpid():
+            return False
+        return in_session_of(process.pid, leaders) or process.environ().get(MARK) == self.mark
+
+    def look(self) -> None:
+        """Get to know those that run now, where the last look was some seconds ago."""
+        if time.monotonic() - self._looked > _LOOK:
+            self.running()
 
     def resident(self) -> int:
         """Bytes that they hold in physical memory."""
+        self._look_below()
         total = 0
-        for process in self._below():
+        for process in self._known:
             with contextlib.suppress(psutil.Error):
                 total += int(process.memory_info().rss)
         return total
 
-    def _below(self) -> list[psutil.Process]:
-        """Those that can be found by their parents: quickly, as the memory is looked at all the time."""
+    def _look_below(self) -> None:
+        """Get to know those that are found by their parents: quickly, as the memory is looked at all the time."""
         with contextlib.suppress(psutil.Error):
-            first = psutil.Process(self.pid)
-            return [first, *first.children(recursive=True)]
-        return []
+            self._known.update(psutil.Process(self.pid).children(recursive=True))
 
     def end(self, first: signal.Signals | None = None) -> None:
         """Ask all to end, and see that none runs any more.

@@ -142,6 +142,7 @@ def _watch(
             tail.read()
             return None
         tail.read()
+        tree.look()
         if job.memory_limit is not None and tree.resident() > job.memory_limit:
             tree.kill()
             return "out_of_memory"
