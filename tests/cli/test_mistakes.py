@@ -34,7 +34,7 @@ MISTAKES = [
     (*COMPARE, "--parallel", "1"), (*COMPARE, "--parallel", "many"), (*COMPARE, "--track", "paper"), (*COMPARE, "--track", ""),
     ("compare", "--precisions", "fp16:growth_interval=²"), ("compare", "--precisions", "fp16:growth_interval=" + "9" * 5000),
     ("run", "--seed", "-1"), ("run", "--seed", str(2**32)), ("run", "--record", ""), ("run", "--record", "train.py"),
-    ("run", "--record", "./link"), ("compare", "--resume", ""), ("run", "--steps", str(2**70)), (*COMPARE, "--steps", str(2**70)),
+    ("run", "--record", "./link"), ("run", "--record", "data.json"), ("compare", "--resume", ""), ("run", "--steps", str(2**70)), (*COMPARE, "--steps", str(2**70)),
     ("diagnose", "--precision", "fp16", "--steps", str(2**70)), ("run", "--precision", "\x1b[31mred"), ("diagnose", "--precision", "x" * 300),
 ]  # fmt: skip
 
@@ -47,6 +47,7 @@ def test_a_mistake_is_a_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Path("link").symlink_to("train.py")
+    Path("data.json").write_text('{"images": 3}')
     monkeypatch.setattr(sys, "argv", ["halfstep", *arguments, "train.py"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -56,6 +57,7 @@ def test_a_mistake_is_a_sentence(
     assert "Traceback" not in err
     assert "\x1b" not in err
     assert program.read_text() == "print('ran')\n"
+    assert Path("data.json").read_text() == '{"images": 3}'
 
 
 @pytest.mark.parametrize("command", ["compare", "diagnose"])
@@ -108,6 +110,21 @@ def test_a_pipe_that_is_closed_or_full_is_no_traceback(stdout: str) -> None:
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "full"])
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_program_and_its_trials_run_although_nobody_can_be_told(program: Path, closed: bool) -> None:
+    words = ["compare", "--precisions", "fp32", "--out", "o"] if not closed else ["run"]
+    ours = " ".join(
+        [sys.executable, "-m", "halfstep", *words, "train.py", "2>&-" if closed else "2>/dev/full"]
+    )
+    done = subprocess.run(ours, shell=True, capture_output=True, text=True, check=False)
+    if closed:  # not even halfstep's words in its place
+        assert (done.returncode, done.stdout) == (0, "ran\n")
+    else:
+        assert (program.parent / "o" / "report.html").exists()
+        assert "ended without an optimizer step" in done.stdout
 
 
 def request_in(folder: Path) -> Request:

@@ -266,6 +266,9 @@ def test_weights_of_which_more_than_half_stand_still_are_a_finding() -> None:
     )
     assert recipes(still) == ["bf16", None]
     assert found(rules.weights_stand_still, "bf16-true", *events[3:5]) == []
+    shares = [update("net.a.w", 120, 128), update("net.b.w", 3, 4), update("net.c.w", 800, 1023)]
+    (largest,) = found(rules.weights_stand_still, "bf16-true", *shares)
+    assert largest.evidence.startswith("94% of net.a.w ")
     over = [update("net.a.weight", 10, 10), update("net.a.weight", 0, 10)]
     assert found(rules.weights_stand_still, "bf16-true", *over) == []
 

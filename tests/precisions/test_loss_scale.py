@@ -147,6 +147,11 @@ def test_it_grows_in_the_very_step_that_ends_the_interval(interval: int, skipped
     assert (scale.value, scale.finite_steps) == (2 * before, 0)
 
 
+def test_what_scales_guards_the_step_and_only_the_floor_is_the_floor() -> None:
+    assert (NoScale().guards, StaticScale(1024.0).guards, D().guards) == (False, True, True)
+    assert [D(2.0**n, floor=0.5).at_floor for n in (-1, 0, 16)] == [True, False, False]
+
+
 def test_an_interval_of_no_step_is_refused() -> None:
     DynamicScale(interval=1)
     for interval in (0, -1):

@@ -155,10 +155,16 @@ def test_no_byte_that_changes_ends_in_anything_but_a_record(tmp_path: Path, line
 
 
 @pytest.mark.parametrize(
-    ("loss", "fits"), [(-3, True), (2**63, False), (-(2**63), False), (2**63 - 1, True), (True, False)]
+    ("loss", "fits"),
+    [(-3, True), (2**63, False), (-(2**63), False), (-(2**63) - 1, False), (2**63 - 1, True), (True, False)],
 )
 def test_a_figure_may_be_negative_and_no_larger_than_counts_are(loss: object, fits: bool) -> None:
     assert (fault({"event": "step", "step": 0, "loss": loss}) == "") is fits
+
+
+def test_an_event_may_leave_out_what_it_does_not_know() -> None:
+    assert [fault({"event": "stored", name: {}}) for name in ("weights", "absent")] == ["", ""]
+    assert fault({"event": "logged", "name": "accuracy"}) == "logged without value"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from halfstep.record import Record, plain
 from halfstep.trials import Job, Trial, judge
-from halfstep.trials.outcome import outcome_of
+from halfstep.trials.outcome import Outcome, outcome_of
 
 JOB = Job("train.py", (), False, Path("out"))
 
@@ -28,6 +28,7 @@ JOB = Job("train.py", (), False, Path("out"))
             "; NumPy has no bf16, so the program has to write .float().numpy()",
         ),
         ("RuntimeError", "RuntimeError: boom", ""),
+        ("ArithmeticError", "ArithmeticError: boom", ""),
     ],
 )
 def test_an_exception_that_says_too_little_gets_a_hint(exception: str, reason: str, hint: str) -> None:
@@ -206,6 +207,26 @@ def test_a_record_without_a_last_line_is_judged_by_how_the_process_ended(
 ) -> None:
     record = Record(Path("r"), steps=[{"step": i, "loss": 1.0} for i in range(steps)])
     assert judge(JOB, record, [], exit_code, None, "") == (status, reason)
+
+
+@pytest.mark.parametrize(
+    ("status", "where"), [("diverged", "; began in net.a"), ("out_of_memory", ""), ("unsupported", "")]
+)
+def test_where_it_began_is_said_of_a_training_that_diverged(status: str, where: str) -> None:
+    record = Record(Path("r"), end={"status": status, "reason": "boom"}, nonfinite={"words": "in net.a"})
+    assert judge(JOB, record, [], 1, None, "") == (status, f"boom{where}")
+
+
+def test_no_figure_is_taken_from_a_record_with_a_hole_whatever_its_status() -> None:
+    steps = [{"step": 0, "loss": 1.0}]
+    whole, holed = Record(Path("r"), steps=steps), Record(Path("r"), steps=steps, damage="step 2 is missing")
+    assert Outcome(Trial("fp32"), "ok", "", 0, whole).trusted().record.steps == steps
+    for record, ranks in ((holed, []), (whole, [holed])):
+        found = Outcome(Trial("fp32"), "ok", "", 0, record, ranks).trusted()
+        assert (found.status, found.record.steps, found.ranks) == ("damaged", [], [])
+        assert found.reason == "its record cannot be used: step 2 is missing"
+    ended = Outcome(Trial("fp32"), "interrupted", "by Ctrl-C", 0, holed).trusted()
+    assert (ended.status, ended.reason, ended.record.steps) == ("interrupted", "by Ctrl-C", [])
 
 
 def test_why_halfstep_ended_it_comes_before_what_its_record_says() -> None:

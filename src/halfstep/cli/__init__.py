@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from halfstep.errors import HalfstepError
-from halfstep.words.safe_text import clean
+from halfstep.words.stderr import tell
 
 _COMMANDS = {
     "run": "halfstep.cli.run",
@@ -75,8 +75,7 @@ def _parse() -> Callable[[], None] | int | None:
 
 
 def _exit(error: HalfstepError) -> NoReturn:
-    with suppress(OSError):
-        print(f"halfstep: {clean(str(error), lines=True)}", file=sys.stderr)
+    tell(str(error))
     sys.exit(error.exit_code)
 
 

@@ -34,6 +34,7 @@ from halfstep.report.loading import Comparison, Diagnosis
 from halfstep.report.tracking import NotTracked, track
 from halfstep.trials.process import MARK
 from halfstep.trials.progress import Announcer, CallOptions
+from halfstep.words.stderr import console_file
 
 P = ParamSpec("P")
 Options = TypeVar("Options", bound=CallOptions)
@@ -224,7 +225,7 @@ def _display(progress: Any) -> Iterator[Display]:
 
         from halfstep.report.progress import Progress
 
-        with Progress(Console(stderr=True)) as shown:
+        with Progress(Console(file=console_file())) as shown:
             yield shown
     elif progress is None or progress is False or callable(progress):
         yield Announcer(progress or None)

@@ -51,6 +51,7 @@ from halfstep.program.target import Target as Program
 from halfstep.report.tracking import Target, check, parse_targets
 from halfstep.trials.fresh import check_size
 from halfstep.words.safe_text import clean
+from halfstep.words.stderr import console_file
 
 
 @click.command(context_settings=SETTINGS, short_help="Run a program in several precisions, side by side.")
@@ -67,7 +68,7 @@ def compare(**options: Any) -> int:
     from halfstep.report import terminal
 
     task = prepare(ComparisonOptions(**options), given_options(), required_by_project())
-    err, console = Console(stderr=True), Console(stderr="-" in (options["json"], options["markdown"]))
+    err, console = Console(file=console_file()), Console(stderr="-" in (options["json"], options["markdown"]))
     with held(task.request.folder):
         if task.old is not None:
             command = join_words([*split_words(task.request.launch), *task.request.command])

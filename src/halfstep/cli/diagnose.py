@@ -29,6 +29,7 @@ from halfstep.files import json_text, write_whole
 from halfstep.precisions.recipes import parse
 from halfstep.program.target import Target
 from halfstep.trials import Job
+from halfstep.words.stderr import console_file
 
 
 @click.command(context_settings=SETTINGS, short_help="Find the layer whose numbers go wrong in a precision.")
@@ -46,7 +47,7 @@ def diagnose(**options: Any) -> int:
     from halfstep.report import terminal
 
     task = prepare(DiagnosisOptions(**options))
-    err, console = Console(stderr=True), Console(stderr=options["json"] == "-")
+    err, console = Console(file=console_file()), Console(stderr=options["json"] == "-")
     with held(task.question.job.folder), terminal.Progress(err) as progress:
         done = perform(task, progress)
     console.print(report.view(done.diagnosis, page=page_or_said(done.page)), crop=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from halfstep.files import Locked, json_text, locked
 from halfstep.options import StrPath
 from halfstep.report.tracking import NotTracked, Target, track
 from halfstep.words.safe_text import clean
+from halfstep.words.stderr import tell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -120,7 +120,7 @@ def page_or_reason(write: Callable[[], Path]) -> Path | HalfstepError:
 def page_or_said(page: Path | HalfstepError) -> Path | None:
     """The page; where it cannot be drawn here a sentence on stderr, and None."""
     if isinstance(page, Unsupported):
-        print(f"halfstep: {page}", file=sys.stderr)
+        tell(str(page))
     return page if isinstance(page, Path) else None
 
 
@@ -180,7 +180,7 @@ def print_tracked(
             said = f"tracked in {name}; see it with {track(target, comparison, folder, page)}"
         except NotTracked as failed:
             said = str(failed)
-        print(f"halfstep: {clean(said)}", file=sys.stderr)
+        tell(clean(said))
 
 
 def text_or_reason(text: Callable[[], str], path: Path | None, kept: str) -> UsageError | None:

@@ -22,13 +22,22 @@ def _check_record(record: str | None, target: Target) -> None:
     """The record replaces the file that it is written to.
 
     Raises:
-        UsageError: that is the program, or it has no name.
+        UsageError: that is the program or another file that is no record, or it has no name.
     """
     if record == "":
         raise UsageError("--record was given no file; name one, or leave it out.")
     with suppress(OSError):
         if record and target.path and os.path.samefile(record, target.path):
             raise UsageError(f"--record {record} is the program itself; give another file.")
+        if record and os.path.isfile(record) and not _is_record(record):
+            raise UsageError(f"--record {record} is there and is no record of halfstep's; give another file.")
+
+
+def _is_record(path: str) -> bool:
+    """Whether a file begins as a record does, or is empty."""
+    with open(path, "rb") as file:
+        begins = file.read(64).lstrip()
+    return not begins or begins.startswith(b'{"event":')
 
 
 @click.command(context_settings=SETTINGS, short_help="Run a program in a precision, exactly as python would.")

@@ -15,6 +15,7 @@ from halfstep.processes import returned
 from halfstep.program.cells import cell_line, is_cell
 from halfstep.program.raised_at import RaisedAt
 from halfstep.program.sigterm import before_sigterm
+from halfstep.words.stderr import tell
 
 ALLOCATOR_RAN_OUT = (
     "out of memory",
@@ -131,7 +132,7 @@ class _AtEnd:
             callback(ending)
         except BaseException as error:
             with suppress(Exception):
-                print(f"halfstep: the end of the run was not recorded: {_one_line(error)}", file=sys.stderr)
+                tell(f"the end of the run was not recorded: {_one_line(error)}")
 
 
 def _ran_out_of_memory(error: BaseException | None) -> bool:

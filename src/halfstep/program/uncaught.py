@@ -42,10 +42,15 @@ def _call(
         raise
     except BaseException as failure:
         beyond = failure.__traceback__.tb_next if failure.__traceback__ else None
-        print("Error in sys.excepthook:", file=sys.stderr)
+        _print("Error in sys.excepthook:")
         sys.__excepthook__(type(failure), failure.with_traceback(beyond), beyond)
-        print("\nOriginal exception was:", file=sys.stderr)
+        _print("\nOriginal exception was:")
         sys.__excepthook__(kind, error, traceback)
+
+
+def _print(text: str) -> None:
+    if sys.stderr is not None:  # print would take stdout in its place
+        print(text, file=sys.stderr)
 
 
 def _beyond(file: str, traceback: TracebackType | None) -> TracebackType | None:

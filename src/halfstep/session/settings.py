@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 from halfstep.options import DEFAULTS, RunOptions
 from halfstep.program.launching import rank
+from halfstep.words.stderr import tell
 
 AUTO = "auto"
 
@@ -39,4 +39,4 @@ class Settings:
 def say(text: str) -> None:
     """halfstep's own words go to stderr, on the first rank only."""
     if rank() == 0:
-        print(f"halfstep: {text}", file=sys.stderr)
+        tell(text)

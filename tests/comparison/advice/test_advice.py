@@ -95,6 +95,7 @@ NO_UNITS = {
     "ran": codec.write(Ran(asked="bf16", products={"bf16": 1.0}, fp32_units=("product",))),
 }
 FP32 = verdict("fp32")
+WENT_ON = {"files": ["last.pt"], "steps": 30, "of": 40}
 SMALL, SMALLER = (ratio(x, "", "") | {"words": f"{x:.2f}× memory"} for x in (0.8, 0.6))
 
 CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
@@ -111,8 +112,11 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
     ("alone", "speed", [FP32], "fp32", "Stay with fp32: nothing else was run."),
     (
         "continued", "speed",
-        [FP32, verdict("bf16", 1.9, went_on={"files": ["last.pt"], "steps": 30, "of": 40})], None,
+        [FP32, verdict("bf16", 1.9, went_on=WENT_ON)], None,
         "No verdict: bf16 went on from last.pt, which an earlier trial wrote, and made 30 of 40 steps; compare with --fresh, or give each trial",
+    ),
+    (
+        "best", "speed", [FP32, verdict("bf16", 2.5, went_on=WENT_ON), verdict("fp16", 1.9)], "fp16", "Use fp16: 1.90× faster",
     ),
     (
         "ran_the_same", "speed", [FP32 | FP64, verdict("bf16", 2.8, same_as_baseline="fp64", **FP64)], None,
