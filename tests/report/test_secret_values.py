@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from halfstep.report import diagnosis_page, page
+from halfstep.report.loading import Comparison, Diagnosis
 from halfstep.report.secret_values import mask
 
 from . import test_diagnosis as diagnosed
@@ -53,6 +56,8 @@ def test_no_page_has_it() -> None:
     made["program"]["command"] = command
     made["trials"][0]["command"] = ["python", *command]
     assert SECRET not in page.render(made)
+    assert "train.py --api-key ***:" in repr(Comparison(made, Path()))
     found = diagnosed.sample() | {"program": {"command": command}}
     assert SECRET not in page.render(made, [found])
     assert SECRET not in diagnosis_page.render(found)
+    assert "train.py --api-key *** in" in repr(Diagnosis(found, Path()))

@@ -18,6 +18,7 @@ from halfstep.errors import UsageError
 from halfstep.files import read_json
 from halfstep.options import StrPath
 from halfstep.report.compared import rebuilt
+from halfstep.report.secret_values import mask
 from halfstep.report.words.requirements import requirement_words
 from halfstep.words.plural import count
 from halfstep.words.safe_text import clean
@@ -103,7 +104,7 @@ class Comparison:
         return render(self.data)
 
     def __repr__(self) -> str:
-        command = " ".join(map(str, self.data["program"]["command"]))
+        command = " ".join(mask(list(map(str, self.data["program"]["command"]))))
         return clean(f"<halfstep comparison of {command}: {self.recommendation['text']}>")
 
 
@@ -131,7 +132,7 @@ class Diagnosis:
         return render_diagnosis(self.data)
 
     def __repr__(self) -> str:
-        command = " ".join(map(str, self.data["program"]["command"]))
+        command = " ".join(mask(list(map(str, self.data["program"]["command"]))))
         found = count(len(self.findings), "finding")
         return clean(f"<halfstep diagnosis of {command} in {self.data['precision']}: {found}>")
 

@@ -416,6 +416,14 @@ def test_where_memory_counts_advice_rests_on_the_largest_batch_that_fits(
     assert batches or rule == "best"
 
 
+def test_what_bounds_a_gain_is_a_reason() -> None:
+    found = recommend([FP32, verdict("bf16", 0.9), verdict("fp16", 30.85, speed_bound=6.7)])
+    assert [reason["evidence"] for reason in found["reasons"]] == [
+        "verdicts[2].speed_ratio",
+        "verdicts[2].speed_bound",
+    ]
+
+
 def test_batches_are_no_evidence_where_memory_does_not_count() -> None:
     verdicts = [FP32, verdict("bf16", 1.9), verdict("fp16", 0.5)]
     for prefer in ("speed", "energy", "accuracy"):
