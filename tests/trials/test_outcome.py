@@ -187,6 +187,15 @@ def test_the_reason_of_a_trial_that_never_began_is_the_end_of_its_log(tmp_path: 
     assert outcome_of(job, Trial("fp32"), 1, None, "Ctrl-C").reason == "short"
 
 
+def test_a_record_that_is_gone_is_no_failure_of_the_program(tmp_path: Path) -> None:
+    job = Job("train.py", (), False, tmp_path, time_limit=5)
+    found = outcome_of(job, Trial("fp32"), 0, None, "Ctrl-C")
+    assert (found.status, found.reason) == (
+        "damaged", "its record is gone: the program, or somebody else, has removed it"
+    )  # fmt: skip
+    assert outcome_of(job, Trial("fp32"), None, "timed_out", "").status == "timed_out"
+
+
 def test_a_signal_without_a_name_is_its_number() -> None:
     assert judge(JOB, Record(Path("r")), [], -63, None, "")[1].startswith("killed by signal 63 after 0 steps")
 

@@ -97,6 +97,8 @@ def outcome_of(job: Job, trial: Trial, exit_code: int | None, stopped: Status | 
     """
     record, ranks = records_at(job.record(trial))
     status, reason = judge(job, record, ranks, exit_code, stopped, by)
+    if stopped is None and exit_code == 0 and not record.path.exists():  # each run begins one
+        status, reason = "damaged", "its record is gone: the program, or somebody else, has removed it"
     if status == "failed" and not record.start:
         reason = _last_line(job.log(trial)) or reason
     return Outcome(trial, status, reason, exit_code, record, ranks).trusted()

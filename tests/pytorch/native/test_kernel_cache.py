@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from halfstep.pytorch.loss_scaling.gradient_kernels import SOURCE
 from halfstep.pytorch.native import builder as native
 from halfstep.pytorch.native import kernel_cache
+from halfstep.record import read
 
 
 @pytest.fixture
@@ -171,12 +173,41 @@ def test_a_file_system_from_which_nothing_is_loaded_is_said(
     assert native.prepare([SOURCE]) == f"'{cache}' is on a file system that is mounted noexec"
 
 
+PROGRAM = """
+import torch
+net = torch.nn.Linear(4, 1)
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+net(torch.randn(2, 4)).sum().backward()
+optimizer.step()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a console's Ctrl-C is another matter")
+def test_ctrl_c_while_kernels_are_compiled_is_said_as_such_and_leaves_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(PROGRAM)
+    compiler, begun = tmp_path / "compiler", tmp_path / "begun"
+    compiler.write_text(f"#!/bin/sh\ntouch {begun}\nexec sleep 100\n")
+    compiler.chmod(0o755)
+    own = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "CC": str(compiler), "CXX": str(compiler)}
+    command = ["run", "--precision", "fp16", "--record", "r", "train.py"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "halfstep", *command],
+        cwd=tmp_path, env={**os.environ, **own}, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as child:  # fmt: skip
+        while not begun.exists():
+            assert child.poll() is None, child.communicate()
+            time.sleep(0.05)
+        os.killpg(child.pid, signal.SIGINT)  # a terminal tells all
+        _, stderr = child.communicate(timeout=60)
+    assert child.returncode in (130, -signal.SIGINT), stderr
+    end = read(tmp_path / "r").end
+    assert (end["status"], end["steps"]) == ("interrupted", 0)
+    assert "kernels in C" not in stderr
+    assert [each.name for each in (tmp_path / "cache" / "halfstep").rglob("*") if each.is_dir()] == []
+
+
 def test_a_run_without_kernels_says_so_once(tmp_path: Path) -> None:
-    program = (
-        "import torch\nnet = torch.nn.Linear(4, 1)\noptimizer = torch.optim.SGD(net.parameters(), lr=0.1)\n"
-    )
-    program += "net(torch.randn(2, 4)).sum().backward()\noptimizer.step()\n"
-    (tmp_path / "train.py").write_text(program)
+    (tmp_path / "train.py").write_text(PROGRAM)
     (tmp_path / "file").touch()
     done = subprocess.run(
         [sys.executable, "-m", "halfstep", "run", "--precision", "fp16", "train.py"],
