@@ -31,6 +31,7 @@ MISTAKES = [
     (*COMPARE, "--launch", "  "), ("diagnose", "--launch", " "), (*COMPARE, "--out", ""), (*COMPARE, "--json", ""),
     (*COMPARE, "--out", "x" * 300), (*COMPARE, "--repeats", "1000000000"), (*COMPARE, "--seeds", "1000000000"),
     (*COMPARE, "--fit-batch", "--batch", "--memory-limit", "9" * 400), (*COMPARE, "--memory-limit", ""),
+    *((*COMPARE, name, "") for name in ("--launch", "--parallel", "--on", "--resources")), ("diagnose", "--launch", ""),
     (*COMPARE, "--parallel", "1"), (*COMPARE, "--parallel", "many"), (*COMPARE, "--track", "paper"), (*COMPARE, "--track", ""),
     ("compare", "--precisions", "fp16:growth_interval=²"), ("compare", "--precisions", "fp16:growth_interval=" + "9" * 5000),
     ("run", "--seed", "-1"), ("run", "--seed", str(2**32)), ("run", "--record", ""), ("run", "--record", "train.py"),

@@ -117,5 +117,16 @@ def _option(option: Field[Any]) -> Callable[[Callable[..., Any]], Callable[..., 
         shape["type"] = click.Choice(kind)
     if default or default == "":
         shape |= {"default": default, "show_default": bool(default)}
+    if default == "":
+        shape["callback"] = _not_empty
     name = f"--{option.name.replace('_', '-')}"
     return click.option(name, option.name, **shape, help=option.metadata["help"])
+
+
+def _not_empty(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """An option that is given without a value, as ``--launch "$UNSET"`` is, is not one that is left out."""
+    if not value and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE:
+        raise UsageError(
+            f"{parameter.opts[0]} was given nothing; give it {parameter.make_metavar(context)}, or leave it out."
+        )
+    return value
