@@ -24,7 +24,7 @@ from .test_process import running
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     """One whose program hangs, deaf to what asks it to end."""
     deaf = "import signal, time; signal.signal(2, signal.SIG_IGN); signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(600)"
-    monkeypatch.setattr(Job, "command", lambda self, trial: [sys.executable, "-S", "-c", deaf])
+    monkeypatch.setattr(Job, "command", lambda self, trial, copy=None: [sys.executable, "-S", "-c", deaf])
     monkeypatch.setattr(process, "GRACE", 0.3)
     return Job("p.py", (), False, tmp_path)
 
@@ -82,15 +82,29 @@ def test_a_second_ctrl_c_ends_what_does_not_listen_at_once(job: Job, monkeypatch
 def test_a_signal_that_comes_as_the_trial_has_ended_is_told(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Job, "command", lambda self, trial: [sys.executable, "-S", "-c", ""])
+    monkeypatch.setattr(Job, "command", lambda self, trial, copy=None: [sys.executable, "-S", "-c", ""])
     close = after(process.Guard.close, lambda: os.kill(os.getpid(), signal.SIGTERM))
     monkeypatch.setattr(process.Guard, "close", close)
     outcome = run.run_trial(job, Trial("fp32"), lambda *step: None)
     assert (outcome.status, outcome.reason) == ("interrupted", "interrupted by SIGTERM after 0 steps")
 
 
+def test_an_earlier_record_is_not_taken_for_this_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a run that refuses what stands there would leave it."""
+    monkeypatch.setattr(Job, "command", lambda self, trial, copy=None: [sys.executable, "-S", "-c", ""])
+    job, trial = Job("p.py", (), False, tmp_path), Trial("fp32")
+    job.record(trial).parent.mkdir()
+    for path in (job.record(trial), job.record(trial).with_suffix(".jsonl.rank1")):
+        path.write_text('{"broken\n')
+    outcome = run.run_trial(job, trial, lambda *step: None)
+    assert (outcome.status, outcome.reason) == ("failed", "ended without an optimizer step")
+    assert job.records(trial) == [job.record(trial)]
+
+
 def test_what_cannot_be_started_is_a_row(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Job, "command", lambda self, trial: [str(job.folder / "none")])
+    monkeypatch.setattr(Job, "command", lambda self, trial, copy=None: [str(job.folder / "none")])
     outcome = run.run_trial(job, Trial("fp32"), lambda *step: None)
     assert (outcome.status, outcome.reason) == (
         "failed",

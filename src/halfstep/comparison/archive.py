@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import math
 import shutil
@@ -40,9 +39,7 @@ def forget(request: Request, trial: Trial) -> None:
 
 def _files(request: Request, trial: Trial) -> list[Path]:
     """All that a trial may have left, how it ended first."""
-    record = request.job.record(trial)
-    ranks = sorted(record.parent.glob(f"{glob.escape(record.name)}.rank*"))
-    return [_end_of(request, trial), record, *ranks, request.job.log(trial)]
+    return [_end_of(request, trial), *request.job.records(trial), request.job.log(trial)]
 
 
 def has_ended(request: Request, trial: Trial) -> bool:
@@ -94,14 +91,13 @@ def keep(request: Request, outcome: Outcome) -> None:
         "reason": outcome.reason,
         "exit_code": outcome.exit_code,
         "seconds": outcome.seconds,
-        "records": _digests(request.job.record(trial)),
+        "records": _digests(request.job.records(trial)),
     }
     write_whole(_end_of(request, trial), json_text(end))
 
 
-def _digests(record: Path) -> dict[str, str]:
+def _digests(files: Sequence[Path]) -> dict[str, str]:
     """SHA-256 of a trial's records, by their files' names: whatever changes one later is noticed."""
-    files = [record, *sorted(record.parent.glob(f"{glob.escape(record.name)}.rank*"))]
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
 
 
@@ -132,7 +128,7 @@ def _ended(request: Request, path: Path) -> Outcome | None:
         if trial is None or end["status"] not in _STATUSES or path != _end_of(request, trial):
             return None
         record, ranks = records_at(request.job.record(trial))
-        if "records" in end and end["records"] != _digests(record.path):
+        if "records" in end and end["records"] != _digests(request.job.records(trial)):
             record.damage = record.damage or "it is not what the trial wrote"
         exit_code = None if end["exit_code"] is None else int(end["exit_code"])
         reason, seconds = clean(end["reason"])[:LONGEST], float(end["seconds"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -93,6 +94,11 @@ class Job:
     def record(self, trial: Trial) -> Path:
         """Where the trial's record goes; other ranks' go beside it."""
         return self.folder / "trials" / f"{trial.label}.jsonl"
+
+    def records(self, trial: Trial) -> list[Path]:
+        """The trial's record, and those of other ranks that are there."""
+        record = self.record(trial)
+        return [record, *sorted(record.parent.glob(f"{glob.escape(record.name)}.rank*"))]
 
     def log(self, trial: Trial) -> Path:
         """Where the trial's stdout and stderr go."""

@@ -46,6 +46,8 @@ def run_trial(
     stop = stop or Stop()
     try:
         job.record(trial).parent.mkdir(parents=True, exist_ok=True)
+        for earlier in job.records(trial):  # it would be taken for this run's, if this one wrote none
+            earlier.unlink(missing_ok=True)
         log = open(job.log(trial), "wb")  # noqa: SIM115
     except OSError as error:
         reason = f"it was not run, as its folder cannot be written ({error.strerror})"
