@@ -39,7 +39,8 @@ class SixteenBitWeights:
         self._converted: weakref.WeakKeyDictionary[nn.Module, Counted] = weakref.WeakKeyDictionary()
         self._resumed: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._copies = Copies()
-        self._inside = self._has_converted = False
+        self._16_bit: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._inside = False
 
     def install(self, patches: Patches) -> None:
         """Look in at every module call; only the outermost does anything."""
@@ -51,8 +52,8 @@ class SixteenBitWeights:
 
     @property
     def has_converted(self) -> bool:
-        """Whether weights of the program are 16-bit by now."""
-        return self._has_converted
+        """Whether the program holds weights that are 16-bit by now."""
+        return bool(self._16_bit)
 
     def adopt(self, optimizers: Iterable[Optimizer]) -> None:
         """The state of optimizers that the program made before follows its parameters."""
@@ -93,7 +94,7 @@ class SixteenBitWeights:
                 widen(narrow_tensors(part, only_used_by_products=False).values())
             else:
                 part._apply(self._cast, recurse=False)
-        self._has_converted = True
+        self._16_bit.add(module)
         self._converted[module] = Counted(module, self._source)
         for optimizer in self._resumed:
             _follow_parameters(optimizer)
