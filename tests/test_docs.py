@@ -139,7 +139,7 @@ for _ in range(50):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_examples_from_python_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("train.py").write_text(TRAIN)

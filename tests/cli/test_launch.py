@@ -33,6 +33,7 @@ def test_rank_0_reports_and_memory_is_the_sum(launched: dict[str, Any]) -> None:
     assert fp32["peak_memory_largest_rank_bytes"] <= fp32["peak_memory_bytes"]
 
 
+@pytest.mark.long
 def test_ranks_agree_on_a_skip_although_one_overflowed(launched: dict[str, Any]) -> None:
     fp32, fp16 = launched["trials"]
     assert (fp16["status"], fp16["skipped_steps"]) == ("ok", 1)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.long
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NAME = "char_gpt.py"
 SMALL = ("--batch-size", "2", "--grad-accum", "2", "--eval-interval", "8")
@@ -39,7 +41,6 @@ def test_the_same_seed_prints_the_same_and_another_does_not(run_example):
     assert run_example(*arguments, "--seed", "8") != first
 
 
-@pytest.mark.long
 def test_a_killed_run_resumes_bit_for_bit(run_example, kill_example, tmp_path: Path):
     arguments = (NAME, "--steps", "24", *SMALL, "--checkpoint")
     whole = run_example(*arguments, str(tmp_path / "whole.pt")).splitlines()
@@ -67,7 +68,6 @@ def test_gpt2_has_gpt2s_number_of_parameters():
     assert sum(p.numel() for p in model.parameters()) == published + padding
 
 
-@pytest.mark.long
 @pytest.mark.skipif(
     not (shutil.which("gcc") or shutil.which("clang")), reason="torch.compile needs a C++ compiler"
 )

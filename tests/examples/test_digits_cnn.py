@@ -9,6 +9,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
+pytestmark = pytest.mark.long
+
 NAME = "digits_cnn.py"
 SMALL = ("--epochs", "4", "--width", "4")
 
@@ -35,7 +37,6 @@ def test_the_same_seed_prints_the_same_and_another_does_not(run_example):
     assert run_example(*arguments, "--seed", "8") != first
 
 
-@pytest.mark.long
 def test_a_killed_run_resumes_bit_for_bit(run_example, kill_example, tmp_path: Path):
     arguments = (NAME, *SMALL, "--checkpoint")
     whole = run_example(*arguments, str(tmp_path / "whole.pt")).splitlines()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("lightning")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 NAME = "lightning_digits.py"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("transformers")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 NAME = "transformers_gpt2.py"
 SMALL = ("--batch-size", "4", "--width", "64", "--layers", "1", "--eval-interval", "10", "--lr", "5e-3")

@@ -78,7 +78,7 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Any
 Trials = Callable[[str], list[Any]]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("recipe", ["fp16", "bf16:keep=*[2d]"])
 def test_the_one_line_runs_what_the_trial_ran(tmp_path: Path, trials: Trials, recipe: str) -> None:
     """FLOPs by dtype, to the last product, in every framework; the last layer is kept where the recipe says so."""
@@ -90,7 +90,7 @@ def test_the_one_line_runs_what_the_trial_ran(tmp_path: Path, trials: Trials, re
         assert flops.keys() == ({"bf16", "fp32"} if "keep" in recipe else {"fp16"}), framework
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_snippet_runs_in_the_dtype_that_it_is_for(tmp_path: Path, trials: Trials) -> None:
     wanted = [(f, r, lines_of(f, r, HABITS["plain"])) for f, r in ON_CPU]
     wanted += [("pytorch", r, lines_of("pytorch", r, h)) for r in ("bf16", "fp16") for h in HABITS.values()]

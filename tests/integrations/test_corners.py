@@ -10,7 +10,7 @@ from .conftest import Runs, assert_close
 
 pytest.importorskip("lightning")
 pytest.importorskip("pytorch_lightning")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 PROGRAM = "lightning_corners.py"
 #: no step is skipped to find the scale, so that float64 makes the same steps

@@ -43,7 +43,7 @@ def test_lightnings_ddp_runs_both_processes_under_the_recipe(tmp_path: Path) -> 
         assert record.end["status"] == "ok"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_plugin_runs_fp16_on_a_cpu_with_lbfgs_too_and_yields_to_a_recipe(tmp_path: Path) -> None:
     pytest.importorskip("lightning")
     done = run(DDP, "out", "plugin", cwd=tmp_path)

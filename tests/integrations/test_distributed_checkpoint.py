@@ -14,7 +14,7 @@ PROGRAM = str(PROGRAMS / "distributed_checkpoint.py")
 SAVED = "{'loss_scale': 256.0, 'finite_steps': 1, 'skipped_steps': 2}"
 FRESH = "{'loss_scale': 65536.0, 'finite_steps': 1, 'skipped_steps': 0}"
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.mark.parametrize("form", ["nested", "flat"])

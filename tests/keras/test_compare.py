@@ -12,7 +12,7 @@ from ..cli.running import halfstep
 from .conftest import environment, skip_without
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_example_is_compared_end_to_end(example: str, tmp_path: Path) -> None:
     skip_without("keras", "torch")
     done = halfstep(

@@ -15,7 +15,7 @@ from .conftest import environment, skip_without
 TF_LOOP = str(Path(__file__).resolve().parents[2] / "examples" / "tf_loop.py")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_tensorflow_loop_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     skip_without("keras", "tensorflow")
     for name, value in environment("tensorflow").items():
@@ -32,7 +32,7 @@ def test_the_tensorflow_loop_learns_and_resumes(tmp_path: Path, monkeypatch: pyt
     assert float(accuracy) > 90, "ten classes"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_keras_example_learns_and_goes_on_in_another_precision(example: str, tmp_path: Path) -> None:
     skip_without("keras", "tensorflow")
     saved, record = tmp_path / "saved.keras", tmp_path / "record.jsonl"

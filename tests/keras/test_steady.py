@@ -10,7 +10,7 @@ import pytest
 from .conftest import BACKENDS, STEADY, Turn
 from .rounding import U, gradient_of_squares
 
-pytestmark = [pytest.mark.slow, pytest.mark.parametrize("backend", BACKENDS)]
+pytestmark = [pytest.mark.long, pytest.mark.parametrize("backend", BACKENDS)]
 
 Run = Callable[[str], dict[str, Turn]]
 

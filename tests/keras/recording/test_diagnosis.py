@@ -13,7 +13,7 @@ from ...cli.running import PROGRAMS, halfstep
 from ..conftest import environment, skip_without
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_layer_of_keras_and_the_cure_are_named_on_pytorch(tmp_path: Path) -> None:
     skip_without("keras", "torch")
     done = halfstep(

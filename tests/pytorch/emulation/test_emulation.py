@@ -342,7 +342,7 @@ def test_functional_gradients(e: Emulation, emulate: Callable[[Emulation], Emula
     assert torch.equal(torch.func.grad(loss)(layer.weight.detach()), expected)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own imports
 @pytest.mark.parametrize("e", [FP8, EMULATIONS[-2]], ids=lambda e: e.precision)

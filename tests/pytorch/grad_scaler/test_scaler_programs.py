@@ -286,6 +286,7 @@ class Guarded(Bare):
         return optimizer.step() if all(bool(g.isfinite().all()) for g in dense) else None
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step:UserWarning")
 @pytest.mark.parametrize(
     "recipe",
