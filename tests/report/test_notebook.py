@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from halfstep.report.loading import load
-from halfstep.report.notebook import HEIGHT, WIDTH, chart, render
+from halfstep.report.notebook import HEIGHT, WIDTH, chart, render, unbroken
 from halfstep.report.reading import read
 
 from .sample import comparison, damaged, hostile, paths, untested
@@ -49,6 +49,13 @@ def test_no_text_becomes_an_element_or_an_attribute(payload: str) -> None:
     for _, attributes in found:
         assert not any(name.startswith("on") or name in ("src", "href") for name in attributes)
     assert shape(render(hostile(payload))) == shape(render(hostile("harmless")))
+
+
+def test_a_line_is_broken_in_no_option() -> None:
+    assert unbroken("run with --repeats 9, <b> or --budget.") == (
+        'run with <span style="white-space: nowrap">--repeats 9</span>, &lt;b&gt; or '
+        '<span style="white-space: nowrap">--budget</span>.'
+    )
 
 
 def test_it_is_well_formed_and_fetches_nothing() -> None:

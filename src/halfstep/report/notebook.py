@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
@@ -46,12 +48,24 @@ LETTER = 6.5  #: how wide a digit of the axes is, about
 Point = tuple[float, float]
 
 
+#: an option in a sentence, with the number that it is to have
+_OPTION = re.compile(r"--[a-z][a-z-]*( \d+)?")
+
+
+def unbroken(text: str) -> Markup:
+    """A sentence as HTML whose options stay on one line each: a browser breaks lines after hyphens."""
+    return Markup(
+        _OPTION.sub(lambda found: f'<span style="white-space: nowrap">{found[0]}</span>', escape(text))
+    )
+
+
 def render(comparison: Mapping[str, Any]) -> str:
     """A fragment of HTML: styles inline, every text escaped, no script."""
     found = read(comparison)
     made = Environment(
         loader=PackageLoader("halfstep.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    made.filters["unbroken"] = unbroken
     colours = {name: COLOURS[i % len(COLOURS)] for name, i in plots.slots(found.precisions).items()}
     return made.get_template("notebook.html.j2").render(
         c=found, advice=found.recommendation, unfinished=unfinished(found.missing), shown=figure, loss_words=loss_words,
