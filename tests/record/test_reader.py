@@ -12,7 +12,7 @@ import pytest
 
 from halfstep.errors import UsageError
 from halfstep.record import LONGEST, SCHEMA, Writer, read
-from halfstep.record.events import fault
+from halfstep.record.events import cleaned, fault
 from halfstep.record.reader import KILLED
 
 
@@ -192,3 +192,23 @@ def test_a_field_of_another_kind_is_damage(
     assert damage(tmp_path, "".join([*lines[:-1], line, lines[-1]])) == (
         f"line {number} of it is damaged: {event} with another kind of {field}"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(chr(n) for n in (0, 7, 9, 10, 13, 27, 31, 32, 34, 47, 92, 126, 127, 128, 155, 0xAD, 0x202E, 0x2028, 0xD800)),
+        *("\x1b[2J", "[31m", "~ plain", "é", "x" * 1900, "x" * 2001, "\U000e0001"),
+    ],
+    ids=ascii,
+)  # fmt: skip
+@pytest.mark.parametrize("escaped", [True, False])
+def test_every_text_is_cleaned_however_it_is_written(text: str, escaped: bool, tmp_path: Path) -> None:
+    event = {"event": "start", "schema": SCHEMA, "precision": f"a{text}b", text: [{"deep": text}]}
+    line = json.dumps(event, ensure_ascii=escaped) + "\n"
+    (tmp_path / "r.jsonl").write_bytes(line.encode("utf-8", "surrogatepass"))
+    record = read(tmp_path / "r.jsonl")
+    if record.damage:  # half a surrogate pair is no UTF-8
+        assert not escaped
+        return
+    assert record.start == cleaned(event)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
 from halfstep.errors import UsageError
 from halfstep.files import opened, parsed
-from halfstep.record.events import SCHEMA, Step, cleaned, fault
+from halfstep.record.events import LONGEST, SCHEMA, Step, cleaned, fault
 from halfstep.record.record import Record
 from halfstep.words.plural import count
 
@@ -78,7 +79,7 @@ class _Reading:
             self._damage = self._damage or self._broken
         self._broken = ""
         self._follow(event)
-        self.record.add(cleaned(event))
+        self.record.add(event if _is_safe(line) else cleaned(event))
 
     def _follow(self, event: Mapping[str, object]) -> None:
         """Steps follow one another, from 0; each of several frameworks that train counts its own."""
@@ -113,6 +114,15 @@ class _Reading:
         if missing == 0 or (missing == 1 and unfinished):
             return ""
         return f"it has {count(self._most, 'step')}, and its end tells of {told}"
+
+
+#: printable ASCII without a backslash
+_PLAIN = re.compile(rb"[ -\[\]-~]*\n?")
+
+
+def _is_safe(line: bytes) -> bool:
+    """Whether no text of an event can need to be cleaned: none is escaped, long, or more than printable ASCII."""
+    return len(line) <= LONGEST and _PLAIN.fullmatch(line) is not None
 
 
 def _event(line: bytes) -> dict[str, object] | None:

@@ -27,7 +27,7 @@ def masked(value: Any) -> Any:
             for key, found in value.items()
         }
     if isinstance(value, list):
-        return [masked(found) for found in value]
+        return [masked(found) if isinstance(found, Mapping | list) else found for found in value]
     return value
 
 
