@@ -47,7 +47,12 @@ def cluster() -> Iterator[Any]:
     os.environ[wait] = "200"
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={**MACHINE, "ray_client_server_port": CLIENT_PORT})
+    try:
+        made = Cluster(
+            initialize_head=True, head_node_args={**MACHINE, "ray_client_server_port": CLIENT_PORT}
+        )
+    except Exception as error:  # Ray has no class of its own for this
+        pytest.skip(f"Ray itself does not start on this machine: {error}")
     try:
         yield made
     finally:
