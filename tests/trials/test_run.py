@@ -29,6 +29,17 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     return Job("p.py", (), False, tmp_path)
 
 
+@pytest.fixture
+def children() -> Callable[[], list[int]]:
+    """The running children of this process that the test has made: a test before may have left one."""
+
+    def all_of_them() -> list[int]:
+        return running([child.pid for child in psutil.Process().children(recursive=True)])
+
+    before = all_of_them()
+    return lambda: [pid for pid in all_of_them() if pid not in before]
+
+
 def after(function: Callable[..., Any], then: Callable[[], None]) -> Callable[..., Any]:
     def done(*args: Any, **kwargs: Any) -> Any:
         found = function(*args, **kwargs)
@@ -41,7 +52,11 @@ def after(function: Callable[..., Any], then: Callable[[], None]) -> Callable[..
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("moment", ["begin", "start", "tell"])
 def test_a_signal_between_a_trials_start_and_its_guard_ends_the_trial(
-    job: Job, monkeypatch: pytest.MonkeyPatch, moment: str, number: signal.Signals
+    job: Job,
+    monkeypatch: pytest.MonkeyPatch,
+    children: Callable[[], list[int]],
+    moment: str,
+    number: signal.Signals,
 ) -> None:
     owner = run if moment == "start" else process.Guard
     monkeypatch.setattr(owner, moment, after(getattr(owner, moment), lambda: os.kill(os.getpid(), number)))
@@ -55,7 +70,9 @@ def test_a_signal_between_a_trials_start_and_its_guard_ends_the_trial(
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
-def test_a_second_ctrl_c_ends_what_does_not_listen_at_once(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_ctrl_c_ends_what_does_not_listen_at_once(
+    job: Job, monkeypatch: pytest.MonkeyPatch, children: Callable[[], list[int]]
+) -> None:
     monkeypatch.setattr(process, "GRACE", 60)
     told: list[float] = []
 
@@ -103,7 +120,9 @@ def test_an_earlier_record_is_not_taken_for_this_trials(
     assert job.records(trial) == [job.record(trial)]
 
 
-def test_what_cannot_be_started_is_a_row(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_started_is_a_row(
+    job: Job, monkeypatch: pytest.MonkeyPatch, children: Callable[[], list[int]]
+) -> None:
     monkeypatch.setattr(Job, "command", lambda self, trial, copy=None: [str(job.folder / "none")])
     outcome = run.run_trial(job, Trial("fp32"), lambda *step: None)
     assert (outcome.status, outcome.reason) == (
@@ -111,10 +130,6 @@ def test_what_cannot_be_started_is_a_row(job: Job, monkeypatch: pytest.MonkeyPat
         "it could not be started (No such file or directory)",
     )
     assert children() == []
-
-
-def children() -> list[int]:
-    return running([child.pid for child in psutil.Process().children(recursive=True)])
 
 
 def test_a_trial_ends_whose_halfstep_is_killed_as_it_starts(tmp_path: Path) -> None:
