@@ -162,7 +162,7 @@ def prepare(options: ComparisonOptions, given: Collection[str], project: Sequenc
     old = None if resume is None else _begun(Path(resume))
     request = request if old is None else resumed(old, _given_again(request, given))
     check_launcher(request.launch, there=bool(request.on))
-    if request.on:
+    if old is not None and request.on:
         check_cluster(request.on, "" if request.module else request.program)
     if request.fresh:
         check_size(request.folder)

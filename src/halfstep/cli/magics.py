@@ -69,9 +69,8 @@ class HalfstepMagics(Magics):
         The options are those of `halfstep compare` and `halfstep diagnose`. --only-cell: the cell alone is the program.
         """
         if Session.current is not None and Session.current.of_command:
-            return (
-                self._passed_over()
-            )  # this notebook is itself being run: its lines are no part of the program
+            # This notebook is itself being run: its own lines are no part of the program.
+            return self._passed_over()
         try:
             return self._run(_words(line), cell)
         except HalfstepError as error:

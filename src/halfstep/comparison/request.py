@@ -269,7 +269,7 @@ def _said(value: Any) -> str:
 
 
 #: what must be as it was, so that a trial can stand beside the earlier ones
-_SAME = {"cpu": "processor", "frameworks": "frameworks", "devices": "devices", "python": "Python"}
+SAME = {"cpu": "processor", "frameworks": "frameworks", "devices": "devices", "python": "Python"}
 
 
 def check_machine(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -278,7 +278,7 @@ def check_machine(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     Raises:
         UsageError: another processor, device, Python, or version of a framework.
     """
-    for key, name in _SAME.items():
+    for key, name in SAME.items():
         # Through JSON, as the old one was: tuples are lists there.
         now = json.loads(json.dumps(new.get(key)))
         if key in old and old[key] != now:

@@ -59,13 +59,11 @@ def run_comparison(
         UsageError: it was begun on another machine, or its cluster cannot be used.
         HalfstepError: the machines of its cluster were lost.
     """
-    with contextlib.ExitStack() as ended:
-        if not request.on:
-            return _run(request, display, write, resume, this_machine())
-        program = "" if request.module else request.program
-        blocks = request.repeats * request.seeds
-        where = cluster(request.on, request.resources, blocks, program, request.folder)
-        found = ended.enter_context(where)
+    if not request.on:
+        return _run(request, display, write, resume, this_machine())
+    program = "" if request.module else request.program
+    blocks = request.repeats * request.seeds
+    with cluster(request.on, request.resources, blocks, program, request.folder) as found:
         return _run(request, display, write, resume, found.environment, found.runners)
 
 

@@ -97,8 +97,7 @@ class Job:
 
     def records(self, trial: Trial) -> list[Path]:
         """The trial's record, and those of other ranks that are there."""
-        record = self.record(trial)
-        return [record, *sorted(record.parent.glob(f"{glob.escape(record.name)}.rank*"))]
+        return record_files(self.record(trial))
 
     def log(self, trial: Trial) -> Path:
         """Where the trial's stdout and stderr go."""
@@ -133,3 +132,8 @@ def _led_into(copy: Path | None, word: str) -> str:
     if inside.startswith(os.pardir) or not led.parent.is_dir():
         return word
     return f"{name}{equals}{led}"
+
+
+def record_files(record: Path) -> list[Path]:
+    """The path of a record, and of those beside it that other ranks have written."""
+    return [record, *sorted(record.parent.glob(f"{glob.escape(record.name)}.rank*"))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import glob
 import math
 import signal
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from halfstep.errors import UsageError
 from halfstep.precisions.recipes import parse
 from halfstep.processes import exit_words
 from halfstep.record import Record, read
-from halfstep.trials.job import Job, Trial
+from halfstep.trials.job import Job, Trial, record_files
 from halfstep.words.format_errors import FormatError, cure_words, format_error
 from halfstep.words.plural import count, were_made
 from halfstep.words.safe_text import clean
@@ -107,7 +106,7 @@ def outcome_of(job: Job, trial: Trial, exit_code: int | None, stopped: Status | 
 def records_at(path: Path) -> tuple[Record, list[Record]]:
     """The record of a trial, empty where there is none, and those of its other ranks."""
     record = _read(path) if path.exists() else Record(path)
-    return record, [_read(p) for p in sorted(path.parent.glob(f"{glob.escape(path.name)}.rank*"))]
+    return record, [_read(rank) for rank in record_files(path)[1:]]
 
 
 def _read(path: Path) -> Record:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import shutil
 import tempfile
@@ -119,7 +118,7 @@ class Node:
     def _written(self) -> tuple[Written, ...]:
         found = []
         for path in sorted((self._folder / "trials").glob("*")):
-            told, size = self._told.get(path.name, 0), os.stat(path).st_size
+            told, size = self._told.get(path.name, 0), path.stat().st_size
             if path.name in self._told and size == told:
                 continue
             offset = told if size >= told else 0  # it was written anew

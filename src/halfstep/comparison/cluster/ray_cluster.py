@@ -19,6 +19,7 @@ from typing import Any
 from halfstep.comparison.blocks import PlaceLost
 from halfstep.comparison.cluster.node import News, Node, Written
 from halfstep.comparison.cluster.resources import places, wanted
+from halfstep.comparison.request import SAME
 from halfstep.errors import UsageError
 from halfstep.trials import Job, Outcome, Trial
 from halfstep.trials.outcome import records_at
@@ -46,7 +47,7 @@ _ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_raylet_start_wait_time_
 _LEFT_OUT = ("/.git", "/.venv", "**/__pycache__", "/halfstep-out")
 
 #: what machines of one kind have in common
-_KIND = ("cpu", "cores", "devices", "frameworks", "python")
+_KIND = (*SAME, "cores")
 
 
 @dataclass(frozen=True)
@@ -310,7 +311,7 @@ class Remote:
     def _run(self, job: Job, trial: Trial, on_step: OnStep, stop: Stop) -> Outcome:
         there = job if job.module else replace(job, program=inside(job.program))
         told: list[str] = []
-        self._get(self._actor.begin.remote(replace(there, fresh=job.fresh), trial), stop, told)
+        self._get(self._actor.begin.remote(there, trial), stop, told)
         while True:
             news: News = self._get(self._actor.news.remote(), stop, told)
             for written in news.written:
