@@ -421,3 +421,31 @@ def test_a_16_bit_model_can_prepare_data(begin) -> None:
     for workers in (0, 1):
         (batch,) = torch.utils.data.DataLoader(data, batch_size=4, num_workers=workers)
         assert batch.shape == (4, 4)
+
+
+def trained(net: nn.Module) -> nn.Module:
+    """``net`` after one step."""
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net(torch.randn(2, 4)).sum().backward()
+    optimizer.step()
+    return net
+
+
+def test_a_16_bit_part_that_a_model_gets_in_mid_training_is_fp32(begin) -> None:
+    begin("fp32")
+    part = nn.Linear(4, 4, dtype=BF16)
+    net = trained(nn.Sequential(nn.Linear(4, 4)))
+    net.append(part)
+    assert net(torch.randn(2, 4)).dtype is FP32
+    assert part.weight.dtype is FP32
+
+
+def test_weights_that_are_replaced_in_mid_training_are_read_in_fp32(begin) -> None:
+    begin("fp32")
+    net = trained(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+    exact = torch.randn(4, 4, dtype=BF16)
+    assert [p.dtype for p in net.parameters()] == 4 * [FP32]
+    net[1].weight = nn.Parameter(exact.clone())
+    average = [p.detach().clone() for p in net.parameters()]
+    assert [p.dtype for p in average] == 4 * [FP32]
+    assert torch.equal(average[2], exact.float())

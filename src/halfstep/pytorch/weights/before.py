@@ -39,6 +39,7 @@ class Before:
         self._only_saved, self._trained, self._found = only_saved, trained, found
         self._held: weakref.WeakKeyDictionary[nn.Module, _Model] = weakref.WeakKeyDictionary()
         self._parts: weakref.WeakKeyDictionary[nn.Module, _Part] = weakref.WeakKeyDictionary()
+        self._wide: weakref.WeakKeyDictionary[nn.Module, None] = weakref.WeakKeyDictionary()
 
     def __contains__(self, module: nn.Module) -> bool:
         """Whether ``module`` has been looked at, and holds what it held then, but for new fp32 tensors.
@@ -59,9 +60,21 @@ class Before:
             self._parts[part] = _Part(part, self._only_saved(part))
         self._held[module] = _Model(module, [self._parts[part] for part in parts])
 
+    def was_wide(self, module: nn.Module) -> bool:
+        """Whether no tensor of ``module``, a model or a part of one, had 16 bits when it was looked at last.
+
+        Costs next to nothing: what the script has written by itself since is seen when the model is called.
+        """
+        return self._held.get(module) is not None or module in self._wide
+
+    def remember_as_wide(self, module: nn.Module) -> None:
+        """No tensor of ``module`` has 16 bits."""
+        self._wide[module] = None
+
     def look_again(self) -> None:
-        """At every model, when it is called next."""
+        """At every model, when it is called or read next."""
         self._held.clear()
+        self._wide.clear()
 
     def forget(self, part: nn.Module) -> None:
         """It is moved to another device: what it held is not to be kept alive."""

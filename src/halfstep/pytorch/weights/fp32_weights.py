@@ -65,6 +65,7 @@ class Fp32Weights:
         self._copies = Copies()
         self._holds_16_bits = False
         self._read: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._stepped = False
         self._held = Before(self._only_saved, self._trained, self.found)
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._narrow_inputs = tuple(dtype for dtype in SIXTEEN_BIT if dtype is not compute)
@@ -113,6 +114,10 @@ class Fp32Weights:
         """Optimizers that the program made before."""
         for optimizer in optimizers:
             self.hold_parameters(optimizer, (p for group in optimizer.param_groups for p in group["params"]))
+
+    def after_first_step(self) -> None:
+        """The program trains."""
+        self._stepped = True
 
     def _narrow_tensors(self, part: nn.Module) -> list[Tensor]:
         """Those that are to be widened; what the script has cast by itself has its values again."""
@@ -164,12 +169,18 @@ class Fp32Weights:
         return add_param_group
 
     def _reading(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """The script may copy the weights that it reads, for an average of them or for ``functional_call``."""
+        """The script may copy the weights that it reads, for an average of them or for ``functional_call``.
+
+        Where it trains it reads them at every step, to clip gradients: a look each time would be felt.
+        """
 
         def read(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if not torch.compiler.is_dynamo_compiling() and asked_by_script():
+            if torch.compiler.is_dynamo_compiling() or (self._stepped and self._held.was_wide(module)):
+                return original(module, *args, **kwargs)
+            if asked_by_script():
                 self._read.add(module)
-                self._widen_alone(module)
+                if self._widen_alone(module):
+                    self._held.remember_as_wide(module)
             return original(module, *args, **kwargs)
 
         return read
@@ -186,10 +197,15 @@ class Fp32Weights:
 
         return load_state_dict
 
-    def _widen_alone(self, module: nn.Module) -> None:
-        """Make what ``module`` holds fp32, but for what shares its memory with others: these are to follow together."""
-        narrow = (tensor for part in module.modules() for tensor in self._narrow_tensors(part))
+    def _widen_alone(self, module: nn.Module) -> bool:
+        """Make what ``module`` holds fp32, but for what shares its memory with others: these are to follow together.
+
+        Returns:
+            whether all of it was fp32.
+        """
+        narrow = [tensor for part in module.modules() for tensor in self._narrow_tensors(part)]
         self._widen(tensor for tensor in narrow if is_alone(tensor))
+        return not narrow
 
     def _moving(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def _apply(module: nn.Module, *args: Any, **kwargs: Any) -> Any:

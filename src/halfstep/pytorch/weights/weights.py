@@ -105,6 +105,8 @@ class Weights:
 
     def after_first_step(self) -> None:
         """What the first step did not need is taken away. Again does nothing."""
+        if self._fp32 is not None:
+            self._fp32.after_first_step()
         if self._only_fp32 is not None:
             self._only_fp32.after_first_step()
 
