@@ -170,7 +170,8 @@ def _key(source: Path) -> str:
     # Another PyTorch may come with another OpenMP, and lie elsewhere.
     options = [str(_LANGUAGES[source.suffix]), str(torch.__version__)]
     parts = [platform.system(), machine.architecture, machine.model, *sorted(machine.flags), *options]
-    return hashlib.sha256(source.read_bytes() + "\n".join(parts).encode()).hexdigest()[:16]
+    read = b"".join(file.read_bytes() for file in (source, *sorted(source.parent.glob("*.h"))))
+    return hashlib.sha256(read + "\n".join(parts).encode()).hexdigest()[:16]
 
 
 def _compile(source: Path, path: Path, compiler: str, language: _Language) -> bool:

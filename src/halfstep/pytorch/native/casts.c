@@ -1,19 +1,15 @@
 /* Casts of several tensors at once between 16 bits and fp32, round to nearest even.
  *
  * PyTorch casts them one by one: the threads are woken and waited for as often, and its bf16 casts take longer than memory
- * does. Compiled when first needed (native.py), for the kernel in C++, which casts every operand of a product.
+ * does. Compiled when first needed (builder.py), for the kernel in C++, which casts every operand of a product.
  */
 #include <stdint.h>
 #include <string.h>
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static inline int omp_get_num_threads(void) { return 1; }
-static inline int omp_get_thread_num(void) { return 0; }
-#endif
 #if defined(__AVX512F__) || defined(__F16C__)
 #include <immintrin.h>
 #endif
+
+#include "threads.h"
 
 typedef struct { /* products.cpp has it, too */
     const void *from;
@@ -22,11 +18,6 @@ typedef struct { /* products.cpp has it, too */
 } cast_t;
 
 enum { WIDEN_BF16, WIDEN_FP16, ROUND_BF16, ROUND_FP16 }; /* products.cpp has them, too */
-
-enum {
-    A_THREAD = 1 << 15, /* elements for which another thread costs less than it saves, as PyTorch has it */
-    LINE = 64,          /* elements: threads write to cache lines of their own */
-};
 
 static inline float as_float(uint32_t bits) { float x; memcpy(&x, &bits, 4); return x; }
 static inline uint32_t as_bits(float x) { uint32_t bits; memcpy(&bits, &x, 4); return bits; }
@@ -98,11 +89,6 @@ static void round_fp16(const float *restrict from, uint16_t *restrict to, int64_
     memcpy(to + i, low, sizeof(*to) * (size_t)(n - i));
 }
 
-/* Where the share of thread t of the given number begins. */
-static inline int64_t share(int64_t n, int64_t t, int64_t threads) {
-    return t == threads ? n : n / threads * t / LINE * LINE;
-}
-
 /* n numbers of c: those from `from` on, to the place of those from `to` on. */
 static void some(const cast_t *c, int32_t kind, int64_t from, int64_t to, int64_t n) {
     switch (kind) {
@@ -113,35 +99,29 @@ static void some(const cast_t *c, int32_t kind, int64_t from, int64_t to, int64_
     }
 }
 
-static void part(const cast_t *casts, int32_t count, int32_t kind, int64_t t, int64_t threads) {
-    for (const cast_t *c = casts; c < casts + count; c++) {
+typedef struct {
+    const cast_t *casts;
+    int32_t count, kind;
+} all_t;
+
+static void part(const void *of, int64_t t, int64_t threads) {
+    const all_t *all = of;
+    for (const cast_t *c = all->casts; c < all->casts + all->count; c++) {
         const int64_t end = share(c->n, t + 1, threads);
         for (int64_t i = share(c->n, t, threads), n; i < end; i += n) {
             const int64_t begun = i % c->row, left = c->row - begun;
             n = left < end - i ? left : end - i;
-            some(c, kind, i / c->row * c->step + begun, i, n);
+            some(c, all->kind, i / c->row * c->step + begun, i, n);
         }
     }
 }
 
-/* All of one kind, in as many threads as PyTorch would use: this OpenMP may be another one. Returns 0, or -1, with
- * nothing done, where the CPU has no such conversion. */
+/* All of one kind. Returns 0, or -1, with nothing done, where the CPU has no such conversion. */
 int32_t hs_cast(const cast_t *casts, int32_t count, int32_t kind, int32_t most) {
     if (!HAS_FP16 && (kind == WIDEN_FP16 || kind == ROUND_FP16)) return -1;
-    int64_t all = 0;
-    for (int32_t i = 0; i < count; i++) all += casts[i].n;
-    int64_t useful = (all + A_THREAD - 1) / A_THREAD;
-    if (useful > most) useful = most;
-    if (useful <= 1) {
-        part(casts, count, kind, 0, 1);
-        return 0;
-    }
-#ifdef _OPENMP
-#pragma omp parallel
-#endif
-    { /* of all threads: GNU's OpenMP ends those that a smaller team has no use for */
-        const int64_t got = omp_get_num_threads(), threads = useful < got ? useful : got, t = omp_get_thread_num();
-        if (t < threads) part(casts, count, kind, t, threads);
-    }
+    const all_t all = {casts, count, kind};
+    int64_t numbers = 0;
+    for (int32_t i = 0; i < count; i++) numbers += casts[i].n;
+    share_out(part, &all, numbers, most);
     return 0;
 }

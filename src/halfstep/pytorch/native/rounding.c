@@ -1,6 +1,6 @@
 /* The arithmetic of kernels.py and blocks.py in one pass over memory, for float32 on a CPU.
  *
- * Compiled when first needed, where there is a C compiler (native.py); tests hold both to the same exact reference.
+ * Compiled when first needed, where there is a C compiler (builder.py); tests hold both to the same exact reference.
  * Every operation is one IEEE 754 operation (no contraction, no reassociation): products are by powers of two and exact.
  */
 #include <math.h>
