@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from rich.cells import cell_len
 from rich.text import Text
 
 from halfstep.comparison.model.comparison import Comparison
-from halfstep.comparison.model.figures import Ratio, Spread
+from halfstep.comparison.model.figures import Ratio
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.report import stored, units
+from halfstep.report.columns import COLUMNS, ENERGY_COLUMNS, FINAL_LOSS, Column
 from halfstep.report.layout import Cell, Sheet, brief, folded
-from halfstep.report.reading import loss_words, no_interval, why_absent
+from halfstep.report.reading import loss_words, no_interval
 from halfstep.words.plural import count
 
 _INDENT = 4
@@ -22,7 +23,7 @@ _NAME, _NAME_SHARE = 12, 4
 
 
 def grid(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
-    """The lines of the table: as many columns as fit, the weightiest first; the rest of each row flows beneath it."""
+    """The lines of the table: as many columns as fit, the weightiest first; the rest of each row flows below it."""
     if not comparison.verdicts:
         yield Text("No verdicts: the comparison holds no precision.")
         return
@@ -36,8 +37,8 @@ def grid(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
     for row, cells in zip(comparison.verdicts, rows, strict=True):
         yield from _stacked(cells[:shown], widths[:shown], sheet)
         reason = [Cell("", brief(row.reason), words=True)] if row.reason else []
-        beneath = [cell for cell in cells[shown:] if cell.text and not cell.of_column]
-        yield from sheet.flow(sheet.pieces([*beneath, *reason]), _INDENT, _INDENT)
+        below = [cell for cell in cells[shown:] if cell.text and not cell.of_column]
+        yield from sheet.flow(sheet.pieces([*below, *reason]), _INDENT, _INDENT)
     yield from _notes(notes, sheet)
     yield from _no_energy(comparison, metered, sheet)
 
@@ -76,13 +77,9 @@ def cells_of(row: PrecisionRow, notes: dict[str, int], metered: bool) -> list[Ce
     skipped = "" if row.skipped_steps is None else count(row.skipped_steps, "step")
     return [
         Cell("precision", row.precision, "bold"),
-        _figure("step time", row, row.step_time, row.step_time_absent, "s", notes),
-        _ratio("speed", row, row.speed_ratio, row.step_time_absent, notes, better=lambda x: x > 1),
-        _figure("peak memory", row, row.peak_memory, row.peak_memory_absent, "B", notes),
-        _ratio("memory ratio", row, row.memory_ratio, row.peak_memory_absent, notes, better=lambda x: x < 1),
-        *(_energy(row, notes) if metered else []),
+        *(_cell(column, row, notes) for column in (*COLUMNS, *ENERGY_COLUMNS * metered)),
         Cell("status", units.status(row.status), colour, of_column=row.status == "ok"),
-        _figure("final loss", row, row.final, why_absent(row), "", notes),
+        _cell(FINAL_LOSS, row, notes),
         Cell("loss", loss_words(row), words=True),
         Cell("skipped", skipped, of_column=not row.skipped_steps),
         Cell("ran as", row.ran_as or "", words=True),
@@ -90,53 +87,37 @@ def cells_of(row: PrecisionRow, notes: dict[str, int], metered: bool) -> list[Ce
     ]
 
 
-def _energy(row: PrecisionRow, notes: dict[str, int]) -> list[Cell]:
-    return [
-        _figure("energy per step", row, row.energy, row.energy_absent, "J", notes),
-        _ratio("energy ratio", row, row.energy_ratio, row.energy_absent, notes, better=lambda x: x < 1),
-    ]
+def _cell(column: Column, row: PrecisionRow, notes: dict[str, int]) -> Cell:
+    return _ratio(column, row, notes) if column.is_ratio else _figure(column, row, notes)
 
 
-def _figure(
-    label: str,
-    row: PrecisionRow,
-    figure: Spread | Ratio | None,
-    absent: str | None,
-    unit: str,
-    notes: dict[str, int],
-) -> Cell:
+def _figure(column: Column, row: PrecisionRow, notes: dict[str, int]) -> Cell:
     """A figure over its interval; what is absent, or has no interval, points to a note with the reason."""
+    figure, absent = column.figure(row), column.absent(row)
     if figure is None:
-        told = absent == row.reason  # beneath the row
-        return Cell(
-            label, "absent" if told else f"absent [{_note(notes, absent or '')}]", "dim", of_column=told
-        )
-    flat = units.pm(figure.value, figure.low, figure.high, unit)
+        told = absent == row.reason  # below the row
+        text = "absent" if told else f"absent [{_note(notes, absent or '')}]"
+        return Cell(column.name, text, "dim", of_column=told)
+    flat = units.pm(figure.value, figure.low, figure.high, column.unit)
     if figure.low is None or figure.high is None:
-        return Cell(label, f"{flat} [{_note(notes, no_interval(row, figure))}]")
-    interval = units.span(figure.value, figure.low, figure.high, unit)
-    return Cell(label, flat, stack=(units.quantity(figure.value, unit), interval))
+        return Cell(column.name, f"{flat} [{_note(notes, no_interval(row, figure))}]")
+    interval = units.span(figure.value, figure.low, figure.high, column.unit)
+    return Cell(column.name, flat, stack=(units.quantity(figure.value, column.unit), interval))
 
 
-def _ratio(
-    label: str,
-    row: PrecisionRow,
-    figure: Ratio | None,
-    absent: str | None,
-    notes: dict[str, int],
-    better: Callable[[float], bool],
-) -> Cell:
-    """A ratio to the baseline: coloured where it is significant, dim and said to be none where it is not."""
+def _ratio(column: Column, row: PrecisionRow, notes: dict[str, int]) -> Cell:
+    """A ratio to the baseline: coloured where it is significant; where it is not, dim and marked so."""
     if row.is_baseline:
-        return Cell(label, "baseline", "dim", of_column=True)
-    cell = _figure(label, row, figure, absent, "×", notes)
+        return Cell(column.name, "baseline", "dim", of_column=True)
+    cell, figure = _figure(column, row, notes), column.figure(row)
     if figure is None:
         return cell
-    if figure.significant is not True:
+    if not isinstance(figure, Ratio) or figure.significant is not True:
         # Without an interval nothing was tested; the note says why there is none.
         said = (_UNSURE,) * (figure.low is not None and figure.high is not None)
-        return Cell(label, ", ".join([cell.text, *said]), "dim", stack=(*cell.lines, *said))
-    return Cell(label, cell.text, "green" if better(figure.value) else "red", stack=cell.stack)
+        return Cell(column.name, ", ".join([cell.text, *said]), "dim", stack=(*cell.lines, *said))
+    better = figure.value > 1 if column.higher_is_better else figure.value < 1
+    return Cell(column.name, cell.text, "green" if better else "red", stack=cell.stack)
 
 
 def _note(notes: dict[str, int], reason: str) -> int:

@@ -6,21 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from halfstep.codec import clean
+from halfstep.report.columns import COLUMNS, ENERGY_COLUMNS, FINAL_LOSS
 from halfstep.report.grid import cells_of
 from halfstep.report.reading import read
 
-#: of the table's columns, those that are told: a reason stands in the notes beneath
-_COLUMNS = (
-    "precision",
-    "status",
-    "step time",
-    "speed",
-    "memory ratio",
-    "energy ratio",
-    "final loss",
-    "loss",
-    "ran as",
-)
+#: columns of the table that Markdown has not: their ratios stand there
+_LEFT_OUT = ("peak memory", "energy per step")
+_FIGURES = [column.name for column in (*COLUMNS, *ENERGY_COLUMNS, FINAL_LOSS) if column.name not in _LEFT_OUT]
+_COLUMNS = ("precision", "status", *_FIGURES, "loss", "ran as")
 
 
 def markdown(comparison: Mapping[str, Any]) -> str:

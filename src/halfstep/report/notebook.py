@@ -19,8 +19,9 @@ from halfstep.comparison.model.figures import Ratio, Spread
 from halfstep.comparison.model.trials import TrialRow
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.report import plots, units
+from halfstep.report.columns import COLUMNS, FINAL_LOSS
 from halfstep.report.diagnosis import view
-from halfstep.report.reading import loss_words, no_interval, read, unfinished, why_absent
+from halfstep.report.reading import loss_words, no_interval, read, unfinished
 from halfstep.report.ticks import labels, ticks
 
 #: Okabe and Ito's colours, told apart by colour-blind readers, too; readable on light and dark
@@ -66,10 +67,12 @@ def render(comparison: Mapping[str, Any]) -> str:
         loader=PackageLoader("halfstep.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     made.filters["unbroken"] = unbroken
+    columns = (*COLUMNS, FINAL_LOSS)
     colours = {name: COLOURS[i % len(COLOURS)] for name, i in plots.slots(found.precisions).items()}
     return made.get_template("notebook.html.j2").render(
         c=found, advice=found.recommendation, unfinished=unfinished(found.missing), shown=figure, loss_words=loss_words,
-        why_absent=why_absent, colours=colours, chart=chart(found), width=WIDTH, height=HEIGHT,
+        columns=columns, names=["precision", "status", *(column.name for column in columns), "against the baseline"],
+        colours=colours, chart=chart(found), width=WIDTH, height=HEIGHT,
     )  # fmt: skip
 
 
