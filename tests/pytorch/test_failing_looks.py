@@ -19,7 +19,7 @@ _RECORDING, _WATCHING = "halfstep.pytorch.recording.", "halfstep.pytorch.watchin
 
 #: a function that a look needs, and what the record lacks without it
 RECORDING = {
-    "recorder._read": "losses",
+    "recorder.read": "losses",
     "recorder.HostClock.lap": "seconds per step",
     "recorder.StepLines.write": "steps",
     "step_sampler.parameters_of": "memory by part",

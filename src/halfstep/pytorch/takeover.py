@@ -18,7 +18,7 @@ from halfstep.pytorch.autocast.operands import Operands
 from halfstep.pytorch.autocast.own_precision import OwnPrecision
 from halfstep.pytorch.autocast.regions import Regions
 from halfstep.pytorch.fp32_units import Fp32Units
-from halfstep.pytorch.loss_scaling import backward
+from halfstep.pytorch.loss_scaling import backward, hooks
 from halfstep.pytorch.loss_scaling.manual_updates import ByHand
 from halfstep.pytorch.loss_scaling.outcomes import Outcomes
 from halfstep.pytorch.loss_scaling.own_scaler import OwnScalers
@@ -196,7 +196,7 @@ class Takeover(Training, Face):
         if self.recipe.guards:
             self.statistics.adopt(made.norms)
         if self.recipe.loss_scale.guards:
-            backward.adopt_hooks(self.scaling, made)
+            hooks.adopt(self.scaling, made)
         elif self.arithmetic.dtype is not None:
             gradient_hooks.adopt(made.hooks)
         self.patches.follow_imports()
@@ -234,7 +234,7 @@ class Takeover(Training, Face):
         made = AlreadyMade.now()
         self._steps.disown(made.optimizers)
         own_amp.give_back(made)
-        backward.remove_hooks(made)
+        hooks.remove(made)
         keep.forget(made.kept)
         _compile_anew()
 

@@ -17,7 +17,7 @@ from halfstep.pytorch import devices
 from halfstep.pytorch.arithmetic import Arithmetic
 from halfstep.pytorch.autocast.no_regions import NoRegions
 from halfstep.pytorch.autocast.own_precision import OwnPrecision
-from halfstep.pytorch.loss_scaling.backward import inside_backward
+from halfstep.pytorch.loss_scaling.engine import inside_backward
 from halfstep.pytorch.loss_scaling.manual_updates import ByHand
 from halfstep.pytorch.loss_scaling.outcomes import Outcomes
 from halfstep.pytorch.loss_scaling.pass_gradients import Reached

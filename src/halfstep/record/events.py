@@ -1,33 +1,19 @@
-"""What each event of a record may hold: nothing in a record is taken on trust."""
+"""What each event of a record may hold; whatever reads a record checks it by this."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
-from types import NoneType, UnionType
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    TypedDict,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-    is_typeddict,
-)
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict
 
+from halfstep.record.checks import Amount, Check, Figure, Integer, Whole, checks_of
 from halfstep.words.safe_text import clean
 
 SCHEMA = "halfstep/record/1"
 
 #: characters of a text in a record: an exception's message may be megabytes
 LONGEST = 2000
-
-#: no count and no size is larger
-_MOST = 2**63
 
 
 def plain(value: Any) -> Any:
@@ -41,36 +27,6 @@ def number(value: Any) -> float | None:
     """The inverse of :func:`plain` for one number; None stays None."""
     return None if value is None else float(value)
 
-
-Check = Callable[[object], bool]
-
-
-def _whole(value: object) -> bool:
-    return type(value) is int and 0 <= value < _MOST
-
-
-def _integer(value: object) -> bool:
-    return type(value) is int and -_MOST < value < _MOST
-
-
-def _amount(value: object) -> bool:
-    return _whole(value) or (type(value) is float and 0 <= value < math.inf)
-
-
-def _figure(value: object) -> bool:
-    if type(value) is float:
-        return math.isfinite(value)
-    return _integer(value) or value in ("nan", "inf", "-inf")
-
-
-#: a count or a number of bytes
-Whole = Annotated[int, _whole]
-#: a number without a fraction, of either sign
-Integer = Annotated[int, _integer]
-#: a size or duration: finite and not negative
-Amount = Annotated[float, _amount]
-#: any number, as :func:`plain` writes it
-Figure = Annotated[float | str, _figure]
 
 #: how a program may have ended, as its own record says
 Ending = Literal["ok", "failed", "interrupted", "unsupported", "diverged", "out_of_memory"]
@@ -281,50 +237,20 @@ class End(TypedDict, total=False):
     load_absent: str
 
 
-_KINDS: dict[str, Any] = {
+_KINDS: dict[str, type] = {
     "start": Start, "takeover": Takeover, "own_amp": Asked, "step": Step, "sample": Sample, "region": Region,
     "stored": Stored, "logged": Logged, "watch": Watched, "nonfinite": NonFinite, "restart": Restart,
     "absent": AbsentLook, "warning": Warned, "lost": Lost, "end": End,
 }  # fmt: skip
 
 
-def _check(hint: Any) -> Check:
-    """Whether a value is what its field's type says."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return cast(Check, inner[1])
-    if origin in (Union, UnionType):
-        (check,) = (_check(part) for part in inner if part is not NoneType)
-        return lambda value: value is None or check(value)
-    if origin is Literal:
-        return lambda value: value in inner
-    if origin is list:
-        every = _check(inner[0])
-        return lambda value: isinstance(value, list) and all(map(every, value))
-    if origin is dict:
-        each = _check(inner[1])
-        return lambda value: isinstance(value, dict) and all(map(each, value.values()))
-    if is_typeddict(hint):
-        checks, needed = _checks(hint), hint.__required_keys__
-        return lambda value: (
-            isinstance(value, dict)
-            and needed <= value.keys()
-            and all(check(value[name]) for name, check in checks.items() if name in value)
-        )
-    return lambda value: isinstance(value, hint)
-
-
-def _checks(kind: Any) -> dict[str, Check]:
-    return {name: _check(hint) for name, hint in get_type_hints(kind, include_extras=True).items()}
-
-
 @functools.cache
 def _known(event: str) -> tuple[dict[str, Check], tuple[str, ...]]:
     """The checks of an event's fields, and those without which it says nothing; none of kinds that nobody reads."""
-    kind = _KINDS.get(event)
+    kind: Any = _KINDS.get(event)
     if kind is None:
         return {}, ()
-    checks = _checks(kind)
+    checks = checks_of(kind)
     return checks, tuple(name for name in checks if name in kind.__required_keys__)
 
 

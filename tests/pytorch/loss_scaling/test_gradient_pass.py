@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from halfstep.pytorch.loss_scaling import gradient_pass
-from halfstep.pytorch.loss_scaling.repeats import Attempts, PassScale, PassScales
+from halfstep.pytorch.loss_scaling.pass_scales import PassScale, PassScales
+from halfstep.pytorch.loss_scaling.repeats import Attempts
 
 from ..conftest import Begin
 

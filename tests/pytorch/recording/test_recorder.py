@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from halfstep.pytorch.recording.recorder import CudaClock, Recorder, _Pending
+from halfstep.pytorch.recording.arriving import CudaClock, Pending
+from halfstep.pytorch.recording.recorder import Recorder
 from halfstep.pytorch.recording.step_sampler import PROFILED_STEP
 from halfstep.pytorch.watching.nan_origin import Began
 from halfstep.record import Writer
@@ -173,7 +174,7 @@ def test_an_earlier_event_in_another_stream_may_come_after_the_later_one(device:
     first, second = Event.recorded
     Event.recorded[:] = [second, first]
     Event.arrived = 1
-    assert isinstance(elapsed(False), _Pending)
+    assert isinstance(elapsed(False), Pending)
     assert isinstance(elapsed(True), float)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.amp.grad_scaler import OptState, _refresh_per_optimizer_state
 from torch.optim import Optimizer
 
+from halfstep.passed_on import Keywords, StateDict
 from halfstep.precisions.loss_scale import power_of_two
 from halfstep.pytorch.grad_scaler.misuse import (
     ScaleCollapse,
@@ -25,8 +26,9 @@ from halfstep.pytorch.grad_scaler.misuse import (
     warn_if_inexact,
     where,
 )
+from halfstep.pytorch.grad_scaler.unscaling import inverse_of, unscale_gradients
 from halfstep.pytorch.loss_scaling import clipping
-from halfstep.pytorch.loss_scaling.gradients import Values, constant, gradients_of, unscale_, unscale_in_c_
+from halfstep.pytorch.loss_scaling.gradients import constant
 from halfstep.pytorch.loss_scaling.pending_flag import is_fused
 from halfstep.pytorch.loss_scaling.skips import Skips, floored
 from halfstep.pytorch.loss_scaling.snapshot import may_evaluate_again, snapshot
@@ -139,7 +141,7 @@ class GradScaler(torch.amp.GradScaler):
         self._warn_if_clipped(optimizer)
         state = self._per_optimizer_states[id(optimizer)]
         state["found_inf_per_device"] = self._unscale_grads_(
-            optimizer, _inverse(scale), constant(0.0, scale.device), False
+            optimizer, inverse_of(scale), constant(0.0, scale.device), False
         )
         state["stage"], state["unscaled"] = OptState.UNSCALED, optimizer
 
@@ -200,7 +202,7 @@ class GradScaler(torch.amp.GradScaler):
         if self._skips.updated(at_floor, self._floor_patience):
             raise ScaleCollapse(self._diagnosis())
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         """Load the state of this class or of ``torch.amp.GradScaler``; a scale below the floor is raised to it."""
         scale = state_dict.get("scale") if self._enabled else None
         if scale is not None:
@@ -210,7 +212,7 @@ class GradScaler(torch.amp.GradScaler):
                 state_dict = {**state_dict, "scale": self._min_scale}
         super().load_state_dict(state_dict)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> StateDict:
         self._skips.flush()
         return {**super().__getstate__(), "_last_optimizer": None}
 
@@ -306,25 +308,7 @@ class GradScaler(torch.amp.GradScaler):
         self, optimizer: Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool
     ) -> dict[torch.device, Tensor]:
         """Unscale and test; device -> 1 where a gradient there is not finite, else 0."""
-        if allow_fp16:
-            _coalesce_half(optimizer)
-        founds: dict[torch.device, Tensor] = {}
-        with torch.no_grad():
-            found, left = _unscale_in_c(gradients_of(optimizer), inv_scale, allow_fp16)
-            if found is not None:
-                founds[found.device] = found.maximum(found_inf.to(found.device))
-            values = Values.of(left, own_part=False)
-            if torch.float16 in values.dtypes and not allow_fp16:
-                raise ScalerMisuse(
-                    "Attempting to unscale FP16 gradients; keep the parameters in float32 (model.float()) "
-                    "and compute in float16 by torch.autocast."
-                )
-            for device, tensors in values.by_device():
-                if device not in founds:
-                    founds[device] = found_inf.to(device, copy=True, non_blocking=True)
-                inverse = inv_scale.to(device, non_blocking=True)
-                unscale_(tensors, inverse, founds[device], test_result=self._min_scale < 1)
-        return founds
+        return unscale_gradients(optimizer, inv_scale, found_inf, allow_fp16, test_result=self._min_scale < 1)
 
     def _check_scale_growth_tracker(self, funcname: str) -> tuple[Tensor, Tensor]:
         if self._scale is None or self._growth_tracker is None:
@@ -341,7 +325,7 @@ class GradScaler(torch.amp.GradScaler):
             return constant(0.0, scale.device)
         return self._found_inf(state)
 
-    def _found_inf(self, *states: dict[str, Any]) -> Tensor:
+    def _found_inf(self, *states: StateDict) -> Tensor:
         """1.0 if any of the states found a value that is not finite, else 0.0; on the scale's device."""
         scale, _ = self._check_scale_growth_tracker("step")
         founds = [found for state in states for found in state["found_inf_per_device"].values()]
@@ -406,30 +390,9 @@ class _NotFinite(Exception):
     """Leaves the optimizer's step from within the closure."""
 
 
-def _coalesce_half(optimizer: Optimizer) -> None:
-    """Add up duplicate rows of sparse fp16 gradients: finite values may overflow when they are added."""
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            if p.dtype is torch.float16 and p.grad is not None and p.grad.is_sparse:
-                p.grad = p.grad.coalesce()
-
-
-def _unscale_in_c(gradients: list[Tensor], inverse: Tensor, fp16: bool) -> tuple[Tensor | None, list[Tensor]]:
-    """1.0 or 0.0 for what the kernels in C have unscaled, None if that was nothing; and the gradients left."""
-    if not inverse.is_cpu:  # reading it would synchronize
-        return None, gradients
-    bad, left = unscale_in_c_(gradients, inverse.item(), fp16)
-    return (torch.tensor(float(bad), device="cpu") if len(left) < len(gradients) else None), left
-
-
-def _inverse(scale: Tensor) -> Tensor:
-    """1 / scale; exact for a power of two. On a CPU made once a value: small operations cost more than passes."""
-    return constant(1.0 / scale.item(), scale.device) if scale.is_cpu else scale.reciprocal()
-
-
 def _split_closure(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Callable[[], Any] | None, tuple[Any, ...], dict[str, Any]]:
+    args: tuple[Any, ...], kwargs: Keywords
+) -> tuple[Callable[[], Any] | None, tuple[Any, ...], Keywords]:
     """The closure, which torch's optimizers take first, and what else was given."""
     if "closure" in kwargs:
         return kwargs["closure"], args, {key: kwargs[key] for key in kwargs if key != "closure"}

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfstep.pytorch.loss_scaling.answers import Silent
 from halfstep.pytorch.loss_scaling.gradient_pass import release_graph
 from halfstep.pytorch.loss_scaling.gradients import all_finite, gradients_at
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
-from halfstep.pytorch.loss_scaling.repeats import Silent
 from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.loss_scaling.seeds import scaled_seeds
 

@@ -5,32 +5,27 @@ the scale S and divide what comes out by it. S is a power of two, so in fp32 bot
 
 - gradients already in ``.grad`` (accumulation) are multiplied by S first, so that old and new add up in the same
   unit, also where DistributedDataParallel reduces their sum inside the pass; then one fused pass divides all;
-- hooks on tensors, parameters and modules are handed true gradients, and what they return is multiplied by S;
+- hooks on tensors, parameters and modules are handed true gradients (hooks.py);
 - a backward pass inside a backward pass (checkpointing, custom functions) is part of the outer one;
 - threads take turns, and are refused where they share gradients.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge
 
-from halfstep.pytorch.already_made import AlreadyMade, replace_hooks
-from halfstep.pytorch.autocast import gradient_hooks
-from halfstep.pytorch.autocast.gradient_hooks import InItsDtype, in_its_dtype
 from halfstep.pytorch.devices import capturing
-from halfstep.pytorch.loss_scaling import anomaly
+from halfstep.pytorch.loss_scaling import anomaly, hooks
 from halfstep.pytorch.loss_scaling.backward_pass import BackwardPass, Unrepeatable
 from halfstep.pytorch.loss_scaling.data_parallel import DataParallel
+from halfstep.pytorch.loss_scaling.engine import inside_backward, tracing
 from halfstep.pytorch.loss_scaling.gradient_pass import GradientPass
-from halfstep.pytorch.loss_scaling.gradients import multiply_
 from halfstep.pytorch.loss_scaling.handed_out import HandedOut
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
 from halfstep.pytorch.loss_scaling.script_scale import ScriptScale
@@ -51,30 +46,6 @@ if TYPE_CHECKING:
     from halfstep.pytorch.loss_scaling.scale import Scaling
     from halfstep.pytorch.loss_scaling.statistics import Statistics
     from halfstep.pytorch.moments import Moments
-
-
-_FAKE, _PROXY, _FUNCTIONAL = (
-    getattr(torch._C._TorchDispatchModeKey, key) for key in ("FAKE", "PROXY", "FUNCTIONAL")
-)
-
-#: the attribute of a wrapped hook that holds the program's own
-_ACCUMULATED = "_halfstep_hook"
-
-_modes = torch._C._len_torch_dispatch_stack
-_task = torch._C._current_graph_task_id
-
-
-def inside_backward() -> bool:
-    """Whether this thread is executing a backward pass."""
-    return bool(_task() != -1)
-
-
-def tracing() -> bool:
-    """Whether a compiler is tracing: its joint graph must not have a scale baked into it."""
-    if not _modes():
-        return False
-    mode = torch._C._get_dispatch_mode
-    return mode(_FAKE) is not None or mode(_PROXY) is not None or mode(_FUNCTIONAL) is not None
 
 
 @dataclass(frozen=True)
@@ -108,7 +79,7 @@ def install(parts: Parts, patches: Patches) -> None:
     patches.wrap(torch.autograd, "grad", lambda original: _grad(parts, original))
     if parts.recipe.loss_scale.guards:
         parallel.install(patches)
-        _install_hooks(parts.scaling, patches)
+        hooks.install(parts.scaling, patches)
 
 
 def _backward(
@@ -278,126 +249,3 @@ def _grad(parts: Parts, original: Callable[..., Any]) -> Callable[..., Any]:
         return results
 
     return never_traced(grad)
-
-
-def _install_hooks(scaling: Scaling, patches: Patches) -> None:
-    """Hooks see true gradients; what they return goes back into the scaled pass."""
-    through = functools.partial(_Through, scaling)
-
-    def registering_global(original: Callable[..., Any]) -> Callable[..., Any]:
-        def register(hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            return original(through(hook), *args, **kwargs)
-
-        return register
-
-    def registering_accumulated(original: Callable[..., Any]) -> Callable[..., Any]:
-        def register(self: Any, hook: Callable[[Tensor], None]) -> Any:
-            return original(self, _accumulated(scaling, hook))
-
-        return register
-
-    gradient_hooks.install(patches, through)
-    patches.wrap(torch.Tensor, "register_post_accumulate_grad_hook", registering_accumulated)
-    patches.wrap(torch.Tensor, "retain_grad", scaling.reached.retaining)
-    scaling.tested.install(patches)
-    for home in (torch.nn.utils, torch.nn.utils.clip_grad):
-        patches.wrap(home, "clip_grad_norm_", scaling.clipping)
-    patches.wrap(BackwardCFunction, "apply", lambda original: _applying(scaling, original))
-    patches.wrap(torch.nn.Module, "__setstate__", lambda original: _unpickling(original, through))
-    module = torch.nn.modules.module
-    for name in (
-        "register_module_full_backward_hook",
-        "register_module_full_backward_pre_hook",
-        "register_module_backward_hook",
-    ):
-        patches.wrap(module, name, registering_global)
-
-
-def adopt_hooks(scaling: Scaling, made: AlreadyMade) -> None:
-    """Hooks that were registered before see true gradients, too."""
-    gradient_hooks.adopt(made.hooks, functools.partial(_Through, scaling))
-    replace_hooks(made.accumulated_hooks, functools.partial(_accumulated, scaling))
-
-
-def remove_hooks(made: AlreadyMade) -> None:
-    """Leave the program its own hooks."""
-    gradient_hooks.remove(made.hooks)
-    replace_hooks(made.accumulated_hooks, lambda hook: getattr(hook, _ACCUMULATED, hook))
-
-
-class _Through(InItsDtype):
-    """A hook that is handed true gradients; a copy of it is one, too."""
-
-    def __init__(self, scaling: Scaling, hook: Callable[..., Any]) -> None:
-        super().__init__(hook)
-        self._scaling = scaling
-
-    def __call__(self, *args: Any) -> Any:
-        scale = self._scaling.last_value if self._scaling.active else 1.0
-        if (answers := self._scaling.answers) is not None:
-            return answers.ask(self, args, scale, lambda: self._answer(args, scale), _map)
-        return in_its_dtype(self.script_hook(*args), args) if scale == 1.0 else self._answer(args, scale)
-
-    def _answer(self, args: tuple[Any, ...], scale: float) -> Any:
-        returned = self.script_hook(*(_map(arg, 1.0 / scale) for arg in args))
-        return in_its_dtype(_map(returned, scale), args)
-
-    def _of(self, hook: Callable[..., Any]) -> _Through:
-        return _Through(self._scaling, hook)
-
-
-def _applying(scaling: Scaling, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the node of an ``autograd.Function``: in a pass that may be repeated the script's own run once."""
-
-    def apply(node: Any, *gradients: Any) -> Any:
-        answers = scaling.answers
-        if answers is None or not inside_backward():
-            return original(node, *gradients)
-        if answers.muted:
-            return (None,) * len(node.needs_input_grad)
-        if not answers.of_functions or node._forward_cls.__module__.startswith("torch."):
-            return original(node, *gradients)
-        scale = scaling.last_value
-        return answers.ask(node, gradients, scale, lambda: original(node, *gradients), _map)
-
-    return apply
-
-
-def _unpickling(original: Callable[..., None], through: Callable[..., _Through]) -> Callable[..., None]:
-    """Wrap ``Module.__setstate__``: hooks that come out of a pickle have not been registered."""
-
-    def __setstate__(module: Any, state: dict[str, Any]) -> None:
-        original(module, state)
-        for hooks in (module._backward_hooks, module._backward_pre_hooks):
-            hooks.update(
-                (key, through(hook)) for key, hook in hooks.items() if not isinstance(hook, _Through)
-            )
-
-    return __setstate__
-
-
-def _accumulated(scaling: Scaling, hook: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
-    """A hook that runs after accumulation reads ``.grad`` itself (and may step an optimizer there)."""
-
-    @functools.wraps(hook)
-    def unscaled(parameter: Tensor) -> None:
-        scale = scaling.last_value if scaling.active else 1.0
-        if scale == 1.0 or parameter.grad is None:
-            hook(parameter)
-            return
-        multiply_([parameter.grad], 1.0 / scale)
-        hook(parameter)
-        if parameter.grad is not None and not scaling.reached.was_left(parameter):
-            multiply_([parameter.grad], scale)
-
-    setattr(unscaled, _ACCUMULATED, hook)
-    return unscaled
-
-
-def _map(value: Any, factor: float) -> Any:
-    """Multiply every floating-point tensor in a tensor or tuple; other things (modules, None) pass through."""
-    if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
-        return value * factor
-    if isinstance(value, tuple | list) and not isinstance(value, torch.Size):
-        return tuple(_map(item, factor) for item in value)
-    return value

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfstep.pytorch.loss_scaling.answers import Answers, Overflowed
 from halfstep.pytorch.loss_scaling.gradient_pass import GivenAway, given_away, release_graph
-from halfstep.pytorch.loss_scaling.repeats import Answers, Attempts, Overflowed, RandomState, finite
+from halfstep.pytorch.loss_scaling.repeats import Attempts, RandomState
 from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.loss_scaling.seeds import ceiling_of, scaled_seeds
+from halfstep.pytorch.loss_scaling.values import finite
 
 
 class Unrepeatable(Exception):

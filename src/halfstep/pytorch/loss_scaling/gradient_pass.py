@@ -8,23 +8,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from halfstep.passed_on import Keywords
 from halfstep.pytorch.devices import capturing
+from halfstep.pytorch.loss_scaling.answers import Answers, Muted, Overflowed
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
-from halfstep.pytorch.loss_scaling.repeats import (
-    Answers,
-    Attempts,
-    Muted,
-    Overflowed,
-    RandomState,
-    differentiated_further,
-    finite,
-    quiet,
-)
+from halfstep.pytorch.loss_scaling.repeats import Attempts, RandomState, quiet
 from halfstep.pytorch.loss_scaling.scaled_pass import release
 from halfstep.pytorch.loss_scaling.seeds import as_tuple, ceiling_of, given_seeds, scaled_seeds
+from halfstep.pytorch.loss_scaling.values import differentiated_further, finite
 
 if TYPE_CHECKING:
-    from halfstep.pytorch.loss_scaling.repeats import PassScale
+    from halfstep.pytorch.loss_scaling.pass_scales import PassScale
     from halfstep.pytorch.loss_scaling.scale import Scaling
 
 #: what PyTorch says where the backward pass of compiled code writes over what it has saved
@@ -64,7 +58,7 @@ class GradientPass:
         grad_outputs: Any,
         retain_graph: bool | None,
         create_graph: bool,
-        rest: dict[str, Any],
+        rest: Keywords,
     ) -> None:
         self._scaling, self._original, self._outputs = scaling, original, outputs
         self._inputs = tuple(inputs) if isinstance(inputs, Iterator) else inputs

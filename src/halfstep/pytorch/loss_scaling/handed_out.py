@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from halfstep.pytorch.loss_scaling.pass_gradients import Reached
-from halfstep.pytorch.loss_scaling.repeats import Line, here
+from halfstep.pytorch.loss_scaling.pass_scales import Line, here
 
 
 class HandedOut:

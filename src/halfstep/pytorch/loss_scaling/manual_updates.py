@@ -18,9 +18,11 @@ from torch._functorch import apis, eager_transforms
 from torch.autograd.graph import GradientEdge
 from torch.optim import Optimizer
 
+from halfstep.passed_on import ParamGroup
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
-from halfstep.pytorch.loss_scaling.repeats import Line, differentiated_further, here, innermost
-from halfstep.pytorch.loss_scaling.repeats import finite as all_finite
+from halfstep.pytorch.loss_scaling.pass_scales import Line, here
+from halfstep.pytorch.loss_scaling.values import differentiated_further, innermost
+from halfstep.pytorch.loss_scaling.values import finite as all_finite
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.recording.step_sampler import PROFILED_STEP
 
@@ -123,7 +125,7 @@ class ByHand:
         return transform
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:
+    def param_groups(self) -> list[ParamGroup]:
         """As an optimizer has them, of what the last pass reached."""
         return [{"params": self.parameters}]
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from halfstep.passed_on import StateDict
 from halfstep.precisions.loss_scale import DynamicScale
 from halfstep.pytorch.grad_scaler.grad_scaler import GradScaler
 from halfstep.pytorch.loss_scaling.scale import Scaling
@@ -107,8 +108,8 @@ class OwnScalers:
             return 0 if told is None else told.skips_in_a_row
         return told.skips_in_a_row + 1 if self._scaling.skipped > told.skipped else 0
 
-    def _state_dict(self, original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-        def state_dict(scaler: Any) -> dict[str, Any]:
+    def _state_dict(self, original: Callable[..., StateDict]) -> Callable[..., StateDict]:
+        def state_dict(scaler: Any) -> StateDict:
             if not _rests(scaler):
                 return original(scaler)
             with _awake(scaler):
@@ -122,7 +123,7 @@ class OwnScalers:
         return state_dict
 
     def _load_state_dict(self, original: Callable[..., None]) -> Callable[..., None]:
-        def load_state_dict(scaler: Any, state: dict[str, Any]) -> None:
+        def load_state_dict(scaler: Any, state: StateDict) -> None:
             if not _rests(scaler):
                 original(scaler, state)
             elif state:  # an empty one is of a scaler that was switched off
@@ -132,7 +133,7 @@ class OwnScalers:
 
         return load_state_dict
 
-    def _go_on_from(self, state: dict[str, Any]) -> None:
+    def _go_on_from(self, state: StateDict) -> None:
         """Take the scale, or the power of two below it."""
         value = float(state["scale"])
         if value > 0 and math.isfinite(value):

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from halfstep.errors import HalfstepError
+from halfstep.passed_on import StateDict
 from halfstep.precisions.loss_scale import DynamicScale, LossScale, Skip, Skips
 from halfstep.pytorch.devices import capturing
+from halfstep.pytorch.loss_scaling.answers import Answers, Muted
 from halfstep.pytorch.loss_scaling.finite_cache import Tested
 from halfstep.pytorch.loss_scaling.pass_gradients import Reached
+from halfstep.pytorch.loss_scaling.pass_scales import PassScales
 from halfstep.pytorch.loss_scaling.pending_flag import Verdict, refuse_dynamic
-from halfstep.pytorch.loss_scaling.repeats import Answers, Muted, PassScales
 from halfstep.pytorch.loss_scaling.scaled_pass import NoScaledPass, scaled_pass
 
 #: after so many finite steps in a row the next is likely to be finite, too: its verdict may be read late
@@ -317,7 +319,7 @@ class Scaling:
         finite_steps = self.loss_scale.finite_steps if isinstance(self.loss_scale, DynamicScale) else 0
         return {"loss_scale": self.value, "finite_steps": finite_steps, "skipped_steps": self.skipped}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: StateDict) -> None:
         """Take up where a checkpoint left off; a scale that is not dynamic keeps its own value."""
         scale = self.loss_scale
         self._skips = Skips(before=int(state["skipped_steps"]))

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from halfstep.pytorch.loss_scaling.repeats import Line, here
+from halfstep.pytorch.loss_scaling.pass_scales import Line, here
 from halfstep.pytorch.unseen import unseen
 
 #: the smallest and the largest factor that are taken for a loss scale; others are weights of a loss

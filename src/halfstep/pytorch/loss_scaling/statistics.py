@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn.modules.batchnorm import _NormBase
 
+from halfstep.passed_on import StateDict
 from halfstep.pytorch.patches import Patches
 from halfstep.takeover.patches import descendants
 
@@ -155,7 +156,7 @@ class Statistics:
     def _unpickling(self) -> Callable[..., None]:
         """Of a deep copy, too."""
 
-        def __setstate__(layer: Any, state: dict[str, Any]) -> None:
+        def __setstate__(layer: Any, state: StateDict) -> None:
             super(_NormBase, layer).__setstate__(state)  # type: ignore[misc]
             self._made.add(layer)
 

@@ -21,8 +21,9 @@ from torch.autograd import profiler as autograd_profiler
 from torch.compiler import is_compiling
 from torch.optim import Optimizer
 
+from halfstep.passed_on import StateDict
 from halfstep.pytorch.devices import capturing
-from halfstep.pytorch.loss_scaling.backward import inside_backward
+from halfstep.pytorch.loss_scaling.engine import inside_backward
 from halfstep.pytorch.loss_scaling.gradients import gradients_of
 from halfstep.pytorch.loss_scaling.pending_flag import Readiness, Verdict, refuse_capture
 from halfstep.pytorch.loss_scaling.sharded import agreed
@@ -300,15 +301,15 @@ class Steps:
         return alone and math.isfinite(loss.detach() if isinstance(loss, Tensor) else loss)
 
     def _state_dict(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def state_dict(optimizer: Optimizer) -> dict[str, Any]:
-            state: dict[str, Any] = original(optimizer)
+        def state_dict(optimizer: Optimizer) -> StateDict:
+            state: StateDict = original(optimizer)
             state[_STATE_KEY] = self._scaling.state()
             return state
 
         return state_dict
 
     def _load_state_dict(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def load_state_dict(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+        def load_state_dict(optimizer: Optimizer, state_dict: StateDict) -> None:
             original(optimizer, state_dict)
             if _STATE_KEY in state_dict:
                 self._scaling.restore(state_dict[_STATE_KEY])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halfstep.pytorch.loss_scaling.backward import inside_backward
+from halfstep.pytorch.loss_scaling.engine import inside_backward
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.products.dispatcher import hide_from_dynamo
 

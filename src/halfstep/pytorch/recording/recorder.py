@@ -7,7 +7,6 @@ steps are timed by CUDA events: no synchronisation that the script did not ask f
 from __future__ import annotations
 
 import gc
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from halfstep.pytorch.devices import capturing
 from halfstep.pytorch.loss_scaling.pending_flag import Verdict
+from halfstep.pytorch.recording.arriving import CudaClock, Figure, HostClock, Pending, known, now, read
 from halfstep.record import NullWriter, StepLines, Writer
 from halfstep.takeover.looks import Looks, look
 
@@ -33,6 +33,17 @@ _LOGGED = "figures of the script's own"
 
 #: how often Python is made to look for optimizers that nobody uses any more
 _COLLECTIONS = 32
+
+
+class Line(NamedTuple):
+    """A step of which something is still on its way from the device."""
+
+    step: int
+    loss: Figure
+    seconds: Figure
+    skipped: Figure
+    scale: float
+    sampled: bool
 
 
 class NullRecorder:
@@ -178,7 +189,7 @@ class Recorder(NullRecorder):
         seconds = self._seconds(losses)
         loss = self._loss(losses)
         sampled = self._on_step(index)
-        self._line(Line(index, loss, seconds, _known(skipped), loss_scale, sampled))
+        self._line(Line(index, loss, seconds, known(skipped), loss_scale, sampled))
         self._resume(sampled)
 
     @look(_SECONDS)
@@ -205,7 +216,7 @@ class Recorder(NullRecorder):
 
     @look(_LOSSES)
     def _loss(self, losses: list[Tensor]) -> Figure:
-        return _read(losses)
+        return read(losses)
 
     def captured(self) -> None:
         self.forget_passes()
@@ -222,8 +233,8 @@ class Recorder(NullRecorder):
         """Write the steps of which all has arrived, in order."""
         while self._waiting:
             line = self._waiting[0]
-            loss, seconds, skipped = (_now(part, wait) for part in (line.loss, line.seconds, line.skipped))
-            if isinstance(loss, _Pending) or isinstance(seconds, _Pending) or isinstance(skipped, _Pending):
+            loss, seconds, skipped = (now(part, wait) for part in (line.loss, line.seconds, line.skipped))
+            if isinstance(loss, Pending) or isinstance(seconds, Pending) or isinstance(skipped, Pending):
                 return
             self._waiting.popleft()
             self._write_line(line, loss, seconds, skipped)
@@ -234,7 +245,7 @@ class Recorder(NullRecorder):
     @look(_LOGGED)
     def logged(self, name: str, value: Any) -> None:
         if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
-            self._figures.append((name, self.steps, _read([value.detach()])))
+            self._figures.append((name, self.steps, read([value.detach()])))
         elif isinstance(value, SupportsFloat) and not isinstance(value, Tensor):
             self._figures.append((name, self.steps, float(value)))
         self._flush_figures(wait=False)
@@ -243,8 +254,8 @@ class Recorder(NullRecorder):
         """Write the logged figures that have arrived, in order."""
         while self._figures:
             name, step, figure = self._figures[0]
-            value = _now(figure, wait)
-            if isinstance(value, _Pending):
+            value = now(figure, wait)
+            if isinstance(value, Pending):
                 return
             self._figures.popleft()
             self.write("logged", name=name, value=value, step=step)
@@ -252,103 +263,3 @@ class Recorder(NullRecorder):
     def close(self) -> None:
         self._flush(wait=True)
         self._flush_figures(wait=True)
-
-
-class _Pending:
-    """A value that has not arrived from the device yet."""
-
-
-_PENDING = _Pending()
-
-#: a figure, or what asks the device for it; asked with True it waits
-Figure = float | None | Callable[[bool], float | _Pending | None]
-
-
-class Line(NamedTuple):
-    """A step of which something is still on its way from the device."""
-
-    step: int
-    loss: Figure
-    seconds: Figure
-    skipped: Figure
-    scale: float
-    sampled: bool
-
-
-def _now(figure: Figure, wait: bool) -> float | _Pending | None:
-    return figure(wait) if callable(figure) else figure
-
-
-def _read(losses: list[Tensor]) -> Figure:
-    """The sum of the losses, in float64; on a GPU, ask again later."""
-    if not losses:
-        return None
-    device = next((loss.device for loss in losses if loss.is_cuda), None)
-    if device is None:
-        return sum(loss.item() for loss in losses)
-    with torch.no_grad(), torch._C._DisableAutocast():
-        parts = [x.double().reshape(()).to(device, non_blocking=True) for x in losses]
-        host = torch.empty((), dtype=torch.float64, device="cpu", pin_memory=True)
-        host.copy_(parts[0] if len(parts) == 1 else torch.stack(parts).sum(), non_blocking=True)
-    event = torch.cuda.Event()
-    event.record(torch.cuda.current_stream(device))
-
-    def arrived(wait: bool) -> float | _Pending | None:
-        if wait:
-            event.synchronize()
-        return float(host) if event.query() else _PENDING
-
-    return arrived
-
-
-def _known(skipped: bool | Verdict) -> Figure:
-    """Whether a step was skipped; where its verdict is not read yet, ask again later."""
-    if not isinstance(skipped, Verdict):
-        return skipped
-    return lambda wait: not skipped.finite if wait or skipped.arrived else _PENDING
-
-
-class HostClock:
-    """Seconds between steps on the host's clock; what halfstep does between ``lap`` and ``resume`` is left out."""
-
-    def __init__(self) -> None:
-        self._last: float | None = None
-
-    def lap(self) -> Figure:
-        """Seconds since ``resume``."""
-        now = time.perf_counter()
-        return None if self._last is None else now - self._last
-
-    def resume(self, sampled: bool) -> None:
-        """The script goes on."""
-        self._last = time.perf_counter()
-
-
-class CudaClock(HostClock):
-    """Seconds between steps on the clock of ``device``, by events in its stream: a recorded event costs no sync."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._previous: torch.cuda.Event | None = None
-
-    def lap(self) -> Figure:
-        before, now = self._previous, torch.cuda.Event(enable_timing=True)
-        now.record(torch.cuda.current_stream(self._device))
-        self._previous = now
-        if before is None:
-            return None
-
-        def elapsed(wait: bool) -> float | _Pending | None:
-            if wait:
-                before.synchronize()
-                now.synchronize()
-            # The earlier one may be in another stream, and come after the later one.
-            return before.elapsed_time(now) / 1000 if before.query() and now.query() else _PENDING
-
-        return elapsed
-
-    def resume(self, sampled: bool) -> None:
-        """The device's clock goes on by itself; only what was done about a sampled step is left out."""
-        if sampled:
-            self._previous = torch.cuda.Event(enable_timing=True)
-            self._previous.record(torch.cuda.current_stream(self._device))

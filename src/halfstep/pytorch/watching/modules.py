@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from halfstep.pytorch.keep import WRAPPERS
-from halfstep.pytorch.loss_scaling.backward import inside_backward
+from halfstep.pytorch.loss_scaling.engine import inside_backward
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.unseen import unseen_look
 from halfstep.pytorch.watching.tensors import plain

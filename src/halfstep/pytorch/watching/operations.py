@@ -18,7 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from halfstep.precisions.formats import get_scalar
 from halfstep.pytorch.dtypes import SIXTEEN_BIT, format_name
-from halfstep.pytorch.loss_scaling.backward import inside_backward, tracing
+from halfstep.pytorch.loss_scaling.engine import inside_backward, tracing
 from halfstep.pytorch.unseen import unseen_look
 from halfstep.pytorch.watching.domain import outside_domain
 from halfstep.pytorch.watching.modules import Modules

@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 from halfstep.precisions.formats import get_scalar
 from halfstep.pytorch.dtypes import SIXTEEN_BIT, format_name
-from halfstep.pytorch.loss_scaling.backward import inside_backward
+from halfstep.pytorch.loss_scaling.engine import inside_backward
 from halfstep.pytorch.loss_scaling.gradients import all_finite
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.swapped import before_swap

@@ -1,0 +1,14 @@
+"""Dictionaries of others, which halfstep hands on: what they hold is said by whoever made or takes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: arguments that a function of somebody else's is called with by name
+Keywords = dict[str, Any]
+
+#: the state of one of PyTorch's modules, optimizers or scalers
+StateDict = dict[str, Any]
+
+#: a group of an optimizer's parameters, with its options
+ParamGroup = dict[str, Any]

@@ -1,0 +1,104 @@
+"""What the script's own code (hooks, custom Functions) answers in a backward pass that may be repeated."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from halfstep.pytorch.loss_scaling.values import finite
+
+Answer = TypeVar("Answer")
+
+
+class Overflowed(Exception):
+    """Ends an attempt inside PyTorch's engine: what the script's code was to be handed is not finite."""
+
+
+class Answers:
+    """What the script's own code answered in the pass under way: each call is asked once, whatever is repeated.
+
+    Args:
+        targets: what the pass accumulates gradients into; None where it only returns them.
+
+    Attributes:
+        muted: whether nothing is to be asked.
+        of_functions: whether custom Functions are asked once, too, and not whenever they are passed.
+    """
+
+    muted = False
+    of_functions = True
+
+    def __init__(self, targets: Iterable[Tensor] | None = None) -> None:
+        self._targets = None if targets is None else set(map(id, targets))
+        self._answers: dict[tuple[int, int], tuple[Any, float]] = {}
+        self._calls: dict[int, int] = defaultdict(int)
+        self._askers: list[object] = []
+        self._refuses = True
+
+    def begin(self, refuses: bool) -> None:
+        """An attempt begins; if it ``refuses``, it ends where the script would be handed what is not finite."""
+        self._calls.clear()
+        self._refuses = refuses
+
+    def knows(self, leaves: Iterable[Tensor]) -> bool:
+        """Whether a repeat may accumulate into ``leaves``: they are put back before it."""
+        return self._targets is None or self._targets.issuperset(map(id, leaves))
+
+    def ask(
+        self,
+        asker: object,
+        given: Any,
+        scale: float,
+        answer: Callable[[], Answer],
+        rescaled: Callable[[Answer, float], Answer],
+    ) -> Answer:
+        """The script's ``answer`` to ``given``, in the unit of ``scale``: a new one, or that of an earlier attempt.
+
+        Args:
+            asker: the hook or node; its calls come in the same order in every attempt.
+            given: what it is handed.
+            scale: of this attempt.
+            answer: calls it.
+            rescaled: an answer times a power of two.
+
+        Raises:
+            Overflowed: ``given`` is not finite.
+        """
+        key = id(asker), self._calls[id(asker)]
+        self._calls[id(asker)] += 1
+        if key in self._answers:
+            found, unit = self._answers[key]
+            return rescaled(found, scale / unit) if scale != unit else found
+        if self._refuses and not finite(_tensors(given)):
+            raise Overflowed
+        found = answer()
+        if not self._refuses or finite(_tensors(found)):
+            self._askers.append(asker)  # else another object may get its id
+            self._answers[key] = found, scale
+        return found
+
+
+class Muted(Answers):
+    """The pass is none of the script's: nothing is asked, and no gradient changed."""
+
+    muted = True
+
+    def ask(self, *_: Any) -> Any:
+        """Nothing."""
+
+
+class Silent(Muted):
+    """No hook is asked, but the graph is gone through."""
+
+    muted = of_functions = False
+
+
+def _tensors(value: Any) -> Iterable[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _tensors(item)

@@ -1,0 +1,72 @@
+"""Whether a value of JSON is what a type says: the types that a record's numbers have, and those of Python."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
+
+#: no count and no size is larger
+_MOST = 2**63
+
+Check = Callable[[object], bool]
+
+
+def _whole(value: object) -> bool:
+    return type(value) is int and 0 <= value < _MOST
+
+
+def _integer(value: object) -> bool:
+    return type(value) is int and -_MOST < value < _MOST
+
+
+def _amount(value: object) -> bool:
+    return _whole(value) or (type(value) is float and 0 <= value < math.inf)
+
+
+def _figure(value: object) -> bool:
+    if type(value) is float:
+        return math.isfinite(value)
+    return _integer(value) or value in ("nan", "inf", "-inf")
+
+
+#: a count or a number of bytes
+Whole = Annotated[int, _whole]
+#: a number without a fraction, of either sign
+Integer = Annotated[int, _integer]
+#: a size or duration: finite and not negative
+Amount = Annotated[float, _amount]
+#: any number, as :func:`halfstep.record.events.plain` writes it
+Figure = Annotated[float | str, _figure]
+
+
+def check_of(hint: Any) -> Check:
+    """Whether a value is what its field's type says."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return cast(Check, inner[1])
+    if origin in (Union, UnionType):
+        (check,) = (check_of(part) for part in inner if part is not NoneType)
+        return lambda value: value is None or check(value)
+    if origin is Literal:
+        return lambda value: value in inner
+    if origin is list:
+        every = check_of(inner[0])
+        return lambda value: isinstance(value, list) and all(map(every, value))
+    if origin is dict:
+        each = check_of(inner[1])
+        return lambda value: isinstance(value, dict) and all(map(each, value.values()))
+    if is_typeddict(hint):
+        checks, needed = checks_of(hint), hint.__required_keys__
+        return lambda value: (
+            isinstance(value, dict)
+            and needed <= value.keys()
+            and all(check(value[name]) for name, check in checks.items() if name in value)
+        )
+    return lambda value: isinstance(value, hint)
+
+
+def checks_of(kind: Any) -> dict[str, Check]:
+    """The same for each field of a TypedDict."""
+    return {name: check_of(hint) for name, hint in get_type_hints(kind, include_extras=True).items()}
