@@ -25,6 +25,7 @@ from comparing import ROOT, add_folder, check_folder, compare, finish, write
 from gallery_cases import CASES, Case
 from gallery_tables import HOW, Peaks, missing, quality_table, rows, table
 
+from halfstep import codec
 from halfstep.meters import Absent, now, summary
 from halfstep.pytorch import capabilities
 
@@ -42,11 +43,11 @@ def run(case: Case, seeds: int, folder: Path) -> dict[str, Any]:
 def peaks(gpu: bool) -> Peaks:
     """FLOP/s of large square matrix products in each format that the device multiplies natively."""
     device, sizes = ("cuda", (4096, 8192)) if gpu else ("cpu", (256, 512, 1024, 1536))
-    can = capabilities.describe()["devices"][-1]["precisions"]
+    can = capabilities.describe().devices[-1].precisions
     found: Peaks = {}
     torch.set_float32_matmul_precision("highest")
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
-        if name == "fp32" or can[name]["kind"] == "native":
+        if name == "fp32" or can[name].kind == "native":
             found[name] = fastest([torch.randn(n, n, device=device).to(dtype) for n in sizes])
     if gpu:
         torch.set_float32_matmul_precision("high")
@@ -128,21 +129,21 @@ def main() -> None:
     """Run the cases; write the results and the page after each of them."""
     options = parsed()
     machine, gpu = capabilities.describe(), torch.cuda.is_available()
-    name = machine["devices"][-1]["name"] if gpu else machine["cpu"]["model"]
+    name = machine.devices[-1].name if gpu else machine.cpu.model
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     of = peaks(gpu)
     cases = chosen(options)
     results = {case.name: {"name": case.name, "absent": NOT_REACHED} for case in cases}
     sections = {case.name: missing(case, NOT_REACHED) for case in cases}
     seeds = f"{options.seeds} seed{'s' * (options.seeds != 1)}"
-    threads = f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"
-    head = f"## {name}, {threads}, torch {machine['torch']}, {seeds}\n"
+    threads = f"{machine.threads} thread{'s' * (machine.threads != 1)}"
+    head = f"## {name}, {threads}, torch {machine.torch}, {seeds}\n"
     for case, result, section in measured(cases, options, gpu, of):
         results[case.name], sections[case.name] = result, section
         print(section, flush=True)
         whole = {
             "benchmark": "gallery",
-            **machine,
+            **codec.write(machine),
             "seeds": options.seeds,
             "peaks": of,
             "cases": list(results.values()),

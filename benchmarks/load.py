@@ -24,8 +24,10 @@ from typing import Any
 import numpy as np
 
 from halfstep.comparison import archive
+from halfstep.comparison.model.environment import Environment
 from halfstep.comparison.request import Request, save
 from halfstep.comparison.running import assemble
+from halfstep.machine.support import Device
 from halfstep.options import DEFAULTS
 from halfstep.record import SCHEMA, Writer
 from halfstep.report.compared import File
@@ -37,11 +39,10 @@ PRECISIONS = ("fp32", "bf16", "fp16", "bf16-true", "fp16-true")
 REPEATS = 2
 
 MIB = 2**20
-CPU = {"name": "made up", "kind": "cpu", "precisions": {}}
-ENVIRONMENT = {
-    "halfstep": "0", "python": "3", "platform": "none", "cpu": "made up", "cpu_flags": [], "cores": 1, "threads": 1,
-    "memory_bytes": 2**33, "frameworks": {"torch": "2"}, "devices": [CPU], "started": "2026-01-01T00:00:00+00:00",
-}  # fmt: skip
+ENVIRONMENT = Environment(
+    halfstep="0", python="3", platform="none", cpu="made up", cpu_flags=(), cores=1, threads=1, memory_bytes=2**33,
+    frameworks={"torch": "2"}, devices=(Device("cpu", "made up"),), started="2026-01-01T00:00:00+00:00",
+)  # fmt: skip
 
 
 def request_in(folder: Path, trials: int) -> Request:
@@ -88,7 +89,7 @@ def assembling(request: Request, outcomes: list[Outcome]) -> list[float]:
     taken, file = [], File(request.folder)
     for n in range(1, len(outcomes) + 1):
         begin = time.process_time()
-        file.write(worded(assemble(request, outcomes[:n], dict(ENVIRONMENT))))
+        file.write(worded(assemble(request, outcomes[:n], ENVIRONMENT)))
         taken.append(time.process_time() - begin)
     return taken
 

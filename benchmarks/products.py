@@ -41,6 +41,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from halfstep import codec
 from halfstep.meters.clock import now, summary
 from halfstep.meters.reading import Absent
 from halfstep.pytorch import capabilities
@@ -257,7 +258,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # inductor's own
     machine = capabilities.describe()
-    print(f"{machine['cpu']['model']}, {machine['threads']} threads, torch {machine['torch']}")
+    print(f"{machine.cpu.model}, {machine.threads} threads, torch {machine.torch}")
     results = {}
     for name, (model, x, y) in networks().items():
         calls: dict[str, Callable[[Tensor], Tensor]] = {"eager": model}
@@ -272,7 +273,12 @@ def main() -> None:
             results[f"{name}, {how}"] = rows
             show(f"{name}, {how}", rows)
     if options.json:
-        written = {"benchmark": "products", **machine, "load_average": os.getloadavg()[0], "results": results}
+        written = {
+            "benchmark": "products",
+            **codec.write(machine),
+            "load_average": os.getloadavg()[0],
+            "results": results,
+        }
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(written, file, indent=1)
             file.write("\n")

@@ -22,6 +22,9 @@ from halfstep.words.safe_text import clean as clean
 
 T = TypeVar("T")
 
+#: an object of JSON, as :func:`write` makes it for files and for programs that call halfstep
+JsonObject = dict[str, Any]
+
 #: metadata of a field that JSON has not: words were made of it
 UNWRITTEN = {"unwritten": True}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from halfstep.words.safe_text import clean
 
 
@@ -10,12 +12,17 @@ class HalfstepError(Exception):
 
     The message is one sentence: what was given, what is allowed, what to do. The command line prints it
     to stderr and exits with code 2. It may name what somebody else has written, so no escape sequence of it is left.
+
+    Args:
+        message: the sentence.
+        see: the file or folder of halfstep's own that it sends its reader to.
     """
 
     exit_code = 2
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, see: Path | None = None) -> None:
         super().__init__(clean(message, lines=True))
+        self.see = see
 
 
 class UsageError(HalfstepError):

@@ -25,7 +25,7 @@ ProductsMode = Literal["auto", "native", "fp32"]
 Kind = tuple[str, ...] | range | Literal["text", "texts", "seconds"]
 
 
-def told(help: str, kind: Kind = "text", metavar: str | None = None) -> dict[str, Any]:
+def told(help: str, kind: Kind = "text", metavar: str | None = None) -> dict[str, str | Kind | None]:
     """What the command line says of an option; one whose default is False is a flag."""
     return {"help": help, "kind": kind, "metavar": metavar}
 

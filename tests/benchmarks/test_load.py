@@ -40,7 +40,7 @@ def test_each_record_is_read_once_and_each_trial_computed_once(
     assert len(opened) == len(found) == 10
 
     file, written = File(tmp_path), codec.write
-    first = assemble(request, found, dict(load.ENVIRONMENT))
+    first = assemble(request, found, load.ENVIRONMENT)
     file.write(first)
 
     def no_figures(record: Record) -> Any:
@@ -53,7 +53,7 @@ def test_each_record_is_read_once_and_each_trial_computed_once(
     for name in ("losses", "step_seconds"):
         monkeypatch.setattr(Record, name, property(no_figures))
     monkeypatch.setattr(codec, "write", no_trial)
-    again = assemble(request, found, dict(load.ENVIRONMENT))
+    again = assemble(request, found, load.ENVIRONMENT)
     file.write(again)
     monkeypatch.undo()
     assert again == first
@@ -62,7 +62,7 @@ def test_each_record_is_read_once_and_each_trial_computed_once(
     )
     # A trial that is run again is another one.
     changed = load.trial_in(request, found[3].trial, 41, 1)
-    file.write(assemble(request, [*found[:3], changed, *found[4:]], dict(load.ENVIRONMENT)))
+    file.write(assemble(request, [*found[:3], changed, *found[4:]], load.ENVIRONMENT))
     steps = [trial["steps"] for trial in json.loads((tmp_path / "comparison.json").read_text())["trials"]]
     assert steps == [40] * 3 + [41] + [40] * 6
     # The same folder for the benchmark itself: its figures are there.

@@ -11,6 +11,7 @@ import torch
 from halfstep.errors import Unsupported, UsageError
 from halfstep.machine.description import describe_machine
 from halfstep.machine.frameworks import FRAMEWORKS, Framework
+from halfstep.machine.support import Machine
 
 from .running import halfstep
 
@@ -72,7 +73,7 @@ def test_without_torch_another_framework_is_asked_and_without_any_it_is_said(
     here = {"jax": "0.10.2"}
     monkeypatch.setattr(Framework, "version", property(lambda framework: here.get(framework.module)))
     monkeypatch.setattr(subprocess, "run", run)
-    assert describe_machine() == {"devices": []}
+    assert describe_machine() == Machine()
     assert asked == ["halfstep.keras.capabilities"]
     here.clear()
     with pytest.raises(UsageError) as error:

@@ -10,7 +10,7 @@ import pytest
 
 import halfstep as package
 from halfstep.record import read
-from halfstep.trials.outcome import NO_RANK
+from halfstep.trials.hints import NO_RANK
 
 from .running import PROGRAMS, kill_in_training, runs
 

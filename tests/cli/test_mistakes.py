@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from halfstep import cli
+from halfstep.comparison.model.environment import Environment
 from halfstep.comparison.request import MOST, Request, check_owner, save, stored
 from halfstep.errors import UsageError
 from halfstep.options import DEFAULTS
@@ -144,7 +145,7 @@ DAMAGED = [
 @pytest.mark.parametrize(("field", "value"), DAMAGED, ids=repr)
 def test_a_damaged_request_is_a_sentence(program: Path, field: str, value: object) -> None:
     request = request_in(program.parent / "o")
-    save(request, {})
+    save(request, Environment())
     assert stored(request.folder).request == request
     path = request.folder / "request.json"
     raw = json.loads(path.read_text())
@@ -166,7 +167,7 @@ def test_a_request_that_is_no_object_is_a_sentence(program: Path, text: bytes) -
 def test_another_users_folder_is_not_gone_on_with(program: Path) -> None:
     """It would run what that user wrote into it."""
     request = request_in(program.parent / "o")
-    save(request, {})
+    save(request, Environment())
     check_owner(request.folder)
     os.chown(request.folder / "request.json", 12345, -1)
     done = halfstep("compare", "--resume", "o", cwd=program.parent)

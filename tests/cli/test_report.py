@@ -13,7 +13,7 @@ import pytest
 
 import halfstep as package
 from halfstep.comparison import archive
-from halfstep.comparison.environment import environment
+from halfstep.comparison.environment import this_machine
 from halfstep.comparison.request import Request, save
 from halfstep.options import DEFAULTS
 from halfstep.record import SCHEMA, Record, Writer
@@ -144,7 +144,7 @@ def test_the_command_that_goes_on_is_run_as_it_is_printed(
     request = Request(
         "my  prog's.py", tuple(arguments), False, ("fp32", "bf16"), DEFAULTS, 1, 1, None, "", folder
     )
-    save(request, environment())
+    save(request, this_machine())
     Writer(request.job.record(Trial("fp32"))).write(
         "start", schema=SCHEMA, precision="fp32", seed=0, repeat=0
     )

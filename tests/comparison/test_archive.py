@@ -14,21 +14,23 @@ import halfstep
 from halfstep import codec
 from halfstep.comparison import archive, running
 from halfstep.comparison.fit import FitOption
+from halfstep.comparison.model.environment import Environment
 from halfstep.comparison.model.fit import Fit
 from halfstep.comparison.request import Request, check_machine, resumed, save, stored
 from halfstep.comparison.running import plan
 from halfstep.comparison.statistics.tolerance import parse_tolerance
 from halfstep.errors import UsageError
+from halfstep.machine.support import Device, Kind, Support
+from halfstep.meters import Absent
 from halfstep.options import DEFAULTS
 from halfstep.record import SCHEMA, Writer, read
 from halfstep.report.compared import compare, rebuilt
 from halfstep.report.loading import rebuild
 from halfstep.trials import Outcome, Trial, records_at
 
-ENVIRONMENT = {
-    "cpu": "A", "python": "3.11.7", "frameworks": {"torch": "2.13.0"}, "devices": [{"name": "A", "precisions": {}}],
-    "memory_bytes": 2**33,
-}  # fmt: skip
+ENVIRONMENT = Environment(
+    cpu="A", python="3.11.7", frameworks={"torch": "2.13.0"}, devices=(Device(name="A"),), memory_bytes=2**33
+)
 
 
 class Quiet:
@@ -84,8 +86,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
         return Outcome(trial, "ok", "", 0, read(written(request, trial)), seconds=1.5)
 
     monkeypatch.setattr(running, "run_trial", run_trial)
-    monkeypatch.setattr(running, "this_machine", lambda: dict(ENVIRONMENT))
-    monkeypatch.setattr(running, "idle_watts", lambda *args: {"idle_watts": None})
+    monkeypatch.setattr(running, "this_machine", lambda: ENVIRONMENT)
+    monkeypatch.setattr(running, "idle_watts", lambda *args: Absent("no counter"))
     return found
 
 
@@ -224,9 +226,9 @@ def test_rebuilding_gives_the_same_object(request_: Request, ran: list[Trial]) -
 def test_a_trial_that_was_run_again_last_is_a_row_in_its_place(request_: Request) -> None:
     """Disturbed trials are run again after all others."""
     asked = replace(request_, recipes=None, seeds=1)
-    kinds = {"fp32": "native", "tf32": "impossible", "bf16": "native", "fp16": "native"}
-    device = {"name": "A", "precisions": {name: {"kind": kind} for name, kind in kinds.items()}}
-    save(asked, ENVIRONMENT | {"devices": [device]})
+    kinds: dict[str, Kind] = {"fp32": "native", "tf32": "impossible", "bf16": "native", "fp16": "native"}
+    device = Device(name="A", precisions={name: Support(kind) for name, kind in kinds.items()})
+    save(asked, replace(ENVIRONMENT, devices=(device,)))
     for precision, began in {"fp16": 1, "bf16": 8, "fp32": 9}.items():
         written(asked, Trial(precision), began=began)
     found = codec.write(rebuilt(asked.folder))
@@ -314,11 +316,11 @@ def test_a_changed_program_or_another_folder_or_machine_is_refused(
     with pytest.raises(
         UsageError, match=r"begun with other frameworks than are here \(torch 2.13.0, not torch 2.14.0\)"
     ):
-        check_machine(old.environment, ENVIRONMENT | {"frameworks": {"torch": "2.14.0"}})
+        check_machine(old.environment, replace(ENVIRONMENT, frameworks={"torch": "2.14.0"}))
     with pytest.raises(
         UsageError, match=r"begun with other processor than are here \(A, not B\); resume it there"
     ):
-        check_machine(old.environment, ENVIRONMENT | {"cpu": "B"})
+        check_machine(old.environment, replace(ENVIRONMENT, cpu="B"))
     (tmp_path / "train.py").write_text("# another program\n")
     with pytest.raises(
         UsageError, match=r"'train.py' has changed since the comparison in .* was started; start a new"

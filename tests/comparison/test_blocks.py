@@ -19,6 +19,7 @@ from halfstep.comparison.fit import parse_fit
 from halfstep.comparison.request import Request, resumed, save, stored
 from halfstep.comparison.slots import parse_parallel, slots
 from halfstep.errors import UsageError
+from halfstep.machine.support import Device
 from halfstep.meters.load import LoadMeter
 from halfstep.options import DEFAULTS
 from halfstep.record import read
@@ -174,8 +175,8 @@ def test_ctrl_c_after_the_last_trial_ends_the_comparison(
 
 
 GPUS = [
-    {"device": "cpu", "name": "A"},
-    *({"device": f"cuda:{i}", "name": "H200", "capability": [9, 0]} for i in range(4)),
+    Device("cpu", "A"),
+    *(Device(f"cuda:{i}", "H200", "9.0") for i in range(4)),
 ]
 
 
@@ -188,8 +189,8 @@ GPUS = [
         ("2", GPUS, {"CUDA_VISIBLE_DEVICES": "3,GPU-a,5,7"}, "", ["3", "GPU-a"]),
         ("5", GPUS, {}, "", "--parallel 5 needs 5 GPUs, one for each block, and the program sees 4; give at most 4"),
         ("2", GPUS, {}, "torchrun", "--parallel runs each block on one device, in one process; leave --launch"),
-        ("2", [*GPUS, {"device": "cuda:4", "name": "A100"}], {}, "", "--parallel needs GPUs of one kind, and here are H200, A100"),
-        ("2", [GPUS[0], {"device": "mps", "name": "M4"}], {}, "", "--parallel 2 needs NVIDIA or AMD GPUs, or a CPU alone"),
+        ("2", [*GPUS, Device("cuda:4", "A100")], {}, "", "--parallel needs GPUs of one kind, and here are H200, A100"),
+        ("2", [GPUS[0], Device("mps", "M4")], {}, "", "--parallel 2 needs NVIDIA or AMD GPUs, or a CPU alone"),
         ("devices", GPUS[:1], {}, "", "--parallel devices needs NVIDIA or AMD GPUs, or a CPU alone to share"),
         ("9", GPUS[:1], {}, "", "--parallel 9 needs 9 cores, one for each block, and the program may use 5; give at most 5"),
     ],

@@ -19,6 +19,7 @@ from halfstep.comparison.model.comparison import Comparison
 from halfstep.comparison.request import Request, Stored, resumed, stored
 from halfstep.comparison.requirements import judge, parse_requirements
 from halfstep.errors import UsageError
+from halfstep.meters import Absent
 from halfstep.record import SCHEMA, Writer, read
 from halfstep.report.compared import compare, rebuilt
 from halfstep.report.reading import budget_to_give, budget_words, no_interval, offers_budget
@@ -85,8 +86,8 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     found = Machine()
     monkeypatch.setattr(running, "run_trial", found.run_trial)
-    monkeypatch.setattr(running, "this_machine", lambda: dict(ENVIRONMENT))
-    monkeypatch.setattr(running, "idle_watts", lambda *args: {"idle_watts": None})
+    monkeypatch.setattr(running, "this_machine", lambda: ENVIRONMENT)
+    monkeypatch.setattr(running, "idle_watts", lambda *args: Absent("no counter"))
     monkeypatch.setattr(running.time, "monotonic", lambda: found.clock)
     return found
 

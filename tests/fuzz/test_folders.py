@@ -14,8 +14,10 @@ from rich.console import Console
 
 import halfstep
 from halfstep.comparison import archive, tables
+from halfstep.comparison.model.environment import Environment
 from halfstep.comparison.request import Request, save
 from halfstep.errors import UsageError
+from halfstep.machine.support import Device
 from halfstep.options import DEFAULTS
 from halfstep.record import SCHEMA, Writer, read
 from halfstep.report.loading import rebuild
@@ -25,10 +27,9 @@ from halfstep.trials import Outcome, Trial
 
 from .damage import WAYS
 
-ENVIRONMENT = {
-    "cpu": "A", "python": "3.11.7", "frameworks": {"torch": "2.13.0"}, "devices": [{"name": "A", "precisions": {}}],
-    "memory_bytes": 2**33,
-}  # fmt: skip
+ENVIRONMENT = Environment(
+    cpu="A", python="3.11.7", frameworks={"torch": "2.13.0"}, devices=(Device(name="A"),), memory_bytes=2**33
+)
 TRIALS = [Trial(precision, seed) for seed in (0, 1) for precision in ("fp32", "fp16")]
 
 

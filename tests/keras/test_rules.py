@@ -24,7 +24,7 @@ from .conftest import skip_without
     ],
 )
 def test_cpu_support(precision: str, flags: tuple[str, ...], kind: str) -> None:
-    assert cpu_support(precision, frozenset(flags))["kind"] == kind
+    assert cpu_support(precision, frozenset(flags)).kind == kind
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_cpu_support(precision: str, flags: tuple[str, ...], kind: str) -> None:
     ],
 )
 def test_gpu_support(precision: str, capability: tuple[int, int] | None, kind: str) -> None:
-    assert gpu_support(precision, capability)["kind"] == kind
+    assert gpu_support(precision, capability).kind == kind
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from halfstep.meters.energy import CounterMeter, NoEnergyMeter
+from halfstep.meters.reading import Absent, Reading
 from halfstep.meters.run import RunMeters, idle_watts
 
 
@@ -113,15 +114,11 @@ def test_idle_watts() -> None:
     found = idle_watts(
         6, machine.sleep, [machine.meter(), NoEnergyMeter("CPU energy", "no RAPL")], machine.clock
     )
-    assert found == {
-        "idle_watts": pytest.approx(60, rel=1e-12),
-        "idle_watts_absent": None,
-        "idle_watts_how": "GPU energy",
-    }
+    assert found == Reading(pytest.approx(60, rel=1e-12), "W", "GPU energy")
 
 
 def test_without_a_counter_nobody_waits() -> None:
     machine = Machine(watts=60)
     found = idle_watts(6, machine.sleep, [NoEnergyMeter("CPU energy", "no RAPL")], machine.clock)
-    assert found == {"idle_watts": None, "idle_watts_absent": "no RAPL"}
+    assert found == Absent("no RAPL")
     assert machine.seconds == 100.0

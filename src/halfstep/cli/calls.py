@@ -29,6 +29,7 @@ from halfstep.comparison.options import ComparisonOptions
 from halfstep.comparison.work import Display
 from halfstep.diagnosis.options import DiagnosisOptions
 from halfstep.errors import HalfstepError, Unsupported, UsageError
+from halfstep.passed_on import Keywords
 from halfstep.processes import join_words
 from halfstep.report.loading import Comparison, Diagnosis
 from halfstep.report.tracking import NotTracked, track
@@ -46,10 +47,10 @@ _NO_OPTIONS = ("program", "args", "module", "progress")
 
 def _with_keywords_of(
     options: Callable[P, Options],
-) -> Callable[[Callable[[dict[str, Any]], Value]], Callable[P, Value]]:
+) -> Callable[[Callable[[Keywords], Value]], Callable[P, Value]]:
     """Let a function of a dictionary be called with the fields of ``options`` as keywords, checked by name."""
 
-    def decorated(call: Callable[[dict[str, Any]], Value]) -> Callable[P, Value]:
+    def decorated(call: Callable[[Keywords], Value]) -> Callable[P, Value]:
         signature = inspect.signature(options)
 
         @functools.wraps(call)
@@ -69,7 +70,7 @@ def _with_keywords_of(
 
 
 @_with_keywords_of(ComparisonOptions)
-def compare(given: dict[str, Any]) -> Comparison:
+def compare(given: Keywords) -> Comparison:
     """Run a program in several precisions, one process each, and compare speed, memory and loss.
 
     The keywords are the options of ``halfstep compare``, with its defaults; a list may be a list. Nothing is printed,
@@ -110,7 +111,7 @@ def compare(given: dict[str, Any]) -> Comparison:
 
 
 @_with_keywords_of(DiagnosisOptions)
-def diagnose(given: dict[str, Any]) -> Diagnosis:
+def diagnose(given: Keywords) -> Diagnosis:
     """Train a program for some steps in a precision, look at every number, and name what goes wrong.
 
     The keywords are the options of ``halfstep diagnose``, with its defaults. Nothing is printed, and nothing written
@@ -186,7 +187,7 @@ def _require_page(page: Path | HalfstepError) -> None:
 def _folder(given: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Callable[[Value], Value]]]:
     """What was given, with a folder; and what binds a temporary folder to the value that is returned.
 
-    A temporary folder outlives an error whose sentence names a file in it.
+    A temporary folder outlives an error that sends its reader to a file in it.
 
     Raises:
         UsageError: this process is itself a trial, which would start trials without end.
@@ -208,7 +209,7 @@ def _folder(given: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Calla
     try:
         yield {**given, "out": folder}, keep
     except BaseException as error:
-        if folder not in str(error):
+        if not (isinstance(error, HalfstepError) and error.see is not None):
             shutil.rmtree(folder, ignore_errors=True)
         raise
 

@@ -32,7 +32,8 @@ from halfstep.cli.outputs import (
     text_or_reason,
 )
 from halfstep.cli.project import required_by_project
-from halfstep.comparison.cluster.ray_cluster import check as check_cluster
+from halfstep.codec import JsonObject
+from halfstep.comparison.cluster.connection import check as check_cluster
 from halfstep.comparison.cluster.resources import parse_on, parse_resources
 from halfstep.comparison.course import parse_budget
 from halfstep.comparison.fit import FitOption, parse_fit, parse_size
@@ -45,6 +46,7 @@ from halfstep.comparison.work import Display
 from halfstep.diagnosis.loading import stored as diagnoses
 from halfstep.errors import HalfstepError, UsageError
 from halfstep.files import json_text
+from halfstep.passed_on import Keywords
 from halfstep.precisions.recipes import parse_list
 from halfstep.processes import join_words, split_words
 from halfstep.program.target import Target as Program
@@ -104,7 +106,7 @@ class Task:
 class Done:
     """A comparison as JSON has it, its page, or why that could not be drawn or written, and what else could not be."""
 
-    comparison: dict[str, Any]
+    comparison: JsonObject
     page: Path | HalfstepError
     unwritten: UsageError | None = None
 
@@ -200,8 +202,7 @@ def perform(task: Task, display: Display) -> Done:
         (task.json, lambda: json_text(comparison, indent=1)),
         (task.markdown, lambda: markdown(comparison)),
     )
-    kept = f"the comparison is in {str(target.parent)!r}, from where `halfstep report` writes it"
-    unwritten = [text_or_reason(text, path, kept) for path, text in texts]
+    unwritten = [text_or_reason(text, path, "the comparison", target.parent) for path, text in texts]
     return Done(comparison, page, next(filter(None, unwritten), None))
 
 
@@ -215,7 +216,7 @@ def _begun(folder: Path) -> Stored:
     return stored(folder)
 
 
-def _given_again(request: Request, given: Collection[str]) -> dict[str, Any]:
+def _given_again(request: Request, given: Collection[str]) -> Keywords:
     """The fields of the request that were given on going on with it.
 
     Raises:

@@ -20,6 +20,7 @@ from halfstep.cli.outputs import (
     page_or_said,
     text_or_reason,
 )
+from halfstep.codec import JsonObject
 from halfstep.comparison.work import Display
 from halfstep.diagnosis.loading import NAME, holds_comparison, stored
 from halfstep.diagnosis.options import DiagnosisOptions
@@ -71,7 +72,7 @@ class Task:
 class Done:
     """A diagnosis as JSON has it, its page, or why that could not be drawn or written, and what else could not be."""
 
-    diagnosis: dict[str, Any]
+    diagnosis: JsonObject
     page: Path | HalfstepError
     unwritten: UsageError | None = None
 
@@ -110,12 +111,11 @@ def perform(task: Task, display: Display) -> Done:
     if (whole := task.comparison) is not None:
         target = whole / "report.html"
         written = page_or_reason(lambda: write_page(rebuild(whole).data, target, stored(whole)))
-    kept = f"the diagnosis is in {str(folder)!r}"
-    also = text_or_reason(lambda: json_text(found, indent=1), task.json, kept)
+    also = text_or_reason(lambda: json_text(found, indent=1), task.json, "the diagnosis", folder)
     return Done(found, written, unwritten or also)
 
 
-def _kept(found: dict[str, Any], path: Path) -> UsageError | None:
+def _kept(found: JsonObject, path: Path) -> UsageError | None:
     """Keep a diagnosis in its folder; why it could not be: the folder is gone, or the disk full."""
     try:
         write_whole(path, json_text(found))

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import platform
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import click
 
+from halfstep import codec
+from halfstep.errors import UsageError
 from halfstep.files import json_text
-from halfstep.machine.frameworks import Framework
+from halfstep.machine.description import describe_machine
+from halfstep.machine.frameworks import FRAMEWORKS, Framework
+from halfstep.machine.support import Device, Machine
+from halfstep.meters import Absent, Kind, available
 from halfstep.processes import TESTED
 
 _KINDS = {
@@ -25,34 +31,46 @@ def info(as_json: bool) -> None:
     """Say which frameworks, devices and precisions this machine has, and which meters."""
     found = _collect()
     if as_json:
-        print(json_text(found, indent=1))
+        print(json_text(found.as_json(), indent=1))
         return
     _print(found)
 
 
-def _collect() -> dict[str, Any]:
-    from halfstep.errors import UsageError
-    from halfstep.machine.description import describe_machine
-    from halfstep.machine.frameworks import FRAMEWORKS
-    from halfstep.meters import Absent, available
+@dataclass(frozen=True)
+class _Found:
+    """What this machine has: versions by framework (None: not installed), and what cannot be told as Absent."""
 
+    python: str
+    platform: str
+    frameworks: Mapping[str, str | None]
+    taken_over: Mapping[str, str]
+    machine: Machine | Absent
+    meters: Mapping[str, Kind | Absent]
+
+    def as_json(self) -> object:
+        """As JSON has it; what is absent is an object of its reason."""
+        meters = {name: _or_reason(meter) for name, meter in self.meters.items()}
+        return {**codec.write(self), "machine": _or_reason(self.machine), "meters": meters}
+
+
+def _or_reason(value: object) -> object:
+    return {"absent": value.reason} if isinstance(value, Absent) else codec.write(value)
+
+
+def _collect() -> _Found:
+    machine: Machine | Absent
     try:
-        machine: dict[str, Any] = describe_machine()
+        machine = describe_machine()
     except UsageError as error:
-        machine = {"absent": str(error)}
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(terse=True),
-        "frameworks": {name: framework.version for name, framework in FRAMEWORKS.items()},
-        "taken_over": {name: _taken_over(framework) for name, framework in FRAMEWORKS.items()},
-        "machine": machine,
-        "meters": {
-            name: {"absent": meter.reason}
-            if isinstance(meter, Absent)
-            else {"unit": meter.unit, "how": meter.how}
-            for name, meter in available()
-        },
-    }
+        machine = Absent(str(error))
+    return _Found(
+        python=platform.python_version(),
+        platform=platform.platform(terse=True),
+        frameworks={name: framework.version for name, framework in FRAMEWORKS.items()},
+        taken_over={name: _taken_over(framework) for name, framework in FRAMEWORKS.items()},
+        machine=machine,
+        meters=dict(available()),
+    )
 
 
 def _taken_over(framework: Framework) -> str:
@@ -65,7 +83,7 @@ def _taken_over(framework: Framework) -> str:
     return framework.taken_over
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(found: _Found) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -81,35 +99,33 @@ def _print(found: dict[str, Any]) -> None:
         console.print()
 
     if not TESTED:
-        section("Platform", [(found["platform"], "untested: halfstep has not run there")])
+        section("Platform", [(found.platform, "untested: halfstep has not run there")])
     section("Frameworks", _frameworks(found))
-    machine = found["machine"]
-    if "absent" in machine:
-        section("Devices", [("none", machine["absent"])])
+    if isinstance(found.machine, Absent):
+        section("Devices", [("none", found.machine.reason)])
     else:
-        for device in machine["devices"]:
-            name = f"{device['device']}: {device['name']}"
-            capability = f", compute capability {device['capability']}" if device["capability"] else ""
-            section(f"Precisions on {name}{capability}", _precisions(device["precisions"]))
-            if device["device"] == "cpu":
+        for device in found.machine.devices:
+            capability = f", compute capability {device.capability}" if device.capability else ""
+            section(f"Precisions on {device.device}: {device.name}{capability}", _precisions(device))
+            if device.device == "cpu":
                 section("Emulated, with --emulate, on cpu", [(", ".join(_emulated()), "")])
-    section("Meters", [(name, _meter(meter)) for name, meter in found["meters"].items()])
+    section("Meters", [(name, _meter(meter)) for name, meter in found.meters.items()])
 
 
-def _frameworks(found: dict[str, Any]) -> list[tuple[str, str]]:
+def _frameworks(found: _Found) -> list[tuple[str, str]]:
     return [
-        (name, found["taken_over"][name] if version is None else f"{version}, {found['taken_over'][name]}")
-        for name, version in found["frameworks"].items()
+        (name, found.taken_over[name] if version is None else f"{version}, {found.taken_over[name]}")
+        for name, version in found.frameworks.items()
     ]
 
 
-def _precisions(precisions: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+def _precisions(device: Device) -> list[tuple[str, str]]:
     rows = []
-    for name, row in precisions.items():
-        slower = ", ".join(kind.replace("_", " ") for kind in row.get("slower", []))
+    for name, row in device.precisions.items():
+        slower = ", ".join(kind.replace("_", " ") for kind in row.slower)
         extra = f"; {slower} in fp32 units" if slower else ""
-        rows.append((name, f"{_KINDS[row['kind']]}: {row['reason']}{extra}"))
-        if name == "bf16" and row["kind"] != "impossible":
+        rows.append((name, f"{_KINDS[row.kind]}: {row.reason}{extra}"))
+        if name == "bf16" and row.kind != "impossible":
             rows.append(("bf16-lean", "as bf16, in PyTorch: weights in bf16 and a remainder, together fp32"))
     return rows
 
@@ -121,5 +137,5 @@ def _emulated() -> list[str]:
     return [name for name in PRECISIONS if name == "tf32" or parse(name).only_emulated]
 
 
-def _meter(meter: dict[str, str]) -> str:
-    return f"absent: {meter['absent']}" if "absent" in meter else f"{meter['unit']}, {meter['how']}"
+def _meter(meter: Kind | Absent) -> str:
+    return f"absent: {meter.reason}" if isinstance(meter, Absent) else f"{meter.unit}, {meter.how}"

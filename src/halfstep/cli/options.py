@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from halfstep.errors import UsageError
 from halfstep.options import MOST_STEPS, RunOptions
+from halfstep.passed_on import Keywords
 from halfstep.processes import split_words
 from halfstep.program.target import Target
 
@@ -104,7 +105,7 @@ def given_options() -> set[str]:
 
 def _option(option: Field[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     kind, default = option.metadata["kind"], option.default
-    shape: dict[str, Any] = {"metavar": option.metadata["metavar"]}
+    shape: Keywords = {"metavar": option.metadata["metavar"]}
     if default is False:
         shape["is_flag"] = True
     elif kind == "texts":

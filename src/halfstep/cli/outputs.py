@@ -7,8 +7,9 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from halfstep.codec import JsonObject
 from halfstep.comparison.requirements import Term
 from halfstep.diagnosis.loading import holds_comparison, place_in
 from halfstep.errors import HalfstepError, Unsupported, UsageError
@@ -158,7 +159,7 @@ def json_path_of(json_file: StrPath | None, option: str = "--json") -> Path | No
     return path
 
 
-def print_required(comparison: dict[str, Any], terms: Sequence[Term], console: Console) -> None:
+def print_required(comparison: JsonObject, terms: Sequence[Term], console: Console) -> None:
     """Print whether what was required holds.
 
     Raises:
@@ -170,9 +171,7 @@ def print_required(comparison: dict[str, Any], terms: Sequence[Term], console: C
         console.print(clean(sentence), markup=False, highlight=False, soft_wrap=True)
 
 
-def print_tracked(
-    targets: Sequence[Target], comparison: dict[str, Any], folder: Path, page: Path | None
-) -> None:
+def print_tracked(targets: Sequence[Target], comparison: JsonObject, folder: Path, page: Path | None) -> None:
     """Tell the trackers, and say on stderr how to see it, or why one could not be told: the rest is there by then."""
     for target in targets:
         name = target.tracker.name
@@ -183,13 +182,14 @@ def print_tracked(
         tell(clean(said))
 
 
-def text_or_reason(text: Callable[[], str], path: Path | None, kept: str) -> UsageError | None:
+def text_or_reason(text: Callable[[], str], path: Path | None, what: str, kept: Path) -> UsageError | None:
     """Write a text where :func:`json_path_of` said, or why it could not be: the trials have been run, so all goes on.
 
     Args:
         text: what makes it.
         path: where it goes; None for nowhere.
-        kept: what there is without the file, as the end of a sentence.
+        what: what is there without the file, as the subject of a clause that ends the sentence.
+        kept: the folder in which it is.
 
     Raises:
         OSError: nobody reads stdout any more.
@@ -201,11 +201,15 @@ def text_or_reason(text: Callable[[], str], path: Path | None, kept: str) -> Usa
     except OSError as error:
         if str(path) == "-":
             raise
-        return UsageError(f"Cannot write {str(path)!r} ({error.strerror}); {kept}.")
+        return UsageError(
+            f"Cannot write {str(path)!r} ({error.strerror}); {what} is in {str(kept)!r}, from where `halfstep report` "
+            "writes it.",
+            see=kept,
+        )
     return None
 
 
-def write_json(data: dict[str, Any], path: Path | None) -> None:
+def write_json(data: JsonObject, path: Path | None) -> None:
     """Write ``data`` where :func:`json_path_of` said: nowhere, to stdout, or to a file."""
     if path is None:
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -17,6 +16,7 @@ from halfstep.cli.outputs import (
     write_text,
 )
 from halfstep.cli.project import required_by_project
+from halfstep.codec import JsonObject
 from halfstep.comparison.requirements import parse_requirements
 from halfstep.diagnosis.loading import holds_comparison, stored
 from halfstep.errors import UsageError
@@ -38,7 +38,7 @@ from halfstep.report.tracking import check, parse_targets
 @click.option(
     "--markdown", "markdown_file", metavar="FILE", help="Write the table as Markdown to FILE; - for stdout."
 )
-@click.option("--track", "trackers", metavar="NAME[=DIR]", multiple=True, help="Also tell a tracker, as for compare: "
+@click.option("--track", "trackers", metavar="NAME[=DIR]", multiple=True, help="Write to a tracker, as compare does: "
     "tensorboard, mlflow or wandb, a run per trial.")  # fmt: skip
 def report(
     folder: str,
@@ -91,7 +91,7 @@ def report(
 
 
 def _diagnosis(
-    found: dict[str, Any], folder: Path, given: Mapping[str, str | None], json_path: Path | None
+    found: JsonObject, folder: Path, given: Mapping[str, str | None], json_path: Path | None
 ) -> None:
     """A folder that holds a diagnosis alone; of ``given``, what a comparison's table is for, nothing may be there."""
     from rich.console import Console

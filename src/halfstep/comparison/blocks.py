@@ -18,7 +18,7 @@ from halfstep.trials import Job, Outcome, Trial
 from halfstep.trials.place import Place, Stop
 from halfstep.trials.run import OnStep, Signals, run_trial
 
-#: seconds between two looks for signals, and for what threads have told
+#: seconds between two looks for signals, and for messages of the threads
 _POLL = 0.1
 
 #: how often a block may be lost with the machine that it runs on
@@ -32,7 +32,7 @@ class InTurn:
         run: runs one.
 
     Attributes:
-        interrupted: whether Ctrl-C, or what else ends a trial, came: in a trial, or between two.
+        interrupted: whether Ctrl-C, or another signal that ends a trial, came during a trial or between two.
     """
 
     def __init__(self, run: Callable[[Job, Trial, OnStep], Outcome]) -> None:
@@ -45,7 +45,7 @@ class InTurn:
             trial = pending.pop(0)
             outcome = self._run(work.begin(trial), trial, functools.partial(work.advance, trial))
             self.interrupted = outcome.status == "interrupted"
-            # Ctrl-C now, while the verdicts are made and written, lets them be finished.
+            # If Ctrl-C comes now, while the verdicts are made and written, they are finished first.
             with Signals() as signals:
                 work.end(outcome)
                 yield outcome
@@ -177,7 +177,7 @@ class SideBySide:
     def _wait(
         self, running: dict[int, tuple[Trial, threading.Thread]], pending: list[Trial], work: Work
     ) -> Outcome | None:
-        """Take what a thread has told, if anything; the outcome of a trial that has ended."""
+        """Handle a message of a thread, if there is one; the outcome of a trial that has ended."""
         try:
             at, told = self._told.get(timeout=_POLL)
         except queue.Empty:
@@ -197,7 +197,7 @@ class SideBySide:
         return told
 
     def _lost(self, trial: Trial, at: int, told: PlaceLost, pending: list[Trial], work: Work) -> None:
-        """Put the block of a trial whose place is lost back to what is pending."""
+        """Put the block of a trial whose place is lost back among the pending trials."""
         work.lose(trial)
         if not told.back:
             del self._places[at]

@@ -66,11 +66,11 @@ class Budgeted:
     def __init__(self, request: Request, work: Work, pending: list[Trial]) -> None:
         self._request, self._work, self._pending = request, work, pending
         self._members: tuple[str, ...] = ()
-        #: why no more was chosen
+        #: why no more trials were chosen
         self.end: End = "certain"
 
     def choose(self, seen: Seen) -> None:
-        """Put the planner's next trial where it will be run; at the end nothing."""
+        """Put the planner's next trial where it will be run; where the planner ends, put nothing there."""
         ended = archive.done(seen.outcomes)
         state = State(
             precisions=tuple(seen.recipes),
@@ -80,7 +80,7 @@ class Budgeted:
             prefer=self._request.prefer,
             seconds=seconds_of(ended),
             left=(self._request.budget or 0.0) - seen.spent,
-            # One that was found meanwhile, the script's own, is in the block, too.
+            # The script's own precision, which was found meanwhile, is in the block, too.
             members=self._members and tuple(dict.fromkeys([*self._members, *_new(seen, ended)])),
         )
         step = plan(state)
@@ -100,7 +100,7 @@ def _new(seen: Seen, ended: Sequence[Outcome]) -> list[str]:
 
 
 def levels(request: Request, recipes: Sequence[str]) -> Levels | None:
-    """What each figure may spend of the comparison's level; None where it is looked at once."""
+    """The share of the comparison's level that each figure may use; None where there is only one look."""
     if request.budget is None and not request.looked_at:
         return None
     return Levels(len(recipes) - 1, request.prefer)

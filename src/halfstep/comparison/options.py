@@ -114,7 +114,7 @@ class ComparisonOptions(CallOptions):
     track: str | Sequence[str] = field(
         default=(),
         metadata=told(
-            "Also tell a tracker: tensorboard, mlflow or wandb, a run per trial; it writes into DIR, else into the "
+            "Also write to a tracker: tensorboard, mlflow or wandb, a run per trial; it writes into DIR, else into the "
             "folder of --out. May be given again.",
             "texts",
             "NAME[=DIR]",

@@ -20,7 +20,7 @@ from halfstep.comparison.model.recommendation import Prefer
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.statistics.sequential import LOOKS, Levels, critical, level, next_look
 
-#: few pairs estimate the noise loosely: what is out of reach must be so even with as little as this quantile allows
+#: a few pairs give a loose estimate of the noise: out of reach is only what is so even at this quantile of the noise
 _HOPE = 0.7
 
 _CLOSED = ("equivalent", "better", "different")
@@ -34,7 +34,7 @@ class State:
         precisions: those to compare, in their order.
         ran: the trials that have ended, as (precision, block).
         rows: their verdicts, made with the same levels.
-        levels: what each figure may spend.
+        levels: the share of the level that each figure may use.
         prefer: the objective.
         seconds: how long a trial of each precision takes, as far as it is known.
         left: seconds until the time is spent.
@@ -75,7 +75,7 @@ class Stop:
 
 
 def order(precisions: Sequence[str], block: int) -> list[str]:
-    """The precisions in the order in which a block runs them: random, and the same whenever it is asked.
+    """The precisions in the order in which a block runs them: random, and the same at every call.
 
     Either trial of a pair is then as likely to be the earlier one, whatever the machine does meanwhile. A precision
     that is dropped leaves the order of the others as it was.
@@ -116,7 +116,7 @@ def _pending(state: State, wanted: Sequence[str], baseline: str | None, block: i
 
 
 def _new_block(state: State, standings: Sequence[Standing], baseline: str | None, block: int) -> Next | Stop:
-    """The first trial of the next block, where the time reaches the next look of one that is in reach."""
+    """The first trial of the next block, if there is time until the next look at a precision that is in reach."""
     if all(next_look(s.pairs) is None for s in standings):
         return Stop("plan")
     hopeful = [s for s in standings if s.hope is not None and next_look(s.pairs) is not None]
@@ -134,7 +134,7 @@ def _new_block(state: State, standings: Sequence[Standing], baseline: str | None
 
 
 def _pairs(row: PrecisionRow) -> int:
-    """How many pairs it has: the more of its speed and its quality, as a figure may be absent."""
+    """How many pairs it has: of its speed or of its quality, whichever has more, as a figure may be absent."""
     found = [min(ratio.runs) for ratio in (row.speed_ratio, row.memory_ratio) if ratio and ratio.runs]
     return max([*found, row.quality.seeds if row.quality.kind != "not_known" else 0], default=0)
 
@@ -154,7 +154,7 @@ def stand(
 
 
 def _timed(standing: Standing, row: PrecisionRow, seconds: Mapping[str, float]) -> Standing:
-    """With how long what it needs would take, beside the baseline."""
+    """With the time that the pairs it needs would take, the baseline's trials included."""
     one = [seconds[name] for name in (row.precision, row.baseline or "") if name in seconds]
     if not standing.open or standing.needed is None or len(one) < 2:
         return standing
@@ -162,7 +162,7 @@ def _timed(standing: Standing, row: PrecisionRow, seconds: Mapping[str, float]) 
 
 
 def _alone(row: PrecisionRow, levels: Levels, prefer: Prefer) -> Standing:
-    """Where a precision stands by itself; one that failed, or that there is nothing to choose of, has no question."""
+    """Where a precision stands by itself; nothing is open of one that failed, or that ran as the baseline did."""
     name = row.precision
     if not row.ended_well or row.went_on or row.same_as_baseline or row.baseline is None:
         return Standing(name)
@@ -173,7 +173,7 @@ def _alone(row: PrecisionRow, levels: Levels, prefer: Prefer) -> Standing:
     lost = _lost(row, prefer)
     if lost is not None:
         return Standing(name, drop=lost)
-    # Whether something else is better by the objective is asked of what was measured alone.
+    # Whether another precision is better by the objective is asked only where the objective was measured.
     needed: dict[Question, tuple[int | None, int | None]] = {}
     if not row.emulated and ratio_of(row, prefer) is not None and _gain(row, prefer)[0] <= 1:
         needed["gain"] = _pairs_for_gain(row, levels, prefer)
@@ -186,7 +186,7 @@ def _alone(row: PrecisionRow, levels: Levels, prefer: Prefer) -> Standing:
 
 
 def _all(needed: Sequence[int | None]) -> int | None:
-    """The most of them; None where one has no end."""
+    """The largest of them; None where one is None: no number of pairs would be enough."""
     known = [n for n in needed if n is not None]
     return None if len(known) < len(needed) else max(known, default=None)
 
@@ -202,7 +202,7 @@ def _lost(row: PrecisionRow, prefer: Prefer) -> Drop | None:
 
 
 def _beside(standing: Standing, row: PrecisionRow, best: float, prefer: Prefer) -> Standing:
-    """The same beside the others: what is open of one that another certainly beats need not be known."""
+    """The same among the others: where another certainly beats it, nothing more has to be known of it."""
     if standing.open and prefer != "accuracy" and _gain(row, prefer)[1] < AS_GOOD * best:
         return Standing(standing.precision, drop="beaten")
     return standing
@@ -213,7 +213,7 @@ def _has_won(row: PrecisionRow, standing: Standing) -> bool:
 
 
 def _gain(row: PrecisionRow, prefer: Prefer) -> tuple[float, float]:
-    """The interval of its gain by the objective; all there is where the data do not tell."""
+    """The interval of its gain by the objective; from 0 to infinity where the data do not tell."""
     ratio = ratio_of(row, prefer)
     if ratio is None or ratio.low is None or ratio.high is None or ratio.disturbed:
         return 0.0, math.inf
@@ -222,7 +222,7 @@ def _gain(row: PrecisionRow, prefer: Prefer) -> tuple[float, float]:
 
 
 def _quality_is_closed(row: PrecisionRow) -> bool:
-    """Whether its verdict is certain, or more seeds would not make it so: they change nothing, or nothing was told."""
+    """Whether its verdict is certain, or more seeds would not make it so: they change nothing, or none is known."""
     first = _first(row)
     unseeded = first is not None and first.seeds == 1 and row.quality.seeds > 1
     return row.quality.kind in _CLOSED or unseeded or first is None
@@ -264,7 +264,7 @@ def _pairs_for_quality(row: PrecisionRow, levels: Levels) -> tuple[int | None, i
 def _of_the_row(
     row: PrecisionRow, own: int, needed: int | None, hope: int | None
 ) -> tuple[int | None, int | None]:
-    """The same in pairs of the row: a figure has fewer of its own where trials were disturbed, or did not have it."""
+    """The same counted in pairs of the row: a figure has fewer pairs where trials were disturbed or lack the figure."""
     lacking = max(0, _pairs(row) - own)
     return None if needed is None else needed + lacking, None if hope is None else hope + lacking
 
@@ -274,7 +274,7 @@ def _looked(pairs: int) -> int | None:
 
 
 def _both(n: int, half: float, alpha: float, enough: float) -> tuple[int | None, int | None]:
-    """After how many pairs half an interval is below ``enough``: with the noise seen in ``n``, and with the least.
+    """After how many pairs half an interval is below ``enough``: with the noise of ``n`` pairs, and with the least.
 
     Half an interval of n pairs is t * s / sqrt(n); s is at least s sqrt((n - 1) / chi2(0.7, n - 1)).
     """

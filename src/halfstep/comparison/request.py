@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -12,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from halfstep import codec
+from halfstep.codec import JsonObject
 from halfstep.comparison.advice.evidence import PREFER, Prefer
 from halfstep.comparison.cluster.resources import parse_on, parse_resources
 from halfstep.comparison.fit import FitOption
+from halfstep.comparison.model.environment import Environment
 from halfstep.comparison.slots import parse_parallel
 from halfstep.comparison.statistics.tolerance import Tolerance, parse_tolerance
 from halfstep.errors import UsageError
 from halfstep.files import is_own, json_text, read_json, write_whole
+from halfstep.machine.support import Device
 from halfstep.options import RunOptions
+from halfstep.passed_on import Keywords
 from halfstep.precisions.recipes import parse
 from halfstep.trials import Job
 from halfstep.words.safe_text import clean
@@ -80,7 +83,7 @@ class Request:
         """An option by its name, those of every run included."""
         return getattr(self.options if hasattr(self.options, name) else self, name)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         """The fields as JSON holds them, the options of a run among them; the folder is where they are."""
         own = {n: v for n, v in asdict(self).items() if n not in ("folder", "options")}
         return own | asdict(self.options) | {"tolerance": str(self.tolerance)}
@@ -89,9 +92,7 @@ class Request:
     def from_json(cls, raw: Mapping[str, Any], folder: Path) -> Request:
         """The inverse of :meth:`as_json`; lists become tuples again."""
         known = {f.name for f in fields(cls)} - {"options"}
-        values: dict[str, Any] = {
-            n: tuple(v) if isinstance(v, list) else v for n, v in raw.items() if n in known
-        }
+        values: Keywords = {n: tuple(v) if isinstance(v, list) else v for n, v in raw.items() if n in known}
         values["tolerance"] = parse_tolerance([raw["tolerance"]] if raw.get("tolerance") else [])
         values["fit"] = FitOption(**raw["fit"]) if raw.get("fit") else None
         wrong = [name for name, allowed in _ALLOWED.items() if not allowed(values.get(name))]
@@ -139,7 +140,7 @@ class Stored:
     request: Request
     cwd: str
     digest: str | None
-    environment: dict[str, Any]
+    environment: Environment
 
 
 def digest(request: Request) -> str | None:
@@ -150,13 +151,13 @@ def digest(request: Request) -> str | None:
         return None
 
 
-def save(request: Request, environment: Mapping[str, Any], cwd: str | None = None) -> None:
+def save(request: Request, environment: Environment, cwd: str | None = None) -> None:
     """Write ``request.json`` into the comparison's folder; ``cwd`` is where it was begun, by default here."""
     stored = {
         "schema": SCHEMA,
         "cwd": os.getcwd() if cwd is None else cwd,
         "program_sha256": digest(request),
-        "environment": environment,
+        "environment": codec.write(environment),
         "request": request.as_json(),
     }
     request.folder.mkdir(parents=True, exist_ok=True)
@@ -176,9 +177,11 @@ def stored(folder: Path) -> Stored:
             raise ValueError(f"schema {raw['schema']!r}")
         request = Request.from_json(raw["request"], folder.absolute())
         digest = raw["program_sha256"]
-        environment = codec.plain(raw["environment"])
-        if not (isinstance(environment, dict) and isinstance(digest, str | None)):
+        environment = codec.read(Environment, raw["environment"])
+        if not (isinstance(raw["environment"], dict) and isinstance(digest, str | None)):
             raise ValueError("its environment or digest is damaged")
+        if request.recipes is None and not environment.devices:
+            raise ValueError("its environment has no device")
         return Stored(request, str(raw["cwd"]), digest, environment)
     except OSError as error:
         raise UsageError(
@@ -235,7 +238,7 @@ def resumed(old: Stored, given: Mapping[str, Any]) -> Request:
     return _gone_on(old, {n: v for n, v in given.items() if n in CHANGEABLE})
 
 
-def _gone_on(old: Stored, given: dict[str, Any]) -> Request:
+def _gone_on(old: Stored, given: Keywords) -> Request:
     """With what may change; a budget is added to the time already spent, and more trials of a plan are another look.
 
     Raises:
@@ -253,7 +256,7 @@ def _gone_on(old: Stored, given: dict[str, Any]) -> Request:
             "--repeats instead."
         )
     if given.get("budget") is not None:
-        given["budget"] += float(old.environment.get("seconds") or 0.0)
+        given["budget"] += old.environment.seconds or 0.0
     planned = old.request.budget is None and (more or given.get("budget") is not None)
     return replace(old.request, **given, looked_at=old.request.looked_at or bool(planned))
 
@@ -272,25 +275,24 @@ def _said(value: Any) -> str:
 SAME = {"cpu": "processor", "frameworks": "frameworks", "devices": "devices", "python": "Python"}
 
 
-def check_machine(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def check_machine(old: Environment, new: Environment) -> None:
     """Whether the machine is the one that the comparison was begun on.
 
     Raises:
         UsageError: another processor, device, Python, or version of a framework.
     """
     for key, name in SAME.items():
-        # Through JSON, as the old one was: tuples are lists there.
-        now = json.loads(json.dumps(new.get(key)))
-        if key in old and old[key] != now:
+        then, now = getattr(old, key), getattr(new, key)
+        if then and then != now:
             raise UsageError(
-                f"The comparison was begun with other {name} than are here ({_brief(old[key])}, not {_brief(now)}); "
+                f"The comparison was begun with other {name} than are here ({_brief(then)}, not {_brief(now)}); "
                 "resume it there, or start a new comparison."
             )
 
 
-def _brief(value: Any) -> str:
+def _brief(value: str | Mapping[str, str] | tuple[Device, ...] | None) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {v}" for name, v in value.items())
-    if isinstance(value, list):
-        return ", ".join(str(v.get("name", v)) if isinstance(v, Mapping) else str(v) for v in value) or "none"
+    if isinstance(value, tuple):
+        return ", ".join(device.name for device in value) or "none"
     return str(value)

@@ -12,6 +12,7 @@ from halfstep.comparison.model.figures import Spread
 from halfstep.comparison.model.trials import NonFinite, TrialRow
 from halfstep.comparison.trial_cost import with_energy, with_memory, with_time_shares
 from halfstep.meters import Absent, summary
+from halfstep.passed_on import Keywords
 from halfstep.record import Record, events
 from halfstep.record.ran import Ran
 from halfstep.record.stored import PARTS, together
@@ -91,10 +92,8 @@ def trial_row(outcome: Outcome, command: tuple[str, ...], log: str) -> TrialRow:
 
 def _untold(row: TrialRow) -> TrialRow:
     """Why nothing is known of a trial whose record cannot be used: not that it made no step."""
-    reasons: dict[str, Any] = {
-        f.name: getattr(row, f.name) for f in fields(row) if f.name.endswith("_absent")
-    }
-    changes: dict[str, Any] = {
+    reasons: Keywords = {f.name: getattr(row, f.name) for f in fields(row) if f.name.endswith("_absent")}
+    changes: Keywords = {
         name: dict.fromkeys(why, row.reason) if isinstance(why, Mapping) else row.reason
         for name, why in reasons.items()
         if why

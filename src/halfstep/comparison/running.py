@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from halfstep import codec
 from halfstep.comparison import archive
@@ -18,11 +17,12 @@ from halfstep.comparison.blocks import Here, InTurn, Runner, SideBySide, in_orde
 from halfstep.comparison.cluster.ray_cluster import cluster
 from halfstep.comparison.course import Budgeted, Seen, levels, with_budget
 from halfstep.comparison.disturbance import disturbances, disturbed
-from halfstep.comparison.environment import environment as this_machine
+from halfstep.comparison.environment import this_machine
 from halfstep.comparison.fit import fit_batch
 from halfstep.comparison.going_on import files_of_earlier_trials
 from halfstep.comparison.model.budget import End
 from halfstep.comparison.model.comparison import Comparison, Program
+from halfstep.comparison.model.environment import BlocksAtOnce, Environment
 from halfstep.comparison.model.fit import Fit
 from halfstep.comparison.model.recommendation import Recommendation
 from halfstep.comparison.request import Request, Stored, check_machine, save, stored
@@ -72,7 +72,7 @@ def _run(
     display: Display,
     write: Callable[[Comparison], None],
     resume: Stored | None,
-    now: dict[str, Any],
+    now: Environment,
     runners: Sequence[Runner] = (),
 ) -> Comparison:
     """As :func:`run_comparison`, on the machine that ``now`` describes, or by ``runners`` on several of its kind."""
@@ -80,15 +80,18 @@ def _run(
     if resume is None:
         environment = now
         _check_limit(request, environment)
-        environment |= {} if runners else idle_watts(IDLE_SECONDS, time.sleep)
+        if not runners:
+            environment = environment.with_idle(idle_watts(IDLE_SECONDS, time.sleep))
     else:
         check_machine(resume.environment, now)
         _check_limit(request, resume.environment)
         environment = resume.environment
-        started -= float(environment.get("seconds") or 0.0)
-    places = slots(request.parallel, environment["devices"], request.launch)
+        started -= environment.seconds or 0.0
+    places = slots(request.parallel, environment.devices, request.launch)
     if places:
-        environment["side_by_side"] = {"blocks": len(places), "cores": len(places[0].cores) or None}
+        environment = replace(
+            environment, side_by_side=BlocksAtOnce(len(places), len(places[0].cores) or None)
+        )
         runners = [Here(place) for place in places]
     crew = SideBySide(runners) if runners else InTurn(run_trial)
     disk = Disk(display)
@@ -111,7 +114,7 @@ def _run(
         if request.recipes is None and AS_IS not in recipes and outcome.record.own_amp:
             recipes.append(AS_IS)
             pending[:] = interleaved([*pending, *plan([AS_IS], request.repeats, request.seeds)])
-        environment["seconds"] = time.monotonic() - started
+        environment = replace(environment, seconds=time.monotonic() - started)
         disk.keep(save, request, environment, cwd)
         end: End | None = "interrupted" if crew.interrupted else None
         comparison = assemble(request, outcomes, environment, cwd, end=end)
@@ -119,7 +122,7 @@ def _run(
         choose()
     again = [] if crew.interrupted else _to_repeat(request, outcomes, ran, environment)
     for outcome in crew.run(again, Work(request, again, display, disk, work.known_steps)):
-        environment["seconds"] = time.monotonic() - started
+        environment = replace(environment, seconds=time.monotonic() - started)
         disk.keep(save, request, environment, cwd)
         if outcome.status in archive.DONE:
             outcomes = [outcome if each.trial == outcome.trial else each for each in outcomes]
@@ -134,38 +137,32 @@ def _run(
 
 
 def _to_repeat(
-    request: Request, outcomes: Sequence[Outcome], ran: Collection[Trial], environment: Mapping[str, Any]
+    request: Request, outcomes: Sequence[Outcome], ran: Collection[Trial], environment: Environment
 ) -> list[Trial]:
     """The trials among ``ran`` that other work disturbed; none where it disturbed half of all.
 
     Whoever asked for one repeat wants a quick look, and a machine that is busy all the time will not be quieter.
     """
-    found = [d is not None for d in disturbances([o.record for o in outcomes], _siblings(environment))]
+    found = [d is not None for d in disturbances([o.record for o in outcomes], environment.shares_cores)]
     if request.repeats < 2 or 2 * sum(found) >= len(found):
         return []
     return [o.trial for o, disturbed in zip(outcomes, found, strict=True) if disturbed and o.trial in ran]
 
 
-def _siblings(environment: Mapping[str, Any]) -> bool:
-    """Whether trials of the comparison shared processors: what other processes took was theirs."""
-    shared = environment.get("side_by_side")
-    return isinstance(shared, Mapping) and not shared.get("cores")
-
-
-def _check_limit(request: Request, environment: dict[str, Any]) -> None:
+def _check_limit(request: Request, environment: Environment) -> None:
     """A batch must have something to fit into.
 
     Raises:
         UsageError: a CPU without a limit, for it swaps where a GPU fails; a limit where a GPU has its own.
     """
-    on_cpu = len(environment["devices"]) < 2
+    on_cpu = len(environment.devices) < 2
     if request.memory_limit is not None and not on_cpu:
         raise UsageError(
-            f"--memory-limit was given, but {environment['devices'][-1]['name']} has memory of its own that "
+            f"--memory-limit was given, but {environment.devices[-1].name} has memory of its own that "
             "--fit-batch fills; leave the limit out."
         )
     if request.fit is not None and request.memory_limit is None and on_cpu:
-        gib = environment["memory_bytes"] / 2**30
+        gib = (environment.memory_bytes or 0) / 2**30
         raise UsageError(
             "--fit-batch on a CPU needs --memory-limit, because a CPU with too little memory swaps instead of "
             f"failing; give a size, e.g. --memory-limit {max(1, int(gib / 2))}GiB (this machine has {gib:.1f} GiB)."
@@ -179,7 +176,7 @@ def _done(request: Request, resume: Stored) -> list[Outcome]:
     return archive.done(archive.outcomes(request), raised)
 
 
-def _recipes(request: Request, environment: dict[str, Any], done: Sequence[Outcome]) -> list[str]:
+def _recipes(request: Request, environment: Environment, done: Sequence[Outcome]) -> list[str]:
     if request.recipes is not None:
         return list(request.recipes)
     own = [AS_IS] if any(o.record.own_amp for o in done) else []
@@ -221,7 +218,7 @@ def interleaved(trials: Sequence[Trial]) -> list[Trial]:
 def assemble(
     request: Request,
     outcomes: Sequence[Outcome],
-    environment: dict[str, Any],
+    environment: Environment,
     cwd: str | None = None,
     fit: Fit | None = None,
     end: End | None = None,
@@ -241,7 +238,7 @@ def assemble(
     outcomes = in_order(outcomes, recipes)
     records = [o.record for o in outcomes]
     others, files = (
-        disturbances(records, _siblings(environment)),
+        disturbances(records, environment.shares_cores),
         files_of_earlier_trials(records, request.fresh),
     )
     rows = [
@@ -250,7 +247,7 @@ def assemble(
     ]
     for i, by in enumerate(map(disturbed, others, files)):
         rows[i] = replace(rows[i], disturbed=by) if by else rows[i]
-    if "side_by_side" in environment and not _siblings(environment):
+    if environment.side_by_side is not None and not environment.shares_cores:
         rows = [without_energy(row, SHARED) for row in rows]
     found = verdicts(outcomes, rows, request.tolerance, levels(request, recipes))
     found, budget = with_budget(found, request, recipes, outcomes, end)
@@ -289,7 +286,7 @@ def assemble(
     )
 
 
-def missing(request: Request, outcomes: Sequence[Outcome], environment: dict[str, Any]) -> list[Trial]:
+def missing(request: Request, outcomes: Sequence[Outcome], environment: Environment) -> list[Trial]:
     """The trials that were asked for and have not ended, in their order; with a budget they are chosen as it goes."""
     if request.budget is not None:
         return []
@@ -298,8 +295,8 @@ def missing(request: Request, outcomes: Sequence[Outcome], environment: dict[str
     return [trial for trial in asked if trial not in known]
 
 
-def default_recipes(environment: dict[str, Any]) -> tuple[str, ...]:
+def default_recipes(environment: Environment) -> tuple[str, ...]:
     """Every precision that this machine can run, fp32 first; tf32 only where it has the units."""
     # The CPU comes first; a program uses the accelerator where there is one.
-    able = environment["devices"][-1]["precisions"]
-    return tuple(name for name in ("fp32", "tf32", "bf16", "fp16") if able[name]["kind"] != "impossible")
+    able = environment.devices[-1].precisions
+    return tuple(name for name in ("fp32", "tf32", "bf16", "fp16") if able[name].kind != "impossible")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from halfstep.errors import UsageError
+from halfstep.machine.support import Device
 from halfstep.processes import allowed_cores
 from halfstep.trials.place import Place
 
@@ -31,7 +31,7 @@ def parse_parallel(text: str) -> str:
     return str(int(text)) if number else text
 
 
-def slots(parallel: str, devices: Sequence[Mapping[str, Any]], launch: str = "") -> tuple[Place, ...]:
+def slots(parallel: str, devices: Sequence[Device], launch: str = "") -> tuple[Place, ...]:
     """Where blocks run side by side; none where they run in turn.
 
     On a machine with GPUs each has one of its own. On a CPU each has as many of the cores as the others: cores that are
@@ -51,11 +51,11 @@ def slots(parallel: str, devices: Sequence[Mapping[str, Any]], launch: str = "")
         raise UsageError(
             "--parallel runs each block on one device, in one process; leave --launch or --parallel out."
         )
-    gpus = [d for d in devices[1:] if str(d.get("device", "")).startswith("cuda:")]
+    gpus = [d for d in devices[1:] if d.device.startswith("cuda:")]
     if gpus:
         return _on_gpus(parallel, gpus)
     if parallel == "devices" or len(devices) > 1:
-        name = devices[-1].get("name")
+        name = devices[-1].name
         raise UsageError(
             f"--parallel {parallel} needs NVIDIA or AMD GPUs, or a CPU alone to share; this machine has {name}: give "
             "a number on a CPU, or leave it out."
@@ -63,8 +63,8 @@ def slots(parallel: str, devices: Sequence[Mapping[str, Any]], launch: str = "")
     return _on_cores(int(parallel))
 
 
-def _on_gpus(parallel: str, gpus: Sequence[Mapping[str, Any]]) -> tuple[Place, ...]:
-    kinds = dict.fromkeys((str(gpu.get("name")), str(gpu.get("capability"))) for gpu in gpus)
+def _on_gpus(parallel: str, gpus: Sequence[Device]) -> tuple[Place, ...]:
+    kinds = dict.fromkeys((gpu.name, gpu.capability) for gpu in gpus)
     if len(kinds) > 1:
         raise UsageError(
             f"--parallel needs GPUs of one kind, and here are {', '.join(name for name, _ in kinds)}; choose those of "

@@ -11,7 +11,10 @@ from typing import Any
 from halfstep.comparison.statistics.curves import final, final_loss
 from halfstep.errors import UsageError
 
-Row = dict[str, Any]
+#: a value of a table: a number, a text, a truth, or None where it is absent
+Cell = str | float | bool | None
+
+Row = dict[str, Cell]
 
 #: a cell of text that begins so would be a formula in a spreadsheet
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -132,6 +135,6 @@ def _write(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
         ) from None
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: Cell) -> Cell:
     """Numbers as they are, to the last bit; text that a spreadsheet would compute gets an apostrophe."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
+from halfstep.codec import JsonObject
 from halfstep.diagnosis import SCHEMA
 from halfstep.errors import UsageError
 from halfstep.files import read_json
@@ -24,7 +24,7 @@ def place_in(folder: Path, precision: str) -> Path:
     return folder / "diagnosis" / safe(precision)
 
 
-def stored(folder: Path) -> list[dict[str, Any]]:
+def stored(folder: Path) -> list[JsonObject]:
     """The diagnoses in a folder: its own, and those of precisions that were diagnosed into it.
 
     Raises:
@@ -34,7 +34,7 @@ def stored(folder: Path) -> list[dict[str, Any]]:
     return [_read(path) for path in paths if path.exists()]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> JsonObject:
     try:
         found = read_json(path)
     except (OSError, ValueError) as error:

@@ -131,7 +131,8 @@ def _require_steps(question: Question, tried: Outcome, display: Display) -> None
     if not record.steps:
         raise UsageError(
             f"The program made no optimizer step in {question.precision} ({tried.reason or tried.status}), so there is "
-            f"nothing to diagnose; give a program that trains with PyTorch, and see its output in {str(log)!r}."
+            f"nothing to diagnose; give a program that trains with PyTorch, and see its output in {str(log)!r}.",
+            see=log,
         )
 
 

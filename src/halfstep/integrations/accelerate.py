@@ -18,6 +18,7 @@ import torch
 
 from halfstep.integrations import launchers
 from halfstep.integrations.attached import Attached, resting_scaler
+from halfstep.passed_on import Keywords
 
 #: where training runs inside an engine of its own, of which PyTorch's autograd and optimizers see nothing
 _ENGINES = ("DEEPSPEED", "MEGATRON_LM", "XLA")
@@ -82,9 +83,7 @@ def _preparing(original: Callable[..., Any], attached: Attached) -> Callable[...
     return prepare_model
 
 
-def _without_precision(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _without_precision(args: tuple[Any, ...], kwargs: Keywords) -> tuple[tuple[Any, ...], Keywords]:
     """The constructor's arguments without mixed precision and the recipes of fp8 that need it."""
     if len(args) > 2:
         args = (*args[:2], "no", *args[3:])

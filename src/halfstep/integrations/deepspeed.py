@@ -11,6 +11,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from halfstep.codec import JsonObject
 from halfstep.integrations import deepspeed_engine
 from halfstep.integrations.attached import Attached
 
@@ -48,7 +49,7 @@ def install(deepspeed: ModuleType, attached: Attached) -> None:
 
 
 def _reading(original: Callable[..., None], attached: Attached) -> Callable[..., None]:
-    def _initialize_params(config: Any, given: dict[str, Any]) -> None:
+    def _initialize_params(config: Any, given: JsonObject) -> None:
         for what, precision in asked(given):
             attached.asks_for(what, precision)
         if not attached.as_is:
@@ -88,7 +89,7 @@ def not_followed(config: Mapping[str, Any]) -> Iterator[str]:
         yield "sequence parallelism"
 
 
-def in_fp32(config: Mapping[str, Any]) -> dict[str, Any]:
+def in_fp32(config: Mapping[str, Any]) -> JsonObject:
     """The configuration of an engine that trains in fp32, all else as it was."""
     off = (*_SECTIONS, *_COMMUNICATION, "amp")
     made = {name: value for name, value in config.items() if name not in off}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from halfstep.integrations.attached import Attached
+from halfstep.passed_on import ParamGroup
 
 _ZERO = ("deepspeed.runtime.zero.stage_1_and_2", "deepspeed.runtime.zero.stage3")
 
@@ -124,7 +125,7 @@ class _Partitioned:
         self._engine = engine
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:
+    def param_groups(self) -> list[ParamGroup]:
         """The model's trained parameters, and under stage 3 the parts of them that this rank holds."""
         trained = [p for p in self._engine.module.parameters() if p.requires_grad]
         parts = [p.ds_tensor for p in trained if hasattr(p, "ds_tensor") and not p.numel()]

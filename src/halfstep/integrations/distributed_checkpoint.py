@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from halfstep.integrations.attached import Attached
+from halfstep.passed_on import StateDict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +61,7 @@ class _Carrier:
         return get
 
     def loading(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def load(model: Any, optimizers: Any, state_dict: dict[str, Any], info: Any) -> Any:
+        def load(model: Any, optimizers: Any, state_dict: StateDict, info: Any) -> Any:
             found = state_dict.get(KEY)
             with self._inside():
                 result = original(model, optimizers, {k: v for k, v in state_dict.items() if k != KEY}, info)
@@ -103,7 +104,7 @@ def _initializing(takeover: Takeover, original: Callable[..., None]) -> Callable
 
 
 def _planning(original: Callable[..., Any]) -> Callable[..., Any]:
-    def plan(state_dict: dict[str, Any], metadata: Any, strict: bool = True) -> Any:
+    def plan(state_dict: StateDict, metadata: Any, strict: bool = True) -> Any:
         """Do not miss our key in a checkpoint that was written without us."""
         stored = metadata.state_dict_metadata
         wanted = {k: v for k, v in state_dict.items() if k in stored or k.rpartition(".")[2] != KEY}

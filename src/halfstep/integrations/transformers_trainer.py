@@ -32,7 +32,7 @@ def _making(original: Callable[..., None], attached: Attached) -> Callable[..., 
 
 
 def _logging(original: Callable[..., Any], attached: Attached) -> Callable[..., Any]:
-    def on_log(handler: Any, args: Any, state: Any, control: Any, logs: dict[str, Any]) -> Any:
+    def on_log(handler: Any, args: Any, state: Any, control: Any, logs: dict[str, float]) -> Any:
         figures = {k: v for k, v in logs.items() if k not in _LEFT_OUT and not k.endswith(_TIMES)}
         attached.logged(figures)
         return original(handler, args, state, control, logs)

@@ -9,11 +9,12 @@ import importlib.util
 import json
 import os
 import platform
-from typing import Any
 
+from halfstep import codec
 from halfstep.keras.backends import named, running
 from halfstep.keras.units import CPU_UNITS, PRECISIONS, cpu_support, flags, gpu_support
 from halfstep.machine.cpuinfo import cpuinfo
+from halfstep.machine.support import Device, Machine, Processor
 
 
 def best() -> tuple[str, str]:
@@ -21,36 +22,34 @@ def best() -> tuple[str, str]:
     return running().best()
 
 
-def describe() -> dict[str, Any]:
-    """All of this as one JSON-able object, as ``halfstep.pytorch.capabilities.describe`` gives it."""
+def describe() -> Machine:
+    """All of this as one value, as ``halfstep.pytorch.capabilities.describe`` gives it."""
     backend = named("tensorflow" if importlib.util.find_spec("tensorflow") else "jax")
     known = sorted(flag for units in CPU_UNITS.values() for flag in units)
-    cpu = {name: cpu_support(name, flags()) for name in PRECISIONS}
     model = cpuinfo("model name") or platform.processor()
-    devices: list[dict[str, Any]] = [
-        {"device": "cpu", "name": model, "capability": None, "precisions": cpu},
-        *(
-            {
-                "device": f"gpu:{index}",
-                "name": name,
-                "capability": ".".join(map(str, capability)) if capability else None,
-                "precisions": {p: gpu_support(p, capability) for p in PRECISIONS},
-            }
-            for index, (name, capability) in enumerate(backend.accelerators())
+    gpus = (
+        Device(
+            f"gpu:{index}",
+            name,
+            ".".join(map(str, capability)) if capability else None,
+            {precision: gpu_support(precision, capability) for precision in PRECISIONS},
+        )
+        for index, (name, capability) in enumerate(backend.accelerators())
+    )
+    return Machine(
+        threads=os.cpu_count(),
+        cpu=Processor(
+            model=model,
+            architecture=platform.machine().lower(),
+            cores=os.cpu_count(),
+            flags=tuple(flag for flag in known if flag in flags()),
         ),
-    ]
-    return {
-        "torch": None,
-        "threads": os.cpu_count(),
-        "cpu": {
-            "model": model,
-            "architecture": platform.machine().lower(),
-            "cores": os.cpu_count(),
-            "flags": [flag for flag in known if flag in flags()],
-        },
-        "devices": devices,
-    }
+        devices=(
+            Device("cpu", model, None, {name: cpu_support(name, flags()) for name in PRECISIONS}),
+            *gpus,
+        ),
+    )
 
 
 if __name__ == "__main__":
-    print(json.dumps(describe(), indent=2))
+    print(json.dumps(codec.write(describe()), indent=2))

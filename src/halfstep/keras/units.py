@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from halfstep.machine.cpuinfo import cpuinfo
+from halfstep.machine.support import Support
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
@@ -14,39 +13,33 @@ CPU_UNITS = {"bf16": ("amx_bf16", "avx512_bf16"), "fp16": ("amx_fp16", "avx512_f
 #: the compute capability from which an NVIDIA GPU has units for a precision
 _NEEDED = {"tf32": (8, 0), "bf16": (8, 0), "fp16": (7, 0)}
 
-Row = dict[str, Any]
 
-
-def cpu_support(precision: str, flags: frozenset[str]) -> Row:
-    """How products in ``precision`` are computed on a CPU with ``flags``: kind and reason. Pure."""
+def cpu_support(precision: str, flags: frozenset[str]) -> Support:
+    """How products in ``precision`` are computed on a CPU with ``flags``. Pure."""
     if precision == "fp32":
-        return _row("native", "every device computes in fp32")
+        return Support("native", "every device computes in fp32")
     if precision == "tf32":
-        return _row("impossible", "a CPU has no TF32 units")
+        return Support("impossible", "a CPU has no TF32 units")
     wanted = CPU_UNITS[precision]
     units = [flag for flag in wanted if flag in flags]
     if units:
-        return _row("native", f"the CPU has {precision} units ({', '.join(units)})")
-    return _row("emulated", f"this CPU has no {precision} units ({' or '.join(wanted)})")
+        return Support("native", f"the CPU has {precision} units ({', '.join(units)})")
+    return Support("emulated", f"this CPU has no {precision} units ({' or '.join(wanted)})")
 
 
-def gpu_support(precision: str, capability: tuple[int, ...] | None) -> Row:
+def gpu_support(precision: str, capability: tuple[int, ...] | None) -> Support:
     """The same for a GPU with a compute capability; None where the GPU is not NVIDIA's. Pure."""
     if precision == "fp32":
-        return _row("native", "every device computes in fp32")
+        return Support("native", "every device computes in fp32")
     if capability is None:
         if precision == "tf32":
-            return _row("impossible", "TF32 units are NVIDIA's")
-        return _row("native", "its speed there has not been measured")
+            return Support("impossible", "TF32 units are NVIDIA's")
+        return Support("native", "its speed there has not been measured")
     here = f"compute capability {'.'.join(map(str, capability))}"
     if capability >= _NEEDED[precision]:
-        return _row("native", f"{here}: {precision} matrix units")
+        return Support("native", f"{here}: {precision} matrix units")
     need = f"{precision} matrix units need {'.'.join(map(str, _NEEDED[precision]))}"
-    return _row("impossible" if precision == "tf32" else "emulated", f"{here}; {need}")
-
-
-def _row(kind: str, reason: str) -> Row:
-    return {"kind": kind, "reason": reason, "slower": []}
+    return Support("impossible" if precision == "tf32" else "emulated", f"{here}; {need}")
 
 
 def flags() -> frozenset[str]:

@@ -1,4 +1,7 @@
-"""What this machine can do, asked of an installed framework in a process of its own: this one imports none."""
+"""What this machine can do, asked of an installed framework in a process of its own: this one imports none.
+
+The framework's module prints a :class:`~halfstep.machine.support.Machine` as JSON.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any
 
+from halfstep import codec
 from halfstep.errors import UsageError
 from halfstep.machine.frameworks import FRAMEWORKS
+from halfstep.machine.support import Machine
 from halfstep.program.child import command
 
 #: which module describes the machine, by the framework that it asks; the first that is installed and works is asked
@@ -23,7 +27,7 @@ _ASKED = {
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
-def describe_machine() -> dict[str, Any]:
+def describe_machine() -> Machine:
     """Devices and what each can do in each precision.
 
     Raises:
@@ -37,8 +41,7 @@ def describe_machine() -> dict[str, Any]:
             command("-m", module), capture_output=True, text=True, check=False, env={**os.environ, **_QUIET}
         )
         if child.returncode == 0:
-            machine: dict[str, Any] = json.loads(child.stdout)
-            return machine
+            return codec.read(Machine, json.loads(child.stdout))
         last = child.stderr.strip().splitlines()[-1:] or ["no message"]
         failures.append(f"{framework}: {last[0]}")
     why = "; ".join(failures) or "none of torch, tensorflow and jax is installed"

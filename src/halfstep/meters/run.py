@@ -118,20 +118,17 @@ def idle_watts(
     sleep: Callable[[float], None],
     energy: Sequence[EnergyMeter] | None = None,
     clock: Callable[[], float] = now,
-) -> dict[str, object]:
-    """Watts of this machine with nothing trained, over at least ``seconds``; without a counter it does not wait.
-
-    Fields: ``idle_watts`` and ``idle_watts_how``, or ``idle_watts_absent``.
-    """
+) -> Reading | Absent:
+    """Watts of this machine with nothing trained, over at least ``seconds``; without a counter it does not wait."""
     meters = open_meters() if energy is None else list(energy)
     reasons = [kind.reason for meter in meters if isinstance(kind := meter.kind(), Absent)]
     if len(reasons) == len(meters):
-        return {"idle_watts": None, "idle_watts_absent": "; ".join(reasons)}
+        return Absent("; ".join(reasons))
     began = clock()
     for meter in meters:
         meter.start()
     sleep(seconds)
     joules, how, reason = _sum(meters)
     if joules is None:
-        return {"idle_watts": None, "idle_watts_absent": reason}
-    return {"idle_watts": joules / (clock() - began), "idle_watts_absent": None, "idle_watts_how": how}
+        return Absent(reason)
+    return Reading(joules / (clock() - began), "W", how)

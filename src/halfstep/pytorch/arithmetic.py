@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from halfstep.errors import Unsupported
+from halfstep.machine.support import Support
 from halfstep.pytorch import devices
 from halfstep.pytorch.autocast import lists
-from halfstep.pytorch.capabilities import Support, support
+from halfstep.pytorch.capabilities import support
 from halfstep.pytorch.dtypes import DTYPES
 from halfstep.pytorch.loss_scaling import scaled_pass
 from halfstep.pytorch.native import builder as native

@@ -10,16 +10,15 @@ import json
 import os
 import platform
 import warnings
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
 
 import torch
 
+from halfstep import codec
 from halfstep.errors import UsageError
 from halfstep.machine.cpuinfo import cpuinfo
+from halfstep.machine.support import Device, Machine, Processor, Support
 from halfstep.pytorch import devices
-
-Kind = Literal["native", "fp32_units", "emulated", "impossible"]
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
@@ -48,26 +47,10 @@ _UNITS = {"bf16": ("amx_bf16", "avx512_bf16"), "fp16": ("amx_fp16", "avx512_fp16
 #: products took 0.2 to 1.3 times as long. With AMX short attention's backward pass took 5 to 9 times as long. fp16 on
 #: avx512_fp16: it took 7 to 11 times as long, the backward pass of convolutions, transposed ones too, 30 to 700 times.
 _SLOWER = {
-    "bf16": frozenset({"short_attention_backward", "transposed_convolution"}),
-    "bf16 with AMX": frozenset({"short_attention_backward"}),
-    "fp16": frozenset({"short_attention_backward", "transposed_convolution", "convolution_backward"}),
+    "bf16": ("short_attention_backward", "transposed_convolution"),
+    "bf16 with AMX": ("short_attention_backward",),
+    "fp16": ("convolution_backward", "short_attention_backward", "transposed_convolution"),
 }
-
-
-@dataclass(frozen=True)
-class Support:
-    """How a precision's products are computed on a device.
-
-    Attributes:
-        kind: ``native``, units of its own, faster than fp32; ``fp32_units``, 16-bit tensors whose products are
-            computed in fp32 and rounded; ``emulated``, in software, slower; ``impossible``.
-        reason: why, in words that can follow a colon.
-        slower: kinds of products that the native units do more slowly than fp32.
-    """
-
-    kind: Kind
-    reason: str
-    slower: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -206,52 +189,50 @@ def best() -> tuple[str, str]:
     return "fp32", f"no faster units here: {support('bf16', name).reason}"
 
 
-def describe() -> dict[str, Any]:
-    """All of this as one JSON-able object: ``torch``, ``threads``, ``cpu``, ``devices``."""
+def describe() -> Machine:
+    """All of this as one value."""
     machine = cpu()
     known = _ARM_FLAGS if machine.architecture in ("aarch64", "arm64") else _FLAGS
-    cpu_row = [{"device": "cpu", "name": machine.model, "capability": None, "precisions": _precisions("cpu")}]
-    return {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "cpu": {
-            "model": machine.model,
-            "architecture": machine.architecture,
-            "cores": os.cpu_count(),
-            "flags": [flag for flag in known if flag in machine.flags],
-            "onednn": sorted(machine.onednn),
-        },
-        "devices": cpu_row + _accelerators(),
-    }
+    return Machine(
+        torch=torch.__version__,
+        threads=torch.get_num_threads(),
+        cpu=Processor(
+            model=machine.model,
+            architecture=machine.architecture,
+            cores=os.cpu_count(),
+            flags=tuple(flag for flag in known if flag in machine.flags),
+            onednn=tuple(sorted(machine.onednn)),
+        ),
+        devices=(Device("cpu", machine.model, None, _precisions("cpu")), *_accelerators()),
+    )
 
 
-def _accelerators() -> list[dict[str, Any]]:
+def _accelerators() -> list[Device]:
     if torch.cuda.device_count() > 0:
         return [_cuda_device(index) for index in range(torch.cuda.device_count())]
     found = devices.accelerator()
     if found is None:
         return []
     name = getattr(getattr(torch, found, None), "get_device_name", lambda: found)()
-    return [{"device": found, "name": name, "capability": None, "precisions": _precisions(found)}]
+    return [Device(found, name, None, _precisions(found))]
 
 
-def _cuda_device(index: int) -> dict[str, Any]:
+def _cuda_device(index: int) -> Device:
     with torch.cuda.device(index):
         precisions = _precisions("cuda")
     name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
     of_nvidia = torch.version.hip is None
-    return {
-        "device": f"cuda:{index}",
-        "name": name if of_nvidia else f"{name} ({ROCM} {torch.version.hip})",
-        "capability": "{}.{}".format(*capability) if of_nvidia else None,
-        "precisions": precisions,
-    }
+    return Device(
+        f"cuda:{index}",
+        name if of_nvidia else f"{name} ({ROCM} {torch.version.hip})",
+        "{}.{}".format(*capability) if of_nvidia else None,
+        precisions,
+    )
 
 
-def _precisions(device: str) -> dict[str, dict[str, Any]]:
-    rows = {precision: asdict(support(precision, device)) for precision in PRECISIONS}
-    return {name: {**row, "slower": sorted(row["slower"])} for name, row in rows.items()}
+def _precisions(device: str) -> dict[str, Support]:
+    return {precision: support(precision, device) for precision in PRECISIONS}
 
 
 if __name__ == "__main__":
-    print(json.dumps(describe(), indent=2))
+    print(json.dumps(codec.write(describe()), indent=2))

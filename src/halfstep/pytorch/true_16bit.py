@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from halfstep.passed_on import StateDict
 from halfstep.pytorch.dtypes import KEPT, SIXTEEN_BIT, format_name
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.weights import module_casts
@@ -110,7 +111,7 @@ class SixteenBitWeights:
         return register_parameter
 
     def _load_state_dict(self, original: Callable[..., None]) -> Callable[..., None]:
-        def load_state_dict(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+        def load_state_dict(optimizer: Optimizer, state_dict: StateDict) -> None:
             original(optimizer, state_dict)
             self._resumed.add(optimizer)
 

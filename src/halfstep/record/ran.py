@@ -68,7 +68,7 @@ class Ran:
         unknown = "" if shares is not None else _text(sample.get("absent")) or NOT_REACHED
         planned = _texts(takeover.get("fp32_units"))
         used = _texts(sample["fp32_units"]) if "fp32_units" in sample else planned
-        # Where only some kinds were planned and nobody listened, it is not known whether the program has any of them.
+        # Where only some kinds were planned and none was recorded, it is not known whether the program has any of them.
         known = "fp32_units" in sample or EVERY_PRODUCT in planned
         sixteen = any(name in ("bf16", "fp16") for name in shares or {})
         return cls(

@@ -17,7 +17,7 @@ from halfstep.words.plural import count
 #: bytes of a line; no event is longer
 _LONGEST_LINE = 2**22
 
-#: the reason that the guard of a trial writes into its record, when halfstep was killed and so the trial was ended
+#: the reason that the guard of a trial writes into its record when halfstep was killed and the guard ended the trial
 KILLED = "halfstep, which ran it, was killed"
 
 
@@ -50,7 +50,7 @@ def read(path: str | os.PathLike[str]) -> Record:
 
 
 class _Reading:
-    """Takes in lines, and finds out whether any is missing."""
+    """Reads line by line, and finds out whether any line is missing."""
 
     def __init__(self, record: Record) -> None:
         self.record = record
@@ -63,7 +63,7 @@ class _Reading:
         self._most = 0
 
     def take(self, line: bytes) -> None:
-        """Take in one line."""
+        """Read one line."""
         self._lines += 1
         if line.isspace():
             return
@@ -74,7 +74,7 @@ class _Reading:
             self._broken = f"line {self._lines} of it is damaged: {wrong}"
             self._cut = not line.endswith(b"\n")
             return
-        # A process that is killed may leave half a line, which the words of its guard follow.
+        # A killed process may leave half a line; the line of its guard follows.
         if event.get("reason") != KILLED:
             self._damage = self._damage or self._broken
         self._broken = ""
@@ -82,7 +82,7 @@ class _Reading:
         self.record.add(event if _is_safe(line) else cleaned(event))
 
     def _follow(self, event: Mapping[str, object]) -> None:
-        """Steps follow one another, from 0; each of several frameworks that train counts its own."""
+        """Check that steps are numbered from 0 without a gap; of several frameworks that train each counts its own."""
         if event["event"] == "restart":
             self._next, self._most = [], 0
         if event["event"] == "step":
@@ -98,7 +98,7 @@ class _Reading:
             self._most = max(self._most, step + 1)
 
     def damage(self) -> str:
-        """Why no figure may be taken from the record, now that all of it was read; empty where nothing is wrong."""
+        """Why no figure may be taken from the record, when all of it was read; empty where nothing is wrong."""
         record = self.record
         cut_short = self._cut and not record.end
         return record.damage or self._damage or ("" if cut_short else self._broken) or self._miscounted()

@@ -1,4 +1,4 @@
-"""A record as its events were read, or as the process itself keeps what they told."""
+"""A record as its events were read, or as the process that writes it keeps them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Record:
         return [x for step in self.steps if (x := step.get("seconds")) is not None]
 
     def add(self, line: Mapping[str, object]) -> None:
-        """Take one event in, of which :func:`~halfstep.record.events.fault` has found nothing wrong."""
+        """Add one event, in which :func:`~halfstep.record.events.fault` has found nothing wrong."""
         kind = line.get("event")
         if kind in ("start", "takeover", "sample", "region", "end"):
             getattr(self, kind).update(line)

@@ -16,7 +16,7 @@ REMAINDER = "remainder16"
 #: format, or REMAINDER -> bytes
 Bytes = Mapping[str, int]
 
-#: of a part's bytes, what a format must hold to be named: Adam keeps a counter of 4 bytes in fp32 beside any state
+#: the share of a part's bytes from which a format is named: Adam keeps a counter of 4 bytes in fp32 beside any state
 WORTH_NAMING = 0.01
 
 
@@ -38,7 +38,7 @@ class Stored:
 
     @classmethod
     def of(cls, event: Mapping[str, Any]) -> Stored:
-        """From a record's ``stored`` event, of which nothing is taken on trust."""
+        """From a record's ``stored`` event; each field is checked."""
         reasons = event.get("absent")
         told = reasons if isinstance(reasons, Mapping) else {}
         return cls(

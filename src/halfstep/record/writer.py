@@ -1,4 +1,4 @@
-"""Writes a record: one line an event, handed to the kernel at once."""
+"""Writes a record: one line per event, handed to the kernel at once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _bounded(value: Any) -> Any:
     return [_bounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-#: events of which the process itself keeps what they told, for its last words
+#: events whose fields the process itself keeps, for its last line on stderr
 KEPT = ("takeover", "sample", "stored", "region")
 
 
@@ -94,11 +94,11 @@ class Writer:
         return f'{{"event":"{event}","at":{seconds:.6f}{told}}}\n'
 
     def _told_lost(self) -> str:
-        """The line that tells of the lines that are missing; it begins anew, as half of the last may be there."""
+        """The line that reports missing lines; it begins with a line break, as half of the last line may be there."""
         return "\n" + self._line("lost", {"lines": self._lost, "why": self._why}) if self._lost else ""
 
     def _put(self, text: str) -> bool:
-        """Hand it all to the kernel; a file that the script has put in the place of ours is not written."""
+        """Hand the whole text to the kernel; a file that the script has put in the record's place is not written."""
         left = text.encode()
         try:
             self._check_descriptor()
@@ -111,7 +111,7 @@ class Writer:
         return True
 
     def _check_descriptor(self) -> None:
-        """Open the record anew where the script has closed our descriptor, whatever the number stands for now.
+        """Open the record again where the script has closed its descriptor, whatever that number stands for now.
 
         Raises:
             OSError: the record is not there any more.

@@ -46,7 +46,8 @@ def write(diagnosis: Mapping[str, Any], path: Path) -> Path:
         write_whole(path, render(diagnosis))
     except OSError as error:
         raise UsageError(
-            f"Cannot write the page {str(path)!r} ({error.strerror}); give a folder you may write."
+            f"Cannot write the page {str(path)!r} ({error.strerror}); give a folder you may write.",
+            see=path.parent,
         ) from None
     return path
 

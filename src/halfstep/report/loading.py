@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from halfstep import codec
+from halfstep.codec import JsonObject
 from halfstep.comparison import tables
 from halfstep.comparison.model import comparison as model
 from halfstep.comparison.model.comparison import SCHEMA
@@ -29,22 +30,22 @@ Table = Literal["trials", "precisions", "steps"]
 class Comparison:
     """A comparison read back from its folder: ``data`` is the object that ``--json`` writes."""
 
-    def __init__(self, data: dict[str, Any], folder: Path) -> None:
+    def __init__(self, data: JsonObject, folder: Path) -> None:
         self.data = data
         self.folder = folder
 
     @property
-    def trials(self) -> list[dict[str, Any]]:
+    def trials(self) -> list[JsonObject]:
         """One row per trial."""
         return list(self.data["trials"])
 
     @property
-    def verdicts(self) -> list[dict[str, Any]]:
+    def verdicts(self) -> list[JsonObject]:
         """One row per precision."""
         return list(self.data["verdicts"])
 
     @property
-    def recommendation(self) -> dict[str, Any]:
+    def recommendation(self) -> JsonObject:
         """Which precision to use, the reasons, and the lines that make it permanent."""
         return dict(self.data["recommendation"])
 
@@ -68,15 +69,15 @@ class Comparison:
             raise Unmet([said[each] for each in judged if each.answer != "holds"], exit_code(judged))
         return list(said.values())
 
-    def table(self) -> list[dict[str, Any]]:
+    def table(self) -> list[JsonObject]:
         """One flat row per precision: figures, ends of intervals and verdicts; None where absent."""
         return tables.precisions(self.data)
 
-    def to_rows(self) -> list[dict[str, Any]]:
+    def to_rows(self) -> list[JsonObject]:
         """One flat row per trial."""
         return tables.trials(self.data)
 
-    def steps(self) -> list[dict[str, Any]]:
+    def steps(self) -> list[JsonObject]:
         """One row for each step and figure of each trial: precision, seed, repeat, step, figure, value."""
         return tables.steps(self.data)
 
@@ -111,17 +112,17 @@ class Comparison:
 class Diagnosis:
     """A diagnosis read back from its folder: ``data`` is the object that ``--json`` writes."""
 
-    def __init__(self, data: dict[str, Any], folder: Path) -> None:
+    def __init__(self, data: JsonObject, folder: Path) -> None:
         self.data = data
         self.folder = folder
 
     @property
-    def findings(self) -> list[dict[str, Any]]:
+    def findings(self) -> list[JsonObject]:
         """What is wrong numerically, the worst first, with the remedies."""
         return list(self.data["findings"])
 
     @property
-    def layers(self) -> list[dict[str, Any]]:
+    def layers(self) -> list[JsonObject]:
         """One row per layer: its numbers, and what the precision does to them."""
         return list(self.data["layers"])
 

@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from halfstep import codec
-from halfstep.codec import clean, finite
+from halfstep.codec import JsonObject, clean, finite
 from halfstep.comparison.model.comparison import Comparison
 from halfstep.comparison.model.references import EvidenceRef
 from halfstep.comparison.model.trials import TrialRow
@@ -19,6 +19,7 @@ from halfstep.diagnosis.model import Diagnosis
 from halfstep.errors import UsageError
 from halfstep.files import write_whole
 from halfstep.report import bars, plots, stored, units
+from halfstep.report.columns import COLUMNS
 from halfstep.report.diagnosis_page import figures as heat_maps
 from halfstep.report.diagnosis_page import templates
 from halfstep.report.document import EMPTY_STYLE, asset, plotly_script, policy
@@ -67,7 +68,8 @@ def write(comparison: Mapping[str, Any], path: str | Path, diagnoses: Diagnoses 
         write_whole(path, page)
     except OSError as error:
         raise UsageError(
-            f"Cannot write the page {str(path)!r} ({error.strerror}); give a file in a folder you may write."
+            f"Cannot write the page {str(path)!r} ({error.strerror}); give a file in a folder you may write.",
+            see=path.parent,
         ) from None
     return path
 
@@ -100,6 +102,7 @@ def render(comparison: Mapping[str, Any], diagnoses: Diagnoses = ()) -> str:
             loss_words=loss_words,
             leading=[r for r in read_.recommendation.reasons if r.evidence.field not in _TOLD_BENEATH],
             colours=colours,
+            columns=COLUMNS,
             figures=figures | maps,
             names={name: plots.names(figure, read_) for name, figure in figures.items()},
             diagnoses=diagnosed,
@@ -112,15 +115,15 @@ def render(comparison: Mapping[str, Any], diagnoses: Diagnoses = ()) -> str:
             stored=stored.words,
             metered=any(row.energy for row in read_.verdicts)
             or any(trial.energy_joules is not None for trial in read_.trials),
-            idle=finite(read_.environment.get("idle_watts")),
-            idle_absent=read_.environment.get("idle_watts_absent") or NOT_RECORDED,
+            idle=read_.environment.idle_watts,
+            idle_absent=read_.environment.idle_watts_absent or NOT_RECORDED,
             no_energy=no_energy(read_),
             seeds=len({trial.seed for trial in read_.trials}),
             baseline=read_.baseline,
             tolerated=bool(read_.options.get("tolerance")),
             scale=ratio_scale(read_.verdicts),
             absent=absences(read_),
-            environment=list(environment(read_.environment)),
+            environment=list(environment(codec.write(read_.environment))),
             options=list(options(read_.options)),
             evidence=evidence(read_),
             raw=comparison if whole else without_steps(comparison),
@@ -140,7 +143,7 @@ def figures_of_steps(comparison: Comparison) -> int:
     )
 
 
-def without_steps(comparison: Mapping[str, Any]) -> dict[str, Any]:
+def without_steps(comparison: Mapping[str, Any]) -> JsonObject:
     """The object without the figures of single steps; those that it is read by are then absent."""
     kept = [
         {name: part for name, part in trial.items() if name not in _OF_STEPS}

@@ -15,6 +15,7 @@ from halfstep.comparison.model.trials import NonFinite, TrialRow
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.rows import EMULATED
 from halfstep.comparison.statistics.sequential import LOOKS
+from halfstep.passed_on import Keywords
 from halfstep.processes import join_words
 from halfstep.program.launching import start_of_command
 from halfstep.report import units
@@ -70,7 +71,7 @@ def _trial(row: TrialRow) -> TrialRow:
     row = replace(row, precision=row.precision or "unnamed", status=row.status or NOT_RECORDED)
     why, warmup, times = why_absent(row), row.warmup_steps or 0, row.step_times
     no_energy = row.energy_absent or why
-    told: dict[str, Any] = {f"{name}_absent": getattr(row, f"{name}_absent") or why for name in _TOLD}
+    told: Keywords = {f"{name}_absent": getattr(row, f"{name}_absent") or why for name in _TOLD}
     for name in _BY_PART:
         told[name] = {part: x for part, x in (getattr(row, name) or {}).items() if x >= 0} or None
     return replace(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import Any
 
+from halfstep.codec import JsonObject
 from halfstep.comparison.model.quality import RunPart
 
 POINTS = 1500  # a line longer than this is drawn from its lows and highs
@@ -15,7 +15,7 @@ ALL = 48_000  # points that all lines of a page share: about 1 MB of it
 DOTS = 300
 _GOLDEN = 0.6180339887  # steps of this spread dots evenly over a band, the same way every time
 
-Figure = dict[str, Any]
+Figure = JsonObject
 Curve = Sequence[float | None]
 
 

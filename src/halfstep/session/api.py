@@ -10,6 +10,7 @@ from typing import Any
 
 from halfstep.errors import HalfstepError, UsageError
 from halfstep.options import RunOptions
+from halfstep.passed_on import Keywords
 from halfstep.session.session import Session
 from halfstep.session.settings import AUTO, Settings
 
@@ -120,7 +121,7 @@ def precision(precision: str, **options: Any) -> Iterator[None]:
                     before_again.restore_scale(scale)
 
 
-def _settings(precision: str, options: dict[str, Any]) -> Settings:
+def _settings(precision: str, options: Keywords) -> Settings:
     """What the script asks for.
 
     Raises:

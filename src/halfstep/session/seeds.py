@@ -17,6 +17,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from halfstep.passed_on import Keywords
 from halfstep.takeover.patches import Patches
 
 #: what the seed is called where it is passed by name
@@ -159,7 +160,7 @@ class _Shift:
 
         self.patches.set(owner, method, alone)
 
-    def _call(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _call(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: Keywords) -> Any:
         if self._inside:
             return original(*args, **kwargs)
         self._inside = True
@@ -169,7 +170,7 @@ class _Shift:
         finally:
             self._inside = False
 
-    def _args(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    def _args(self, args: tuple[Any, ...], kwargs: Keywords) -> tuple[Any, ...]:
         if args and args[0] is not None:
             return (self._plus(args[0]), *args[1:])
         # No seed means: from the operating system's entropy. Here: reproducibly.

@@ -12,13 +12,13 @@ from pathlib import Path
 from halfstep.errors import UsageError
 from halfstep.files import link_folder
 
-#: bytes that a folder may hold to be copied for each trial
+#: bytes that a folder may hold at most to be copied for each trial
 LARGEST = 2**30
 
 
 @contextmanager
 def fresh_folder(wanted: bool, output: Path) -> Iterator[Path | None]:
-    """A copy of the current folder, beside it, so that relative paths lead where they led; removed at the end.
+    """A copy of the current folder, beside it, so that relative paths lead to the same places; removed at the end.
 
     Virtual environments and ``.git`` are linked, not copied; files that are links stay links.
 

@@ -30,7 +30,7 @@ class Trial:
         return f"{safe(self.precision)}-seed{self.seed}-repeat{self.repeat}"
 
 
-#: a recipe that is a file's name as it is, but for the colon
+#: a recipe that can be a file's name as it is, except for the colon
 _SAFE = re.compile(r"[a-z0-9.=-]+(:[a-z0-9._=-]+)?")
 
 #: characters of a file's name that a recipe may take; a file system allows 255 in all
@@ -38,7 +38,7 @@ _LONGEST = 80
 
 
 def safe(precision: str) -> str:
-    """A recipe as a part of a file's name; where that leaves something out, a digest makes it the recipe's own."""
+    """A recipe as a part of a file's name; where characters are replaced or cut, a digest keeps the name unique."""
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-=.") else "_" for c in precision)
     if _SAFE.fullmatch(precision) and len(precision) <= _LONGEST:
         return plain
@@ -104,7 +104,7 @@ class Job:
         return self.folder / "trials" / f"{trial.label}.log"
 
     def environment(self, trial: Trial) -> dict[str, str]:
-        """The trial's environment: ours, and which trial it is, for scripts that want folders of their own."""
+        """The environment of this process, and which trial it is: a script may make a folder for each trial."""
         told = {"precision": trial.precision, "seed": trial.seed, "repeat": trial.repeat}
         environment = {**CONSOLE, **os.environ}
         environment.setdefault("PYTHONHASHSEED", "0")

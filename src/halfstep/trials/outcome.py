@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from halfstep.errors import UsageError
-from halfstep.precisions.recipes import parse
 from halfstep.processes import exit_words
 from halfstep.record import Record, read
+from halfstep.trials.hints import hint
 from halfstep.trials.job import Job, Trial, record_files
-from halfstep.words.format_errors import FormatError, cure_words, format_error
 from halfstep.words.plural import count, were_made
 from halfstep.words.safe_text import clean
 
@@ -26,13 +25,6 @@ T = TypeVar("T")
 Status = Literal[
     "ok", "diverged", "out_of_memory", "failed", "timed_out", "unsupported", "interrupted", "damaged"
 ]
-
-#: of a program that wants to be one of several processes
-NO_RANK = (
-    "no launcher told the program which of several processes it is: --launch has to name one that does, such as "
-    '"torchrun --nproc-per-node 2" (`accelerate launch --cpu` starts one process unless it is given --mpirun_hostfile; '
-    "--multi_gpu starts several, on a CPU too)"
-)
 
 #: fewer skipped steps, or losses that are not finite, are no reason to call a training diverged
 FEW = 8
@@ -142,39 +134,9 @@ def judge(
     if status == "ok" and exit_code not in (0, None):
         return "failed", f"exit code {exit_code}"
     if status == "failed":
-        hint = _hint(record)
-        reason = f"{reason.rstrip('.')}{hint}" if hint else reason
+        words = hint(record)
+        reason = f"{reason.rstrip('.')}{words}" if words else reason
     return status, f"{reason}{began(record)}" if status == "diverged" else reason
-
-
-def _hint(record: Record) -> str:
-    """What the words of an exception leave unsaid, as the end of a sentence."""
-    if record.end.get("exception") == "EOFError":
-        return "; a comparison gives a program nothing to read on stdin"
-    if "environment variable RANK expected" in record.end.get("reason", ""):
-        return f"; {NO_RANK}"
-    place = record.end.get("raised_at", {}).get("place", "")
-    if "unsupported ScalarType BFloat16" in record.end.get("reason", ""):
-        where = f" at {place}" if place else ""
-        return f"; NumPy has no bf16, so the program has to write .float().numpy(){where}"
-    precision = record.start.get("precision") or "fp32"
-    recipe = parse(precision)
-    error = caused_by_format(record)
-    if error is None:
-        return ""
-    can_keep = recipe.compute in ("bf16", "fp16") and not recipe.keep
-    return f"; {cure_words(error, precision, place, modules_to_keep(record), can_keep)}"
-
-
-def caused_by_format(record: Record) -> FormatError | None:
-    """The error that ended a trial, where its format caused it."""
-    compute = parse(record.start.get("precision") or "fp32").compute
-    return format_error(record.end.get("reason", ""), compute)
-
-
-def modules_to_keep(record: Record) -> tuple[str, ...]:
-    """The modules whose results the line worked with that ended a trial."""
-    return tuple(record.end.get("raised_at", {}).get("modules", ()))
 
 
 def _of_rank(record: Record, exit_code: int | None) -> tuple[Status, str]:

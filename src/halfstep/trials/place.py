@@ -1,4 +1,4 @@
-"""Where a trial runs when others run beside it: on which cores or device, and how it is told to end."""
+"""Where a trial runs when others run beside it: on which cores or device, and how it is made to end."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ANYWHERE = Place()
 
 
 class Stop:
-    """Tells trials that run in other threads to end: once kindly, a second time at once.
+    """Makes trials end that run in other threads: at first by asking them, the second time at once.
 
     Attributes:
         at_once: whether it was told a second time.
@@ -52,7 +52,7 @@ class Stop:
         self._lock = threading.Lock()
 
     def tell(self, by: str) -> None:
-        """End them; ``by`` is who wants it, for the reason of each."""
+        """End them; ``by`` says who ended them, and goes into the reason of each."""
         if not self._by:
             self._by = by
             return
@@ -63,7 +63,7 @@ class Stop:
             Tree(None, mark).kill()
 
     def check(self) -> None:
-        """Called by a trial's thread, all the time.
+        """Called by a trial's thread again and again.
 
         Raises:
             KeyboardInterrupt: it is to end, with the word of who wants it.

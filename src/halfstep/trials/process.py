@@ -25,13 +25,13 @@ import psutil
 from halfstep.processes import ask_to_end, in_session_of, start_apart
 from halfstep.record.reader import KILLED
 
-#: seconds that a program is given to end by itself after it was asked to, before it is made to
+#: seconds that a program has to end by itself after it was asked to, before it is killed
 GRACE = 8.0
 
-#: seconds that what a trial left running is given to end by itself, when the trial has ended
+#: seconds that processes which a trial left running have to end by themselves, when the trial has ended
 _LEFT = 1.0
 
-#: seconds that a process which was killed may take to go
+#: seconds that a killed process may take to disappear
 _GOING = 5.0
 
 _POLL = 0.05
@@ -119,7 +119,7 @@ class Tree:
         return in_session_of(process.pid, leaders) or process.environ().get(MARK) == self.mark
 
     def look(self) -> None:
-        """Get to know those that run now, where the last look was some seconds ago."""
+        """Look for those that run now, if the last look was some seconds ago."""
         if time.monotonic() - self._looked > _LOOK:
             self.running()
 
@@ -133,7 +133,7 @@ class Tree:
         return total
 
     def _look_below(self) -> None:
-        """Get to know those that are found by their parents: quickly, as the memory is looked at all the time."""
+        """Look for descendants by their parents only: that is quick, and memory is looked at often."""
         with contextlib.suppress(psutil.Error):
             self._known.update(psutil.Process(self.pid).children(recursive=True))
 
@@ -172,7 +172,7 @@ class Tree:
 
 
 def _runs(process: psutil.Process) -> bool:
-    """Whether it is there, and not only waits for its parent to notice that it has ended."""
+    """Whether it runs; one that has ended may wait for its parent to notice."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -197,7 +197,7 @@ class Guard:
         self._process: subprocess.Popen[bytes] | None = None
 
     def begin(self) -> None:
-        """Watch from here on; where no process can be started, nothing does."""
+        """Watch from here on; where no process can be started, nobody watches."""
         with contextlib.suppress(OSError), open(self._record, "ab") as file:
             self._process = start_apart(
                 [sys.executable, "-S", "-c", _GUARD, "\n".join(sys.path), self._mark],

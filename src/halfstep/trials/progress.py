@@ -55,7 +55,7 @@ class CallOptions(RunOptions):
 
 
 class Announcer:
-    """Turns what a display is told into :class:`Progress` for a function; without one, nothing is shown."""
+    """A display that calls a function with :class:`Progress` values; without a function it shows nothing."""
 
     def __init__(self, on_progress: OnProgress | None = None) -> None:
         self._on_progress = on_progress

@@ -31,7 +31,7 @@ OnStep = Callable[[int, "float | None", "float | None"], None]
 def run_trial(
     job: Job, trial: Trial, on_step: OnStep, place: Place = ANYWHERE, stop: Stop | None = None
 ) -> Outcome:
-    """Run a trial to its end; no process of it is left then. Never raises on account of the program.
+    """Run a trial to its end; no process of it is left then. Whatever the program does, this raises nothing.
 
     Args:
         job: what to run.
@@ -46,7 +46,9 @@ def run_trial(
     stop = stop or Stop()
     try:
         job.record(trial).parent.mkdir(parents=True, exist_ok=True)
-        for earlier in job.records(trial):  # it would be taken for this run's, if this one wrote none
+        for earlier in job.records(
+            trial
+        ):  # it would be taken for the record of this run, if this run wrote none
             earlier.unlink(missing_ok=True)
         log = open(job.log(trial), "wb")  # noqa: SIM115
     except OSError as error:
@@ -87,8 +89,9 @@ def run_trial(
 
 
 class Signals:
-    """Ctrl-C, and what else :data:`~halfstep.processes.ENDING` has, end a trial, which no terminal's signal reaches
-    and which would live on alone. They wait while it is being started and ended, and interrupt only :meth:`raised`.
+    """Ctrl-C, and the other signals of :data:`~halfstep.processes.ENDING`, end a trial: the terminal's signals do not
+    reach it, and it would live on alone. While a trial is being started or ended they wait; they interrupt
+    only :meth:`raised`.
 
     Only in the main thread, and only where nobody else handles them.
 
@@ -124,7 +127,7 @@ class Signals:
 
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:
-        """Within, what comes, and what has come before, is a KeyboardInterrupt with its name; once."""
+        """Within it a signal, also one that came before, raises KeyboardInterrupt with its name, once."""
         self._open = True
         try:
             if self.came:

@@ -13,6 +13,7 @@ from halfstep import codec
 from halfstep.comparison import running
 from halfstep.comparison.blocks import PlaceLost
 from halfstep.comparison.cluster.ray_cluster import Cluster
+from halfstep.comparison.model import environment as model
 from halfstep.comparison.request import Request, stored
 from halfstep.errors import HalfstepError
 from halfstep.record import read
@@ -58,8 +59,8 @@ def play(
     @contextlib.contextmanager
     def cluster(*given: Any) -> Iterator[Cluster]:
         machines: Any = [Machine(lost, each, told) for each in back]
-        about = {"machines": len(machines), "other_machines": ["A100", "A100"], "busy_machines": 1}
-        yield Cluster({**ENVIRONMENT, "cluster": about}, machines)
+        used = model.Cluster(len(machines), other_machines=("A100", "A100"), busy_machines=1)
+        yield Cluster(replace(ENVIRONMENT, cluster=used), machines)
 
     monkeypatch.setattr(running, "cluster", cluster)
     return told

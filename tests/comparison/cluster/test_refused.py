@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from halfstep.cli.compare import prepare
-from halfstep.comparison.cluster.ray_cluster import inside
+from halfstep.comparison.cluster.connection import inside
 from halfstep.comparison.options import ComparisonOptions
 from halfstep.comparison.request import Request, resumed, save, stored
 from halfstep.errors import UsageError

@@ -11,16 +11,18 @@ import pytest
 
 from halfstep import codec
 from halfstep.comparison import tables
+from halfstep.comparison.model.environment import Environment
 from halfstep.comparison.request import Request
 from halfstep.comparison.running import assemble
 from halfstep.comparison.statistics import curves
+from halfstep.machine.support import Device
 from halfstep.options import DEFAULTS
 from halfstep.record import SCHEMA, Writer, read
 from halfstep.report.reading import read as read_comparison
 from halfstep.report.words.comparison import worded
 from halfstep.trials import Outcome, Trial
 
-ENVIRONMENT = {"devices": [{"name": "A", "precisions": {}}]}
+ENVIRONMENT = Environment(devices=(Device(name="A"),))
 SEEDS = (0, 1)
 
 #: (value at the places, the ordinary value elsewhere) of a step, seed and precision
@@ -58,7 +60,7 @@ def request(folder: Path) -> Request:
 def test_no_figure_ends_a_comparison(tmp_path: Path, figure: str, value: float, place: str) -> None:
     plan = [Trial(p, seed, repeat) for repeat in (0, 1) for seed in SEEDS for p in ("fp32", "fp16")]
     outcomes = [trial(tmp_path, at, figure, value, PLACES[place]) for at in plan]
-    found = codec.write(worded(assemble(request(tmp_path), outcomes, dict(ENVIRONMENT))))
+    found = codec.write(worded(assemble(request(tmp_path), outcomes, ENVIRONMENT)))
     assert json.loads(json.dumps(found, allow_nan=False)) == json.loads(json.dumps(found))
     assert len(read_comparison(found).trials) == 8
     assert len(tables.trials(found)) == len(tables.steps(found)) / (20 + 19 + 20) == 8

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halfstep.errors import UsageError
-from halfstep.pytorch.capabilities import Support
+from halfstep.machine.support import Support
 from halfstep.pytorch.products import products
 from halfstep.pytorch.products.cpp_kernel import cpp_kernel
 from halfstep.pytorch.products.operations import KINDS, Operation
@@ -244,7 +244,7 @@ def test_installing_again_changes_nothing_and_removing_restores(calls: Calls) ->
     assert calls == ["mm", "mm"]
 
 
-NATIVE = Support("native", "it has units", frozenset({"transposed_convolution"}))
+NATIVE = Support("native", "it has units", ("transposed_convolution",))
 FP32 = Support("fp32_units", "it has none")
 
 

@@ -106,7 +106,7 @@ def test_one_that_fails_is_a_sentence(
     monkeypatch.setattr(process, "LIMIT", 5.0 if fault == "hang" else process.LIMIT)
     print_tracked(parse_targets(["wandb"]), comparison(), tmp_path, None)
     assert capsys.readouterr().err == (
-        f"halfstep: wandb was not told of the comparison ({why}); `halfstep report {tmp_path} --track wandb` tells it "
+        f"halfstep: The comparison was not sent to wandb ({why}); `halfstep report {tmp_path} --track wandb` sends it "
         "again.\n"
     )
 
@@ -117,7 +117,7 @@ def test_the_comparison_is_there_where_a_tracker_fails(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PLAYED_FAULT", "exit")
     Path("idle.py").write_text("print('idle')\n")
-    with pytest.warns(RuntimeWarning, match="wandb was not told of the comparison"):
+    with pytest.warns(RuntimeWarning, match="The comparison was not sent to wandb"):
         found = halfstep.compare("idle.py", precisions="fp32", out="out", track=["wandb"])
     assert found.trials[0]["reason"]
     assert (tmp_path / "out" / "report.html").exists()
@@ -168,7 +168,7 @@ def test_a_package_that_cannot_be_imported_is_said_before_any_trial(
         halfstep.compare("idle.py", precisions="fp32", track="wandb")
     Path("file").write_text("")
     with pytest.raises(
-        NotTracked, match="(NotADirectoryError|FileExistsError).*--track wandb=file` tells it again"
+        NotTracked, match="(NotADirectoryError|FileExistsError).*--track wandb=file` sends it again"
     ):
         track(parse_targets(["wandb=file"])[0], comparison(), tmp_path, None)
 

@@ -1,1 +1,1 @@
-"""Trials on the machines of a Ray cluster; only :mod:`~halfstep.comparison.cluster.ray_cluster` imports Ray."""
+"""Trials on the machines of a Ray cluster; no other folder imports Ray."""

@@ -1,4 +1,4 @@
-"""What runs on a machine of a cluster: one trial at a time; what it writes is told as it comes."""
+"""What runs on a machine of a cluster: one trial at a time. What it writes is sent on as it comes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import tempfile
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from halfstep.comparison.environment import environment
+from halfstep import codec
+from halfstep.comparison.environment import this_machine
 from halfstep.trials import Job, Outcome, Trial, run_trial
 from halfstep.trials.outcome import Status
 from halfstep.trials.place import ANYWHERE, Stop
 
-#: seconds for which :meth:`Node.news` waits for something to tell
+#: seconds for which :meth:`Node.news` waits for news
 WAIT = 0.5
 
-#: bytes of a file that are told at once
+#: bytes of a file that are sent at once, at most
 _MOST = 2**24
 
 
@@ -61,9 +61,9 @@ class Node:
         self._steps: queue.Queue[tuple[int, float | None, float | None]] = queue.Queue()
         self._outcome: Outcome | BaseException | None = None
 
-    def about(self) -> dict[str, Any]:
-        """This machine as a comparison's ``environment`` describes one, and which it is."""
-        return environment()
+    def about(self) -> object:
+        """This machine as the ``environment`` of a comparison's JSON, which another version of halfstep reads, too."""
+        return codec.write(this_machine())
 
     def begin(self, job: Job, trial: Trial) -> None:
         """Run a trial in a thread.
@@ -86,14 +86,14 @@ class Node:
         self._thread.start()
 
     def stop(self, by: str) -> None:
-        """End the trial, kindly; at once when told again."""
+        """Ask the trial to end; at the second call, end it at once."""
         self._stop.tell(by)
 
     def news(self) -> News:
         """What happened since the last call; after its end the trial's folder is gone.
 
         Raises:
-            BaseException: what the run of the trial raised, which is a fault of ours.
+            BaseException: what the run of the trial raised, which is a fault of halfstep.
         """
         assert self._thread is not None
         self._thread.join(WAIT)
@@ -101,7 +101,7 @@ class Node:
             return News(self._last_step(), self._written())
         step, written = self._last_step(), self._written()
         if any(len(each.data) == _MOST for each in written):
-            return News(step, written)  # there is more to tell before the end
+            return News(step, written)  # there is more to send before the end
         shutil.rmtree(self._folder, ignore_errors=True)
         if not isinstance(self._outcome, Outcome):
             assert self._outcome is not None

@@ -56,7 +56,7 @@ def amounts(text: str) -> dict[str, float]:
             )
         found[name.strip()] = amount
     if text and not found:
-        raise UsageError(f"--resources was given {text!r}, in which nothing is named; give e.g. gpu=1.")
+        raise UsageError(f"--resources was given {text!r}, which names nothing; give e.g. gpu=1.")
     return found
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from halfstep.comparison.model.budget import Budget
+from halfstep.comparison.model.environment import Environment
 from halfstep.comparison.model.fit import Fit
 from halfstep.comparison.model.recommendation import Recommendation
 from halfstep.comparison.model.trials import TrialRow
@@ -45,7 +46,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class Method:
-    """How a figure was come by."""
+    """How a figure was measured or computed."""
 
     figure: str = ""
     how: str = ""
@@ -53,20 +54,20 @@ class Method:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that was compared; ``environment`` is the machine's description, ``options`` the command's."""
+    """Everything that was compared."""
 
     OMITTED: ClassVar = ("fit_batch", "budget")
     schema: str = SCHEMA  #: `halfstep/comparison/1`
     program: Program = Program()  #: `command` (after python's own name), `module`, `cwd`, `launch`
     #: the machine: versions, CPU, cores, frameworks, devices and what each can do
-    environment: Mapping[str, object] = field(default_factory=dict)
+    environment: Environment = field(default_factory=Environment)
     options: Mapping[str, object] = field(default_factory=dict)  #: the options of the command
     trials: tuple[TrialRow, ...] = ()
     missing: tuple[str, ...] = ()  #: names of trials that were asked for and did not run
     verdicts: tuple[PrecisionRow, ...] = ()
     speed_drift: Drift = Drift()  #: whether the machine changed its pace, `across_trials` and `within_trials`
     recommendation: Recommendation = field(default_factory=Recommendation)
-    method: tuple[Method, ...] = ()  #: for each figure how it was come by
+    method: tuple[Method, ...] = ()  #: for each figure how it was measured or computed
     fit_batch: Fit | None = None  #: with `--fit-batch`: the largest batches; otherwise there is no such field
     #: with `--budget`: `seconds`, `end` (why it ended) and `standings` (what is open of each precision, why it was
     #: dropped, how many pairs it needs); otherwise there is no such field

@@ -10,6 +10,7 @@ from halfstep.errors import Unsupported
 from halfstep.keras import units
 from halfstep.keras.recording.sample import Sample
 from halfstep.keras.runtime import Runtime
+from halfstep.machine.support import Support
 from halfstep.precisions.recipes import Recipe
 from halfstep.takeover.base import Options, Takeover
 from halfstep.takeover.patches import Patches
@@ -46,7 +47,7 @@ class Backend(Runtime, ABC):
         """The name of each GPU that the backend sees, and its compute capability or None. Not used on PyTorch."""
         return []
 
-    def support(self, precision: str) -> units.Row:
+    def support(self, precision: str) -> Support:
         """How products in ``precision`` are computed on the device that the backend uses here."""
         gpus = self.accelerators()
         if gpus:
@@ -57,9 +58,9 @@ class Backend(Runtime, ABC):
         """The precision to begin with, and why: the first of bf16 and fp16 for which the device has units."""
         for precision in ("bf16", "fp16"):
             found = self.support(precision)
-            if found["kind"] == "native":
-                return precision, found["reason"]
-        return "fp32", f"no faster units here: {self.support('bf16')['reason']}"
+            if found.kind == "native":
+                return precision, found.reason
+        return "fp32", f"no faster units here: {self.support('bf16').reason}"
 
     def ran_as(self, options: Options) -> str:
         """What the recipe runs as here, in words.
@@ -72,14 +73,14 @@ class Backend(Runtime, ABC):
             return recipe.name
         self._refuse_pytorch_only(options)
         found = self.support(recipe.compute)
-        if found["kind"] == "impossible":
-            raise Unsupported(f"Precision {recipe.name} cannot run here: {found['reason']}.")
+        if found.kind == "impossible":
+            raise Unsupported(f"Precision {recipe.name} cannot run here: {found.reason}.")
         slow = self.software(recipe)
         return f"{recipe.name}, {slow}'s own products in software" if slow else recipe.name
 
     def software(self, recipe: Recipe) -> str | None:
         """The name of the backend if it computes the recipe's products in software here; else None."""
-        slow = not recipe.as_is and self.support(recipe.compute)["kind"] == "emulated"
+        slow = not recipe.as_is and self.support(recipe.compute).kind == "emulated"
         return self.title if slow else None
 
     def _refuse_pytorch_only(self, options: Options) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from keras.optimizers import LossScaleOptimizer
 
+from halfstep.codec import JsonObject
+
 #: the attributes of the LossScaleOptimizer itself; every other public name is the inner optimizer's
 _OWN = {
     "inner_optimizer",
@@ -77,9 +79,9 @@ class _Scaled(LossScaleOptimizer):  # type: ignore[misc]
         else:
             setattr(self.inner_optimizer, name, value)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> JsonObject:
         """The inner optimizer's: what the script saves is what it made."""
-        config: dict[str, Any] = self.inner_optimizer.get_config()
+        config: JsonObject = self.inner_optimizer.get_config()
         return config
 
     def exclude_from_weight_decay(self, *args: Any, **kwargs: Any) -> None:

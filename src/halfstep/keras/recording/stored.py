@@ -32,7 +32,7 @@ def held_by_optimizer(optimizer: Any) -> Held:
     return {"weights": trained, "gradients": trained, "optimizer": _state(optimizer)}
 
 
-def memory_and_stored(held: Callable[[], Held]) -> tuple[dict[str, int], dict[str, Any]]:
+def memory_and_stored(held: Callable[[], Held]) -> tuple[dict[str, int], dict[str, Mapping[str, int | str]]]:
     """Bytes of each part, and bytes by format: the fields of a record's ``stored`` event.
 
     It raises nothing: what could not be looked at is absent with the reason.

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfstep.passed_on import Keywords
 from halfstep.pytorch.autocast.mixed_operands import of_one_dtype
 from halfstep.pytorch.autocast.state import OUTSIDE, place
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
@@ -136,7 +137,7 @@ def _kernel(name: str) -> Callable[..., Any]:
     return kernel
 
 
-Change = Callable[[Any, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+Change = Callable[[Any, tuple[Any, ...], Keywords], tuple[tuple[Any, ...], Keywords]]
 
 
 def _change(name: str) -> Change:
@@ -149,26 +150,26 @@ def _change(name: str) -> Change:
     return _to_fp32_result if name in FP32_RESULT else _to_fp32
 
 
-def _to(dtype: torch.dtype, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _to(dtype: torch.dtype, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], Keywords]:
     """float64 stays: it is no autocast's business."""
     source = (torch.float32, *SIXTEEN_BIT)
     return cast(args, dtype, source), cast(kwargs, dtype, source)
 
 
-def _to_fp32(operation: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _to_fp32(operation: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], Keywords]:
     return _to(torch.float32, args, kwargs)
 
 
-def _to_lower(operation: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _to_lower(operation: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], Keywords]:
     return _to(torch.get_autocast_dtype("cpu"), args, kwargs)
 
 
-def _to_widest(operation: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _to_widest(operation: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], Keywords]:
     wide = any(isinstance(x, Tensor) and x.dtype is torch.float32 for x in (*args, *kwargs.values()))
     return _to(torch.float32 if wide else torch.get_autocast_dtype("cpu"), args, kwargs)
 
 
-def _to_fp32_result(operation: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _to_fp32_result(operation: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], Keywords]:
     if args[0].dtype not in SIXTEEN_BIT:
         return args, kwargs
     place = [argument.name for argument in operation._schema.arguments].index("dtype")
@@ -177,7 +178,7 @@ def _to_fp32_result(operation: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, 
     return args, {**kwargs, "dtype": kwargs.get("dtype") or torch.float32}
 
 
-def _refuse(operation: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _refuse(operation: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], Keywords]:
     raise RuntimeError(
         "torch.nn.functional.binary_cross_entropy is refused by CUDA's autocast, which --as-on cuda applies; use "
         "binary_cross_entropy_with_logits, which is safe, without the sigmoid before it."

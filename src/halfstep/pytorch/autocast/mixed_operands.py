@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch._C import DispatchKey, DispatchKeySet
 
+from halfstep.passed_on import Keywords
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.products.dispatcher import Overrides, exists, own_kernel
 
@@ -211,14 +212,14 @@ def _rounded(own: Callable[..., Any]) -> Callable[..., Any]:
     return kernel
 
 
-def of_one_dtype(operation: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def of_one_dtype(operation: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], Keywords]:
     """Arguments of ``operation`` in one dtype where floating ones differ and one is 16-bit; else as they are."""
     return _cast(_common, operation, args, kwargs)
 
 
 def _cast(
     choose: Callable[[Any, list[Tensor]], Cast], operation: Any, args: Any, kwargs: Any
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+) -> tuple[tuple[Any, ...], Keywords]:
     values = tuple(kwargs.values())
     cast = choose(operation, list(_tensors((args, values))))
     return _each(args, cast), dict(zip(kwargs, _each(values, cast), strict=True))

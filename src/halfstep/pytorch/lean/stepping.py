@@ -18,6 +18,7 @@ from torch.compiler import is_compiling
 from torch.optim import Optimizer
 from torch.optim import optimizer as optimizers
 
+from halfstep.passed_on import Keywords, StateDict
 from halfstep.pytorch.lean.master import Master, Masters
 from halfstep.pytorch.lean.split import Parts, is_dense
 from halfstep.pytorch.lean.states import Fp32States
@@ -90,7 +91,7 @@ class Stepping:
     def _load_state_dict(self, original: Callable[..., None]) -> Callable[..., None]:
         """State that is loaded takes the dtype of its parameter."""
 
-        def load_state_dict(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+        def load_state_dict(optimizer: Optimizer, state_dict: StateDict) -> None:
             self._masters.open(self._held(p for group in optimizer.param_groups for p in group["params"]))
             original(optimizer, state_dict)
 
@@ -115,7 +116,7 @@ class Stepping:
         stepping: Callable[..., Any],
         optimizer: Optimizer,
         args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        kwargs: Keywords,
         compiled: bool,
     ) -> Any:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]

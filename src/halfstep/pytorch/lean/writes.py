@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.nn.utils import clip_grad
 
+from halfstep.passed_on import Keywords
 from halfstep.pytorch.autocast.state import OUTSIDE, place
 from halfstep.pytorch.lean.master import Master, Masters
 from halfstep.pytorch.patches import Patches
@@ -269,7 +270,7 @@ class Wide(torch.autograd.Function):
         return gradient.to(torch.bfloat16), None, None
 
 
-def _is_bf16(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _is_bf16(args: tuple[Any, ...], kwargs: Keywords) -> bool:
     """Whether what is asked for is bf16, as the parameter is: a dtype, or a tensor to be like or to meet."""
     return any(
         value is torch.bfloat16 or (isinstance(value, Tensor) and value.dtype is torch.bfloat16)

@@ -16,9 +16,9 @@ from typing import get_args
 import torch
 
 from halfstep.errors import UsageError
+from halfstep.machine.support import Support
 from halfstep.options import ProductsMode
 from halfstep.pytorch import capabilities
-from halfstep.pytorch.capabilities import Support
 from halfstep.pytorch.products import python_kernel
 from halfstep.pytorch.products.cpp_kernel import cpp_kernel
 from halfstep.pytorch.products.dispatcher import exists

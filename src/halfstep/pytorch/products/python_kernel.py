@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from halfstep.passed_on import Keywords
 from halfstep.pytorch.products.dispatcher import Overrides, own_kernel
 from halfstep.pytorch.products.operations import Operation, Plan
 from halfstep.pytorch.products.scratch import Scratch
@@ -64,9 +65,7 @@ def applies(
     return all(x is None or x.dtype is dtype for x in args[1 : operation.tensors])
 
 
-def in_fp32(
-    operation: Operation, call: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
-) -> Any:
+def in_fp32(operation: Operation, call: Callable[..., Any], args: Sequence[Any], kwargs: Keywords) -> Any:
     """Compute ``operation`` on 16-bit operands in fp32 and round once.
 
     Args:

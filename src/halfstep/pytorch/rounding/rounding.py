@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from halfstep.errors import UsageError
+from halfstep.passed_on import Keywords
 from halfstep.precisions.exact import check_mode
 from halfstep.precisions.formats import Format, get_scalar
 from halfstep.pytorch.rounding import native
@@ -113,7 +114,7 @@ class _RoundThrough(torch.autograd.Function):
         x: Tensor,
         forward: str | Format | None,
         backward: str | Format | None,
-        options: dict[str, Any],
+        options: Keywords,
     ) -> Tensor:
         ctx.formats, ctx.options = (forward, backward), options
         return x.view_as(x) if forward is None else round_to(x, forward, **options)
@@ -125,7 +126,7 @@ class _RoundThrough(torch.autograd.Function):
 
 
 def _through(
-    x: Tensor, forward: str | Format | None, backward: str | Format | None, options: dict[str, Any]
+    x: Tensor, forward: str | Format | None, backward: str | Format | None, options: Keywords
 ) -> Tensor:
     rounded: Tensor = _RoundThrough.apply(x, forward, backward, options)  # type: ignore[no-untyped-call]
     return rounded

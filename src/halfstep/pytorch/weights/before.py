@@ -10,7 +10,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import is_
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -122,8 +121,14 @@ class _Part:
             return True  # there are buffers alone, as in nearly every module
         part = self._of()
         attributes = {} if part is None else vars(part)
-        now: dict[str, Any] = {name: self._buffers.get(name, attributes.get(name)) for name in self.others}
-        wide = {name: tensor for name, tensor in now.items() if is_wide(tensor) and not tensor.requires_grad}
+        now: dict[str, Tensor | None] = {
+            name: self._buffers.get(name, attributes.get(name)) for name in self.others
+        }
+        wide = {
+            name: tensor
+            for name, tensor in now.items()
+            if tensor is not None and is_wide(tensor) and not tensor.requires_grad
+        }
         self.others.update(wide)
         return len(wide) == len(now)
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfstep.passed_on import Keywords
 from halfstep.pytorch.autocast.data_loading import prepares_data
 from halfstep.pytorch.autocast.mixed_operands import KEYS, of_one_dtype
 from halfstep.pytorch.autocast.state import OUTSIDE, place
@@ -185,7 +186,7 @@ def _naming(name: str, device: str, key: Any, saves: Callable[[Tensor], bool]) -
     return kernel
 
 
-def _names_16_bits(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _names_16_bits(args: tuple[Any, ...], kwargs: Keywords) -> bool:
     """Whether a 16-bit dtype is among the arguments, or a tensor after the first that has one."""
     given = (*args[1:], *kwargs.values())
     return any((x.dtype if isinstance(x, Tensor) else x) in SIXTEEN_BIT for x in given)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfstep.passed_on import Keywords
 from halfstep.pytorch.autocast.data_loading import prepares_data
 from halfstep.pytorch.autocast.state import OUTSIDE, place
 from halfstep.pytorch.callers import asked_by_script
@@ -77,7 +78,7 @@ def widened(value: Any) -> Any:
 
 
 def each(
-    change: Callable[[Any], Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    change: Callable[[Any], Any], args: tuple[Any, ...], kwargs: Keywords
+) -> tuple[tuple[Any, ...], Keywords]:
     """The arguments of a call, each changed."""
     return tuple(map(change, args)), {name: change(value) for name, value in kwargs.items()}

@@ -1,6 +1,6 @@
 """Where teams look: a comparison as runs of TensorBoard, MLflow or Weights & Biases, one per trial.
 
-``trackers.py`` reads ``--track`` and finds what can be wrong before a trial; ``runs.py`` is what a tracker is told;
+``trackers.py`` reads ``--track`` and finds what can be wrong before a trial; ``runs.py`` is what a tracker gets;
 ``process.py`` tells it in a process of its own, ``child.py``, which alone imports a tracker's file and package.
 """
 

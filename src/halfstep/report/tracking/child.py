@@ -1,6 +1,6 @@
-"""The process that tells a tracker: ``python -m … child TRACKER PLACE`` reads what it tells from stdin, as JSON.
+"""The process that writes to a tracker: ``python -m … child TRACKER PLACE`` reads the comparison from stdin, as JSON.
 
-It prints one line, how to see what was told, or ends with the exception's own words on stderr.
+It prints one line, how to see what was written, or ends with the exception's own words on stderr.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from halfstep.report.tracking.runs import Tracked
 
 
 def main() -> None:
-    """Import the tracker, make its folder, and tell it what stdin holds; an empty object only tries that."""
+    """Import the tracker, make its folder, and send it what stdin holds; an empty object only tries that."""
     name, place = sys.argv[1:]
     told = json.loads(sys.stdin.buffer.read().decode("utf-8"))
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Tells a tracker of a comparison in a process of its own: whatever becomes of that, the comparison is there.
+"""Sends a comparison to a tracker in a process of its own: whatever becomes of that, the comparison is there.
 
 A tracker's package starts threads and services, handles signals and the end of the process, and reads dozens of
 variables; a process of its own keeps all that from this one, which may be a notebook.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from halfstep import codec
+from halfstep.codec import JsonObject
 from halfstep.errors import HalfstepError, UsageError
 from halfstep.processes import exit_words, join_words
 from halfstep.program.child import command
@@ -24,11 +25,11 @@ LIMIT = 1800.0
 
 
 class NotTracked(HalfstepError):
-    """A tracker could not be told of a comparison."""
+    """A comparison could not be sent to a tracker."""
 
 
 def check(target: Target, out: Path) -> None:
-    """See that a tracker can be told, before any trial is run: import its package, and make its folder.
+    """See that a tracker can be reached, before any trial is run: import its package, and make its folder.
 
     Raises:
         UsageError: its package cannot be imported, or its folder not written.
@@ -43,7 +44,7 @@ def check(target: Target, out: Path) -> None:
 
 
 def track(target: Target, comparison: Mapping[str, Any], folder: Path, page: Path | None) -> str:
-    """Tell a tracker of the object that ``--json`` writes.
+    """Send the object that ``--json`` writes to a tracker.
 
     Args:
         target: which tracker, and where it writes.
@@ -55,7 +56,7 @@ def track(target: Target, comparison: Mapping[str, Any], folder: Path, page: Pat
         How to see it: a command or an address.
 
     Raises:
-        NotTracked: it could not be told, whatever the reason.
+        NotTracked: it could not be sent, whatever the reason.
     """
     from halfstep.report.tracking.runs import tracked  # here: it brings rich, for the table
 
@@ -63,22 +64,22 @@ def track(target: Target, comparison: Mapping[str, Any], folder: Path, page: Pat
     # An address may hold a password, and goes into no message.
     given = "..." if "@" in target.given else target.given
     where = f"{name}={given}" if given else name
-    again = f"`{join_words(['halfstep', 'report', str(folder), '--track', where])}` tells it again"
+    again = f"`{join_words(['halfstep', 'report', str(folder), '--track', where])}` sends it again"
     try:
         return _told(target, folder, codec.write(tracked(comparison, folder, page)))
     except _Failed as failed:
         why = str(failed)
     except KeyboardInterrupt:
         why = "interrupted by Ctrl-C"
-    raise NotTracked(f"{name} was not told of the comparison ({why}); {again}.")
+    raise NotTracked(f"The comparison was not sent to {name} ({why}); {again}.")
 
 
 class _Failed(Exception):
     """Why the process did not do it."""
 
 
-def _told(target: Target, out: Path, told: dict[str, Any]) -> str:
-    """What the process answers to what it is told; an empty object only tries whether it could."""
+def _told(target: Target, out: Path, told: JsonObject) -> str:
+    """The answer of the process to what it is sent; an empty object only tries whether it could."""
     place = target.place(out)
     words = command("-m", "halfstep.report.tracking.child", target.tracker.name, place)
     try:

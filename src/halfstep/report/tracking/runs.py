@@ -1,4 +1,4 @@
-"""What a tracker is told of a comparison: a run per trial, with its parameters, its figures and its values by step."""
+"""What a tracker gets of a comparison: a run per trial, with its parameters, its figures and its values by step."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Tracked:
 
     Attributes:
         name: of its folder.
-        id: the same however often it is told.
+        id: the same however often it is sent.
         started: when it began, as ISO 8601 has it.
         parameters: the program and the machine.
         table: as Markdown.
@@ -86,9 +86,11 @@ class Tracked:
 
 
 def tracked(comparison: Mapping[str, Any], folder: Path, page: Path | None) -> Tracked:
-    """What a tracker is told of the object that ``--json`` writes; secrets in commands are masked, as in the page."""
+    """What a tracker gets of the object that ``--json`` writes; secrets in commands are masked, as in the page."""
     found = read(masked(comparison))
-    environment = {name: found.environment.get(name) for name in ("started", "cpu", "python", "halfstep")}
+    environment = {
+        name: getattr(found.environment, name) for name in ("started", "cpu", "python", "halfstep")
+    }
     name, program = folder.absolute().name, command_line(found.program)
     id = _digest(environment["started"], program, found.program.cwd)
     told = {name: str(value) for name, value in environment.items() if value is not None}

@@ -27,7 +27,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from halfstep.processes import join_words
 from halfstep.report.tracking.runs import Run, Tracked
 
-#: the end of the names of the files that are written here: what is told again takes their place
+#: the end of the names of the files that are written here: a comparison that is sent again takes their place
 _OURS = ".halfstep"
 
 #: parameters that TensorBoard's table of hyperparameters shows
@@ -46,7 +46,7 @@ def write(told: Tracked, place: str) -> str:
 
 
 def _page(told: Tracked, folder: Path) -> Path:
-    """TensorBoard keeps no files, so that the page lies beside its own."""
+    """TensorBoard stores no files of others, so the page is put beside its own files."""
     return Path(shutil.copyfile(told.page, folder / "report.html"))
 
 
@@ -58,7 +58,7 @@ def _seconds(started: str) -> float:
 
 
 def _write(folder: Path, started: float, first: list[Summary.Value], steps: Run | None = None) -> None:
-    """One file of events, in the place of those that were written here before."""
+    """One file of events; it replaces those that were written here before."""
     folder.mkdir(parents=True, exist_ok=True)
     old = list(folder.glob(f"events.out.tfevents.*{_OURS}"))
     new = folder / f"events.out.tfevents.{int(time.time())}.{os.getpid()}{_OURS}"

@@ -1,4 +1,4 @@
-"""The trackers that there are, and what ``--track`` names of them."""
+"""The trackers that halfstep knows, and how ``--track`` names them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Target:
     given: str = ""
 
     def place(self, out: Path, environment: Mapping[str, str] = os.environ) -> str:
-        """Where it writes: as given, else as its variable says, else into the comparison's folder ``out``."""
+        """Where it writes: what was given, else what its variable names, else the comparison's folder ``out``."""
         told = self.given or environment.get(self.tracker.variable, "")
         if told and self.tracker.takes_address and ":" in told:
             return told
@@ -111,6 +111,6 @@ def parse_targets(texts: Sequence[str]) -> tuple[Target, ...]:
 
 
 def _is_installed(package: str) -> bool:
-    """Whether there is such a package. A folder of its name, as wandb leaves one, is found as one without a file."""
+    """Whether there is such a package. A folder of that name, as wandb leaves one, is a package without a file."""
     spec = find_spec(package)
     return spec is not None and spec.origin is not None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import wandb
 
@@ -35,12 +34,12 @@ def write(told: Tracked, place: str) -> str:
 
 
 def _forget(told: Tracked, place: Path) -> None:
-    """Take away what was written offline when the same comparison was told before."""
+    """Take away what was written offline when the same comparison was sent before."""
     for folder in place.glob(f"wandb/offline-run-*-{told.id[:8]}*"):
         shutil.rmtree(folder)
 
 
-def _begun(told: Tracked, place: str, name: str, id: str, kind: str, config: dict[str, Any]) -> wandb.Run:
+def _begun(told: Tracked, place: str, name: str, id: str, kind: str, config: dict[str, str]) -> wandb.Run:
     """A run that has nothing of this process: the trial is over, and ran in another."""
     settings = wandb.Settings(
         console="off",

@@ -60,7 +60,7 @@ def standing_words(standing: Standing, prefer: Prefer) -> str:
 
 
 def open_words(budget: Budget, prefer: Prefer) -> str:
-    """What is open of all precisions, in a line; empty until each has run, as the baseline may be to come."""
+    """What is open of all precisions, in a line; empty until each has run, as the baseline may still be missing."""
     return (
         ""
         if budget.not_run
@@ -86,7 +86,7 @@ def no_verdict(recommendation: Recommendation, budget: Budget) -> Recommendation
 
 
 def more_time(budget: Budget) -> float | None:
-    """Seconds in which what is open would be told, as far as the noise lets it; None where nobody knows, or never."""
+    """Seconds after which nothing would be open, as far as the noise allows; None where that is not known, or never."""
     if budget.not_run:
         return None
     known = [s.seconds for s in budget.standings if s.open and s.seconds]

@@ -36,7 +36,7 @@ def worded(comparison: Comparison) -> Comparison:
         # The first row is the baseline, which every ratio rests on.
         rows[0] = replace(rows[0], warnings=(*rows[0].warnings, drift.words))
     where = (
-        warnings.cluster(comparison.environment.get("cluster")),
+        warnings.cluster(comparison.environment.cluster),
         warnings.side_by_side(comparison.environment),
     )
     if rows:
@@ -63,7 +63,7 @@ def _dropped(row: PrecisionRow, budget: Budget | None, prefer: Prefer) -> Precis
 
 
 def method(comparison: Comparison) -> list[tuple[str, str]]:
-    """How each figure was come by; of one that is looked at again and again, that first."""
+    """How each figure was measured; where there are several looks at the verdicts, how they are made comes first."""
     again = comparison.budget is not None or comparison.options.get("looked_at") is True
     return [LOOKS_METHOD, *METHOD] if again else METHOD
 

@@ -1,4 +1,4 @@
-"""How each figure of a comparison was come by."""
+"""How each figure of a comparison was measured or computed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOOKS_METHOD = (
     "have no band",
 )
 
-#: (figure, how it was come by)
+#: (figure, how it was measured or computed)
 METHOD = [
     ("Step time", "time between the ends of two optimizer steps, on the host's clock (on a GPU: CUDA events), after "
      "the warm-up; of one trial the median step with the 95 % interval of the median by order statistics, of several "
@@ -39,7 +39,7 @@ METHOD = [
     ("Drift", "the seasonal Kendall test (Hirsch, Slack & Smith 1982), exact: of the trials' medians in the order they "
      "ran, precisions as strata, and of six parts of each trial; the rise is Theil and Sen's median slope"),
     ("Warm-up", f"the first {WARMUP} steps of a trial (fewer in a short run) are left out; the second and the third "
-     "are looked at closely and slower for it"),
+     "are looked at closely, which makes them slower"),
     ("Peak memory", "on a GPU the allocator's peak; on a CPU the largest resident set after the warm-up over the one "
      "just after the framework was imported; over several ranks the sum"),
     ("Where memory goes", "bytes of weights, gradients and optimizer state, and of the tensors that the graph keeps "
@@ -67,7 +67,7 @@ METHOD = [
      "the end of the warm-up to the end of the program; joules per step from there to the last reading at the end of a "
      "step, one reading a second, over 5 s or more on a GPU. The whole device is counted, other programs on it too. "
      "Idle watts: the same counters for 6 s before the first trial"),
-    ("Where time goes", "PyTorch's profiler in the third step, which is slower for it and left out of the step times: "
+    ("Where time goes", "PyTorch's profiler in the third step, which it makes slower: no step time has it; "
      "on a CPU every instant belongs to the innermost operation, on a GPU to the kernel that runs; shares sum to one. "
      "Seconds are these shares of the median step"),
 ]  # fmt: skip

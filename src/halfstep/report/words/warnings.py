@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from halfstep.comparison.disturbance import OTHERS
 from halfstep.comparison.model.comparison import Drift, Trend
+from halfstep.comparison.model.environment import Cluster, Environment
 from halfstep.comparison.model.trials import Disturbed, TrialRow
 from halfstep.comparison.model.verdicts import PrecisionRow, StandsStill, WentOn
 from halfstep.comparison.stillness import lost_constants, sixteen_bits
@@ -105,28 +106,28 @@ def _by(trend: Trend) -> str:
     return f"{abs(trend.rise):.0%} {'slower' if trend.rise > 0 else 'faster'}"
 
 
-def side_by_side(environment: Mapping[str, object]) -> str:
+def side_by_side(environment: Environment) -> str:
     """What trials shared that ran at the same time; empty where each had a machine alone."""
-    told, on_cluster = environment.get("side_by_side"), isinstance(environment.get("cluster"), Mapping)
-    blocks, cores = (told.get(name) if isinstance(told, Mapping) else None for name in ("blocks", "cores"))
-    if not isinstance(blocks, int):
+    told = environment.side_by_side
+    if told is None or told.blocks is None:
         return ""
-    where = f"each on {count(cores, 'core')}" if isinstance(cores, int) else "each on a GPU of its own"
-    shared = "memory and caches" if isinstance(cores, int) else "processors and memory of the CPU"
+    where = f"each on {count(told.cores, 'core')}" if told.cores else "each on a GPU of its own"
+    shared = "memory and caches" if told.cores else "processors and memory of the CPU"
     alone = "without --parallel it is measured alone"
-    if on_cluster:
+    if environment.cluster is not None:
         where, alone = "on one machine", "with --resources of a whole machine it is measured alone"
-    return f"{blocks} trials ran side by side, {where}, and shared {shared}: speed was measured beside others; {alone}"
+    blocks = f"{told.blocks} trials ran side by side"
+    return f"{blocks}, {where}, and shared {shared}: speed was measured beside others; {alone}"
 
 
-def cluster(told: object) -> str:
+def cluster(told: Cluster | None) -> str:
     """On how many machines of a cluster blocks ran, and which were left out; empty where there was none."""
-    if not isinstance(told, Mapping) or not isinstance(told.get("machines"), int):
+    if told is None or told.machines is None:
         return ""
-    words = f"the trials ran on {count(told['machines'], 'machine')} of a Ray cluster"
-    if isinstance(others := told.get("other_machines"), list) and others:
-        names = ", ".join(sorted(set(map(str, others))))
-        words += f"; {count(len(others), 'machine')} of another kind left out ({names})"
-    if isinstance(busy := told.get("busy_machines"), int) and busy:
-        words += f"; {busy} in use by others left out"
+    words = f"the trials ran on {count(told.machines, 'machine')} of a Ray cluster"
+    if told.other_machines:
+        names = ", ".join(sorted(set(told.other_machines)))
+        words += f"; {count(len(told.other_machines), 'machine')} of another kind left out ({names})"
+    if told.busy_machines:
+        words += f"; {told.busy_machines} in use by others left out"
     return words

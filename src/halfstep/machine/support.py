@@ -1,0 +1,66 @@
+"""A machine as values: its devices, and how each computes products in each precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+#: how products are computed: by units of the device, by those of fp32, in software (which is slower), or not at all
+Kind = Literal["native", "fp32_units", "emulated", "impossible"]
+
+
+@dataclass(frozen=True)
+class Support:
+    """How a precision's products are computed on a device.
+
+    Attributes:
+        kind: see :data:`Kind`.
+        reason: why, in words that can follow a colon.
+        slower: kinds of products that the native units do more slowly than fp32.
+    """
+
+    kind: Kind
+    reason: str = ""
+    slower: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that a program may train on.
+
+    Attributes:
+        device: ``cpu``, ``cuda:0``, or as its framework calls it.
+        name: the maker's name for it.
+        capability: the compute capability of an NVIDIA GPU, as ``9.0``.
+        precisions: what it can do in each precision.
+    """
+
+    device: str = ""
+    name: str = ""
+    capability: str | None = None
+    precisions: Mapping[str, Support] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Processor:
+    """A CPU: the maker's name for it, the architecture, the cores, and what tells of units for 16-bit numbers."""
+
+    OMITTED: ClassVar = ("onednn",)
+    model: str = ""
+    architecture: str = ""
+    cores: int | None = None
+    flags: tuple[str, ...] = ()
+    onednn: tuple[str, ...] | None = (
+        None  #: the precisions that PyTorch gives to oneDNN; None where another was asked
+    )
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine as a framework sees it: PyTorch's version, the threads it uses, and the devices, the CPU first."""
+
+    torch: str | None = None
+    threads: int | None = None
+    cpu: Processor = Processor()
+    devices: tuple[Device, ...] = ()
