@@ -33,7 +33,8 @@ class Unreadable(ValueError):
     """A part of a JSON value that is not of the type that its field has."""
 
 
-_AS_THEY_ARE = frozenset({float, int, str, bool, types.NoneType})
+_FLOAT: frozenset[type] = frozenset({float})
+_AS_THEY_ARE: frozenset[type] = frozenset({float, int, str, bool, types.NoneType})
 
 
 def write(value: Any) -> Any:
@@ -48,7 +49,14 @@ def write(value: Any) -> Any:
         return {name: write(part) for name, part in told if part is not None or name not in omitted}
     if isinstance(value, Mapping):
         return {str(key): write(part) for key, part in value.items()}
-    return [write(part) for part in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return list(value) if all_of(_AS_THEY_ARE, value) else [write(part) for part in value]
+    return value
+
+
+def all_of(kinds: frozenset[type], items: Sequence[object]) -> bool:
+    """Whether every item is of one of ``kinds``, and of no class derived from it; no call of Python's for each."""
+    return kinds.issuperset(map(type, items))
 
 
 def read(kind: type[T], raw: object) -> T:
@@ -138,8 +146,8 @@ def _items(hints: Sequence[Any], raw: object) -> tuple[Any, ...]:
         pairs = zip(hints, _require(items if len(items) == len(hints) else None), strict=True)
         return tuple(_read(hint, item) for hint, item in pairs)
     of_floats = hints[0] is float or set(_shape(hints[0])[1]) == {float, types.NoneType}
-    if of_floats and all(type(item) is float and math.isfinite(item) for item in items):
-        return tuple(items)  # the losses of a long run, with no call for each
+    if of_floats and all_of(_FLOAT, items) and all(map(math.isfinite, items)):
+        return tuple(items)  # the losses of a long run
     found = []
     for item in items:
         try:

@@ -58,7 +58,8 @@ def check_of(hint: Any) -> Check:
         each = check_of(inner[1])
         return lambda value: isinstance(value, dict) and all(map(each, value.values()))
     if is_typeddict(hint):
-        checks, needed = checks_of(hint), hint.__required_keys__
+        checks = {name: check_of(part) for name, part in hints_of(hint).items()}
+        needed = hint.__required_keys__
         return lambda value: (
             isinstance(value, dict)
             and needed <= value.keys()
@@ -67,6 +68,12 @@ def check_of(hint: Any) -> Check:
     return lambda value: isinstance(value, hint)
 
 
-def checks_of(kind: Any) -> dict[str, Check]:
-    """The same for each field of a TypedDict."""
-    return {name: check_of(hint) for name, hint in get_type_hints(kind, include_extras=True).items()}
+def unchecked(hint: Any) -> frozenset[type]:
+    """The classes of which every value is what the type says."""
+    union = get_origin(hint) in (Union, UnionType)
+    return frozenset({str, bool, NoneType}.intersection(get_args(hint) if union else (hint,)))
+
+
+def hints_of(kind: Any) -> dict[str, Any]:
+    """The types of a TypedDict's fields, by name."""
+    return get_type_hints(kind, include_extras=True)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
-from halfstep.record.checks import Amount, Check, Figure, Integer, Whole, checks_of
+from halfstep.record.checks import Amount, Check, Figure, Integer, Whole, check_of, hints_of, unchecked
 from halfstep.words.safe_text import clean
 
 SCHEMA = "halfstep/record/1"
@@ -245,12 +245,15 @@ _KINDS: dict[str, type] = {
 
 
 @functools.cache
-def _known(event: str) -> tuple[dict[str, Check], tuple[str, ...]]:
-    """The checks of an event's fields, and those without which it says nothing; none of kinds that nobody reads."""
+def _known(event: str) -> tuple[dict[str, tuple[frozenset[type], Check]], tuple[str, ...]]:
+    """By field, the classes of values that need no check, and the check; the fields without which it says nothing.
+
+    Nothing of kinds that nobody reads.
+    """
     kind: Any = _KINDS.get(event)
     if kind is None:
         return {}, ()
-    checks = checks_of(kind)
+    checks = {name: (unchecked(hint), check_of(hint)) for name, hint in hints_of(kind).items()}
     return checks, tuple(name for name in checks if name in kind.__required_keys__)
 
 
@@ -264,8 +267,8 @@ def fault(event: Mapping[str, object]) -> str:
         if name not in event:
             return f"{kind} without {name}"
     for name, value in event.items():
-        check = checks.get(name)
-        if check is not None and not check(value):
+        known = checks.get(name)
+        if known is not None and type(value) not in known[0] and not known[1](value):
             return f"{kind} with another kind of {name}"
     return ""
 

@@ -80,7 +80,7 @@ def final_loss(losses: Sequence[float | None]) -> float | None:
 
 def final(name: str, curve: Curve) -> float | None:
     """The final value: of a loss :func:`final_loss`, of a logged figure the mean of its last tenth, one at least."""
-    values = [curve[step] for step in sorted(curve)]
+    values = _at(sorted(curve), curve)
     if name == LOSS:
         return final_loss(values)
     return _finite_mean(values[-max(1, round(len(values) * FINAL_SHARE)) :])
@@ -138,7 +138,12 @@ def _at_common_steps(curves: Sequence[Curve]) -> tuple[list[int], Any]:
     import numpy as np
 
     steps = sorted(set(curves[0]).intersection(*curves[1:]))
-    return steps, np.array([[curve[step] for step in steps] for curve in curves], dtype=float)
+    return steps, np.array([_at(steps, curve) for curve in curves], dtype=float)
+
+
+def _at(steps: list[int], curve: Curve) -> list[float]:
+    """The values at ``steps``: nearly always all of them, in the order in which they came."""
+    return list(curve.values()) if list(curve) == steps else [curve[step] for step in steps]
 
 
 def difference(ours: Curve, theirs: Curve) -> dict[int, float]:
@@ -151,7 +156,10 @@ def difference(ours: Curve, theirs: Curve) -> dict[int, float]:
 
 def area(curve: Curve) -> float | None:
     """The mean over the run: the area under the curve per step. None where nothing is finite."""
-    known = [value for value in curve.values() if countable(value)]
+    import numpy as np
+
+    values = np.array(list(curve.values()), dtype=float)
+    known = values[np.abs(values) <= LARGEST].tolist()
     return math.fsum(known) / len(known) if known else None
 
 

@@ -164,5 +164,12 @@ def _error_of_median(run: tuple[float, ...]) -> float:
     n = len(run)
     length = max(1, round(n ** (1 / 2)))
     starts = np.random.default_rng(20180131).integers(n - length + 1, size=(DRAWS, math.ceil(n / length)))
-    indices = (starts[:, :, None] + np.arange(length)).reshape(DRAWS, -1)[:, :n]
-    return float(np.log(np.median(np.asarray(run)[indices], axis=1)).std())
+    # Ranks stand for the values: small integers are drawn and parted several times as fast.
+    values, order = np.sort(run), np.argsort(run)
+    ranks = np.empty(n, np.uint16 if n <= 2**16 else np.uint32)
+    ranks[order] = np.arange(n)
+    middle = [(n - 1) // 2, n // 2]
+    blocks = np.lib.stride_tricks.sliding_window_view(ranks, length)
+    drawn = blocks[starts].reshape(DRAWS, -1)[:, :n]
+    drawn.partition(middle, axis=1)
+    return float(np.log(values[drawn[:, middle]].mean(axis=1)).std())
