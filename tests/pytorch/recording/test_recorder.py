@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from halfstep.pytorch.recording.arriving import CudaClock, Pending
 from halfstep.pytorch.recording.recorder import Recorder
 from halfstep.pytorch.recording.step_sampler import PROFILED_STEP
 from halfstep.pytorch.watching.nan_origin import Began
-from halfstep.record import Writer
+from halfstep.record import Writer, read
 from halfstep.takeover.looks import NoLooks
 
 from ..played_device import Device, Event, Graph, Reads
@@ -69,6 +71,41 @@ def test_steps_of_the_next_fold_count_where_python_still_holds_the_last_ones_opt
     finally:
         gc.enable()
     assert takeover.steps == 6
+
+
+def test_threads_that_each_train_a_model_make_their_steps_side_by_side(begin, tmp_path: Path) -> None:
+    """The one that ends first leaves the other's last step uncounted; a step has its own thread's loss."""
+    losses: dict[str, list[float]] = {"first": [], "second": []}
+    both = threading.Barrier(2)
+
+    def train(name: str, size: float, steps: int, before_last: Callable[[], object]) -> None:
+        net = nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+        for step in range(steps):
+            if step == 7:
+                before_last()
+            loss = net(torch.full((4, 2), size)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            losses[name].append(loss.item())
+            if step < 7:
+                both.wait()  # no pass of the one is over before the other's
+            if name == "second" and step == 0:
+                stepped.wait()
+            optimizer.step()
+            stepped.set()
+
+    takeover = begin("fp32", Writer(tmp_path / "record"))
+    stepped = threading.Event()
+    first = threading.Thread(target=train, args=("first", 1.0, 8, lambda: None))
+    second = threading.Thread(target=train, args=("second", 2.0, 10, first.join))
+    for thread in (first, second):
+        thread.start()
+    for thread in (first, second):
+        thread.join()
+    takeover.close()
+    assert takeover.steps == 10
+    assert read(tmp_path / "record").losses == [*losses["first"], *losses["second"][8:]]
 
 
 @pytest.mark.parametrize("precision", ["as-is", "fp32", "bf16", "fp16"])

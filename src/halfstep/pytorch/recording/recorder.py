@@ -6,9 +6,8 @@ steps are timed by CUDA events: no synchronisation that the script did not ask f
 
 from __future__ import annotations
 
-import gc
-import weakref
-from collections import deque
+import threading
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, SupportsFloat
 
@@ -20,6 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from halfstep.pytorch.devices import capturing
 from halfstep.pytorch.loss_scaling.pending_flag import Verdict
 from halfstep.pytorch.recording.arriving import CudaClock, Figure, HostClock, Pending, known, now, read
+from halfstep.pytorch.recording.counted_optimizer import CountedOptimizer
 from halfstep.record import NullWriter, StepLines, Writer
 from halfstep.takeover.looks import Looks, look
 
@@ -30,9 +30,6 @@ CAPTURED = (
 
 _LOSSES, _SECONDS, _LINES = "losses", "seconds per step", "steps"
 _LOGGED = "figures of the script's own"
-
-#: how often Python is made to look for optimizers that nobody uses any more
-_COLLECTIONS = 32
 
 
 class Line(NamedTuple):
@@ -56,30 +53,14 @@ class NullRecorder:
     def __init__(self, on_step: Callable[[int], Any] = lambda index: None) -> None:
         self.steps = 0
         self._on_step = on_step
-        self._primary: weakref.ref[Optimizer] | None = None
-        self._others: weakref.WeakSet[Optimizer] = weakref.WeakSet()
-        self._collections = 0
+        self._counted = CountedOptimizer()
 
     def is_primary(self, optimizer: Optimizer) -> bool:
-        """Whether ``optimizer`` is the one whose steps are counted: the first that ever stepped, while it lives.
-
-        One that its learning-rate scheduler or Trainer refers back to lives until Python looks for such rings, at a
-        time that no two runs share: where another optimizer steps for the first time, it looks.
-        """
-        primary = None if self._primary is None else self._primary()
-        if primary is not None and primary is not optimizer and optimizer not in self._others:
-            self._others.add(optimizer)
-            del primary
-            self._collect()
-        if self._primary is None or self._primary() is None:
-            self._primary = weakref.ref(optimizer)
-        return self._primary() is optimizer
-
-    def _collect(self) -> None:
-        """A program that makes an optimizer per task would spend its time on it."""
-        if self._collections < _COLLECTIONS:
-            self._collections += 1
-            gc.collect()
+        """Whether this step of ``optimizer``, which is being made, is one of the program's."""
+        counts, beside = self._counted.counts(optimizer, self.steps)
+        if beside:
+            self._forget_passes_of(threading.get_ident())
+        return counts
 
     def backward(self, outputs: Sequence[Tensor]) -> None:
         """A backward pass is about to start from ``outputs``."""
@@ -89,6 +70,9 @@ class NullRecorder:
 
     def forget_passes(self) -> None:
         """The backward passes so far belonged to a step that was recorded elsewhere."""
+
+    def _forget_passes_of(self, thread: int) -> None:
+        """A step that does not count was made of them."""
 
     def closure_done(self) -> None:
         """An optimizer's closure has returned: its first loss is the step's."""
@@ -138,8 +122,8 @@ class Recorder(NullRecorder):
         self._looks = looks
         self._lines = StepLines(writer)
         self._on_step = on_step
-        self._losses: list[Tensor] = []
-        self._sum: Tensor | None = None
+        self._losses: defaultdict[int, list[Tensor]] = defaultdict(list)  # of each thread
+        self._sums: dict[int, Tensor] = {}  # those on a GPU
         self._unscaled = WeakTensorKeyDictionary()
         self._closed = False
         self._clock = HostClock()
@@ -165,17 +149,30 @@ class Recorder(NullRecorder):
 
     def _add(self, loss: Tensor) -> None:
         """One more loss of the step. A GPU's is added up at once: a CUDA graph's next replay overwrites it."""
+        here = threading.get_ident()
         if not loss.is_cuda:
-            self._losses.append(loss)
+            self._losses[here].append(loss)
         elif not capturing():
             with torch.no_grad(), torch._C._DisableAutocast():
-                if self._sum is None:
-                    self._sum = loss.to(torch.float64, copy=True).reshape(())
+                if (added := self._sums.get(here)) is None:
+                    self._sums[here] = loss.to(torch.float64, copy=True).reshape(())
                 else:
-                    self._sum += loss.reshape(()).to(self._sum.device, non_blocking=True)
+                    added += loss.reshape(()).to(added.device, non_blocking=True)
 
     def forget_passes(self) -> None:
-        self._losses, self._sum = [], None
+        self._losses, self._sums = defaultdict(list), {}
+
+    def _forget_passes_of(self, thread: int) -> None:
+        self._losses.pop(thread, None)
+        self._sums.pop(thread, None)
+
+    def _of_the_step(self) -> list[Tensor]:
+        """The losses of the thread that steps; of all where it has none, and steps for those that made the passes."""
+        here = threading.get_ident()
+        of_each = [*self._losses.items(), *((thread, [added]) for thread, added in self._sums.items())]
+        self.forget_passes()
+        own = [loss for thread, losses in of_each if thread == here for loss in losses]
+        return own or [loss for _, losses in of_each for loss in losses]
 
     def closure_done(self) -> None:
         self._closed = True
@@ -183,8 +180,7 @@ class Recorder(NullRecorder):
     def step(self, skipped: bool | Verdict, loss_scale: float) -> None:
         index = self.steps
         self.steps += 1
-        losses = self._losses if self._sum is None else [*self._losses, self._sum]
-        self.forget_passes()
+        losses = self._of_the_step()
         self._closed = False
         seconds = self._seconds(losses)
         loss = self._loss(losses)
