@@ -6,6 +6,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_sequence
+from torch.utils.checkpoint import checkpoint
 
 
 class Net(nn.Module):
@@ -17,7 +19,9 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor, options: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         made = torch.zeros(2)
-        return self.norm(self.first(x)) * options["scale"], made
+        out = self.norm(self.first(x)) * options["scale"]
+        self.seen = {x.dtype, out.dtype, made.dtype}
+        return out, made
 
 
 @pytest.mark.parametrize(
@@ -29,7 +33,8 @@ def test_weights_inputs_and_what_is_made_inside_are_16_bit(begin, recipe: str, d
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     held = net.first.weight
     out, made = net(torch.randn(4, 4), {"scale": torch.ones(1)})
-    assert out.dtype is made.dtype is dtype
+    assert net.seen == {dtype}
+    assert out.dtype is made.dtype is torch.float32, "code outside of the model sees fp32"
     assert net.first.weight is held, "an optimizer made before holds the converted parameter"
     assert net.first.weight.dtype is net.norm.running_mean.dtype is dtype
     assert net.norm.num_batches_tracked.dtype is torch.int64
@@ -78,7 +83,7 @@ def test_the_same_numbers_as_converting_by_hand(begin, change: Callable[[nn.Modu
         for step in range(5):
             if step == 2:
                 change(net)
-            loss = (net.bfloat16() if by_hand else net)(x).square().mean()
+            loss = (net.bfloat16() if by_hand else net)(x).float().square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -107,3 +112,145 @@ def test_loaded_optimizer_state_follows_its_parameters(begin) -> None:
     assert first["exp_avg"].dtype is second["exp_avg"].dtype is torch.bfloat16
     assert first["step"].dtype is second["step"].dtype
     assert (first["step"], second["step"]) == (1, 2)
+
+
+class Mixing(nn.Module):
+    """A network with constants in fp32; ``cast`` and ``wide`` are what its author writes for 16 bits by hand."""
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 4)
+        self.memory = nn.LSTM(8, 8, batch_first=True)
+        self.table = torch.randn(8, 8)
+        self.dtype = dtype
+
+    def cast(self, value: Tensor) -> Tensor:
+        return value if self.dtype is None else value.to(self.dtype)
+
+    def wide(self, value: Tensor) -> Tensor:
+        return value if self.dtype is None else value.float()
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.norm(self.first(self.cast(x))) @ self.cast(self.table)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.encode(x))
+
+
+WEIGHT = torch.rand(4, generator=torch.Generator().manual_seed(1))
+TARGET = torch.arange(16) % 4
+
+
+def constant_in_a_loss(net: Mixing, x: Tensor) -> Tensor:
+    return nn.CrossEntropyLoss(weight=WEIGHT)(net.wide(net(x)), TARGET)
+
+
+def product_outside(net: Mixing, x: Tensor) -> Tensor:
+    return (net.wide(net(x)) @ torch.outer(WEIGHT, WEIGHT)).square().mean()
+
+
+def method_called_from_outside(net: Mixing, x: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(net.wide(net.last(net.encode(x))), TARGET, weight=WEIGHT)
+
+
+class Inside(nn.Module):
+    def __init__(self, net: Mixing, body: Callable[[Mixing, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.body = net, body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self.net, x)
+
+
+def loss_inside(net: Mixing, x: Tensor) -> Tensor:
+    return Inside(net, constant_in_a_loss)(net.cast(x))
+
+
+def norm_of_fp32(net: Mixing, x: Tensor) -> Tensor:
+    normed = Inside(net, lambda net, x: net.norm(net.cast(net.encode(x).float())))(net.cast(x))
+    return net.wide(normed).square().mean()
+
+
+def without_autocast_inside(net: Mixing, x: Tensor) -> Tensor:
+    def body(net: Mixing, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return net.last(net.first(net.cast(x.float())))
+
+    return net.wide(Inside(net, body)(net.cast(x))).square().mean()
+
+
+def no_16_bit_kernel(net: Mixing, x: Tensor) -> Tensor:
+    def body(net: Mixing, x: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft(net.wide(net.encode(x))).abs()
+        return net.last(net.cast(torch.cat([spectrum, spectrum[:, :3]], 1)))
+
+    return net.wide(Inside(net, body)(net.cast(x))).square().mean()
+
+
+def recurrent(net: Mixing, x: Tensor) -> Tensor:
+    def body(net: Mixing, x: Tensor) -> Tensor:
+        state = net.cast(torch.ones(1, 1, 8, dtype=torch.float32))
+        return net.last(net.memory(net.cast(x.float())[None], (state, state))[0])
+
+    return net.wide(Inside(net, body)(net.cast(x))).square().mean()
+
+
+def packed(net: Mixing, x: Tensor) -> Tensor:
+    def body(net: Mixing, x: Tensor) -> Tensor:
+        rows = pack_sequence([net.cast(x[:9].float()), net.cast(x[9:].float())])
+        return net.last(net.memory(rows)[0].data)
+
+    return net.wide(Inside(net, body)(net.cast(x))).square().mean()
+
+
+def recomputed(net: Mixing, x: Tensor) -> Tensor:
+    return net.wide(checkpoint(net, net.cast(x), use_reentrant=False)).square().mean()
+
+
+def compiled_around(net: Mixing, x: Tensor) -> Tensor:
+    return torch.compile(constant_in_a_loss, backend="eager", fullgraph=True)(net, x)
+
+
+MIXED = [
+    constant_in_a_loss,
+    product_outside,
+    method_called_from_outside,
+    loss_inside,
+    norm_of_fp32,
+    without_autocast_inside,
+    no_16_bit_kernel,
+    recurrent,
+    packed,
+    recomputed,
+    compiled_around,
+]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "dtype"), [("bf16-true", torch.bfloat16), ("fp16-true:loss_scale=1", torch.float16)]
+)
+@pytest.mark.parametrize("loss_of", MIXED)
+def test_fp32_constants_meet_16_bit_numbers_as_casts_by_hand_let_them(
+    begin, loss_of: Callable[[Mixing, Tensor], Tensor], recipe: str, dtype: torch.dtype
+) -> None:
+    def trained(by_hand: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        torch._dynamo.reset()
+        net = Mixing(dtype if by_hand else None)
+        if by_hand:
+            net.to(dtype)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+        found = []
+        for _ in range(3):
+            loss = loss_of(net, torch.randn(16, 8))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            found.append(loss.detach())
+        return [*found, *(p.detach() for p in net.parameters() if p.grad is not None)]
+
+    expected = trained(by_hand=True)
+    begin(recipe, products="native")
+    found = trained(by_hand=False)
+    assert [tensor.dtype for tensor in found] == [tensor.dtype for tensor in expected]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

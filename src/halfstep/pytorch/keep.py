@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from halfstep.errors import UsageError
+from halfstep.pytorch.autocast.state import Switched
 from halfstep.pytorch.devices import device_types
 from halfstep.pytorch.dtypes import KEPT, SIXTEEN_BIT
 from halfstep.pytorch.patches import Patches
@@ -108,7 +109,13 @@ class Keep:
             if not module.__dict__.get(KEPT):
                 return original(module, *args, **kwargs)
             args, kwargs = cast(args, torch.float32, SIXTEEN_BIT), cast(kwargs, torch.float32, SIXTEEN_BIT)
-            with torch.autocast(device, enabled=False):  # a recipe's region is off on all devices then
+            if back_to is None or torch.compiler.is_compiling():
+                off: Any = torch.autocast(
+                    device, enabled=False
+                )  # a recipe's region is off on all devices then
+            else:  # that would be a region of the script's, which changes nothing in a model of 16-bit weights
+                off = Switched(device_types(), enabled=False)
+            with off:
                 result = original(module, *args, **kwargs)
             return result if back_to is None else cast(result, back_to)
 

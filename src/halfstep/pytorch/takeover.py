@@ -17,6 +17,7 @@ from halfstep.pytorch.autocast.no_regions import NoRegions
 from halfstep.pytorch.autocast.operands import Operands
 from halfstep.pytorch.autocast.own_precision import OwnPrecision
 from halfstep.pytorch.autocast.regions import Regions
+from halfstep.pytorch.autocast.true_regions import TrueRegions
 from halfstep.pytorch.fp32_units import Fp32Units
 from halfstep.pytorch.loss_scaling import backward, hooks
 from halfstep.pytorch.loss_scaling.manual_updates import ByHand
@@ -102,11 +103,12 @@ class Takeover(Training, Face):
         self.announce()
 
     def _regions(self) -> NoRegions:
-        """Autocast around models; recipes with 16-bit weights, and the script's own precision, need none."""
+        """Autocast around models; the script's own precision needs none."""
         dtype = self.arithmetic.dtype
-        if self.recipe.as_is or not (dtype is None or self.recipe.mixed):
+        if self.recipe.as_is:
             return NoRegions()
-        return Regions(dtype or torch.float32, lambda kind: self.recorder.write("region", kind=kind))
+        kind = Regions if dtype is None or self.recipe.mixed else TrueRegions
+        return kind(dtype or torch.float32, lambda kind: self.recorder.write("region", kind=kind))
 
     def _watch(self, looks: Looks) -> Watch:
         scaling = self.scaling

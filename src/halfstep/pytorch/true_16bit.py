@@ -2,10 +2,9 @@
 
 At the first call of a model, and at a later one that finds other parameters, its parameters and buffers of float32, or
 of the other 16-bit format, are converted in place (``Module.to`` keeps the parameter objects, so optimizers made before
-hold the converted ones). Each outermost call casts its tensor arguments likewise and makes the dtype torch's default
-meanwhile, so that tensors made inside are 16-bit, too. float64 stays float64. An optimizer's state that was loaded from
-a checkpoint before follows its parameters, and so do copies of the model that were made before, such as an average of
-its weights.
+hold the converted ones). Each outermost call casts its tensor arguments likewise; ``autocast/true_regions.py`` says
+what else such a call is. float64 stays float64. An optimizer's state that was loaded from a checkpoint before follows
+its parameters, and so do copies of the model that were made before, such as an average of its weights.
 """
 
 from __future__ import annotations
@@ -41,11 +40,9 @@ class SixteenBitWeights:
         self._resumed: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._copies = Copies()
         self._16_bit: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-        self._inside = False
 
     def install(self, patches: Patches) -> None:
-        """Look in at every module call; only the outermost does anything."""
-        patches.wrap(nn.Module, "__call__", self._call)
+        """Notice new parameters, copies of models, casts, and state that is loaded."""
         patches.wrap(Optimizer, "load_state_dict", self._load_state_dict)
         patches.wrap(nn.Module, "register_parameter", self._register_parameter)
         self._copies.install(patches)
@@ -64,26 +61,16 @@ class SixteenBitWeights:
         """The program asked for weights of the other 16-bit format: they are to be rounded once, to the recipe's."""
         self._note(f"{format_name(dtype)} weights", format_name(dtype))
 
-    def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if self._inside or torch.compiler.is_compiling() or next(iter(module.parameters()), None) is None:
-                return original(module, *args, **kwargs)
-            return self._outermost(original, module, args, kwargs)
+    def entered(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """``module`` is about to be called from outside of every other model's call.
 
-        return __call__
-
-    def _outermost(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
+        Returns:
+            what to call it with.
+        """
         known = self._converted.get(module)
         if known is None or not known.is_as_it_was():
             self._convert(module)
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(self._dtype if default in self._source else default)
-        self._inside = True
-        try:
-            return original(module, *self._cast(args), **self._cast(kwargs))
-        finally:
-            self._inside = False
-            torch.set_default_dtype(default)
+        return self._cast(args), self._cast(kwargs)
 
     def _cast(self, value: Any) -> Any:
         return cast(value, self._dtype, self._source)

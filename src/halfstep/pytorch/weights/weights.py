@@ -69,6 +69,7 @@ class Weights:
         """Look at models and optimizers from now on."""
         if self._16_bit is not None:
             self._16_bit.install(self._patches)
+            self._regions.on_entry(self._16_bit.entered)
         else:
             self._keep.install()
         if self._fp32 is not None:
