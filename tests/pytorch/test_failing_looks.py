@@ -34,6 +34,8 @@ RECORDING = {
     "profile.count": "products by format",
     "profile.read": "shares of a step's time",
     "timeline.kinds": "shares of a step's time",
+    "step_sampler.Listening.begin": "products in fp32 units",
+    "step_sampler.Listening.end": "products in fp32 units",
 }
 WATCHING = {
     "operations.plan": "watching: operations",
