@@ -20,9 +20,9 @@ from halfstep.trials import Outcome, once
 from halfstep.words.absent import failed_look
 from halfstep.words.ran import words
 
-#: why an emulated trial has none of these
-#: why there is no energy where trials ran side by side on one processor: its counters are of all of it
+#: why there is no energy where trials ran side by side on one processor: its counters cover all of it
 SHARED = "other trials ran on the same processor at the same time"
+#: why an emulated trial has no figure of its cost
 EMULATED = "an emulated run reports no speed, memory or energy"
 
 #: steps left out at the start of each trial: first allocations, compilation, the sampled step

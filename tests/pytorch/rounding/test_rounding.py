@@ -22,7 +22,7 @@ from halfstep.precisions.exact import round_exact
 from halfstep.precisions.formats import FORMATS, Format, get_scalar
 from halfstep.pytorch.native.builder import library
 from halfstep.pytorch.rounding import native, rounding
-from halfstep.pytorch.rounding.rounding import round_through, round_to
+from halfstep.pytorch.rounding.rounding import round_to
 
 ROWS = [row for row in FORMATS.values() if isinstance(row, Format) and not row.scale]
 NAMES = [row.name for row in ROWS]
@@ -290,50 +290,6 @@ def test_rounding_a_requires_grad_tensor_gives_no_gradient() -> None:
     assert not round_to(torch.ones(2, requires_grad=True), "bf16").requires_grad
 
 
-@pytest.mark.parametrize(
-    ("forward", "backward"), [("fp8_e4m3", None), (None, "fp8_e5m2"), ("fp16", "bf16"), (None, None)]
-)
-def test_round_through_rounds_each_way_as_asked(forward: str | None, backward: str | None) -> None:
-    x = torch.randn(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    weight = torch.linspace(-1, 1, 50, dtype=torch.float64)
-    y = round_through(x, forward, backward)
-    assert_same(y.detach(), x.detach() if forward is None else exactly(x.detach(), forward))
-    (y * weight).sum().backward()
-    assert x.grad is not None
-    assert_same(x.grad, weight if backward is None else exactly(weight, backward))
-
-
-def test_round_through_in_second_order_rounds_as_the_first_pass_did() -> None:
-    x = torch.tensor([1.1, -0.3], requires_grad=True)
-    gradient = torch.autograd.grad((round_through(x, "bf16", "fp8_e5m2") ** 3).sum(), x, create_graph=True)[0]
-    (second,) = torch.autograd.grad(gradient.sum(), x)
-    rounded = exactly(x.detach(), "bf16")
-    assert_same(gradient.detach(), exactly(3 * rounded**2, "fp8_e5m2"))
-    assert_same(second, exactly(6 * rounded, "fp8_e5m2"))
-
-
-@upstream_warnings
-def test_round_through_compiles() -> None:
-    x = torch.randn(64, generator=torch.Generator().manual_seed(0))
-
-    def gradient(x: Tensor) -> tuple[Tensor, Tensor]:
-        x = x.detach().requires_grad_()
-        y = round_through(x, "fp16", "fp8_e4m3")
-        (g,) = torch.autograd.grad((y * y).sum(), x)
-        return y.detach(), g
-
-    function = torch.compile(
-        lambda x: round_through(x, "fp16", "fp8_e4m3"), backend="aot_eager", fullgraph=True
-    )
-    leaf = x.clone().requires_grad_()
-    y = function(leaf)
-    (y * y).sum().backward()
-    expected_y, expected_g = gradient(x)
-    assert_same(y.detach(), expected_y)
-    assert leaf.grad is not None
-    assert_same(leaf.grad, expected_g)
-
-
 def test_what_round_to_refuses() -> None:
     x = torch.ones(2)
     known = "torch.float16, torch.bfloat16, torch.float32, torch.float64"
@@ -350,7 +306,7 @@ def test_what_round_to_refuses() -> None:
          "Unknown rounding mode 'up'; choose one of nearest_even, toward_zero, stochastic."),
         (lambda: round_to(x, "fp16", out=torch.ones(3)),
          "out is (3,) torch.float32 on cpu; it must be like x, (2,) torch.float32 on cpu, or left out."),
-        (lambda: round_through(x, None, "e4m3", overflow="infinity"),
+        (lambda: round_to(x, "e4m3", overflow="infinity"),
          "fp8_e4m3 has no infinity, so overflow='infinity' cannot be; use 'saturate'."),
     ):  # fmt: skip
         with pytest.raises(UsageError) as caught:

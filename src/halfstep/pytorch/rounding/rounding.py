@@ -1,4 +1,4 @@
-"""Round tensors to a format, exactly, inside the dtype they have; the gradient goes straight through.
+"""Round tensors to a format, exactly, inside the dtype they have.
 
 Eager CPU tensors go chunk by chunk through buffers that stay in cache: one pass over memory instead of eight.
 Everything else (torch.compile, other devices, subclasses of Tensor) is rounded whole.
@@ -9,13 +9,11 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from halfstep.errors import UsageError
-from halfstep.passed_on import Keywords
 from halfstep.precisions.exact import check_mode
 from halfstep.precisions.formats import Format, get_scalar
 from halfstep.pytorch.rounding import native
@@ -45,7 +43,7 @@ def round_to(
     """Round a tensor to a format; the result has x's shape and dtype, and values of the format.
 
     float64 is rounded once, not by way of float32. Subnormals, signed zeros, infinities and NaN are as in
-    :func:`halfstep.precisions.exact.round_exact`. The result carries no gradient; :func:`round_through` has one. Where
+    :func:`halfstep.precisions.exact.round_exact`. The result carries no gradient. Where
     x has 16 bits and the format reaches further (bf16 in a float16 tensor), x's dtype has the last word.
 
     Args:
@@ -103,60 +101,6 @@ def _plan(
 
 #: making a plan takes microseconds, which a small tensor would notice
 _cached_plan = lru_cache(maxsize=256)(_plan)
-
-
-class _RoundThrough(torch.autograd.Function):
-    """Rounding with a straight-through gradient; the gradient is itself rounded by it, to any order."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        forward: str | Format | None,
-        backward: str | Format | None,
-        options: Keywords,
-    ) -> Tensor:
-        ctx.formats, ctx.options = (forward, backward), options
-        return x.view_as(x) if forward is None else round_to(x, forward, **options)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        forward, backward = ctx.formats
-        return _through(gradients[0], backward, forward, ctx.options), None, None, None
-
-
-def _through(
-    x: Tensor, forward: str | Format | None, backward: str | Format | None, options: Keywords
-) -> Tensor:
-    rounded: Tensor = _RoundThrough.apply(x, forward, backward, options)  # type: ignore[no-untyped-call]
-    return rounded
-
-
-def round_through(
-    x: Tensor,
-    forward: str | Format | None,
-    backward: str | Format | None = None,
-    *,
-    mode: str = "nearest_even",
-    overflow: str | None = None,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Round x on the way forward, its gradient on the way back, each to a format of its own or not at all (None).
-
-    The gradient goes straight through: that of a rounded number is taken to be that of the number
-    (Bengio et al. 2013, arXiv 1308.3432). ``mode``, ``overflow``, ``generator``: as in :func:`round_to`, both ways.
-
-    Raises:
-        UsageError: as :func:`round_to`; of the backward format already on the way forward.
-
-    Example: ``round_through(x, "fp8_e4m3", "fp8_e5m2")`` is what an fp8 training does to an operand.
-    """
-    working_dtype(x)
-    for format in (forward, backward):
-        if format is not None:
-            _plan(format, mode, overflow, x.dtype, compiling=False)
-    options = {"mode": mode, "overflow": overflow, "generator": generator}
-    return _through(x, forward, backward, options)
 
 
 def working_dtype(x: Tensor) -> torch.dtype:
