@@ -12,7 +12,7 @@ from halfstep.program.cells import Cell
 
 
 class History:
-    """Looks in at a kernel's cells: IPython itself remembers their text, but not which of them is which.
+    """Follows the cells of a kernel: IPython itself remembers their text, but not which of them is which.
 
     Args:
         shell: IPython's.
@@ -28,12 +28,12 @@ class History:
         shell.events.register("post_run_cell", self._note)
 
     def forget(self) -> None:
-        """Listen no longer."""
+        """Stop listening."""
         self._shell.events.unregister("pre_run_cell", self._begin)
         self._shell.events.unregister("post_run_cell", self._note)
 
     def _begin(self, info: ExecutionInfo) -> None:
-        """A cell begins: what its names stand for is known now."""
+        """A cell begins: only now is it known what its names stand for."""
         if self._looks(info.raw_cell or "", self._shell.user_ns):
             self._looking = info
 
@@ -54,7 +54,7 @@ class History:
 
     @property
     def number(self) -> int:
-        """Of the cell that is running."""
+        """The number of the cell that is running."""
         return len(self._raw) - 1
 
     @property

@@ -34,7 +34,7 @@ from halfstep.session.session import Session
 from halfstep.trials.progress import Progress
 from halfstep.words.safe_text import clean
 
-#: seconds between two lines of progress that are drawn
+#: seconds between two drawings of the line of progress
 REDRAW = 0.2
 
 _USAGE = "%halfstep compare [OPTIONS], or %halfstep diagnose [PRECISION] [OPTIONS]; with %% above a cell"
@@ -55,7 +55,7 @@ class HalfstepMagics(Magics):
         self._history = History(shell)
 
     def unload(self) -> None:
-        """Listen to the kernel no longer."""
+        """Stop listening to the kernel."""
         self._history.forget()
 
     @line_cell_magic
@@ -69,7 +69,7 @@ class HalfstepMagics(Magics):
         The options are those of `halfstep compare` and `halfstep diagnose`. --only-cell: the cell alone is the program.
         """
         if Session.current is not None and Session.current.of_command:
-            # This notebook is itself being run: its own lines are no part of the program.
+            # halfstep runs this notebook itself: its lines about halfstep are no part of the program.
             return self._passed_over()
         try:
             return self._run(_words(line), cell)
@@ -162,7 +162,7 @@ def _written(path: Path, program: list[Cell]) -> Path:
 
 
 def _progress(shell: Any) -> bool | Callable[[Progress], None]:
-    """In a kernel one line that is drawn anew; in a terminal as the command shows it."""
+    """In a kernel one line that is drawn again and again; in a terminal what the command shows."""
     return Line() if hasattr(shell, "kernel") else True
 
 

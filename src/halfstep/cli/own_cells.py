@@ -16,7 +16,7 @@ _OWN_LINE = re.compile(
     r"|halfstep\.(enable|disable)\(.*\)\s*(#.*)?$"
 )
 
-#: functions that start trials, or read what trials have left
+#: functions that start trials, or read the results of trials
 _FUNCTIONS = {"compare": calls.compare, "diagnose": calls.diagnose, "load": load}
 
 

@@ -86,10 +86,10 @@ def read(given: str, path: str) -> Notebook:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of cells without an id
-            with opened(Path(path)) as file:  # to its end, which no pipe has that nobody writes to
+            with opened(Path(path)) as file:  # only files: a pipe that nobody writes to has no end
                 notebook = nbformat.reads(file.read().decode("utf-8"), as_version=4)
             nbformat.validate(notebook)
-    except Exception:  # of many kinds: JSON's, Unicode's, its own, those of Python for JSON of another shape
+    except Exception:  # of JSON, of Unicode, of nbformat, and of Python for JSON of another shape
         raise UsageError(
             f"'{given}' is no notebook that nbformat can read; give one that Jupyter opens, or a script."
         ) from None
@@ -110,7 +110,7 @@ def read(given: str, path: str) -> Notebook:
 
 
 def _told(metadata: Mapping[str, Any], name: str) -> Any:
-    """What halfstep itself has written; None where it has not, or somebody else has written something there."""
+    """What halfstep itself wrote there; None where it wrote nothing, or somebody else wrote something else."""
     ours = metadata.get(_OURS)
     return ours.get(name) if isinstance(ours, Mapping) else None
 

@@ -53,7 +53,7 @@ def _shell() -> _Shell:
     app = TerminalIPythonApp.instance(interactive_shell_class=_Shell)
     hook = sys.excepthook
     app.initialize(["--HistoryManager.enabled=False", "--no-banner", "--quiet"])
-    sys.excepthook = hook  # IPython's own would ask for a report of a fault of IPython
+    sys.excepthook = hook  # IPython's own would ask the user to report an error of IPython
     assert isinstance(app.shell, _Shell)
     return app.shell
 
@@ -67,7 +67,7 @@ class _CellFailed(SystemExit):
 
 
 def ending(error: SystemExit) -> Ending:
-    """How the program ended that left by ``error``."""
+    """How the program ended, from the ``error`` that ended it."""
     return error.ending if isinstance(error, _CellFailed) else Ending.of(error)
 
 

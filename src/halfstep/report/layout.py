@@ -1,4 +1,4 @@
-"""Lines of a given width: columns while they fit, whole pieces flowing beneath where they do not."""
+"""Lines of a given width: columns while they fit, whole pieces flowing below where they do not."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def render_diagnosis(diagnosis: Mapping[str, Any]) -> str:
 
 
 def figure(row: PrecisionRow, value: Spread | Ratio | None, absent: str, unit: str) -> tuple[str, str]:
-    """A figure, and what stands beneath: its interval, or why there is none; of one not measured a dash, and why."""
+    """A figure, and what stands below it: its interval, or why there is none. One not measured is a dash, and why."""
     if value is None:
         return "–", absent
     if value.low is None or value.high is None:
@@ -103,8 +103,8 @@ class Chart:
 
     Attributes:
         curves: for each precision the mean loss (``line``) and the range over its trials (``band``), as points.
-        steps: (place from the left, words) of the numbers beneath.
-        losses: (place from above, words) of the numbers beside.
+        steps: (place from the left, words) of the numbers below.
+        losses: (place from above, words) of the numbers at the side.
     """
 
     curves: dict[str, dict[str, str]]
@@ -113,7 +113,7 @@ class Chart:
 
     @property
     def left(self) -> float:
-        """The room that the numbers beside take."""
+        """The room that the numbers at the side take."""
         return 10 + LETTER * max(len(words) for _, words in self.losses)
 
 
@@ -138,7 +138,7 @@ def chart(comparison: Comparison) -> Chart | None:
 
 
 def _band(trials: Sequence[TrialRow]) -> Band:
-    """Lowest, mean and highest loss at each step that a trial has."""
+    """Lowest, mean and highest loss of the trials at each step."""
     losses = [trial.losses for trial in trials if trial.losses]
     length = max(map(len, losses), default=0)
     at = range(0, length, max(1, math.ceil(length / POINTS)))

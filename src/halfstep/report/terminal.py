@@ -23,7 +23,7 @@ from halfstep.report.reading import budget_to_give, budget_words, offers_budget,
 _INDENT = 4
 #: a ratio below this is a loss of speed, whatever its interval would be
 PLAINLY_SLOWER = 0.9
-#: how many shares of a step are told here; the page has them all
+#: how many shares of a step are shown here; the page has them all
 _SHARES = 3
 
 
@@ -180,7 +180,7 @@ def _advice(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
     yield Text()
     advice = comparison.recommendation
     yield from sheet.flow(sheet.words(advice.text, "bold" if advice.decided else "bold yellow"))
-    # Why a precision is no faster is told in full beneath.
+    # Why a precision is no faster stands in full below.
     for reason in advice.reasons:
         if reason.evidence.field != "why_no_faster":
             yield from sheet.flow([Text("-"), *sheet.words(brief(reason.text))], _INDENT, 2)

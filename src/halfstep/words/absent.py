@@ -4,5 +4,5 @@ from __future__ import annotations
 
 
 def failed_look(look: str, why: str) -> str:
-    """For people: what the record lacks, and why."""
+    """What the record lacks, and why."""
     return f"{look}: not all there, because halfstep failed to look ({why}); the program itself went on undisturbed"

@@ -14,5 +14,5 @@ def were_made(steps: int) -> str:
 
 
 def capitalized(clause: str) -> str:
-    """A clause with its first letter as a sentence has it, and all others as they are."""
+    """A clause with a capital first letter; all other letters stay as they are."""
     return clause[:1].upper() + clause[1:]

@@ -1,4 +1,4 @@
-"""halfstep's own words on stderr, which may be closed, full, or read by nobody any more: they are dropped then."""
+"""halfstep's own words on stderr; where it is closed, full, or no longer read, they are dropped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def tell(text: str) -> None:
 
 
 def console_file() -> IO[str]:
-    """stderr for a console that shows how trials go on: none of them ends because nobody can be shown."""
+    """stderr for a console that shows the progress of trials: no trial ends because stderr cannot be written."""
     return cast(IO[str], _Stderr())
 
 
@@ -53,5 +53,5 @@ class _Stderr(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """Of its text: a console draws lines of what this has."""
+        """The encoding of its text: a console draws lines with the characters that it has."""
         return getattr(self._file, "encoding", None) or "utf-8"

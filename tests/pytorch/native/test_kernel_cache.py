@@ -217,3 +217,12 @@ def test_a_run_without_kernels_says_so_once(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("the kernels in C and C++ cannot be had (") == 1
     assert "Not a directory): PyTorch's operations do their work, more slowly" in done.stderr
+
+
+def test_a_source_is_compiled_anew_when_a_header_beside_it_has_changed(tmp_path: Path) -> None:
+    source, header = tmp_path / "one.c", tmp_path / "threads.h"
+    source.write_text('#include "threads.h"\n')
+    header.write_text("")
+    before = native._key(source)
+    header.write_text("/* other */\n")
+    assert native._key(source) != before

@@ -283,7 +283,7 @@ def no_gain(evidence: Evidence) -> Answer | None:
     return _stay(evidence, [each for row in told for each in row])
 
 
-#: the first rule that has an answer decides; the test of each is in tests/comparison/advice/test_advice.py
+#: the first rule that has an answer decides; the test of each is in tests/comparison/advice/test_rules.py
 RULES: tuple[Callable[[Evidence], Answer | None], ...] = (
     nothing_ran, unstable, not_learning, continued, ran_the_same, alone, accuracy_first, only_emulated, largest_batch,
     keep_own_amp, bf16_for_its_range, fp16_where_bf16_is_not_native, best, larger_batch_not_as_good, undecided,
