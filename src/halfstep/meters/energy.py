@@ -164,7 +164,7 @@ def _open_amd() -> EnergyMeter | None:
         amdsmi = importlib.import_module("amdsmi")
     except ImportError:
         return None
-    except Exception as error:  # it looks for the driver when it is imported
+    except Exception as error:  # the package looks for the driver at its import
         return NoEnergyMeter(_GPU, f"amdsmi cannot be used: {error}")
     return open_amd(amdsmi)
 

@@ -80,7 +80,7 @@ class LoadMeter:
                 "own_seconds": own,
                 "children_seconds": children,
                 "others_seconds": max(0.0, last.busy - first.busy - own - children),
-                "waited_seconds": max(0.0, last.waited - first.waited),  # the waits of a thread go with it
+                "waited_seconds": max(0.0, last.waited - first.waited),  # a thread takes its waits along
                 "involuntary_switches": last.switches - first.switches,
             }
         }
@@ -96,7 +96,7 @@ class LoadMeter:
         return Load(time.perf_counter(), busy, time.process_time(), self._of_children(), waited, switches)
 
     def _busy(self, stat: str) -> int:
-        """Clock ticks that the processors worked which this process may run on: what others do elsewhere takes nothing.
+        """Clock ticks of work on the processors that this process may run on: what others do elsewhere does not count.
 
         The first line is of all processors, and the next are of one each. Guests' time is part of user time already; so
         only the first eight columns are summed.
@@ -112,7 +112,7 @@ class LoadMeter:
         )
 
     def _of_threads(self) -> tuple[float, int]:
-        """(seconds waited, involuntary switches) of all threads of this process that there are."""
+        """(seconds waited, involuntary switches) of all threads that this process has now."""
         waited = 0.0
         for thread in (self._proc / "self" / "task").iterdir():
             try:
@@ -128,7 +128,7 @@ class LoadMeter:
         return times.children_user + times.children_system + ticks / clock_ticks()
 
     def _started_by(self, pid: str) -> list[str]:
-        """The processes that one has started, and theirs: asking each is faster than to look at all that there are."""
+        """The processes that one has started, and theirs: asking each is faster than looking at all processes."""
         try:
             lists = [
                 (thread / "children").read_text().split() for thread in (self._proc / pid / "task").iterdir()

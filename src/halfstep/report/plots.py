@@ -58,7 +58,7 @@ def names(figure: Figure, comparison: Comparison) -> list[str]:
 
 
 def loss(comparison: Comparison, colours: dict[str, int]) -> Figure:
-    """The loss by step, the median of a precision's trials in the band of its seeds; below, the difference to the baseline."""
+    """The loss by step, the median of a precision's trials in the band of its seeds; below, less the baseline."""
     baseline = comparison.baseline
     base = _losses(comparison, baseline)
     data: list[Figure] = _noise(base, baseline)

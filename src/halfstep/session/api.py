@@ -45,7 +45,7 @@ def enable(precision: str = AUTO, **options: Any) -> None:
         return
     if current is not None and current.settings == settings:
         return
-    session = Session(settings, end_program=False)  # a wrong name is told before anything changes
+    session = Session(settings, end_program=False)  # a wrong name is refused before anything changes
     if current is None:
         _begin(session)
         return

@@ -128,7 +128,7 @@ class Frameworks:
         self._announce_training()
 
     def _announce_training(self) -> None:
-        """Of several frameworks, tell the record which one trains."""
+        """Of several frameworks, write to the record which one trains."""
         if self.training is not None and len(self.takeovers) > 1:
             self.training.announce()
 
@@ -235,7 +235,7 @@ class Frameworks:
         )
 
     def _warm(self) -> None:
-        """A takeover's sampled step is over: meters start, and the record is told which framework it is that trains."""
+        """A takeover's sampled step is over: meters start, and the record gets the framework that trains."""
         if self.meters is not None:
             self.meters.warm()
         self._announce_training()

@@ -42,7 +42,7 @@ def no_step(takeover: Takeover | None) -> str:
 
 
 def _elsewhere() -> str:
-    """What to know of steps that other processes may have made; the end of a sentence."""
+    """What is known of steps that other processes may have made; the end of a sentence."""
     if (
         "multiprocessing.popen_spawn_posix" in sys.modules
         or "multiprocessing.popen_forkserver" in sys.modules

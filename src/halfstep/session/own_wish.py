@@ -13,7 +13,7 @@ from halfstep.session.stop import Stop
 
 
 class OwnWish:
-    """The script's own wish: it yields to the command's precision, or rules under ``as-is``.
+    """The script's own wish: the command's precision overrides it; under ``as-is`` it is followed.
 
     Args:
         follow: puts the script's wish into force.
@@ -35,7 +35,7 @@ class OwnWish:
         self._yielded: set[str] = set()
 
     def enabled(self, asked: Settings) -> None:
-        """The script calls ``halfstep.enable``; its first wish is followed where it rules."""
+        """The script calls ``halfstep.enable``; under ``as-is`` its first wish is followed."""
         call = f"halfstep.enable({asked.precision!r})"
         if self._asked is not None:
             if asked != self._asked:
@@ -51,7 +51,7 @@ class OwnWish:
             self.changed(call)
 
     def changed(self, call: str) -> None:
-        """The script changes its precision by ``call``: that is not followed, and said once.
+        """The script changes its precision by ``call``: halfstep does not follow, and says so once.
 
         Raises:
             UsageError: the script's own wish is what runs, and it has a second one, which no record can hold.

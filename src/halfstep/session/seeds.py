@@ -84,7 +84,7 @@ def _tensorflow(shift: _Shift, tensorflow: ModuleType) -> None:
 
 
 def _keras(shift: _Shift, keras: ModuleType) -> None:
-    """Keras seeds all it stands on, each once; a layer's own seed is that of its ``SeedGenerator``."""
+    """Keras seeds every library that it uses, each once; a layer's own seed is that of its ``SeedGenerator``."""
     if hasattr(keras.utils, "set_random_seed"):
         shift.function(keras.utils, "set_random_seed")
     if hasattr(keras, "random"):
@@ -141,13 +141,13 @@ class _Shift:
         made = OneOfBoth(name, (base,), {**own, "__module__": base.__module__, "__doc__": base.__doc__})
         self.patches.set(owner, name, made)
         if getattr(sys.modules.get(base.__module__), name, None) is base:
-            # The one that pickle finds by this name; an instance of it is as good.
+            # Pickle finds the replaced class by this name; an instance of it serves as well.
             first = operator.itemgetter(0)
             copyreg.pickle(OneOfBoth, lambda cls: (first, ((base,),)) if cls is made else cls.__qualname__)
         return made
 
     def unshifted(self, owner: type, method: str) -> None:
-        """Let a class's own ``method`` seed as it does: it is given what is shifted already."""
+        """Let a class's own ``method`` seed as it does: its argument is shifted already."""
         original: Callable[..., Any] = getattr(owner, method)
 
         @functools.wraps(original)

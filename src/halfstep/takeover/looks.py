@@ -55,7 +55,7 @@ class Looks:
             return function(*args, **kwargs)
         except HalfstepError:
             raise
-        except Exception as error:  # whatever it is: the program must not feel it
+        except Exception as error:  # of any kind: the program must not notice it
             self._failed(look, tries, error)
             return None
 

@@ -55,7 +55,7 @@ class Patches:
         setattr(owner, name, new)
 
     def on_undo(self, put_back: Callable[[], None]) -> None:
-        """Have ``put_back`` called by :meth:`undo`: a setting was changed, which is no attribute to replace."""
+        """Let :meth:`undo` call ``put_back``: a setting was changed, and no attribute was replaced."""
         self._settings.append(put_back)
 
     def wrap(self, owner: Any, name: str, make: Callable[[Method], Method]) -> None:
