@@ -186,7 +186,8 @@ class PrecisionTable(MarkdownTable):
                 products += f"; gradients {recipe.gradients}"
             scaling = "dynamic" if isinstance(recipe.loss_scale, DynamicScale) else "none"
             where = "with `--emulate` only" if recipe.only_emulated else "where the hardware can"
-            weights = f"{recipe.weights} + 16-bit remainder" if recipe.remainder else recipe.weights
+            how = " + 16-bit remainder" if recipe.remainder else ", stochastic" if recipe.stochastic else ""
+            weights = recipe.weights + how
             yield [f"`{name}`", others, weights, products, scaling, where]
 
 

@@ -26,7 +26,8 @@ def test_what_is_here_and_what_is_not() -> None:
         assert meter.keys() in ({"absent"}, {"unit", "how"})
     text = " ".join(halfstep("info").stdout.split())
     assert "Emulated, with --emulate, on cpu tf32, fp8, " in text
-    assert "bf16-lean as bf16, in PyTorch: weights in bf16 and a remainder, together fp32 fp16 " in text
+    assert "bf16-lean as bf16, in PyTorch: weights in bf16 and a remainder, together fp32 bf16-sr as" in text
+    assert "bf16-sr as bf16, in PyTorch: weights in bf16, rounded stochastically fp16 " in text
     for precision in ("fp32", "tf32", "bf16", "fp16"):
         reason = cpu["precisions"][precision]["reason"]
         assert f"{precision} " in text

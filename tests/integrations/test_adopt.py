@@ -145,8 +145,9 @@ def test_a_recipe_with_options_is_one_line_everywhere() -> None:
         assert own_words("fp16:loss_scale=8", Script(framework)) is None
 
 
-def test_weights_with_a_remainder_are_halfsteps_own() -> None:
+@pytest.mark.parametrize("precision", ["bf16-lean", "bf16-sr:states=bf16"])
+def test_weights_that_are_fp32_for_a_step_are_halfsteps_own(precision: str) -> None:
     for framework in OWN_WORDS:
-        assert adopt("bf16-lean", Script(framework)) == (
-            'import halfstep; halfstep.enable("bf16-lean")   # the first line of the script'
+        assert adopt(precision, Script(framework)) == (
+            f'import halfstep; halfstep.enable("{precision}")   # the first line of the script'
         )

@@ -163,8 +163,8 @@ def test_weights_with_a_remainder_are_refused(tmp_path: Path) -> None:
     done = halfstep("run", "--precision", "bf16-lean", str(script), env={"KERAS_BACKEND": "jax"})
     assert done.returncode == 2
     assert done.stderr == (
-        "halfstep: Precision bf16-lean cannot run here: halfstep keeps remainders of PyTorch's weights, not of Keras's; use "
-        "--precision bf16.\n"
+        "halfstep: Precision bf16-lean cannot run here: halfstep leads PyTorch's optimizers, not Keras's; use --precision "
+        "bf16.\n"
     )
 
 

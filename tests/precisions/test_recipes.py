@@ -23,13 +23,13 @@ def recipes(draw: st.DrawFn) -> Recipe:
     default = DynamicScale() if name.startswith("fp16") else NoScale()
     scaled = (
         st.just(default)
-        if name == "bf16-lean"
+        if name in ("bf16-lean", "bf16-sr")
         else st.one_of(st.just(default), st.builds(StaticScale, powers), dynamic)
     )
     scale = draw(scaled)
     sixteen = name.startswith(("bf16", "fp16"))
     keep = draw(st.lists(patterns, max_size=3).map(tuple)) if sixteen else ()
-    states = draw(st.sampled_from(("fp32", "bf16"))) if name == "bf16-lean" else "fp32"
+    states = draw(st.sampled_from(("fp32", "bf16"))) if name in ("bf16-lean", "bf16-sr") else "fp32"
     return Recipe(name, scale, keep, draw(st.booleans()), states)
 
 
@@ -53,6 +53,7 @@ def test_the_table_of_precisions() -> None:
         "fp16": ("fp32", "fp16", True),
         "bf16-true": ("bf16", "bf16", False),
         "bf16-lean": ("bf16", "bf16", False),
+        "bf16-sr": ("bf16", "bf16", False),
         "fp16-true": ("fp16", "fp16", True),
         "fp8": ("fp32", "fp8_e4m3", False),
         "fp8-e4m3": ("fp32", "fp8_e4m3", False),
@@ -78,7 +79,7 @@ def test_options() -> None:
     [
         (
             "fp17",
-            "Unknown precision 'fp17'; choose one of as-is, fp32, tf32, bf16, fp16, bf16-true, bf16-lean, fp16-true, fp8, "
+            "Unknown precision 'fp17'; choose one of as-is, fp32, tf32, bf16, fp16, bf16-true, bf16-lean, bf16-sr, fp16-true, fp8, "
             "fp8-e4m3, fp8-e5m2, mxfp8, mxfp6, mxfp4, nvfp4 (synonyms: 32, 32-true, float32, tensorfloat32, bf16-mixed, mixed_bfloat16, 16, 16-mixed, mixed_float16), with "
             "options, for example fp16:loss_scale=1024 or bf16:keep=*.norm,lm_head.",
         ),
@@ -105,9 +106,14 @@ def test_options() -> None:
         ),
         (
             "bf16:states=bf16",
-            "Option 'states' in 'bf16:states=bf16' needs weights with a remainder, whose optimizer halfstep leads; write bf16-lean:states=bf16.",
+            "Option 'states' in 'bf16:states=bf16' needs a precision under which halfstep leads the optimizer; write bf16-lean:states=bf16 or bf16-sr:states=bf16.",
         ),
-        ("bf16-lean:states=8bit", "Option 'states' in 'bf16-lean:states=8bit' is '8bit'; it must be bf16 or fp32."),
+        (
+            "bf16-lean:states=8bit",
+            "Option 'states' in 'bf16-lean:states=8bit' is '8bit', which halfstep does not have: libraries have it for "
+            "optimizers of their own only; it must be bf16 or fp32.",
+        ),
+        ("bf16-sr:states=fp8", "Option 'states' in 'bf16-sr:states=fp8' is 'fp8'; it must be bf16 or fp32."),
         ("bf16:keep=a,,b", "Option 'keep' in 'bf16:keep=a,,b' has an empty pattern; write keep=*.norm,lm_head."),
         ("fp16:growth_interval=0", "growth_interval is 0; it must be 1 step or more."),
         (

@@ -127,6 +127,7 @@ def _precisions(device: Device) -> list[tuple[str, str]]:
         rows.append((name, f"{_KINDS[row.kind]}: {row.reason}{extra}"))
         if name == "bf16" and row.kind != "impossible":
             rows.append(("bf16-lean", "as bf16, in PyTorch: weights in bf16 and a remainder, together fp32"))
+            rows.append(("bf16-sr", "as bf16, in PyTorch: weights in bf16, rounded stochastically"))
     return rows
 
 

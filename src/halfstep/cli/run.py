@@ -42,8 +42,8 @@ def _is_record(path: str) -> bool:
 
 @click.command(context_settings=SETTINGS, short_help="Run a program in a precision, exactly as python would.")
 @click.option("--precision", default=AUTO, show_default=True, metavar="P", help="fp32, tf32, bf16, fp16, bf16-true, "
-    "fp16-true, bf16-lean or as-is, with options (fp16:loss_scale=1024, bf16:keep=*.norm); with --emulate also fp8, "
-    "fp8-e4m3, fp8-e5m2, mxfp8, mxfp6, mxfp4, nvfp4; auto: bf16 where it is native, else fp16 where that is, "
+    "fp16-true, bf16-lean, bf16-sr or as-is, with options (fp16:loss_scale=1024, bf16:keep=*.norm); with --emulate "
+    "also fp8, fp8-e4m3, fp8-e5m2, mxfp8, mxfp6, mxfp4, nvfp4; auto: bf16 where it is native, else fp16 where that is, "
     "else fp32.")  # fmt: skip
 @click.option("--steps", type=STEPS, metavar="N", help="End the program after N optimizer steps.")
 @click.option(

@@ -49,7 +49,7 @@ def _making(original: Callable[..., None], attached: Attached) -> Callable[..., 
 
 def _wrapping(original: Callable[..., None], attached: Attached) -> Callable[..., None]:
     def __init__(sharded: torch.nn.Module, module: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
-        attached.takeover.weights.shard(module)
+        attached.takeover.weights.shard(module, flat=True)
         original(sharded, module, *args, **kwargs)
 
     return __init__

@@ -42,10 +42,10 @@ class Takeover(Face):
     def __init__(self, options: Options, others: Sequence[Face] = ()) -> None:
         started = time.perf_counter()
         recipe = options.recipe
-        if recipe.remainder:
+        if recipe.lean:
             raise Unsupported(
-                f"Precision {recipe.name} cannot run here: halfstep keeps remainders of PyTorch's weights, not of "
-                "Keras's; use --precision bf16."
+                f"Precision {recipe.name} cannot run here: halfstep leads PyTorch's optimizers, not Keras's; use "
+                "--precision bf16."
             )
         self._recipe = recipe
         self._writer = options.writer

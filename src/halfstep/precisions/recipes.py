@@ -26,6 +26,7 @@ class _Row:
     Attributes:
         gradients: of the gradients that go into products, where it is another.
         remainder: whether the bits of fp32 weights that 16-bit ones lack are kept beside them.
+        stochastic: whether fp32 weights are rounded up or down at random to 16-bit ones after each step.
     """
 
     weights: str
@@ -33,6 +34,7 @@ class _Row:
     dynamic: bool = False
     gradients: str | None = None
     remainder: bool = False
+    stochastic: bool = False
 
 
 #: None where the script decides. fp8 is the hybrid of Micikevicius et al. 2022 (arXiv 2209.05433): E4M3's digits
@@ -45,6 +47,7 @@ _PRECISIONS: dict[str, _Row | None] = {
     "fp16": _Row("fp32", "fp16", dynamic=True),
     "bf16-true": _Row("bf16", "bf16"),
     "bf16-lean": _Row("bf16", "bf16", remainder=True),
+    "bf16-sr": _Row("bf16", "bf16", stochastic=True),
     "fp16-true": _Row("fp16", "fp16", dynamic=True),
     "fp8": _Row("fp32", "fp8_e4m3", gradients="fp8_e5m2"),
     "fp8-e4m3": _Row("fp32", "fp8_e4m3"),
@@ -86,8 +89,7 @@ class Recipe:
         loss_scale: where the loss scale starts and how it moves.
         keep: name patterns (``fnmatch``) of modules that compute in fp32.
         skip_nonfinite: skip steps with gradients that are not finite although nothing is scaled.
-        states: the format of the optimizers' state, ``fp32`` or ``bf16``; another than fp32 where weights have a
-            remainder.
+        states: the format of the optimizers' state, ``fp32`` or ``bf16``; another than fp32 where :attr:`lean`.
     """
 
     name: str
@@ -134,14 +136,25 @@ class Recipe:
 
     @property
     def mixed(self) -> bool:
-        """Whether products use 16 bits, and everything that needs fp32 is fp32: weights are, or lose nothing of it."""
-        return (self.weights == "fp32" or self.remainder) and self.compute in ("bf16", "fp16")
+        """Whether products use 16 bits, and everything that needs fp32 is fp32: weights are, or an optimizer's are."""
+        return (self.weights == "fp32" or self.lean) and self.compute in ("bf16", "fp16")
 
     @property
     def remainder(self) -> bool:
         """Whether weights are 16-bit with a remainder beside them, together exactly fp32."""
         row = _PRECISIONS[self.name]
         return row is not None and row.remainder
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether weights are 16-bit alone, rounded up or down at random after each step."""
+        row = _PRECISIONS[self.name]
+        return row is not None and row.stochastic
+
+    @property
+    def lean(self) -> bool:
+        """Whether weights are 16-bit between steps, and fp32 for the time of an optimizer's step."""
+        return self.remainder or self.stochastic
 
     @property
     def guards(self) -> bool:
@@ -223,7 +236,7 @@ def _with_option(recipe: Recipe, text: str, key: str, value: str) -> Recipe:
         raise UsageError(
             f"Option 'keep' in {text!r} needs bf16 or fp16: {recipe.name} is emulated for every product."
         )
-    if recipe.remainder and key in ("loss_scale", "init_scale", "growth_interval"):
+    if recipe.lean and key in ("loss_scale", "init_scale", "growth_interval"):
         raise UsageError(
             f"Option {key!r} in {text!r} scales the loss, which {recipe.name} never does: bf16 has the range of fp32; "
             "remove it."
@@ -291,10 +304,15 @@ def _skip_nonfinite(recipe: Recipe, text: str, value: str) -> Recipe:
 
 
 def _states(recipe: Recipe, text: str, value: str) -> Recipe:
-    if not recipe.remainder:
+    if not recipe.lean:
         raise UsageError(
-            f"Option 'states' in {text!r} needs weights with a remainder, whose optimizer halfstep leads; write "
-            "bf16-lean:states=bf16."
+            f"Option 'states' in {text!r} needs a precision under which halfstep leads the optimizer; write "
+            "bf16-lean:states=bf16 or bf16-sr:states=bf16."
+        )
+    if value == "8bit":
+        raise UsageError(
+            f"Option 'states' in {text!r} is '8bit', which halfstep does not have: libraries have it for optimizers of "
+            "their own only; it must be bf16 or fp32."
         )
     if value not in ("bf16", "fp32"):
         raise UsageError(f"Option 'states' in {text!r} is {value!r}; it must be bf16 or fp32.")

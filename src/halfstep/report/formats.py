@@ -55,7 +55,8 @@ class FormatTable:
         yield _table(_block_columns(blocks), options.max_width)
         yield Text()
         yield Text(
-            "Precision bf16-lean stores a weight as bf16 and a 16-bit remainder: together fp32, bit for bit.",
+            "Precision bf16-lean stores a weight as bf16 and a 16-bit remainder: together fp32, bit for bit. Precision "
+            "bf16-sr stores bf16 alone, and rounds up or down at random: the mean of many roundings is the number.",
             "dim",
         )
         yield Text("What a number becomes in each:  halfstep formats 0.1 65520 2^-24", "dim")

@@ -16,7 +16,7 @@ from halfstep.report import traces, units
 from halfstep.report.traces import Curve, Figure
 
 SLOTS = 10
-_KNOWN = ("fp32", "tf32", "bf16", "fp16", "bf16-true", "fp16-true", "fp8", "as-is", "bf16-lean")
+_KNOWN = ("fp32", "tf32", "bf16", "fp16", "bf16-true", "fp16-true", "fp8", "as-is", "bf16-lean", "bf16-sr")
 
 
 def slots(names: Iterable[str]) -> dict[str, int]:

@@ -108,16 +108,3 @@ def test_a_replica_of_before_is_refused(begin: Begin) -> None:
         Unsupported, match="put into force after the program had given DistributedDataParallel its"
     ):
         replica(torch.ones(1, 3))
-
-
-@pytest.mark.usefixtures("alone")
-def test_weights_that_are_sharded_are_refused(begin: Begin) -> None:
-    tensor = pytest.importorskip("torch.distributed.tensor")
-    mesh = dist.device_mesh.init_device_mesh("cpu", (1,))
-    begin("bf16-lean")
-    linear = nn.Linear(3, 4)
-    linear.weight = nn.Parameter(tensor.distribute_tensor(torch.randn(4, 3), mesh, [tensor.Shard(0)]))
-    with pytest.raises(
-        Unsupported, match="as yet, but the program shards them; use DistributedDataParallel or"
-    ):
-        linear(torch.ones(1, 3))

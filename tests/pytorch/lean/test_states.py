@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from halfstep.pytorch.lean import states
-from halfstep.pytorch.lean.states import kernel, round_stochastically
+from halfstep.pytorch.lean import stepping, stochastic
+from halfstep.pytorch.lean.stochastic import kernel, round_stochastically
 from halfstep.pytorch.recording.stored import stored_in
 
 from ..conftest import Begin, compiled
@@ -38,7 +39,7 @@ def test_with_and_without_a_compiler_the_numbers_are_the_same(
     for x, s in ((wide, salt), (wide.t(), salt.t())):
         found = rounded(x, s)
         with monkeypatch.context() as patch:
-            patch.setattr(states, "kernel", lambda: None)
+            patch.setattr(stochastic, "kernel", lambda: None)
             assert torch.equal(rounded(x, s).view(torch.int16), found.view(torch.int16))
         assert torch.equal(found.isnan(), x.isnan())
         finite = x.isfinite()
@@ -101,6 +102,27 @@ def test_state_is_stored_in_bf16_and_training_comes_to_the_same_end(begin: Begin
     again, _, same = trained("bf16-lean:states=bf16")
     assert again == found
     assert_same(same.state_dict(), optimizer.state_dict())
+
+
+@pytest.mark.parametrize("recipe", ["bf16-lean:states=bf16", "bf16-sr", "bf16-sr:states=bf16"])
+def test_by_rows_the_numbers_are_rounded_as_whole(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    def trained() -> tuple[list[float], Any]:
+        takeover = begin(recipe)
+        model = Model(rounded=False)
+        optimizer = adamw(model.parameters())
+        losses = train(model, optimizer, range(4))
+        found = losses, state(model, optimizer)
+        takeover.remove()
+        return found
+
+    expected = trained()
+    monkeypatch.setattr(stepping, "SMALLEST", 20)
+    monkeypatch.setattr(stepping, "CUT", 1)
+    found = trained()
+    assert found[0] == expected[0]
+    assert_same(found[1], expected[1])
 
 
 class Third(torch.optim.AdamW):

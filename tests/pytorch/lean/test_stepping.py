@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from halfstep.pytorch.lean import stepping as module
-from halfstep.pytorch.lean.master import Masters
+from halfstep.pytorch.lean.masters import Masters
+from halfstep.pytorch.lean.memory import Memory
 from halfstep.pytorch.lean.split import Parts, split
 from halfstep.pytorch.lean.stepping import PER_PARAMETER, Stepping
 from halfstep.pytorch.patches import Patches
@@ -24,10 +25,11 @@ SHAPES = [(7, 5), (6,), (12, 3), (4, 4), (1, 9), (9, 2)]
 STEPS = 6
 
 
-@pytest.fixture
-def begin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
-    """From its call on parameters that step are bf16 with masters."""
-    monkeypatch.setattr(module, "SMALLEST", 20)
+@pytest.fixture(params=[4, 0], ids=["whole", "by rows"])
+def begin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
+    """From its call on parameters that step are bf16 with masters; all that can be are stepped some rows at a time."""
+    monkeypatch.setattr(module, "SMALLEST", 20 if request.param else 7)
+    monkeypatch.setattr(module, "CUT", request.param)
     patches = Patches()
 
     def start(tell: Callable[[str], object] = lambda text: None) -> Masters:
@@ -140,6 +142,30 @@ def test_masters_and_state_are_those_of_fp32_weights(
         for key, value in state.items():
             assert not isinstance(value, Tensor) or value.dtype is ours["state"][number][key].dtype
             assert torch.equal(torch.as_tensor(ours["state"][number][key]), torch.as_tensor(value)), key
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Adafactor"])
+def test_no_more_is_fp32_at_once_than_some_rows_of_a_large_weight(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """1000 rows of 16, 90 % of all numbers; 1/40 of all are 444, 27 rows. Adafactor has a number for each row."""
+    sizes: list[int] = []
+    start = Memory.start
+
+    def noting(memory: Memory, parts: Any) -> None:
+        held = list(parts)
+        sizes.append(sum(part.weight.numel() for part in held))
+        start(memory, held)
+
+    monkeypatch.setattr(Memory, "start", noting)
+    masters = begin()
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in ((1000, 16), (110, 16))]
+    masters.hold(parameters)
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    getattr(torch.optim, name)(parameters, lr=0.1).step()
+    cut = name == "AdamW" and (module.CUT == 0 or module.CUT * 444 < 16000)
+    assert max(sizes) == ((1760 if module.CUT else 27 * 16) if cut else 16000)
 
 
 def muon(parameters: list[Tensor]) -> Optimizer:

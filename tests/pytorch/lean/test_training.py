@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from halfstep.pytorch.lean.master import raw_data
 from halfstep.pytorch.lean.split import Parts, split
+from halfstep.pytorch.raw_data import raw_data
 from halfstep.pytorch.recording.stored import stored_in
 
 from ..conftest import Begin
@@ -124,6 +124,14 @@ def decayed_by_hand(model: nn.Module, optimizer: Any) -> None:
             parameter.mul_(0.9999)
 
 
+def swapped(model: nn.Module, optimizer: Any) -> None:
+    model.load_state_dict({name: value * 0.999 for name, value in model.state_dict().items()})
+    model.to("cpu", non_blocking=True)
+    down = nn.Parameter(model.down.weight.detach() * 0.5)
+    torch.utils.swap_tensors(model.down.weight, down)
+    assert down.dtype is torch.float32
+
+
 def sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
 
@@ -133,15 +141,19 @@ CASES: list[tuple[Optimize, dict[str, Any]]] = [
     (sgd, {"passes": 3}),
     (adamw, {"after": clamped}),
     (adamw, {"after": decayed_by_hand}),
+    (adamw, {"after": swapped}),
 ]
 
 
 @pytest.mark.parametrize(
-    ("optimize", "options"), CASES, ids=["AdamW", "accumulated", "clamped", "decayed by hand"]
+    ("optimize", "options"), CASES, ids=["AdamW", "accumulated", "clamped", "decayed by hand", "swapped"]
 )
 def test_it_trains_as_bf16_with_weights_rounded_half_away(
-    begin: Begin, optimize: Optimize, options: Any
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, optimize: Optimize, options: Any
 ) -> None:
+    """A program may ask for ``torch.__future__.set_swap_module_params_on_conversion``."""
+    if options.get("after") is swapped:
+        monkeypatch.setattr(torch.__future__, "_swap_module_params_on_conversion", True)
     takeover = begin("bf16")
     reference = Model(rounded=True)
     by = optimize(reference.parameters())
@@ -152,6 +164,7 @@ def test_it_trains_as_bf16_with_weights_rounded_half_away(
     optimizer = optimize(model.parameters())
     assert train(model, optimizer, **options) == expected
     assert_same(state(model, optimizer), state(reference, by))
+    model(torch.zeros(1, 6, dtype=torch.int64))
     assert raw_data(model.up.weight).dtype is torch.bfloat16
 
 

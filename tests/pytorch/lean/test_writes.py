@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from halfstep.pytorch.lean import functions
-from halfstep.pytorch.lean.master import Masters, raw_data
+from halfstep.pytorch.lean.masters import Masters
 from halfstep.pytorch.lean.split import Parts, split
 from halfstep.pytorch.lean.writes import Writes
 from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.raw_data import raw_data
 
 
 @pytest.fixture

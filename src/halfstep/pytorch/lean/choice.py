@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from halfstep.pytorch.weights.widening import is_alone
 
 
-def can_be_held(parameter: Tensor) -> bool:
-    """Whether a parameter is to be bf16 with a remainder.
+def can_be_held(parameter: Tensor, shared: bool = False) -> bool:
+    """Whether a parameter is to be bf16 with a remainder; ``shared``: although others look at its memory.
 
     It is trained, fp32, a plain tensor alone in its memory, and of two dimensions or more, the first of them larger
     than 1: those of one are biases and the weights of norms, and those whose first dimension is 1 are added to every
@@ -29,5 +29,5 @@ def can_be_held(parameter: Tensor) -> bool:
         and not parameter.is_meta
         and parameter.ndim >= 2
         and parameter.shape[0] > 1
-        and is_alone(parameter)
+        and (shared or is_alone(parameter))
     )

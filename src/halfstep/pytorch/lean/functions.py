@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from halfstep.pytorch.autocast.state import OUTSIDE, place
-from halfstep.pytorch.lean.master import Masters
+from halfstep.pytorch.lean.masters import Masters
 from halfstep.pytorch.lean.writes import Wide
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.weights.makers import let_compilers_trace

@@ -12,8 +12,12 @@ class Held(Protocol):
     """What is known of such a parameter."""
 
     @property
+    def pieces(self) -> tuple[Tensor, ...]:
+        """The tensors that hold its weight, without the remainders."""
+
+    @property
     def remainder(self) -> Tensor:
-        """int16, of the parameter's shape."""
+        """int16, of the parameter's shape, or empty."""
 
 
 _HELD: dict[int, tuple[weakref.ref[Tensor], Held]] = {}

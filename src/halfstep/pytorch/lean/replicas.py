@@ -10,7 +10,6 @@ the dtype of its data changes, as it does around a step; a function in C++ chang
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import weakref
 from collections.abc import Callable
@@ -21,17 +20,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from halfstep.errors import HalfstepError, Unsupported
-from halfstep.pytorch.lean.master import Masters
-from halfstep.pytorch.native.builder import FOLDER, library, prepare
+from halfstep.pytorch.lean.data_setter import SOURCE, data_setter
+from halfstep.pytorch.lean.masters import Masters
+from halfstep.pytorch.native.builder import prepare
 from halfstep.pytorch.patches import Patches
-
-SOURCE = FOLDER / "set_data.cpp"
 
 
 class Replicas:
     """Splits the weights of what DDP is given.
 
     Args:
+        name: of the precision.
         masters: the parameters that are bf16 with a remainder.
         split: splits the parameters of a module that are to be split.
         keep: called with parameters that stay fp32 from now on.
@@ -43,11 +42,13 @@ class Replicas:
 
     def __init__(
         self,
+        name: str,
         masters: Masters,
         split: Callable[[nn.Module], None],
         keep: Callable[[Tensor], None],
         stop: Callable[[HalfstepError], NoReturn],
     ) -> None:
+        self._name = name
         self._masters, self._split, self._keep, self._stop = masters, split, keep, stop
         self.any_made = False
         self._made: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -64,8 +65,8 @@ class Replicas:
             if set_data is None:
                 self._stop(
                     Unsupported(
-                        "Precision bf16-lean needs a C++ compiler where the program uses DistributedDataParallel, but "
-                        f"{prepare([SOURCE]) or 'what it made cannot be loaded'}; use --precision bf16."
+                        f"Precision {self._name} needs a C++ compiler where the program uses DistributedDataParallel, "
+                        f"but {prepare([SOURCE]) or 'what it made cannot be loaded'}; use --precision bf16."
                     )
                 )
             self._split(module)
@@ -89,7 +90,7 @@ class Replicas:
             if isinstance(part, DistributedDataParallel) and part not in self._made:
                 self._stop(
                     Unsupported(
-                        "Precision bf16-lean was put into force after the program had given "
+                        f"Precision {self._name} was put into force after the program had given "
                         "DistributedDataParallel its model; put it into force before."
                     )
                 )
@@ -98,7 +99,7 @@ class Replicas:
         def __init__(replica: nn.Module, *args: Any, **kwargs: Any) -> None:
             self._stop(
                 Unsupported(
-                    "Precision bf16-lean trains a model in one thread, but the program uses DataParallel; use "
+                    f"Precision {self._name} trains a model in one thread, but the program uses DataParallel; use "
                     "DistributedDataParallel or --precision bf16."
                 )
             )
@@ -116,22 +117,3 @@ def _narrowing(replica: Any) -> Callable[[Tensor], None]:
             parameter.grad = gradient.to(torch.bfloat16)
 
     return narrow
-
-
-@functools.cache
-def data_setter() -> Callable[[Tensor, Tensor], None] | None:
-    """As ``tensor.data = data``, but hooks on the tensor's AccumulateGrad node stay; None without a compiler.
-
-    The first call may compile, for a second.
-    """
-    found = library(SOURCE, ctypes.PyDLL)
-    if found is None:
-        return None
-    function = found.hs_set_data
-    function.restype, function.argtypes = ctypes.c_int, (ctypes.c_void_p, ctypes.c_void_p)
-
-    def set_data(tensor: Tensor, data: Tensor) -> None:
-        if function(tensor._cdata, data._cdata):
-            raise RuntimeError(f"PyTorch refuses data of {data.dtype} to a tensor of {tensor.dtype}.")
-
-    return set_data

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +58,35 @@ def split(wide: list[Tensor], parts: list[Parts]) -> None:
 def join(parts: list[Parts], wide: list[Tensor]) -> None:
     """Write ``parts`` into fp32 tensors, one for each. The first call may compile, for a second."""
     _each(_join, wide, parts, joins=True)
+
+
+class Remainders:
+    """A weight is its bf16 number and its remainder.
+
+    Attributes:
+        exact: whether an fp32 number comes back as it was.
+    """
+
+    exact = True
+
+    def parts(self, weight: Tensor) -> Parts:
+        """Parts around an empty bf16 tensor."""
+        return Parts.like(weight)
+
+    def rows(self, parts: Parts, begin: int, end: int) -> Parts:
+        """Those of some rows, in the same memory."""
+        return Parts(parts.weight[begin:end], parts.remainder[begin:end])
+
+    def split(self, wide: list[Tensor], parts: list[Parts]) -> None:
+        """Write fp32 tensors into parts."""
+        split(wide, parts)
+
+    def advance(self, parts: Iterable[Parts]) -> None:
+        """Their weights have been stepped."""
+
+    def join(self, parts: list[Parts], wide: list[Tensor]) -> None:
+        """Write parts into fp32 tensors."""
+        join(parts, wide)
 
 
 class _Tensor(ctypes.Structure):

@@ -19,8 +19,12 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as optimizers
 
 from halfstep.passed_on import Keywords, StateDict
-from halfstep.pytorch.lean.master import Master, Masters
-from halfstep.pytorch.lean.split import Parts, is_dense
+from halfstep.pytorch.lean.master import Master
+from halfstep.pytorch.lean.masters import Masters
+from halfstep.pytorch.lean.memory import Memories, Memory
+from halfstep.pytorch.lean.pieces import Cut, can_be_cut
+from halfstep.pytorch.lean.shard import local_of
+from halfstep.pytorch.lean.split import Parts
 from halfstep.pytorch.lean.states import Fp32States
 from halfstep.pytorch.loss_scaling.step import classes_with_a_wrapped_step
 from halfstep.pytorch.patches import Patches, itself_not_traced, outside_compiler
@@ -35,6 +39,9 @@ PER_PARAMETER = frozenset(
 
 #: of all numbers of an optimizer, the share that is fp32 at once; weights and gradients of it take 5 % of the weights
 SHARE = 1 / 40
+
+#: a weight that is so many times larger than what is to be fp32 at once is stepped in pieces, where it can be
+CUT = 4
 
 #: numbers that are fp32 at once in any case: 8 MB of weights and gradients
 SMALLEST = 1 << 20
@@ -125,7 +132,8 @@ class Stepping:
         closure = kwargs["closure"] if "closure" in kwargs else args[0] if args else None
         self._hold(p for p in parameters if callable(closure) or p.grad is not None)
         masters = self._held(parameters)
-        why = _at_once(optimizer, bool(args or kwargs), compiled)
+        given = any(value is not None for value in (*args, *kwargs.values()))
+        why = _at_once(optimizer, given, compiled)
         if not why:
             return self._by_groups(stepping, optimizer, masters)
         self._tell_cost(type(optimizer).__name__, why, masters)
@@ -143,7 +151,7 @@ class Stepping:
 
     def _tell_cost(self, name: str, why: str, masters: list[Master]) -> None:
         """Say once what it costs that all weights are fp32 at once, if it is more than a group of them would cost."""
-        if name in self._told or len(list(_bounded(masters))) < 2:
+        if name in self._told or len(list(_bounded(masters, _most(masters)))) < 2:
             return
         self._told.add(name)
         narrow = [m for m in masters if (g := m.parameter.grad) is not None and g.dtype is torch.bfloat16]
@@ -154,11 +162,17 @@ class Stepping:
         )
 
     def _by_groups(self, stepping: Callable[..., Any], optimizer: Optimizer, masters: list[Master]) -> None:
-        groups = list(_bounded([m for m in masters if m.parameter.grad is not None]))
-        in_a_group = {id(master.parameter): i for i, group in enumerate(groups) for master in group}
-        weights, gradients = _Memory(), _Memory()
+        stepped = [m for m in masters if m.parameter.grad is not None]
+        most = _most(stepped)
+        cut = [m for m in stepped if m.size > CUT * most and can_be_cut(optimizer, m)]
+        of_all = {id(master.parameter): -1 for master in cut}
+        groups = list(_bounded([m for m in stepped if id(m.parameter) not in of_all], most))
+        in_a_group = of_all | {id(master.parameter): i for i, group in enumerate(groups) for master in group}
+        weights, gradients = Memory(), Memory()
         before = [group["params"] for group in optimizer.param_groups]
         try:
+            for master in cut:
+                self._step_cut(stepping, optimizer, master, most, before, (weights, gradients))
             for i, some in enumerate(groups or [[]]):
                 weights.start(master.parts for master in some)
                 gradients.start(master.parts for master in some)
@@ -175,6 +189,28 @@ class Stepping:
         finally:
             for group, every in zip(optimizer.param_groups, before, strict=True):
                 group["params"] = every
+
+    def _step_cut(
+        self,
+        stepping: Callable[..., Any],
+        optimizer: Optimizer,
+        master: Master,
+        most: int,
+        before: list[list[Tensor]],
+        memory: Memories,
+    ) -> None:
+        def call(piece: Tensor) -> None:
+            for group, every in zip(optimizer.param_groups, before, strict=True):
+                group["params"] = [piece] if any(p is master.parameter for p in every) else []
+            outer, self._masters.stepping = self._masters.stepping, True
+            try:
+                stepping(optimizer)
+            finally:
+                self._masters.stepping = outer
+
+        Cut(optimizer, master, self._masters, self._states).step(most, call, memory)
+        self._masters.form.advance([master.parts])
+        master.agrees()
 
 
 class _Wide:
@@ -202,7 +238,8 @@ class _Wide:
             gradient = parameter.grad
             if gradient is not None and gradient.dtype is not torch.float32:
                 if gradient.layout is torch.strided:
-                    wide = self._memory_of_gradients(master.parts).copy_(gradient.detach())
+                    local = self._memory_of_gradients(master.parts).copy_(local_of(gradient.detach()))
+                    wide = master.like_parameter(local)
                 else:
                     wide = gradient.detach().to(torch.float32)
                 parameter.grad = wide
@@ -219,6 +256,7 @@ class _Wide:
                     parameter.grad = gradient
         self._masters.stepping = self._outer
         self._masters.narrow(self._made)
+        self._masters.form.advance(master.parts for master in self._made)
 
     def around(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         """``closure``, in which the parameters are bf16."""
@@ -235,42 +273,15 @@ class _Wide:
         return evaluate
 
 
-class _Memory:
-    """Memory for one group of tensors after the other.
-
-    New memory for each group would come to lie between what the optimizer makes to keep, and leave gaps there.
-    """
-
-    def __init__(self) -> None:
-        self._blocks: dict[torch.device, Tensor] = {}
-        self._used: dict[torch.device, int] = {}
-
-    def start(self, parts: Iterable[Parts]) -> None:
-        """The next group is to be of these; what was given out before is not used any more."""
-        needed: dict[torch.device, int] = {}
-        for part in parts:
-            device = part.weight.device
-            needed[device] = needed.get(device, 0) + part.weight.numel()
-        self._used = dict.fromkeys(needed, 0)
-        for device, numbers in needed.items():
-            if device not in self._blocks or self._blocks[device].numel() < numbers:
-                self._blocks.pop(device, None)
-                self._blocks[device] = torch.empty(numbers, dtype=torch.float32, device=device)
-
-    def like(self, parts: Parts) -> Tensor:
-        """fp32 of the shape and strides of ``parts``, whose numbers are not set."""
-        weight, numbers = parts.weight, parts.weight.numel()
-        if not is_dense(weight):
-            return parts.empty()
-        begin = self._used[weight.device]
-        self._used[weight.device] = begin + numbers
-        return self._blocks[weight.device].as_strided(weight.shape, weight.stride(), begin)
+def _most(masters: list[Master]) -> int:
+    """How many numbers are to be fp32 at once, but for a weight that is larger and cannot be cut."""
+    return max(int(sum(master.size for master in masters) * SHARE), SMALLEST)
 
 
-def _bounded(masters: list[Master]) -> Iterator[list[Master]]:
-    """Groups of masters in their order, each as large as the largest of them, or :data:`SHARE` of all."""
-    sizes = [master.parts.weight.numel() for master in masters]
-    most = max(max(sizes, default=0), int(sum(sizes) * SHARE), SMALLEST)
+def _bounded(masters: list[Master], most: int) -> Iterator[list[Master]]:
+    """Groups of masters in their order, each as large as the largest of them, or ``most`` numbers."""
+    sizes = [master.size for master in masters]
+    most = max(max(sizes, default=0), most)
     group: list[Master] = []
     held = 0
     for master, size in zip(masters, sizes, strict=True):

@@ -1,5 +1,7 @@
 """``bf16-lean``: trained weights are bf16 with a remainder, together fp32; the model computes as under ``bf16``.
 
+``bf16-sr``: likewise, without the remainder: what an optimizer makes of a weight is rounded stochastically.
+
 fp32 parameters are split when a model is called for training for the first time, or when an optimizer steps them;
 16-bit ones are widened before. Norms, modules that ``keep=`` names, parametrized and recurrent weights, and what
 :func:`halfstep.pytorch.lean.choice.can_be_held` leaves stay fp32.
@@ -18,12 +20,16 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils.weak import WeakIdKeyDictionary
 
 from halfstep.errors import HalfstepError, Unsupported
+from halfstep.precisions.recipes import Recipe
 from halfstep.pytorch.dtypes import KEPT
 from halfstep.pytorch.lean import functions
 from halfstep.pytorch.lean.choice import can_be_held
 from halfstep.pytorch.lean.embedding import in_fp32
-from halfstep.pytorch.lean.master import Masters
+from halfstep.pytorch.lean.masters import Masters
 from halfstep.pytorch.lean.replicas import Replicas
+from halfstep.pytorch.lean.rounded import StochasticRounding
+from halfstep.pytorch.lean.shards import Shards
+from halfstep.pytorch.lean.split import Remainders
 from halfstep.pytorch.lean.states import Bf16States, Fp32States
 from halfstep.pytorch.lean.stepping import Stepping
 from halfstep.pytorch.lean.writes import Writes
@@ -39,33 +45,39 @@ _IN_FP32 = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseN
 _NORMED = ("weight_g", "weight_v", "weight_orig")
 
 
+#: of DTensors that are not FSDP2's
+_OTHERWISE = "spreads them by other means, too (tensor parallelism, replicate)"
+
+
 class LeanWeights:
     """Splits the weights of every model that is trained.
 
     Args:
+        recipe: what is in force.
         fp32: widens what the program holds in 16 bits, before it is split.
         look: called with a model before its weights are looked at; it marks what ``keep=`` names.
         stop: called with an error that ends the program.
         tell: called with what the user should know of what it costs.
-        states: the format of the optimizers' state, ``fp32`` or ``bf16``.
     """
 
     def __init__(
         self,
+        recipe: Recipe,
         fp32: Fp32Weights,
         look: Callable[[nn.Module], None],
         stop: Callable[[HalfstepError], NoReturn],
         tell: Callable[[str], object],
-        states: str,
     ) -> None:
-        self.masters = Masters()
+        self._name = recipe.name
+        self.masters = Masters(Remainders() if recipe.remainder else StochasticRounding())
         self._stepping = Stepping(
-            self.masters, self._step, tell, Bf16States() if states == "bf16" else Fp32States()
+            self.masters, self._step, tell, Bf16States() if recipe.states == "bf16" else Fp32States()
         )
         self._fp32 = fp32
         self._look = look
         self._stop = stop
-        self._replicas = Replicas(self.masters, self._split_anew, self._keep, stop)
+        self._replicas = Replicas(recipe.name, self.masters, self._split_anew, self._keep, stop)
+        self._shards = Shards(self.masters, self._refuse)
         self._held: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._kept = WeakIdKeyDictionary()
         self._asked: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -79,6 +91,8 @@ class LeanWeights:
         patches.wrap(nn.Module, "named_parameters", self._reading)
         patches.wrap(nn.Module, "register_parameter", self._register_parameter)
         self._replicas.install(patches)
+        self._shards.install(patches)
+        patches.wrap(torch.utils, "swap_tensors", self._swapping)
 
     @property
     def cannot_be_undone(self) -> str:
@@ -87,12 +101,22 @@ class LeanWeights:
             return "DistributedDataParallel was given bf16 weights, and reduces nothing else; restart the program"
         return ""
 
-    def refuse_shards(self) -> None:
-        """The program shards its weights over processes: end it."""
+    def shard(self, module: nn.Module, flat: bool) -> None:
+        """The program is about to shard ``module``; ``flat``: by FSDP1, in one tensor for many weights."""
+        if flat:
+            self._refuse("shards them by FullyShardedDataParallel (FSDP1)")
+        self.masters.flush()
+        for parameter in module.parameters():
+            if (master := self.masters.of(parameter)) is not None:
+                self.masters.release(master)
+        self._shards.notice(module)
+
+    def _refuse(self, what: str) -> None:
+        """The program spreads its weights over processes as nothing here can follow: end it."""
         self._stop(
             Unsupported(
-                "Precision bf16-lean keeps all weights in every process as yet, but the program shards them; use "
-                "DistributedDataParallel or --precision bf16."
+                f"Precision {self._name} follows weights that fully_shard (FSDP2) shards, but the program {what}; "
+                "use fully_shard, DistributedDataParallel or --precision bf16."
             )
         )
 
@@ -120,10 +144,13 @@ class LeanWeights:
 
     def _split(self, module: nn.Module) -> None:
         if any(is_dtensor(p) for p in module.parameters()):
-            self.refuse_shards()
+            self._shards.notice(module)
+        if not self._shards.are_followed(module.parameters()):
+            self._refuse(_OTHERWISE)
         self._replicas.check(module)
         self._look(module)
         self._keep_in(module)
+        self._shards.hold([module], self._kept.__contains__)
         self.masters.hold(p for p in module.parameters() if p not in self._kept)
         self._held.add(module)
 
@@ -144,13 +171,28 @@ class LeanWeights:
     def _step(self, parameters: Iterable[Tensor]) -> None:
         """An optimizer is about to step: in a region of a framework's no call of a model was outermost."""
         parameters = list(parameters)
-        if any(is_dtensor(p) for p in parameters):
-            self.refuse_shards()
+        if not self._shards.are_followed(parameters):
+            self._refuse(_OTHERWISE)
+        self._hold_shards(parameters)
         new = [p for p in parameters if self.masters.of(p) is None and can_be_held(p) and p not in self._kept]
         if new:
             for module in list(self._asked):
                 self._keep_in(module)
             self.masters.hold(p for p in new if p not in self._kept)
+
+    def _hold_shards(self, parameters: Iterable[Tensor]) -> None:
+        """Those of modules that no call was outermost of."""
+        if any(
+            is_dtensor(p)
+            and p.ndim > 1
+            and p.shape[0] > 1
+            and self.masters.of(p) is None
+            and p not in self._kept
+            for p in parameters
+        ):
+            for module in (modules := list(self._asked)):
+                self._keep_in(module)
+            self._shards.hold(modules, self._kept.__contains__)
 
     def _reading(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Whose parameters are asked for: an optimizer may be about to be given them."""
@@ -161,6 +203,36 @@ class LeanWeights:
             return original(module, *args, **kwargs)
 
         return named_parameters
+
+    def _swapping(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Two tensors change places, as a module's do in ``to`` and ``load_state_dict`` where the program asks for it.
+
+        PyTorch refuses it for tensors with weak references. What was split is fp32 meanwhile, and split again when it
+        is used; what stays fp32 stays so.
+        """
+
+        def swap_tensors(t1: Tensor, t2: Tensor) -> Any:
+            kept = [t for t in (t1, t2) if self._kept.pop(t, None)]
+            split = self._let_go(t1, t2)
+            try:
+                return original(t1, t2)
+            finally:
+                for tensor in kept:
+                    self._kept[tensor] = True
+                for tensor in split:
+                    self.masters.hold_again(tensor)
+
+        return swap_tensors
+
+    def _let_go(self, *tensors: Tensor) -> list[Tensor]:
+        """Those of them that are split are fp32; nothing here has a weak reference to them any more."""
+        split = []
+        for tensor in tensors:
+            if (master := self.masters.of(tensor)) is not None:
+                self.masters.release(master)
+                self._held.clear()
+                split.append(tensor)
+        return split
 
     def begin_pass(self) -> None:
         """A backward pass is about to start: gradients that are there are added up in fp32."""

@@ -19,7 +19,8 @@ from torch.nn.utils import clip_grad
 
 from halfstep.passed_on import Keywords
 from halfstep.pytorch.autocast.state import OUTSIDE, place
-from halfstep.pytorch.lean.master import Master, Masters
+from halfstep.pytorch.lean.master import Master
+from halfstep.pytorch.lean.masters import Masters
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.raw_data import raw_data, set_raw_data
 
@@ -90,11 +91,12 @@ class Writes:
         patches.wrap_each(nn.Parameter, (*writing, *_OPERATORS), self._writing)
         patches.wrap(nn.Module, "_apply", self._applying)
         patches.wrap_each(clip_grad, ("_get_total_norm", "get_total_norm"), _in_fp32)
+        patches.wrap_each(clip_grad, ("_clip_grads_with_norm_", "clip_grads_with_norm_"), _scaled_in_fp32)
         patches.wrap_each(torch, _foreach_names(), self._foreach)
 
     def _bf16(self, tensor: Any) -> Master | None:
-        """The master of a parameter that is bf16 just now."""
-        master = self._masters.of(tensor)
+        """The master of a parameter that is bf16 just now; a DTensor is fp32 to everybody."""
+        master = self._masters.of(tensor) if type(tensor) is nn.Parameter else None
         return None if master is None or master.is_wide else master
 
     def _get_data(self, parameter: nn.Parameter) -> Tensor:
@@ -243,6 +245,24 @@ def _in_fp32(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return original(norms, norm_type, *args, **kwargs)
 
     return total_norm
+
+
+def _scaled_in_fp32(original: Callable[..., None]) -> Callable[..., None]:
+    """The factor by which bf16 gradients are clipped is fp32; PyTorch would round it first."""
+
+    def clip_grads_with_norm_(
+        parameters: Any, max_norm: float, total_norm: Tensor, *args: Any, **kw: Any
+    ) -> None:
+        every = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+        narrow = [g for p in every if (g := p.grad) is not None and g.dtype is torch.bfloat16]
+        factor = torch.clamp(max_norm / (total_norm + 1e-6), max=1.0)
+        with torch.no_grad():
+            for gradient in narrow:
+                gradient.copy_(gradient.float().mul_(factor))
+        kept = [p for p in every if p.grad is None or p.grad.dtype is not torch.bfloat16]
+        original(kept, max_norm, total_norm, *args, **kw)
+
+    return clip_grads_with_norm_
 
 
 class _OfWide:

@@ -1,7 +1,7 @@
 /* fp32 numbers rounded to bf16 at random: up with the probability of the share of the way that they have gone to the
  * upper neighbour, so that the mean of many roundings is the number. With the bits u of the number it is
  * (u + r) >> 16, with r of 16 random bits. These are a hash of u, of the number's place, and of a second number's bits:
- * the same training has the same ones, and a step later they are others. states.py has the same, and says more.
+ * the same training has the same ones, and a step later they are others. stochastic.py has the same, and says more.
  * Compiled when first needed (builder.py).
  */
 #include <stdint.h>

@@ -84,9 +84,10 @@ def stored_in(
 
 def weights_by_format(weights: Collection[Tensor]) -> dict[str, int]:
     """Bytes of ``weights`` by format, and of the remainders that lie beside bf16 ones and make fp32 numbers of them."""
-    held = [known.remainder for weight in weights if (known := registry.held(weight)) is not None]
-    remainders = sum(remainder.nbytes for remainder in held)
-    return {**bytes_by_format(weights), **({REMAINDER: remainders} if remainders else {})}
+    held = [(weight, registry.held(weight)) for weight in weights]
+    stored = [piece for weight, known in held for piece in ((weight,) if known is None else known.pieces)]
+    remainders = sum(known.remainder.nbytes for _, known in held if known is not None)
+    return {**bytes_by_format(stored), **({REMAINDER: remainders} if remainders else {})}
 
 
 def bytes_by_format(tensors: Iterable[Tensor]) -> dict[str, int]:
@@ -113,8 +114,9 @@ def _plain(tensor: Tensor) -> Iterator[Tensor]:
     made_of: Any = tensor
     if is_traceable_wrapper_subclass(made_of):
         names, _ = made_of.__tensor_flatten__()
-        for name in names:
-            yield from _plain(getattr(made_of, name))
+        for inner in (getattr(made_of, name) for name in names):
+            if isinstance(inner, Tensor):  # a DTensor names its mesh, too
+                yield from _plain(inner)
     elif tensor.layout is torch.sparse_coo:
         yield from (tensor._indices(), tensor._values())
     elif tensor.layout is torch.strided and tensor.device.type != "meta":

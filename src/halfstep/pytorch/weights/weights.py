@@ -58,12 +58,12 @@ class Weights:
         self.hold: Callable[[nn.Module], None] = lambda module: None
         if dtype is not None and not recipe.mixed:
             self._16_bit = SixteenBitWeights(dtype, keep.look, note)
-        if recipe.weights == "fp32" or recipe.remainder:
+        if recipe.weights == "fp32" or recipe.lean:
             compute = dtype if recipe.mixed else None
             self._fp32 = Fp32Weights(compute, keep.look, note, self._promote, regions.without_modules)
             self.hold = self._fp32.hold
-            if recipe.remainder:
-                self._lean = LeanWeights(self._fp32, keep.look, stop, tell, recipe.states)
+            if recipe.lean:
+                self._lean = LeanWeights(recipe, self._fp32, keep.look, stop, tell)
 
     def install(self) -> None:
         """Look at models and optimizers from now on."""
@@ -118,10 +118,10 @@ class Weights:
             return "it has made the weights of a model 16-bit, and their other bits are gone; restart the program"
         return "" if self._lean is None else self._lean.cannot_be_undone
 
-    def shard(self, module: nn.Module) -> None:
-        """The program is about to shard the weights of ``module`` over processes."""
+    def shard(self, module: nn.Module, flat: bool = False) -> None:
+        """The program is about to shard the weights of ``module``; ``flat``: by FSDP1, in one tensor for many."""
         if self._lean is not None:
-            self._lean.refuse_shards()
+            self._lean.shard(module, flat)
         self.hold(module)
 
     def remove(self) -> None:

@@ -1,0 +1,141 @@
+"""A large weight is stepped some rows at a time, by optimizers that treat each number by itself.
+
+An embedding may be most of a model: whole, its fp32 weight and gradient would be most of what a step needs. For the
+time of one call of the optimizer some of its rows are a parameter of their own; its state are the same rows of the
+weight's. State that is one number per weight, such as the count of steps, begins at the same value for all rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from halfstep.pytorch.lean.master import Master
+from halfstep.pytorch.lean.masters import Masters
+from halfstep.pytorch.lean.memory import Memories
+from halfstep.pytorch.lean.shard import local_of
+from halfstep.pytorch.lean.split import Parts
+from halfstep.pytorch.lean.states import Fp32States, round_state
+
+#: optimizers of torch.optim that treat each number by itself; tests hold each to one call for the whole weight
+ELEMENTWISE = frozenset(
+    cls
+    for name in ("ASGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD")
+    if (cls := getattr(torch.optim, name, None)) is not None
+)  # fmt: skip
+
+
+def can_be_cut(optimizer: Optimizer, master: Master) -> bool:
+    """Whether the weight may be stepped some rows at a time: it and its gradient are dense, their rows in order.
+
+    Fused kernels round the last few numbers of a tensor otherwise than the others: they are given whole tensors.
+    """
+    gradient = master.parameter.grad
+    return (
+        type(optimizer) in ELEMENTWISE
+        and not any(group.get("fused") for group in optimizer.param_groups)
+        and master.parts.weight.is_contiguous()
+        and master.parts.weight.shape[0] > 1
+        and gradient is not None
+        and gradient.layout is torch.strided
+    )
+
+
+class Cut:
+    """One weight in pieces of some rows, of which one at a time is fp32.
+
+    Args:
+        optimizer: holds the weight's state.
+        master: of the weight.
+        masters: knows how numbers are stored.
+        states: stores an optimizer's state between steps.
+    """
+
+    def __init__(self, optimizer: Optimizer, master: Master, masters: Masters, states: Fp32States) -> None:
+        master.follow()
+        self._optimizer, self._master = optimizer, master
+        self._masters, self._states = masters, states
+        self._before: dict[str, Any] = dict(optimizer.state.get(master.parameter, {}))
+        self._whole: dict[str, Tensor] = {
+            k: local_of(v) for k, v in self._before.items() if self._is_shaped(v)
+        }
+        self._of_one: dict[str, Any] = {}
+
+    def step(self, most: int, call: Callable[[Tensor], object], memory: Memories) -> None:
+        """Step the weight.
+
+        Args:
+            most: how many numbers are to be fp32 at once; at least one row is.
+            call: is given each piece, and steps the optimizer for it alone.
+            memory: tells of the parts of the next piece, and gives fp32 memory for its weight and its gradient.
+        """
+        master = self._master
+        rows = max(1, most // master.parts.weight[:1].numel())
+        for begin in range(0, master.parts.weight.shape[0], rows):
+            end = min(begin + rows, master.parts.weight.shape[0])
+            parts = self._masters.form.rows(master.parts, begin, end)
+            piece = self._piece(parts, begin, end, memory)
+            if self._before:
+                self._optimizer.state[piece] = {k: self._of_piece(k, begin, end) for k in self._before}
+            try:
+                call(piece)
+            finally:
+                self._keep(self._optimizer.state.pop(piece, {}), piece, begin, end)
+                self._put_back(piece, parts)
+        if self._whole or self._of_one:
+            whole = {k: self._before.get(k, master.like_parameter(v)) for k, v in self._whole.items()}
+            self._optimizer.state[master.parameter] = {**self._before, **self._of_one, **whole}
+
+    def _is_shaped(self, value: object) -> bool:
+        return isinstance(value, Tensor) and value.shape == self._master.parameter.shape
+
+    def _piece(self, parts: Parts, begin: int, end: int, memory: Memories) -> Tensor:
+        shown, gradient = self._master.shown, self._master.parameter.grad
+        assert gradient is not None
+        with torch.inference_mode(False), torch.no_grad():
+            for one in memory:
+                one.start([parts])
+            if shown is not None:
+                wide = shown[begin:end]
+            else:
+                self._masters.form.join([parts], [wide := memory[0].like(parts)])
+            some = local_of(gradient)[begin:end]
+            if some.dtype is not torch.float32:
+                some = memory[1].like(parts).copy_(some)
+            piece = nn.Parameter(wide)
+            piece.grad = some
+        return piece
+
+    def _of_piece(self, key: str, begin: int, end: int) -> Any:
+        if key in self._whole:
+            some = self._whole[key][begin:end]
+            return some if some.dtype is not torch.bfloat16 else some.float()
+        value = self._before[key]
+        return value.clone() if isinstance(value, Tensor) else value
+
+    def _keep(self, made: dict[str, Any], piece: Tensor, begin: int, end: int) -> None:
+        """State that the optimizer made or changed for a piece."""
+        with torch.inference_mode(False), torch.no_grad():
+            for key, value in made.items():
+                if not isinstance(value, Tensor) or value.shape != piece.shape:
+                    self._of_one[key] = value
+                    continue
+                weight = self._master.parts.weight
+                if key not in self._whole:
+                    self._whole[key] = torch.empty_like(weight, dtype=self._states.stored(value.dtype))
+                into, place = self._whole[key][begin:end], begin * weight[:1].numel()
+                if into.dtype is torch.bfloat16 and value.dtype is torch.float32:
+                    round_state(value, piece.detach(), into, key, place)
+                elif into.data_ptr() != value.data_ptr():
+                    into.copy_(value)
+
+    def _put_back(self, piece: Tensor, parts: Parts) -> None:
+        wide = piece.detach()
+        with torch.inference_mode(False), torch.no_grad():
+            self._masters.form.split([wide], [parts])
+            if self._master.shown is not None and not self._masters.form.exact:
+                self._masters.form.join([parts], [wide])

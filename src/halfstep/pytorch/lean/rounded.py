@@ -1,0 +1,88 @@
+"""``bf16-sr``: a weight is its bf16 number alone, rounded stochastically after every step and every write.
+
+The optimizer computes with fp32 weights; of the fp32 number x that it makes, one of the two bf16 neighbours stays, the
+upper one with probability (x - lower) / (upper - lower). So the mean of many updates is right, though none is kept in
+full: rounded to nearest, an update of less than half of bf16's last place would be lost every time (arXiv 2010.06192).
+
+The random bits are a hash of the number, of its place and of a count of steps (stochastic.py has the
+hash). So nothing is drawn from a generator of the program's, and processes that hold the same weights round them alike.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from halfstep.pytorch.lean.split import Parts, Remainders
+from halfstep.pytorch.lean.stochastic import round_stochastically
+
+#: between the seeds of two roundings, and of two weights: odd, so that 2**32 of them are different
+_A_ROUNDING, _A_WEIGHT = 0x9E3779B1, 0x85EBCA77
+
+
+class Count:
+    """Gives one seed after the other."""
+
+    def __init__(self, first: int) -> None:
+        self.seed = first
+
+    def advance(self) -> None:
+        """The next rounding has other random bits."""
+        self.seed += _A_ROUNDING
+
+
+@dataclass(frozen=True, eq=False)
+class Rounded(Parts):
+    """A bf16 tensor; the remainder is empty.
+
+    Attributes:
+        count: of steps.
+        begin: how many of the weight's numbers lie before these.
+    """
+
+    count: Count
+    begin: int = 0
+
+
+class StochasticRounding(Remainders):
+    """A weight is its bf16 number."""
+
+    exact = False
+
+    def __init__(self) -> None:
+        self._made = itertools.count()
+
+    def parts(self, weight: Tensor) -> Parts:
+        """Parts around an empty bf16 tensor."""
+        count = Count(next(self._made) * _A_WEIGHT)
+        return Rounded(weight, weight.new_empty(0, dtype=torch.int16), count)
+
+    def rows(self, parts: Parts, begin: int, end: int) -> Parts:
+        """Those of some rows, in the same memory, rounded as they would be with the others."""
+        assert isinstance(parts, Rounded)
+        before = parts.begin + begin * parts.weight[:1].numel()
+        return Rounded(parts.weight[begin:end], parts.remainder, parts.count, before)
+
+    def split(self, wide: list[Tensor], parts: list[Parts]) -> None:
+        """Round fp32 tensors."""
+        for x, part in zip(wide, parts, strict=True):
+            assert isinstance(part, Rounded)
+            round_stochastically(x, x, part.weight, (part.count.seed + part.begin) % 2**32)
+
+    def advance(self, parts: Iterable[Parts]) -> None:
+        """Their weights have been stepped: the next rounding has other random bits.
+
+        Not at every rounding: one process may look at weights, or write them, where others do not.
+        """
+        for part in parts:
+            assert isinstance(part, Rounded)
+            part.count.advance()
+
+    def join(self, parts: list[Parts], wide: list[Tensor]) -> None:
+        """Write bf16 tensors into fp32 tensors."""
+        for part, x in zip(parts, wide, strict=True):
+            x.copy_(part.weight)
