@@ -8,33 +8,15 @@ import gc
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import halfstep
-from halfstep.pytorch.lean.split import Parts, split
+from rounded_weights import RoundedLinear
 
 dist.init_process_group("gloo")
 rank, ranks = dist.get_rank(), dist.get_world_size()
 STEPS, PASSES = 4, 3
-
-
-class Rounded(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, wide):
-        parts = Parts.like(torch.empty_like(wide, dtype=torch.bfloat16))
-        split([wide], [parts])
-        return parts.weight
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient.bfloat16().float()
-
-
-class RoundedLinear(nn.Linear):
-    def forward(self, x):
-        return F.linear(x, Rounded.apply(self.weight), self.bias)
 
 
 def make(linear):

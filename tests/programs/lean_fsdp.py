@@ -12,7 +12,6 @@ import sys
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-import torch.nn.functional as F
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -21,29 +20,12 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
 import halfstep
-from halfstep.pytorch.lean.split import Parts, split
 from halfstep.pytorch.recording.stored import stored_in
+from rounded_weights import RoundedLinear
 
 dist.init_process_group("gloo")
 rank, ranks = dist.get_rank(), dist.get_world_size()
 STEPS, PASSES = 4, 3
-
-
-class Rounded(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, wide):
-        parts = Parts.like(torch.empty_like(wide, dtype=torch.bfloat16))
-        split([wide], [parts])
-        return parts.weight
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient.bfloat16().float()
-
-
-class RoundedLinear(nn.Linear):
-    def forward(self, x):
-        return F.linear(x, Rounded.apply(self.weight), self.bias)
 
 
 def make(linear):
