@@ -8,7 +8,6 @@ weight's. State that is one number per weight, such as the count of steps, begin
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,11 +58,11 @@ class Cut:
         master.follow()
         self._optimizer, self._master = optimizer, master
         self._masters, self._states = masters, states
-        self._before: dict[str, Any] = dict(optimizer.state.get(master.parameter, {}))
+        self._before: dict[str, object] = dict(optimizer.state.get(master.parameter, {}))
         self._whole: dict[str, Tensor] = {
             k: local_of(v) for k, v in self._before.items() if self._is_shaped(v)
         }
-        self._of_one: dict[str, Any] = {}
+        self._of_one: dict[str, object] = {}
 
     def step(self, most: int, call: Callable[[Tensor], object], memory: Memories) -> None:
         """Step the weight.
@@ -90,9 +89,6 @@ class Cut:
             whole = {k: self._before.get(k, master.like_parameter(v)) for k, v in self._whole.items()}
             self._optimizer.state[master.parameter] = {**self._before, **self._of_one, **whole}
 
-    def _is_shaped(self, value: object) -> bool:
-        return isinstance(value, Tensor) and value.shape == self._master.parameter.shape
-
     def _piece(self, parts: Parts, begin: int, end: int, memory: Memories) -> Tensor:
         shown, gradient = self._master.shown, self._master.parameter.grad
         assert gradient is not None
@@ -110,14 +106,14 @@ class Cut:
             piece.grad = some
         return piece
 
-    def _of_piece(self, key: str, begin: int, end: int) -> Any:
+    def _of_piece(self, key: str, begin: int, end: int) -> object:
         if key in self._whole:
             some = self._whole[key][begin:end]
             return some if some.dtype is not torch.bfloat16 else some.float()
         value = self._before[key]
         return value.clone() if isinstance(value, Tensor) else value
 
-    def _keep(self, made: dict[str, Any], piece: Tensor, begin: int, end: int) -> None:
+    def _keep(self, made: dict[str, object], piece: Tensor, begin: int, end: int) -> None:
         """State that the optimizer made or changed for a piece."""
         with torch.inference_mode(False), torch.no_grad():
             for key, value in made.items():
