@@ -60,7 +60,9 @@ class Cut:
         self._masters, self._states = masters, states
         self._before: dict[str, object] = dict(optimizer.state.get(master.parameter, {}))
         self._whole: dict[str, Tensor] = {
-            k: local_of(v) for k, v in self._before.items() if self._is_shaped(v)
+            key: local_of(value)
+            for key, value in self._before.items()
+            if isinstance(value, Tensor) and value.shape == master.parameter.shape
         }
         self._of_one: dict[str, object] = {}
 
