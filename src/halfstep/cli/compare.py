@@ -92,7 +92,7 @@ def compare(**options: Any) -> int:
 
 @dataclass(frozen=True)
 class Task:
-    """A comparison that was found to be possible; ``old`` is the one that is gone on with."""
+    """A comparison that was found to be possible; ``old`` is the one that it resumes."""
 
     request: Request
     old: Stored | None
@@ -207,7 +207,7 @@ def perform(task: Task, display: Display) -> Done:
 
 
 def _begun(folder: Path) -> Stored:
-    """What is to be gone on with.
+    """The comparison that is to be resumed.
 
     Raises:
         UsageError: nothing was begun there, or not by this user.
@@ -217,7 +217,7 @@ def _begun(folder: Path) -> Stored:
 
 
 def _given_again(request: Request, given: Collection[str]) -> Keywords:
-    """The fields of the request that were given on going on with it.
+    """The fields of the request that were given on resuming it.
 
     Raises:
         UsageError: a folder was given, too.

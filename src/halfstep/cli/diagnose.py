@@ -116,7 +116,7 @@ def perform(task: Task, display: Display) -> Done:
 
 
 def _kept(found: JsonObject, path: Path) -> UsageError | None:
-    """Keep a diagnosis in its folder; why it could not be: the folder is gone, or the disk full."""
+    """Keep a diagnosis in its folder; an error where it cannot be written: the folder is gone, or the disk full."""
     try:
         write_whole(path, json_text(found))
     except OSError as error:

@@ -21,7 +21,7 @@ from halfstep.program.target import Target
 
 
 def program_options(command: Callable[..., Any], required: bool = True) -> Callable[..., Any]:
-    """The arguments that name a program: ours end at it, so that its own ``--precision`` reaches it."""
+    """The arguments that name a program: halfstep's options end there, so that its own ``--precision`` reaches it."""
     command = click.argument("args", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")(command)
     command = click.argument("program", type=click.UNPROCESSED, required=required)(command)
     return click.option("-m", "module", is_flag=True, help="PROGRAM is a module's name, as for `python -m`.")(
@@ -125,7 +125,7 @@ def _option(option: Field[Any]) -> Callable[[Callable[..., Any]], Callable[..., 
 
 
 def _not_empty(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    """An option that is given without a value, as ``--launch "$UNSET"`` is, is not one that is left out."""
+    """An option that is given an empty value, as ``--launch "$UNSET"`` is, was not left out: refuse it."""
     if not value and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE:
         raise UsageError(
             f"{parameter.opts[0]} was given nothing; give it {parameter.make_metavar(context)}, or leave it out."

@@ -52,7 +52,7 @@ def new_folder(out: StrPath | None, program: str) -> Path:
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold the folder against any other halfstep, until this is left or the process ends, however it ends.
+    """Lock the folder for this process, until the block is left or the process ends, however it ends.
 
     Args:
         folder: where records are to be written.
@@ -81,7 +81,7 @@ def diagnosis_folder(out: StrPath | None, program: str, precision: str) -> Path:
 
 
 def _unused(folder: Path) -> Path:
-    """The folder, made by this very call; with a number behind its name where another began in the same second."""
+    """The folder, which this call makes; a number follows its name where another began in the same second."""
     for place in (folder, *(folder.with_name(f"{folder.name}-{n}") for n in range(2, 1000))):
         try:
             place.mkdir(parents=True)
@@ -172,7 +172,7 @@ def print_required(comparison: JsonObject, terms: Sequence[Term], console: Conso
 
 
 def print_tracked(targets: Sequence[Target], comparison: JsonObject, folder: Path, page: Path | None) -> None:
-    """Tell the trackers, and say on stderr how to see it, or why one could not be told: the rest is there by then."""
+    """Write to the trackers, and say on stderr how to see it, or why one failed: all else is written by then."""
     for target in targets:
         name = target.tracker.name
         try:
@@ -183,7 +183,7 @@ def print_tracked(targets: Sequence[Target], comparison: JsonObject, folder: Pat
 
 
 def text_or_reason(text: Callable[[], str], path: Path | None, what: str, kept: Path) -> UsageError | None:
-    """Write a text where :func:`json_path_of` said, or why it could not be: the trials have been run, so all goes on.
+    """Write a text where :func:`json_path_of` said, or return why it could not be: the trials have run, so all goes on.
 
     Args:
         text: what makes it.

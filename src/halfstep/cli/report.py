@@ -93,7 +93,7 @@ def report(
 def _diagnosis(
     found: JsonObject, folder: Path, given: Mapping[str, str | None], json_path: Path | None
 ) -> None:
-    """A folder that holds a diagnosis alone; of ``given``, what a comparison's table is for, nothing may be there."""
+    """A folder that holds only a diagnosis; the options in ``given`` are for a comparison's table: refuse them."""
     from rich.console import Console
 
     from halfstep.report import diagnosis, diagnosis_page

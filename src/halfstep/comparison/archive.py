@@ -32,7 +32,7 @@ def _end_of(request: Request, trial: Trial) -> Path:
 
 
 def forget(request: Request, trial: Trial) -> None:
-    """Take away what an earlier run of the trial left; one that is only now being ended writes to no file of ours."""
+    """Take away what an earlier run of the trial left; one that is still being ended writes to a file that is gone."""
     for path in _files(request, trial):
         path.unlink(missing_ok=True)
 
@@ -54,7 +54,7 @@ def beside(request: Request) -> Request:
 
 
 def replace_trial(request: Request, outcome: Outcome) -> None:
-    """Put a trial that was run :func:`beside` in the place of its earlier run, where it came to an end that counts.
+    """Replace the earlier run of a trial by the one that was run :func:`beside`, if that came to an end that counts.
 
     At every moment one of the two is there to be read: a record whose end is missing is judged by its last line.
     """
@@ -76,7 +76,7 @@ def replace_trial(request: Request, outcome: Outcome) -> None:
 
 
 def clear(request: Request) -> None:
-    """Take away what a run :func:`beside` has left, which was ended before it counted."""
+    """Take away what a run :func:`beside` has left that ended before it counted."""
     shutil.rmtree(beside(request).folder, ignore_errors=True)
 
 
@@ -138,7 +138,7 @@ def _ended(request: Request, path: Path) -> Outcome | None:
 
 
 def _trial(told: Mapping[str, Any]) -> Trial | None:
-    """Which trial it is; None where that is not told, or nothing that can be run."""
+    """Which trial it is; None where the record does not say, or names nothing that can be run."""
     with contextlib.suppress(UsageError, TypeError, ValueError, AttributeError):
         precision = told.get("precision")
         if isinstance(precision, str) and parse(precision):
@@ -155,7 +155,7 @@ def _unended(request: Request, path: Path) -> Outcome | None:
     if not record.end:
         reason = f"no end is recorded: killed, or still running; {were_made(len(record.steps))}"
         return Outcome(trial, "interrupted", reason, None, record, ranks).trusted()
-    if record.end.get("status") == "interrupted":  # whatever its other ranks came to say
+    if record.end.get("status") == "interrupted":  # whatever its other ranks recorded
         return Outcome(
             trial, "interrupted", record.end.get("reason", ""), record.end.get("exit_code"), record, ranks
         ).trusted()

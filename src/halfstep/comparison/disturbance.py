@@ -1,4 +1,4 @@
-"""Trials that other work on the machine disturbed: their speed is no figure of the precision's."""
+"""Trials that other work on the machine disturbed: their speed says nothing about the precision."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import replace
 from halfstep.comparison.model.trials import Disturbed
 from halfstep.record import Record
 
-#: of all processors, what other processes must have taken to be named
+#: the share of all processors that other processes must have taken to count
 OTHERS = 0.1
-#: of the time that its threads had work, what they waited for a processor where others took that much
+#: the share of the time with work in which its threads waited for a processor, where others took that much
 WAITED = 0.1
 #: the same where it is not known who took the processors, such as processes that the trial itself started: it counts
 #: where the trial waited for so much, and for more than twice as much as the one that waited least
@@ -18,7 +18,7 @@ WAITED_ALONE = 0.15
 
 
 def disturbances(records: Sequence[Record], siblings: bool = False) -> list[Disturbed | None]:
-    """For each trial what other processes took of it; None where nothing disturbed it, or that is not known.
+    """For each trial what other processes took; None where nothing disturbed it, or where that is not known.
 
     Args:
         records: of the trials.
@@ -32,7 +32,7 @@ def disturbances(records: Sequence[Record], siblings: bool = False) -> list[Dist
 
 
 def _is_disturbed(found: Disturbed, least: float) -> bool:
-    """Whether its step times are those of the machine's other work; ``least``: of the trial that waited least."""
+    """Whether other work on the machine made its step times; ``least``: the share of the trial that waited least."""
     cores, others, waited = found.cores or 1, found.others_cores or 0.0, found.waited_share or 0.0
     by_others = others >= OTHERS * cores and waited >= WAITED
     return by_others or (waited >= WAITED_ALONE and waited > 2 * least + WAITED / 2)

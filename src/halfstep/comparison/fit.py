@@ -13,9 +13,9 @@ from halfstep.trials import Job, Outcome, Trial, run_trial, safe
 
 #: enough for the optimizer's state to exist and for a pass beside it; the steps that are looked at come after the first
 FIT_STEPS = 4
-#: the bracket is closed to this part of the batch: 448 fits, 480 does not
+#: the search ends when the bracket is this share of the batch: 448 fits, 480 does not
 FINENESS = 16
-#: where the search begins if the program's arguments do not say a batch
+#: where the search begins if the program's arguments name no batch
 FIRST = 8
 MOST = 2**24
 
@@ -35,7 +35,7 @@ class FitOption:
     argument: str
 
     def given(self, arguments: Sequence[str]) -> int | None:
-        """The batch in the program's arguments; None where they do not say it."""
+        """The batch in the program's arguments; None where they name none."""
         for at, word in enumerate(arguments):
             value = arguments[at + 1] if word == self.argument and at + 1 < len(arguments) else ""
             value = word.removeprefix(f"{self.argument}=") if word.startswith(f"{self.argument}=") else value
@@ -44,7 +44,7 @@ class FitOption:
         return None
 
     def into(self, arguments: Sequence[str], batch: int) -> tuple[str, ...]:
-        """The arguments with this batch, where they said another, else at their end."""
+        """The arguments with this batch: in the place of another batch, else at their end."""
         joined = f"{self.argument}={batch}"
         for at, word in enumerate(arguments):
             if word.startswith(f"{self.argument}="):
@@ -194,7 +194,7 @@ def _try(
 
 
 def _judged(limit: int | None, outcome: Outcome) -> tuple[str, str]:
-    """The status; a peak that was too short to be caught while the trial ran is found in its record."""
+    """The status. A peak too short to be seen while the trial ran is found in its record."""
     peak = outcome.record.end.get("peak_resident_bytes")
     if limit is not None and peak is not None and peak > limit:
         return "out_of_memory", f"its resident memory came to {peak:,} bytes, over the limit of {limit:,}"

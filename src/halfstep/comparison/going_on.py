@@ -1,4 +1,4 @@
-"""Trials that went on from what an earlier trial had saved: they are no training of their own."""
+"""Trials that went on from what an earlier trial had saved: they did not train from the beginning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from halfstep.record import Record
 
 
 def files_of_earlier_trials(records: Sequence[Record], fresh: bool = False) -> list[list[str]]:
-    """For each trial the files that it went on from: names, none where it trained by itself.
+    """For each trial the names of the files that it went on from; none where it trained from the beginning.
 
     Where each trial ran in a copy of the folder (``fresh``), paths: such a file lies outside of the copy.
 

@@ -1,4 +1,4 @@
-"""``--require``: what a comparison has to show, so that a job or a test fails where it does not.
+"""``--require``: what a comparison has to show; a job or a test fails where it does not.
 
 ``bf16: no worse, speed >= 1.2, memory <= 0.9`` is one requirement of three terms. A ratio is to the baseline, and holds
 where its whole 95 % interval does; ``no worse`` holds where the loss and the logged figures were shown to be as good.

@@ -91,7 +91,7 @@ def trial_row(outcome: Outcome, command: tuple[str, ...], log: str) -> TrialRow:
 
 
 def _untold(row: TrialRow) -> TrialRow:
-    """Why nothing is known of a trial whose record cannot be used: not that it made no step."""
+    """With the reason why nothing is known of a trial whose record cannot be used; it may have made steps."""
     reasons: Keywords = {f.name: getattr(row, f.name) for f in fields(row) if f.name.endswith("_absent")}
     changes: Keywords = {
         name: dict.fromkeys(why, row.reason) if isinstance(why, Mapping) else row.reason
@@ -206,7 +206,7 @@ def _first_nonfinite(event: events.NonFinite | None) -> NonFinite | None:
 
 
 def _ran_otherwise(record: Record, ran: Ran, share: Mapping[str, float]) -> list[str]:
-    """A warning in words where products ran in something else than what was asked."""
+    """A warning in words where products ran in another format than was asked for."""
     asked = {ran.asked: ""} if ran.asked else _own_words(record.own_asks)
     most = max(share, key=lambda name: share[name], default="")
     return [

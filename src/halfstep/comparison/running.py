@@ -150,7 +150,7 @@ def _to_repeat(
 
 
 def _check_limit(request: Request, environment: Environment) -> None:
-    """A batch must have something to fit into.
+    """Check that a batch has a memory limit to fit into.
 
     Raises:
         UsageError: a CPU without a limit, for it swaps where a GPU fails; a limit where a GPU has its own.
@@ -197,7 +197,7 @@ def rebuilt(folder: str | Path) -> Comparison:
 
 
 def _batches(folder: Path) -> Fit | None:
-    """The batches that fit are the end of a search and stand in the comparison alone."""
+    """The batches that fit: the result of a search, which only ``comparison.json`` has."""
     with contextlib.suppress(OSError, ValueError):
         raw = read_json(folder / "comparison.json")
         fit = raw.get("fit_batch") if isinstance(raw, dict) else None
@@ -255,7 +255,7 @@ def assemble(
     return Comparison(
         program=Program(tuple(request.command), request.module, cwd or str(Path.cwd()), request.launch),
         environment=environment,
-        # The options of every run have their values from below; two of them stand in their places already.
+        # The options of every run get their values from the line below; two of them have their places here.
         options={
             "steps": None,
             "repeats": request.repeats,

@@ -13,7 +13,7 @@ from halfstep.trials.place import Place
 #: more blocks at once are a slip of the finger
 MOST_SLOTS = 1024
 
-#: what a computation is told of its number of threads; its libraries would else count all cores
+#: the variables that set a program's number of threads; without them its libraries count all cores
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 

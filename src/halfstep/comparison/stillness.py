@@ -18,7 +18,7 @@ from halfstep.record.stored import REMAINDER, Stored
 #: a loss that falls by less than this share of the baseline's fall stands still
 STILL = 0.05
 
-#: the baseline's fall says something where it is so many times what neighbouring losses differ by
+#: the baseline's fall counts where it is so many times the difference of neighbouring losses
 CLEAR = 3.0
 
 #: fewer steps show no fall
@@ -54,7 +54,7 @@ def _fall(losses: tuple[float | None, ...]) -> float | None:
 
 @functools.lru_cache(maxsize=2048)
 def _noise(losses: tuple[float | None, ...]) -> float:
-    """What losses of the last half differ by from one step to the next, as a standard deviation of one."""
+    """The standard deviation of a loss, from the differences of neighbouring steps in the last half."""
     known = [loss for loss in losses if loss is not None and countable(loss)]
     half = known[len(known) // 2 :]
     return pstdev([b - a for a, b in itertools.pairwise(half)] or [0.0]) / math.sqrt(2)

@@ -11,9 +11,9 @@ from halfstep.comparison.model.trials import ProfiledStep, TrialRow
 from halfstep.record import Record
 from halfstep.record.events import End, Sample
 
-#: products of a step, times the baseline's, from which on (or from whose inverse) the algorithm works otherwise
+#: from this ratio of a step's products to the baseline's, or from its inverse, the program computes something else
 OTHER_WORK = 1.5
-#: steps in which the loss scale must not move, as passes are repeated where it does
+#: how many steps the loss scale must not move: passes are repeated where it does
 _SAMPLED = 3
 
 
@@ -69,7 +69,7 @@ def _workspace(parts: Mapping[str, int], end: End) -> int | str:
         )
     if "activations" not in parts:
         return "the activations are not known, and so neither is what is left beside them"
-    if peak < sum(parts.values()):  # the sampled step kept more than any later one
+    if peak < sum(parts.values()):  # the sampled step kept more memory than any later one
         return "the peak after the warm-up is below the parts of the sampled step"
     return peak - sum(parts.values())
 

@@ -56,7 +56,7 @@ def verdicts(
     base = _Side.of([(i, o) for i, o in groups.get(baseline or "", []) if o.status == "ok"], rows)
     found = []
     for p, group in groups.items():
-        # A trial that ended early says something in its own row, and nothing of the precision's medians.
+        # A trial that ended early has a row of its own; it says nothing of the precision's medians.
         own = _Side.of([(i, o) for i, o in group if o.status == "ok"] or group, rows)
         row = _of_trials(p, baseline, [o for _, o in group], own)
         if p != baseline:
@@ -106,7 +106,7 @@ def baseline_of(outcomes: Sequence[Outcome]) -> str | None:
 
 
 def _of_trials(precision: str, baseline: str | None, group: Sequence[Outcome], own: _Side) -> PrecisionRow:
-    """What is said of all its trials, and of those that ended well; the ratios of a baseline are absent."""
+    """The row by all its trials, and by those that ended well; its ratios to the baseline come later."""
     bad = next((o for o in group if o.status != "ok"), None)
     rows = own.rows
     told = next((row for row in rows if row.ran_as), rows[0])
@@ -142,7 +142,7 @@ def _of_trials(precision: str, baseline: str | None, group: Sequence[Outcome], o
 
 
 def _with_ratios(row: PrecisionRow, own: _Side, base: _Side, levels: Levels | None) -> PrecisionRow:
-    """With its figures by those of the baseline."""
+    """With the ratios of its figures to the baseline's."""
     if levels is not None:
         return replace(
             row,

@@ -22,7 +22,7 @@ LITTLE_LESS = 0.9
 #: a share of odd sizes, or of time between operations, that is worth a word
 WORTH_A_WORD = 0.1
 LAUNCH_BOUND = 0.3
-#: what ended so is of no use here, however fast or small its first steps were
+#: a trial that ended so is not explained, however fast or small its first steps were
 _NO_USE = ("out_of_memory", "failed", "interrupted", "unsupported", "damaged")
 
 #: (index in the comparison's trials, row)
@@ -77,7 +77,7 @@ def _why_no_faster(row: PrecisionRow, own: Trials, base: Trials) -> list[Explana
 
 
 def _facts(row: PrecisionRow, own: Trials, base: Trials) -> list[Explanation]:
-    """What the shares do not say: units, sizes, the most that could be had, launches."""
+    """What the shares do not show: units, sizes, the largest possible gain, launches."""
     return [*_units(row, own), *_sizes(own), *_at_most(base), *_launches(own)]
 
 
@@ -121,7 +121,7 @@ def median_step(trials: Trials) -> float | None:
 
 # --- memory ------------------------------------------------------------------------------------------------
 
-#: of one size in every mixed precision, which keeps them in fp32
+#: of the same size in every mixed precision, which keeps them in fp32
 KEPT = ("weights", "gradients", "optimizer")
 
 
@@ -152,6 +152,6 @@ def _entry(
     *figure: str,
     of_all: tuple[float | None, float | None] = (None, None),
 ) -> Explanation:
-    """An entry that rests on a figure of a trial; ``of_all``: the lowest and the highest share of several."""
+    """An entry that rests on a figure of a trial; ``of_all``: the lowest and the highest share of several trials."""
     evidence = EvidenceRef() if trial is None else EvidenceRef("trials", trial, figure)
     return Explanation("", share, evidence, *of_all)

@@ -33,7 +33,7 @@ class Display(Protocol):
 
 
 class Disk:
-    """Keeps what it can: a folder that is gone, or a full disk, is said once and ends no comparison."""
+    """Keeps what it can: a missing folder or a full disk is reported once and ends no comparison."""
 
     def __init__(self, display: Display) -> None:
         self._display = display
@@ -78,7 +78,7 @@ class Work:
         self._where: dict[Trial, Request] = {}
 
     def begin(self, trial: Trial) -> Job:
-        """It is about to run; what an earlier run of it left is kept until this one has ended."""
+        """The trial is about to run; what an earlier run of it left is kept until this one has ended."""
         self._begun.append(trial.label)
         self._display.plan([*self._begun, *(t.label for t in self._pending), *[""] * self.more])
         self._display.begin(trial.label, self.known_steps)

@@ -37,7 +37,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Domain:
-    """What an operation was asked for that has no finite answer, in words, and in how many places."""
+    """What an operation was asked to compute that has no finite result, in words, and in how many places."""
 
     words: str
     count: int
@@ -163,7 +163,7 @@ _KINDS: Mapping[str, type[Seen]] = {
 
 
 def seen(events: Iterable[Watched]) -> Iterator[Seen]:
-    """The events of a watch that say what was seen; one that lacks what every such event has is left out."""
+    """The events of a watch that say what was seen; an event that lacks a field which all have is left out."""
     for event in events:
         kind = _KINDS.get(event["what"])
         if kind is not None:

@@ -1,4 +1,4 @@
-"""What a watched trial's record says, gathered: origins by step, numbers by layer, what became of each step."""
+"""What a watched trial's record says, in order: origins by step, numbers by layer, how each step ended."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Numbers:
     edges: dict[str, dict[int, int]] = field(default_factory=dict)
 
     def add(self, more: Numbers) -> None:
-        """Take in the numbers of another step."""
+        """Add the numbers of another step."""
         _add(self.counts, more.counts)
         for name, counts in more.edges.items():
             _add(self.edges.setdefault(name, {}), counts)
@@ -92,7 +92,7 @@ class Rounding:
     emptied: float = 0.0
 
     def add(self, more: Rounding) -> None:
-        """Take in the operands of another step."""
+        """Add the operands of another step."""
         for name in vars(self).keys() - {"format", "step"}:
             setattr(self, name, getattr(self, name) + getattr(more, name))
 
@@ -109,7 +109,7 @@ class Evidence:
 
     @classmethod
     def of(cls, record: Record) -> Evidence:
-        """Gather a record's events."""
+        """From a record's events."""
         found = cls(record, list(seen(record.watched)))
         for event in record.watched:
             if event["what"] not in ("numbers", "rounded"):

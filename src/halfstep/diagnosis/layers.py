@@ -48,7 +48,7 @@ def _part(case: Case, module: str, kind: NumberKind, numbers: Numbers) -> LayerP
 
 
 def _has_scales(format: str) -> bool:
-    """Whether the format's scales follow the numbers, so that its range lies nowhere for good."""
+    """Whether the format's scales follow the numbers, so that its range is not fixed."""
     row = get(format)
     return isinstance(row, BlockFormat) or row.bits <= 8
 

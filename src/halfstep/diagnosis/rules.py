@@ -26,13 +26,13 @@ from halfstep.diagnosis.shares import shares
 from halfstep.precisions.formats import get_scalar
 from halfstep.precisions.loss_scale import DynamicScale
 
-#: of the sum of a layer's gradients, what may be flushed to zero before it is a finding
+#: the share of the sum of a layer's gradients that may be flushed to zero before it is a finding
 LOST = 0.1
-#: of the weights that have a gradient, how many may stand still
+#: the share of the weights with a gradient that may stand still
 STILL = 0.5
-#: skipped steps in a row up to the end, from which on the scale is said not to settle
+#: how many skipped steps in a row, up to the end, mean that the scale does not settle
 COLLAPSED = 8
-#: skips in a run after which a fixed scale is said to be too high
+#: how many skipped steps mean that a fixed scale is too high
 REPEATED = 2
 
 
@@ -59,7 +59,7 @@ def _nearest_to_the_loss(case: Case) -> Place:
 
 
 def gradients_overflow(case: Case) -> Iterator[Finding]:
-    """Gradients overflow under a scale that does not move, or under none; a dynamic scale only finds its height."""
+    """Gradients overflow under a fixed scale, or under none; a dynamic scale that overflows is only being found."""
     tried = case.tried
     repeated = sum(tried.skipped) >= REPEATED or not case.recipe.guards
     if isinstance(case.recipe.loss_scale, DynamicScale) or not repeated:

@@ -1,4 +1,4 @@
-"""Runs a diagnosis: the program is watched in a precision and in fp32; if asked, it is run with the remedies, too."""
+"""Runs a diagnosis: the program is watched in a precision and in fp32; if asked for, it also runs with the remedies."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from halfstep.words.plural import count
 from halfstep.words.ran import words
 
 REFERENCE = "fp32"
-#: remedies that are tried at most: each is a training of its own
+#: how many remedies are tried at most: each is a training of its own
 TRIED = 4
-#: modules that are kept in fp32 beside a first one that alone does not do
+#: how many modules are kept in fp32 beside the first one, where that one alone does not help
 BESIDE = 2
 
 
@@ -93,7 +93,7 @@ def run_diagnosis(question: Question, display: Display) -> Diagnosis:
 
 
 def _compiled(question: Question, tried: Outcome, display: Display) -> CompiledRun | None:
-    """A program that compiles is watched eagerly; it runs once more as its author has it, compiled and unwatched."""
+    """A program that compiles is watched in eager mode; it runs once more compiled, as its author wrote it, unwatched."""
     if not any(event["what"] == "eager" for event in tried.record.watched):
         return None
     unwatched = replace(question, job=replace(question.job, watch=False, graphs=True))
@@ -223,7 +223,7 @@ def _kept_beside(
     reference: Outcome | None,
     display: Display,
 ) -> list[Remedy]:
-    """Where a module kept in fp32 leaves the same in one after it: both kept, and so on, where that works."""
+    """Where a module kept in fp32 leaves the same finding in a later one: keep both, and so on, until that works."""
     failing = [
         way for way in finding.remedies if way.works is False and way.recipe and parse(way.recipe).keep
     ]
