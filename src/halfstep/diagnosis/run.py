@@ -93,7 +93,7 @@ def run_diagnosis(question: Question, display: Display) -> Diagnosis:
 
 
 def _compiled(question: Question, tried: Outcome, display: Display) -> CompiledRun | None:
-    """A program that compiles is watched in eager mode; it runs once more compiled, as its author wrote it, unwatched."""
+    """A program that compiles is watched in eager mode; then it runs once more, compiled and unwatched."""
     if not any(event["what"] == "eager" for event in tried.record.watched):
         return None
     unwatched = replace(question, job=replace(question.job, watch=False, graphs=True))

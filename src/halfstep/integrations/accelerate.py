@@ -1,4 +1,4 @@
-"""Accelerate: ``mixed_precision=`` yields to the recipe; optimizers tell of the recipe's skipped steps.
+"""Accelerate: ``mixed_precision=`` yields to the recipe; optimizers report the steps that the recipe skips.
 
 Under a 16-bit recipe prepared models still return float32, as Accelerate's own mixed precision has them do, so that
 a script may hand their outputs to NumPy. What computes is the recipe's.

@@ -51,7 +51,7 @@ class Attached:
         return self.takeover.recipe.as_is
 
     def driven_by(self, framework: str) -> None:
-        """``framework`` runs the training loop; the last to say so is the outermost. Told in the record."""
+        """``framework`` runs the training loop; the last to say so is the outermost. It goes into the record."""
         if framework != self.takeover.framework:
             self.takeover.framework = framework
             self.takeover.announce()
@@ -67,7 +67,7 @@ class Attached:
                 self.takeover.recorder.logged(name, value)
 
     def asks_for(self, what: str, precision: str) -> None:
-        """The script's own words ask its framework for ``precision``: what then runs is held against it."""
+        """The script asks its framework for ``precision``: what runs is compared with that."""
         try:
             compute = parse(precision).compute
         except UsageError:  # float64, or the layers of another library
@@ -75,7 +75,7 @@ class Attached:
         self.takeover.own_precision.note(what, compute)
 
     def refuse(self, sentence: str) -> None:
-        """End the program: what it asks of its framework and the recipe do not go together.
+        """End the program: what it asks of its framework cannot be combined with the recipe.
 
         Raises:
             Unsupported: or SystemExit, where halfstep runs the program.

@@ -27,7 +27,7 @@ _NOT_FINITE = "gradients are not finite"
 
 
 def follow(attached: Attached) -> None:
-    """Look in at engines as they are made, and at their optimizers."""
+    """Follow engines as they are made, and their optimizers."""
     patches = attached.takeover.patches
     engine = import_module("deepspeed.runtime.engine").DeepSpeedEngine
     patches.wrap(engine, "__init__", lambda original: _making(original, attached))
@@ -84,9 +84,9 @@ def _follow_steps(engine: Any, attached: Attached) -> None:
     if takeover.recipe.guards:
         if getattr(outer, "_leaf_module_hooks", None):
             refuse(attached, "leaf modules")
-        if not getattr(outer, "compute_grad_norm", True):  # of a norm it would be known
+        if not getattr(outer, "compute_grad_norm", True):  # a norm would show it
             outer.check_grad_overflow = True
-    parts: Any = _Partitioned(engine)  # in place of an optimizer, which holds other tensors than the model
+    parts: Any = _Partitioned(engine)  # instead of an optimizer, which holds other tensors than the model
     step = outer.step
 
     @functools.wraps(step)

@@ -14,7 +14,7 @@ import torch
 
 from halfstep.integrations.attached import Attached, resting_scaler
 
-#: what a plugin's ``precision`` tells under each recipe; 32-true under all others
+#: a plugin's ``precision`` under each recipe; 32-true under all others
 _NAMES = {"bf16": "bf16-mixed", "fp16": "16-mixed", "bf16-true": "bf16-true", "fp16-true": "16-true"}
 
 #: methods that refuse optimizers which unscale gradients themselves
@@ -69,7 +69,7 @@ def let_yield(plugin: Any, precision: ModuleType, attached: Attached) -> None:
 
 
 def _step(plugin: Any, plain: type, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-    """Lightning's step tells its scaler of steps and updates, and refuses LBFGS because of it."""
+    """Lightning's step calls its scaler for steps and updates, and refuses LBFGS because of it."""
     owner: Any = plain if isinstance(optimizer, torch.optim.LBFGS) else type(plugin)
     return owner.optimizer_step(plugin, optimizer, *args, **kwargs)
 

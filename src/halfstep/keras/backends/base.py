@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Backend(Runtime, ABC):
-    """One of Keras's backends. How products are computed is told here for a backend that has no takeover of its own.
+    """One of Keras's backends. It tells how products are computed on a backend that has no takeover of its own.
 
     Attributes:
         name: Keras's name for it.

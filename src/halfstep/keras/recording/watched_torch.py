@@ -43,7 +43,7 @@ class _AsTorch:
 
 
 class WatchedSteps:
-    """Every ``apply`` of an optimizer of Keras's is a step that the watch is told of.
+    """Every ``apply`` of an optimizer of Keras's is a step for the watch.
 
     Args:
         watch: the watch.
@@ -81,7 +81,7 @@ class WatchedSteps:
         return apply
 
     def _as_torch(self, optimizer: Any, variables: Sequence[Any]) -> Any:
-        """As the watch reads it, the same for every step; of the optimizer's own class's name, which is shown."""
+        """As the watch reads it, the same for every step; its class has the optimizer's own name, which is shown."""
         if optimizer not in self._seen:
             kind = type(getattr(optimizer, "inner_optimizer", optimizer)).__name__
             self._seen[optimizer] = type(kind, (_AsTorch,), {})(optimizer, variables)
