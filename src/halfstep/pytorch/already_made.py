@@ -1,4 +1,4 @@
-"""What a program has made before a recipe is put into force, or taken off again: it goes on being used."""
+"""What a program has made before a recipe is put into force, or taken off again: the program goes on using it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Hooks = dict[int, Callable[..., Any]]
 
 @dataclass(frozen=True)
 class AlreadyMade:
-    """The objects of this process that keep something of a recipe's, or should.
+    """The objects of this process that hold a part of the recipe, or have to.
 
     Attributes:
         optimizers: those of ``torch.optim``.
@@ -75,7 +75,7 @@ class AlreadyMade:
 
 
 def replace_hooks(several: Iterable[Hooks], change: Callable[[Any], Callable[..., Any]]) -> None:
-    """Put ``change(hook)`` in the place of each hook; PyTorch calls what stands there."""
+    """Replace each hook by ``change(hook)``, in the table from which PyTorch calls it."""
     for hooks in several:
         for number, hook in list(hooks.items()):
             hooks[number] = change(hook)

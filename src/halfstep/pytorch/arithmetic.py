@@ -115,7 +115,7 @@ class Arithmetic:
         self._install_products()
 
     def _emulate(self) -> None:
-        """Round the operands of every product; a bare import would cost programs that need none of it."""
+        """Round the operands of every product. Imported here, as programs without emulation need none of it."""
         from halfstep.pytorch.emulation.emulate import Emulated
         from halfstep.pytorch.emulation.ops import Emulation
 
@@ -150,7 +150,7 @@ class Arithmetic:
             self.place(losses)
 
     def place(self, tensors: Sequence[Tensor]) -> None:
-        """The program trains where these are: beside a GPU that may be the CPU, whose products are ours to choose."""
+        """The program trains where these are: even beside a GPU that may be the CPU, and its products can be chosen."""
         kinds = {tensor.device.type for tensor in tensors}
         if len(kinds) != 1 or kinds == {self.device}:
             return

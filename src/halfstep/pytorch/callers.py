@@ -20,17 +20,17 @@ class Caller(NamedTuple):
 
     @property
     def is_script(self) -> bool:
-        """Not PyTorch itself (activation checkpointing opens regions), nor DeepSpeed, whose configuration is read."""
+        """Whether it is neither PyTorch itself (checkpointing opens regions) nor DeepSpeed (its configuration is read)."""
         return bool(self.file) and not self.module.startswith(("torch.", "halfstep.", "deepspeed."))
 
     @property
     def is_adapter(self) -> bool:
-        """One of halfstep's to a framework."""
+        """Whether it is an adapter of halfstep to a framework."""
         return self.module.startswith("halfstep.integrations.")
 
     @property
     def is_library(self) -> bool:
-        """An installed package."""
+        """Whether it is an installed package."""
         return any(folder in self.file for folder in ("site-packages", "dist-packages"))
 
 

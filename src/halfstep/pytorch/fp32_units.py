@@ -45,7 +45,7 @@ _PLACES = (
 #: values that ask for fewer bits than fp32 has
 FEWER = (True, "tf32", "bf16", "high", "medium")
 
-#: is told of each line of the script's that asks for fewer bits: what it sets, and to which of :data:`FEWER`
+#: is called for each line of the script that asks for fewer bits: with what it sets, and to which of :data:`FEWER`
 Asked = Callable[[str, Any], None]
 
 
@@ -84,7 +84,7 @@ class Fp32Units:
             _set_fp32_precision_setter(*place, self._precision)
 
     def _set(self, what: str, value: Any, setter: Callable[[], None]) -> None:
-        """The script sets something: PyTorch checks it, and it is what holds when the recipe does no more."""
+        """The script sets something: PyTorch checks it, and it holds again when the recipe is taken off."""
         setter()
         self._hold()
         self._by_script.pop(what, None)  # the order counts, too
@@ -94,7 +94,7 @@ class Fp32Units:
 
 
 def watch_only(asked: Asked, patches: Patches) -> None:
-    """Be told of the script's wishes, which hold."""
+    """Note what the script sets, which stays in force."""
 
     def set_(what: str, value: Any, setter: Callable[[], None]) -> None:
         setter()
@@ -125,7 +125,7 @@ def watch(set_: Callable[[str, Any, Callable[[], None]], None], patches: Patches
 
 
 def _attribute(setter: str, place: list[str]) -> str:
-    """What the script sets, as it writes it."""
+    """What the script sets, in the script's own words."""
     if setter == "_set_float32_matmul_precision":
         return "torch.set_float32_matmul_precision"
     if setter == "_set_cublas_allow_tf32":

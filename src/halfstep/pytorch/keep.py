@@ -53,7 +53,7 @@ class Keep:
         self._names: list[str] = []
 
     def install(self) -> None:
-        """Look in before modules are called; a model may be made at any time."""
+        """Look before modules are called, as a model may be made at any time."""
         if self._patterns:
             # Not a global module hook: torch.compile warns of those, and traces them.
             self._patches.wrap(nn.Module, "__call__", self._call)

@@ -1,4 +1,4 @@
-"""Functions and other tensors' methods that a program gives a parameter outside of a model: they meet its fp32 numbers.
+"""Functions and other tensors' methods that a program calls with a parameter outside of models: they get fp32.
 
 ``average.lerp_(parameter, 0.1)``, ``torch.zeros_like(parameter)``: the parameter is not the object whose method is
 called, so that its own methods (writes.py) do not see it.
@@ -22,7 +22,7 @@ from halfstep.pytorch.weights.makers import let_compilers_trace
 #: make a tensor of a parameter's dtype: a program's momentum or average, for instance
 _LIKE = ("empty_like", "full_like", "ones_like", "rand_like", "randn_like", "zeros_like")
 
-#: compute with numbers: those by which programs average and check weights, and those that PyTorch has not for bf16
+#: compute with numbers: those with which programs average and check weights, and those that PyTorch lacks for bf16
 _READS = ("abs", "allclose", "equal", "isclose", "lerp", "norm", "quantile", "topk")
 _LINALG = (
     "cond",
@@ -38,7 +38,7 @@ _LINALG = (
     "vector_norm",
 )
 
-#: methods of a tensor to which a parameter is given
+#: methods of a tensor that take a parameter as an argument
 _METHODS = (
     "__iadd__",
     "__isub__",
@@ -81,7 +81,7 @@ def install(masters: Masters, patches: Patches) -> None:
 
 
 def _of_operands(original: Callable[..., Any], of_fp32: Callable[..., Any]) -> Callable[..., Any]:
-    """A method; what a parameter's own methods do is not its business."""
+    """The replaced method; a parameter's own methods go past it."""
 
     def method(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
         own = type(tensor) is nn.Parameter and tensor.dtype is torch.bfloat16

@@ -1,4 +1,4 @@
-"""Which parameters of this process are bf16 with a remainder: for those who look at parameters and know of no more."""
+"""Which parameters of this process are bf16 with a remainder, for code that needs to know only that."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HELD: dict[int, tuple[weakref.ref[Tensor], Held]] = {}
 
 
 def enter(parameter: Tensor, held: Held) -> None:
-    """From now on ``parameter`` is one, as long as it lives."""
+    """From now on ``parameter`` is such a parameter, as long as it lives."""
     key = id(parameter)
 
     def gone(reference: weakref.ref[Tensor]) -> None:
@@ -35,7 +35,7 @@ def enter(parameter: Tensor, held: Held) -> None:
 
 
 def leave(parameter: Tensor) -> None:
-    """It is none any more."""
+    """The parameter is no longer one."""
     _HELD.pop(id(parameter), None)
 
 

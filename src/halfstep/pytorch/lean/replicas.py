@@ -85,7 +85,7 @@ class Replicas:
         return __init__
 
     def check(self, module: nn.Module) -> None:
-        """Refuse a module that holds a replica of before: its parameters cannot be split without losing DDP's hooks."""
+        """Refuse a module that holds an earlier replica: its parameters cannot be split without losing DDP's hooks."""
         for part in module.modules():
             if isinstance(part, DistributedDataParallel) and part not in self._made:
                 self._stop(

@@ -22,7 +22,7 @@ from halfstep.pytorch.native.builder import FOLDER, library
 
 SOURCE = FOLDER / "remainders.c"
 
-#: elements that PyTorch's operations split or join at a time: what they make in between stays so small
+#: how many elements PyTorch's operations split or join at a time, which keeps intermediate results small
 CHUNK = 1 << 18
 
 _HALF, _QUIET = 0x8000, 0x40

@@ -32,10 +32,10 @@ class Fp32States:
         return dtype
 
     def widen(self, optimizer: Optimizer, masters: Iterable[Master]) -> None:
-        """Those parameters are about to be stepped."""
+        """An optimizer is about to step these parameters."""
 
     def narrow(self, optimizer: Optimizer, masters: Iterable[Master]) -> None:
-        """They have been stepped, and are fp32 as yet."""
+        """They have been stepped, and are still fp32."""
 
 
 class Bf16States(Fp32States):

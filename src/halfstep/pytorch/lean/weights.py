@@ -83,7 +83,7 @@ class LeanWeights:
         self._asked: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
     def install(self, devices: Sequence[str], patches: Patches) -> None:
-        """Look at modules, parameters and optimizers where they are used, written and made."""
+        """Wrap what uses modules, what writes parameters and what makes optimizers."""
         functions.install(self.masters, patches)
         Writes(self.masters).install(patches)
         self._stepping.install(patches)
@@ -169,7 +169,7 @@ class LeanWeights:
                         self.masters.release(master)
 
     def _step(self, parameters: Iterable[Tensor]) -> None:
-        """An optimizer is about to step: in a region of a framework's no call of a model was outermost."""
+        """An optimizer is about to step. In a framework's region no call of a model was the outermost one."""
         parameters = list(parameters)
         if not self._shards.are_followed(parameters):
             self._refuse(_OTHERWISE)
@@ -195,7 +195,7 @@ class LeanWeights:
             self._shards.hold(modules, self._kept.__contains__)
 
     def _reading(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Whose parameters are asked for: an optimizer may be about to be given them."""
+        """A module's parameters are asked for: perhaps for an optimizer."""
 
         def named_parameters(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if not torch.compiler.is_compiling():
@@ -235,7 +235,7 @@ class LeanWeights:
         return split
 
     def begin_pass(self) -> None:
-        """A backward pass is about to start: gradients that are there are added up in fp32."""
+        """A backward pass is about to start: it adds to existing gradients in fp32."""
         self.masters.flush()
         with torch.no_grad():
             for master in self.masters.are_mine(self.masters):

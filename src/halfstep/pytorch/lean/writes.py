@@ -1,4 +1,4 @@
-"""Who reads or writes a parameter from outside of a model and of an optimizer's step reads and writes its fp32 numbers.
+"""Code outside of a model and of an optimizer's step that reads or writes a parameter meets its fp32 numbers.
 
 The methods are looked up on :class:`torch.nn.Parameter`, a class in Python, where they are replaced. A function that is
 no method of a parameter (``torch.clamp_(parameter, ...)``) writes the bf16 numbers, which PyTorch counts: the
@@ -46,7 +46,7 @@ _COPIES = ("clone", "float", "double", "to", "type", "numpy", "tolist", "item")
 #: make a tensor of the parameter's dtype, without its numbers
 _LIKE = ("new_empty", "new_zeros", "new_ones", "new_full", "new_tensor")
 
-#: look at the parameter's memory: written into, they write the parameter. In a model that is autocast's business
+#: share the parameter's memory: what is written into them, is written into the parameter. In a model autocast has them
 _VIEWS = ("view", "view_as", "reshape", "reshape_as", "flatten", "ravel", "t", "transpose", "permute", "narrow",
           "select", "unbind", "split", "chunk", "diagonal", "squeeze", "unsqueeze", "expand", "expand_as",
           "__getitem__")  # fmt: skip
@@ -73,7 +73,7 @@ class Writes:
         self._masters = masters
 
     def install(self, patches: Patches) -> None:
-        """Replace them for all parameters; those without a master go on as before."""
+        """Replace them for all parameters; those without a master behave as before."""
         patches.set(nn.Parameter, "data", property(self._get_data, self._set_data))
         patches.set(nn.Parameter, "dtype", property(self._get_dtype))
         patches.wrap(nn.Parameter, "detach", self._detach)
@@ -111,7 +111,7 @@ class Writes:
             self._masters.replace(master, data)
 
     def _get_dtype(self, parameter: nn.Parameter) -> torch.dtype:
-        """What a program does by the dtype of its weights (``x.to(layer.weight.dtype)``) is as under fp32 weights."""
+        """A program that asks for the dtype of its weights (``x.to(layer.weight.dtype)``) gets that of fp32 weights."""
         dtype: torch.dtype = _DTYPE.__get__(parameter)
         if dtype is not torch.bfloat16 or self._bf16(parameter) is None:
             return dtype
@@ -194,7 +194,7 @@ class Writes:
         return write
 
     def _foreach(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Functions of lists of tensors: a parameter among them is its fp32 numbers, read and written."""
+        """Functions of lists of tensors: they read and write the fp32 numbers of a parameter among them."""
 
         def foreach(*lists: Any, **kwargs: Any) -> Any:
             if is_compiling() or self._masters.stepping:
@@ -218,7 +218,7 @@ class Writes:
         return [v if m is None else self._masters.show(m) for v, m in zip(values, masters, strict=True)]
 
     def _applying(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Moves and casts of modules are given the fp32 numbers, and what they make of them is put in their place."""
+        """Moves and casts of modules get the fp32 numbers, and their result replaces these."""
 
         def _apply(module: nn.Module, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
             if not isinstance(fn, _OfWide):
@@ -278,7 +278,7 @@ class _OfWide:
 
 
 class Wide(torch.autograd.Function):
-    """A new tensor of a parameter's fp32 numbers, as a function of the parameter."""
+    """A new tensor with a parameter's fp32 numbers, differentiable by the parameter."""
 
     @staticmethod
     def forward(ctx: Any, parameter: Tensor, masters: Masters, master: Master) -> Tensor:

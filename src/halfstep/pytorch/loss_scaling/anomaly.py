@@ -1,4 +1,4 @@
-"""PyTorch's anomaly mode under a loss scale: NaN that only the scale makes is none of the script's.
+"""PyTorch's anomaly mode under a loss scale: NaN that only the scale makes is not reported to the script.
 
 A scaled pass may overflow while the scale is being found, and infinity minus infinity is NaN. So the pass itself is not
 checked; if a gradient is not finite after it, the pass is made again under a scale so low that nothing overflows, with
@@ -22,12 +22,12 @@ from halfstep.pytorch.loss_scaling.leaves import leaves_of
 from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.loss_scaling.seeds import scaled_seeds
 
-#: of the pass that is checked: what overflows under it does not fit into fp16 by any measure
+#: the scale of the pass that is checked: what overflows under it does not fit into fp16 under any scale
 CHECKED = 2.0**-8
 
 
 def checks() -> bool:
-    """Whether the script has PyTorch look for NaN in backward passes."""
+    """Whether the script lets PyTorch look for NaN in backward passes."""
     return torch.is_anomaly_enabled() and torch.is_anomaly_check_nan_enabled()
 
 

@@ -18,7 +18,7 @@ class Overflowed(Exception):
 
 
 class Answers:
-    """What the script's own code answered in the pass under way: each call is asked once, whatever is repeated.
+    """What the script's own code answered in the pass under way: each call runs once, also where the pass is repeated.
 
     Args:
         targets: what the pass accumulates gradients into; None where it only returns them.
@@ -39,7 +39,7 @@ class Answers:
         self._refuses = True
 
     def begin(self, refuses: bool) -> None:
-        """An attempt begins; if it ``refuses``, it ends where the script would be handed what is not finite."""
+        """An attempt begins; if it ``refuses``, it ends where the script would get a value that is not finite."""
         self._calls.clear()
         self._refuses = refuses
 
@@ -82,7 +82,7 @@ class Answers:
 
 
 class Muted(Answers):
-    """The pass is none of the script's: nothing is asked, and no gradient changed."""
+    """The pass is not the script's: no code of the script runs, and no gradient changes."""
 
     muted = True
 
@@ -91,7 +91,7 @@ class Muted(Answers):
 
 
 class Silent(Muted):
-    """No hook is asked, but the graph is gone through."""
+    """No hook runs, but the whole graph is executed."""
 
     muted = of_functions = False
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a backward pass has to do with.
+    """The parts that a backward pass uses.
 
     Attributes:
         recipe: what is in force.
@@ -127,7 +127,7 @@ def _backward(
             original(outputs, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
             return
         if inside_backward():
-            # Checkpointing recomputes, and goes back through what it recomputed: part of the pass under way.
+            # Checkpointing recomputes, and runs backward through what it recomputed: a part of the pass under way.
             if parts.scaling.active:
                 leaves, inside = _targets(outputs, inputs)
                 if parts.scaling.answers is not None and not parts.scaling.answers.knows(leaves):
@@ -178,7 +178,7 @@ def _backward(
 def _reach(
     reached: Reached, parallel: DataParallel, outputs: tuple[Any, ...], inputs: Any, create: bool
 ) -> None:
-    """Let it be known what a pass from ``outputs`` accumulates into, before it does.
+    """Find out what a pass from ``outputs`` accumulates into, before it does.
 
     The engine knows at the pass's first node, without a walk. Several outputs, on several devices, start at once.
     """

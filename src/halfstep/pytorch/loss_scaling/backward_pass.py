@@ -1,4 +1,4 @@
-"""``backward`` where no optimizer uses what it leaves in ``.grad``: that is handed to the script.
+"""``backward`` where no optimizer uses the gradients in ``.grad``: the script itself gets them.
 
 No step can be skipped there, so such a pass is repeated as those of ``torch.autograd.grad`` are (repeats.py): ``.grad``
 has what it had before the pass, plus what is finite wherever it is finite unscaled.
@@ -72,7 +72,7 @@ class BackwardPass:
         return alone and not hooks and not graphs and all(isinstance(output, Tensor) for output in outputs)
 
     def made(self) -> bool:
-        """Whether the pass was made; if not, nothing was changed, and it is to be made once."""
+        """Whether the pass was made; if not, nothing was changed, and the caller has to make it once."""
         scales = self._scaling.pass_scales
         line = scales.here(self._scaling.value, "backward")
         if not line.repeatable:

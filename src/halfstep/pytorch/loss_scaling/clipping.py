@@ -1,4 +1,4 @@
-"""Tells a scaler that gradients were clipped while they were scaled still."""
+"""Lets a scaler know that gradients were clipped while they were still scaled."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _latest: Clipping | None = None
 
 
 def watch() -> None:
-    """Look in at the two functions from now on, also where a program has imported their names already.
+    """Follow the two functions from now on, also where a program has imported their names already.
 
     Hence not they are replaced but what they call; where a PyTorch has it otherwise, nothing is noticed.
     """
@@ -67,6 +67,6 @@ def clipped(optimizer: Optimizer) -> Clipping | None:
 
 
 def forget() -> None:
-    """What was clipped until now was not scaled."""
+    """The gradients that were clipped so far were not scaled."""
     global _latest
     _latest = None

@@ -18,7 +18,7 @@ from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.nested import tensors_of
 from halfstep.pytorch.patches import Patches
 
-#: collectives that write into tensors they are given; not every version of PyTorch has all of them
+#: collectives that write into their arguments; not every version of PyTorch has all of them
 _WRITING = (
     "all_gather", "all_gather_into_tensor", "all_gather_single", "all_reduce", "all_reduce_coalesced", "all_to_all",
     "all_to_all_single", "broadcast", "irecv", "recv", "reduce", "reduce_scatter", "reduce_scatter_single",
@@ -27,14 +27,14 @@ _WRITING = (
 
 
 class DataParallel:
-    """Tells a scaling of gradients that come from other ranks."""
+    """Lets a scaling know of gradients that come from other ranks."""
 
     def __init__(self, scaling: Scaling) -> None:
         self._scaling = scaling
         self._partly_used: weakref.WeakSet[DistributedDataParallel] = weakref.WeakSet()
 
     def install(self, patches: Patches) -> None:
-        """Look in at models as they are made, and at collectives."""
+        """Follow models as they are made, and collectives."""
         patches.wrap(DistributedDataParallel, "__init__", self._init)
         if torch.distributed.is_available():
             for home in (torch.distributed, torch.distributed.distributed_c10d):

@@ -1,4 +1,4 @@
-"""Which gradients have been tested, and not been written to since: these an optimizer's step need not read again."""
+"""Which gradients were tested, and not written to since: an optimizer's step need not read them again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from halfstep.pytorch.loss_scaling.pending_flag import Verdict
 from halfstep.pytorch.loss_scaling.scaled_pass import NoScaledPass
 from halfstep.pytorch.patches import Patches
 
-#: what hands out a tensor's memory, to be written to without PyTorch's knowing
+#: what gives out a tensor's memory, which can then be written to without PyTorch noticing
 _EXPOSING = ("numpy", "untyped_storage", "__dlpack__")
 
 _NONE: set[UntypedStorage] = set()
@@ -33,7 +33,7 @@ _storage_of: Callable[[Tensor], UntypedStorage] = torch._C.TensorBase.untyped_st
 
 
 class Tested:
-    """The value tested is the value used: what was found of gradients, and whether it still holds.
+    """The value tested is the value used: the results of tests of gradients, and whether they still hold.
 
     PyTorch counts the writes to a tensor (its version), so a gradient whose version is as it was when it was tested
     is as it was. What PyTorch does not count is followed here: memory that was handed out (to NumPy, by DLPack,
@@ -54,13 +54,13 @@ class Tested:
         self._versions: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._flags: list[Tensor] = []
         self._one_test = False
-        self._plain = True  # all that was recorded since it was last forgotten
+        self._plain = True  # whether that holds for all that was recorded since the cache was cleared
         self._captured = False
         self._written: set[UntypedStorage] = set()
         self._exposed: weakref.WeakSet[UntypedStorage] = weakref.WeakSet()
 
     def install(self, patches: Patches) -> None:
-        """Notice who is given a tensor's memory."""
+        """Notice when a tensor's memory is given out."""
         for name in _EXPOSING:
             patches.wrap(Tensor, name, self._exposing)
         patches.wrap(Tensor, "data_ptr", self._pointing)
@@ -90,7 +90,7 @@ class Tested:
             dense = [g for g in gradients if g.layout is torch.strided]
             versions.update({id(g): (weakref.ref(g), values_of(g)._version) for g in dense})
         self._captured = capturing()
-        self._one_test = len(versions) == len(gradients)  # then what was found before is superseded
+        self._one_test = len(versions) == len(gradients)  # then earlier results are superseded
         if self._one_test:
             self._flags = []
             if not self._in_cpp.remembers:
@@ -118,7 +118,7 @@ class Tested:
         self.record(gradients, [(~torch.isfinite(norm)).float().reshape(1)])
 
     def finite_of(self, optimizer: Optimizer) -> bool:
-        """Whether all that ``optimizer`` will use is known to be finite, on a CPU, without a look at it."""
+        """Whether all that ``optimizer`` will use is known to be finite, on a CPU, without reading it."""
         return self._in_cpp.remembers and self._in_cpp.holds_of(optimizer, self._may_have_changed())
 
     def finite(self, gradients: Sequence[Tensor]) -> bool:
@@ -130,7 +130,7 @@ class Tested:
             return True
         if self._unchanged(gradients) and not any(bool(flag) for flag in self._flags):
             return True
-        # Not tested yet, or some gradient of some pass was not finite: whether it is one of these takes a look.
+        # Not tested yet, or some gradient of some pass was not finite: only reading shows whether it is one of these.
         finite = all_finite(gradients)
         self.trouble = None if finite else trouble_in(gradients)
         return finite
@@ -162,12 +162,12 @@ class Tested:
         return scalars[0] if len(scalars) == 1 else torch.stack(scalars).amax()
 
     def written(self, tensors: Iterable[Tensor]) -> None:
-        """``tensors`` are being written to, uncounted by PyTorch: gradients in their memory are read again."""
+        """``tensors`` are being written to, and PyTorch does not count it: gradients in their memory are read again."""
         if self._versions or self._in_cpp.remembers:
             self._written.update(_storages(tensors))
 
     def forget(self) -> None:
-        """A step is over, which used the gradients, or did not: nothing is known of those to come."""
+        """A step is over, whether it used the gradients or not: nothing is known of the next ones."""
         self.trouble = None
         self._versions.clear()
         self._in_cpp.forget()
@@ -185,7 +185,7 @@ class Tested:
         return not exposed or exposed.isdisjoint(_storages(gradients))
 
     def _may_have_changed(self) -> set[UntypedStorage]:
-        """The memory that PyTorch does not count all writes to."""
+        """The memory to which PyTorch does not count all writes."""
         return {*self._written, *self._exposed} if self._written or self._exposed else _NONE
 
     def _expose(self, tensor: Tensor) -> None:
