@@ -20,7 +20,7 @@ class Caller(NamedTuple):
 
     @property
     def is_script(self) -> bool:
-        """Whether it is neither PyTorch itself (checkpointing opens regions) nor DeepSpeed (its configuration is read)."""
+        """Whether it is neither PyTorch (checkpointing opens regions) nor DeepSpeed (its configuration counts)."""
         return bool(self.file) and not self.module.startswith(("torch.", "halfstep.", "deepspeed."))
 
     @property

@@ -54,7 +54,7 @@ class Fp32Units:
 
     Args:
         tf32: whether products may run in TF32 units.
-        asked: is told of the script's own wishes.
+        asked: is called with what the script sets.
     """
 
     def __init__(self, tf32: bool, asked: Asked) -> None:

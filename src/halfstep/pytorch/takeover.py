@@ -244,7 +244,7 @@ class Takeover(Training, Face):
         """Keras trains on top of PyTorch: its layers cast by their policies, and its optimizers' steps are its own.
 
         Autocast beside that would cast what the script keeps in fp32. Products, TF32, the backward pass and the
-        optimizers of ``torch.optim`` stay with this takeover; what a pass starts from is told to ``on_backward``, too.
+        optimizers of ``torch.optim`` stay with this takeover; ``on_backward`` gets what a pass starts from, too.
         """
         self.regions.leave()
         self.weights.after_first_step()

@@ -1,1 +1,1 @@
-"""Products in formats that this machine has not, and another device's autocast lists."""
+"""Products in formats that this machine lacks, and another device's autocast lists."""

@@ -1,6 +1,6 @@
 """Emulated products as operations of their own, of the library ``halfstep``.
 
-``halfstep::round`` rounds an operand, and is told whether it is a gradient; ``halfstep::product``,
+``halfstep::round`` rounds an operand, with a flag for gradients; ``halfstep::product``,
 ``halfstep::convolution`` and its backward are PyTorch's own fp32 kernels under other names: to the dispatcher, and in
 compiled graphs, they are products whose operands are rounded already. ``precision`` names the recipe, for those who
 count FLOPs.

@@ -58,7 +58,7 @@ class Parts:
         statistics: what a skipped step leaves as it was.
         regions: where autocast is.
         by_hand: steps without an optimizer.
-        moments: is told of passes.
+        moments: is called before and after passes.
     """
 
     recipe: Recipe

@@ -165,7 +165,7 @@ def multiply_and_test_(gradients: Iterable[Tensor], factor: float) -> list[Tenso
 def _by_pytorch(gradients: list[Tensor], factor: float, test_result: bool) -> dict[torch.device, Tensor]:
     """Multiply and test by PyTorch's kernel; a flag a device."""
     values = Values.of(gradients)
-    if factor != 1.0:  # autograd is told of the writing, which the kernel does not do
+    if factor != 1.0:  # autograd has to know of the write, which the kernel does not report
         torch.autograd.graph.increment_version(values.tensors)
     flags: dict[torch.device, Tensor] = {}
     for device, tensors in values.by_device():

@@ -66,7 +66,7 @@ class ByHand:
     Args:
         guards: whether bad steps are to change nothing.
         watches: whether every step is looked at.
-        moments: is told of them.
+        moments: is called at them.
     """
 
     def __init__(self, guards: bool, watches: bool, moments: Moments) -> None:
@@ -126,7 +126,7 @@ class ByHand:
 
     @property
     def param_groups(self) -> list[ParamGroup]:
-        """As an optimizer has them, of what the last pass reached."""
+        """Groups like an optimizer's, of the tensors that the last pass reached."""
         return [{"params": self.parameters}]
 
     def about_to_pass(self, outputs: Sequence[Tensor | GradientEdge]) -> None:

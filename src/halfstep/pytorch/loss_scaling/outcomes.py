@@ -1,4 +1,4 @@
-"""What became of each step: the scale follows it, the record tells of it, and a hopeless one ends the program."""
+"""How each step ended: the scale follows that, it goes into the record, and a hopeless step ends the program."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Outcomes:
             self._stop(GradientsOverflow(sentence))
 
     def stepped_unread(self, verdict: Verdict, counts: bool, by: Optimizer) -> None:
-        """As :meth:`stepped`; hopeless it cannot become: bad steps in a row are read at once."""
+        """As :meth:`stepped`; the program does not end here, as bad steps in a row are read at once."""
         told = functools.partial(self._told, by)
         self._scaling.stepped_unread(verdict, self._index(counts), counts, told)
         if counts:

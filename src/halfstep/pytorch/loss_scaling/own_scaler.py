@@ -1,4 +1,4 @@
-"""What the script's own ``GradScaler`` tells, saves and loads while it rests and the recipe scales the loss.
+"""What the script's own ``GradScaler`` reports, saves and loads while it rests and the recipe scales the loss.
 
 It scales nothing, so its ``get_scale()`` is 1. Scripts compare that before and after ``update()``, to keep a scheduler
 from a step that was skipped: after such a step it is one half (a quarter if the one before was skipped as well, and so
@@ -57,7 +57,7 @@ class OwnScalers:
         self._told: weakref.WeakKeyDictionary[Scaler, _Told] = weakref.WeakKeyDictionary()
 
     def install(self, patches: Patches) -> None:
-        """Look in at what scalers tell, save and load."""
+        """Wrap what scalers report, save and load."""
         if self._scaling.loss_scale.guards:
             patches.wrap(Scaler, "scale", self._scale)
             patches.wrap(Scaler, "update", self._update)
@@ -68,7 +68,7 @@ class OwnScalers:
         patches.wrap(Scaler, "load_state_dict", self._load_state_dict)
 
     def _tell(self, patches: Patches, name: str, figure: Callable[[], int]) -> None:
-        """What halfstep's own class tells beside PyTorch's is the recipe's figure."""
+        """What halfstep's own class reports beside PyTorch's is the recipe's figure."""
         told: property = vars(GradScaler)[name]
 
         def tell(scaler: GradScaler) -> Any:
@@ -144,7 +144,7 @@ class OwnScalers:
 
 
 def _rests(scaler: Any) -> bool:
-    """Whether the script has switched it on, and the recipe off: only one that is on is given a first scale."""
+    """Whether the script has enabled it, and the recipe disabled it: only an enabled one gets a first scale."""
     return hasattr(scaler, "_init_scale") and not scaler._enabled
 
 

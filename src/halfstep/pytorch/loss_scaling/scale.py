@@ -28,7 +28,7 @@ CALM = 8
 #: seconds, at first: a pass under way learns what it accumulates into at its first node, and another may follow it
 LOOK_AGAIN = 0.01
 
-#: is told of a step's skip, None if it was made
+#: is called with the skip of a step, or with None if the step was made
 Told = Callable[[Skip | None], None]
 
 

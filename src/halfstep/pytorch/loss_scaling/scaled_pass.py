@@ -233,6 +233,6 @@ def release(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> bool:
 
 
 def scaled_pass() -> ScaledPass | None:
-    """None where there is no compiler, or a PyTorch that has it otherwise. The first call may compile, some seconds."""
+    """None where there is no compiler, or under another PyTorch. The first call may compile, for some seconds."""
     library, kernels = _library(), gradient_kernels()
     return None if library is None or kernels is None else ScaledPass(library, kernels)

@@ -39,7 +39,7 @@ class ScriptScale:
     """Knows the lines of the script that start passes from a scaled loss.
 
     A factor that moves by more than a step of a loss scale does is a weight of the loss (a reward, say), and scales
-    nothing. Of a line that began with a power of two losses are recorded without the factor, which is told.
+    nothing. For a line that began with a power of two, losses are recorded without the factor, and the record says so.
 
     Args:
         tell: called with that sentence, once for each such line.

@@ -30,7 +30,7 @@ class Sharded:
         self._following = False
 
     def follow(self) -> None:
-        """Look in at FSDP2's reductions as soon as the program uses it; importing it would take half a second."""
+        """Follow FSDP2's reductions as soon as the program uses it; importing it would take half a second."""
         if not self._following and _FSDP in sys.modules:
             self._following = True
             self._patches.wrap(sys.modules[_FSDP].FSDPParamGroup, "post_backward", self._post_backward)

@@ -89,7 +89,7 @@ class Statistics:
     A skipped step undoes what its own pass came from: layers that the pass did not come by keep what they have. They
     are those of another network, whose own pass is still to come (the generator's, at a discriminator's step), and
     until then their older copies are kept. A pass comes by a layer if it reaches one of its parameters; of a layer
-    without trainable parameters it cannot be told, and is assumed.
+    without trainable parameters that is not known, and is assumed.
     """
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class Statistics:
             self._about_to_change([layer for layer in self._made if layer.training])
 
     def _subclassing(self, patches: Patches) -> Callable[..., None]:
-        """Look in at layers whose classes are made later, too, where they have a forward pass of their own."""
+        """Follow layers whose classes are made later, too, where they have a forward pass of their own."""
 
         def __init_subclass__(cls: Any, **kwargs: Any) -> None:
             super(_NormBase, cls).__init_subclass__(**kwargs)  # type: ignore[misc]
@@ -181,7 +181,7 @@ class Statistics:
         return compile
 
     def _before_compiled(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Which layers it will use cannot be told: all that train."""
+        """Which layers it will use is not known: all that train."""
 
         def compiled(*args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_compiling():

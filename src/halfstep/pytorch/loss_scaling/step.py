@@ -85,7 +85,7 @@ class Steps:
         statistics: what a skipped step leaves as it was.
         regions: where autocast is.
         recorder: counts the steps.
-        moments: is told of them.
+        moments: is called at them.
         watched: whether every step is looked at.
     """
 

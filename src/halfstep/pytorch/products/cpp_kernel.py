@@ -79,7 +79,7 @@ class CppKernel:
         return remove
 
     def listen(self, function: Callable[[str], None] | None) -> None:
-        """Call ``function`` with the name of every operation computed in fp32, in its thread; None: no more."""
+        """Call ``function`` with the name of every operation computed in fp32, in its thread; None: stop that."""
         self._hears = function
         self._listen(_Listener() if function is None else self._listener)
 
@@ -91,7 +91,7 @@ class CppKernel:
 
 @functools.cache
 def cpp_kernel() -> CppKernel | None:
-    """None where there is no compiler, or a PyTorch that has it otherwise. The first call may compile, some seconds."""
+    """None where there is no compiler, or under another PyTorch. The first call may compile, for some seconds."""
     library = native.library(SOURCE, ctypes.PyDLL)
     return None if library is None else CppKernel(library, native.library(CASTS))
 

@@ -102,7 +102,7 @@ class Listening:
         _listen(self._names.add)
 
     def end(self) -> list[str]:
-        """Listen no more; the kinds that were heard, in alphabetical order."""
+        """Stop listening; the kinds that were heard, in alphabetical order."""
         _listen(None)
         planned = _current.plan if _current is not None else {}
         kinds = (

@@ -21,7 +21,7 @@ _listener: Callable[[str], None] | None = None
 
 
 def listen(function: Callable[[str], None] | None) -> None:
-    """Call ``function`` with the name of every operation computed in fp32; None: no more."""
+    """Call ``function`` with the name of every operation computed in fp32; None: stop that."""
     global _listener
     _listener = function
 

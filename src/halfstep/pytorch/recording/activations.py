@@ -99,7 +99,7 @@ def _storage(tensor: Tensor) -> tuple[int, int] | None:
 
 
 class KeptTensors:
-    """Has PyTorch tell of each tensor that it keeps, in one thread, where nobody else has it tell.
+    """Lets PyTorch report each tensor that it keeps, in one thread, where nobody else uses its hooks.
 
     Attributes:
         absent: why it could not; empty where it could.
@@ -155,7 +155,7 @@ class KeptTensors:
         return top is not None and top[0] == self._pack
 
     def end(self) -> None:
-        """Stop. Where that cannot be done here, nothing is noted any more, and :meth:`leave` does it later."""
+        """Stop. Where that cannot be done here, nothing is noted from now on, and :meth:`leave` does it later."""
         self._patches.undo()
         if not self._on:
             return

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def other_threads() -> set[int]:
-    """The system's numbers of all threads of Python's but this one; none where this one is no thread of Python's."""
+    """The system's numbers of all Python threads but this one; none where this one is not a Python thread."""
     threads = {thread.native_id for thread in threading.enumerate()}
     here = threading.get_native_id()
     return {number for number in threads if number is not None} - {here} if here in threads else set()

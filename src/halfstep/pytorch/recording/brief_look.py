@@ -1,4 +1,4 @@
-"""What a run that nobody records tells in its last line: the formats of weights and products, and no more."""
+"""What the last line of a run without a record says: the formats of weights and products."""
 
 from __future__ import annotations
 

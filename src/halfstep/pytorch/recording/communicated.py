@@ -43,7 +43,7 @@ class Communicated:
         self._told: set[tuple[torch.dtype, torch.dtype]] = set()
 
     def install(self, patches: Patches) -> None:
-        """Look in at hooks as they are registered, and at collectives."""
+        """Follow hooks as they are registered, and collectives."""
         if torch.distributed.is_available():
             patches.wrap(torch.distributed, "_register_comm_hook", self._register)
             patches.wrap_each(torch.distributed, ("_register_builtin_comm_hook",), self._register_builtin)

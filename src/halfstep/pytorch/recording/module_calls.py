@@ -1,4 +1,4 @@
-"""Tells of the calls of modules, in the step that is looked at."""
+"""Reports the calls of modules, in the step that is looked at."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class ModuleCalls:
         self._notes: tuple[Note, ...] = ()
 
     def install(self, patches: Patches) -> None:
-        """Look in at every module call, at first without telling anybody."""
+        """Wrap every module call; at first nobody is called."""
         patches.wrap(nn.Module, "__call__", self._call)
 
     def tell(self, *notes: Note) -> None:
-        """From now on, tell these (none: nobody) of each call: the module and its arguments."""
+        """From now on, call these (none: nobody) at each call, with the module and its arguments."""
         self._notes = notes
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -29,7 +29,7 @@ class Habits:
         self._told = False
 
     def install(self, patches: Patches) -> None:
-        """Look in at PyTorch's two clipping functions."""
+        """Follow PyTorch's two clipping functions."""
         for home in (torch.nn.utils, torch.nn.utils.clip_grad):
             patches.wrap(home, "clip_grad_norm_", lambda original: self._noting(original, "norm"))
             patches.wrap(home, "clip_grad_value_", lambda original: self._noting(original, "value"))

@@ -35,7 +35,7 @@ class Looking:
     Args:
         optimizers: those that have stepped so far.
         by_hand: knows the parameters where there is no optimizer.
-        options: the takeover's; it is told when training runs as it will from now on, and of every step after that.
+        options: the takeover's; it is called when training runs as it will from now on, and at every step after that.
         looks: each look may fail by itself.
     """
 
@@ -56,7 +56,7 @@ class Looking:
         self._profile: Profile | None = None
 
     def install(self, patches: Patches) -> None:
-        """Look in at module calls; before anything is compiled."""
+        """Follow module calls; before anything is compiled."""
         self._calls.install(patches)
         self._stored.install(patches)
 

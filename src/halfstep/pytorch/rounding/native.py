@@ -69,7 +69,7 @@ class Kernels:
 
 @functools.lru_cache(maxsize=1024)
 def _arguments(fmt: Format, overflow: Overflow, shift: int, keep: bool) -> tuple[str, tuple[float, ...]]:
-    """The kernel for a format, and what it is told of it."""
+    """The kernel for a format, and its arguments."""
     largest = fmt.largest * 2.0**-shift
     if fmt.exponent_bits == 8:
         return "hs_drop", (23 - fmt.fraction_bits, largest, _OVERFLOW[overflow])

@@ -70,7 +70,7 @@ class Modules:
         self.kinds: dict[str, str] = {OUTSIDE: ""}
 
     def install(self, patches: Patches) -> None:
-        """Look in at every module call, inside of what a recipe does with what a model returns."""
+        """Follow every module call, inside of what a recipe does with the results of a model."""
         patches.wrap(nn.Module, "_call_impl", self._call)
 
     @property

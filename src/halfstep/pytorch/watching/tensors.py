@@ -114,7 +114,7 @@ def input_figures(tensor: Tensor) -> dict[str, object]:
 
 
 def exactly(func: Any, args: Any, kwargs: Any, dtype: torch.dtype) -> float | None:
-    """The largest magnitude of the same operation on the same numbers in fp32; None where it cannot be told."""
+    """The largest magnitude of the same operation on the same numbers in fp32; None where it is not known."""
     if dtype not in SIXTEEN_BIT:
         return None
     try:

@@ -108,7 +108,7 @@ class Watch(NullWatch):
         self._writer.write("watch", what=what, step=self.step, **fields)
 
     def install(self, patches: Patches) -> None:
-        """Look in at modules, operations and compilation; before hooks are wrapped: ours take scaled gradients."""
+        """Follow modules, operations and compilation; before hooks are wrapped, as the watch takes scaled gradients."""
         self._register = Tensor.register_hook
         self._modules.install(patches)
         patches.wrap(torch, "compile", self._compile)
