@@ -25,7 +25,7 @@ T = TypeVar("T")
 #: an object of JSON, as :func:`write` makes it for files and for programs that call halfstep
 JsonObject = dict[str, Any]
 
-#: metadata of a field that JSON has not: words were made of it
+#: metadata of a field that JSON lacks: words were made of it
 UNWRITTEN = {"unwritten": True}
 
 
@@ -39,7 +39,7 @@ _AS_THEY_ARE: frozenset[type] = frozenset({float, int, str, bool, types.NoneType
 
 def write(value: Any) -> Any:
     """The value as JSON has it; text and numbers are written as they are."""
-    if type(value) in _AS_THEY_ARE:  # the losses of a long run are asked nothing else
+    if type(value) in _AS_THEY_ARE:  # the many losses of a long run need no other check
         return value
     if hasattr(value, "as_text"):
         return value.as_text()

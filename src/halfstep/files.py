@@ -21,7 +21,7 @@ _DEEPEST = 50
 
 
 def json_text(value: Any, **how: Any) -> str:
-    """``value`` as JSON, written as ``json.dumps`` is told; null stands for every number that JSON has no word for."""
+    """``value`` as JSON; null stands for every number that JSON has no word for. ``how`` is for ``json.dumps``."""
     try:
         return json.dumps(value, allow_nan=False, **how)
     except ValueError:
@@ -40,7 +40,7 @@ def read_json(path: Path) -> Any:
 
 
 def opened(path: Path) -> BinaryIO:
-    """A file that is there to be read, to its end: no pipe, which nobody may write to, and no device.
+    """A file that can be read to its end: no device, and no pipe, as nobody may ever write to it.
 
     Raises:
         OSError: it is none, or cannot be read.
@@ -112,14 +112,14 @@ class Locked(Exception):
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder against any other halfstep, until this is left or the process ends, however it ends.
+    """Lock a folder for this process, until the block is left or the process ends, however it ends.
 
     The lock is the system's, on a file in the folder. Where the file system has no locks nothing is held.
 
     Raises:
         Locked: another holds it.
     """
-    import filelock  # here: a program that is only run has no need of it
+    import filelock  # here, as a program that is only run does not need it
 
     lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 #: a path, as Python's own functions take it
 StrPath = str | os.PathLike[str]
 
-#: no program makes more
+#: no program makes more steps
 MOST_STEPS = 2**53
 
 ProductsMode = Literal["auto", "native", "fp32"]
@@ -97,7 +97,7 @@ class RunOptions:
         return cls(**known)
 
 
-#: what a program is run with where nothing else is asked for
+#: the options of a program where nothing else is asked for
 DEFAULTS = RunOptions()
 
 
@@ -111,7 +111,7 @@ def run_arguments(
     watch: bool = False,
     graphs: bool = False,
 ) -> list[str]:
-    """``run`` with its options, as a trial and a process that a framework starts anew are told them."""
+    """``run`` with its options: the arguments of a trial, and of a process that a framework starts again."""
     own = {"--precision": precision, "--seed": seed, "--repeat": repeat, "--record": record}
     told = [word for option, value in own.items() if value is not None for word in (option, str(value))]
     return [

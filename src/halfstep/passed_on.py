@@ -1,4 +1,4 @@
-"""Dictionaries of others, which halfstep hands on: what they hold is said by whoever made or takes them."""
+"""Dictionaries that halfstep only passes on: whoever makes or takes them says what they hold."""
 
 from __future__ import annotations
 

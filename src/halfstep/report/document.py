@@ -65,7 +65,7 @@ def asset(name: str) -> str:
 
 
 def plotly_script() -> str:
-    """The script of plotly, 4.6 MiB and slow to import: asked for only where a page is drawn.
+    """The script of plotly, 4.6 MiB and slow to import: only where a page is drawn is it needed.
 
     Raises:
         Unsupported: plotly is not installed.

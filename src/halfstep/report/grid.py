@@ -48,7 +48,7 @@ def _width(column: tuple[Cell, ...]) -> int:
 
 
 def _name_width(names: tuple[Cell, ...], sheet: Sheet) -> int:
-    """The first column's: a long name does not take the room of the figures, but stands in a line of its own."""
+    """The width of the first column: a long name does not take the room of the figures, but has a line of its own."""
     most = max(_NAME, sheet.width // _NAME_SHARE)
     return max(w for cell in names for w in (cell_len(cell.label), cell_len(cell.text)) if w <= most)
 
@@ -131,7 +131,7 @@ def _notes(notes: Mapping[str, int], sheet: Sheet) -> Iterator[Text]:
 
 
 def _no_energy(comparison: Comparison, metered: bool, sheet: Sheet) -> Iterator[Text]:
-    """Without a counter there is no column, but a word on it."""
+    """Without a counter there is no column; one line says why."""
     reasons = (row.energy_absent for row in comparison.verdicts if row.energy is None and row.measured)
     reason = next(reasons, "")
     if reason and not metered:

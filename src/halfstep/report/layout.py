@@ -9,9 +9,9 @@ from rich.cells import cell_len
 from rich.text import Text
 
 _GUTTER = 2
-#: characters of a reason that a terminal is shown; a page, JSON and the trial's output have the rest
+#: how many characters of a reason a terminal shows; the page, JSON and the trial's output have the rest
 _LONGEST = 400
-#: what an ASCII terminal is shown instead
+#: what an ASCII terminal shows instead
 _ASCII = str.maketrans(
     {"×": "x", "±": "+-", "–": "-", "—": "-", "−": "-", "µ": "u", "→": "->", "·": "|", "…": "..."}
 )
@@ -39,7 +39,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Something to set lines on: its width in columns, and whether it knows more than ASCII."""
+    """What lines are written on: its width in columns, and whether it shows more than ASCII."""
 
     width: int
     ascii_only: bool = False
@@ -107,7 +107,7 @@ class Sheet:
 
 
 def brief(text: str) -> str:
-    """A reason as a terminal is shown it: an exception's message may fill many screens."""
+    """A reason cut to what a terminal shows: an exception's message may fill many screens."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1].rstrip()}…"
 
 

@@ -10,7 +10,7 @@ from halfstep.report.columns import COLUMNS, ENERGY_COLUMNS, FINAL_LOSS
 from halfstep.report.grid import cells_of
 from halfstep.report.reading import read
 
-#: columns of the table that Markdown has not: their ratios stand there
+#: columns of the table that Markdown leaves out, as it has their ratios
 _LEFT_OUT = ("peak memory", "energy per step")
 _FIGURES = [column.name for column in (*COLUMNS, *ENERGY_COLUMNS, FINAL_LOSS) if column.name not in _LEFT_OUT]
 _COLUMNS = ("precision", "status", *_FIGURES, "loss", "ran as")

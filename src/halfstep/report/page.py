@@ -28,7 +28,7 @@ from halfstep.report.secret_values import masked
 
 #: reasons that have a list of their own further down
 _TOLD_BENEATH = ("why_no_faster", "why_memory")
-#: what the environment's parts are called; those that are numbers with how they are written
+#: the titles of the environment's parts; for those that are numbers, how they are written
 _ENVIRONMENT = {
     "started": "Started",
     "seconds": "Took",
@@ -144,7 +144,7 @@ def figures_of_steps(comparison: Comparison) -> int:
 
 
 def without_steps(comparison: Mapping[str, Any]) -> JsonObject:
-    """The object without the figures of single steps; those that it is read by are then absent."""
+    """The object without the figures of single steps; whoever reads it finds them absent."""
     kept = [
         {name: part for name, part in trial.items() if name not in _OF_STEPS}
         for trial in comparison["trials"]
@@ -217,7 +217,7 @@ def options(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def evidence(comparison: Comparison) -> Callable[[EvidenceRef], str]:
-    """The part of the page that a reason's evidence is shown in; empty: none."""
+    """The part of the page that shows a reason's evidence; empty: none."""
     known = {"verdicts": len(comparison.verdicts), "trials": len(comparison.trials)}
 
     def anchor(where: EvidenceRef) -> str:
@@ -238,7 +238,7 @@ def _words(value: object, key: str = "") -> str:
     if number is not None and key in _WRITTEN:
         return _WRITTEN[key](number)
     if isinstance(value, Mapping):
-        if "kind" in value:  # what a device can do with a format; its reason is told where it matters
+        if "kind" in value:  # what a device can do with a format; its reason stands where it matters
             return clean(value["kind"]).replace("_", " ")
         said = ((clean(name), _words(item, name)) for name, item in value.items())
         return ", ".join(f"{name} {words}" for name, words in said if words)

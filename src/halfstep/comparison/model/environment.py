@@ -59,7 +59,7 @@ class Environment:
 
     @property
     def OMITTED(self) -> tuple[str, ...]:
-        """What JSON has only where it is known: all fields, but for the two that tell of the idle machine."""
+        """What JSON has only where it is known: all fields but the two about the idle machine."""
         looked = self.idle_watts is not None or self.idle_watts_absent is not None
         kept = ("idle_watts", "idle_watts_absent") if looked else ()
         return tuple(field.name for field in fields(self) if field.name not in kept)
@@ -72,5 +72,5 @@ class Environment:
 
     @property
     def shares_cores(self) -> bool:
-        """Whether trials that ran at the same time shared processors: what other processes took was theirs."""
+        """Whether trials that ran at the same time shared processors: what other processes took then was theirs."""
         return self.side_by_side is not None and not self.side_by_side.cores
