@@ -21,6 +21,7 @@ from halfstep.diagnosis.events import (
 )
 from halfstep.precisions.recipes import Recipe
 from halfstep.record import Record
+from halfstep.record.watched import NumberCounts, OperandCounts
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Place)
@@ -29,27 +30,8 @@ P = TypeVar("P", bound=Place)
 Key = tuple[str, NumberKind]
 
 
-@dataclass
-class Numbers:
-    """The numbers of one kind in one layer, over the sampled steps.
-
-    Attributes:
-        counts: how many by binary exponent: e for [2^e, 2^(e+1)), -127 for zeros, 128 for what is not finite.
-        largest: the largest finite magnitude.
-        elements: how many there were; ``counted`` of them were looked at.
-        dtype: the format in which they are stored.
-        scale: the loss scale that was on them, already taken off.
-        edges: of ``counts``, the numbers on which rounding decides: powers of two (``powers``), and by a format's
-            name those that it rounds up out of their binade.
-    """
-
-    counts: dict[int, int] = field(default_factory=dict)
-    largest: float = 0.0
-    elements: int = 0
-    counted: int = 0
-    dtype: str = ""
-    scale: float = 1.0
-    edges: dict[str, dict[int, int]] = field(default_factory=dict)
+class Numbers(NumberCounts):
+    """The numbers of one kind in one layer, over the sampled steps."""
 
     def add(self, more: Numbers) -> None:
         """Add the numbers of another step."""
@@ -73,23 +55,10 @@ def _add(counts: dict[int, int], more: Mapping[int, int]) -> None:
 
 
 @dataclass
-class Rounding:
-    """What an emulated format did to the operands of one kind in one layer, over the sampled steps from ``step`` on.
+class Rounding(OperandCounts):
+    """What an emulated format did to the operands of one kind in one layer, over the sampled steps from ``step`` on."""
 
-    The other fields are those of :class:`halfstep.pytorch.watching.rounding.Rounded`.
-    """
-
-    format: str = ""
     step: int = 0
-    nonzero: int = 0
-    flushed: int = 0
-    subnormal: int = 0
-    overflowing: int = 0
-    magnitude: float = 0.0
-    lost: float = 0.0
-    clamped: float = 0.0
-    vectors: int = 0
-    emptied: float = 0.0
 
     def add(self, more: Rounding) -> None:
         """Add the operands of another step."""

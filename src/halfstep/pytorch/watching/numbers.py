@@ -6,10 +6,12 @@ would be flushed to zero, become subnormal or overflow (Micikevicius et al. 2018
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from halfstep.record.watched import NumberCounts
 
 #: of a larger tensor every k-th block is counted
 LARGEST_COUNTED = 1 << 15
@@ -88,27 +90,8 @@ def thinned(tensor: Tensor) -> Tensor:
     return blocks[:: -(-tensor.numel() // LARGEST_COUNTED)]
 
 
-@dataclass
-class Tally:
-    """Numbers of one kind in one module, over a step.
-
-    Attributes:
-        counts: how many by exponent; the key -127 stands for zeros, 128 for what is not finite.
-        edges: as :class:`Histogram` has them; with ``counts`` they tell exactly what 16-bit formats flush, and what
-            overflows.
-        largest: the largest finite magnitude.
-        elements: how many there were; ``counted`` of them were looked at.
-        dtype: the format that they are stored in.
-        scale: they were multiplied by this (the loss scale); the exponents have it taken off.
-    """
-
-    counts: dict[int, int] = field(default_factory=dict)
-    largest: float = 0.0
-    elements: int = 0
-    counted: int = 0
-    dtype: str = ""
-    scale: float = 1.0
-    edges: dict[str, dict[int, int]] = field(default_factory=dict)
+class Tally(NumberCounts):
+    """Numbers of one kind in one module, over a step; ``edges`` as :class:`Histogram` has them."""
 
     def add(self, tensor: Tensor, dtype: str, scale: float = 1.0) -> None:
         """Count a tensor's numbers in; ``scale`` is a power of two."""

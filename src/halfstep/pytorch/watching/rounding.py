@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
@@ -11,35 +11,11 @@ from torch import Tensor
 from halfstep.precisions.formats import BlockFormat, Format, get
 from halfstep.pytorch.emulation.operands import needs_scale, scale_exponent
 from halfstep.pytorch.rounding.blocks import in_blocks
+from halfstep.record.watched import OperandCounts
 
 
-@dataclass
-class Rounded:
-    """Operands of one kind in one module, over the sampled step.
-
-    Attributes:
-        format: what they were rounded to.
-        nonzero: how many finite numbers were not zero; the next three count those of them that
-        flushed: became zero,
-        subnormal: lay below the smallest normal number of the format and did not become zero,
-        overflowing: lay beyond its largest, and were clamped to it.
-        magnitude: the sum of magnitudes; the next two are the parts of it that
-        lost: the flushed numbers held,
-        clamped: lay above the format's largest number.
-        vectors: how many vectors, each one factor of a dot product, had a number that is not zero.
-        emptied: the sum over these vectors of the share of its magnitude that was flushed.
-    """
-
-    format: str = ""
-    nonzero: int = 0
-    flushed: int = 0
-    subnormal: int = 0
-    overflowing: int = 0
-    magnitude: float = 0.0
-    lost: float = 0.0
-    clamped: float = 0.0
-    vectors: int = 0
-    emptied: float = 0.0
+class Rounded(OperandCounts):
+    """Operands of one kind in one module, over the sampled step."""
 
     def add(self, x: Tensor, format: str, axis: int) -> None:
         """Count an operand in; ``axis`` as :func:`halfstep.pytorch.emulation.operands.round_operand` has it."""
