@@ -10,7 +10,6 @@ import json
 import os
 import platform
 
-from halfstep import codec
 from halfstep.keras.backends import named, running
 from halfstep.keras.units import CPU_UNITS, PRECISIONS, cpu_support, flags, gpu_support
 from halfstep.machine.cpuinfo import cpuinfo
@@ -52,4 +51,6 @@ def describe() -> Machine:
 
 
 if __name__ == "__main__":
+    from halfstep import codec
+
     print(json.dumps(codec.write(describe()), indent=2))

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import torch
 
-from halfstep import codec
 from halfstep.errors import UsageError
 from halfstep.machine.cpuinfo import cpuinfo
 from halfstep.machine.support import Device, Machine, Processor, Support
@@ -235,4 +234,6 @@ def _precisions(device: str) -> dict[str, Support]:
 
 
 if __name__ == "__main__":
+    from halfstep import codec
+
     print(json.dumps(codec.write(describe()), indent=2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -74,6 +74,6 @@ def unchecked(hint: Any) -> frozenset[type]:
     return frozenset({str, bool, NoneType}.intersection(get_args(hint) if union else (hint,)))
 
 
-def hints_of(kind: Any) -> dict[str, Any]:
+def hints_of(kind: Any) -> Mapping[str, Any]:
     """The types of a TypedDict's fields, by name."""
     return get_type_hints(kind, include_extras=True)
