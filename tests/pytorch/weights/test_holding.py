@@ -431,11 +431,12 @@ def trained(net: nn.Module) -> nn.Module:
     return net
 
 
-def test_a_16_bit_part_that_a_model_gets_in_mid_training_is_fp32(begin) -> None:
+@pytest.mark.parametrize("how", ["append", "__setitem__"])
+def test_a_16_bit_part_that_a_model_gets_in_mid_training_is_fp32(begin, how: str) -> None:
     begin("fp32")
     part = nn.Linear(4, 4, dtype=BF16)
     net = trained(nn.Sequential(nn.Linear(4, 4)))
-    net.append(part)
+    getattr(net, how)(*([part] if how == "append" else [0, part]))
     assert net(torch.randn(2, 4)).dtype is FP32
     assert part.weight.dtype is FP32
 

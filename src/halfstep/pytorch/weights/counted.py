@@ -1,4 +1,4 @@
-"""How many of a model's parameters have a dtype, and how many parts it has: the cheapest sign of new ones."""
+"""How many of a model's parameters have a dtype, and which parts it has: the cheapest sign of others in their place."""
 
 from __future__ import annotations
 
@@ -10,26 +10,36 @@ from torch import nn
 
 
 class Counted:
-    """The parts of ``model``, and its parameters that have one of ``dtypes``, counted now and again.
+    """The parameters of ``model`` that have one of ``dtypes``, counted now and again, and its parts.
 
     Some 0.1 us per parameter. No module and no parameter is held: their hooks may hold the model.
     """
 
     def __init__(self, model: nn.Module, dtypes: Collection[torch.dtype]) -> None:
         self._dtypes = tuple(dtypes)
-        self._parts = [weakref.ref(part) for part in model.modules()]
-        self._numbers = self._count()
+        parts = list(model.modules())
+        self._of_weights = [weakref.ref(part) for part in parts if part._parameters]
+        self._of_parts = [(weakref.ref(part), _children(part)) for part in parts if part._modules]
+        self._number = self._count()
 
     def is_as_it_was(self) -> bool:
-        """Whether there are as many as at first."""
-        return self._count() == self._numbers
+        """Whether there are as many as at first, and no part is new."""
+        if self._count() != self._number:
+            return False
+        for of, children in self._of_parts:
+            if (part := of()) is not None and _children(part) != children:
+                return False
+        return True
 
-    def _count(self) -> tuple[int, int]:
-        dtypes, parameters, children = self._dtypes, 0, 0
-        for of in self._parts:
+    def _count(self) -> int:
+        dtypes, number = self._dtypes, 0
+        for of in self._of_weights:
             if (part := of()) is not None:
-                children += len(part._modules)
                 for parameter in part._parameters.values():
                     if parameter is not None and parameter.dtype in dtypes:
-                        parameters += 1
-        return parameters, children
+                        number += 1
+        return number
+
+
+def _children(part: nn.Module) -> list[int]:
+    return list(map(id, part._modules.values()))
