@@ -24,12 +24,10 @@ class Counted:
 
     def is_as_it_was(self) -> bool:
         """Whether there are as many as at first, and no part is new."""
-        if self._count() != self._number:
-            return False
-        for of, children in self._of_parts:
-            if (part := of()) is not None and _children(part) != children:
-                return False
-        return True
+        parts = ((of(), children) for of, children in self._of_parts)
+        return self._count() == self._number and all(
+            part is None or _children(part) == children for part, children in parts
+        )
 
     def _count(self) -> int:
         dtypes, number = self._dtypes, 0
