@@ -1,4 +1,5 @@
-"""A GPU played by the CPU: its events, pinned memory, CUDA graphs, and tensors that must not be read.
+"""A GPU played by the CPU: its streams, events, pinned memory, memory with peaks, CUDA graphs, and tensors that must
+not be read.
 
 What is believed here of a GPU is written down in ``test_played_device.py``, whose tests run on a real one, too.
 """
@@ -33,38 +34,117 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class Stream:
+    """A stream whose work is done when the test lets it, in order; streams do not wait for one another."""
+
+    def __init__(self) -> None:
+        self.recorded: list[Event] = []
+        self.arrived = 0
+
+    def finish(self) -> None:
+        """All that was launched is done."""
+        self.arrived = len(self.recorded)
+
+
 class Event:
-    """A CUDA event on a device that works when the test lets it."""
+    """A CUDA event on a device that works when the test lets it.
+
+    The class itself is the stream that the program is in; ``record`` may be given a :class:`Stream` beside it.
+    """
 
     arrived = 0
     recorded: ClassVar[list[Event]] = []
+    made: ClassVar[list[Event]] = []
     waits = 0
 
     def __init__(self, enable_timing: bool = False) -> None:
         self.timing = enable_timing
+        self._of: Stream | type[Event] = Event
 
     def record(self, stream: Any = None) -> None:
         self.stream = stream
-        self.recorded.append(self)
+        self._of = stream if isinstance(stream, Stream) else Event
+        self._of.recorded.append(self)
+        self.made.append(self)
 
     def query(self) -> bool:
-        if self not in self.recorded:  # the test is over, and the device put away
+        if self not in self._of.recorded:  # the test is over, and the device put away
             return True
-        return self.recorded.index(self) < Event.arrived
+        return self._of.recorded.index(self) < self._of.arrived
 
     def synchronize(self) -> None:
         if Graph.capturing:
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
         if not self.query():
             Event.waits += 1
-            Event.arrived = self.recorded.index(self) + 1
+            self._of.arrived = self._of.recorded.index(self) + 1
 
     def elapsed_time(self, later: Event) -> float:
         assert self.timing
         assert later.timing
         if not (self.query() and later.query()):
             raise RuntimeError("CUDA error: device not ready")
-        return 1000.0 * (self.recorded.index(later) - self.recorded.index(self))
+        return 1000.0 * (self.made.index(later) - self.made.index(self))
+
+
+class Memory:
+    """What PyTorch's allocator tells of a GPU's memory: ``torch.cuda`` as far as it is asked for that.
+
+    What is freed stays reserved. A graph has a pool of its own, and what it allocated while it was captured is free
+    again for its replays, which use it uncounted.
+    """
+
+    def __init__(self, devices: int = 1) -> None:
+        self._allocated, self._most = [0] * devices, [0] * devices
+        self._reserved, self._most_reserved = [0] * devices, [0] * devices
+        self._pools: list[tuple[int, int]] = [(0, 0)]
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def device_count(self) -> int:
+        return len(self._allocated)
+
+    def allocate(self, size: int, device: int = 0) -> None:
+        self._allocated[device] += size
+        self._reserved[device] = max(self._reserved[device], self._allocated[device])
+        self._note(device)
+
+    def free(self, size: int, device: int = 0) -> None:
+        self._allocated[device] -= size
+
+    def capture(self, size: int, device: int = 0) -> None:
+        """Capture a graph whose work needs ``size`` bytes."""
+        self._pools.append((0, len(self._pools)))
+        self._reserved[device] += size
+        self._most[device] = max(self._most[device], self._allocated[device] + size)
+        self._note(device)
+
+    def replay(self) -> None:
+        """Replay it: nothing is allocated."""
+
+    def _note(self, device: int) -> None:
+        self._most[device] = max(self._most[device], self._allocated[device])
+        self._most_reserved[device] = max(self._most_reserved[device], self._reserved[device])
+
+    def memory_allocated(self, device: int = 0) -> int:
+        return self._allocated[device]
+
+    def max_memory_allocated(self, device: int = 0) -> int:
+        return self._most[device]
+
+    def memory_reserved(self, device: int = 0) -> int:
+        return self._reserved[device]
+
+    def max_memory_reserved(self, device: int = 0) -> int:
+        return self._most_reserved[device]
+
+    def reset_peak_memory_stats(self, device: int = 0) -> None:
+        self._most[device] = self._allocated[device]
+        self._most_reserved[device] = self._reserved[device]
+
+    def memory_snapshot(self) -> list[dict[str, Any]]:
+        return [{"segment_pool_id": pool} for pool in self._pools]
 
 
 class Graph:
@@ -126,5 +206,6 @@ def play(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: ("stream of", device))
     monkeypatch.setattr(torch, "empty", pageable)
     monkeypatch.setattr(Event, "recorded", [])
+    monkeypatch.setattr(Event, "made", [])
     monkeypatch.setattr(Event, "arrived", 0)
     monkeypatch.setattr(Event, "waits", 0)

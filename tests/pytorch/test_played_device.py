@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from .played_device import Device, Event, Graph, play
+from .played_device import Device, Event, Graph, Memory, Stream, play
 
 
 class Played:
@@ -17,6 +17,7 @@ class Played:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         play(monkeypatch)
+        self._memory = Memory()
 
     def event(self) -> Any:
         """An event recorded behind work that takes its time."""
@@ -24,9 +25,16 @@ class Played:
         made.record(None)
         return made
 
+    def event_beside(self) -> Any:
+        """The same, in another stream."""
+        made = torch.cuda.Event(enable_timing=True)
+        made.record(Stream())
+        return made
+
     def finish(self) -> None:
         """Let the device do all that was launched."""
-        Event.arrived = len(Event.recorded)
+        for event in Event.made:
+            event.synchronize()
 
     def captured(self, work: Callable[[], Tensor]) -> tuple[Any, Tensor]:
         """(a graph of ``work``, its result)."""
@@ -39,12 +47,27 @@ class Played:
         with Graph().capture():
             forbidden(event, tensor)
 
+    def memory(self) -> Any:
+        """What tells of the device's memory."""
+        return self._memory
+
+    def allocate(self, size: int) -> Callable[[], None]:
+        """Take ``size`` bytes; what is returned frees them."""
+        self._memory.allocate(size)
+        return lambda: self._memory.free(size)
+
+    def graph_that_needs(self, size: int) -> Callable[[], None]:
+        """Capture a graph; what is returned replays it."""
+        self._memory.capture(size)
+        return self._memory.replay
+
 
 class Real:
     """The rules' questions, put to a GPU."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._a = torch.randn(8192, 8192, device="cuda")
+        self._side = torch.cuda.Stream()
 
     def event(self) -> Any:
         for _ in range(20):
@@ -52,6 +75,11 @@ class Real:
         made = torch.cuda.Event(enable_timing=True)
         made.record(torch.cuda.current_stream())
         return made
+
+    def event_beside(self) -> Any:
+        self._side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._side):
+            return self.event()
 
     def finish(self) -> None:
         torch.cuda.synchronize()
@@ -71,6 +99,21 @@ class Real:
         with torch.cuda.graph(torch.cuda.CUDAGraph()):
             torch.ones(3, device="cuda").mul_(2)
             forbidden(event, tensor)
+
+    def memory(self) -> Any:
+        return torch.cuda
+
+    def allocate(self, size: int) -> Callable[[], None]:
+        held = [torch.empty(size, dtype=torch.uint8, device="cuda")]
+        return held.clear
+
+    def graph_that_needs(self, size: int) -> Callable[[], None]:
+        def work() -> Tensor:
+            return torch.ones(size // 4, device="cuda").mul_(2).sum()
+
+        graph, _ = self.captured(work)
+        torch.cuda.synchronize()
+        return graph.replay  # type: ignore[no-any-return]
 
 
 KINDS = [
@@ -136,16 +179,48 @@ def test_nothing_is_waited_for_while_a_graph_is_captured(
         gpu.while_capturing(forbidden)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_replay_allocates_nothing_and_its_memory_is_reserved() -> None:
-    """Played in ``tests/meters``: peak memory is read from what is reserved where a graph has a pool."""
-    a = torch.randn(1024, 1024, device="cuda")
-    graph, result = Real.captured(None, lambda: (a @ a) @ (a @ a))  # type: ignore[arg-type]
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    graph.replay()
-    torch.cuda.synchronize()
-    assert torch.cuda.max_memory_allocated() == before
-    pools = {tuple(segment["segment_pool_id"]) for segment in torch.cuda.memory_snapshot()}
-    assert pools - {(0, 0)}, result
+def test_an_event_in_another_stream_may_come_after_a_later_one(gpu: Any) -> None:
+    beside = gpu.event_beside()
+    here = torch.cuda.Event(enable_timing=True)
+    here.record()
+    here.synchronize()
+    assert here.query()
+    assert not beside.query()
+    with pytest.raises(RuntimeError):
+        beside.elapsed_time(here)
+    gpu.finish()
+    beside.elapsed_time(here)
+
+
+#: a size that PyTorch's allocator takes from the device by itself, not from a block that it has
+LARGE = 64 * 2**20
+
+
+def test_a_peak_begins_anew_at_what_is_held(gpu: Any) -> None:
+    memory, free = gpu.memory(), gpu.allocate(LARGE)
+    memory.reset_peak_memory_stats()
+    held = memory.memory_allocated()
+    assert memory.max_memory_allocated() == held >= LARGE
+    free()
+    assert memory.max_memory_allocated() == held
+    assert memory.memory_allocated() == held - LARGE
+
+
+def test_what_is_freed_stays_reserved(gpu: Any) -> None:
+    memory, free = gpu.memory(), gpu.allocate(LARGE)
+    reserved = memory.memory_reserved()
+    free()
+    assert memory.memory_reserved() == reserved >= LARGE
+
+
+def test_a_replay_allocates_nothing_and_its_memory_is_reserved(gpu: Any) -> None:
+    """Peak memory is read from what is reserved where a graph has a pool."""
+    memory = gpu.memory()
+    replay = gpu.graph_that_needs(LARGE)
+    memory.reset_peak_memory_stats()
+    before = memory.memory_allocated()
+    replay()
+    gpu.finish()
+    assert memory.max_memory_allocated() == before
+    assert memory.memory_reserved() >= before + LARGE
+    assert {tuple(segment["segment_pool_id"]) for segment in memory.memory_snapshot()} - {(0, 0)}

@@ -22,7 +22,7 @@ from halfstep.pytorch.watching.nan_origin import Began
 from halfstep.record import Writer, read
 from halfstep.takeover.looks import NoLooks
 
-from ..played_device import Device, Event, Graph, Reads
+from ..played_device import Device, Event, Graph, Reads, Stream
 
 
 def reads_of_a_step(steps: int = 3) -> list[int]:
@@ -205,13 +205,23 @@ def test_a_step_counts_for_the_meters_when_its_work_is_done(device: None, tmp_pa
 
 def test_an_earlier_event_in_another_stream_may_come_after_the_later_one(device: None) -> None:
     """CUDA raises where one of the two has not come, and both are asked for, not the later one alone."""
-    clock = CudaClock(torch.device("cpu"))
-    clock.lap()
+    clock, side = CudaClock(torch.device("cpu")), Stream()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "current_stream", lambda device: side)
+        clock.lap()
     elapsed = clock.lap()
-    first, second = Event.recorded
-    Event.recorded[:] = [second, first]
-    Event.arrived = 1
+    Event.arrived = len(Event.recorded)
     assert isinstance(elapsed(False), Pending)
+    side.finish()
+    assert isinstance(elapsed(False), float)
+
+
+def test_the_end_of_a_program_waits_for_steps_in_two_streams(device: None) -> None:
+    clock, side = CudaClock(torch.device("cpu")), Stream()
+    clock.lap()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "current_stream", lambda device: side)
+        elapsed = clock.lap()
     assert isinstance(elapsed(True), float)
 
 
