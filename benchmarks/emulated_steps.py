@@ -25,7 +25,7 @@ Step = Callable[[], None]
 
 
 def measure(rounds: int) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """By model and precision: milliseconds a step in each round, and their ratios to fp32's in the same round."""
+    """By model and precision: milliseconds per step in each round, and their ratios to fp32's in the same round."""
     found = {}
     for case, step in steps().items():
         done = [turn(step, i) for i in range(rounds + 1)][1:]  # the first warms up

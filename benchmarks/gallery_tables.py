@@ -28,7 +28,7 @@ are counted (Winograd's algorithm), so that more than 100 % can be right; a form
 
 
 def rows(case: Case, comparison: dict[str, Any], peaks: Peaks) -> Iterator[Row]:
-    """One row a precision."""
+    """One row per precision."""
     for verdict in comparison["verdicts"]:
         own = [t for t in comparison["trials"] if t["precision"] == verdict["precision"]]
         trials = [t for t in own if t["status"] == "ok"]

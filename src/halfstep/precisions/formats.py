@@ -177,7 +177,7 @@ class BlockFormat:
 
     @property
     def bits(self) -> float:
-        """Bits a number: element.bits + scale.bits / block (the one tensor scale left out)."""
+        """Bits per number: element.bits + scale.bits / block (the one tensor scale left out)."""
         return self.element.bits + self.scale.bits / self.block
 
     @property

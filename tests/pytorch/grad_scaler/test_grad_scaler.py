@@ -390,7 +390,7 @@ MISUSE: list[tuple[Any, type[Exception], str]] = [
         unscale_twice,
         RuntimeError,
         "unscale_() has already been called on this optimizer since the last update(); "
-        "call it once an iteration, after the last backward() and before clipping.",
+        "call it once per iteration, after the last backward() and before clipping.",
     ),
     (
         unscale_after_step,

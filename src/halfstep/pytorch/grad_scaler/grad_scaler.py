@@ -131,7 +131,7 @@ class GradScaler(torch.amp.GradScaler):
         if stage is OptState.UNSCALED:
             raise ScalerMisuse(
                 "unscale_() has already been called on this optimizer since the last update(); "
-                "call it once an iteration, after the last backward() and before clipping."
+                "call it once per iteration, after the last backward() and before clipping."
             )
         if stage is OptState.STEPPED:
             raise ScalerMisuse(

@@ -11,7 +11,7 @@ from halfstep.pytorch.loss_scaling.gradients import Values, constant, gradients_
 
 
 def inverse_of(scale: Tensor) -> Tensor:
-    """1 / scale; exact for a power of two. On a CPU made once a value: small operations cost more than passes."""
+    """1 / scale; exact for a power of two. On a CPU made once per value: small operations cost more than passes."""
     return constant(1.0 / scale.item(), scale.device) if scale.is_cpu else scale.reciprocal()
 
 

@@ -163,7 +163,7 @@ def multiply_and_test_(gradients: Iterable[Tensor], factor: float) -> list[Tenso
 
 @torch.no_grad()
 def _by_pytorch(gradients: list[Tensor], factor: float, test_result: bool) -> dict[torch.device, Tensor]:
-    """Multiply and test by PyTorch's kernel; a flag a device."""
+    """Multiply and test by PyTorch's kernel; one flag per device."""
     values = Values.of(gradients)
     if factor != 1.0:  # autograd has to know of the write, which the kernel does not report
         torch.autograd.graph.increment_version(values.tensors)
@@ -187,7 +187,7 @@ def unscale_in_c_(gradients: list[Tensor], factor: float, fp16: bool = True) -> 
 
 
 def all_finite(gradients: Iterable[Tensor]) -> bool:
-    """Whether every value is finite: one pass, one synchronisation a device.
+    """Whether every value is finite: one pass, one synchronisation per device.
 
     Of a sparse gradient the sums of duplicate rows are tested: they are what an optimizer adds.
     """

@@ -18,7 +18,7 @@ _level = torch._C._functorch.maybe_current_level
 
 @torch.no_grad()
 def finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether all values are finite, also of tensors inside ``torch.func`` transforms. One synchronisation a device."""
+    """Whether all values are finite, also of tensors inside ``torch.func`` transforms. One sync per device."""
     plain = [tensor.detach() for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
     if _level() is None:
         dense = [tensor for tensor in plain if tensor.layout is not torch.strided or tensor.is_contiguous()]

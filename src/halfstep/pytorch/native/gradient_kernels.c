@@ -1,7 +1,7 @@
 /* Multiplies many gradients by a factor and tests the products, in one call and one pass over memory.
  *
  * Compiled when first needed, where there is a C compiler (builder.py). What a tensor is and where it lies is asked of
- * PyTorch's stable C interface (aoti_torch_*: torch/csrc/inductor/aoti_torch/c/shim.h), some nanoseconds a question. The arithmetic is PyTorch's: products of 16-bit
+ * PyTorch's stable C interface (aoti_torch_*: torch/csrc/inductor/aoti_torch/c/shim.h), some nanoseconds per question. The arithmetic is PyTorch's: products of 16-bit
  * numbers are rounded once, to nearest even, from float32.
  */
 #include <math.h>

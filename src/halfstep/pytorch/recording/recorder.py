@@ -1,4 +1,4 @@
-"""One line a step: loss, seconds, skipped, loss scale. Reads nothing off a device that is not ready.
+"""One line per step: loss, seconds, skipped, loss scale. Reads nothing off a device that is not ready.
 
 On a GPU a loss is copied to pinned memory in the stream's own order and written when the copy has arrived, and
 steps are timed by CUDA events: no synchronisation that the script did not ask for.

@@ -19,7 +19,7 @@ from halfstep.precisions.formats import Format, get_scalar
 from halfstep.pytorch.rounding import native
 from halfstep.pytorch.rounding.kernels import INTEGERS, Kernel, Rounding, Work, contains, keep
 
-#: elements a chunk: 1 MiB of float32, so that a chunk and its buffers stay in the level-2 caches
+#: elements per chunk: 1 MiB of float32, so that a chunk and its buffers stay in the level-2 caches
 CHUNK = 1 << 18
 
 #: dtype -> the dtype that it is rounded in
@@ -130,7 +130,7 @@ def _plain(x: Tensor) -> bool:
 
 
 class _Buffers(threading.local):
-    """Memory for one chunk's intermediate results, one set a thread: 2 MiB, 6 MiB once float64 was rounded."""
+    """Memory for one chunk's intermediate results, one set per thread: 2 MiB, 6 MiB once float64 was rounded."""
 
     def __init__(self) -> None:
         self._sets: dict[torch.dtype, list[Tensor]] = {}

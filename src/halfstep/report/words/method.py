@@ -65,7 +65,7 @@ METHOD = [
     ("Samples per second", "the first dimension of what the model was first called on after each backward pass"),
     ("Energy", "counters of the hardware (NVML for all GPUs that the program sees; RAPL for packages and memory) from "
      "the end of the warm-up to the end of the program; joules per step from there to the last reading at the end of a "
-     "step, one reading a second, over 5 s or more on a GPU. The whole device is counted, other programs on it too. "
+     "step, one reading per second, over 5 s or more on a GPU. The whole device is counted, other programs on it too. "
      "Idle watts: the same counters for 6 s before the first trial"),
     ("Where time goes", "PyTorch's profiler in the third step, which it makes slower: no step time has it; "
      "on a CPU every instant belongs to the innermost operation, on a GPU to the kernel that runs; shares sum to one. "
