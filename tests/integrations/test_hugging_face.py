@@ -52,6 +52,15 @@ def test_checkpoints_restore_and_resume(under: tuple[str, Ran]) -> None:
     assert "resumed the same: True\n" in under[1].sections["alone"]
 
 
+@pytest.mark.long
+def test_weights_with_a_remainder_come_back_from_checkpoints(ran: Runs) -> None:
+    found = ran(PROGRAM, "bf16-lean", UNDER["bf16"])
+    assert "restored True\n" in found.sections["alone"]
+    assert "resumed the same: True\n" in found.sections["alone"]
+    assert found.record.stored is not None
+    assert "remainder16" in found.record.stored.weights
+
+
 def test_a_bad_step_changes_nothing_and_the_script_is_told(ran: Runs, plain: Ran) -> None:
     told = "a bad step changed []\nits learning rate stays True True\n"
     assert told in ran(PROGRAM, "fp16", UNDER["fp16"]).sections["alone"]

@@ -53,6 +53,16 @@ def test_a_resumed_training_goes_on_as_if_it_had_not_stopped(under: tuple[str, R
         assert run.losses(section, " resumed") == whole[32:]
 
 
+@pytest.mark.long
+def test_weights_with_a_remainder_come_back_from_a_checkpoint(ran: Runs) -> None:
+    run = ran(PROGRAM, "bf16-lean", UNDER["bf16"])
+    whole = run.losses("alone", " in 3 epochs clipped by value")
+    assert run.losses("alone", " in 2 epochs clipped by value") == whole[:32]
+    assert run.losses("alone", " resumed") == whole[32:]
+    assert run.record.stored is not None
+    assert "remainder16" in run.record.stored.weights
+
+
 def test_what_ran_is_what_was_asked_for(under: tuple[str, Ran]) -> None:
     recipe, ran = under
     dtype = {"fp32": "torch.float32", "bf16": "torch.bfloat16", "fp16": "torch.float16"}[recipe]

@@ -247,7 +247,7 @@ def test_what_stepping_at_once_costs_is_told_once(begin: Begin, cls: Any, hooks:
     for _ in range(3):
         for p in parameters:
             p.grad = torch.ones(1024, 256, dtype=torch.bfloat16)
-        optimizer.step()
+        optimizer.step(None)  # is no closure
     sentence = (
         f"{cls.__name__} is called once for all weights, as {why}: for the time of its step these and their gradients "
         "are fp32, too, which takes "

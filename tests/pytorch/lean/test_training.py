@@ -168,6 +168,39 @@ def test_it_trains_as_bf16_with_weights_rounded_half_away(
     assert raw_data(model.up.weight).dtype is torch.bfloat16
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_weights_that_others_are_made_of_stay_fp32(begin: Begin) -> None:
+    """Weight and spectral norms, old and new, and recurrent layers: nothing differs from ``bf16``."""
+
+    def trained(recipe: str) -> tuple[list[float], dict[str, Any]]:
+        takeover = begin(recipe)
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.utils.weight_norm(nn.Linear(4, 8)),
+            nn.utils.spectral_norm(nn.Linear(8, 8)),
+            nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)),
+            nn.utils.parametrizations.spectral_norm(nn.Linear(8, 6)),
+        )
+        recurrent = nn.GRU(6, 4)
+        optimizer = adamw([*model.parameters(), *recurrent.parameters()])
+        losses = []
+        for step in range(3):
+            x = torch.randn(5, 4, generator=torch.Generator().manual_seed(step))
+            loss = recurrent(model(x))[0].float().square().sum()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        assert {raw_data(p).dtype for p in model.parameters()} == {torch.float32}
+        found = losses, copy.deepcopy(dict(model.state_dict()))
+        takeover.remove()
+        return found
+
+    expected, found = trained("bf16"), trained("bf16-lean")
+    assert found[0] == expected[0]
+    assert_same(found[1], expected[1])
+
+
 def test_what_is_stored(begin: Begin) -> None:
     """Weights and remainders of 2 bytes; norms, biases and what is added to every example stay fp32."""
     begin("bf16-lean:keep=head")

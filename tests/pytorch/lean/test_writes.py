@@ -277,15 +277,19 @@ def test_a_write_that_is_no_method_of_the_parameter_leaves_no_remainder(masters:
     assert torch.equal(m[0].weight.detach(), raw_data(m[0].weight).float())
 
 
-def test_the_norm_that_gradients_are_clipped_by_is_computed_in_fp32(masters: Masters) -> None:
+def test_the_norm_and_the_factor_that_gradients_are_clipped_by_are_fp32(masters: Masters) -> None:
     m, expected = model(), []
     masters.hold(m.parameters())
     for p in m.parameters():
-        p.grad = torch.randn_like(p)
+        p.grad = torch.randn(p.shape).to(raw_data(p).dtype)
         expected.append(p.grad.double().square().sum())
+    assert m[0].weight.grad.dtype is torch.bfloat16
+    before = [p.grad.float().clone() for p in m.parameters()]
     norm = nn.utils.clip_grad_norm_(m.parameters(), 1.0)
     assert norm.dtype is torch.float32
     assert norm.item() == pytest.approx(sum(expected).sqrt().item(), rel=1e-6)
+    for p, gradient in zip(m.parameters(), before, strict=True):
+        assert torch.equal(p.grad, (gradient * (1.0 / (norm + 1e-6))).to(p.grad.dtype))
 
 
 def test_float64_goes_its_own_way(masters: Masters) -> None:

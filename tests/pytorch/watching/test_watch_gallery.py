@@ -125,6 +125,14 @@ def test_a_planted_fault_is_named(planted: Planted, gallery: None, tmp_path: Pat
         assert worst["code"]
 
 
+@pytest.mark.parametrize("precision", ["bf16-lean", "bf16-sr"])
+def test_no_update_is_lost_of_weights_that_are_fp32_for_a_step(
+    precision: str, gallery: None, tmp_path: Path
+) -> None:
+    planted = Planted("small_updates", precision, "", "", "", "", "")
+    assert diagnosed(planted, True, tmp_path)["findings"] == []
+
+
 @pytest.mark.parametrize("planted", FAULTS, ids=lambda planted: planted.program)
 def test_a_healthy_twin_has_no_finding(planted: Planted, gallery: None, tmp_path: Path) -> None:
     found = diagnosed(planted, False, tmp_path)

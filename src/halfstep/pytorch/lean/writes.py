@@ -91,7 +91,6 @@ class Writes:
         patches.wrap_each(nn.Parameter, (*writing, *_OPERATORS), self._writing)
         patches.wrap(nn.Module, "_apply", self._applying)
         patches.wrap_each(clip_grad, ("_get_total_norm", "get_total_norm"), _in_fp32)
-        patches.wrap_each(clip_grad, ("_clip_grads_with_norm_", "clip_grads_with_norm_"), _scaled_in_fp32)
         patches.wrap_each(torch, _foreach_names(), self._foreach)
 
     def _bf16(self, tensor: Any) -> Master | None:
@@ -245,24 +244,6 @@ def _in_fp32(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return original(norms, norm_type, *args, **kwargs)
 
     return total_norm
-
-
-def _scaled_in_fp32(original: Callable[..., None]) -> Callable[..., None]:
-    """The factor by which bf16 gradients are clipped is fp32; PyTorch would round it first."""
-
-    def clip_grads_with_norm_(
-        parameters: Any, max_norm: float, total_norm: Tensor, *args: Any, **kw: Any
-    ) -> None:
-        every = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-        narrow = [g for p in every if (g := p.grad) is not None and g.dtype is torch.bfloat16]
-        factor = torch.clamp(max_norm / (total_norm + 1e-6), max=1.0)
-        with torch.no_grad():
-            for gradient in narrow:
-                gradient.copy_(gradient.float().mul_(factor))
-        kept = [p for p in every if p.grad is None or p.grad.dtype is not torch.bfloat16]
-        original(kept, max_norm, total_norm, *args, **kw)
-
-    return clip_grads_with_norm_
 
 
 class _OfWide:
