@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from halfstep.record import Record, Writer, read
+from halfstep.pytorch.recording.recorder import Recorder
+from halfstep.pytorch.watching.watch import Watch
+from halfstep.record import NullWriter, Record, Writer, read
+from halfstep.record.ran import Ran
 from halfstep.takeover.base import EnoughSteps
+from halfstep.words.ran import in_force_words
 
 from .conftest import Begin
 
@@ -131,6 +136,103 @@ def test_meters_and_finding_where_it_began(
     absent = read(tmp_path / "record").absent
     assert "planted" in absent["peak memory and energy"]
     assert watch or "planted" in absent["where what is not finite began"]
+
+
+@pytest.mark.parametrize("place", ["weights_by_format", "ProductCounter", "Listening.begin", "Listening.end"])
+def test_a_failure_in_the_brief_look_of_a_run_that_nobody_records(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """The last line of the run gives the reason."""
+    expected, writer = training(), NullWriter()
+    monkeypatch.setattr(f"{_RECORDING}brief_look.{place}", planted)
+    takeover = begin("as-is", writer)
+    assert training() == expected
+    takeover.close()
+    ran = Ran.of(writer.kept)
+    if place == "weights_by_format":
+        assert "LookupError: planted" in writer.kept.stored.absent["weights"]
+        assert ran.products == {"bf16": 1.0}
+    else:
+        assert "what ran was not measured: LookupError: planted" in in_force_words("bf16", ran)
+        assert ran.weights == ("bf16",)
+
+
+def test_a_failure_in_what_the_script_does_and_tells(
+    begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clipping and accumulation, and a figure of its own that is no number after all."""
+
+    class Odd:
+        __float__ = planted
+
+    def write(recorder: Recorder, event: str, **fields: Any) -> None:
+        return planted() if "clipping" in fields else real(recorder, event, **fields)
+
+    def program() -> list[float]:
+        if takeover is not None:
+            takeover.recorder.logged("odd", Odd())
+        return training()
+
+    takeover, expected, real = None, training(), Recorder.write
+    monkeypatch.setattr(Recorder, "write", write)
+    takeover = begin("as-is", Writer(tmp_path / "record"))
+    assert program() == expected
+    takeover.close()
+    absent = read(tmp_path / "record").absent
+    assert "LookupError: planted" in absent["clipping and accumulation"]
+    assert "LookupError: planted" in absent["figures of the script's own"]
+
+
+@pytest.mark.parametrize("place", ["copy.deepcopy", "_run", "_error", "_layers"])
+def test_a_failure_in_comparing_compiled_graphs(
+    begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def program() -> list[float]:
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+        compiled = torch.compile(net, backend="eager")
+        optimizer, found = torch.optim.SGD(net.parameters(), lr=0.1), []
+        for _ in range(3):
+            loss = compiled(torch.randn(4, 4)).square().mean()
+            loss.backward()
+            optimizer.step()
+            found.append(loss.item())
+        return found
+
+    expected = program()
+    takeover = begin("as-is", Writer(tmp_path / "record"), graphs=True)
+    if place == "copy.deepcopy":
+        monkeypatch.setattr(_WATCHING + "graphs.copy", SimpleNamespace(deepcopy=planted))
+    else:
+        monkeypatch.setattr(_WATCHING + "graphs." + place, planted)
+    assert program() == expected
+    takeover.close()
+    absent = read(tmp_path / "record").absent
+    assert "LookupError: planted" in absent["compiled graphs beside eager ones"]
+
+
+@pytest.mark.parametrize("look", ["gradients of modules", "rounding of operands"])
+def test_a_failure_in_watching_an_emulated_run(
+    begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    def gradients(watch: Watch, kind: str, *args: Any) -> None:
+        return planted() if kind == "gradients" else count(watch, kind, *args)
+
+    alone = begin("fp8", emulate=True)
+    expected = training()
+    alone.remove()
+    count = Watch._count
+    if look == "gradients of modules":
+        monkeypatch.setattr(Watch, "_count", gradients)
+    else:
+        monkeypatch.setattr(_WATCHING + "watch.Rounded.add", planted)
+    takeover = begin("fp8", Writer(tmp_path / "record"), emulate=True, watch=True)
+    assert training() == expected
+    takeover.close()
+    record = read(tmp_path / "record")
+    assert "LookupError: planted" in record.absent[f"watching: {look}"]
+    assert record.losses == expected
 
 
 def test_steps_still_end_the_program(begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,3 +162,9 @@ def test_a_region_that_holds_the_loss_says_so(kind: str, said: str) -> None:
 )
 def test_of_a_run_that_nobody_recorded_only_what_was_seen_is_said(weights: dict[str, int], said: str) -> None:
     assert in_force_words("bf16", trial("bf16", None, weights)) == said
+
+
+def test_why_products_were_not_counted_is_said() -> None:
+    sample = {"event": "sample", "absent": "the script profiles itself"}
+    told = "precision bf16 was in force; what ran was not measured: the script profiles itself"
+    assert in_force_words("bf16", Ran.of(record(sample))) == told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from halfstep.record.ran import EVERY_PRODUCT, FP16_SUMS, Ran, worth_naming
+from halfstep.record.ran import EVERY_PRODUCT, FP16_SUMS, NOT_REACHED, Ran, worth_naming
 
 #: regions that hold more than the calls of a model, in words: there the loss is computed in the region, too
 _INSIDE = {
@@ -28,11 +28,16 @@ def words(ran: Ran) -> str:
 
 
 def in_force_words(precision: str, ran: Ran) -> str:
-    """What is known of a run whose products were not counted: what was in force, and the weights if they were seen."""
+    """What is known of a run whose products were not counted: what was in force, and the weights if they were seen.
+
+    Of a run that ended before the step whose products are counted it is not said why.
+    """
     told = f"precision {precision} was in force"
     if ran.weights and (ran.stored_otherwise or ran.weights != ("fp32",)):
         told = f"{told}, weights {' + '.join(ran.weights)}"
-    return f"{told}; {ran.asked_weights} weights were asked for" if ran.stored_otherwise else told
+    if ran.stored_otherwise:
+        told = f"{told}; {ran.asked_weights} weights were asked for"
+    return told if ran.unknown in ("", NOT_REACHED) else f"{told}; what ran was not measured: {ran.unknown}"
 
 
 def _products(ran: Ran) -> str:

@@ -48,9 +48,13 @@ class BriefLook:
         with self._lock:
             if index == SAMPLED_STEP:
                 self._end()
+                if why := self._looks.absent(_PRODUCTS):
+                    self._write("sample", absent=why)
                 return
             self.close()  # where the steps are counted anew, it may be counting
             self._look_at_weights()
+            if why := self._looks.absent(_WEIGHTS):
+                self._write("stored", absent={"weights": why})
             self._begin()
 
     @unseen_look(_WEIGHTS)
