@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from halfstep.comparison.advice.adopt import OWN_WORDS, Script, adopt, own_words
+from halfstep.record.events import Takeover
 
 from .conftest import PROGRAMS
 
@@ -99,6 +101,20 @@ def test_every_snippet_runs_in_the_dtype_that_it_is_for(tmp_path: Path, trials: 
         assert flops.keys() == {recipe.removesuffix("-true")}, (framework, recipe)
         if recipe in ("bf16", "fp16"):
             assert flops == next(row[2] for row in trials(recipe) if row[0] == framework), (framework, recipe)
+
+
+@pytest.mark.parametrize("framework", ["pytorch", "lightning", "fabric", "accelerate", "transformers"])
+@pytest.mark.parametrize("recipe", ["fp32", "bf16"])
+def test_weights_that_the_script_loads_in_16_bits_become_fp32(framework: str, recipe: str) -> None:
+    """No framework's flag for a precision widens them: with its lines alone the script trains bf16 weights."""
+    script = Script.of(Takeover(framework=framework), ["autocast", "bf16 weights"])
+    assert "model.float()   # its weights are bf16;" in adopt(recipe, script)
+    model, held = torch.nn.Linear(4, 4).bfloat16(), torch.nn.Linear(4, 4)
+    held.load_state_dict(model.state_dict())
+    exec(str(own_words(recipe, script)).splitlines()[0], {"model": model})
+    assert model.weight.dtype is torch.float32
+    assert torch.equal(model.weight, held.weight)
+    assert (own_words("bf16-true", script) or "").count("float()") == 0
 
 
 @pytest.mark.parametrize("framework", ["fabric", "accelerate", "transformers"])

@@ -251,7 +251,8 @@ def assemble(
         rows = [without_energy(row, SHARED) for row in rows]
     found = verdicts(outcomes, rows, request.tolerance, levels(request, recipes))
     found, budget = with_budget(found, request, recipes, outcomes, end)
-    script = Script.of(next((o.record.takeover for o in outcomes if o.record.steps), Takeover()))
+    told = next((o.record.takeover for o in outcomes if o.record.steps), Takeover())
+    script = Script.of(told, [own for o in outcomes for own in o.record.own_amp])
     return Comparison(
         program=Program(tuple(request.command), request.module, cwd or str(Path.cwd()), request.launch),
         environment=environment,

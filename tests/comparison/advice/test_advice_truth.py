@@ -184,7 +184,7 @@ def test_what_is_said_of_batches_is_true() -> None:
                 row = fit["rows"][int(reason["evidence"].split("[")[1].split("]")[0])]
                 claims[reason["text"]] = _batch_claim(reason["text"], row, capacity)
         if "a batch of" in found["text"]:
-            told = re.search(r"(?:Use|in) (bf16-true|[a-z]+\d+)", found["text"])
+            told = re.search(r"(?:Use|in) (bf16-true|(?!fp32)[a-z]+\d+)", found["text"])
             name = told[1] if told else "as-is"
             claims["a larger batch fits"] = capacity[name] > capacity["fp32"]
         for claim, holds in claims.items():

@@ -6,7 +6,7 @@ CPU in most of them, recipes with options), the one line of halfstep is what the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from halfstep.precisions.recipes import Recipe, parse
@@ -25,6 +25,7 @@ class Script:
         clipping: how it clips gradients, ``norm`` or ``value``; None where it does not.
         passes: backward passes per step; more than one is accumulation.
         loop: whether it trains with an optimizer of Keras's in a loop of its own, without compile and fit.
+        held: the 16-bit format of the weights that it loads or makes itself; empty where they are wider.
     """
 
     framework: str = "pytorch"
@@ -32,16 +33,18 @@ class Script:
     clipping: str | None = None
     passes: int = 1
     loop: bool = False
+    held: str = ""
 
     @classmethod
-    def of(cls, takeover: Takeover) -> Script:
-        """What a record's ``takeover`` events tell."""
+    def of(cls, takeover: Takeover, own_precision: Sequence[str] = ()) -> Script:
+        """What a record's ``takeover`` events tell, and what it says of the script's own precision."""
         return cls(
             takeover.get("framework", "pytorch"),
             takeover.get("device", "cpu"),
             takeover.get("clipping"),
             takeover.get("passes", 1),
             takeover.get("loop", False),
+            next((name for name in ("bf16", "fp16") if f"{name} weights" in own_precision), ""),
         )
 
 
@@ -74,10 +77,17 @@ def own_words(precision: str, script: Script) -> str | None:
     """The framework's own lines for ``precision``; None where it cannot run the same."""
     recipe = parse(precision)
     words = OWN_WORDS.get(script.framework, {}).get(recipe.name)
-    return words(script) if words is not None and str(recipe) == recipe.name else None
+    lines = words(script) if words is not None and str(recipe) == recipe.name else None
+    if lines is None or not script.held or recipe.weights != "fp32" or script.framework not in _HOLD_MODELS:
+        return lines
+    return f"{_WIDEN.format(held=script.held)}\n{lines}"
 
 
 Words = Callable[[Script], str | None]
+
+#: the frameworks whose scripts hold a module of PyTorch's, whose weights have a format of their own
+_HOLD_MODELS = ("pytorch", "lightning", "fabric", "transformers", "accelerate")
+_WIDEN = "model.float()   # its weights are {held}; or load them with dtype=torch.float32; before its optimizer is made"
 
 _NAMES = {
     "pytorch": "PyTorch",

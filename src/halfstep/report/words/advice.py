@@ -63,25 +63,28 @@ def worded(recommendation: Recommendation, advice: Advice) -> Recommendation:
     )
 
 
-#: what heads the sentence of a rule; of all others the answer decides. ``{}`` is the precision
+#: what heads the sentence of a rule; of all others the answer decides. ``{}`` is to stay or to use, and the precision
 _HEADS = {
     "nothing_ran": "No trial ran to its end",
-    "unstable": "Stay with {} until the training is stable",
-    "not_learning": "Debug in {} first",
+    "unstable": "{} {} until the training is stable",
+    "not_learning": "Debug in {1} first",
     "continued": "No verdict",
-    "only_emulated": "Stay with {} here",
+    "only_emulated": "{} {} here",
 }
 
 
 def headline(advice: Advice) -> str:
     """``Use bf16``, ``Stay with fp32 for now``, ``Undecided``: what to do, without the reasons."""
     precision, baseline = advice.answer.precision, advice.evidence.baseline
+    # A script that has a precision of its own, and ran otherwise by it, does not stay where it is not today.
+    elsewhere = any(row.precision == "as-is" for _, row in advice.evidence.ran)
+    keep = "Use" if elsewhere and precision != "as-is" else "Stay with"
     if advice.rule in _HEADS:
-        return _HEADS[advice.rule].format(precision)
+        return _HEADS[advice.rule].format(keep, precision)
     if precision is None:
         return "No precision to choose" if advice.rule == "ran_the_same" else "Undecided"
     if baseline is not None and precision == baseline[1].precision:
-        head = f"Stay with {precision}"
+        head = f"{keep} {precision}"
     else:
         head = "Keep what the script does by itself" if precision == "as-is" else f"Use {precision}"
     return head if advice.answer.decided else f"{head} for now"
