@@ -14,6 +14,9 @@ from types import ModuleType
 
 from halfstep.integrations.attached import Attached
 from halfstep.program import on_import
+from halfstep.unseen_importlib_bootstrap import through_here
+
+__path__ = through_here(__path__)
 
 #: the module whose import ends the wait -> the adapter, a module of this package with an ``install``
 ADAPTERS = {

@@ -1,4 +1,4 @@
-"""SIGTERM: told to whoever asked, and then as deadly as before."""
+"""SIGTERM: told to whoever asked, and then as deadly as before; and how another thread ends the main thread by it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,20 @@ def before_sigterm(callback: Callable[[], None]) -> None:
     _callbacks.append(callback)
 
 
+def raise_in_main_thread(error: BaseException) -> None:
+    """Raise `error` in the main thread, whatever it waits for: only a signal ends its waiting for a lock.
+
+    A program that handles SIGTERM by itself has its own handler called instead. Where a signal cannot be sent to a
+    thread (Windows), SIGTERM ends the process.
+    """
+    global _to_raise
+    _to_raise = error
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 class _Default(int):
     """The number that SIG_DFL is, but one that can be called.
 
@@ -39,6 +53,10 @@ class _Default(int):
     """
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        global _to_raise
+        if _to_raise is not None:
+            error, _to_raise = _to_raise, None
+            raise error
         for callback in reversed(_callbacks):
             callback()
         signal.signal(number, signal.SIG_DFL)
@@ -65,5 +83,6 @@ def _watch() -> None:
     processes.on_fork(_before_fork, _after_fork_in_parent, _after_fork_in_child)
 
 
+_to_raise: BaseException | None = None
 _callbacks: list[Callable[[], None]] = []
 _blocked = threading.local()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import linecache
 import sys
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
 from typing import Any
 
 from halfstep.program.ending import Ending, note
@@ -17,13 +18,16 @@ def show_without_our_frames(file: str, afterwards: Callable[[], None]) -> None:
     """Wrap `sys.excepthook`, for the one exception that is on its way out of the program.
 
     Whatever hook the program has set is the one that shows it, and is back in place when it does. Frames up to
-    the innermost one of our `file` are left out. `afterwards` is called when the exception was shown.
+    the innermost one of our `file` are left out, and those of functions that stand around a framework's. `afterwards`
+    is called when the exception was shown.
     """
     hook: Hook = getattr(sys, "excepthook", sys.__excepthook__)
 
     def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         sys.excepthook = hook
-        traceback = _beyond(file, traceback)
+        for other in _others(error):
+            other.__traceback__ = _without_wrappers(other.__traceback__)
+        traceback = _without_wrappers(_beyond(file, traceback))
         sys.last_traceback = traceback
         _call(hook, kind, error.with_traceback(traceback), traceback)
         afterwards()
@@ -64,3 +68,46 @@ def _beyond(file: str, traceback: TracebackType | None) -> TracebackType | None:
             beyond = entry.tb_next
         entry = entry.tb_next
     return beyond
+
+
+def _others(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions that are shown together with one: its causes and contexts, and the members of a group."""
+    seen, found = {id(error)}, [error]
+    while found:
+        at = found.pop()
+        for other in (at.__cause__, at.__context__, *getattr(at, "exceptions", ())):
+            if isinstance(other, BaseException) and id(other) not in seen:
+                seen.add(id(other))
+                found.append(other)
+                yield other
+
+
+def _without_wrappers(traceback: TracebackType | None) -> TracebackType | None:
+    """The frames that there would be without halfstep.
+
+    Ours stay where the exception is of our own making: the innermost frames, unless they end with a call of what they
+    stand around, which Python has no frame for if it is a builtin function.
+    """
+    entries = []
+    while traceback is not None:
+        entries.append(traceback)
+        traceback = traceback.tb_next
+    theirs = [index for index, entry in enumerate(entries) if not _is_ours(entry.tb_frame)]
+    if not theirs:
+        return entries[0] if entries else None
+    of_our_making = entries[theirs[-1] + 1 :]
+    if of_our_making and _hands_on(of_our_making[-1]):
+        of_our_making = []
+    kept = [*(entries[index] for index in theirs), *of_our_making]
+    for entry, following in zip(kept, [*kept[1:], None], strict=True):
+        entry.tb_next = following
+    return kept[0]
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).startswith("halfstep.")
+
+
+def _hands_on(entry: TracebackType) -> bool:
+    """Whether the line calls what a wrapper is around: every one of ours calls it ``original``."""
+    return "original(" in linecache.getline(entry.tb_frame.f_code.co_filename, entry.tb_lineno)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from halfstep.unseen_importlib_bootstrap import through_here
+
 if TYPE_CHECKING:
     from halfstep.pytorch.grad_scaler.grad_scaler import GradScaler as GradScaler
     from halfstep.pytorch.rounding.rounding import round_to as round_to
 
+__path__ = through_here(__path__)
 __all__ = ["GradScaler", "round_to"]
 
 _HOMES = {

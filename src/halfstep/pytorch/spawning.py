@@ -9,9 +9,7 @@ from __future__ import annotations
 import atexit
 import functools
 import multiprocessing.process
-import os
 import shutil
-import signal
 import tempfile
 import threading
 from collections.abc import Callable
@@ -20,6 +18,7 @@ from runpy import run_path
 from typing import Any, NoReturn
 
 from halfstep.errors import Unsupported
+from halfstep.program.sigterm import raise_in_main_thread
 from halfstep.pytorch.patches import Patches
 
 _LOOKOUT = str(Path(__file__).with_name("spawned_process.py"))
@@ -47,18 +46,23 @@ def refuse(stop: Callable[[Unsupported], NoReturn], patches: Patches) -> None:
         stop: ends the program with a sentence.
         patches: where the replaced functions are remembered.
     """
-    folder = functools.cache(_temporary_folder)
+    folder, refused = functools.cache(_temporary_folder), threading.Event()
 
     def starting(original: Callable[..., None]) -> Callable[..., None]:
         def start(process: Any) -> None:
             note = folder() / "trains"
+            if refused.is_set() and threading.current_thread() is threading.main_thread():
+                note.unlink(
+                    missing_ok=True
+                )  # the program goes on after the refusal, and starts processes anew
+                refused.clear()
             process._halfstep = _Lookout(note)
             try:
                 original(process)
             finally:
                 del process._halfstep
             if getattr(process._popen, "method", "fork") != "fork":
-                process._popen.poll = _polling(process._popen.poll, note, stop)
+                process._popen.poll = _polling(process._popen.poll, note, refused, stop)
 
         return start
 
@@ -73,20 +77,24 @@ def _temporary_folder() -> Path:
 
 
 def _polling(
-    original: Callable[..., int | None], note: Path, stop: Callable[[Unsupported], NoReturn]
+    original: Callable[..., int | None],
+    note: Path,
+    refused: threading.Event,
+    stop: Callable[[Unsupported], NoReturn],
 ) -> Callable[..., int | None]:
-    """Every way to learn that a process is over asks this."""
+    """Every way to learn that a process is over asks this; a pool starts another one that trains, meanwhile."""
 
     def poll(*args: Any, **kwargs: Any) -> int | None:
         code = original(*args, **kwargs)
-        if code is not None and note.exists():
-            note.unlink(missing_ok=True)
+        if code is not None and note.exists() and not refused.is_set():
+            refused.set()
             try:
                 stop(Unsupported(_SENTENCE))
-            finally:
-                if threading.current_thread() is not threading.main_thread():
-                    # A pool's thread: the program waits for results, and the pool would start the process again.
-                    os.kill(os.getpid(), signal.SIGTERM)
+            except BaseException as error:
+                if threading.current_thread() is threading.main_thread():
+                    raise
+                # A pool's thread, which the pool needs to end: the program waits for results in the main thread.
+                raise_in_main_thread(error)
         return code
 
     return poll

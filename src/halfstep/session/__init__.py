@@ -7,3 +7,9 @@
 - :mod:`stop`: the error that ends the program; :mod:`last_words`: what became of the program, in words
 - :mod:`seeds`: shifting every seed that the program sets
 """
+
+from __future__ import annotations
+
+from halfstep.unseen_importlib_bootstrap import through_here
+
+__path__ = through_here(__path__)

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
@@ -46,7 +45,6 @@ def yield_to(regions: NoRegions, note: Note, promote: Callable[[], None], patche
             hold tensors of that format, which meet what its region gave.
         patches: where the replaced functions are remembered.
     """
-    _blame_the_script(patches)
     patches.wrap(
         torch.amp.autocast,
         "__init__",
@@ -102,27 +100,9 @@ def watch_only(note: Note, scaled: Scaled, patches: Patches) -> None:
 
         return wrap
 
-    _blame_the_script(patches)
     patches.wrap(torch.amp.autocast, "__init__", watching("autocast"))
     patches.wrap(torch.amp.GradScaler, "__init__", watching("GradScaler"))
     patches.wrap(torch.amp.GradScaler, "scale", lambda original: _scale(original, scaled))
-
-
-def _blame_the_script(patches: Patches) -> None:
-    """Let what PyTorch's constructors warn of name the line that it names without ours around them."""
-    for module in ("autocast_mode", "grad_scaler"):
-        patches.set(sys.modules[f"torch.amp.{module}"], "warnings", _Warnings())
-
-
-class _Warnings:
-    """``warnings``, as a module sees it that calls ``warn``: the frames of this file are not counted."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(warnings, name)
-
-    def warn(self, message: Any, category: Any = None, stacklevel: int = 1, source: Any = None) -> None:
-        ours = sys._getframe(2).f_globals.get("__name__") == __name__
-        warnings.warn(message, category, stacklevel + 1 + (ours and stacklevel > 1), source)
 
 
 def _scale(original: Callable[..., Any], scaled: Scaled) -> Callable[..., Any]:
