@@ -136,7 +136,7 @@ def turns(backend: str, folder: Path) -> list[tuple[str, str, str]]:
         ("looks", "fp32", _path("steps_for_looks")),
         ("looks fail", "fp32", _path("looks_fail")),
         ("own losses", "bf16", _path("own_losses")),
-        *([("torch.optim", "bf16", _path("torch_optim"))] if backend == "torch" else []),
+        *([("torch.optim", "bf16:keep=head", _path("torch_optim"))] if backend == "torch" else []),
         *([("operands", "bf16", operands)] if backend == "tensorflow" else []),
         *((f"keywords-{recipe}", recipe, _path("keywords")) for recipe in ("fp16", "bf16")),
         *adopted.turns(backend, folder),

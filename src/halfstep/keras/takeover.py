@@ -61,7 +61,7 @@ class Takeover(Face):
             runtime.sample(),
             on_accelerator=self._device != "cpu",
             wait=runtime.wait_for,
-            check=keep.check,
+            check_kept=keep.check,
             announce=self.announce,
         )
         step = StepState(runtime)

@@ -88,6 +88,7 @@ class Takeover(Training, Face):
             self._tell,
             self.patches,
         )
+        self._check_kept = self.weights.check_kept
         self.scaling = Scaling(recipe.loss_scale, recipe.compute == "fp16")
         self.statistics = Statistics()
         self._outcomes = Outcomes(recipe, self.scaling, self.statistics, self.recorder, options.stop)
@@ -240,12 +241,16 @@ class Takeover(Training, Face):
         keep.forget(made.kept)
         _compile_anew()
 
-    def give_way(self, on_backward: Callable[[Sequence[Tensor]], None]) -> None:
+    def give_way(
+        self, on_backward: Callable[[Sequence[Tensor]], None], check_kept: Callable[[], None]
+    ) -> None:
         """Keras trains on top of PyTorch: its layers cast by their policies, and its optimizers' steps are its own.
 
         Autocast beside that would cast what the script keeps in fp32. Products, TF32, the backward pass and the
         optimizers of ``torch.optim`` stay with this takeover; ``on_backward`` gets what a pass starts from, too.
+        Patterns of ``keep=`` name layers of Keras's, whose ``check_kept`` is called after the first step.
         """
+        self._check_kept = check_kept
         self.regions.leave()
         self.weights.after_first_step()
         self.by_hand.active = False

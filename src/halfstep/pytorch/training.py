@@ -61,6 +61,8 @@ class Training(Moments):
     _outcomes: Outcomes
     _habits: Habits
     _looking: Looking
+    #: raises UsageError where a pattern of ``keep=`` has matched nothing
+    _check_kept: Callable[[], None]
     #: called with the losses of a backward pass
     _on_backward: Callable[[Sequence[Tensor]], None]
 
@@ -164,7 +166,7 @@ class Training(Moments):
         self.regions.after_first_step(self._optimizers)
         self.weights.after_first_step()
         try:
-            self.weights.check_kept()
+            self._check_kept()
         except HalfstepError as error:
             self.options.stop(error)
 

@@ -24,3 +24,6 @@ def test_of_a_model_that_torch_optim_trains(in_turn: Run) -> None:
     turn = in_turn("torch")["torch.optim"]
     assert turn.record.losses == pytest.approx(turn.facts["losses"], rel=1e-6)
     assert set(turn.facts["dtypes"]) == {"torch.float32"}, "logits, loss and weights"
+    assert turn.facts["computed"] == ["bfloat16", "float32"]
+    assert turn.record.sample["matmul_flops"] == {"bf16": 2 * 2 * 16 * 8 * 4, "fp32": 3 * 2 * 16 * 4 * 4}
+    assert not turn.record.region, "the precision is in the layers, and the loss is not"

@@ -4,7 +4,8 @@ import torch
 
 keras.utils.set_random_seed(0)
 inputs = keras.Input((8,))
-model = keras.Model(inputs, keras.layers.Dense(4)(inputs))
+hidden = keras.layers.Dense(4, name="hidden")(inputs)
+model = keras.Model(inputs, keras.layers.Dense(4, name="head")(hidden))
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
 facts = {"losses": []}
 for step in range(3):
@@ -15,4 +16,5 @@ for step in range(3):
     loss.backward()
     optimizer.step()
     facts["losses"].append(loss.item())
+facts["computed"] = [layer.compute_dtype for layer in model.layers[1:]]
 facts["dtypes"] = [str(logits.dtype), str(loss.dtype), *(str(p.dtype) for p in optimizer.param_groups[0]["params"])]

@@ -58,7 +58,7 @@ class PyTorch(Backend):
 
         self._below.watch.name_parts(named_layers)
         loop = TorchLoop(parts, self._scaling, self._below.recorder, self._below.watch)
-        self._below.give_way(loop.before_backward)
+        self._below.give_way(loop.before_backward, parts.progress.check_kept)
         return loop
 
     def all_finite(self, grads: Sequence[Any]) -> Any:

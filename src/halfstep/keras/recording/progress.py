@@ -32,10 +32,11 @@ class Progress:
         sample: looks closely at one step.
         on_accelerator: whether the numbers of a step are read some steps later.
         wait: returns when a value has been computed.
-        check: called after the first step; its error ends the program.
+        check_kept: called after the first step; its error ends the program.
         announce: called before the first step of a loop of the script's own is recorded.
 
     Attributes:
+        check_kept: the same.
         sample: the one step that is looked at closely.
         skipped: how many steps were skipped.
     """
@@ -46,13 +47,13 @@ class Progress:
         sample: Sample,
         on_accelerator: bool,
         wait: Callable[[Any], None],
-        check: Callable[[], None],
+        check_kept: Callable[[], None],
         announce: Callable[[], None],
     ) -> None:
         self.sample = sample
         self._recorder = Recorder(options.writer, on_accelerator, self._read, wait)
         self._options = options
-        self._check = check
+        self.check_kept = check_kept
         self._announce = announce
         self._recipe = options.recipe
         self._most = options.run.steps
@@ -116,7 +117,7 @@ class Progress:
             self._options.tick()
         if self.steps == 1:
             try:
-                self._check()
+                self.check_kept()
             except HalfstepError as error:
                 self._ending = error
         if self._ending is None and self._most is not None and self.steps >= self._most:

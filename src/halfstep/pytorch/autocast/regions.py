@@ -254,7 +254,7 @@ class Regions(NoRegions):
     def _become(self, kind: Kind) -> None:
         if self._kind != kind and not (self._kind == "framework" and kind != "own"):
             self._kind = kind
-            if self.wanted:
+            if self.wanted and not self._around.gone:
                 self._told(kind)
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
