@@ -82,7 +82,9 @@ SPAWNED = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["torch", "spawn", "forkserver", "pool", "executor"])
+@pytest.mark.parametrize(
+    "how", ["torch", "spawn", "forkserver", "pool", pytest.param("executor", marks=pytest.mark.long)]
+)
 def test_spawned_processes_that_train_are_refused(tmp_path: Path, how: str) -> None:
     (tmp_path / "s.py").write_text(SPAWNING)
     done = under("bf16", "s.py", "train", how, cwd=tmp_path)

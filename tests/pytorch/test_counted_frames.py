@@ -24,7 +24,10 @@ def plain() -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["as-is", "fp32", "fp16:loss_scale=1024:keep=part.layer"])
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param("as-is", marks=pytest.mark.long), "fp32", "fp16:loss_scale=1024:keep=part.layer"],
+)
 def test_warnings_logs_and_the_traceback_are_pythons(plain: str, recipe: str, tmp_path: Path) -> None:
     done = halfstep("run", "--precision", recipe, "--record", str(tmp_path / "r.jsonl"), PROGRAM)
     said = [line for line in done.stderr.splitlines() if not line.startswith("halfstep: ")]
