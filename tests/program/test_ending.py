@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from halfstep.program import Ending
+from halfstep.words.safe_text import clean
 
 from .launch import PROGRAMS, Seen, environment, launch
 
@@ -166,3 +167,17 @@ def test_causes_that_go_in_a_circle_end() -> None:
     first, second = RuntimeError("a"), RuntimeError("b")
     first.__cause__, second.__cause__ = second, first
     assert not Ending.of(first).out_of_memory
+
+
+def test_an_error_that_says_only_where_it_was_raised_is_told_with_its_cause() -> None:
+    """Keras puts such a line before what an exception says."""
+    inject = pytest.importorskip("keras.src.utils.traceback_utils").inject_argument_info_in_traceback
+
+    def call(x: int) -> None:
+        raise TypeError("Input 'y' has type float32\nthat does not match")
+
+    with pytest.raises(TypeError) as failure:
+        inject(call, "Scaled.call()")(1)
+    assert clean(Ending.of(failure.value).reason) == (
+        "TypeError: Exception encountered when calling Scaled.call(). Input 'y' has type float32"
+    )
