@@ -366,13 +366,14 @@ def test_a_program_may_end_before_or_within_the_steps_that_are_looked_at(tmp_pat
 
 def test_steps_that_were_skipped_before_a_resume_are_none_of_this_runs(tmp_path: Path) -> None:
     (tmp_path / "p.py").write_text(
-        "import torch, halfstep\nnet = torch.nn.Linear(4, 1)\no = torch.optim.SGD(net.parameters(), lr=0.1)\n"
-        "def step(x):\n    o.zero_grad(); net(x).square().mean().backward(); o.step()\n"
+        "import torch, halfstep\nnet = torch.nn.Linear(4, 1)\no = torch.optim.SGD([net.weight], lr=0.1)\n"
+        "b = torch.optim.SGD([net.bias], lr=0.1)\n"
+        "def step(x):\n    net.zero_grad(); net(x).square().mean().backward(); o.step(); b.step()\n"
         "step(torch.ones(2, 4))\nstate = o.state_dict()\nstate['halfstep']['skipped_steps'] = 7\n"
         "o.load_state_dict(state)\nstep(torch.full((2, 4), torch.inf))\nstep(torch.ones(2, 4))\n"
         "print(halfstep.skipped_steps())\n"
     )
     done = halfstep("run", "--precision", "fp16", "--record", "r", "p.py", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "8\n"), done.stderr
-    assert "3 steps, 1 of them skipped" in done.stderr
+    assert (done.returncode, done.stdout) == (0, "9\n"), done.stderr
+    assert "3 steps, 1 of them skipped and 1 step of other optimizers skipped (" in done.stderr
     assert read(tmp_path / "r").end["skipped_steps"] == 1

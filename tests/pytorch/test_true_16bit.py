@@ -254,3 +254,49 @@ def test_fp32_constants_meet_16_bit_numbers_as_casts_by_hand_let_them(
     found = trained(by_hand=False)
     assert [tensor.dtype for tensor in found] == [tensor.dtype for tensor in expected]
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "dtype"), [("bf16-true", torch.bfloat16), ("fp16-true:loss_scale=1", torch.float16)]
+)
+def test_weights_of_a_function_transform_are_cast_for_the_call(
+    begin, recipe: str, dtype: torch.dtype
+) -> None:
+    """As casts by hand do it, to the bit; the program's own stay as they are, and are converted at a call of theirs."""
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
+    weights = {name: p.detach().clone() for name, p in net.named_parameters()}
+    buffers = {name: b.clone() for name, b in net.named_buffers()}
+    x = torch.randn(6, 4)
+
+    def loss(given: dict[str, Tensor], held: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(net, (given, held), (x,)).float().square().mean()
+
+    def narrow(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: t.to(dtype) if t.is_floating_point() else t.clone() for name, t in tensors.items()}
+
+    def by_hand(given: dict[str, Tensor], held: dict[str, Tensor], x: Tensor) -> Tensor:
+        return loss(narrow(given), held, x.to(dtype))
+
+    rounded = narrow(buffers)
+    expected = torch.func.grad(by_hand)(weights, rounded, x)
+    begin(recipe)
+    found = torch.func.grad(loss)(weights, buffers, x)
+    for name, gradient in expected.items():
+        assert torch.equal(found[name], gradient), name
+    for name, held in rounded.items():
+        assert torch.equal(buffers[name], held.to(buffers[name].dtype)), name
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+    net(x)
+    assert {p.dtype for p in net.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+def test_bags_have_sparse_gradients(begin, mode: str) -> None:
+    rows = torch.randint(0, 10, (6, 3))
+    expected = nn.EmbeddingBag(10, 4, mode=mode, sparse=True)
+    bag = copy.deepcopy(expected)
+    expected.to(torch.bfloat16)(rows).float().square().sum().backward()
+    begin("bf16-true")
+    bag(rows).square().sum().backward()
+    assert bag.weight.grad.is_sparse
+    assert torch.equal(bag.weight.grad.to_dense(), expected.weight.grad.to_dense())

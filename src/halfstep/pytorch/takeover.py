@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from halfstep.pytorch import fp32_units, keep, spawning
+from halfstep.pytorch import fp32_units, keep, spawning, torchscript
 from halfstep.pytorch.already_made import AlreadyMade
 from halfstep.pytorch.arithmetic import Arithmetic
 from halfstep.pytorch.autocast import data_loading, gradient_hooks, own_amp
@@ -143,6 +143,7 @@ class Takeover(Training, Face):
         """Replace what has to be replaced, and nothing that the recipe does not need."""
         recipe, patches, note = self.recipe, self.patches, self.own_precision.note
         fewer_bits = self.own_precision.asks_for_fewer_bits
+        torchscript.find_originals(patches)
         if recipe.as_is:
             own_amp.watch_only(note, self.recorder.scaled, patches)
             look_for_16_bit_weights(note, patches)

@@ -89,6 +89,10 @@ class Training(Moments):
         return self.scaling.skips.counted
 
     @property
+    def skipped_beside(self) -> int:
+        return len(self.scaling.skips.since) - self.scaling.skips.counted
+
+    @property
     def last_skipped(self) -> bool:
         """Whether the last optimizer step was skipped."""
         return self.scaling.last_skipped

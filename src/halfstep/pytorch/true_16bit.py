@@ -4,17 +4,20 @@ At the first call of a model, and at a later one that finds other parameters, it
 of the other 16-bit format, are converted in place (``Module.to`` keeps the parameter objects, so optimizers made before
 hold the converted ones). Each outermost call casts its tensor arguments likewise; ``autocast/true_regions.py`` says
 what else such a call is. float64 stays float64. An optimizer's state that was loaded from a checkpoint before follows
-its parameters, and so do copies of the model that were made before, such as an average of its weights.
+its parameters, and so do copies of the model that were made before, such as an average of its weights. Weights that a
+function transform hands to a model (``functional_call`` inside of ``grad``) are cast for the length of a call.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
 from torch.optim import Optimizer
 
 from halfstep.passed_on import StateDict
@@ -33,7 +36,7 @@ class SixteenBitWeights:
         self, dtype: torch.dtype, look: Callable[[nn.Module], None], note: Callable[[str, str], None]
     ) -> None:
         self._dtype = dtype
-        self._source = (torch.float32, *(other for other in SIXTEEN_BIT if other is not dtype))
+        self._source = sources_of(dtype)
         self._note = note
         self._look = look
         self._converted: weakref.WeakKeyDictionary[nn.Module, Counted] = weakref.WeakKeyDictionary()
@@ -77,13 +80,17 @@ class SixteenBitWeights:
 
     def _convert(self, module: nn.Module) -> None:
         self._look(module)
+        of_transform = False
         for part in self._copies.with_copies(module):
-            if KEPT in part.__dict__:
+            if _of_transform(part):
+                of_transform = True  # its own are to be converted when they are there again
+            elif KEPT in part.__dict__:
                 widen(narrow_tensors(part, only_used_by_products=False).values())
             else:
                 part._apply(self._cast, recurse=False)
-        self._16_bit.add(module)
-        self._converted[module] = Counted(module, self._source)
+        if not of_transform:
+            self._16_bit.add(module)
+            self._converted[module] = Counted(module, self._source)
         for optimizer in self._resumed:
             _follow_parameters(optimizer)
 
@@ -103,6 +110,49 @@ class SixteenBitWeights:
             self._resumed.add(optimizer)
 
         return load_state_dict
+
+
+def sources_of(dtype: torch.dtype) -> tuple[torch.dtype, ...]:
+    """The formats that become ``dtype``: float32, and the other 16-bit one."""
+    return torch.float32, *(other for other in SIXTEEN_BIT if other is not dtype)
+
+
+@contextmanager
+def weights_of_transforms(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Cast the weights of ``module`` that are a function transform's: they are no memory that can be converted.
+
+    What the call writes to a buffer is written to the transform's.
+    """
+    if peek_interpreter_stack() is None:
+        yield
+        return
+    source = sources_of(dtype)
+    found: list[tuple[dict[str, Any], str, Any, bool]] = []
+    for part in module.modules():
+        held: Any = {} if KEPT in part.__dict__ else {False: part._parameters, True: part._buffers}
+        found += [
+            (tensors, name, tensor, is_buffer)
+            for is_buffer, tensors in held.items()
+            for name, tensor in tensors.items()
+            if _is_of_transform(tensor) and tensor.dtype in source
+        ]
+    try:
+        for tensors, name, tensor, _ in found:
+            tensors[name] = tensor.to(dtype)
+        yield
+    finally:
+        for tensors, name, tensor, is_buffer in found:
+            narrow, tensors[name] = tensors[name], tensor
+            if is_buffer:
+                tensor.copy_(narrow)
+
+
+def _is_of_transform(tensor: Tensor | None) -> bool:
+    return tensor is not None and is_functorch_wrapped_tensor(tensor)
+
+
+def _of_transform(part: nn.Module) -> bool:
+    return any(map(_is_of_transform, (*part._parameters.values(), *part._buffers.values())))
 
 
 def _follow_parameters(optimizer: Optimizer) -> None:

@@ -62,8 +62,11 @@ def say_what_ran(asked: str, ran: Ran, takeover: Takeover | None) -> None:
     elif takeover.steps == 0:
         say(f"the program {no_step(takeover)}; precision {asked} was in force")
     else:
-        skipped = takeover.skipped_here
-        skips = f", {skipped} of them skipped (gradients were not finite)" if skipped else ""
+        here, beside = takeover.skipped_here, takeover.skipped_beside
+        told = [f"{here} of them skipped"] if here else []
+        if beside:
+            told.append(f"{count(beside, 'step')} of other optimizers skipped")
+        skips = f", {' and '.join(told)} (gradients were not finite)" if told else ""
         lead = in_force_words(asked, ran) if ran.unknown else f"ran as {words(ran)}"
         say(f"{lead}: {count(takeover.steps, 'step')}{skips}")
 

@@ -95,6 +95,11 @@ class Takeover(ABC):
         return self.skipped - self.skipped_before
 
     @property
+    def skipped_beside(self) -> int:
+        """How many steps of other optimizers than the one whose steps count were skipped here."""
+        return 0
+
+    @property
     def in_use(self) -> bool:
         """Whether the program was seen to use the framework, beyond importing it."""
         return True

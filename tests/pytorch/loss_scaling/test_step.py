@@ -764,7 +764,7 @@ def test_with_several_optimizers_the_skipped_steps_are_those_that_are_counted(
             optimizer.zero_grad()
             (weight * (INF if (step, index) in bad else 1.0)).sum().backward()
             optimizer.step()
-    assert (takeover.steps, takeover.skipped, takeover.skipped_here) == (4, 5, 2)
+    assert (takeover.steps, takeover.skipped, takeover.skipped_here, takeover.skipped_beside) == (4, 5, 2, 3)
     takeover.close()
     lines = [json.loads(line) for line in (tmp_path / "record.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["event"] == "skip"] == [step for step, _ in bad]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils._device import _device_constructors
 
 from halfstep.record import Writer
 
@@ -450,3 +451,17 @@ def test_weights_that_are_replaced_in_mid_training_are_read_in_fp32(begin) -> No
     average = [p.detach().clone() for p in net.parameters()]
     assert [p.dtype for p in average] == 4 * [FP32]
     assert torch.equal(average[2], exact.float())
+
+
+def test_a_device_of_tensors_that_are_made_holds_where_their_makers_are_replaced(begin) -> None:
+    """A model that is made without memory draws no random numbers, and PyTorch asks once what makes tensors."""
+    _device_constructors.cache_clear()
+    begin("fp32")
+    nn.Linear(4, 4, dtype=BF16)(torch.randn(2, 4))
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        net = nn.Linear(4, 4)
+    assert net.weight.is_meta
+    drawn = torch.rand(())
+    torch.manual_seed(0)
+    assert torch.equal(drawn, torch.rand(()))

@@ -146,7 +146,8 @@ def promote(devices: Iterable[str]) -> Overrides:
                 variant = operation._overloadname
                 full = name if variant == "default" else f"{name}.{variant}"
                 if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{full}", key):
-                    overrides.put(full, key, _kernel(operation, key, choose))
+                    kernel = _of_bags if name == "embedding_bag" else _kernel
+                    overrides.put(full, key, kernel(operation, key, choose))
     for key, rounded in ROUNDED.items():
         for name in rounded:
             overrides.put(name, key, _rounded(own_kernel(name, key)))
@@ -191,6 +192,18 @@ def _kernel(operation: Any, key: str, choose: Callable[[Any, list[Tensor]], Cast
         with torch._C._ExcludeDispatchKeyGuard(keys):
             args, kwargs = _cast(choose, operation, args, kwargs)
             return operation(*args, **kwargs)
+
+    return kernel
+
+
+def _of_bags(operation: Any, key: str, choose: Callable[[Any, list[Tensor]], Cast]) -> Callable[..., Any]:
+    """Weights that are to have a sparse gradient stay 16-bit: the gradient of a cast is none that is sparse."""
+    dense, sparse = _kernel(operation, key, choose), _kernel(operation, key, _common)
+    place = [argument.name for argument in operation._schema.arguments].index("sparse")
+
+    def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+        is_sparse = args[place] if len(args) > place else kwargs.get("sparse", False)
+        return (sparse if is_sparse else dense)(keyset, *args, **kwargs)
 
     return kernel
 

@@ -8,6 +8,7 @@ operation of its lists that has a 16-bit kernel is left to compute in what it is
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -28,7 +29,7 @@ from halfstep.pytorch.devices import in_use
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.products.dispatcher import Overrides
-from halfstep.pytorch.true_16bit import cast
+from halfstep.pytorch.true_16bit import cast, weights_of_transforms
 
 #: in the CPU's autocast list as fp32, and computed in 16 bits where a model is 16-bit: no loss, and it has a kernel
 WITH_KERNEL = (
@@ -53,6 +54,9 @@ class TrueRegions(Regions):
         for recurrent in (nn.RNN, nn.LSTM, nn.GRU):
             patches.wrap(recurrent, "forward", _of_layers_format)
         patches.on_undo(pass_by(self.devices).remove)
+        # TorchScript has lists of its own, by which norms would give fp32; what is below it applies to it, too.
+        put_back = functools.partial(torch._C._jit_set_autocast_mode, torch._C._jit_set_autocast_mode(False))
+        patches.on_undo(put_back)  # type: ignore[arg-type]  # what it returns is of no use
 
     def of_framework(self) -> AbstractContextManager[None]:
         """None: the calls of models inside are what has a region."""
@@ -100,7 +104,8 @@ class TrueRegions(Regions):
         default = torch.get_default_dtype()
         torch.set_default_dtype(self.dtype if default in (torch.float32, *SIXTEEN_BIT) else default)
         try:
-            return original(module, *args, **kwargs)
+            with weights_of_transforms(module, self.dtype):
+                return original(module, *args, **kwargs)
         finally:
             torch.set_default_dtype(default)
 

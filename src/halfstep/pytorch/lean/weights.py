@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils.weak import WeakIdKeyDictionary
@@ -36,13 +37,14 @@ from halfstep.pytorch.lean.writes import Writes
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.weights.fp32_weights import Fp32Weights
 from halfstep.pytorch.weights.widening import is_dtensor
+from halfstep.takeover.patches import descendants
 
 #: modules whose weights stay fp32: autocast computes with them in fp32, or makes a weight of them first
 _IN_FP32 = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.RNNBase, nn.RNNCellBase,
             ParametrizationList)  # fmt: skip
 
 #: the old weight and spectral norms make a module's weight of these
-_NORMED = ("weight_g", "weight_v", "weight_orig")
+_NORMED = {"weight_g", "weight_v", "weight_orig"}
 
 
 #: of DTensors that are not FSDP2's
@@ -157,11 +159,7 @@ class LeanWeights:
     def _keep_in(self, module: nn.Module) -> None:
         """Remember which parameters of ``module`` stay fp32."""
         for part in module.modules():
-            if (
-                isinstance(part, _IN_FP32)
-                or KEPT in part.__dict__
-                or not part._parameters.keys().isdisjoint(_NORMED)
-            ):
+            if _stays_fp32(part) or KEPT in part.__dict__ or not _NORMED.isdisjoint(part._parameters.keys()):
                 for parameter in (p for p in part._parameters.values() if p is not None):
                     self._kept[parameter] = True
                     master = self.masters.of(parameter)
@@ -251,3 +249,10 @@ class LeanWeights:
                 self._held.clear()  # a model that was called before may have a new weight
 
         return register_parameter
+
+
+def _stays_fp32(part: nn.Module) -> bool:
+    if isinstance(part, ScriptModule):  # TorchScript's module of another's: its class is known by name alone
+        classes = (cls for base in _IN_FP32 for cls in (base, *descendants(base)))
+        return any(part.original_name == cls.__name__ for cls in classes)
+    return isinstance(part, _IN_FP32)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
+from torch.jit._script import RecursiveScriptModule
 from torch.nn.modules.batchnorm import _NormBase
 
 from halfstep.passed_on import StateDict
@@ -118,6 +119,8 @@ class Statistics:
         patches.wrap(_NormBase, "__init__", self._making)
         patches.set(_NormBase, "__setstate__", self._unpickling())
         patches.wrap(torch, "compile", lambda original: self._compiling(original, patches))
+        patches.set(RecursiveScriptModule, "_construct", staticmethod(self._scripting()))
+        patches.set(RecursiveScriptModule, "__call__", self._before_compiled(_call))
 
     def adopt(self, layers: Iterable[_NormBase]) -> None:
         """Layers that the program made before, and functions that it compiled before: their calls cannot be seen."""
@@ -161,6 +164,18 @@ class Statistics:
             self._made.add(layer)
 
         return __setstate__
+
+    def _scripting(self) -> Callable[..., Any]:
+        """TorchScript makes modules of its own of a model's, which hold the same statistics."""
+        original = RecursiveScriptModule._construct
+
+        def construct(*args: Any, **kwargs: Any) -> Any:
+            made = original(*args, **kwargs)  # type: ignore[no-untyped-call]
+            if hasattr(made, _BUFFERS[0]):
+                self._made.add(made)
+            return made
+
+        return construct
 
     def _compiling(self, original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
         """Wrap ``torch.compile``. What it returns for a module, and for a function, is looked in at."""
@@ -254,6 +269,10 @@ class Statistics:
         self._changed.difference_update(passed)
         for layer in self._changed:
             self._older.setdefault(layer, copies.of(_buffers([layer])))
+
+
+def _call(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return torch.nn.Module.__call__(module, *args, **kwargs)
 
 
 def _reached(layer: _NormBase, leaves: set[int]) -> bool:

@@ -13,6 +13,7 @@ from operator import is_
 
 import torch
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.weights.counted import Counted
@@ -105,10 +106,11 @@ class _Part:
     def __init__(self, part: nn.Module, only_saved: bool) -> None:
         self._parameters = {name: id(parameter) for name, parameter in part._parameters.items()}
         self._of, self._buffers = weakref.ref(part), part._buffers
+        others = (
+            {} if isinstance(part, ScriptModule) else not_trained(part, only_saved)
+        )  # it has no dictionaries
         self.others = {
-            name: tensor
-            for name, tensor in not_trained(part, only_saved).items()
-            if is_wide(tensor) and not tensor.requires_grad
+            name: tensor for name, tensor in others.items() if is_wide(tensor) and not tensor.requires_grad
         }
 
     def before(self, name: str, trained: Mapping[int, Tensor]) -> Tensor | None:

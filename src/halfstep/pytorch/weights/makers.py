@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._device import _device_constructors
 
 from halfstep.pytorch.callers import Caller
 from halfstep.pytorch.patches import Patches
@@ -34,6 +35,7 @@ _RUN_GRAPHS = ("torch._dynamo.utils", "torch.fx.interpreter")
 def replace(patches: Patches) -> None:
     """From now on what the program makes with them is float32 where it would be 16-bit."""
     originals = [getattr(torch, name) for name in _FUNCTIONS]
+    _device_constructors()  # which are asked for once: ``with torch.device("meta")`` knows them by identity
     patches.wrap_each(torch, _FUNCTIONS, _making)
     for module in (torch, torch.cuda):
         for name in _TYPES:
