@@ -49,6 +49,9 @@ class SixteenBitWeights:
         patches.wrap(Optimizer, "load_state_dict", self._load_state_dict)
         patches.wrap(nn.Module, "register_parameter", self._register_parameter)
         self._copies.install(patches)
+        patches.wrap(
+            nn.Module, "share_memory", lambda original: module_casts.sharing(original, self._convert)
+        )
         module_casts.keep_values(self._asked, patches, applied=self._dtype)
 
     @property

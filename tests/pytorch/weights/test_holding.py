@@ -465,3 +465,17 @@ def test_a_device_of_tensors_that_are_made_holds_where_their_makers_are_replaced
     drawn = torch.rand(())
     torch.manual_seed(0)
     assert torch.equal(drawn, torch.rand(()))
+
+
+@pytest.mark.parametrize(("recipe", "made_in"), [("fp32", BF16), ("bf16", FP16), ("bf16-true", FP32)])
+def test_weights_that_processes_share_are_converted_before_they_share_them(
+    begin, recipe: str, made_in
+) -> None:
+    """Converted at the first call, each process would train weights of its own."""
+    begin(recipe)
+    net = nn.Sequential(nn.Linear(4, 4, dtype=made_in))
+    net.share_memory()
+    memory = net[0].weight.data_ptr()
+    trained(net)
+    assert net[0].weight.is_shared()
+    assert net[0].weight.data_ptr() == memory

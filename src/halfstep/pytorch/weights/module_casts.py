@@ -39,6 +39,16 @@ def keep_values(
     patches.wrap(nn.Module, "_apply", wrap)
 
 
+def sharing(original: Callable[..., Any], convert: Callable[[nn.Module], None]) -> Callable[..., Any]:
+    """Replaces ``Module.share_memory``: converted later, weights would be in memory that no other process sees."""
+
+    def share_memory(module: nn.Module) -> Any:
+        convert(module)
+        return original(module)
+
+    return share_memory
+
+
 class _Unnarrowed:
     """``fn`` without its cast to 16 bits. A class, since a module hands its ``fn`` on to its children."""
 
