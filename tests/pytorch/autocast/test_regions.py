@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import json
+import pickle
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -512,6 +515,25 @@ def test_sixteen_bits_reach_numpy_as_fp32(begin, recipe: str) -> None:
     Noting()(torch.randn(3, 8))
     arrays.append(nn.Linear(8, 8)(torch.randn(3, 8)).detach().numpy())
     assert {array.dtype for array in arrays} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize("recipe", ["bf16", "fp16"])
+def test_sixteen_bits_are_pickled_as_fp32(begin, recipe: str) -> None:
+    """For a file, and for another process; a copy stays as it is, and so does what the script made in 16 bits."""
+    begin(recipe)
+    own = torch.ones(2, dtype=torch.float16)
+    assert pickle.loads(pickle.dumps(own)).dtype is torch.float16
+    hidden = nn.Linear(8, 8)(torch.randn(3, 8)).detach()
+    assert hidden.dtype in (torch.float16, torch.bfloat16), (
+        "a layer's, whose region lasts to the backward pass"
+    )
+    file, queue = io.BytesIO(), torch.multiprocessing.get_context("fork").SimpleQueue()
+    torch.save(hidden, file)
+    queue.put(hidden)
+    file.seek(0)
+    found = [pickle.loads(pickle.dumps(hidden)), torch.load(file), queue.get()]
+    assert all(torch.equal(copied, hidden.float()) for copied in found)
+    assert copy.copy(hidden).dtype is hidden.dtype
 
 
 def test_the_scripts_own_fp16_tensors_reach_numpy_as_they_are(begin) -> None:

@@ -1,16 +1,20 @@
-"""16-bit tensors that a recipe made and that leave PyTorch, for NumPy or by DLPack, leave it as float32 copies.
+"""16-bit tensors that a recipe made and that leave PyTorch leave it as float32 copies.
 
-NumPy has no bf16 (``TypeError``), and its sums of fp16 overflow. What a model returns is fp32 already; this is for code
+NumPy has no bf16 (``TypeError``), and its sums of fp16 overflow; by DLPack another library gets them; a pickle takes
+them to a file or to another process, where python has fp32. What a model returns is fp32 already; this is for code
 inside a region, and for programs whose region lasts to the backward pass. Such a copy shares no memory with its tensor.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from halfstep.pytorch.patches import Patches
 
@@ -32,5 +36,20 @@ def widen(dtype: torch.dtype, made_here: Callable[[], bool], patches: Patches) -
 
         return leave
 
+    def pickling(original: Callable[..., Any]) -> Callable[..., Any]:
+        widened = widening(original)
+
+        def reduce(tensor: Tensor, *args: Any) -> Any:
+            # A copy is no way out, and a batch of a loader's worker is what the program's data are.
+            copies = sys._getframe(1).f_globals.get("__name__") == "copy"
+            return (original if copies or get_worker_info() is not None else widened)(tensor, *args)
+
+        return reduce
+
     for name in ("numpy", "__dlpack__"):
         patches.wrap(Tensor, name, widening)
+    patches.wrap(Tensor, "__reduce_ex__", pickling)
+    reducers = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+    to_process = reducers[Tensor]
+    reducers[Tensor] = pickling(to_process)
+    patches.on_undo(lambda: reducers.__setitem__(Tensor, to_process))
