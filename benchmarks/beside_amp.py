@@ -3,8 +3,10 @@
 Expected: at most 1.01 of the step that the same script makes by itself, in fp32, bf16 and fp16, with few large layers
 and with 300 small tensors.
 
-Seen on 2 cores (results/beside_amp-amd-epyc.json), large and small: fp32 1.010 and 0.997, fp16 1.007 and 1.026, bf16
-1.020 and 1.020, with intervals of 0.02 to 0.05 on either side. bf16 steps miss the aim: 0.4 ms of 19.
+Seen on 2 cores of an Intel Xeon (results/beside_amp-intel-xeon.json), large and small: fp32 1.009 and 1.017, fp16 1.011
+and 1.016, bf16 1.020 and 1.018, with intervals of some 0.01 on either side. Of 300 small tensors, and of bf16, the aim
+is missed: 0.6 to 0.8 ms of 33 to 47. A step leaves little of Python's own in the processor's caches, so each line of
+Python that halfstep adds costs there some ten times what it costs in a loop.
 
 Two processes that do the same differ by some per cent, by their luck with memory, which is more than what halfstep
 costs (overhead.py shows both). So here one process, one network and one optimizer take turns with halfstep in force

@@ -42,7 +42,7 @@ def share(row: Row) -> str:
 
 
 def beside_amp() -> Rows:
-    found = result("beside_amp-amd-epyc")["results"]
+    found = result("beside_amp-intel-xeon")["results"]
     networks = list(dict.fromkeys(case.rpartition(", ")[0] for case in found))
     yield ["a step with halfstep, over one without", *networks]
     for precision in ("fp32", "bf16", "fp16"):
