@@ -51,6 +51,7 @@ FAULTS = [
     Planted("attention_logits", "fp16", "overflow", "attention", "bmm", "forward", "bf16"),
     Planted("tiny_gradients", "fp16:loss_scale=1", "underflow", "2", "", "backward", "fp16"),
     Planted("small_updates", "bf16-true", "lost_update", "0", "Adam", "step", "bf16"),
+    Planted("own_16_bits", "as-is", "lost_update", "0", "Adam", "step", "fp32"),
     Planted("fp32_mask", "fp16", "overflow", "attention", "_to_copy", "forward", "fp16:keep=attention"),
     Planted("large_variance", "fp16", "overflow", "1", "mul", "forward", "fp16:keep=1"),
     Planted("adam_eps", "fp16-true", "epsilon_lost", "0", "Adam", "step", "fp16"),
