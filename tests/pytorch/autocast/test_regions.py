@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from halfstep.pytorch.raw_data import raw_data
 from halfstep.record import Writer
 
 BF16 = torch.bfloat16
@@ -562,3 +563,35 @@ def test_a_model_whose_parameters_are_no_iterator(begin, precision: str) -> None
     (model(torch.tensor([[1.0, 2.0]])).sum() / 4).backward()  # in fp16 times 65536
     optimizer.step()
     assert model.weights[0].tolist() == [[0.375, 0.25]]
+
+
+@pytest.mark.parametrize(("graph", "after"), [(True, BF16), (False, torch.float32)])
+def test_the_region_of_bare_parameters_goes_on_behind_gradients_that_have_a_graph(
+    begin, graph: bool, after: torch.dtype
+) -> None:
+    """A program that learns to learn goes on with its forward pass; gradients without a graph are its end."""
+    begin("bf16")
+    weight, x = nn.Parameter(torch.randn(4, 4)), torch.randn(8, 4)
+    optimizer = torch.optim.SGD([weight], lr=0.01)
+    seen = []
+    for _ in range(3):
+        (gradient,) = torch.autograd.grad((x @ weight).square().mean(), weight, create_graph=graph)
+        outputs = x @ (weight - 0.1 * gradient)
+        seen.append(outputs.dtype)
+        optimizer.zero_grad()
+        outputs.square().mean().backward()
+        optimizer.step()
+    assert seen == [torch.float32, after, after], "what the region is is known from the first step on"
+
+
+@pytest.mark.parametrize("precision", ["bf16-lean", "bf16-sr"])
+def test_bare_parameters_stay_fp32_where_code_outside_of_models_uses_them(begin, precision: str) -> None:
+    begin(precision)
+    weight, net = nn.Parameter(torch.randn(4, 4)), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    optimizer = torch.optim.SGD([weight, *net.parameters()], lr=0.01)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (net(torch.randn(8, 4)) @ weight).square().mean().backward()
+        optimizer.step()
+    assert raw_data(weight).dtype is torch.float32
+    assert raw_data(net[0].weight).dtype is BF16

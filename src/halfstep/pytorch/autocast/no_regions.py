@@ -53,6 +53,9 @@ class NoRegions:
     def after_pass(self) -> None:
         """Nothing."""
 
+    def after_pass_within(self) -> None:
+        """Nothing."""
+
     def after_step(self) -> None:
         """Nothing."""
 

@@ -208,6 +208,11 @@ class Regions(NoRegions):
         elif self._kind is None:
             self._without_a_model()
 
+    def after_pass_within(self) -> None:
+        """Gradients have been computed that have a graph: the forward pass goes on with them."""
+        if self._kind == "parameters":
+            self._open()
+
     def after_first_step(self, optimizers: Iterable[Optimizer]) -> None:
         """Everything that the program calls has been called once."""
         reached = self._roles.reached_most(optimizers)  # which is remembered until now, and no longer

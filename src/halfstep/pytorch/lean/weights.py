@@ -83,6 +83,7 @@ class LeanWeights:
         self._held: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._kept = WeakIdKeyDictionary()
         self._asked: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._in_framework = False
 
     def install(self, devices: Sequence[str], patches: Patches) -> None:
         """Wrap what uses modules, what writes parameters and what makes optimizers."""
@@ -137,6 +138,11 @@ class LeanWeights:
             self._split(module)
         return made
 
+    def framework_opens_region(self) -> None:
+        """A framework is about to: no call of a model will be the outermost one."""
+        self._in_framework = True
+        self.masters.flush()
+
     def _split_anew(self, module: nn.Module) -> None:
         self._fp32.hold(module)
         self._split(module)
@@ -176,7 +182,16 @@ class LeanWeights:
         if new:
             for module in list(self._asked):
                 self._keep_in(module)
+            if not self._in_framework:
+                self._keep_what_no_model_holds(new)
             self.masters.hold(p for p in new if p not in self._kept)
+
+    def _keep_what_no_model_holds(self, parameters: Iterable[Tensor]) -> None:
+        """What is used beside models stays fp32: code outside of them meets it with fp32 tensors of its own."""
+        of_models = {id(p) for module in self._held for p in module.parameters()}
+        for parameter in parameters:
+            if id(parameter) not in of_models and parameter.grad is not None:
+                self._kept[parameter] = True
 
     def _hold_shards(self, parameters: Iterable[Tensor]) -> None:
         """Those of modules that no call was outermost of."""

@@ -246,6 +246,8 @@ def _grad(parts: Parts, original: Callable[..., Any]) -> Callable[..., Any]:
                 results = original(outputs, inputs, grad_outputs, retain_graph, create_graph, **rest)
         gradients = tuple(results.values()) if isinstance(results, dict) else results
         parts.by_hand.passed_grad(as_tuple(outputs), gradients, create_graph)
+        if create_graph:
+            parts.regions.after_pass_within()
         return results
 
     return never_traced(grad)

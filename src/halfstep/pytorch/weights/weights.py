@@ -79,7 +79,7 @@ class Weights:
             self._regions.on_entry(self._fp32.entered)
         if self._lean is not None:
             self._lean.install(self._regions.devices, self._patches)
-            self._regions.on_entry(self._lean.entered, self._lean.masters.flush)
+            self._regions.on_entry(self._lean.entered, self._lean.framework_opens_region)
 
     def _promote(self) -> None:
         """The program holds 16-bit numbers: they are promoted where they meet fp32, or where all is to be fp32."""
