@@ -30,6 +30,20 @@ def csr(x: Tensor) -> Tensor:
     return x.to_sparse_csr()
 
 
+def observed(low: Tensor) -> list[Tensor]:
+    """As the layers of quantization-aware training do it: [result, smallest, largest]."""
+    on, smallest, largest = (
+        torch.ones(1, dtype=torch.int64),
+        torch.tensor(torch.inf),
+        torch.tensor(-torch.inf),
+    )
+    scale, zero = torch.ones(1), torch.zeros(1, dtype=torch.int32)
+    made = torch.fused_moving_avg_obs_fake_quant(
+        low, on, on, smallest, largest, scale, zero, 0.01, 0, 255, 0, False
+    )
+    return [made, smallest, largest]
+
+
 #: name -> operation of an fp32 tensor and of one that a layer made
 OPERATIONS: dict[str, Callable[[Tensor, Tensor], object]] = {
     "canvas[index] = low": into_a_canvas,
@@ -71,6 +85,11 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], object]] = {
     "sparse.mm of CSR, by its mean": lambda x, low: torch.sparse.mm(csr(x), low, "mean"),
     "sampled_addmm": lambda x, low: torch.sparse.sampled_addmm(csr(x), low, low.mT).to_dense(),
     "pdist": lambda x, low: nn.functional.pdist(low),
+    "fake quantization of a tensor": lambda x, low: torch.fake_quantize_per_tensor_affine(low, 0.1, 0, -8, 7),
+    "fake quantization of channels": lambda x, low: torch.fake_quantize_per_channel_affine(
+        low, torch.full((4,), 0.1), torch.zeros(4, dtype=torch.int32), 0, -8, 7
+    ),
+    "fake quantization by an observer": lambda x, low: observed(low),
     "erfcx": lambda x, low: torch.special.erfcx(low),
     "gamma": lambda x, low: torch.distributions.Gamma(low.exp(), 1.0).rsample(),
     "beta": lambda x, low: torch.distributions.Beta(low.exp(), x.exp()).rsample(),

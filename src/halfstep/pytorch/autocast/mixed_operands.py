@@ -60,6 +60,13 @@ IN_FP32 = (
         "_upsample_bilinear2d_aa",
     ),
     *(
+        "fused_moving_avg_obs_fake_quant",
+        "fake_quantize_per_tensor_affine",
+        "fake_quantize_per_channel_affine",
+        "_fake_quantize_learnable_per_tensor_affine",
+        "_fake_quantize_learnable_per_channel_affine",
+    ),
+    *(
         "logdet",
         "slogdet",
         "det",
