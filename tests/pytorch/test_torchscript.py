@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from halfstep.record import Writer, read
+
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 
@@ -84,6 +86,18 @@ def test_a_skipped_step_leaves_its_running_statistics_as_they_were(begin) -> Non
             net(x).square().sum().backward()
         optimizer.step()
         assert all(map(torch.equal, before, buffers)) is kept
+
+
+def test_a_compiled_model_is_watched(begin, tmp_path: Path) -> None:
+    """Of the layers in it nothing is seen, but for their parameters and their gradients."""
+    takeover = begin("bf16", Writer(tmp_path / "record"), watch=True)
+    net, loss = program()
+    with torch.jit.optimized_execution(False):  # type: ignore[no-untyped-call]
+        trained(torch.jit.script(net), loss, torch.float32)
+    takeover.close()
+    found = read(tmp_path / "record")
+    assert found.absent == {}
+    assert {"first", "norm", "recurrent"} <= {event["module"] for event in found.watched if "module" in event}
 
 
 def test_a_model_of_16_bits_trains_as_torchscript_optimizes_it(tmp_path: Path) -> None:

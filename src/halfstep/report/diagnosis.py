@@ -35,6 +35,9 @@ KIND_WORDS = {
     "saturated_sum": "a sum that stops growing",
     "scale_collapse": "loss scale collapses",
 }
+#: in the place of a layer's name: what was computed outside of every module
+OUTSIDE = "(outside)"
+
 PARTS: dict[NumberKind, str] = {
     "inputs": "inputs of products", "activations": "activations", "gradients": "gradients", "weights": "weights",
     "updates": "updates",
@@ -134,7 +137,7 @@ def _layers(diagnosis: Diagnosis, sheet: Sheet) -> Iterator[Text]:
     rows = chosen(diagnosis)
     if not rows:
         return
-    names = max(min(max(cell_len(row.module) for row in rows), sheet.width // 3), 6)
+    names = max(min(max(cell_len(row.module or OUTSIDE) for row in rows), sheet.width // 3), 6)
     width = 16 if sheet.width < 100 else 24
     kinds = [kind for kind in PARTS if kind != "inputs" or any(row.inputs for row in rows)]
     kinds = kinds[: max(1, min(4, (sheet.width - names) // (width + 10)))]
@@ -162,7 +165,7 @@ def _cut(line: Text, sheet: Sheet) -> Text:
 
 
 def _layer(row: LayerRow, kinds: Sequence[NumberKind], names: int, width: int, sheet: Sheet) -> Text:
-    name = row.module or "(outside)"
+    name = row.module or OUTSIDE
     name = name if cell_len(name) <= names else sheet.spell("…") + name[-(names - 1) :]
     line = Text(name.ljust(names + 2))
     for kind in kinds:

@@ -18,7 +18,7 @@ from halfstep.files import write_whole
 from halfstep.precisions.formats import FORMATS, Format, get_scalar
 from halfstep.precisions.loss_scale import scale_words
 from halfstep.report import document, traces, units
-from halfstep.report.diagnosis import headline, next_command, place, title, where
+from halfstep.report.diagnosis import OUTSIDE, headline, next_command, place, title, where
 from halfstep.report.document import EMPTY_STYLE, asset, plotly_script, policy
 from halfstep.report.secret_values import masked
 from halfstep.words.module_names import shown
@@ -138,7 +138,7 @@ def heat_map(diagnosis: Diagnosis, kind: NumberKind) -> traces.Figure:
     rows = _rows(diagnosis, kind)
     exponents = list(range(_LOW, _HIGH + 1))
     depth = [_shares(part, exponents) for _, part in rows]
-    names = [traces.plain(row.module or "(outside)") for row, _ in rows]
+    names = [traces.plain(row.module or OUTSIDE) for row, _ in rows]
     data = {
         "type": "heatmap",
         "x": exponents,

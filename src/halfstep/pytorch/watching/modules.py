@@ -97,7 +97,7 @@ class Modules:
         """A parameter's full name; empty if no model that was called has it."""
         part, own, name = self._parameters.get(id(parameter), (None, "", ""))
         module = None if part is None else part()
-        return "" if module is None or module._parameters.get(own) is not parameter else name
+        return "" if module is None or _parameter(module, own) is not parameter else name
 
     def weight_in(self, tensor: Tensor) -> Tensor | None:
         """The parameter whose memory a tensor is (a view of); None if it is no model's that was called."""
@@ -150,15 +150,19 @@ class Modules:
             shown = name or type(part).__name__
             self.kinds.setdefault(shown, type(part).__name__)
             for own, holder, key in parameters:
-                parameter = holder._parameters.get(key)
+                parameter = _parameter(holder, key)
                 if parameter is not None and not self.name_of(parameter):
                     self._parameters[id(parameter)] = weakref.ref(holder), key, f"{shown}.{own}"
+
+
+def _parameter(module: nn.Module, name: str) -> Tensor | None:
+    return dict(module._parameters.items()).get(name)  # a module of TorchScript has no dictionary
 
 
 def named_parts(outermost: nn.Module) -> Iterator[Part]:
     """The modules of a model by their paths in it, without what compilers and data parallelism put before them."""
     for path, part in outermost.named_modules():
-        yield WRAPPERS.sub("", path), part, [(own, part, own) for own in part._parameters]
+        yield WRAPPERS.sub("", path), part, [(own, part, own) for own in part._parameters.keys()]  # noqa: SIM118 of TorchScript they are no dictionary
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
