@@ -133,11 +133,19 @@ def _mean(curves: Sequence[Curve]) -> Curve:
     return dict(zip(steps, means.tolist(), strict=True))
 
 
+def _common_steps(curves: Sequence[Curve]) -> list[int]:
+    """The steps that all the curves have, in order: nearly always all the steps of each."""
+    first = curves[0].keys()
+    if all(curve.keys() == first for curve in curves[1:]):
+        return sorted(first)
+    return sorted(set(first).intersection(*curves[1:]))
+
+
 def _at_common_steps(curves: Sequence[Curve]) -> tuple[list[int], Any]:
-    """The steps that all the curves have, in order, and each curve's values there, shape [curves, steps]."""
+    """:func:`_common_steps`, and each curve's values there, shape [curves, steps]."""
     import numpy as np
 
-    steps = sorted(set(curves[0]).intersection(*curves[1:]))
+    steps = _common_steps(curves)
     return steps, np.array([_at(steps, curve) for curve in curves], dtype=float)
 
 
@@ -150,8 +158,9 @@ def difference(ours: Curve, theirs: Curve) -> dict[int, float]:
     """Ours minus theirs, at the steps where both are finite."""
     steps, (mine, others) = _at_common_steps([ours, theirs])
     fine = (abs(mine) <= LARGEST) & (abs(others) <= LARGEST)
-    gaps = (mine[fine] - others[fine]).tolist()
-    return dict(zip((step for step, counts in zip(steps, fine, strict=True) if counts), gaps, strict=True))
+    if not fine.all():
+        steps = [step for step, counts in zip(steps, fine.tolist(), strict=True) if counts]
+    return dict(zip(steps, (mine[fine] - others[fine]).tolist(), strict=True))
 
 
 def area(curve: Curve) -> float | None:
@@ -168,8 +177,9 @@ def parts(curves: Sequence[Curve]) -> tuple[list[tuple[int, int]], list[list[flo
 
     Only steps that all the curves have are counted.
     """
-    steps = sorted(set(curves[0]).intersection(*curves[1:])) if curves else []
+    steps = _common_steps(curves) if curves else []
     count = min(PARTS, len(steps))
-    cuts = [steps[len(steps) * i // count : len(steps) * (i + 1) // count] for i in range(count)]
-    means = [[math.fsum(curve[s] for s in cut) / len(cut) for cut in cuts] for curve in curves]
-    return [(cut[0], cut[-1]) for cut in cuts], means
+    bounds = [(len(steps) * i // count, len(steps) * (i + 1) // count) for i in range(count)]
+    values = [_at(steps, curve) for curve in curves]
+    means = [[math.fsum(known[a:b]) / (b - a) for a, b in bounds] for known in values]
+    return [(steps[a], steps[b - 1]) for a, b in bounds], means

@@ -164,7 +164,8 @@ def _figure(
 
 def _areas(difference: Curve, base: Curve) -> list[tuple[float, float]]:
     """The mean difference, and the baseline's mean over the same steps; nothing where nothing is finite."""
-    over, theirs = curves.area(difference), curves.area({step: base[step] for step in difference})
+    same = base if base.keys() == difference.keys() else {step: base[step] for step in difference}
+    over, theirs = curves.area(difference), curves.area(same)
     return [] if over is None or theirs is None else [(over, theirs)]
 
 
