@@ -50,11 +50,11 @@ def write(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): write(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return list(value) if all_of(_AS_THEY_ARE, value) else [write(part) for part in value]
+        return list(value) if _all_of(_AS_THEY_ARE, value) else [write(part) for part in value]
     return value
 
 
-def all_of(kinds: frozenset[type], items: Sequence[object]) -> bool:
+def _all_of(kinds: frozenset[type], items: Sequence[object]) -> bool:
     """Whether every item is of one of ``kinds``, and of no class derived from it; no call of Python's for each."""
     return kinds.issuperset(map(type, items))
 
@@ -146,7 +146,7 @@ def _items(hints: Sequence[Any], raw: object) -> tuple[Any, ...]:
         pairs = zip(hints, _require(items if len(items) == len(hints) else None), strict=True)
         return tuple(_read(hint, item) for hint, item in pairs)
     of_floats = hints[0] is float or set(_shape(hints[0])[1]) == {float, types.NoneType}
-    if of_floats and all_of(_FLOAT, items) and all(map(math.isfinite, items)):
+    if of_floats and _all_of(_FLOAT, items) and all(map(math.isfinite, items)):
         return tuple(items)  # the losses of a long run
     found = []
     for item in items:

@@ -1,12 +1,17 @@
-"""What PyTorch needs beside :class:`halfstep.takeover.patches.Patches`: functions that compilers keep out of."""
+"""What PyTorch needs beside :class:`halfstep.takeover.patches.Patches`: functions that compilers keep out of, and
+functions that PyTorch knows by identity.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch._C._dynamo import eval_frame
+from torch.utils._device import _device_constructors
 
+from halfstep.takeover.patches import Method
 from halfstep.takeover.patches import Patches as Patches
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -67,3 +72,32 @@ def outside_compiler(
         return function(seen, *args, **kwargs)
     finally:
         eval_frame.set_eval_frame(compiler)
+
+
+def wrap_functions(names: Sequence[str], make: Callable[[Method], Method], patches: Patches) -> None:
+    """Wrap functions of ``torch`` that PyTorch itself looks up by identity, and go on being found there."""
+    originals = [getattr(torch, name) for name in names]
+    _device_constructors()  # which are asked for once: ``with torch.device("meta")`` knows them so
+    patches.wrap_each(torch, names, make)
+    made = dict(zip([getattr(torch, name) for name in names], originals, strict=True))
+    patches.when_imported(
+        "torch._dynamo.trace_rules", lambda rules: _let_compilers_trace(rules, made, patches)
+    )
+
+
+def _let_compilers_trace(rules: Any, made: dict[Any, Any], patches: Patches) -> None:
+    """Dynamo looks up by name what it puts into graphs as it is, and finds what is to be traced."""
+
+    def wrap(original: Callable[[], dict[Any, Any]]) -> Callable[[], dict[Any, Any]]:
+        def get_torch_obj_rule_map() -> dict[Any, Any]:
+            found = original()
+            for function, own in made.items():
+                if function in found:
+                    found[own] = found.pop(function)
+            return found
+
+        # PyTorch clears it as a process group begins.
+        get_torch_obj_rule_map.cache_clear = original.cache_clear  # type: ignore[attr-defined]
+        return get_torch_obj_rule_map
+
+    patches.wrap(rules, "get_torch_obj_rule_map", wrap)

@@ -165,11 +165,12 @@ def _error_of_median(run: tuple[float, ...]) -> float:
     length = max(1, round(n ** (1 / 2)))
     starts = np.random.default_rng(20180131).integers(n - length + 1, size=(DRAWS, math.ceil(n / length)))
     # Ranks stand for the values: small integers are drawn and parted several times as fast.
-    values, order = np.sort(run), np.argsort(run)
+    values = np.array(run)
+    order = np.argsort(values)
     ranks = np.empty(n, np.uint16 if n <= 2**16 else np.uint32)
     ranks[order] = np.arange(n)
     middle = [(n - 1) // 2, n // 2]
     blocks = np.lib.stride_tricks.sliding_window_view(ranks, length)
     drawn = blocks[starts].reshape(DRAWS, -1)[:, :n]
     drawn.partition(middle, axis=1)
-    return float(np.log(values[drawn[:, middle]].mean(axis=1)).std())
+    return float(np.log(values[order][drawn[:, middle]].mean(axis=1)).std())

@@ -16,8 +16,7 @@ from torch.compiler import is_compiling
 from halfstep.pytorch.autocast.state import OUTSIDE, place
 from halfstep.pytorch.lean.masters import Masters
 from halfstep.pytorch.lean.writes import Wide
-from halfstep.pytorch.patches import Patches
-from halfstep.pytorch.weights.makers import let_compilers_trace
+from halfstep.pytorch.patches import Patches, wrap_functions
 
 #: make a tensor of a parameter's dtype: a program's momentum or average, for instance
 _LIKE = ("empty_like", "full_like", "ones_like", "rand_like", "randn_like", "zeros_like")
@@ -69,13 +68,7 @@ def install(masters: Masters, patches: Patches) -> None:
 
         return function
 
-    names = (*_LIKE, *_READS)
-    originals = [getattr(torch, name) for name in names]
-    patches.wrap_each(torch, names, of_fp32)
-    made = dict(zip([getattr(torch, name) for name in names], originals, strict=True))
-    patches.when_imported(
-        "torch._dynamo.trace_rules", lambda rules: let_compilers_trace(rules, made, patches)
-    )
+    wrap_functions((*_LIKE, *_READS), of_fp32, patches)
     patches.wrap_each(torch.linalg, _LINALG, of_fp32)
     patches.wrap_each(Tensor, _METHODS, lambda original: _of_operands(original, of_fp32(original)))
 

@@ -39,7 +39,7 @@ class Before:
         self._only_saved, self._trained, self._found = only_saved, trained, found
         self._held: weakref.WeakKeyDictionary[nn.Module, _Model] = weakref.WeakKeyDictionary()
         self._parts: weakref.WeakKeyDictionary[nn.Module, _Part] = weakref.WeakKeyDictionary()
-        self._wide: weakref.WeakKeyDictionary[nn.Module, None] = weakref.WeakKeyDictionary()
+        self._wide: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
     def __contains__(self, module: nn.Module) -> bool:
         """Whether ``module`` has been looked at, and holds what it held then, but for new fp32 tensors.
@@ -65,11 +65,11 @@ class Before:
 
         Costs next to nothing: what the script has written by itself since is seen when the model is called.
         """
-        return self._held.get(module) is not None or module in self._wide
+        return module in self._held or module in self._wide
 
     def remember_as_wide(self, module: nn.Module) -> None:
         """No tensor of ``module`` has 16 bits."""
-        self._wide[module] = None
+        self._wide.add(module)
 
     def look_again(self) -> None:
         """At every model, when it is called or read next."""

@@ -26,7 +26,6 @@ from halfstep.pytorch.weights import module_casts
 from halfstep.pytorch.weights.before import Before
 from halfstep.pytorch.weights.copies import Copies
 from halfstep.pytorch.weights.entering import entering
-from halfstep.pytorch.weights.module_casts import sharing
 from halfstep.pytorch.weights.narrowed import Narrowed
 from halfstep.pytorch.weights.widening import is_alone, is_narrow, narrow_tensors, widen
 
@@ -83,7 +82,7 @@ class Fp32Weights:
         patches.wrap(nn.Module, "load_state_dict", self._loading)
         patches.wrap(torch, "set_default_dtype", self._set_default_dtype)
         patches.wrap(torch, "set_default_tensor_type", self._set_default_tensor_type)
-        patches.wrap(nn.Module, "share_memory", lambda original: sharing(original, self.hold))
+        patches.wrap(nn.Module, "share_memory", lambda original: module_casts.sharing(original, self.hold))
         patches.wrap(nn.parallel.DistributedDataParallel, "__init__", self._replicating)
 
     def hold(self, module: nn.Module) -> None:

@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._device import _device_constructors
 
 from halfstep.pytorch.callers import Caller
-from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.patches import Patches, wrap_functions
 from halfstep.pytorch.weights.named import each, is_narrow_dtype, replaced, unnarrowed
 
 _FUNCTIONS = (
@@ -34,17 +33,11 @@ _RUN_GRAPHS = ("torch._dynamo.utils", "torch.fx.interpreter")
 
 def replace(patches: Patches) -> None:
     """From now on what the program makes with them is float32 where it would be 16-bit."""
-    originals = [getattr(torch, name) for name in _FUNCTIONS]
-    _device_constructors()  # which are asked for once: ``with torch.device("meta")`` knows them by identity
-    patches.wrap_each(torch, _FUNCTIONS, _making)
+    wrap_functions(_FUNCTIONS, _making, patches)
     for module in (torch, torch.cuda):
         for name in _TYPES:
             patches.set(module, name, module.FloatTensor)
     patches.wrap(Tensor, "new_tensor", lambda original: _making(original, of_pytorch=True))
-    made = dict(zip([getattr(torch, name) for name in _FUNCTIONS], originals, strict=True))
-    patches.when_imported(
-        "torch._dynamo.trace_rules", lambda rules: let_compilers_trace(rules, made, patches)
-    )
 
 
 def _making(original: Callable[..., Any], of_pytorch: bool = False) -> Callable[..., Any]:
@@ -64,21 +57,3 @@ def _asked_by_others() -> bool:
     """Not by PyTorch's own code in Python; what runs a graph node by node runs the program's."""
     caller = Caller.of(sys._getframe(2))
     return caller.is_script or caller.module in _RUN_GRAPHS
-
-
-def let_compilers_trace(rules: Any, made: dict[Any, Any], patches: Patches) -> None:
-    """Dynamo looks up by name what it puts into graphs as it is, and finds what is to be traced."""
-
-    def wrap(original: Callable[[], dict[Any, Any]]) -> Callable[[], dict[Any, Any]]:
-        def get_torch_obj_rule_map() -> dict[Any, Any]:
-            found = original()
-            for function, own in made.items():
-                if function in found:
-                    found[own] = found.pop(function)
-            return found
-
-        # PyTorch clears it as a process group begins.
-        get_torch_obj_rule_map.cache_clear = original.cache_clear  # type: ignore[attr-defined]
-        return get_torch_obj_rule_map
-
-    patches.wrap(rules, "get_torch_obj_rule_map", wrap)
