@@ -8,7 +8,7 @@ from typing import Any
 
 from gallery_cases import PUBLISHED_QUALITY, Case
 
-from halfstep.comparison.statistics.intervals import ratio_of_medians
+from halfstep.comparison.statistics.intervals import Times, ratio_of_medians
 from halfstep.report import units
 
 Row = dict[str, Any]
@@ -65,10 +65,10 @@ def over_hand_written(comparison: dict[str, Any], precision: str) -> Row | None:
     return {"value": ratio.value, "low": ratio.low, "high": ratio.high}
 
 
-def step_times(comparison: dict[str, Any], precision: str) -> list[list[float]]:
-    """The seconds of the steps after the warm-up, a list a trial that ended well."""
+def step_times(comparison: dict[str, Any], precision: str) -> list[Times]:
+    """The seconds of the steps after the warm-up, of each trial that ended well."""
     trials = [t for t in comparison["trials"] if t["precision"] == precision and t["status"] == "ok"]
-    return [times for t in trials if (times := t["step_times"][t["warmup_steps"] :])]
+    return [Times(times) for t in trials if (times := t["step_times"][t["warmup_steps"] :])]
 
 
 def utilisation(verdict: Row, trials: list[Row], peaks: Peaks) -> Row | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from halfstep.comparison.model.figures import Spread
 from halfstep.comparison.model.trials import NonFinite, TrialRow
+from halfstep.comparison.statistics.intervals import Times
 from halfstep.comparison.trial_cost import with_energy, with_memory, with_time_shares
 from halfstep.meters import Absent, summary
 from halfstep.passed_on import Keywords
@@ -127,12 +128,12 @@ def enough_steps(wanted: int) -> int:
 
 
 @once
-def measured(outcome: Outcome) -> tuple[float, ...]:
+def measured(outcome: Outcome) -> Times:
     """Seconds of the steps that count: after the warm-up, and not looked at closely."""
     if outcome.record.takeover.get("emulated"):
-        return ()
+        return Times()
     steps = outcome.record.steps[warmup_of(len(outcome.record.steps)) :]
-    return tuple(x for s in steps if (x := s.get("seconds")) is not None and not s.get("sampled"))
+    return Times(x for s in steps if (x := s.get("seconds")) is not None and not s.get("sampled"))
 
 
 def _finite(value: float | None) -> float | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from halfstep.comparison.statistics.curves import final, final_loss
+from halfstep.comparison.statistics.curves import Curve, final, final_loss
 from halfstep.errors import UsageError
 
 #: a value of a table: a number, a text, a truth, or None where it is absent
@@ -68,7 +68,9 @@ def trials(comparison: Mapping[str, Any]) -> list[Row]:
                 for name, size in (held or {}).items()
             },
             **{
-                f"logged_{name}": final(name, {step: math.nan if x is None else x for step, x in points})
+                f"logged_{name}": final(
+                    name, Curve.of((step, math.nan if x is None else x) for step, x in points)
+                )
                 for name, points in (t.get("logged") or {}).items()
             },
         }

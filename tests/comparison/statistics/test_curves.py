@@ -15,6 +15,7 @@ from halfstep.comparison.model.environment import Environment
 from halfstep.comparison.request import Request
 from halfstep.comparison.running import assemble
 from halfstep.comparison.statistics import curves
+from halfstep.comparison.statistics.curves import Curve
 from halfstep.machine.support import Device
 from halfstep.options import DEFAULTS
 from halfstep.record import SCHEMA, Writer, read
@@ -79,6 +80,23 @@ def test_means_of_figures_beyond_the_largest_are_absent() -> None:
     assert curves.final_loss([1.0, 1e150, None]) == (1.0 + 1e150) / 2
     assert curves.final_loss([1.0, 1.1e150]) is None
     assert curves.final_loss([math.nan]) is None
-    assert curves.final("accuracy", {}) is None
-    assert curves.difference({0: 1e200, 1: 2.0, 2: math.nan}, {0: -1e200, 1: 1.5, 2: 1.0}) == {1: 0.5}
-    assert curves.area({0: 1e200, 1: 3.0}) == 3.0
+    assert curves.final("accuracy", Curve.of([])) is None
+    ours, theirs = Curve.of(enumerate([1e200, 2.0, math.nan])), Curve.of(enumerate([-1e200, 1.5, 1.0]))
+    assert as_pairs(curves.difference(ours, theirs)) == [(1, 0.5)]
+    assert curves.area(Curve.of(enumerate([1e200, 3.0]))) == 3.0
+
+
+def as_pairs(curve: Curve) -> list[tuple[int, float]]:
+    return list(zip(curve.steps, curve.values.tolist(), strict=True))
+
+
+def test_curves_are_compared_at_the_steps_that_both_have() -> None:
+    """Steps in any order, twice or of thousands of digits: a script may log as it likes."""
+    far = 10**4000
+    ours, theirs = (
+        Curve.of([(7, 9.0), (3, 1.0), (far, 4.0), (7, 2.0)]),
+        Curve.of([(far, 1.0), (5, 8.0), (7, 0.5)]),
+    )
+    assert as_pairs(ours) == [(3, 1.0), (7, 2.0), (far, 4.0)]
+    assert as_pairs(curves.difference(ours, theirs)) == [(7, 1.5), (far, 3.0)]
+    assert curves.parts([ours, theirs]) == ([(7, 7), (far, far)], [[2.0, 4.0], [0.5, 1.0]])

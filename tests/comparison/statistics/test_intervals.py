@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from halfstep.comparison.statistics import intervals
 from halfstep.comparison.statistics.intervals import (
+    DRAWS,
     Interval,
+    Times,
     median_over_runs,
     ratio_of_means,
     ratio_of_medians,
@@ -17,7 +18,7 @@ from halfstep.comparison.statistics.intervals import (
 )
 
 
-def runs(random: np.random.Generator, center: float, count: int = 3, steps: int = 60) -> list[list[float]]:
+def runs(random: np.random.Generator, center: float, count: int = 3, steps: int = 60) -> list[Times]:
     """Step times that hang together (AR(1), 0.5) around a run's own level, 2 % apart between runs."""
     found = []
     for _ in range(count):
@@ -25,29 +26,34 @@ def runs(random: np.random.Generator, center: float, count: int = 3, steps: int 
         noise = np.zeros(steps)
         for i in range(1, steps):
             noise[i] = 0.5 * noise[i - 1] + 0.05 * random.standard_normal()
-        found.append(list(level * np.exp(noise)))
+        found.append(Times(level * np.exp(noise)))
     return found
 
 
+def alike(*lengths: int, seconds: float) -> list[Times]:
+    """Runs of so many steps that all take as long."""
+    return [Times([seconds] * length) for length in lengths]
+
+
 def test_the_ratio_is_that_of_the_medians() -> None:
-    ratio = ratio_of_medians([[2.0] * 20, [2.0] * 20], [[1.0] * 20, [1.0] * 20])
+    ratio = ratio_of_medians(alike(20, 20, seconds=2.0), alike(20, 20, seconds=1.0))
     assert (ratio.value, ratio.low, ratio.high) == pytest.approx((2.0, 2.0, 2.0))
     assert ratio.excludes_one
 
 
 def test_one_run_on_a_side_has_no_interval() -> None:
     """However many steps it made: all of them may have been slowed by the same other load."""
-    for slow, fast in (([[2.0] * 500], [[1.0] * 20] * 5), ([[2.0] * 20] * 5, [[1.0] * 500])):
-        ratio = ratio_of_medians(slow, fast)
+    for slow, fast in (((500,), (20,) * 5), ((20,) * 5, (500,))):
+        ratio = ratio_of_medians(alike(*slow, seconds=2.0), alike(*fast, seconds=1.0))
         assert (ratio.value, ratio.low, ratio.high) == pytest.approx((2.0, None, None))
         assert not ratio.excludes_one
 
 
 def test_too_few_steps_have_no_interval() -> None:
-    ratio = ratio_of_medians([[2.0] * 7, [2.0] * 20], [[1.0] * 20, [1.0] * 20])
+    ratio = ratio_of_medians(alike(7, 20, seconds=2.0), alike(20, 20, seconds=1.0))
     assert (ratio.value, ratio.low, ratio.high) == (2.0, None, None)
     assert not ratio.excludes_one
-    assert ratio_of_medians([[2.0] * 8, [2.0] * 20], [[1.0] * 8, [1.0] * 20]).low is not None
+    assert ratio_of_medians(alike(8, 20, seconds=2.0), alike(8, 20, seconds=1.0)).low is not None
 
 
 @pytest.mark.parametrize("count", [2, 5])
@@ -70,7 +76,7 @@ def test_false_alarms_and_power(count: int) -> None:
 def test_two_runs_that_happen_to_agree_are_not_certain() -> None:
     """The interval is never narrower than the steps within the runs allow."""
     random = np.random.default_rng(3)
-    run = list(np.exp(0.1 * random.standard_normal(30)))
+    run = Times(np.exp(0.1 * random.standard_normal(30)))
     ratio = ratio_of_medians([run, run], [run, run])
     assert ratio.value == 1
     assert ratio.high is not None
@@ -111,7 +117,7 @@ def test_enough_runs_are_more_than_there_were() -> None:
 def test_the_median_over_runs_has_students_interval_of_their_logarithms() -> None:
     """Steps that are all alike add nothing to how the runs differ."""
     medians = [1.0, 1.1, 1.3]
-    found = median_over_runs([[median] * 20 for median in medians])
+    found = median_over_runs([Times([median] * 20) for median in medians])
     logs = np.log(medians)
     low, high = stats.t.interval(0.95, 2, logs.mean(), logs.std(ddof=1) / np.sqrt(3))
     assert (found.value, found.low, found.high) == pytest.approx(tuple(np.exp([logs.mean(), low, high])))
@@ -119,7 +125,7 @@ def test_the_median_over_runs_has_students_interval_of_their_logarithms() -> Non
 
 def test_the_ratio_of_medians_has_students_interval_of_both_sides() -> None:
     sides = [[2.0, 2.2, 2.3], [1.0, 1.05]]
-    found = ratio_of_medians(*([[median] * 20 for median in side] for side in sides))
+    found = ratio_of_medians(*([Times([median] * 20) for median in side] for side in sides))
     ours, theirs = map(np.log, sides)
     error = np.hypot(ours.std(ddof=1) / np.sqrt(3), theirs.std(ddof=1) / np.sqrt(2))
     ends = stats.t.interval(0.95, 3, ours.mean() - theirs.mean(), error)
@@ -140,11 +146,9 @@ def test_each_resample_has_as_many_steps_as_the_run(n: int) -> None:
     """Blocks need not fit into a run: the last is cut. Of an even number of steps the median is a mean of two."""
     run = np.exp(np.random.default_rng(n).normal(0, 0.1, n)).round(2)  # some steps take as long as others
     length = round(math.sqrt(n))
-    starts = np.random.default_rng(20180131).integers(
-        n - length + 1, size=(intervals.DRAWS, math.ceil(n / length))
-    )
+    starts = np.random.default_rng(20180131).integers(n - length + 1, size=(DRAWS, math.ceil(n / length)))
     medians = [
         statistics.median(np.concatenate([run[s : s + length] for s in of_one])[:n]) for of_one in starts
     ]
     expected = np.log(medians).std()
-    assert intervals._error_of_median.__wrapped__(tuple(run)) == pytest.approx(expected, rel=1e-12)
+    assert Times(run).error == pytest.approx(expected, rel=1e-12)

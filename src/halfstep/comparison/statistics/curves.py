@@ -5,14 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from halfstep.comparison.model.quality import Direction
 from halfstep.trials import Outcome, once
-
-#: step -> value
-Curve = Mapping[int, float]
 
 LOSS = "loss"
 
@@ -25,6 +23,42 @@ PARTS = 10
 
 #: a figure beyond this counts as not finite: the squares of some thousands of them would overflow
 LARGEST = 1e150
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Values of a figure at some steps.
+
+    Attributes:
+        steps: in order, each once.
+        values: float64, shape [steps].
+    """
+
+    steps: tuple[int, ...]
+    values: Any
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[int, float]]) -> Curve:
+        """Of steps with their values, in any order; of a step that comes twice the last value counts."""
+        import numpy as np
+
+        by_step = dict(pairs)
+        steps = tuple(sorted(by_step))
+        return cls(steps, np.array([by_step[step] for step in steps], dtype=float))
+
+    def at(self, steps: tuple[int, ...]) -> Curve:
+        """The same at ``steps`` alone, each of which it has."""
+        if steps == self.steps:
+            return self
+        places = {step: i for i, step in enumerate(self.steps)}
+        return Curve(steps, self.values[[places[step] for step in steps]])
+
+    def where(self, counts: Any) -> Curve:
+        """The same at the steps that count alone; ``counts``: bool, shape [steps]."""
+        if counts.all():
+            return self
+        return Curve(tuple(itertools.compress(self.steps, counts.tolist())), self.values[counts])
+
 
 _LOWER = re.compile(
     "loss(es)?|errors?|err|perplexity|ppl|nll|bce|mse|mae|rmse|mape|wer|cer|fid|kl|ce|xent|crossentropy|entropy|"
@@ -80,10 +114,9 @@ def final_loss(losses: Sequence[float | None]) -> float | None:
 
 def final(name: str, curve: Curve) -> float | None:
     """The final value: of a loss :func:`final_loss`, of a logged figure the mean of its last tenth, one at least."""
-    values = _at(sorted(curve), curve)
-    if name == LOSS:
-        return final_loss(values)
-    return _finite_mean(values[-max(1, round(len(values) * FINAL_SHARE)) :])
+    fewest = FINAL_STEPS if name == LOSS else 1
+    values = curve.values[-max(fewest, round(len(curve.steps) * FINAL_SHARE)) :]
+    return sum(values.tolist()) / len(values) if len(values) and countable(values).all() else None
 
 
 def _finite_mean(values: Sequence[float]) -> float | None:
@@ -91,15 +124,15 @@ def _finite_mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values and all(map(countable, values)) else None
 
 
-def countable(value: float) -> bool:
-    """Whether it can be averaged and squared; false for NaN."""
+def countable(value: Any) -> Any:
+    """Whether a number, or each of an array, can be averaged and squared; false for NaN."""
     return abs(value) <= LARGEST
 
 
 def names(groups: Sequence[Sequence[Outcome]]) -> list[str]:
     """The loss, if any trial has one, and what was logged of the quality, in order."""
     outcomes = [outcome for group in groups for outcome in group]
-    loss = [LOSS] * any(_losses(o) for o in outcomes)
+    loss = [LOSS] * any(_has_losses(o) for o in outcomes)
     logged = dict.fromkeys(name for o in outcomes for name in o.record.logged if is_quality(name))
     # A script that logs its loss under that very name means the same figure.
     return [*loss, *(name for name in logged if name != LOSS or not loss)]
@@ -109,66 +142,54 @@ def by_seed(group: Sequence[Outcome], name: str) -> dict[int, Curve]:
     """The curve of each seed; repeats of a seed are the same training again, so they are averaged."""
     seeds: dict[int, list[Curve]] = {}
     for outcome in group:
-        if curve := _curve(outcome, name):
+        if (curve := _curve(outcome, name)).steps:
             seeds.setdefault(outcome.trial.seed, []).append(curve)
     return {seed: _mean(curves) for seed, curves in sorted(seeds.items())}
 
 
 @once
 def _curve(outcome: Outcome, name: str) -> Curve:
-    return (_losses(outcome) if name == LOSS else {}) or dict(outcome.record.logged.get(name, []))
+    if name == LOSS and _has_losses(outcome):
+        return Curve.of((i, x) for i, x in enumerate(outcome.record.losses) if x is not None)
+    return Curve.of(outcome.record.logged.get(name, []))
 
 
 @once
-def _losses(outcome: Outcome) -> Curve:
-    return {i: x for i, x in enumerate(outcome.record.losses) if x is not None}
+def _has_losses(outcome: Outcome) -> bool:
+    return any(loss is not None for loss in outcome.record.losses)
 
 
 def _mean(curves: Sequence[Curve]) -> Curve:
+    """The mean at the steps that all the curves have; NaN where a value of one cannot be counted."""
     import numpy as np
 
-    steps, values = _at_common_steps(curves)
+    shared = _at_common_steps(curves)
+    values = np.array([curve.values for curve in shared])
     with np.errstate(invalid="ignore", over="ignore"):
-        means = np.where((np.abs(values) <= LARGEST).all(axis=0), values.sum(axis=0) / len(curves), math.nan)
-    return dict(zip(steps, means.tolist(), strict=True))
+        means = np.where(countable(values).all(axis=0), values.sum(axis=0) / len(curves), math.nan)
+    return Curve(shared[0].steps, means)
 
 
-def _common_steps(curves: Sequence[Curve]) -> list[int]:
-    """The steps that all the curves have, in order: nearly always all the steps of each."""
-    first = curves[0].keys()
-    if all(curve.keys() == first for curve in curves[1:]):
-        return sorted(first)
-    return sorted(set(first).intersection(*curves[1:]))
+def _at_common_steps(curves: Sequence[Curve]) -> list[Curve]:
+    """The curves at the steps that all of them have: nearly always all the steps of each."""
+    first = curves[0].steps
+    if all(curve.steps == first for curve in curves[1:]):
+        return list(curves)
+    steps = tuple(sorted(set(first).intersection(*(curve.steps for curve in curves[1:]))))
+    return [curve.at(steps) for curve in curves]
 
 
-def _at_common_steps(curves: Sequence[Curve]) -> tuple[list[int], Any]:
-    """:func:`_common_steps`, and each curve's values there, shape [curves, steps]."""
-    import numpy as np
-
-    steps = _common_steps(curves)
-    return steps, np.array([_at(steps, curve) for curve in curves], dtype=float)
-
-
-def _at(steps: list[int], curve: Curve) -> list[float]:
-    """The values at ``steps``: nearly always all of them, in the order in which they came."""
-    return list(curve.values()) if list(curve) == steps else [curve[step] for step in steps]
-
-
-def difference(ours: Curve, theirs: Curve) -> dict[int, float]:
+def difference(ours: Curve, theirs: Curve) -> Curve:
     """Ours minus theirs, at the steps where both are finite."""
-    steps, (mine, others) = _at_common_steps([ours, theirs])
-    fine = (abs(mine) <= LARGEST) & (abs(others) <= LARGEST)
-    if not fine.all():
-        steps = [step for step, counts in zip(steps, fine.tolist(), strict=True) if counts]
-    return dict(zip(steps, (mine[fine] - others[fine]).tolist(), strict=True))
+    ours, theirs = _at_common_steps([ours, theirs])
+    fine = countable(ours.values) & countable(theirs.values)
+    ours, theirs = ours.where(fine), theirs.where(fine)
+    return Curve(ours.steps, ours.values - theirs.values)
 
 
 def area(curve: Curve) -> float | None:
     """The mean over the run: the area under the curve per step. None where nothing is finite."""
-    import numpy as np
-
-    values = np.array(list(curve.values()), dtype=float)
-    known = values[np.abs(values) <= LARGEST].tolist()
+    known = curve.where(countable(curve.values)).values.tolist()
     return math.fsum(known) / len(known) if known else None
 
 
@@ -177,9 +198,10 @@ def parts(curves: Sequence[Curve]) -> tuple[list[tuple[int, int]], list[list[flo
 
     Only steps that all the curves have are counted.
     """
-    steps = _common_steps(curves) if curves else []
+    curves = _at_common_steps(curves) if curves else []
+    steps = curves[0].steps if curves else ()
     count = min(PARTS, len(steps))
     bounds = [(len(steps) * i // count, len(steps) * (i + 1) // count) for i in range(count)]
-    values = [_at(steps, curve) for curve in curves]
+    values = [curve.values.tolist() for curve in curves]
     means = [[math.fsum(known[a:b]) / (b - a) for a, b in bounds] for known in values]
     return [(steps[a], steps[b - 1]) for a, b in bounds], means

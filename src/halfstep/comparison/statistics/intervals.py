@@ -43,13 +43,39 @@ class Interval:
         return self.low is not None and self.high is not None and not self.low <= 1.0 <= self.high
 
 
-def ratio_of_medians(
-    numerator: Sequence[Sequence[float]], denominator: Sequence[Sequence[float]]
-) -> Interval:
+class Times(tuple[float, ...]):
+    """Seconds of the steps of one run, at least one; what is asked of them is computed once."""
+
+    @functools.cached_property
+    def log_median(self) -> float:
+        """The logarithm of the median."""
+        return math.log(median(self))
+
+    @functools.cached_property
+    def error(self) -> float:
+        """The standard error of :attr:`log_median`, by ``DRAWS`` moving-block resamples."""
+        import numpy as np
+
+        n = len(self)
+        length = max(1, round(n ** (1 / 2)))
+        starts = np.random.default_rng(20180131).integers(n - length + 1, size=(DRAWS, math.ceil(n / length)))
+        # Ranks stand for the values: small integers are drawn and parted several times as fast.
+        values = np.array(self)
+        order = np.argsort(values)
+        ranks = np.empty(n, np.uint16 if n <= 2**16 else np.uint32)
+        ranks[order] = np.arange(n)
+        middle = [(n - 1) // 2, n // 2]
+        blocks = np.lib.stride_tricks.sliding_window_view(ranks, length)
+        drawn = blocks[starts].reshape(DRAWS, -1)[:, :n]
+        drawn.partition(middle, axis=1)
+        return float(np.log(values[order][drawn[:, middle]].mean(axis=1)).std())
+
+
+def ratio_of_medians(numerator: Sequence[Times], denominator: Sequence[Times]) -> Interval:
     """The ratio of two median step times, each over the steps of several runs.
 
     Args:
-        numerator, denominator: one sequence of seconds a run, warm-up left out; no run empty.
+        numerator, denominator: the runs of each side, warm-up left out.
 
     Returns:
         The ratio of the geometric means of the runs' medians, with its 95 % interval on the logarithm: t of the runs'
@@ -66,7 +92,7 @@ def ratio_of_medians(
     return Interval.around(value, t_quantile(len(numerator) + len(denominator) - 2) * error)
 
 
-def median_over_runs(runs: Sequence[Sequence[float]]) -> Interval:
+def median_over_runs(runs: Sequence[Times]) -> Interval:
     """The step time over several runs: the geometric mean of their medians, so that ratios are quotients of these.
 
     Its 95 % interval is as in :func:`ratio_of_medians`, with one freedom less than runs, which are two or more.
@@ -137,40 +163,15 @@ def t_quantile(freedom: float, q: float = (1 + LEVEL) / 2) -> float:
     return float(stdtrit(freedom, q))
 
 
-def _center(runs: Sequence[Sequence[float]]) -> float:
-    return math.exp(fmean(_log_median(tuple(run)) for run in runs))
+def _center(runs: Sequence[Times]) -> float:
+    return math.exp(fmean(run.log_median for run in runs))
 
 
-def _error_of_runs(runs: Sequence[Sequence[float]]) -> float:
+def _error_of_runs(runs: Sequence[Times]) -> float:
     """The standard error of the mean log median, from how the runs differ."""
-    return stdev(_log_median(tuple(run)) for run in runs) / math.sqrt(len(runs))
+    return stdev(run.log_median for run in runs) / math.sqrt(len(runs))
 
 
-@functools.lru_cache(maxsize=2048)
-def _log_median(run: tuple[float, ...]) -> float:
-    return math.log(median(run))
-
-
-def _error_of_steps(runs: Sequence[Sequence[float]]) -> float:
+def _error_of_steps(runs: Sequence[Times]) -> float:
     """The standard error of the mean log median, from the steps within the runs."""
-    return math.hypot(*(_error_of_median(tuple(run)) for run in runs)) / len(runs)
-
-
-@functools.lru_cache(maxsize=2048)
-def _error_of_median(run: tuple[float, ...]) -> float:
-    """The standard error of the log median of one run, by ``DRAWS`` moving-block resamples; computed once a run."""
-    import numpy as np
-
-    n = len(run)
-    length = max(1, round(n ** (1 / 2)))
-    starts = np.random.default_rng(20180131).integers(n - length + 1, size=(DRAWS, math.ceil(n / length)))
-    # Ranks stand for the values: small integers are drawn and parted several times as fast.
-    values = np.array(run)
-    order = np.argsort(values)
-    ranks = np.empty(n, np.uint16 if n <= 2**16 else np.uint32)
-    ranks[order] = np.arange(n)
-    middle = [(n - 1) // 2, n // 2]
-    blocks = np.lib.stride_tricks.sliding_window_view(ranks, length)
-    drawn = blocks[starts].reshape(DRAWS, -1)[:, :n]
-    drawn.partition(middle, axis=1)
-    return float(np.log(values[order][drawn[:, middle]].mean(axis=1)).std())
+    return math.hypot(*(run.error for run in runs)) / len(runs)

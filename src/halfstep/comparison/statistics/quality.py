@@ -164,8 +164,7 @@ def _figure(
 
 def _areas(difference: Curve, base: Curve) -> list[tuple[float, float]]:
     """The mean difference, and the baseline's mean over the same steps; nothing where nothing is finite."""
-    same = base if base.keys() == difference.keys() else {step: base[step] for step in difference}
-    over, theirs = curves.area(difference), curves.area(same)
+    over, theirs = curves.area(difference), curves.area(base.at(difference.steps))
     return [] if over is None or theirs is None else [(over, theirs)]
 
 
@@ -299,9 +298,8 @@ def told(found: Difference, margin_from: str | None) -> Difference:
 
 def _fall(name: str, base: Mapping[int, Curve]) -> float | None:
     """How far the baseline's loss fell over the run, the mean over its seeds: what a difference is measured by."""
-    ends = (
-        [(next(iter(c.values())), curves.final(name, c)) for c in base.values() if c] if name == LOSS else []
-    )
+    known = [c for c in base.values() if c.steps] if name == LOSS else []
+    ends = [(float(c.values[0]), curves.final(name, c)) for c in known]
     falls = [first - last for first, last in ends if last is not None and curves.countable(first)]
     return math.fsum(falls) / len(falls) if falls else None
 
