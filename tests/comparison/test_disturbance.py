@@ -79,16 +79,23 @@ def compared(seconds: dict[str, list[tuple[float, bool]]]) -> tuple[dict[str, An
             flops = {"event": "sample", "matmul_flops": {precision: 9}}
             made.record.add(flops)
             trials.append(made)
-            rows.append(replace(trial_row(made, (), ""), disturbed=told if disturbed else None))
+            rows.append(
+                replace(
+                    trial_row(made, (), ""), disturbed=told if disturbed else None, joules_per_step=10 * step
+                )
+            )
     found: list[dict[str, Any]] = told_rows(trials, rows)
     return recommend(found), found
 
 
-def test_disturbed_trials_are_left_out_of_the_speed() -> None:
+def test_disturbed_trials_are_left_out_of_the_speed_and_of_energy() -> None:
     advice, found = compared({
         "fp32": [(0.2, False), (0.202, False), (3.0, True)], "bf16": [(0.1, False), (0.101, False)]
     })  # fmt: skip
     assert found[1]["speed_ratio"]["value"] == pytest.approx(2.0)
+    assert found[1]["energy_ratio"]["value"] == pytest.approx(0.5)
+    assert found[0]["energy"]["high"] == pytest.approx(2.02)
+    assert found[0]["step_time"]["median"] == pytest.approx((0.2 * 0.202) ** 0.5)
     assert advice["precision"] == "bf16"
     assert found[0]["warnings"] == [
         "disturbed in 1 of 3 trials: other processes took 3.0 of 4 cores, and it waited 60% of its time for a processor; "
@@ -103,6 +110,10 @@ def test_without_enough_quiet_trials_there_is_no_verdict_on_speed(of_fp32: list[
     assert not found[1]["speed_ratio"]["significant"]
     assert (advice["precision"], advice["decided"]) == ("fp32", False)
     assert "other work on the machine disturbed the trials: compare again when it is quiet" in advice["text"]
+    times = [row["step_time"]["median"] for row in found]
+    assert found[1]["speed_ratio"]["value"] == pytest.approx(
+        times[0] / times[1]
+    )  # the table agrees with itself
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
@@ -132,4 +143,5 @@ def test_a_system_that_tells_nothing_is_absent_with_the_reason(tmp_path: Path) -
 def test_a_disturbed_trial_that_was_slow_is_not_called_slower() -> None:
     advice, found = compared({"fp32": [(0.1, False), (0.101, False)], "bf16": [(30.0, True), (31.0, True)]})
     assert found[1]["why_no_faster"] == []
+    assert found[1]["energy_absent"] == "other work disturbed every trial, and the counter counts it, too"
     assert "whether bf16 is faster the data cannot tell (0.0033×)" in advice["text"]

@@ -98,7 +98,7 @@ def test_the_baseline_is_as_fast_as_itself() -> None:
     ("text", "fields", "said"),
     [
         ("bf16: speed >= 1.2", {"speed_ratio": Ratio(1.13, 1.08, 1.18)},
-         "bf16: speed >= 1.2 does not hold: it is 1.13× (95 % interval 1.08× to 1.18×)."),
+         "bf16: speed >= 1.2 does not hold: it is 1.13× (95 % interval 1.08 to 1.18×)."),
         ("bf16: speed >= 1.2", {"speed_ratio": Ratio(2.0)},
          "bf16: speed >= 1.2 is not known to hold: it is 2.00×, of too few trials for an interval; run with --repeats 6 "
          "or more."),

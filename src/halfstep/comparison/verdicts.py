@@ -94,9 +94,17 @@ class _Side:
         return list(zip(self.outcomes, self.rows, strict=True))
 
     @property
-    def quiet(self) -> list[Outcome]:
+    def quiet(self) -> _Side:
         """Those that nothing disturbed."""
-        return [o for o, row in zip(self.outcomes, self.rows, strict=True) if not row.disturbed]
+        kept = [i for i, row in enumerate(self.rows) if not row.disturbed]
+        return _Side(
+            [self.places[i] for i in kept], [self.outcomes[i] for i in kept], [self.rows[i] for i in kept]
+        )
+
+    @property
+    def timed(self) -> list[Outcome]:
+        """Those whose step times count: where other work disturbed all of them, all."""
+        return self.quiet.outcomes or self.outcomes
 
 
 def baseline_of(outcomes: Sequence[Outcome]) -> str | None:
@@ -111,13 +119,15 @@ def _of_trials(precision: str, baseline: str | None, group: Sequence[Outcome], o
     rows = own.rows
     told = next((row for row in rows if row.ran_as), rows[0])
     seconds, peak, joules = (
-        step_time(own.outcomes),
+        step_time(own.timed),
         spread([row.peak_memory_bytes for row in rows]),
-        energy(rows),
+        energy(own.quiet.rows),
     )
     no_step = next((row.step_seconds_absent for row in rows if row.step_seconds_absent), None)
     no_peak = next((row.peak_memory_absent for row in rows if row.peak_memory_absent), None)
     no_joules = next((row.joules_per_step_absent for row in rows if row.joules_per_step_absent), None)
+    if not own.quiet.rows and any(row.joules_per_step is not None for row in rows):
+        no_joules = "other work disturbed every trial, and the counter counts it, too"
     return PrecisionRow(
         precision=precision,
         baseline=baseline,
@@ -148,30 +158,30 @@ def _with_ratios(row: PrecisionRow, own: _Side, base: _Side, levels: Levels | No
             row,
             speed_ratio=speed_of_blocks(own.trials, base.trials, levels) or _disturbed_speed_ratio(own, base),
             memory_ratio=memory_of_blocks(own.trials, base.trials, levels),
-            energy_ratio=energy_of_blocks(own.trials, base.trials, levels),
+            energy_ratio=energy_of_blocks(own.quiet.trials, base.quiet.trials, levels),
         )
     return replace(
         row,
         speed_ratio=_quiet_speed_ratio(own, base),
         memory_ratio=memory_ratio(base.rows, own.rows),
-        energy_ratio=energy_ratio(base.rows, own.rows),
+        energy_ratio=energy_ratio(base.quiet.rows, own.quiet.rows),
     )
 
 
 def _quiet_speed_ratio(own: _Side, base: _Side) -> Ratio | None:
     """The ratio of the trials that nothing disturbed; of all of them, without an interval, where a side has none."""
-    if not own.quiet or not base.quiet:
+    if not own.quiet.places or not base.quiet.places:
         return _disturbed_speed_ratio(own, base)
-    ratio = speed_ratio(base.quiet, own.quiet)
+    ratio = speed_ratio(base.timed, own.timed)
     if ratio is None or ratio.low is not None:
         return ratio
-    fewer = any(len(side.quiet) < len(side.outcomes) for side in (own, base))
+    fewer = any(len(side.timed) < len(side.outcomes) for side in (own, base))
     return replace(ratio, disturbed=True) if fewer else ratio
 
 
 def _disturbed_speed_ratio(own: _Side, base: _Side) -> Ratio | None:
-    """The ratio of all trials, without an interval."""
-    ratio = speed_ratio(base.outcomes, own.outcomes)
+    """The ratio where other work disturbed all trials of a side, without an interval."""
+    ratio = speed_ratio(base.timed, own.timed)
     if ratio is None:
         return None
     return replace(ratio, low=None, high=None, significant=False, disturbed=True)

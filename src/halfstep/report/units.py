@@ -14,6 +14,9 @@ _SCALES = {
     "": ((1.0, ""),),
 }
 
+#: an end of an interval that is further from its value than this factor only says that the interval is wide
+WIDE = 20
+
 
 def seconds(x: float) -> str:
     """Write a time given in seconds: 0.1423 is `142 ms`."""
@@ -83,12 +86,13 @@ def pm(value: float, low: float | None, high: float | None, unit: str) -> str:
     if low is None or high is None or not all(map(math.isfinite, (value, low, high))):
         return quantity(value, unit)
     size, name = scale(value, unit)
-    places = _places(value / size, low / size, high / size, name)
+    ends = near(value, low, high) if unit else (low, high)
+    places = _places(value / size, ends[0] / size, ends[1] / size, name)
     middle = _join(_digits(value / size, places), name)
-    below, above = (_arm(abs(end - value) / size, places) for end in (low, high))
+    below, above = (_arm(abs(end - value) / size, places) for end in ends)
     if below == above:
         return f"{middle} ± {_join(below, name)}"
-    return f"{middle} ({_ends(low / size, high / size, places, name)})"
+    return f"{middle} ({_ends(low, high, ends, size, places, name)})"
 
 
 def span(value: float, low: float, high: float, unit: str) -> str:
@@ -99,15 +103,25 @@ def span(value: float, low: float, high: float, unit: str) -> str:
     if not all(map(math.isfinite, (value, low, high))):
         return NOT_FINITE
     size, name = scale(value, unit)
-    return _ends(low / size, high / size, _places(value / size, low / size, high / size, name), name)
+    ends = near(value, low, high) if unit else (low, high)
+    return _ends(low, high, ends, size, _places(value / size, ends[0] / size, ends[1] / size, name), name)
 
 
-def _ends(low: float, high: float, places: int, name: str) -> str:
-    first, last = _digits(low, places), _digits(high, places)
+def near(value: float, low: float, high: float) -> tuple[float, float]:
+    """The ends of an interval of a positive figure, no further from it than :data:`WIDE` times."""
+    return max(low, value / WIDE), min(high, value * WIDE)
+
+
+def _ends(low: float, high: float, ends: tuple[float, float], size: float, places: int, name: str) -> str:
+    """The interval from ``low`` to ``high``, or what it leaves as :func:`near` has it, ``ends``."""
+    first, last = (_digits(end / size, places) for end in ends)
     if first == last:
-        return f"± {_join(_arm((high - low) / 2, places), name)}"
-    dash = " to " if "-" in first + last else "–"  # a minus or an exponent beside a dash misleads
-    return _join(f"{first}{dash}{last}", name)
+        return f"± {_join(_arm((ends[1] - ends[0]) / size / 2, places), name)}"
+    beyond = "<" * (low < ends[0]), ">" * (high > ends[1])
+    dash = (
+        " to " if "-" in first + last or any(beyond) else "–"
+    )  # a minus or an exponent beside a dash misleads
+    return _join(f"{beyond[0]}{first}{dash}{beyond[1]}{last}", name)
 
 
 def scale(x: float, unit: str) -> tuple[float, str]:

@@ -31,7 +31,7 @@ from halfstep.comparison.model.verdicts import Cause, PrecisionRow
 from halfstep.comparison.rows import enough_steps
 from halfstep.comparison.statistics.intervals import FEWEST_STEPS, MOST_RUNS
 from halfstep.report.words.claims import claimed, fits, plain_number, went_on
-from halfstep.report.words.ratios import gained
+from halfstep.report.words.ratios import ends, gained
 from halfstep.words.plural import capitalized
 
 _FASTER = {"speed": "faster", "memory": "smaller", "energy": "thriftier", "accuracy": "better"}
@@ -290,8 +290,9 @@ def _cost(row: PrecisionRow, evidence: Evidence) -> str:
 def _seen(row: PrecisionRow, prefer: Prefer) -> str:
     """``1.43×, from 0.93 to 2.19×``."""
     ratio = ratio_of(row, prefer) or Ratio(1.0)
-    ends = "" if ratio.low is None else f", from {ratio.low:.2f} to {ratio.high:.2f}×"
-    return f"{plain_number(ratio.value)}×{ends}"
+    if ratio.low is None or ratio.high is None:
+        return f"{plain_number(ratio.value)}×"
+    return f"{plain_number(ratio.value)}×, from {ends(ratio.value, ratio.low, ratio.high)}"
 
 
 #: what to do where a comparison with a budget leaves something open

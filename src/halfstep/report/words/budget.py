@@ -8,7 +8,7 @@ from halfstep.comparison.model.budget import Budget, Drop, End, Standing
 from halfstep.comparison.model.recommendation import Prefer, Recommendation
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.report import units
-from halfstep.report.words.ratios import times
+from halfstep.report.words.ratios import ends, times
 from halfstep.words.plural import count
 
 _ENDS: dict[End, str] = {
@@ -43,7 +43,7 @@ def _interval(row: PrecisionRow, prefer: Prefer) -> str:
         return f"{name} not measured"
     if ratio.low == ratio.high:
         return f"{times(ratio.value)} {name} in every trial"
-    return f"{times(ratio.value)} {name}, from {times(ratio.low)} to {times(ratio.high)}"
+    return f"{times(ratio.value)} {name}, from {ends(ratio.value, ratio.low, ratio.high)}"
 
 
 def standing_words(standing: Standing, prefer: Prefer) -> str:

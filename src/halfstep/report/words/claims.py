@@ -12,7 +12,7 @@ from halfstep.comparison.model.figures import Ratio
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.report import units
 from halfstep.report.words import warnings
-from halfstep.report.words.ratios import OF_RATIO, gained
+from halfstep.report.words.ratios import OF_RATIO, ends, gained
 from halfstep.words.plural import count
 
 
@@ -35,16 +35,15 @@ def _ratio(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
     ratio: Ratio = getattr(row, name)
     tested = ratio.significant or (ratio.low is None and name != "speed_ratio")
     lead = gained(ratio, name) if tested else f"{plain_number(ratio.value)}× the {OF_RATIO[name]}"
-    low, high = ratio.low, ratio.high
+    value, low, high = ratio.value, ratio.low, ratio.high
     if low is None or high is None:
         return f"{lead} (no interval)"
     lead += ", not significant" * (not ratio.significant)
     alone = ", within one run: --repeats 3 tells how runs differ" if 1 in (ratio.runs or ()) else ""
     # "1.20× slower" is the other way round, and so are the ends of its interval.
     if ratio.significant and name == "speed_ratio" and ratio.value < 1:
-        low, high = 1 / high, 1 / low
-    places = next((n for n in (2, 3) if f"{low:.{n}f}" != f"{high:.{n}f}"), 4)
-    return f"{lead} (95 % interval {low:.{places}f} to {high:.{places}f}×{alone})"
+        value, low, high = 1 / value, 1 / high, 1 / low
+    return f"{lead} (95 % interval {ends(value, low, high)}{alone})"
 
 
 def plain_number(ratio: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from halfstep.comparison.model.figures import Ratio
+from halfstep.report import units
 
 #: a ratio of the comparison -> what it is one of
 OF_RATIO = {"speed_ratio": "speed", "memory_ratio": "memory", "energy_ratio": "energy"}
@@ -11,6 +12,14 @@ OF_RATIO = {"speed_ratio": "speed", "memory_ratio": "memory", "energy_ratio": "e
 def times(ratio: float) -> str:
     """``1.43×``; of what is not one as many decimals, to four, as show it: ``1.003×``."""
     return f"{next((said for n in (2, 3) if float(said := f'{ratio:.{n}f}') != 1), f'{ratio:.4f}')}×"
+
+
+def ends(value: float, low: float, high: float) -> str:
+    """``1.10 to 1.31×``: the interval of a ratio; of a very wide one ``<0.06 to >22.00×``."""
+    first, last = units.near(value, low, high)
+    places = next((n for n in (2, 3) if f"{first:.{n}f}" != f"{last:.{n}f}"), 4)
+    below, above = "<" * (low < first), ">" * (high > last)
+    return f"{below}{first:.{places}f} to {above}{last:.{places}f}×"
 
 
 def gained(ratio: Ratio, name: str) -> str:

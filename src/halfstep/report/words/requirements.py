@@ -9,14 +9,14 @@ from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.requirements import NO_WORSE, RATIOS, Judged, Term
 from halfstep.report import units
 from halfstep.report.words.budget import not_run_words
-from halfstep.report.words.ratios import times
+from halfstep.report.words.ratios import ends, times
 
 #: where a comparison has a budget, trials are added by more of it alone
 _MORE_TIME = "go on with --resume and --budget"
 
 
 def requirement_words(judged: Judged, comparison: Comparison) -> str:
-    """``bf16: speed >= 1.2 does not hold: it is 1.13× (95 % interval 1.08× to 1.18×).``"""
+    """``bf16: speed >= 1.2 does not hold: it is 1.13× (95 % interval 1.08 to 1.18×).``"""
     asked = f"{judged.term.precision}: {_asked(judged.term)}"
     budget = comparison.budget
     if judged.evidence.table is None and judged.answer == "not_known" and budget is not None:
@@ -64,4 +64,4 @@ def _ratio(ratio: Ratio | None, term: Term, row: PrecisionRow, few: str) -> str:
         return f"it is {times(ratio.value)}, but other work disturbed every trial"
     if ratio.low is None or ratio.high is None:
         return f"it is {times(ratio.value)}, of too few trials for an interval; {few}"
-    return f"it is {times(ratio.value)} (95 % interval {times(ratio.low)} to {times(ratio.high)})"
+    return f"it is {times(ratio.value)} (95 % interval {ends(ratio.value, ratio.low, ratio.high)})"
