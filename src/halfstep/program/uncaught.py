@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import linecache
+import opcode
 import sys
 from collections.abc import Callable, Iterator
-from types import FrameType, TracebackType
-from typing import Any
+from types import CodeType, FrameType, TracebackType
+from typing import Any, TypeVar
 
 from halfstep.program.ending import Ending, note
 from halfstep.program.stack_bottom import is_beneath
 
 Hook = Callable[[type[BaseException], BaseException, "TracebackType | None"], Any]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: the code of functions that stand around others; all functions that one ``def`` makes share theirs
+_AROUND: set[CodeType] = set()
+
+
+def stands_around(function: Function) -> Function:
+    """Mark a function of halfstep's that calls the one whose place it takes: tracebacks leave its frame out."""
+    if (code := getattr(function, "__code__", None)) is not None:
+        _AROUND.add(code)
+    return function
 
 
 def show_without_our_frames(file: str, afterwards: Callable[[], None]) -> None:
@@ -85,8 +96,8 @@ def _others(error: BaseException) -> Iterator[BaseException]:
 def _without_wrappers(traceback: TracebackType | None) -> TracebackType | None:
     """The frames that there would be without halfstep.
 
-    Ours stay where the exception is of our own making: the innermost frames, unless they end with a call of what they
-    stand around, which Python has no frame for if it is a builtin function.
+    Ours stay where halfstep itself raised the exception: there they are the innermost ones. A function that stands
+    around a builtin one, for which Python has no frame, is innermost, too, and is left out.
     """
     entries = []
     while traceback is not None:
@@ -95,10 +106,10 @@ def _without_wrappers(traceback: TracebackType | None) -> TracebackType | None:
     theirs = [index for index, entry in enumerate(entries) if not _is_ours(entry.tb_frame)]
     if not theirs:
         return entries[0] if entries else None
-    of_our_making = entries[theirs[-1] + 1 :]
-    if of_our_making and _hands_on(of_our_making[-1]):
-        of_our_making = []
-    kept = [*(entries[index] for index in theirs), *of_our_making]
+    innermost = entries[theirs[-1] + 1 :]
+    if innermost and _was_called_around(innermost[-1]):
+        innermost = []
+    kept = [*(entries[index] for index in theirs), *innermost]
     for entry, following in zip(kept, [*kept[1:], None], strict=True):
         entry.tb_next = following
     return kept[0]
@@ -108,6 +119,7 @@ def _is_ours(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__", "")).startswith("halfstep.")
 
 
-def _hands_on(entry: TracebackType) -> bool:
-    """Whether the line calls what a wrapper is around: every one of ours calls it ``original``."""
-    return "original(" in linecache.getline(entry.tb_frame.f_code.co_filename, entry.tb_lineno)
+def _was_called_around(entry: TracebackType) -> bool:
+    """Whether a function that stands around another one was left by an exception that it did not raise itself."""
+    code = entry.tb_frame.f_code
+    return code in _AROUND and opcode.opname[code.co_code[entry.tb_lasti]] != "RAISE_VARARGS"

@@ -24,7 +24,8 @@ from halfstep.pytorch.loss_scaling.pass_gradients import Reached
 from halfstep.pytorch.loss_scaling.pending_flag import Verdict
 from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.loss_scaling.statistics import Statistics
-from halfstep.pytorch.loss_scaling.step import Steps, StepsInside
+from halfstep.pytorch.loss_scaling.step import Steps
+from halfstep.pytorch.loss_scaling.steps_inside import StepsInside
 from halfstep.pytorch.moments import Moments
 from halfstep.pytorch.recording.recorder import NullRecorder, Recorder
 from halfstep.pytorch.recording.sample import parameters_of

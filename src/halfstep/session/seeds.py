@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from halfstep.passed_on import Keywords
+from halfstep.program.uncaught import stands_around
 from halfstep.takeover.patches import Patches
 
 #: what the seed is called where it is passed by name
@@ -106,23 +107,19 @@ class _Shift:
 
     def function(self, owner: Any, name: str) -> None:
         """Replace ``owner.name`` by one that shifts."""
-        original: Callable[..., Any] = getattr(owner, name)
 
-        @functools.wraps(original)
-        def shifted(*args: Any, **kwargs: Any) -> Any:
-            return self._call(original, args, kwargs)
+        def shifting(original: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda *args, **kwargs: self._call(original, args, kwargs)
 
-        self.patches.set(owner, name, shifted)
+        self.patches.wrap(owner, name, shifting)
 
     def in_place(self, owner: type, method: str) -> None:
         """Let a class's own ``method`` shift; without a seed it is left alone, as it draws one from what is seeded."""
-        original = getattr(owner, method)
 
-        @functools.wraps(original)
-        def shifted(instance: Any, seed: Any = None, **kwargs: Any) -> Any:
-            return original(instance, self._plus(seed), **kwargs)
+        def shifting(original: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda instance, seed=None, **kwargs: original(instance, self._plus(seed), **kwargs)
 
-        self.patches.set(owner, method, shifted)
+        self.patches.wrap(owner, method, shifting)
 
     def method(self, owner: Any, name: str, *methods: str) -> Any:
         """Replace the class ``owner.name`` by a subclass whose ``methods`` shift; the base's instances are its own."""
@@ -148,18 +145,20 @@ class _Shift:
 
     def unshifted(self, owner: type, method: str) -> None:
         """Let a class's own ``method`` seed as it does: its argument is shifted already."""
-        original: Callable[..., Any] = getattr(owner, method)
 
-        @functools.wraps(original)
-        def alone(*args: Any, **kwargs: Any) -> Any:
-            inside, self._inside = self._inside, True
-            try:
-                return original(*args, **kwargs)
-            finally:
-                self._inside = inside
+        def unshifting(original: Callable[..., Any]) -> Callable[..., Any]:
+            def alone(*args: Any, **kwargs: Any) -> Any:
+                inside, self._inside = self._inside, True
+                try:
+                    return original(*args, **kwargs)
+                finally:
+                    self._inside = inside
 
-        self.patches.set(owner, method, alone)
+            return alone
 
+        self.patches.wrap(owner, method, unshifting)
+
+    @stands_around
     def _call(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: Keywords) -> Any:
         if self._inside:
             return original(*args, **kwargs)

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from halfstep.program import on_import
+from halfstep.program.uncaught import stands_around
 
 #: a function or method of a framework
 Method = Callable[..., Any]
@@ -61,7 +62,7 @@ class Patches:
     def wrap(self, owner: Any, name: str, make: Callable[[Method], Method]) -> None:
         """Replace the function ``owner.name`` by ``make(it)``, keeping its name, docstring and signature."""
         original = getattr(owner, name)
-        self.set(owner, name, functools.wraps(original)(make(original)))
+        self.set(owner, name, functools.wraps(original)(stands_around(make(original))))
 
     def wrap_each(self, owner: Any, names: Iterable[str], make: Callable[[Method], Method]) -> None:
         """:meth:`wrap` those of ``names`` that ``owner`` has: no version of a framework has all of them."""

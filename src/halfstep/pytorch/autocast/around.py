@@ -37,8 +37,8 @@ class Around:
         dtype: what products compute in there.
 
     Attributes:
-        promotes: whether autocast is on outside of every region, to float32: the program holds 16-bit numbers.
-        gone: whether the recipe is in force no more: nothing is opened then, and outside autocast is off.
+        promotes: whether autocast to float32 is on outside of every region, because the program holds 16-bit numbers.
+        gone: whether the recipe is no longer in force: then no region is opened, and autocast is off.
     """
 
     def __init__(self, devices: Sequence[str], dtype: torch.dtype) -> None:
@@ -53,14 +53,14 @@ class Around:
         return self._thread.opened is not None
 
     def open(self) -> None:
-        """From here to the next backward pass."""
+        """Open a region from here to the next backward pass."""
         if place() is OUTSIDE and not self.gone:
             set_place(AROUND)
             before = switch_on(in_use(self._devices), self._dtype)
             self._thread.opened = self._thread.opened or before
 
     def close(self) -> None:
-        """The region ends, where one is open."""
+        """End the region, if one is open."""
         if self._thread.opened is not None:
             switch_back(self._thread.opened)
             self._thread.opened = None
@@ -68,9 +68,9 @@ class Around:
             self.be_outside()
 
     def be_outside(self) -> None:
-        """Autocast as it is outside of every region: off; where 16-bit numbers may meet fp32 ones, to float32.
+        """Set autocast as it is outside of every region: off, or to float32 where 16-bit numbers may meet fp32 ones.
 
-        In a backward pass, which calls modules where it recomputes activations or runs a graph, it is off.
+        It is off in a backward pass, too, which calls modules when it recomputes activations or runs a graph.
         """
         if self.promotes and not self.gone and _current_graph_task_id() == -1:
             switch_on(self._devices, torch.float32)
@@ -79,12 +79,12 @@ class Around:
                 torch.set_autocast_enabled(device, False)
 
     def before(self) -> Outer:
-        """What a ``torch.autocast`` that is about to be entered has to leave behind."""
+        """The state of this thread before it enters a ``torch.autocast``, which has to restore it."""
         states = tuple((d, torch.is_autocast_enabled(d), get_autocast_dtype(d)) for d in self._devices)
         return Outer(place(), self.is_open, states)
 
     def back_to(self, outer: Outer) -> None:
-        """It has been left. A region to the backward pass may have ended inside, or begun."""
+        """Restore the state of before the ``torch.autocast``; a region may have been opened or closed inside it."""
         ended = outer.opened and not self.is_open
         switch_back(outer.states)
         set_place(OUTSIDE if ended else outer.place)

@@ -1,10 +1,10 @@
 """Numbers that fp32 code writes into masks, and that a 16-bit tensor cannot hold: -1e9 before a softmax.
 
 In fp16, which ends at 65504, ``scores.masked_fill(mask, -1e9)`` raises; so does fp32's lowest number in bf16, and
-``torch.where(mask, scores, -1e9)`` makes an infinity of it. In a region a new tensor is then fp32; one that is written
-in place keeps its dtype, and has the largest number of it, with the sign, in place of the infinity that would make NaN
-of a row that is wholly masked. ``scores[mask] = -1e9`` is not among them: Python's indexing makes a tensor of the
-format, with an infinity in it, before any operation is called.
+``torch.where(mask, scores, -1e9)`` turns it into an infinity. In a region a new tensor is then fp32. A tensor that is
+written in place keeps its dtype, and gets the largest number of that dtype, with the sign: an infinity would turn a row
+that is masked as a whole into NaN. ``scores[mask] = -1e9`` is not handled: Python's indexing makes a tensor of the
+format, with an infinity in it, before it calls any operation.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from halfstep.pytorch.autocast.mixed_operands import KEYS
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.products.dispatcher import Overrides, overload
 
-#: operations that put numbers into a new tensor or their first argument: where in their arguments is the tensor whose
-#: format the result has, and where are the numbers. ``clamp_min`` is none of them: ``relu`` calls it, and a kernel in
-#: Python would cost each of those 40 us.
+#: operations that put numbers into a new tensor or their first argument -> the places of the tensors whose format the
+#: result has, and the places of the numbers, among their arguments. ``clamp_min`` is left out: ``relu`` calls it, and a
+#: kernel in Python would add 40 us to each of these calls.
 WRITES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     **dict.fromkeys(("masked_fill.Scalar", "masked_fill_.Scalar"), ((0,), (2,))),
     **dict.fromkeys(("masked_fill.Tensor", "masked_fill_.Tensor"), ((0,), (2,))),

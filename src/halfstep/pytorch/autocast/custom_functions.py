@@ -1,12 +1,12 @@
-"""``torch.autograd.Function`` in a region: nothing is cached in its forward, and its backward is in the region, too.
+"""``torch.autograd.Function`` in a region: its forward caches no casts, and its backward is in the region, too.
 
-The backward of a Function that the script wrote computes products of what its forward saved. PyTorch runs it with
-autocast off, so that saved fp32 weights meet 16-bit gradients and it fails, unless its author wrote
-``torch.amp.custom_bwd``. Here it runs under its forward's autocast, as ``custom_bwd`` arranges. PyTorch's own
-Functions are written for autocast off, and left as they are.
+The backward of a Function that the script wrote multiplies what its forward saved. PyTorch runs it with autocast off:
+saved fp32 weights then meet 16-bit gradients, and it fails, unless its author used ``torch.amp.custom_bwd``. Here it
+runs under the autocast of its forward, as with ``custom_bwd``. PyTorch's own Functions are written for autocast off and
+stay as they are.
 
-A program that holds 16-bit weights may have Functions that want one dtype of all their tensors: there fp32 weights that
-meet a 16-bit tensor are cast to its dtype, as the program's own are in it.
+In a program that holds 16-bit weights, a Function may need all its tensors in one dtype. There fp32 weights that meet a
+16-bit tensor are cast to its dtype, which they had in the program itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.nested import tensors_of
 from halfstep.pytorch.patches import Patches
 
-#: on a node of the graph: its forward ran in a region; absent outside of regions
+#: the attribute of a node of the graph whose forward ran in a region
 _IN_REGION = "_halfstep_in_region"
 
 
@@ -86,7 +86,7 @@ def _uncached(
 
 
 def _of_one_dtype(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """fp32 tensors among ``args`` in the 16-bit dtype of others, where these have one."""
+    """``args`` with fp32 tensors cast to the 16-bit dtype of the others, if these have one."""
     narrow = {x.dtype for x in args if isinstance(x, Tensor) and x.dtype in SIXTEEN_BIT}
     if len(narrow) != 1:
         return args
@@ -95,7 +95,7 @@ def _of_one_dtype(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _mark(result: Any) -> None:
-    """Let the node that made ``result`` know that its forward ran in a region."""
+    """Mark the node that made ``result``: its forward ran in a region."""
     for tensor in tensors_of((result,)):
         node: Any = tensor.grad_fn
         if isinstance(node, BackwardCFunction):

@@ -1,7 +1,7 @@
-"""What a data loader prepares, it prepares in the dtypes that the script wrote, in whichever process.
+"""A data loader prepares data in the dtypes that the script names, in whichever process it does so.
 
-A hand-written autocast region is around the forward pass, not around the data; and a worker that is spawned or comes
-from a fork server starts without the recipe, so that one that is forked has to do without it, too.
+A hand-written autocast region is around the forward pass, not around the data. And a worker that is spawned, or comes
+from a fork server, starts without the recipe: a forked worker has to give the same data.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _thread = _Thread()
 
 
 def prepares_data() -> bool:
-    """Whether this thread is in a data loader, or is that of a worker."""
+    """Whether this thread is in a data loader, or belongs to one of its workers."""
     return _thread.prepares
 
 

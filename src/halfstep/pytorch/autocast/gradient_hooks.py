@@ -1,7 +1,7 @@
-"""Hooks on gradients inside a region may return fp32: the gradient goes on in the dtype that it has there.
+"""Hooks on gradients inside a region may return fp32: the gradient keeps the dtype that it has there.
 
 ``x.register_hook(lambda gradient: gradient * mask)`` works in fp32. Where ``x`` is a layer's result in a region, its
-gradient is 16-bit, the product with the script's own mask is fp32, and autograd refuses it.
+gradient is 16-bit, its product with the script's own mask is fp32, and autograd refuses an fp32 gradient there.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _ON_MODULES = ("register_full_backward_hook", "register_full_backward_pre_hook",
 
 
 class InItsDtype:
-    """A hook whose answer has the dtype of the gradient it is given. Pickled it is the hook as the script has it.
+    """A hook that returns a gradient in the dtype of the one that it is given. It is pickled as the script's own hook.
 
     Attributes:
-        script_hook: as the script has it; not named ``hook``, which PyTorch's own wrapper would take over for its own.
+        script_hook: as the script has it; not named ``hook``, since PyTorch's own wrapper copies that attribute.
     """
 
     def __init__(self, hook: Hook) -> None:
@@ -41,7 +41,7 @@ class InItsDtype:
         return self._of(copy.deepcopy(self.script_hook, memo))
 
     def _of(self, hook: Hook) -> InItsDtype:
-        """The same of another hook."""
+        """The same wrapper around another hook."""
         return InItsDtype(hook)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -54,7 +54,7 @@ def adopt(hooks: Iterable[Hooks], wrapped: Callable[[Hook], Hook] = InItsDtype) 
 
 
 def remove(hooks: Iterable[Hooks]) -> None:
-    """Put the program's own hooks in the place of wrapped ones."""
+    """Put the program's own hooks back in the place of wrapped ones."""
     replace_hooks(hooks, lambda hook: hook.script_hook if isinstance(hook, InItsDtype) else hook)
 
 
@@ -78,7 +78,7 @@ def install(patches: Patches, wrapped: Callable[[Hook], Hook] = InItsDtype) -> N
 
 
 def in_its_dtype(answer: Any, given: tuple[Any, ...]) -> Any:
-    """What a hook answers, for the gradient that it was given.
+    """What a hook has returned, cast to the dtypes of the gradients that it was given.
 
     Args:
         answer: a gradient, several, or None.

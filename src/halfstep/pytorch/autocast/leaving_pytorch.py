@@ -1,8 +1,8 @@
-"""16-bit tensors that a recipe made and that leave PyTorch leave it as float32 copies.
+"""16-bit tensors that a recipe made leave PyTorch as float32 copies.
 
-NumPy has no bf16 (``TypeError``), and its sums of fp16 overflow; by DLPack another library gets them; a pickle takes
-them to a file or to another process, where python has fp32. What a model returns is fp32 already; this is for code
-inside a region, and for programs whose region lasts to the backward pass. Such a copy shares no memory with its tensor.
+NumPy has no bf16 (``TypeError``), and its sums of fp16 overflow; DLPack gives tensors to another library; a pickle
+takes them to a file or to another process, which expects fp32. What a model returns is fp32 already. This file is for
+code inside a region, and for programs whose region lasts to the backward pass. A copy shares no memory with its tensor.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def widen(dtype: torch.dtype, made_here: Callable[[], bool], patches: Patches) -
         widened = widening(original)
 
         def reduce(tensor: Tensor, *args: Any) -> Any:
-            # A copy is no way out, and a batch of a loader's worker is what the program's data are.
+            # A copy stays in PyTorch, and a batch from a loader's worker has the dtypes that the script gave it.
             copies = sys._getframe(1).f_globals.get("__name__") == "copy"
             return (original if copies or get_worker_info() is not None else widened)(tensor, *args)
 

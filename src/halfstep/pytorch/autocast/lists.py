@@ -2,14 +2,15 @@
 
 A CPU's own list leaves 16-bit inputs of softmax, norms, exp, log, sums and powers in 16 bits, which CUDA's computes in
 fp32: the same program would train with other numbers on the two. A recipe promises fp32 where range or sums need it.
-Which operations are listed is read from PyTorch's dispatcher, where every build has both devices'; what is done with
-them is fp32, but for those named here (tests hold each to CUDA's own autocast, on fake tensors):
+The operations of both lists are read from PyTorch's dispatcher, which has both devices' lists in every build. A listed
+operation computes in fp32, except for those that this file names (tests compare each with CUDA's own autocast, on fake
+tensors):
 
-- in both lists: the CPU's own kernel, which does the same;
-- in CUDA's alone: one of the kernels below, at the CPU's autocast key;
-- in the CPU's alone: left as it is. With ``--as-on cuda`` it is left to PyTorch's type promotion, as on CUDA.
+- an operation in both lists has the CPU's own kernel, which does the same;
+- one in CUDA's list alone gets one of the kernels below, at the CPU's autocast key;
+- one in the CPU's list alone stays as it is; with ``--as-on cuda`` PyTorch's type promotion decides, as on CUDA.
 
-It is the forward pass that autocast chooses dtypes for; the backward pass follows it.
+Autocast chooses dtypes for the forward pass; the backward pass follows it.
 """
 
 from __future__ import annotations
@@ -104,10 +105,10 @@ def listed(device: str) -> frozenset[str]:
 
 
 def apply(as_on_cuda: bool = False) -> Overrides:
-    """Put CUDA's list into force in the CPU's autocast of this process; ``remove()`` puts the CPU's back.
+    """Put CUDA's list into force in the CPU's autocast of this process; ``remove()`` puts the CPU's list back.
 
     Args:
-        as_on_cuda: do what CUDA does in all: refuse what it refuses, and drop what is in the CPU's list alone.
+        as_on_cuda: follow CUDA in everything: refuse what it refuses, and drop what is in the CPU's list alone.
     """
     ours, theirs = listed("cpu"), listed("cuda")
     overrides = Overrides("CUDA's autocast list, as on CUDA" if as_on_cuda else "CUDA's autocast list")
@@ -151,7 +152,7 @@ def _change(name: str) -> Change:
 
 
 def _to(dtype: torch.dtype, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], Keywords]:
-    """float64 stays: it is no autocast's business."""
+    """Cast to ``dtype``, but for float64, which no autocast casts."""
     source = (torch.float32, *SIXTEEN_BIT)
     return cast(args, dtype, source), cast(kwargs, dtype, source)
 

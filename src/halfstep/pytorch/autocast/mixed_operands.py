@@ -1,11 +1,12 @@
 """Operations that plain fp32 code uses, and that refuse a 16-bit operand: in a region their operands are promoted.
 
 ``canvas[index] = layer(x)`` and ``total.index_add_(0, index, layer(x))`` work in fp32. In a region the layer's result
-is 16-bit, the script's own tensor is fp32, and PyTorch raises. Its autocast promotes the operands of ``cat`` and
-``stack`` alone on a CPU (on CUDA of a few more). Here the others are, by kernels at autocast's own dispatch key: eager
-and compiled, in the backward pass as in the forward, and outside of regions at no cost.
+is 16-bit, the script's own tensor is fp32, and PyTorch raises. On a CPU its autocast promotes only the operands of
+``cat`` and ``stack`` (on CUDA those of a few more). Here kernels at autocast's own dispatch key promote those of the
+other operations, in eager and in compiled code, in the forward and in the backward pass; outside of regions they cost
+nothing.
 
-The tables were found by running PyTorch's own list of operations (``torch.testing``'s ``op_db``) in fp32, and then with
+The tables come from running PyTorch's own list of operations (``torch.testing``'s ``op_db``) in fp32, and then with
 each single operand in bf16 under autocast.
 """
 
@@ -45,7 +46,8 @@ PROMOTED = (
     *("meshgrid", "cartesian_prod", "_chunk_cat"),
 )
 
-#: no 16-bit kernel, or none that factorizes and samples as fp32 does: 16-bit operands are cast to fp32
+#: operations without a 16-bit kernel, or with one that factorizes or samples otherwise than fp32: 16-bit operands are
+#: cast to fp32
 IN_FP32 = (
     *("_standard_gamma", "_sample_dirichlet", "_dirichlet_grad", "binomial", "poisson"),
     *(
@@ -128,7 +130,7 @@ IN_FP32 = (
     *("hspmm", "smm", "sspaddmm"),
 )
 
-#: of a sparse matrix, without a 16-bit kernel: computed in fp32, and rounded to what the operands are
+#: products of a sparse matrix, which have no 16-bit kernel: computed in fp32, and rounded to the operands' dtype
 ROUNDED = {"SparseCPU": ("bmm",), "SparseCsrCPU": ("mm", "addmm", "addmm.out", "addmv.out")}
 
 #: in every autocast list, cast to the widest dtype among the operands
@@ -140,7 +142,7 @@ Cast = Callable[[Any], Any]
 
 
 def promote(devices: Iterable[str]) -> Overrides:
-    """Put the kernels at autocast's key of ``devices``; PyTorch's own, where it has one, stay.
+    """Put the kernels at autocast's key of ``devices``; where PyTorch has a kernel there, it stays.
 
     Returns:
         What takes them away again.
@@ -162,9 +164,9 @@ def promote(devices: Iterable[str]) -> Overrides:
 
 
 def let_formats_meet(devices: Iterable[str], dtype: torch.dtype) -> Overrides:
-    """PyTorch's autocast to one 16-bit dtype raises where it joins tensors of the other: these become float32.
+    """Cast tensors of the other 16-bit dtype to float32 where an operation joins them: PyTorch's autocast would raise.
 
-    For programs that hold 16-bit numbers; kernels in Python take time in every call.
+    Only for programs that hold 16-bit numbers: kernels in Python take time in every call.
     """
     overrides = Overrides("16-bit formats meet")
     for key in (KEYS[device] for device in devices if device in KEYS):
@@ -184,7 +186,7 @@ def _joining(own: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
 
 
 def _operations(names: Iterable[str]) -> Iterator[Any]:
-    """The overloads of each name that take tensors and write none of their arguments but the first."""
+    """The overloads of each name that take tensors and write into no argument but the first."""
     for name in names:
         packet = getattr(torch.ops.aten, name, None)
         for variant in packet.overloads() if packet is not None else ():
@@ -204,7 +206,7 @@ def _kernel(operation: Any, key: str, choose: Callable[[Any, list[Tensor]], Cast
 
 
 def _of_bags(operation: Any, key: str, choose: Callable[[Any, list[Tensor]], Cast]) -> Callable[..., Any]:
-    """Weights that are to have a sparse gradient stay 16-bit: the gradient of a cast is none that is sparse."""
+    """Weights that are to have a sparse gradient stay 16-bit: a cast would make their gradient dense."""
     dense, sparse = _kernel(operation, key, choose), _kernel(operation, key, _common)
     place = [argument.name for argument in operation._schema.arguments].index("sparse")
 
@@ -216,7 +218,7 @@ def _of_bags(operation: Any, key: str, choose: Callable[[Any, list[Tensor]], Cas
 
 
 def _rounded(own: Callable[..., Any]) -> Callable[..., Any]:
-    """``own`` on 16-bit operands, computed in fp32; ``out`` is written as the operands' dtype has it."""
+    """``own`` on 16-bit operands, computed in fp32 and rounded; ``out`` is written in the operands' dtype."""
 
     def kernel(keyset: Any, *args: Any, out: Tensor | None = None, **kwargs: Any) -> Any:
         low = next((x.dtype for x in _tensors(args) if x.dtype in SIXTEEN_BIT), None)
@@ -233,7 +235,7 @@ def _rounded(own: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def of_one_dtype(operation: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], Keywords]:
-    """Arguments of ``operation`` in one dtype where floating ones differ and one is 16-bit; else as they are."""
+    """Arguments of ``operation`` in one dtype, if floating ones differ and one is 16-bit; else unchanged."""
     return _cast(_common, operation, args, kwargs)
 
 
@@ -246,7 +248,7 @@ def _cast(
 
 
 def _common(operation: Any, tensors: list[Tensor]) -> Cast:
-    """To one dtype: that of what is written, or else the widest."""
+    """Cast to one dtype: that of the tensor that is written, or else the widest."""
     dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
     if len(dtypes) < 2 or not dtypes & set(SIXTEEN_BIT):
         return _as_it_is
@@ -260,7 +262,7 @@ def _common(operation: Any, tensors: list[Tensor]) -> Cast:
 
 
 def _fp32(operation: Any, tensors: list[Tensor]) -> Cast:
-    """16-bit operands to fp32."""
+    """Cast 16-bit operands to fp32."""
     if not any(tensor.dtype in SIXTEEN_BIT for tensor in tensors):
         return _as_it_is
     return lambda value: value.float() if value.dtype in SIXTEEN_BIT else value

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from halfstep.pytorch.autocast import beyond_range, mixed_operands
 from halfstep.pytorch.autocast.no_regions import NoRegions
-from halfstep.pytorch.autocast.regions import Regions
+from halfstep.pytorch.autocast.program_region import ProgramRegion
 
 
 class Operands:
     """Kernels that cast operands, until :meth:`remove`; none where the recipe has no regions."""
 
     def __init__(self, regions: NoRegions) -> None:
-        self._regions = regions if isinstance(regions, Regions) else None
+        self._regions = regions if isinstance(regions, ProgramRegion) else None
         self._formats_meet = False
         self._undo: list[Callable[[], None]] = []
 

@@ -16,8 +16,8 @@ from torch.amp.autocast_mode import _UnmanagedAutocast
 
 from halfstep.pytorch.already_made import AlreadyMade
 from halfstep.pytorch.autocast.no_regions import NoRegions
-from halfstep.pytorch.autocast.regions import RECOMPUTES, Regions
-from halfstep.pytorch.autocast.state import AROUND, INSIDE
+from halfstep.pytorch.autocast.program_region import ProgramRegion
+from halfstep.pytorch.autocast.state import AROUND, INSIDE, RECOMPUTES
 from halfstep.pytorch.callers import Caller
 from halfstep.pytorch.patches import Patches, never_traced
 
@@ -27,7 +27,7 @@ _WHERE = "_halfstep_where"
 _ASKED = "_halfstep_asked"
 
 Note = Callable[[str], None]
-#: called with losses, and with the same times the scale of the script's own scaler
+#: called with losses, and with the same losses multiplied by the scale of the script's own scaler
 Scaled = Callable[[Sequence[Any], Sequence[Any]], None]
 
 
@@ -35,8 +35,8 @@ def yield_to(regions: NoRegions, note: Note, promote: Callable[[], None], patche
     """Let the recipe choose what the script's own autocast regions compute in, and let its scalers rest.
 
     A region that is off inside a model's call, or inside a region that is on, asks for full precision there, and gets
-    it. One that is off around whole calls (``autocast(enabled=args.amp)``) is a switch of the script's: the recipe
-    rules what is called in it.
+    it. A region that is off around whole calls (``autocast(enabled=args.amp)``) only says that the script's AMP is
+    switched off: the recipe applies to the calls in it.
 
     Args:
         regions: the recipe's.
@@ -50,7 +50,7 @@ def yield_to(regions: NoRegions, note: Note, promote: Callable[[], None], patche
         "__init__",
         lambda original: _autocast_init(original, regions.dtype, note, promote),
     )
-    if isinstance(regions, Regions):
+    if isinstance(regions, ProgramRegion):
         patches.wrap(torch.amp.autocast, "__enter__", lambda original: _entering(original, regions))
         patches.wrap(torch.amp.autocast, "__exit__", lambda original: _leaving(original, regions))
     patches.wrap(torch.amp.GradScaler, "__init__", lambda original: _scaler_init(original, note))
@@ -81,7 +81,7 @@ def give_back(made: AlreadyMade) -> None:
 
 
 def watch_only(note: Note, scaled: Scaled, patches: Patches) -> None:
-    """Leave the script's AMP in force (``as-is``), and only note that it has some and what its scaler scales.
+    """Leave the script's AMP in force (``as-is``); only note that there is some, and what its scaler scales.
 
     Args:
         note: as in :func:`yield_to`.
@@ -110,7 +110,7 @@ def _scale(original: Callable[..., Any], scaled: Scaled) -> Callable[..., Any]:
         result = original(self, outputs)
         if isinstance(outputs, torch.Tensor):
             scaled([outputs], [result])
-        elif isinstance(outputs, list | tuple):  # an iterator is used up by now, and so is what came of it
+        elif isinstance(outputs, list | tuple):  # an iterator is used up by now, and its result is one, too
             scaled(outputs, result)
         return result
 
@@ -149,7 +149,7 @@ def _autocast_init(
     return never_traced(__init__)
 
 
-def _entering(original: Callable[..., Any], regions: Regions) -> Callable[..., Any]:
+def _entering(original: Callable[..., Any], regions: ProgramRegion) -> Callable[..., Any]:
     def __enter__(self: Any) -> Any:
         outer = regions.outer()
         vars(self).setdefault("_halfstep_outer", []).append(outer)
@@ -160,7 +160,7 @@ def _entering(original: Callable[..., Any], regions: Regions) -> Callable[..., A
     return never_traced(__enter__)
 
 
-def _leaving(original: Callable[..., Any], regions: Regions) -> Callable[..., Any]:
+def _leaving(original: Callable[..., Any], regions: ProgramRegion) -> Callable[..., Any]:
     def __exit__(self: Any, *exc: Any) -> Any:
         result = original(self, *exc)
         if outers := vars(self).get("_halfstep_outer"):  # else it was entered before the recipe was in force
@@ -174,7 +174,7 @@ def _scaler_init(original: Callable[..., None], note: Note) -> Callable[..., Non
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
         if self._enabled:
-            if not _caller().is_adapter:  # in place of a framework, whose flag has been noted
+            if not _caller().is_adapter:  # an adapter makes it for a framework, whose flag has been noted
                 note("GradScaler")
             # A disabled scaler returns losses untouched, steps the optimizer and reports a scale of 1.
             self._enabled = False

@@ -1,4 +1,4 @@
-"""What the script has of lower precision itself, each thing recorded once."""
+"""The lower precision that the script itself asks for; each kind of it is recorded once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 class OwnPrecision:
-    """The script's own mixed precision: where there is any, ``as-is`` becomes a row of a comparison.
+    """The script's own mixed precision: if there is any, ``as-is`` becomes a row of a comparison.
 
     Args:
         write: writes an event to the record.
@@ -26,18 +26,18 @@ class OwnPrecision:
         self.seen: set[str] = set()
 
     def note(self, what: str, asks: str | None = None) -> None:
-        """The script has mixed precision of its own, which ``asks`` for a format."""
+        """The script has mixed precision of its own, which asks for the format ``asks``."""
         if what not in self.seen:
             self.record(what, asks)
             self._want()
 
     def record(self, what: str, asks: str | None = None) -> None:
-        """Record it, once, without asking for regions."""
+        """Record it once; the recipe opens no regions for its sake."""
         if what not in self.seen:
             self.seen.add(what)
             self._write("own_amp", what=what, **({} if asks is None else {"asks": asks}))
 
     def asks_for_fewer_bits(self, what: str, value: Any) -> None:
-        """The script lets products of fp32 numbers run in units of fewer bits, where this machine has such."""
+        """The script lets products of fp32 numbers run in units of fewer bits; recorded if this machine has them."""
         if self._on_gpu() or (value in ("bf16", "medium") and torch.cpu._is_amx_tile_supported()):
             self.record(what)

@@ -21,9 +21,9 @@ _PLAIN = (str, bytes, int, float, complex, type(None), torch.nn.Module, torch.dt
 def to_fp32(value: Any) -> Any:
     """``value`` with its bf16 and fp16 tensors widened to fp32; the very same object where it holds none.
 
-    Looks into tuples, named tuples, lists, dicts and other mappings (ModelOutput of Transformers), dataclasses,
-    namespaces and distributions; not into objects of other classes, which may be caches. What has to change is copied
-    first: a model may go on using what it returned.
+    Tuples, named tuples, lists, dicts and other mappings (ModelOutput of Transformers), dataclasses, namespaces and
+    distributions are searched; objects of other classes, which may be caches, are not. A container that has to change
+    is copied first: a model may go on using what it returned.
     """
     if isinstance(value, Tensor):
         return value.float() if value.dtype is torch.bfloat16 or value.dtype is torch.float16 else value
@@ -48,7 +48,7 @@ def _sequence(value: Any) -> Any:
 
 
 def like(value: Any, items: list[Any]) -> Any:
-    """A list or tuple of the class of ``value`` with its attributes; its own constructor may want something else."""
+    """``items`` in the class of ``value``, with its attributes; its own constructor may take other arguments."""
     if type(value) in (list, tuple) or hasattr(value, "n_sequence_fields"):  # torch.return_types has these
         return type(value)(items)
     made: Any
@@ -77,7 +77,7 @@ def _mapping(value: Any) -> Any:
 
 
 def _with_attributes(value: Any) -> Any:
-    """A shallow copy, its attributes changed as they stand: a constructor would compute, and may check."""
+    """A shallow copy with changed attributes; a constructor could compute something else, or refuse them."""
     changed = {name: new for name, old in vars(value).items() if (new := to_fp32(old)) is not old}
     if not changed:
         return value

@@ -1,4 +1,4 @@
-"""What a module is that a script calls, with no other module's call around it: a model, a layer, or neither."""
+"""The role of a module that a script calls with no other module's call around it: a model, a layer, or neither."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAMED_AS_A_LOSS = re.compile(r"loss|criterion|objective", re.IGNORECASE)
 
 
 class Role(enum.Enum):
-    """Of a module that is called from outside of every other module's call."""
+    """What a module is that is called from outside of every other module's call."""
 
     #: it has parts and parameters, or is one layer that holds all parameters of an optimizer
     MODEL = "model"
@@ -42,11 +42,11 @@ class Roles:
         self._swapped = False
 
     def install(self, patches: Patches) -> None:
-        """Notice optimizers as they are given their parameters."""
+        """Notice it when optimizers are given their parameters."""
         patches.wrap(Optimizer, "add_param_group", self._noticing)
 
     def adopt(self, optimizers: Iterable[Optimizer]) -> None:
-        """These were given their parameters before."""
+        """Take in optimizers that were given their parameters before."""
         self._optimizers.update(optimizers)
 
     def _noticing(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,10 +76,10 @@ class Roles:
         return Role.MODEL if module._modules else Role.LAYER
 
     def _layer(self, module: nn.Module) -> Role:
-        """A layer is a model where an optimizer has nothing else; decided once an optimizer holds it."""
+        """A layer counts as a model where its optimizer has nothing else; decided once an optimizer holds it."""
         own = {id(parameter) for parameter in module.parameters()}
         if not any(parameter.requires_grad for parameter in module.parameters()):
-            return Role.MODEL  # frozen: nothing to learn ties it to what comes after it
+            return Role.MODEL  # frozen: no parameter tells which layers it is trained with
         held = False
         for optimizer in self._optimizers:
             theirs = {id(parameter) for parameter in _parameters(optimizer)}
@@ -92,7 +92,7 @@ class Roles:
         return Role.LAYER
 
     def _reach(self, module: nn.Module) -> None:
-        """Remember what is called until the first step; ``functional_call`` swaps tensors in that nobody knows."""
+        """Remember the parameters of called modules until the first step; ``functional_call`` may have put them in."""
         assert self._reached is not None
         self._called.add(module)
         for parameter in module.parameters():
@@ -102,8 +102,8 @@ class Roles:
     def reached_most(self, optimizers: Iterable[Optimizer]) -> bool:
         """Whether calls of modules have reached at least half of what is optimized; asked once, after a first step.
 
-        What an optimizer holds may be a copy of what was reached (fp32 weights of a script's own): then that has a
-        gradient although no optimizer holds it.
+        An optimizer may hold copies of the reached parameters (a script's own fp32 weights): then these have gradients
+        although no optimizer holds them.
         """
         reached, self._reached = self._reached or set(), None
         called, self._called = list(self._called), weakref.WeakSet()

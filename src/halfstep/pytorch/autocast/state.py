@@ -35,7 +35,7 @@ from halfstep.pytorch.devices import capturing
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.patches import Patches
 
-#: the device type whose autocast dtype says where a thread is; it has no tensors in any build of today
+#: the device type whose autocast dtype says where a thread is; no current build of PyTorch has tensors of it
 PLACE = "ipu"
 
 #: outside of every region: PyTorch's default for that device
@@ -44,6 +44,10 @@ OUTSIDE = torch.float16
 AROUND = torch.bfloat16
 #: inside the call of a model, or in a region of a framework: module calls in there are parts of it
 INSIDE = torch.float32
+
+#: stands for ``cache_enabled``, which is a bool in a script's ``torch.autocast``, where activation checkpointing
+#: recomputes what was computed inside a model, in which autocast may have been off
+RECOMPUTES = 3
 
 _compiling = torch._guards.CompileContext.try_get
 
@@ -59,14 +63,14 @@ def set_place(where: torch.dtype) -> None:
 
 
 class Switched(AbstractContextManager[None]):
-    """Autocast on or off on some devices; then as it was, or as outside where the region around has ended meanwhile.
+    """Autocast on or off on some devices; afterwards as before, or as outside if the region around has ended meanwhile.
 
     A class: a generator takes twice as long, in every step.
 
     Args:
         devices: device types.
         enabled: on or off.
-        where: the place that it is; None leaves the place as it is.
+        where: the place that it puts the thread in; None leaves the thread where it is.
         outside: whether autocast is on outside of every region.
     """
 
@@ -94,14 +98,14 @@ class Switched(AbstractContextManager[None]):
 
 
 class Region(AbstractContextManager[None]):
-    """Autocast to ``dtype`` on some devices, in this thread; then as it was.
+    """Autocast to ``dtype`` on some devices, in this thread; afterwards as before.
 
-    What is made in it without a dtype is float32, although the program's default may be 16-bit.
+    A tensor that is made in it without a dtype is float32, also where the program's default is 16-bit.
 
     Args:
         devices: device types.
         dtype: what products compute in. float32 is allowed: 16-bit and mixed operands are then promoted to it.
-        where: the place that the region is, AROUND or INSIDE.
+        where: the place that it puts the thread in, AROUND or INSIDE.
     """
 
     def __init__(self, devices: Sequence[str], dtype: torch.dtype, where: torch.dtype) -> None:
@@ -115,7 +119,7 @@ class Region(AbstractContextManager[None]):
         self._outer, self._cached = place(), torch.is_autocast_cache_enabled()
         set_place(self._where)
         captured = capturing()
-        if captured:  # a replay is to cast the weights as they are then, not to find a cast of before
+        if captured:  # a replay has to cast the weights as they are then, not to reuse an earlier cast
             clear_autocast_cache()
         set_autocast_cache_enabled(is_grad_enabled() and not captured)
         self._before = switch_on(self._devices, self._dtype)
@@ -161,8 +165,20 @@ def keep_cache_whole(patches: Patches) -> None:
     patches.wrap(torch.inference_mode, "__enter__", _then_stop_caching)
 
 
+def recompute_in_place(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Let activation checkpointing restore the place of the thread, too, before it recomputes."""
+
+    def _get_autocast_kwargs(*args: Any, **kwargs: Any) -> Any:
+        of_device, of_cpu = original(*args, **kwargs)
+        if place() is INSIDE:
+            of_cpu["cache_enabled"] = RECOMPUTES
+        return of_device, of_cpu
+
+    return _get_autocast_kwargs
+
+
 def _without_cache(original: Callable[..., Any]) -> Callable[..., Any]:
-    """It refuses to run where casts are cached."""
+    """Wrap ``make_graphed_callables``, which refuses to run where casts are cached."""
 
     def make_graphed_callables(*args: Any, **kwargs: Any) -> Any:
         cached = torch.is_autocast_cache_enabled()
@@ -203,7 +219,7 @@ def _then_cache_if_grad(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _cache_if(grad: bool, forget: bool) -> None:
-    """Nothing while a compiler traces: its own grad modes are not the program's, and it allows no such change."""
+    """Cache casts if ``grad``; do nothing while a compiler traces, whose grad modes are not the program's."""
     if _compiling() is not None:
         return
     if forget:

@@ -1,9 +1,9 @@
-"""Regions of the recipes with 16-bit weights: the author's boundaries, too, and operands of the model's format inside.
+"""Regions of the recipes with 16-bit weights: the outermost calls of models; operands get the model's format there.
 
-What a model returns comes back as fp32, so that losses and whatever else is outside of it meet the script's fp32
-tensors as python has them. Inside, a 16-bit tensor may meet an fp32 one: a constant, for one. PyTorch refuses
-such products. Autocast casts their operands to the model's format, and it does little else here: every other
-operation of its lists that has a 16-bit kernel is left to compute in what it is given, as ``model.to(dtype)`` has it.
+What a model returns comes back as fp32, so that losses and other code outside of it compute with fp32 tensors as in
+plain python. Inside, a 16-bit tensor may meet an fp32 one, such as a constant. PyTorch refuses such products. Autocast
+casts their operands to the model's format, and does little else here: every other listed operation that has a 16-bit
+kernel computes in the dtype that it is given, as after ``model.to(dtype)``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import PackedSequence
 from halfstep.pytorch.autocast import lists
 from halfstep.pytorch.autocast.around import Outer
 from halfstep.pytorch.autocast.mixed_operands import KEYS
-from halfstep.pytorch.autocast.regions import Kind, Regions
+from halfstep.pytorch.autocast.program_region import Kind, ProgramRegion
 from halfstep.pytorch.autocast.results import to_fp32
 from halfstep.pytorch.autocast.roles import Role
 from halfstep.pytorch.autocast.state import AROUND, OUTSIDE, place, switch_on
@@ -31,7 +31,8 @@ from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.products.dispatcher import Overrides
 from halfstep.pytorch.true_16bit import cast, weights_of_transforms
 
-#: in the CPU's autocast list as fp32, and computed in 16 bits where a model is 16-bit: no loss, and it has a kernel
+#: operations that the CPU's autocast list computes in fp32, and that a 16-bit model computes in 16 bits: they are no
+#: losses and have a 16-bit kernel
 WITH_KERNEL = (
     *("adaptive_avg_pool3d", "adaptive_max_pool3d", "fractional_max_pool2d", "fractional_max_pool3d"),
     *("grid_sampler", "grid_sampler_2d", "grid_sampler_3d", "_grid_sampler_2d_cpu_fallback"),
@@ -40,12 +41,12 @@ WITH_KERNEL = (
     "fake_quantize_per_tensor_affine",
 )
 
-#: norms refuse weights of another format than what they normalize; below them autocast sees only what they call
+#: norms, which refuse weights in another format than their input; autocast sees only the operations that they call
 NORMS = ("layer_norm", "group_norm", "rms_norm", "batch_norm", "instance_norm")
 
 
-class TrueRegions(Regions):
-    """Around the outermost call of a model, whatever regions the script or a framework has: its weights are 16-bit."""
+class TrueRegions(ProgramRegion):
+    """Opens a region around each outermost call of a model, whatever regions the script or a framework has."""
 
     def install(self, patches: Patches) -> None:
         """Wrap the call of modules, and norms."""
@@ -54,33 +55,27 @@ class TrueRegions(Regions):
         for recurrent in (nn.RNN, nn.LSTM, nn.GRU):
             patches.wrap(recurrent, "forward", _of_layers_format)
         patches.on_undo(pass_by(self.devices).remove)
-        # TorchScript has lists of its own, by which norms would give fp32; what is below it applies to it, too.
+        # TorchScript has autocast lists of its own, by which norms would give fp32; the dispatcher's apply to it, too.
         put_back = functools.partial(torch._C._jit_set_autocast_mode, torch._C._jit_set_autocast_mode(False))
         patches.on_undo(put_back)  # type: ignore[arg-type]  # what it returns is of no use
 
     def of_framework(self) -> AbstractContextManager[None]:
-        """None: the calls of models inside are what has a region."""
+        """No region: the calls of models inside have one each."""
         self._opened()
         return nullcontext()
 
-    def without_modules(self) -> None:
-        """Parameters that no module's call has reached stay fp32."""
-
-    def after_first_step(self, *_: Any) -> None:
-        """Likewise."""
-
     def after_step_by_hand(self) -> None:
-        """Likewise."""
+        """A region to the backward pass ends; parameters that no module's call has reached stay fp32."""
         self._around.close()
 
     def entered(self, outer: Outer, dtype: torch.dtype | None, where: torch.dtype) -> None:
-        """In a model, or a region to the backward pass, a region of the script's own changes nothing."""
+        """The script has entered a ``torch.autocast``: inside a region it changes nothing."""
         super().entered(outer, dtype, where)
         if dtype is None and outer.place is not OUTSIDE:
             switch_on(in_use(self.devices), self.dtype)
 
     def _become(self, kind: Kind) -> None:
-        """Regions of the script's own are none here."""
+        """A program with 16-bit weights is one of models or of layers; regions of the script's own do not count."""
         if kind in ("model", "layers"):
             super()._become(kind)
 
@@ -93,14 +88,14 @@ class TrueRegions(Regions):
             self._become("layers")
             self._open()
         elif role is Role.MODEL and grad:
-            self._become("model")  # for a program of layers, too, from the next pass on
+            self._become("model")  # a program of layers becomes one of models, from the next pass on
         around = place() is AROUND
         with self._around_call(module):
             result = self._of_its_format(original, module, args, kwargs)
         return result if around else to_fp32(result)
 
     def _of_its_format(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
-        """What is made without a dtype is 16-bit; the default of a program of float64 stays."""
+        """Make a call in which a tensor made without a dtype is 16-bit, unless the program's default is float64."""
         default = torch.get_default_dtype()
         torch.set_default_dtype(self.dtype if default in (torch.float32, *SIXTEEN_BIT) else default)
         try:
@@ -111,7 +106,7 @@ class TrueRegions(Regions):
 
 
 def pass_by(devices: tuple[str, ...]) -> Overrides:
-    """Leave of autocast's lists products, losses, and what has no 16-bit kernel on a CPU.
+    """Reduce autocast's lists to products, losses and operations without a 16-bit kernel on a CPU.
 
     Returns:
         What puts them back.
@@ -137,7 +132,7 @@ def _of_weights_format(original: Callable[..., Tensor]) -> Callable[..., Tensor]
 
 
 def _of_layers_format(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A recurrent layer chooses its kernel by the format of what it is given."""
+    """Cast the input of a recurrent layer, which chooses its kernel by the format of its input."""
 
     def forward(layer: nn.RNNBase, input: Any, *args: Any, **kwargs: Any) -> Any:
         weight = next(layer.parameters())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import weakref
 from collections import defaultdict
 from collections.abc import Callable
@@ -15,13 +14,13 @@ from torch import Tensor
 from torch.amp.grad_scaler import OptState, _refresh_per_optimizer_state
 from torch.optim import Optimizer
 
-from halfstep.passed_on import Keywords, StateDict
-from halfstep.precisions.loss_scale import power_of_two
+from halfstep.passed_on import StateDict
+from halfstep.pytorch.grad_scaler.closures import NotFinite, split_closure, step_or_undo
+from halfstep.pytorch.grad_scaler.floor import Floor
 from halfstep.pytorch.grad_scaler.misuse import (
     ScaleCollapse,
     ScalerMisuse,
     check_factors,
-    check_scale,
     warn,
     warn_if_inexact,
     where,
@@ -31,7 +30,6 @@ from halfstep.pytorch.loss_scaling import clipping
 from halfstep.pytorch.loss_scaling.gradients import constant
 from halfstep.pytorch.loss_scaling.pending_flag import is_fused
 from halfstep.pytorch.loss_scaling.skips import Skips, floored
-from halfstep.pytorch.loss_scaling.snapshot import may_evaluate_again, snapshot
 
 
 class GradScaler(torch.amp.GradScaler):
@@ -85,15 +83,14 @@ class GradScaler(torch.amp.GradScaler):
         min_scale: float | None = None,
         floor_patience: int = 50,
     ) -> None:
-        self._floor_given = min_scale is not None
-        self._min_scale = 1.0 if min_scale is None else power_of_two(min_scale, "min_scale")
+        self._floor = Floor(min_scale)
         self._floor_patience = floor_patience
         self._skips = Skips()
         self._last_optimizer: weakref.ref[Optimizer] | None = None
         if enabled:
             check_factors(growth_factor, backoff_factor, growth_interval, floor_patience)
-            self._take(init_scale, "init_scale")
-            warn_if_inexact(init_scale, "init_scale", least=self._min_scale)
+            self._floor.admit(init_scale, "init_scale")
+            warn_if_inexact(init_scale, "init_scale", least=self._floor.scale)
             warn_if_inexact(growth_factor, "growth_factor", least=2.0)
             warn_if_inexact(backoff_factor, "backoff_factor", most=0.5)
             clipping.watch()
@@ -112,7 +109,7 @@ class GradScaler(torch.amp.GradScaler):
     @property
     def min_scale(self) -> float:
         """The floor of the scale."""
-        return self._min_scale
+        return self._floor.scale
 
     def scale(self, outputs: Any) -> Any:
         """The outputs, a tensor or an iterable of tensors, times the scale."""
@@ -165,7 +162,7 @@ class GradScaler(torch.amp.GradScaler):
                 "call update() once at the end of every iteration, after all step()s."
             )
         self._last_optimizer = weakref.ref(optimizer)
-        closure, args, kwargs = _split_closure(args, kwargs)
+        closure, args, kwargs = split_closure(args, kwargs)
         if closure is not None:
             result = self._step_with_closure(optimizer, closure, *args, **kwargs)
         elif is_fused(optimizer):
@@ -193,11 +190,11 @@ class GradScaler(torch.amp.GradScaler):
             self._set_scale(new_scale, scale)
             return
         found = self._found_inf(*self._per_optimizer_states.values())
-        at_floor = floored(found, scale, self._min_scale)
+        at_floor = floored(found, scale, self._floor.scale)
         torch._amp_update_scale_(
             scale, tracker, found, self._growth_factor, self._backoff_factor, self._growth_interval
         )
-        scale.clamp_(min=self._min_scale)
+        scale.clamp_(min=self._floor.scale)
         self._per_optimizer_states = defaultdict(_refresh_per_optimizer_state)
         if self._skips.updated(at_floor, self._floor_patience):
             raise ScaleCollapse(self._diagnosis())
@@ -207,9 +204,9 @@ class GradScaler(torch.amp.GradScaler):
         scale = state_dict.get("scale") if self._enabled else None
         if scale is not None:
             warn_if_inexact(scale, "The loaded scale")
-            if not scale >= self._min_scale:
-                warn(f"The loaded scale is {scale:g}, below min_scale; going on from {self._min_scale:g}.")
-                state_dict = {**state_dict, "scale": self._min_scale}
+            if not scale >= self._floor.scale:
+                warn(f"The loaded scale is {scale:g}, below min_scale; going on from {self._floor.scale:g}.")
+                state_dict = {**state_dict, "scale": self._floor.scale}
         super().load_state_dict(state_dict)
 
     def __getstate__(self) -> StateDict:
@@ -247,7 +244,7 @@ class GradScaler(torch.amp.GradScaler):
         """Hand scale and verdict to the optimizer's kernel."""
         scale, _ = self._check_scale_growth_tracker("step")
         state = self._per_optimizer_states[id(optimizer)]
-        if state["stage"] is OptState.READY and self._min_scale < 1:
+        if state["stage"] is OptState.READY and self._floor.scale < 1:
             self.unscale_(optimizer)  # the kernel's division might overflow, unseen
         if state["stage"] is OptState.READY:
             self._warn_if_clipped(optimizer)
@@ -281,7 +278,6 @@ class GradScaler(torch.amp.GradScaler):
     ) -> Any:
         """The optimizer evaluates the closure as often as it likes and sees true gradients each time."""
         state = self._per_optimizer_states[id(optimizer)]
-        undo = snapshot(optimizer) if may_evaluate_again(optimizer) else _nothing
 
         def evaluate() -> Any:
             state["stage"] = OptState.READY
@@ -290,16 +286,11 @@ class GradScaler(torch.amp.GradScaler):
             if state["stage"] is OptState.READY:
                 self.unscale_(optimizer)
             if self._verdict(optimizer).item():
-                raise _NotFinite
+                raise NotFinite
             return loss
 
-        try:
-            result = optimizer.step(evaluate, *args, **kwargs)
-        except _NotFinite:
-            undo()
-            self._skips.stepped(True)
-            return None
-        self._skips.stepped(False)
+        made, result = step_or_undo(optimizer, evaluate, *args, **kwargs)
+        self._skips.stepped(not made)
         return result
 
     # --- what torch.amp.GradScaler calls, and tests of PyTorch reach into ----------------------------------------
@@ -308,7 +299,9 @@ class GradScaler(torch.amp.GradScaler):
         self, optimizer: Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool
     ) -> dict[torch.device, Tensor]:
         """Unscale and test; device -> 1 where a gradient there is not finite, else 0."""
-        return unscale_gradients(optimizer, inv_scale, found_inf, allow_fp16, test_result=self._min_scale < 1)
+        return unscale_gradients(
+            optimizer, inv_scale, found_inf, allow_fp16, test_result=self._floor.scale < 1
+        )
 
     def _check_scale_growth_tracker(self, funcname: str) -> tuple[Tensor, Tensor]:
         if self._scale is None or self._growth_tracker is None:
@@ -353,24 +346,18 @@ class GradScaler(torch.amp.GradScaler):
 
     def _set_scale(self, new_scale: float | Tensor, scale: Tensor) -> None:
         if (
-            not isinstance(new_scale, Tensor) or not self._floor_given
+            not isinstance(new_scale, Tensor) or not self._floor.given
         ):  # a tensor is read: that may synchronize
             new_scale = float(new_scale)
-            self._take(new_scale, "new_scale")
+            self._floor.admit(new_scale, "new_scale")
             warn_if_inexact(new_scale, "new_scale")
         super().update(new_scale)
-        scale.clamp_(min=self._min_scale)  # a tensor is not read here: that would synchronize
-
-    def _take(self, scale: float, what: str) -> None:
-        """Let the floor, where none was given, make way for ``scale``; or refuse a scale that cannot be one."""
-        if not self._floor_given and 0 < scale < self._min_scale:
-            self._min_scale = 2.0 ** math.floor(math.log2(scale))
-        check_scale(scale, self._min_scale, what)
+        scale.clamp_(min=self._floor.scale)  # a tensor is not read here: that would synchronize
 
     def _diagnosis(self) -> str:
         start = (
             f"{self._floor_patience} steps in a row were skipped with the loss scale at its floor of "
-            f"{self._min_scale:g}"
+            f"{self._floor.scale:g}"
         )
         optimizer = self._last_optimizer() if self._last_optimizer else None
         return f"{start}; {where(optimizer)}; {_CURE}."
@@ -380,25 +367,6 @@ _CURE = (
     "look for a loss that is not finite, a learning rate too high, or an operation that needs float32; "
     "gradients that are too large for float16 at this scale need a smaller min_scale"
 )
-
-
-def _nothing() -> None:
-    """Undo nothing: the optimizer evaluates its closure once, before it writes."""
-
-
-class _NotFinite(Exception):
-    """Leaves the optimizer's step from within the closure."""
-
-
-def _split_closure(
-    args: tuple[Any, ...], kwargs: Keywords
-) -> tuple[Callable[[], Any] | None, tuple[Any, ...], Keywords]:
-    """The closure, which torch's optimizers take first, and what else was given."""
-    if "closure" in kwargs:
-        return kwargs["closure"], args, {key: kwargs[key] for key in kwargs if key != "closure"}
-    if args and callable(args[0]):
-        return args[0], args[1:], kwargs
-    return None, args, kwargs
 
 
 @functools.cache

@@ -26,7 +26,7 @@ from halfstep.pytorch.lean.pieces import Cut, can_be_cut
 from halfstep.pytorch.lean.shard import local_of
 from halfstep.pytorch.lean.split import Parts
 from halfstep.pytorch.lean.states import Fp32States
-from halfstep.pytorch.loss_scaling.step import classes_with_a_wrapped_step
+from halfstep.pytorch.loss_scaling.step_wrappers import classes_with_a_wrapped_step
 from halfstep.pytorch.patches import Patches, itself_not_traced, outside_compiler
 
 #: optimizers of torch.optim that treat each parameter by itself; tests hold each to one call for all its parameters

@@ -12,7 +12,7 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,16 +21,16 @@ from torch.autograd import profiler as autograd_profiler
 from torch.compiler import is_compiling
 from torch.optim import Optimizer
 
-from halfstep.passed_on import StateDict
 from halfstep.pytorch.devices import capturing
 from halfstep.pytorch.loss_scaling.engine import inside_backward
 from halfstep.pytorch.loss_scaling.gradients import gradients_of
 from halfstep.pytorch.loss_scaling.pending_flag import Readiness, Verdict, refuse_capture
+from halfstep.pytorch.loss_scaling.saved_scale import save_scale
 from halfstep.pytorch.loss_scaling.sharded import agreed
 from halfstep.pytorch.loss_scaling.snapshot import is_lbfgs, may_evaluate_again, snapshot
+from halfstep.pytorch.loss_scaling.step_wrappers import classes_with_a_wrapped_step, let_schedulers_call
 from halfstep.pytorch.patches import Patches, itself_not_traced, outside_compiler
 from halfstep.pytorch.recording.timeline import CLOSURE
-from halfstep.takeover.patches import descendants
 
 if TYPE_CHECKING:
     from halfstep.precisions.recipes import Recipe
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from halfstep.pytorch.loss_scaling.statistics import Statistics
     from halfstep.pytorch.moments import Moments
     from halfstep.pytorch.recording.recorder import NullRecorder, Recorder
-
-_STATE_KEY = "halfstep"
 
 
 class _Skipped(Exception):
@@ -54,26 +52,6 @@ class _Thread(threading.local):
     """Of each thread: whether it is inside an optimizer's arithmetic."""
 
     inside = False
-
-
-class StepsInside:
-    """Steps that hooks make inside a backward pass: those of one pass are one step, however many parameters it has.
-
-    Attributes:
-        stepped_inside: whether the optimizer that counts has ever stepped inside a pass.
-    """
-
-    def __init__(self) -> None:
-        self.stepped_inside = False
-        self._last = -1
-
-    def steps_once(self) -> bool:
-        """Whether a step made now is the first inside the pass under way, or outside of any."""
-        task = torch._C._current_graph_task_id()
-        if task == -1:
-            return True
-        first, self._last, self.stepped_inside = task != self._last, task, True
-        return first
 
 
 class Steps:
@@ -128,12 +106,11 @@ class Steps:
         for cls in classes_with_a_wrapped_step():
             patches.set(cls, "step", self._around(cls.step))
         if self._recipe.loss_scale.guards:
-            patches.wrap(Optimizer, "state_dict", self._state_dict)
-            patches.wrap(Optimizer, "load_state_dict", self._load_state_dict)
+            save_scale(self._scaling, patches)
 
     def adopt(self, optimizers: Iterable[Optimizer]) -> None:
         """Optimizers that exist, of whose class a scheduler has remembered the step."""
-        _let_schedulers_call(optimizers, {self._plain(step): step for step in self._wrapped})
+        let_schedulers_call(optimizers, {self._plain(step): step for step in self._wrapped})
 
     def remove(self) -> None:
         """Give classes the step back that PyTorch gave them; called when the patches are undone."""
@@ -145,7 +122,7 @@ class Steps:
 
     def disown(self, optimizers: Iterable[Optimizer]) -> None:
         """Give schedulers the step back that they would have remembered."""
-        _let_schedulers_call(optimizers, {step: self._plain(step) for step in self._wrapped})
+        let_schedulers_call(optimizers, {step: self._plain(step) for step in self._wrapped})
 
     def _plain(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """What wrappers of ours are around."""
@@ -300,22 +277,6 @@ class Steps:
         alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
         return alone and math.isfinite(loss.detach() if isinstance(loss, Tensor) else loss)
 
-    def _state_dict(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def state_dict(optimizer: Optimizer) -> StateDict:
-            state: StateDict = original(optimizer)
-            state[_STATE_KEY] = self._scaling.state()
-            return state
-
-        return state_dict
-
-    def _load_state_dict(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def load_state_dict(optimizer: Optimizer, state_dict: StateDict) -> None:
-            original(optimizer, state_dict)
-            if _STATE_KEY in state_dict:
-                self._scaling.restore(state_dict[_STATE_KEY])
-
-        return load_state_dict
-
 
 def _skipping_by_itself(
     step: Callable[..., Any], optimizer: Any, found: Tensor, args: Any, kwargs: Any
@@ -332,18 +293,3 @@ def _named() -> AbstractContextManager[Any]:
     """Under the profiler a closure has a name of its own: its work is not the optimizer's."""
     named = autograd_profiler._is_profiler_enabled
     return torch.profiler.record_function(CLOSURE) if named else nullcontext()
-
-
-def _let_schedulers_call(
-    optimizers: Iterable[Optimizer], instead: dict[Callable[..., Any], Callable[..., Any]]
-) -> None:
-    """A scheduler puts a ``step`` before that of an optimizer's class, which it remembers, in a closure."""
-    for optimizer in optimizers:
-        for cell in getattr(vars(optimizer).get("step"), "__closure__", None) or ():
-            with suppress(ValueError, TypeError):  # an empty cell; something that is no function
-                cell.cell_contents = instead.get(cell.cell_contents, cell.cell_contents)
-
-
-def classes_with_a_wrapped_step() -> list[type[Optimizer]]:
-    """Optimizer classes of which an instance exists: PyTorch will not wrap their step again."""
-    return [cls for cls in descendants(Optimizer) if getattr(vars(cls).get("step"), "hooked", False)]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch._C._dynamo import eval_frame
 
+from halfstep.program.uncaught import stands_around
 from halfstep.version import __version__
 
 
@@ -29,7 +30,7 @@ class Overrides:
     def put(self, name: str, key: str, kernel: Callable[..., Any]) -> None:
         """Put ``kernel(keyset, *args, **kwargs)`` before the operation ``aten::name`` at a dispatch key."""
         hide_from_dynamo(kernel)
-        self._impl(name, kernel, key, with_keyset=True)
+        self._impl(name, stands_around(kernel), key, with_keyset=True)
 
     def pass_by(self, name: str, key: str) -> None:
         """Let ``aten::name`` go on to the next dispatch key, as if nothing were registered at this one."""
