@@ -10,6 +10,7 @@ from typing import Protocol
 from halfstep.comparison.model.fit import Fit, FitRow, FitTrial
 from halfstep.errors import UsageError
 from halfstep.trials import Job, Outcome, Trial, run_trial, safe
+from halfstep.words import fit as fit_words
 
 #: enough for the optimizer's state to exist and for a pass beside it; the steps that are looked at come after the first
 FIT_STEPS = 4
@@ -166,7 +167,7 @@ def _row(
         elif not reason:
             search.fits = batch
     if not reason and search.fits is None:
-        reason = f"even {search.fails} did not fit"
+        reason = fit_words.none_fitted(search.fails)
     return FitRow(precision, search.fits, search.fails, reason, tuple(trials))
 
 
@@ -197,7 +198,7 @@ def _judged(limit: int | None, outcome: Outcome) -> tuple[str, str]:
     """The status. A peak too short to be seen while the trial ran is found in its record."""
     peak = outcome.record.end.get("peak_resident_bytes")
     if limit is not None and peak is not None and peak > limit:
-        return "out_of_memory", f"its resident memory came to {peak:,} bytes, over the limit of {limit:,}"
+        return "out_of_memory", fit_words.over_limit(peak, limit)
     return outcome.status, outcome.reason
 
 
@@ -205,11 +206,8 @@ def _no_answer(option: FitOption, before: Sequence[FitTrial], trial: FitTrial) -
     """Why a trial says nothing of memory; empty where it does. A loss that diverges fits all the same."""
     size, samples = trial.size, trial.samples
     if trial.status not in ("ok", "diverged", "out_of_memory"):
-        return f"the trial with {size} {option.name}: {trial.status.replace('_', ' ')}, {trial.reason}"
+        return fit_words.no_answer(size, option.name, trial.status, trial.reason)
     same = next((t for t in before if samples and t.samples == samples and t.size < size), None)
-    if same is not None and trial.status != "out_of_memory":
-        return (
-            f"a step took {samples} samples at {option.argument} {same.size} and at {size}: "
-            "the program has no more data, or the option does not set its batch"
-        )
+    if samples and same is not None and trial.status != "out_of_memory":
+        return fit_words.same_samples(samples, option.argument, same.size, size)
     return ""

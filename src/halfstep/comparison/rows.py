@@ -18,13 +18,8 @@ from halfstep.record import Record, events
 from halfstep.record.ran import Ran
 from halfstep.record.stored import PARTS, together
 from halfstep.trials import Outcome, once
-from halfstep.words.absent import failed_look
+from halfstep.words import absent
 from halfstep.words.ran import words
-
-#: why there is no energy where trials ran side by side on one processor: its counters cover all of it
-SHARED = "other trials ran on the same processor at the same time"
-#: why an emulated trial has no figure of its cost
-EMULATED = "an emulated run reports no speed, memory or energy"
 
 #: steps left out at the start of each trial: first allocations, compilation, the sampled step
 WARMUP = 5
@@ -35,7 +30,7 @@ def trial_row(outcome: Outcome, command: tuple[str, ...], log: str) -> TrialRow:
     """One trial as a row of the comparison object."""
     record, end, sample = outcome.record, outcome.record.end, outcome.record.sample
     times = measured(outcome)
-    center = summary(times) if times else Absent("no step after the warm-up")
+    center = summary(times) if times else Absent(absent.NO_TIMED_STEP)
     step = None if isinstance(center, Absent) else Spread(center.median, center.low, center.high)
     share = _matmul_share(sample.get("matmul_flops"))
     samples, ranks = sample.get("samples"), [record, *outcome.ranks]
@@ -71,7 +66,7 @@ def trial_row(outcome: Outcome, command: tuple[str, ...], log: str) -> TrialRow:
         load_absent=end.get("load_absent"),
         warnings=(
             *record.warnings,
-            *starmap(failed_look, record.absent.items()),
+            *starmap(absent.failed_look, record.absent.items()),
             *_ran_otherwise(record, ran, share or {}),
         ),
         own_amp=tuple(record.own_amp),
@@ -108,9 +103,9 @@ def _unmeasured(row: TrialRow) -> TrialRow:
         "step_seconds", "steps_per_second", "samples_per_second", "peak_memory_bytes", "peak_memory_how", "memory",
         "energy_joules", "joules_per_step", "joules_per_sample", "time_shares", "profiled_step",
     )  # fmt: skip
-    absent = ("step_seconds", "peak_memory", "memory", "workspace", "energy", "joules_per_step", "joules_per_sample",
+    lacking = ("step_seconds", "peak_memory", "memory", "workspace", "energy", "joules_per_step", "joules_per_sample",
               "time_shares")  # fmt: skip
-    changes: Any = {**dict.fromkeys(figures), **{f"{figure}_absent": EMULATED for figure in absent}}
+    changes: Any = {**dict.fromkeys(figures), **{f"{figure}_absent": absent.EMULATED for figure in lacking}}
     return replace(row, step_times=(), **changes)
 
 
@@ -156,8 +151,8 @@ def _no_sample(steps: Sequence[object], sample: events.Sample) -> str:
     if "absent" in sample:
         return str(sample["absent"])
     if sample:
-        return "the sampled step made no matrix product"
-    return "measured in the second step, which was not reached" if len(steps) < 2 else "no step was sampled"
+        return absent.NO_PRODUCT
+    return absent.SECOND_STEP if len(steps) < 2 else absent.NOT_SAMPLED
 
 
 def _with_peak(row: TrialRow, ranks: Sequence[Record]) -> TrialRow:
@@ -165,10 +160,10 @@ def _with_peak(row: TrialRow, ranks: Sequence[Record]) -> TrialRow:
     peaks = [record.end.get("peak_memory_bytes") for record in ranks]
     known = [peak for peak in peaks if peak is not None]
     if not ranks[0].steps:
-        return replace(row, peak_memory_absent="no step was made")
+        return replace(row, peak_memory_absent=absent.NO_STEP)
     if len(known) < len(peaks):
         reason = next((r.end["peak_memory_absent"] for r in ranks if "peak_memory_absent" in r.end), None)
-        return replace(row, peak_memory_absent=reason or "the process ended without telling")
+        return replace(row, peak_memory_absent=reason or absent.PEAK_UNKNOWN)
     row = replace(row, peak_memory_bytes=sum(known), peak_memory_how=ranks[0].end.get("peak_memory_how"))
     return (
         row if len(known) == 1 else replace(row, peak_memory_largest_rank_bytes=max(known), ranks=len(known))

@@ -26,7 +26,7 @@ from halfstep.comparison.model.environment import BlocksAtOnce, Environment
 from halfstep.comparison.model.fit import Fit
 from halfstep.comparison.model.recommendation import Recommendation
 from halfstep.comparison.request import Request, Stored, check_machine, save, stored
-from halfstep.comparison.rows import SHARED, WARMUP, trial_row
+from halfstep.comparison.rows import WARMUP, trial_row
 from halfstep.comparison.slots import slots
 from halfstep.comparison.statistics.drift import speed_drift
 from halfstep.comparison.trial_cost import without_energy
@@ -37,6 +37,7 @@ from halfstep.files import read_json
 from halfstep.meters import idle_watts
 from halfstep.record.events import Takeover
 from halfstep.trials import Outcome, Trial, run_trial
+from halfstep.words import absent
 
 AS_IS = "as-is"
 
@@ -248,7 +249,7 @@ def assemble(
     for i, by in enumerate(map(disturbed, others, files)):
         rows[i] = replace(rows[i], disturbed=by) if by else rows[i]
     if environment.side_by_side is not None and not environment.shares_cores:
-        rows = [without_energy(row, SHARED) for row in rows]
+        rows = [without_energy(row, absent.SHARED) for row in rows]
     found = verdicts(outcomes, rows, request.tolerance, levels(request, recipes))
     found, budget = with_budget(found, request, recipes, outcomes, end)
     told = next((o.record.takeover for o in outcomes if o.record.steps), Takeover())

@@ -10,6 +10,7 @@ from halfstep import codec
 from halfstep.comparison.model.trials import ProfiledStep, TrialRow
 from halfstep.record import Record
 from halfstep.record.events import End, Sample
+from halfstep.words import absent
 
 #: from this ratio of a step's products to the baseline's, or from its inverse, the program computes something else
 OTHER_WORK = 1.5
@@ -26,9 +27,9 @@ def with_energy(row: TrialRow, end: End, samples: int) -> TrialRow:
         samples: how many a step takes, over all ranks; 0 where that is not known.
     """
     joules, a_step = end.get("energy_joules"), end.get("joules_per_step")
-    reason = end.get("energy_absent", "no end was recorded") if joules is None else None
-    per_step = reason or end.get("joules_per_step_absent", "the record holds none")
-    per_sample = "how many samples a step takes was not seen" if a_step is not None else per_step
+    reason = end.get("energy_absent", absent.NO_END) if joules is None else None
+    per_step = reason or end.get("joules_per_step_absent", absent.NOT_IN_RECORD)
+    per_sample = absent.NO_SAMPLES if a_step is not None else per_step
     return replace(
         row,
         energy_joules=joules,
@@ -42,7 +43,7 @@ def with_energy(row: TrialRow, end: End, samples: int) -> TrialRow:
 
 
 def with_memory(
-    row: TrialRow, parts: Mapping[str, int] | None, ranks: Sequence[Record], absent: str
+    row: TrialRow, parts: Mapping[str, int] | None, ranks: Sequence[Record], otherwise: str
 ) -> TrialRow:
     """With bytes by part, and what the peak holds beyond them as workspace where an allocator tells of tensors alone.
 
@@ -50,7 +51,7 @@ def with_memory(
     the allocator's peak less weights, gradients, optimizer state, activations and cast weights.
     """
     if not parts:
-        return replace(row, memory_absent=absent, workspace_absent=absent)
+        return replace(row, memory_absent=otherwise, workspace_absent=otherwise)
     workspace = _workspace(parts, ranks[0].end)
     if isinstance(workspace, str):
         return replace(row, memory=parts, workspace_absent=workspace)
@@ -61,25 +62,20 @@ def _workspace(parts: Mapping[str, int], end: End) -> int | str:
     """The bytes that the peak holds beside the parts, or why that is not known."""
     peak = end.get("peak_memory_bytes")
     if peak is None:
-        return str(end.get("peak_memory_absent", "the process ended without telling its peak"))
+        return str(end.get("peak_memory_absent", absent.PEAK_UNKNOWN))
     if not end.get("peak_memory_of_tensors"):
-        return (
-            "on a CPU the peak is the resident set's, which holds the program's data and code too: "
-            "the rest of the peak is not workspace alone"
-        )
+        return absent.RESIDENT_PEAK
     if "activations" not in parts:
-        return "the activations are not known, and so neither is what is left beside them"
-    if peak < sum(parts.values()):  # the sampled step kept more memory than any later one
-        return "the peak after the warm-up is below the parts of the sampled step"
+        return absent.NO_ACTIVATIONS
+    if peak < sum(parts.values()):
+        return absent.PEAK_BELOW_PARTS
     return peak - sum(parts.values())
 
 
 def with_time_shares(row: TrialRow, sample: Sample, steps: int) -> TrialRow:
     """With shares of the profiled step by the kind of work, and that step's own figures."""
     shares, profiled = sample.get("time_shares"), sample.get("profiled")
-    reached = (
-        "the profiled step gave none" if steps > 2 else "measured in the third step, which was not reached"
-    )
+    reached = absent.NO_SHARES if steps > 2 else absent.THIRD_STEP
     return replace(
         row,
         time_shares=shares,

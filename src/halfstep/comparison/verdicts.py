@@ -28,6 +28,7 @@ from halfstep.comparison.stillness import stands_still
 from halfstep.comparison.trial_cost import work_ratio
 from halfstep.comparison.why import why
 from halfstep.trials import Outcome
+from halfstep.words import absent
 
 
 def verdicts(
@@ -143,11 +144,11 @@ def _of_trials(precision: str, baseline: str | None, group: Sequence[Outcome], o
         warnings=tuple(dict.fromkeys(w for row in rows for w in row.warnings)),
         disturbed=sum(bool(row.disturbed) for row in rows),
         step_time=seconds,
-        step_time_absent=None if seconds else no_step or "no step after the warm-up",
+        step_time_absent=None if seconds else no_step or absent.NO_TIMED_STEP,
         peak_memory=peak,
-        peak_memory_absent=None if peak else no_peak or "no trial told",
+        peak_memory_absent=None if peak else no_peak or absent.NO_TRIAL,
         energy=joules,
-        energy_absent=None if joules else no_joules or "no trial told",
+        energy_absent=None if joules else no_joules or absent.NO_TRIAL,
     )
 
 

@@ -1,4 +1,4 @@
-"""halfstep in PyTorch: the takeover, and two things for those who write the loop themselves."""
+"""halfstep in PyTorch: the takeover, and two public names for those who write the training loop themselves."""
 
 from __future__ import annotations
 

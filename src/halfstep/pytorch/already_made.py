@@ -1,4 +1,4 @@
-"""What a program has made before a recipe is put into force, or taken off again: the program goes on using it."""
+"""Objects that the program has made before a recipe is put into force, or taken off again, and goes on using."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Hooks = dict[int, Callable[..., Any]]
 
 @dataclass(frozen=True)
 class AlreadyMade:
-    """The objects of this process that hold a part of the recipe, or have to.
+    """The objects of this process that hold a part of the recipe, or that have to.
 
     Attributes:
         optimizers: those of ``torch.optim``.
@@ -28,8 +28,8 @@ class AlreadyMade:
         kept: modules that a recipe's ``keep=`` has marked.
         scalers: gradient scalers.
         autocasts: autocast regions that the program keeps as objects.
-        hooks: of backward passes, which may return another gradient.
-        accumulated_hooks: which are called when a gradient has been accumulated.
+        hooks: hooks of backward passes, which may return another gradient.
+        accumulated_hooks: hooks that are called when a gradient has been accumulated.
     """
 
     optimizers: list[Optimizer] = field(default_factory=list)

@@ -27,7 +27,7 @@ class Arithmetic:
 
     Args:
         options: how the recipe is put into force.
-        moved: called when the program turns out to train on another device than was thought.
+        moved: called when the program turns out to train on another type of device.
 
     Attributes:
         device: the type of device that the program trains on.
@@ -56,7 +56,7 @@ class Arithmetic:
         self._undo: list[Callable[[], None]] = []
 
     def _supported(self) -> Support | None:
-        """What this machine's units do for the recipe.
+        """What this machine's units can do for the recipe.
 
         Raises:
             Unsupported: it cannot be done here; the message has the reason.
@@ -90,7 +90,7 @@ class Arithmetic:
         return plan([self.dtype], self._options.run.products)
 
     def _sources(self) -> list[Path]:
-        """What has to be compiled once, before the recipe can be put in force."""
+        """The C and C++ sources that have to be compiled once, before the recipe can be put into force."""
         scaled = scaled_pass.SOURCES if self._recipe.loss_scale.guards else ()
         return [*scaled, *(cpp_kernel.SOURCES if self.fp32_units else ())]
 
@@ -107,7 +107,7 @@ class Arithmetic:
         return self._support is not None and self._support.kind == "impossible"
 
     def install(self) -> None:
-        """Put it into force."""
+        """Put the arithmetic into force."""
         if self.to_emulate:
             self._emulate()
         if self.dtype is not None and self._recipe.mixed:
@@ -115,7 +115,7 @@ class Arithmetic:
         self._install_products()
 
     def _emulate(self) -> None:
-        """Round the operands of every product. Imported here, as programs without emulation need none of it."""
+        """Round the operands of every product; imported here because programs without emulation do not need it."""
         from halfstep.pytorch.emulation.emulate import Emulated
         from halfstep.pytorch.emulation.ops import Emulation
 
@@ -150,7 +150,7 @@ class Arithmetic:
             self.place(losses)
 
     def place(self, tensors: Sequence[Tensor]) -> None:
-        """The program trains where these are: even beside a GPU that may be the CPU, and its products can be chosen."""
+        """The program trains on the device of these tensors, which beside a GPU may be the CPU: choose its products."""
         kinds = {tensor.device.type for tensor in tensors}
         if len(kinds) != 1 or kinds == {self.device}:
             return
@@ -168,6 +168,6 @@ class Arithmetic:
         self._moved()
 
     def remove(self) -> None:
-        """Take it off again."""
+        """Take the arithmetic off again."""
         for undo in self._undo:
             undo()

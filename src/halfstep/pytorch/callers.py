@@ -15,12 +15,12 @@ class Caller(NamedTuple):
 
     @classmethod
     def of(cls, frame: FrameType) -> Caller:
-        """Who runs ``frame``."""
+        """The caller that runs ``frame``."""
         return cls(frame.f_globals.get("__name__", ""), frame.f_code.co_filename)
 
     @property
     def is_script(self) -> bool:
-        """Whether it is neither PyTorch (checkpointing opens regions) nor DeepSpeed (its configuration counts)."""
+        """Whether it is neither PyTorch, whose checkpointing opens regions, nor DeepSpeed, which is configured."""
         return bool(self.file) and not self.module.startswith(("torch.", "halfstep.", "deepspeed."))
 
     @property
@@ -35,6 +35,6 @@ class Caller(NamedTuple):
 
 
 def asked_by_script(depth: int = 1) -> bool:
-    """Whether the script's own code, and no library's, calls the function that asks; ``depth`` frames further out."""
+    """Whether the script's own code, not a library's, calls the function that asks; ``depth`` frames further out."""
     caller = Caller.of(sys._getframe(1 + depth))
     return caller.is_script and caller.module != "torch" and not caller.is_library

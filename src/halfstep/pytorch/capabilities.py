@@ -1,4 +1,4 @@
-"""What this machine's PyTorch can do in each precision, and by what evidence.
+"""What this machine's PyTorch can do in each precision, and the evidence for it.
 
 python -m halfstep.pytorch.capabilities      # the same, as JSON: for a program that must not import torch itself
 """
@@ -21,10 +21,10 @@ from halfstep.pytorch import devices
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
-#: what AMD's GPUs are called, which PyTorch calls ``cuda``
+#: the name of AMD's GPUs, which PyTorch calls ``cuda``
 ROCM = "ROCm"
 
-#: CPU flags that tell of arithmetic on 16-bit numbers, or of its absence.
+#: CPU flags that show arithmetic on 16-bit numbers, or its absence.
 _FLAGS = (
     "avx2",
     "avx_ne_convert",
@@ -76,7 +76,7 @@ def cpu() -> Cpu:
 
 
 def _flags() -> frozenset[str]:
-    """PyTorch's own list, or, where it has none yet, the kernel's, in which only ``avx512f`` is spelt otherwise."""
+    """PyTorch's own list of flags; in older versions the kernel's, where only ``avx512f`` has another spelling."""
     if hasattr(torch.cpu, "get_capabilities"):
         return frozenset(name for name, there in torch.cpu.get_capabilities().items() if there is True)
     return frozenset(cpuinfo("flags").replace("avx512f", "avx512_f").split())
@@ -155,7 +155,7 @@ def cuda_support(precision: str, capability: tuple[int, int]) -> Support:
 
 
 def _other_support(precision: str, device: str) -> Support:
-    """The rule for accelerators that halfstep has not run on: whatever PyTorch's autocast takes there."""
+    """The rule for accelerators that halfstep has not run on: the dtypes that PyTorch's autocast takes there."""
     if precision == "tf32":
         return Support("impossible", f"TF32 units are NVIDIA's; this device is {device}")
     kind = "cuda" if device == ROCM else device
@@ -179,7 +179,7 @@ def _autocast_takes(dtype: torch.dtype, device: str) -> bool:
 
 
 def best() -> tuple[str, str]:
-    """The precision to begin with on this machine, and why: the first of bf16 and fp16 that has units of its own."""
+    """The precision to begin with on this machine, and why: bf16 or else fp16 if there are units for it, else fp32."""
     name = devices.accelerator() or "cpu"
     for precision in ("bf16", "fp16"):
         found = support(precision, name)
@@ -189,7 +189,7 @@ def best() -> tuple[str, str]:
 
 
 def describe() -> Machine:
-    """All of this as one value."""
+    """Everything that this file finds out, as one value."""
     machine = cpu()
     known = _ARM_FLAGS if machine.architecture in ("aarch64", "arm64") else _FLAGS
     return Machine(

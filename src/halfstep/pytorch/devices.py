@@ -1,7 +1,7 @@
-"""Which devices there are, asked so that none of them is initialised: that is the program's to do.
+"""Which devices there are, asked in a way that initialises none of them: the program has to do that itself.
 
 A program may choose its GPUs after it has imported PyTorch (``CUDA_VISIBLE_DEVICES``), and may fork before it uses one.
-Both fail once the CUDA runtime has been asked anything. NVML, the driver's library for management, can be asked.
+Both fail after any call of the CUDA runtime. Calls of NVML, the driver's library for management, do no harm.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 def accelerator() -> str | None:
     """The type of the accelerator that this process sees (``cuda``, ``mps``, ...), or None."""
-    built = torch.accelerator.current_accelerator()  # what PyTorch was built for, there or not
+    built = torch.accelerator.current_accelerator()  # what PyTorch was built for, present or not
     if built is None:
         return None
     if built.type == "cuda":
@@ -23,15 +23,15 @@ def accelerator() -> str | None:
 
 
 def device_types() -> tuple[str, ...]:
-    """The device types that autocast may be put on: always ``cpu``, and the accelerator if there is one."""
+    """The device types that autocast may be switched on for: always ``cpu``, and the accelerator if there is one."""
     found = accelerator()
     return ("cpu",) if found is None else ("cpu", found)
 
 
 def in_use(types: Sequence[str]) -> Sequence[str]:
-    """Of ``types``, as :func:`device_types` has them, the one that the program computes on, as far as is known.
+    """The type among ``types``, as :func:`device_types` gives them, that the program computes on, as far as is known.
 
-    That is the accelerator, once the program has initialised it.
+    It is the accelerator once the program has initialised it, and the CPU before.
     """
     if len(types) > 1 and (types[-1] != "cuda" or torch.cuda.is_initialized()):
         return types[-1:]
@@ -41,7 +41,7 @@ def in_use(types: Sequence[str]) -> Sequence[str]:
 def cuda_capability() -> tuple[int, int]:
     """The compute capability of the first GPU that this process sees.
 
-    Where NVML does not answer, CUDA is asked, which initialises it.
+    If NVML does not answer, it is asked of CUDA, which initialises it.
     """
     if not torch.cuda.is_initialized() and (found := _nvml_capability()) is not None:
         return found
@@ -49,7 +49,7 @@ def cuda_capability() -> tuple[int, int]:
 
 
 def _nvml_capability() -> tuple[int, int] | None:
-    """As NVML has it (nvmlDeviceGetCudaComputeCapability), or None where it does not tell."""
+    """The answer of NVML (nvmlDeviceGetCudaComputeCapability), or None where it gives none."""
     try:
         index = torch.cuda._get_nvml_device_index(0)
         nvml = ctypes.CDLL("libnvidia-ml.so.1")

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-# Taken here: what stands in torch._C while a recipe is in force notes what the script sets.
+# Taken before any is replaced: while a recipe is in force, the functions in torch._C note what the script sets.
 from torch._C import (
     _get_cudnn_allow_tf32,
     _get_float32_matmul_precision,
@@ -33,10 +33,11 @@ _SETTERS = (
     "_set_onednn_allow_tf32",
     "_set_fp32_precision_setter",
 )
-#: backends whose ``allow_tf32`` calls its setter past ``torch._C``
+#: backends whose ``allow_tf32`` keeps its setter itself, instead of looking it up in ``torch._C``
 _ALLOWING = {"cudnn": "_set_cudnn_allow_tf32", "mkldnn": "_set_onednn_allow_tf32"}
 
-#: what has a precision of its own; a kind's "none" stands for its backend's, and that for all backends'
+#: the places that have a setting; "none" at a kind of products stands for the setting of its backend, and "none" there
+#: for the setting of all backends
 _PLACES = (
     ("generic", "all"),
     *((backend, kind) for backend in ("cuda", "mkldnn") for kind in ("all", "matmul", "conv", "rnn")),
@@ -45,7 +46,7 @@ _PLACES = (
 #: values that ask for fewer bits than fp32 has
 FEWER = (True, "tf32", "bf16", "high", "medium")
 
-#: is called for each line of the script that asks for fewer bits: with what it sets, and to which of :data:`FEWER`
+#: called for each line of the script that asks for fewer bits: with what it sets, and to which of :data:`FEWER`
 Asked = Callable[[str, Any], None]
 
 
@@ -54,7 +55,7 @@ class Fp32Units:
 
     Args:
         tf32: whether products may run in TF32 units.
-        asked: is called with what the script sets.
+        asked: called with what the script sets.
     """
 
     def __init__(self, tf32: bool, asked: Asked) -> None:
@@ -70,7 +71,7 @@ class Fp32Units:
         patches.on_undo(self.release)
 
     def release(self) -> None:
-        """Set what was set before, and then what the script has set; once PyTorch's own setters are back."""
+        """Restore the settings of before, then set what the script has set; PyTorch's own setters have to be back."""
         for restore in (*self._before, *self._by_script.values()):
             restore()
 
@@ -78,16 +79,15 @@ class Fp32Units:
         tf32 = self._precision == "tf32"
         _set_float32_matmul_precision("high" if tf32 else "highest")
         _set_cudnn_allow_tf32(tf32)
-        for (
-            place
-        ) in _PLACES:  # all of them: PyTorch refuses to answer where the old and the new settings differ
+        # All of them: PyTorch refuses to answer if the old and the new settings differ.
+        for place in _PLACES:
             _set_fp32_precision_setter(*place, self._precision)
 
     def _set(self, what: str, value: Any, setter: Callable[[], None]) -> None:
-        """The script sets something: PyTorch checks it, and it holds again when the recipe is taken off."""
+        """The script sets something: PyTorch checks it, and it comes into force when the recipe is taken off."""
         setter()
         self._hold()
-        self._by_script.pop(what, None)  # the order counts, too
+        self._by_script.pop(what, None)  # to keep the order of the last settings
         self._by_script[what] = setter
         if value in FEWER:
             self._asked(what, value)
@@ -105,7 +105,7 @@ def watch_only(asked: Asked, patches: Patches) -> None:
 
 
 def watch(set_: Callable[[str, Any, Callable[[], None]], None], patches: Patches) -> None:
-    """Call ``set_`` in place of PyTorch's setters: with what is set, to which value, and what sets it."""
+    """Call ``set_`` in place of PyTorch's setters: with what is set, the value, and a function that sets it."""
 
     def watching(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
         def wrap(original: Callable[..., None]) -> Callable[..., None]:
@@ -125,7 +125,7 @@ def watch(set_: Callable[[str, Any, Callable[[], None]], None], patches: Patches
 
 
 def _attribute(setter: str, place: list[str]) -> str:
-    """What the script sets, in the script's own words."""
+    """What the script sets, as the script writes it."""
     if setter == "_set_float32_matmul_precision":
         return "torch.set_float32_matmul_precision"
     if setter == "_set_cublas_allow_tf32":
@@ -138,10 +138,10 @@ def _attribute(setter: str, place: list[str]) -> str:
 
 
 def _settings() -> list[Callable[[], None]]:
-    """What sets PyTorch's settings as they are now."""
+    """A function that restores PyTorch's settings as they are now."""
     try:
         matmul = _get_float32_matmul_precision()
-    except RuntimeError:  # set by the newer interface, which the places tell
+    except RuntimeError:  # they were set by the newer interface, which the places have
         matmul = "highest"
     try:
         cudnn = _get_cudnn_allow_tf32()
@@ -160,7 +160,7 @@ def _settings() -> list[Callable[[], None]]:
     ]
 
 
-#: by format, the settings that let sums of its products have fewer bits than fp32, on a GPU
+#: format -> the settings that let a GPU sum products in that format in fewer bits than fp32
 _SUMS = {
     "bf16": ("allow_bf16_reduced_precision_reduction",),
     "fp16": ("allow_fp16_reduced_precision_reduction", "allow_fp16_accumulation"),
@@ -168,7 +168,7 @@ _SUMS = {
 
 
 def sums_of(formats: Iterable[str]) -> list[str]:
-    """Which of them are on, as the script or PyTorch's default has them, for products in ``formats``."""
+    """Which of these settings are on, by the script or by PyTorch's default, for products in ``formats``."""
     names = [name for form in formats for name in _SUMS.get(form, ())]
     return [name for name in names if getattr(torch.backends.cuda.matmul, name)]
 

@@ -1,7 +1,7 @@
 """``keep=``: modules, by name pattern, that compute in fp32 while the rest uses 16 bits.
 
-Names are the paths inside the outermost module that is called, as ``named_modules`` gives them; the outermost
-itself is the empty name. Patterns are those of ``fnmatch``: ``*.norm``, ``blocks.0.*``, ``lm_head``.
+A name is a module's path inside the outermost module that is called, as ``named_modules`` gives it; the name of the
+outermost module is empty. Patterns are those of ``fnmatch``: ``*.norm``, ``blocks.0.*``, ``lm_head``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from halfstep.pytorch.dtypes import KEPT, SIXTEEN_BIT
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.true_16bit import cast
 
-#: what torch.compile, DataParallel and DistributedDataParallel put before the names of a model's parts
+#: prefixes that torch.compile, DataParallel and DistributedDataParallel put before the names of a model's parts
 WRAPPERS = re.compile(r"^((_orig_mod|module)(\.|$))+")
 
 
@@ -38,7 +38,7 @@ class Keep:
     Args:
         patterns: name patterns of modules.
         patches: where the wrapped ``forward`` of their classes are remembered.
-        back_to: dtype that their results are cast to, where weights are 16-bit and no autocast does it.
+        back_to: the dtype that their results are cast to; None where autocast casts them.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class Keep:
         self._names: list[str] = []
 
     def install(self) -> None:
-        """Look before modules are called, as a model may be made at any time."""
+        """Look at each model before it is called: one may be made at any time."""
         if self._patterns:
-            # Not a global module hook: torch.compile warns of those, and traces them.
+            # A global module hook would not do: torch.compile warns of it, and traces it.
             self._patches.wrap(nn.Module, "__call__", self._call)
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,7 +67,7 @@ class Keep:
         return __call__
 
     def look(self, module: nn.Module) -> None:
-        """Mark the parts of ``module`` that match, the first time that it is called from outside."""
+        """Mark the parts of ``module`` that match, once."""
         if module in self._seen or not self._patterns:
             return
         self._seen.update(module.modules())
@@ -80,7 +80,7 @@ class Keep:
                 self._keep(part)
 
     def stepped(self) -> None:
-        """After the first step every model has been called: a pattern that matched nothing is a mistake.
+        """The first step has been made, every model has been called: a pattern that matched nothing is a mistake.
 
         Raises:
             UsageError: naming the pattern and some of the modules that there are.
@@ -112,8 +112,8 @@ class Keep:
             if back_to is None or torch.compiler.is_compiling():
                 off: Any = torch.autocast(
                     device, enabled=False
-                )  # a recipe's region is off on all devices then
-            else:  # that would be a region of the script's, which changes nothing in a model of 16-bit weights
+                )  # a region that is off inside a model is off on all devices
+            else:  # in a model of 16-bit weights a torch.autocast, even one of halfstep's, would change nothing
                 off = Switched(device_types(), enabled=False)
             with off:
                 result = original(module, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""The moments of a training: what the code around passes and steps tells the takeover that put it in force."""
+"""The moments of a training, as the code around backward passes and steps reports them to the takeover."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from halfstep.pytorch.loss_scaling.pending_flag import Verdict
 
 
 class Moments:
-    """Nothing is done at any of them by itself."""
+    """The moments; each does nothing by default."""
 
     @property
     def steps(self) -> int:
@@ -22,13 +22,13 @@ class Moments:
         return 0
 
     def scaled_by_hand(self, text: str) -> None:
-        """A loss has a factor that is taken for a loss scale of the script's, in words."""
+        """A loss has a factor that looks like a loss scale of the script's own; ``text`` says so."""
 
     def before_backward(self, outputs: Sequence[Tensor | GradientEdge], factor: float = 1.0) -> None:
-        """A backward pass of the script's is about to start. Of a gradient edge the loss is not known.
+        """A backward pass of the script's is about to start.
 
         Args:
-            outputs: what it starts from.
+            outputs: what it starts from; for a gradient edge the loss is not known.
             factor: a loss scale of the script's own, which is no part of the loss that is recorded.
         """
 
@@ -45,22 +45,22 @@ class Moments:
         """An optimizer is about to step, or to be kept from it."""
 
     def after_step(self, optimizer: Optimizer, verdict: bool | Verdict) -> None:
-        """An optimizer has stepped, or was kept from it, or (a verdict that is not read yet) kept itself from it."""
+        """An optimizer has stepped or was kept from it; a verdict that is not read yet will tell which."""
 
     def manual_pass(self) -> None:
-        """``autograd.grad`` has made gradients that the script may update weights by."""
+        """``autograd.grad`` has made gradients with which the script may update weights."""
 
     def manual_losses(self, losses: list[Tensor]) -> None:
-        """A step without an optimizer is about to be counted, whose gradients are of ``losses``."""
+        """A step without an optimizer, with the gradients of ``losses``, is about to be counted."""
 
     def after_manual_step(self, by: Any, finite: bool) -> None:
-        """The script has updated weights without an optimizer; where gradients were not ``finite`` they are zero."""
+        """The script has updated weights without an optimizer; gradients that were not ``finite`` were set to zero."""
 
     def restart(self, drops: str) -> None:
-        """What was taken for steps so far was none: a warm-up, before there was an optimizer; nor is ``drops`` true."""
+        """The steps so far were a warm-up, before there was an optimizer: they and the note ``drops`` do not count."""
 
     def end_if_enough(self) -> None:
-        """Raise EnoughSteps where ``--steps`` have been made."""
+        """Raise EnoughSteps if as many steps as ``--steps`` asks for have been made."""
 
     def write(self, event: str, **fields: Any) -> None:
         """Write an event to the record, after the steps that came before it."""

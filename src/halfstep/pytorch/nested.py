@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def tensors_of(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Every tensor among ``values``, and in tuples and lists among them; other things are passed over."""
+    """Every tensor among ``values`` and in tuples and lists among them; other objects are ignored."""
     for value in values:
         if isinstance(value, Tensor):
             yield value

@@ -1,5 +1,6 @@
-"""What PyTorch needs beside :class:`halfstep.takeover.patches.Patches`: functions that compilers keep out of, and
-functions that PyTorch knows by identity.
+"""What PyTorch needs beside :class:`halfstep.takeover.patches.Patches`.
+
+Compilers are kept out of some functions, and some functions PyTorch finds by identity.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ def itself_not_traced(function: Function) -> Function:
 
 
 def not_compiled_alone(function: Function) -> Function:
-    """Let compilers trace ``function`` where compiled code calls it; elsewhere they begin with what it calls.
+    """Let compilers trace ``function`` where compiled code calls it; elsewhere they start with the functions it calls.
 
-    A compiler counts recompilations per function. In one that every module's call passes, those of all compiled
-    modules of a program would add up, and soon be too many.
+    A compiler counts recompilations per function. In a function through which every module's call goes, those of all
+    compiled modules of a program would add up, and soon exceed the limit.
     """
     skip, default = eval_frame._FrameAction.SKIP, eval_frame._FrameAction.DEFAULT
     eval_frame.set_code_exec_strategy(function.__code__, eval_frame._FrameExecStrategy(skip, default))
@@ -53,9 +54,9 @@ def _not_traced(function: Function, what_it_calls: eval_frame._FrameAction) -> F
 def outside_compiler(
     function: Callable[..., Result], inside: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> Result:
-    """``function(inside, *args, **kwargs)``, which no compiler sees; of ``inside`` they see what they would have.
+    """``function(inside, *args, **kwargs)``, hidden from compilers; ``inside`` they see as without halfstep.
 
-    In a compiled program every function that is called is looked at, and compiled if it uses tensors.
+    In a compiled program a compiler looks at every function that is called, and compiles it if it uses tensors.
     """
     compiler = eval_frame.set_eval_frame(None)
     if compiler is None:
@@ -75,9 +76,9 @@ def outside_compiler(
 
 
 def wrap_functions(names: Sequence[str], make: Callable[[Method], Method], patches: Patches) -> None:
-    """Wrap functions of ``torch`` that PyTorch itself looks up by identity, and go on being found there."""
+    """Wrap functions of ``torch`` that PyTorch itself looks up by identity; it finds the wrapped ones afterwards."""
     originals = [getattr(torch, name) for name in names]
-    _device_constructors()  # which are asked for once: ``with torch.device("meta")`` knows them so
+    _device_constructors()  # fills PyTorch's cache, by which ``with torch.device("meta")`` knows them
     patches.wrap_each(torch, names, make)
     made = dict(zip([getattr(torch, name) for name in names], originals, strict=True))
     patches.when_imported(
@@ -86,7 +87,7 @@ def wrap_functions(names: Sequence[str], make: Callable[[Method], Method], patch
 
 
 def _let_compilers_trace(rules: Any, made: dict[Any, Any], patches: Patches) -> None:
-    """Dynamo looks up by name what it puts into graphs as it is, and finds what is to be traced."""
+    """Let Dynamo trace the wrapped functions: by their names it would put them into graphs as PyTorch's own."""
 
     def wrap(original: Callable[[], dict[Any, Any]]) -> Callable[[], dict[Any, Any]]:
         def get_torch_obj_rule_map() -> dict[Any, Any]:
@@ -96,7 +97,7 @@ def _let_compilers_trace(rules: Any, made: dict[Any, Any], patches: Patches) -> 
                     found[own] = found.pop(function)
             return found
 
-        # PyTorch clears it as a process group begins.
+        # PyTorch clears the map when a process group begins.
         get_torch_obj_rule_map.cache_clear = original.cache_clear  # type: ignore[attr-defined]
         return get_torch_obj_rule_map
 

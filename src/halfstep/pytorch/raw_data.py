@@ -1,4 +1,4 @@
-"""``tensor.data`` as PyTorch has it, where the attribute is replaced: the slot in C itself."""
+"""PyTorch's own ``tensor.data``, the slot in C, for code that runs while the attribute is replaced."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: of which PyTorch's types know nothing
+#: typed Any, as PyTorch's stubs lack it
 _SLOT: Any = torch._C.TensorBase.data
 
 #: ``tensor.data``

@@ -1,7 +1,7 @@
-"""Run by path in a process that a program spawned: ends it at its first backward pass or optimizer step.
+"""Runs in a process that a program spawned, and ends it at its first backward pass or optimizer step.
 
-``NOTE`` is the file that tells the first process of it. Nothing of halfstep's may be imported here: where it was
-started from a folder of its own, the spawned process does not find it.
+``NOTE`` is the file that tells the first process. This file is run by its path and may import nothing of halfstep: the
+spawned process does not find a halfstep that was started from its own folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _IMPORTS = Path(__file__).parent.parent / "program" / "imports.py"
 
 
 def look_out(note: str, torch: ModuleType) -> None:
-    """``torch`` has been imported: end the process where it would train."""
+    """``torch`` has been imported: end the process when it would train."""
 
     def refuse(*args: Any, **kwargs: Any) -> NoReturn:
         Path(note).touch()

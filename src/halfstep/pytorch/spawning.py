@@ -1,7 +1,7 @@
-"""Processes that the program spawns start afresh, without the recipe: one that trains ends the program, others run.
+"""Processes that the program spawns start without the recipe: one that trains ends the program, others run.
 
-A process object is pickled for the process that it starts. What rides in it makes that process look out for training
-(``spawned_process.py``), and leaves a note for this one, which reads it when the process is over.
+A process object is pickled for the process that it starts. An object inside it makes that process watch for training
+(``spawned_process.py``) and leave a note, which this process reads when the other one is over.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SENTENCE = (
 
 
 class _Lookout:
-    """Unpickled in a spawned process, it runs a file there that needs nothing of halfstep's."""
+    """An object that, unpickled in a spawned process, runs a file there that needs nothing of halfstep."""
 
     def __init__(self, note: Path) -> None:
         self._note = note
@@ -43,7 +43,7 @@ def refuse(stop: Callable[[Unsupported], NoReturn], patches: Patches) -> None:
     """End the program when a process that it spawned was about to train.
 
     Args:
-        stop: ends the program with a sentence.
+        stop: ends the program with an error.
         patches: where the replaced functions are remembered.
     """
     folder, refused = functools.cache(_temporary_folder), threading.Event()
@@ -54,7 +54,7 @@ def refuse(stop: Callable[[Unsupported], NoReturn], patches: Patches) -> None:
             if refused.is_set() and threading.current_thread() is threading.main_thread():
                 note.unlink(
                     missing_ok=True
-                )  # the program goes on after the refusal, and starts processes anew
+                )  # the program goes on after the refusal, and starts processes again
                 refused.clear()
             process._halfstep = _Lookout(note)
             try:
@@ -70,7 +70,7 @@ def refuse(stop: Callable[[Unsupported], NoReturn], patches: Patches) -> None:
 
 
 def _temporary_folder() -> Path:
-    """Made when it is needed, gone at the end."""
+    """A folder that is made when it is needed, and removed at the end."""
     made = tempfile.mkdtemp(prefix="halfstep-")
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return Path(made)
@@ -82,7 +82,7 @@ def _polling(
     refused: threading.Event,
     stop: Callable[[Unsupported], NoReturn],
 ) -> Callable[..., int | None]:
-    """Every way to learn that a process is over asks this; a pool starts another one that trains, meanwhile."""
+    """Wrap the ``poll`` that every way to wait for a process calls; a pool meanwhile starts another process."""
 
     def poll(*args: Any, **kwargs: Any) -> int | None:
         code = original(*args, **kwargs)
@@ -93,7 +93,7 @@ def _polling(
             except BaseException as error:
                 if threading.current_thread() is threading.main_thread():
                     raise
-                # A pool's thread, which the pool needs to end: the program waits for results in the main thread.
+                # In a pool's own thread, which the pool needs to end, while the main thread waits for results.
                 raise_in_main_thread(error)
         return code
 

@@ -1,4 +1,4 @@
-"""PyTorch's ``swap_tensors`` refuses tensors that somebody has a weak reference to: ours give way to it."""
+"""PyTorch's ``swap_tensors`` refuses tensors that have weak references: halfstep drops its own before a swap."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from halfstep.pytorch.patches import Patches
 
 
 def before_swap(let_go: Callable[[Tensor], object], patches: Patches) -> None:
-    """Call ``let_go`` with each of two tensors that are about to be swapped; it is to drop its weak references."""
+    """Call ``let_go``, which drops weak references, with each of two tensors that are about to be swapped."""
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         def swap_tensors(t1: Tensor, t2: Tensor) -> Any:

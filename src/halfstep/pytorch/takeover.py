@@ -185,7 +185,7 @@ class Takeover(Training, Face):
         for end in (self.by_hand.close, self.scaling.settle, *looks, self.recorder.close):
             try:
                 end()
-            except RuntimeError as error:  # a device that has failed answers nothing any more
+            except RuntimeError as error:  # a device that has failed gives no more answers
                 reason = str(error).partition("\n")[0]
                 self.write("warning", text=f"what was on its way from the device is lost: {reason}")
 
@@ -245,11 +245,14 @@ class Takeover(Training, Face):
     def give_way(
         self, on_backward: Callable[[Sequence[Tensor]], None], check_kept: Callable[[], None]
     ) -> None:
-        """Keras trains on top of PyTorch: its layers cast by their policies, and its optimizers' steps are its own.
+        """Give up autocast: Keras trains on top of PyTorch, its layers cast by policies, and its optimizers step.
 
-        Autocast beside that would cast what the script keeps in fp32. Products, TF32, the backward pass and the
-        optimizers of ``torch.optim`` stay with this takeover; ``on_backward`` gets what a pass starts from, too.
-        Patterns of ``keep=`` name layers of Keras's, whose ``check_kept`` is called after the first step.
+        Autocast beside the policies would cast what the script keeps in fp32. Products, TF32, the backward pass and the
+        optimizers of ``torch.optim`` stay with this takeover.
+
+        Args:
+            on_backward: called with what a backward pass starts from.
+            check_kept: called after the first step: patterns of ``keep=`` name Keras's layers.
         """
         self._check_kept = check_kept
         self.regions.leave()
@@ -265,13 +268,13 @@ class Takeover(Training, Face):
 
 
 def _compile_anew() -> None:
-    """Compiled functions and modules have a precision compiled into them."""
+    """Drop what is compiled: the precision is part of compiled functions and modules."""
     if (dynamo := sys.modules.get("torch._dynamo")) is not None:
         dynamo.reset()
 
 
 def _inside_our_work() -> bool:
-    """Whether this thread is inside of a call that a takeover has wrapped."""
+    """Whether this thread is inside a call that a takeover has wrapped."""
     frame = sys._getframe(2)
     while frame is not None and frame.f_back is not None:
         frame = frame.f_back

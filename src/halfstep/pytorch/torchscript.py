@@ -1,8 +1,8 @@
-"""TorchScript compiles functions by their source, and knows PyTorch's own by identity: it is to find PyTorch's.
+"""Lets TorchScript find PyTorch's own functions, which it knows by identity, where halfstep's stand in their places.
 
-Where one of halfstep's stands in the place of a function of PyTorch's, a script would be told to compile ours, which it
-cannot. Compiled code calls nothing that is replaced: autocast and kernels are in force in it, by which most recipes
-are, and of what is named in it (``dtype=torch.bfloat16``) nothing is replaced.
+TorchScript compiles a function from its source, and it cannot compile halfstep's. So code that it compiles calls
+nothing that halfstep has replaced. Autocast and kernels, on which most recipes rest, are in force in it; dtypes that it
+names (``dtype=torch.bfloat16``) stay.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from halfstep.pytorch.patches import Patches
 
 
 def find_originals(patches: Patches) -> None:
-    """Let TorchScript find PyTorch's functions and methods, wherever others stand in their places."""
+    """Let TorchScript find PyTorch's functions and methods where halfstep has replaced them."""
     patches.wrap_each(_jit_internal, ("get_closure",), _of_original)
     patches.wrap_each(_builtins, ("_find_builtin",), _of_original)
     patches.wrap_each(_recursive, ("try_compile_fn",), _of_original)

@@ -1,4 +1,4 @@
-"""A training under a recipe: at each of its moments the parts are told, in order."""
+"""A training under a recipe: at each of its moments it calls the parts, in order."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from halfstep.takeover.base import EnoughSteps, Options
 
 
 class Training(Moments):
-    """The moments, of parts that :class:`~halfstep.pytorch.takeover.Takeover` makes.
+    """The moments, at which it calls the parts that :class:`~halfstep.pytorch.takeover.Takeover` makes.
 
     Attributes:
         recorder: counts the steps and records them.
@@ -86,7 +86,7 @@ class Training(Moments):
 
     @property
     def skipped_here(self) -> int:
-        """Of this process's own steps that count, those of one optimizer."""
+        """How many of this process's own steps, of the optimizer that counts, were skipped."""
         return self.scaling.skips.counted
 
     @property
@@ -105,7 +105,7 @@ class Training(Moments):
         self.recorder.write(event, **fields)
 
     def scaled_by_hand(self, text: str) -> None:
-        """A loss has a factor that is taken for a loss scale of the script's; not told where its scaler gave it one."""
+        """A loss has a factor that looks like a loss scale of the script's; not noted if its scaler gave the factor."""
         if not (self.recipe.as_is and "GradScaler" in self.own_precision.seen):
             self.write("warning", text=text)
 
@@ -129,7 +129,7 @@ class Training(Moments):
 
     def passed_by(self, reached: Reached) -> None:
         if self.statistics.kept:
-            # With one optimizer all steps are of all layers.
+            # With one optimizer every step is a step of all layers.
             self.statistics.came_by(reached.leaves(wanted=len(self._optimizers) > 1))
 
     def after_backward(self) -> None:
@@ -158,11 +158,11 @@ class Training(Moments):
             self.watch.after_step(optimizer, verdict, primary)
             self.began.after_step(optimizer, verdict)
             self._outcomes.stepped(verdict, primary, by=optimizer)
-        if primary and not inside_backward():  # else when the pass is over
+        if primary and not inside_backward():  # inside, it is checked when the pass is over
             self.end_if_enough()
 
     def _first_step(self) -> None:
-        """Every model has been called, and whatever the script does around a step has been seen once."""
+        """The first step is over: every model has been called, and the script's code around a step has run once."""
         if devices.accelerator() is not None:
             self.arithmetic.place(self._parameters())
         if self.arithmetic.device == "cuda":
@@ -176,7 +176,7 @@ class Training(Moments):
             self.options.stop(error)
 
     def other_steps(self) -> AbstractContextManager[None]:
-        """Steps that a library makes for its own ends, inside this context, are neither guarded nor counted."""
+        """A context in which a library's steps for its own purposes are neither guarded nor counted."""
         return self._steps.left_alone()
 
     def manual_pass(self) -> None:

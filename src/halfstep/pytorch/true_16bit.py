@@ -1,11 +1,11 @@
 """16-bit weights (``bf16-true``, ``fp16-true``), as ``model.to(dtype)`` and inputs cast to it would do by hand.
 
-At the first call of a model, and at a later one that finds other parameters, its parameters and buffers of float32, or
+At the first call of a model, and at a later call that finds other parameters, its parameters and buffers of float32, or
 of the other 16-bit format, are converted in place (``Module.to`` keeps the parameter objects, so optimizers made before
-hold the converted ones). Each outermost call casts its tensor arguments likewise; ``autocast/true_regions.py`` says
-what else such a call is. float64 stays float64. An optimizer's state that was loaded from a checkpoint before follows
-its parameters, and so do copies of the model that were made before, such as an average of its weights. Weights that a
-function transform hands to a model (``functional_call`` inside of ``grad``) are cast for the length of a call.
+hold the converted ones). Each outermost call casts its tensor arguments, too; ``autocast/true_regions.py`` says what
+else it does. float64 stays float64. Optimizer state that was loaded from a checkpoint before follows its parameters,
+and so do copies of the model that were made before, such as an average of its weights. Weights that a function
+transform hands to a model (``functional_call`` inside of ``grad``) are cast for the length of a call.
 """
 
 from __future__ import annotations
@@ -56,22 +56,22 @@ class SixteenBitWeights:
 
     @property
     def has_converted(self) -> bool:
-        """Whether the program holds weights that are 16-bit by now."""
+        """Whether some weights of the program have become 16-bit."""
         return bool(self._16_bit)
 
     def adopt(self, optimizers: Iterable[Optimizer]) -> None:
-        """The state of optimizers that the program made before follows its parameters."""
+        """Convert the state of optimizers that the program made before, as their parameters were."""
         self._resumed.update(optimizers)
 
     def _asked(self, dtype: torch.dtype) -> None:
-        """The program asked for weights of the other 16-bit format: they are to be rounded once, to the recipe's."""
+        """The program asks for weights of the other 16-bit format: they are rounded once, to the recipe's."""
         self._note(f"{format_name(dtype)} weights", format_name(dtype))
 
     def entered(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """``module`` is about to be called from outside of every other model's call.
 
         Returns:
-            what to call it with.
+            What to call it with.
         """
         known = self._converted.get(module)
         if known is None or not known.is_as_it_was():
@@ -86,7 +86,7 @@ class SixteenBitWeights:
         of_transform = False
         for part in self._copies.with_copies(module):
             if _of_transform(part):
-                of_transform = True  # its own are to be converted when they are there again
+                of_transform = True  # the model's own weights are converted when they are back
             elif KEPT in part.__dict__:
                 widen(narrow_tensors(part, only_used_by_products=False).values())
             else:
@@ -98,7 +98,7 @@ class SixteenBitWeights:
             _follow_parameters(optimizer)
 
     def _register_parameter(self, original: Callable[..., None]) -> Callable[..., None]:
-        """A model that was called before may have a new layer, or a layer a new weight."""
+        """Look again at models that were called before: one may have a new layer or weight."""
 
         def register_parameter(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
             original(module, name, param)
@@ -122,15 +122,15 @@ def sources_of(dtype: torch.dtype) -> tuple[torch.dtype, ...]:
 
 @contextmanager
 def weights_of_transforms(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Cast the weights of ``module`` that are a function transform's: they are no memory that can be converted.
+    """Cast the weights of ``module`` that belong to a function transform: they cannot be converted in place.
 
-    What the call writes to a buffer is written to the transform's.
+    What the call writes into a buffer is written into the transform's buffer.
     """
     if peek_interpreter_stack() is None:
         yield
         return
     source = sources_of(dtype)
-    found: list[tuple[dict[str, Any], str, Any, bool]] = []
+    found: list[tuple[StateDict, str, Any, bool]] = []
     for part in module.modules():
         held: Any = {} if KEPT in part.__dict__ else {False: part._parameters, True: part._buffers}
         found += [
@@ -159,7 +159,7 @@ def _of_transform(part: nn.Module) -> bool:
 
 
 def _follow_parameters(optimizer: Optimizer) -> None:
-    """Give loaded state its parameter's dtype, as ``load_state_dict`` does for parameters that have it already."""
+    """Give loaded state the dtype of its parameter, as ``load_state_dict`` does if the parameter has it by then."""
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if name != "step":

@@ -1,4 +1,4 @@
-"""What halfstep computes for itself: no mode of anybody's sees it, and no autocast casts it."""
+"""Lets halfstep compute for itself: no mode of the program sees these operations, and no autocast casts in them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Result = TypeVar("Result")
 
 @contextmanager
 def unseen() -> Iterator[None]:
-    """Operations in here are none of the program's: they reach its tensors as stored, and nothing that watches.
+    """A context for halfstep's own operations: they see the program's tensors as stored, and nothing watches them.
 
     ``__torch_function__`` of subclasses and modes, dispatch modes and autocast are off: inside autocast ``torch.stack``
-    of bf16 and fp16 tensors raises, and sums of 16-bit tensors are other sums. 1 us.
+    of bf16 and fp16 tensors raises, and sums of 16-bit tensors have other results. It takes 1 us.
     """
     with torch._C.DisableTorchFunction(), torch._C._DisableAutocast():
         if torch._C._len_torch_dispatch_stack():
@@ -34,7 +34,7 @@ def unseen() -> Iterator[None]:
 def unseen_look(
     name: str, tries: int = 1
 ) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result | None]]:
-    """A :func:`halfstep.looks.look` at tensors, whose operations are :func:`unseen`."""
+    """A :func:`halfstep.takeover.looks.look` at tensors, whose operations are :func:`unseen`."""
 
     def decorate(method: Callable[Arguments, Result]) -> Callable[Arguments, Result | None]:
         @look(name, tries)

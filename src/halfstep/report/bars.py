@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from halfstep.comparison.model.comparison import Comparison
 from halfstep.comparison.model.trials import TrialRow
 from halfstep.report import units
+from halfstep.words.fit import did_not_fit
 
 MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "casts", "workspace")
 TIME_PARTS = ("products", "other", "casts", "optimizer", "data", "host")
@@ -126,7 +127,7 @@ def fit(comparison: Comparison, colours: Mapping[str, int]) -> list[Bar]:
         parts = _stacked(stack, widest, tints, lambda n: f"{n:,.0f}", {}, labelled=False)
         ratio = "" if row.ratio is None or row is found.rows[0] else f", {units.ratio(row.ratio)}"
         total = f"{row.largest:,} {found.name}{ratio}" if row.largest else ""
-        note = f"{row.fails_at:,} did not fit" if row.fails_at else row.reason
+        note = did_not_fit(row.fails_at) if row.fails_at else row.reason
         bars.append(Bar(row.precision, parts, total, len(row.trials), row.reason, note))
     return bars
 

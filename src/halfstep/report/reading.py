@@ -13,7 +13,6 @@ from halfstep.comparison.model.figures import Ratio, Spread
 from halfstep.comparison.model.quality import DIFFERENCES, FigureRow
 from halfstep.comparison.model.trials import NonFinite, TrialRow
 from halfstep.comparison.model.verdicts import PrecisionRow
-from halfstep.comparison.rows import EMULATED
 from halfstep.comparison.statistics.sequential import LOOKS
 from halfstep.passed_on import Keywords
 from halfstep.processes import join_words
@@ -21,6 +20,7 @@ from halfstep.program.launching import start_of_command
 from halfstep.report import units
 from halfstep.report.words.budget import end_words, more_time, standing_words, steps_words
 from halfstep.report.words.quality import judged, verdict_words
+from halfstep.words.absent import EMULATED
 from halfstep.words.plural import count
 
 NOT_RECORDED = "not recorded"

@@ -19,6 +19,7 @@ from halfstep.report.grid import grid
 from halfstep.report.layout import Sheet, brief
 from halfstep.report.progress import Progress as Progress
 from halfstep.report.reading import budget_to_give, budget_words, offers_budget, read, run_command, unfinished
+from halfstep.words.fit import did_not_fit
 
 _INDENT = 4
 #: a ratio below this is a loss of speed, whatever its interval would be
@@ -139,7 +140,7 @@ def _fit(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
     for row in fit.rows:
         ratio = "" if row.ratio is None or row is fit.rows[0] else f", {units.ratio(row.ratio)}"
         found = "none" if row.largest is None else f"{row.largest:,} {fit.name}{ratio}"
-        failed = f"{row.fails_at:,} did not fit" if row.fails_at and row.largest else ""
+        failed = did_not_fit(row.fails_at) if row.fails_at and row.largest else ""
         told = "; ".join(part for part in (failed, row.reason) if part)
         lead = Text(sheet.spell(f"{row.precision:<{widest}} "))
         yield from sheet.flow(

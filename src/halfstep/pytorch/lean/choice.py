@@ -10,12 +10,21 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from halfstep.pytorch.weights.widening import is_alone
 
 
-def can_be_held(parameter: Tensor, shared: bool = False) -> bool:
-    """Whether a parameter is to be bf16 with a remainder; ``shared``: although others look at its memory.
+def has_rows(parameter: Tensor) -> bool:
+    """Whether a parameter has two dimensions or more, the first of them larger than 1.
 
-    It is trained, fp32, a plain tensor alone in its memory, and of two dimensions or more, the first of them larger
-    than 1: those of one are biases and the weights of norms, and those whose first dimension is 1 are added to every
+    Parameters of one dimension are biases and the weights of norms; those whose first dimension is 1 are added to every
     example. They stay fp32, as in autocast.
+    """
+    return parameter.ndim >= 2 and parameter.shape[0] > 1
+
+
+def can_be_held(parameter: Tensor, shared: bool = False) -> bool:
+    """Whether a parameter is to be bf16 with a remainder: trained, fp32, plain, alone in its memory, with rows.
+
+    Args:
+        parameter: any.
+        shared: whether it may be, although other tensors share its memory.
     """
     if type(parameter) is not nn.Parameter or is_lazy(parameter):
         return False
@@ -27,7 +36,6 @@ def can_be_held(parameter: Tensor, shared: bool = False) -> bool:
         and parameter.dtype is torch.float32
         and parameter.layout is torch.strided
         and not parameter.is_meta
-        and parameter.ndim >= 2
-        and parameter.shape[0] > 1
+        and has_rows(parameter)
         and (shared or is_alone(parameter))
     )

@@ -1,4 +1,4 @@
-"""``tensor.data = data`` that leaves the tensor's AccumulateGrad node, though the dtype becomes another one."""
+"""``tensor.data = data`` that keeps the tensor's AccumulateGrad node although the dtype changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SOURCE = FOLDER / "set_data.cpp"
 
 @functools.cache
 def data_setter() -> Callable[[Tensor, Tensor], None] | None:
-    """As ``tensor.data = data``, but hooks on the tensor's AccumulateGrad node stay; None without a compiler.
+    """A function that sets ``tensor.data`` and keeps hooks on the AccumulateGrad node; None without a compiler.
 
     The first call may compile, for a second.
     """

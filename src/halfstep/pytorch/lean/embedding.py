@@ -1,7 +1,7 @@
 """Rows of a bf16 embedding come out as fp32, as those of an fp32 embedding do in autocast.
 
-What a model adds up over its layers starts there: in bf16 each sum would be rounded. The gradient is summed over equal
-indices in fp32, and rounded once.
+A model adds the results of its layers to these rows: in bf16 each sum would be rounded. The gradient is summed over
+equal indices in fp32, and rounded once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ _EMBEDDING = torch.ops.aten.embedding.default
 
 
 def in_fp32(devices: Iterable[str]) -> Overrides:
-    """Put the kernel at autocast's key of ``devices``; what it returns takes it away again."""
+    """Put the kernel at autocast's key of ``devices``.
+
+    Returns:
+        What takes it away again.
+    """
     overrides = Overrides("rows of bf16 embeddings in fp32")
     for key in (KEYS[device] for device in devices if device in KEYS):
         overrides.put("embedding", key, _kernel(key))
@@ -47,7 +51,7 @@ def _looked_up(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
-    if sparse:  # its gradient is a list of rows, none of which has been summed
+    if sparse:  # its gradient is a list of rows: nothing has been summed
         rows: Tensor = _EMBEDDING(weight, indices, padding_idx, scale_grad_by_freq, sparse)
         return rows.float()
     looked_up: Tensor = _Rows.apply(weight, indices, padding_idx, scale_grad_by_freq)  # type: ignore[no-untyped-call]

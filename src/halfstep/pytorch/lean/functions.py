@@ -1,7 +1,7 @@
 """Functions and other tensors' methods that a program calls with a parameter outside of models: they get fp32.
 
-``average.lerp_(parameter, 0.1)``, ``torch.zeros_like(parameter)``: the parameter is not the object whose method is
-called, so that its own methods (writes.py) do not see it.
+In ``average.lerp_(parameter, 0.1)`` and ``torch.zeros_like(parameter)`` the program calls no method of the parameter,
+so the methods that writes.py replaces do not see the call.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from halfstep.pytorch.lean.masters import Masters
 from halfstep.pytorch.lean.writes import Wide
 from halfstep.pytorch.patches import Patches, wrap_functions
 
-#: make a tensor of a parameter's dtype: a program's momentum or average, for instance
+#: functions that make a tensor of a parameter's dtype: a program's momentum or average, for instance
 _LIKE = ("empty_like", "full_like", "ones_like", "rand_like", "randn_like", "zeros_like")
 
-#: compute with numbers: those with which programs average and check weights, and those that PyTorch lacks for bf16
+#: functions with which programs average and check weights, and those that PyTorch lacks for bf16
 _READS = ("abs", "allclose", "equal", "isclose", "lerp", "norm", "quantile", "topk")
 _LINALG = (
     "cond",
@@ -55,7 +55,7 @@ _METHODS = (
 
 
 def install(masters: Masters, patches: Patches) -> None:
-    """Replace them; before a parameter's own methods, which call a tensor's."""
+    """Replace them; to be called before the parameter's own methods are replaced, which call a tensor's."""
 
     def of_fp32(original: Callable[..., Any]) -> Callable[..., Any]:
         def function(*args: Any, **kwargs: Any) -> Any:
@@ -74,7 +74,7 @@ def install(masters: Masters, patches: Patches) -> None:
 
 
 def _of_operands(original: Callable[..., Any], of_fp32: Callable[..., Any]) -> Callable[..., Any]:
-    """The replaced method; a parameter's own methods go past it."""
+    """The method in place of a tensor's; a parameter's own methods do not pass it."""
 
     def method(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
         own = type(tensor) is nn.Parameter and tensor.dtype is torch.bfloat16

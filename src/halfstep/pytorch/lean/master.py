@@ -1,8 +1,8 @@
 """A parameter in bf16 whose fp32 number is never lost: the remainder lies beside it.
 
-The parameter object stays the program's own. What a model computes with is the bf16 number. Who looks at the parameter
-from outside (``.data``, ``detach()``, a state dict, a copy) is shown an fp32 tensor, which is the truth as long as
-anybody holds it: what is written into it reaches the weight before that is used again.
+The parameter object stays the program's own. A model computes with the bf16 number. Code that looks at the parameter
+from outside (``.data``, ``detach()``, a state dict, a copy) is shown an fp32 tensor. While anybody holds that tensor it
+decides: what is written into it reaches the weight before the weight is used again.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Master:
     Attributes:
         parts: the bf16 tensor that the parameter looks at, and the remainders.
         shown: fp32, where somebody outside may hold it; else None.
-        thread: the one that used it last; others put nothing in its place.
-        set_data: gives the parameter other data, of another dtype; what it leaves of the parameter is its own affair.
+        thread: the thread that used it last; other threads change nothing.
+        set_data: gives the parameter other data, which may be of another dtype.
     """
 
     __slots__ = ("__weakref__", "_of", "_version", "_wide", "parts", "set_data", "shown", "thread")
@@ -46,7 +46,7 @@ class Master:
 
     @property
     def pieces(self) -> tuple[Tensor, ...]:
-        """The tensors in which its weight is stored, without the remainders."""
+        """The tensors in which the weight is stored, without the remainders."""
         return (self.parameter,)
 
     @property
@@ -55,12 +55,12 @@ class Master:
 
     @property
     def size(self) -> int:
-        """How many numbers are fp32 at once in a step; the same in every process."""
+        """How many of its numbers are fp32 at once in a step; the same in every process."""
         return self.parts.weight.numel()
 
     @property
     def numbers(self) -> Tensor:
-        """What the parameter looks at, in this process."""
+        """The tensor that the parameter looks at, in this process."""
         return raw_data(self.parameter)
 
     def like_parameter(self, local: Tensor) -> Tensor:
@@ -73,31 +73,31 @@ class Master:
         return self._wide is not None
 
     def put_down(self) -> None:
-        """The parameter looks at its bf16 numbers, which agree with the remainders."""
+        """Let the parameter look at its bf16 numbers, which agree with the remainders."""
         self._wide = None
         self.set_data(self.parameter, self.parts.weight)
         self.agrees()
 
     def agrees(self) -> None:
-        """The remainders belong to the bf16 numbers as they are now."""
+        """Note that the remainders belong to the bf16 numbers as they are now."""
         self._version = self.parameter._version
 
     def put_up(self, wide: Tensor) -> None:
-        """The parameter looks at ``wide``."""
+        """Let the parameter look at ``wide``."""
         self._wide = wide
         self.set_data(self.parameter, wide)
 
     def let_go(self, wide: Tensor) -> None:
-        """The parameter is ``wide``, and no more than that."""
+        """Make the parameter an fp32 one with the numbers ``wide``, without remainders."""
         self.set_data(self.parameter, wide)
 
     def put_instead(self) -> Tensor | None:
-        """What somebody has put in the place of the fp32 tensor that was put up, as by ``parameter.data = ...``."""
+        """What somebody has put in the place of the fp32 tensor, as by ``parameter.data = ...``; else None."""
         data = raw_data(self.parameter)
         return None if self._wide is not None and _are_one(data, self._wide) else data
 
     def follow(self) -> None:
-        """Where a write into the bf16 numbers was counted that was not ours, they are the truth: no remainder."""
+        """Set the remainders to zero if somebody else has written into the bf16 numbers, as PyTorch's count tells."""
         parameter = self.parameter
         if parameter._version == self._version:
             return
@@ -108,7 +108,7 @@ class Master:
 
     @property
     def is_held_outside(self) -> bool:
-        """Whether somebody holds what was shown, or a view of it."""
+        """Whether somebody holds the tensor that was shown, or a view of it."""
         return self.shown is not None and not is_alone(self.shown)
 
 

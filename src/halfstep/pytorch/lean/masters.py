@@ -17,7 +17,7 @@ from halfstep.pytorch.lean.split import Parts, Remainders
 from halfstep.pytorch.raw_data import raw_data, set_raw_data
 from halfstep.pytorch.weights.widening import is_alone
 
-#: what a parameter's data may become without its being float64
+#: dtypes that a parameter's new data may have, for it to stay bf16 with a remainder
 _BECOME_FP32 = (torch.float32, *SIXTEEN_BIT)
 
 
@@ -63,7 +63,7 @@ class Masters:
                 self._hold(parameter, raw_data(parameter))
 
     def hold_again(self, parameter: Tensor) -> None:
-        """Likewise one that was held before: who looks at its memory is shown its numbers from now on."""
+        """Likewise one that was held before; a tensor that shares its memory is from now on one that was shown."""
         if isinstance(parameter, nn.Parameter) and can_be_held(parameter, shared=True):
             wide = raw_data(parameter)
             master = self._hold(parameter, wide)
@@ -78,16 +78,16 @@ class Masters:
             if torch.__future__.get_swap_module_params_on_conversion():
                 master.set_data = (
                     data_setter() or set_raw_data
-                )  # the node is looked for when tensors are swapped
+                )  # PyTorch looks for the node when tensors are swapped
             gradient, parameter.grad = parameter.grad, None
-            parameter.grad_dtype = None  # several passes are added up in fp32
+            parameter.grad_dtype = None  # the gradients of several passes are added up in fp32
             master.put_down()
             parameter.grad = gradient
         registry.enter(parameter, master)
         return master
 
     def release(self, master: Master) -> Tensor:
-        """The parameter is fp32 again, with all its numbers, and stays so; returns them."""
+        """Make the parameter fp32 again, for good; returns its numbers."""
         wide = self.wide(master)
         parameter = self._let_go(master)
         gradient, parameter.grad = parameter.grad, None
@@ -97,7 +97,7 @@ class Masters:
         return wide
 
     def wide(self, master: Master) -> Tensor:
-        """Its numbers now, in fp32: the tensor that was shown, or a new one."""
+        """The numbers of a parameter as they are now, in fp32: the tensor that was shown, or a new one."""
         if master.is_wide:
             return master.numbers
         master.follow()
@@ -110,7 +110,7 @@ class Masters:
         return wide
 
     def show(self, master: Master) -> Tensor:
-        """What a tensor with the parameter's numbers is from outside: fp32; written into, it writes the weight."""
+        """The fp32 tensor that code outside is shown; what is written into it reaches the weight."""
         self.claim([master])
         wide = self.wide(master)
         if not master.is_wide and master.shown is None:
@@ -118,20 +118,20 @@ class Masters:
         return wide.detach()
 
     def show_as(self, master: Master, wide: Tensor) -> None:
-        """``wide``, which has the parameter's numbers, may be held outside from now on."""
+        """Note that code outside may hold ``wide``, which has the parameter's numbers."""
         master.shown = wide
         with self._lock:
             if master not in self._shown:
                 self._shown.append(master)
 
     def claim(self, masters: Iterable[Master]) -> None:
-        """This thread uses them from now on, until another one does."""
+        """Note that this thread uses them from now on, until another one does."""
         thread = threading.current_thread()
         for master in masters:
             master.thread = thread
 
     def are_mine(self, masters: Iterable[Master]) -> list[Master]:
-        """Those of them whose parameters live and that no other living thread used last: it may compute with them."""
+        """Those of ``masters`` that this thread may use: they live, and no other living thread used them last."""
         me = threading.current_thread()
         living = (master for master in masters if master._of() is not None)
         return [m for m in living if m.thread is me or not m.thread.is_alive()]
@@ -145,10 +145,10 @@ class Masters:
         return mine
 
     def take(self, master: Master, wide: Tensor) -> None:
-        """From now on these are the parameter's numbers: fp32, of its shape."""
+        """Make ``wide`` the parameter's numbers: fp32, of its shape."""
         with torch.no_grad():
             if not self.form.exact and wide is master.shown and bool(wide.eq(master.parts.weight).all()):
-                return  # nothing was written: who only looks makes no difference to later roundings
+                return  # nothing was written: a mere look makes no difference to later roundings
             if master.shown is not None and wide is not master.shown:
                 master.shown.copy_(wide)
             self.form.split([_laid_out_as(master.parts, wide)], [master.parts])
@@ -156,12 +156,12 @@ class Masters:
         master.agrees()
 
     def _settle(self, masters: Iterable[Master]) -> None:
-        """What is shown of weights that were rounded is what is left of them."""
+        """Let tensors that are shown have the numbers that rounding has left of the weights."""
         shown = [] if self.form.exact else [m for m in masters if m.shown is not None]
         self.form.join([m.parts for m in shown], [m.shown for m in shown if m.shown is not None])
 
     def replace(self, master: Master, data: Tensor) -> None:
-        """``parameter.data = data``, of any dtype, shape and device; float64 and what is not dense goes its own way.
+        """``parameter.data = data``, of any dtype, shape and device; with float64 or sparse data it is held no longer.
 
         From now on the parameter follows ``data``; what was shown before keeps its numbers.
         """
@@ -188,7 +188,7 @@ class Masters:
         return parameter
 
     def flush(self) -> None:
-        """What was written into tensors that were shown reaches the weights; those that nobody holds are let go."""
+        """Take what was written into shown tensors into the weights, and drop tensors that nobody holds any more."""
         if self._open:
             self.narrow(self._take_mine(self._open))
         if not self._shown:
@@ -207,14 +207,14 @@ class Masters:
     def widen(
         self, masters: Iterable[Master], memory: Callable[[Parts], Tensor] = Parts.empty
     ) -> list[Master]:
-        """Their parameters are fp32, with all their numbers, until :meth:`narrow`: 4 bytes per number.
+        """Make their parameters fp32, with all their numbers, until :meth:`narrow`: 4 bytes per number.
 
         Args:
             masters: any.
-            memory: gives an fp32 tensor like some parts, whose numbers are not set.
+            memory: makes an fp32 tensor like some parts; its numbers are not set.
 
         Returns:
-            those that were not so already.
+            Those that were bf16 before.
         """
         with torch.inference_mode(False), torch.no_grad():
             narrow = [master for master in masters if not master.is_wide]
@@ -231,7 +231,7 @@ class Masters:
         return narrow
 
     def narrow(self, masters: Iterable[Master]) -> None:
-        """The parameters are bf16 again; what was written into them meanwhile is kept in full."""
+        """Make the parameters bf16 again; what was written into them meanwhile is kept in full."""
         with torch.inference_mode(False), torch.no_grad():
             wide = [master for master in masters if master.is_wide]
             for master in wide:
@@ -246,7 +246,7 @@ class Masters:
                 master.put_down()
 
     def open(self, masters: Iterable[Master]) -> None:
-        """Their parameters are fp32 until :meth:`flush`: an optimizer is being made, whose state is to be like them."""
+        """Make their parameters fp32 until :meth:`flush`: an optimizer is being made, whose state is to be fp32."""
         masters = list(masters)
         self.claim(masters)
         made = self.widen(masters)

@@ -11,9 +11,9 @@ from halfstep.pytorch.lean.split import Parts, is_dense
 
 
 class Memory:
-    """Memory for one group of tensors after the other.
+    """Memory that one group of tensors after the other uses.
 
-    New memory for each group would come to lie between what the optimizer makes to keep, and leave gaps there.
+    New memory for each group would lie between tensors that the optimizer keeps, and leave gaps there.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Memory:
         self._used: dict[torch.device, int] = {}
 
     def start(self, parts: Iterable[Parts]) -> None:
-        """The next group is to be of these; what was given out before is not used any more."""
+        """Begin the group of ``parts``; tensors that were given out before are not used any more."""
         needed: dict[torch.device, int] = {}
         for part in parts:
             device = part.weight.device
@@ -33,7 +33,7 @@ class Memory:
                 self._blocks[device] = torch.empty(numbers, dtype=torch.float32, device=device)
 
     def like(self, parts: Parts) -> Tensor:
-        """fp32 of the shape and strides of ``parts``, whose numbers are not set."""
+        """An fp32 tensor of the shape and strides of ``parts``; its numbers are not set."""
         weight, numbers = parts.weight, parts.weight.numel()
         if not is_dense(weight):
             return parts.empty()

@@ -1,8 +1,8 @@
 """A large weight is stepped some rows at a time, by optimizers that treat each number by itself.
 
-An embedding may be most of a model: whole, its fp32 weight and gradient would be most of what a step needs. For the
-time of one call of the optimizer some of its rows are a parameter of their own; its state are the same rows of the
-weight's. State that is one number per weight, such as the count of steps, begins at the same value for all rows.
+An embedding may be most of a model: as a whole, its fp32 weight and gradient would be most of the memory of a step. For
+one call of the optimizer some of its rows are a parameter of their own, whose state is the same rows of the weight's
+state. State that is one number per weight, such as the count of steps, begins at the same value for all rows.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ ELEMENTWISE = frozenset(
 
 
 def can_be_cut(optimizer: Optimizer, master: Master) -> bool:
-    """Whether the weight may be stepped some rows at a time: it and its gradient are dense, their rows in order.
+    """Whether the weight may be stepped some rows at a time: it and its gradient are dense, with their rows in order.
 
-    Fused kernels round the last few numbers of a tensor otherwise than the others: they are given whole tensors.
+    Fused kernels are given whole tensors: they round the last few numbers of a tensor differently.
     """
     gradient = master.parameter.grad
     return (
@@ -70,9 +70,9 @@ class Cut:
         """Step the weight.
 
         Args:
-            most: how many numbers are to be fp32 at once; at least one row is.
-            call: is given each piece, and steps the optimizer for it alone.
-            memory: tells of the parts of the next piece, and gives fp32 memory for its weight and its gradient.
+            most: how many numbers may be fp32 at once; one row may always be.
+            call: steps the optimizer for the piece that it is given.
+            memory: gives fp32 memory for the weight and the gradient of each piece.
         """
         master = self._master
         rows = max(1, most // master.parts.weight[:1].numel())
@@ -116,7 +116,7 @@ class Cut:
         return value.clone() if isinstance(value, Tensor) else value
 
     def _keep(self, made: dict[str, object], piece: Tensor, begin: int, end: int) -> None:
-        """State that the optimizer made or changed for a piece."""
+        """Keep the state that the optimizer has made or changed for a piece."""
         with torch.inference_mode(False), torch.no_grad():
             for key, value in made.items():
                 if not isinstance(value, Tensor) or value.shape != piece.shape:

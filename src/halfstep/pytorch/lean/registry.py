@@ -13,7 +13,7 @@ class Held(Protocol):
 
     @property
     def pieces(self) -> tuple[Tensor, ...]:
-        """The tensors that hold its weight, without the remainders."""
+        """The tensors that hold the weight, without the remainders."""
 
     @property
     def remainder(self) -> Tensor:
@@ -24,7 +24,7 @@ _HELD: dict[int, tuple[weakref.ref[Tensor], Held]] = {}
 
 
 def enter(parameter: Tensor, held: Held) -> None:
-    """From now on ``parameter`` is such a parameter, as long as it lives."""
+    """Enter ``parameter``, as long as it lives."""
     key = id(parameter)
 
     def gone(reference: weakref.ref[Tensor]) -> None:
@@ -35,7 +35,7 @@ def enter(parameter: Tensor, held: Held) -> None:
 
 
 def leave(parameter: Tensor) -> None:
-    """The parameter is no longer one."""
+    """Take ``parameter`` out."""
     _HELD.pop(id(parameter), None)
 
 
@@ -46,5 +46,5 @@ def held(tensor: Tensor) -> Held | None:
 
 
 def every() -> list[Held]:
-    """All of them, in the order in which they were entered."""
+    """Everything that is known, in the order in which the parameters were entered."""
     return [held for _, held in list(_HELD.values())]

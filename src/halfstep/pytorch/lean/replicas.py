@@ -1,8 +1,8 @@
 """``bf16-lean`` under DistributedDataParallel: every process holds bf16 weights with remainders.
 
-The weights are split before DDP is given them, so that what DDP reduces is bf16, as the gradients are. The numbers
-that DDP gives all processes at its start are fp32. What was added up without communication (``no_sync``) is fp32, and
-is rounded to bf16 once, when it is reduced. Every process makes the same steps from then on.
+The weights are split before DDP gets them, so that DDP reduces bf16 gradients. The weights that DDP sends to all
+processes at its start are fp32. Gradients that were added up without communication (``no_sync``) are fp32, and rounded
+to bf16 once, when DDP reduces them. From then on every process makes the same steps.
 
 DDP waits for the gradients with hooks on the parameters' AccumulateGrad nodes. PyTorch drops a parameter's node when
 the dtype of its data changes, as it does around a step; a function in C++ changes the dtype and leaves the node.
@@ -27,7 +27,7 @@ from halfstep.pytorch.patches import Patches
 
 
 class Replicas:
-    """Splits the weights of what DDP is given.
+    """Splits the weights of models that DDP is given.
 
     Args:
         name: of the precision.
@@ -54,7 +54,7 @@ class Replicas:
         self._made: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
     def install(self, patches: Patches) -> None:
-        """Look at replicas where they are made."""
+        """Wrap what makes replicas."""
         patches.wrap(DistributedDataParallel, "__init__", self._replicating)
         patches.wrap(DataParallel, "__init__", self._refusing)
 
@@ -72,11 +72,11 @@ class Replicas:
             self._split(module)
             original(replica, module, *args, **kwargs)
             self._made.add(replica)
-            self._masters.flush()  # what DDP has made equal in all processes
+            self._masters.flush()  # DDP has written the weights of the first process into those of all
             for parameter in module.parameters():
                 master = self._masters.of(parameter)
                 if master is None:
-                    self._keep(parameter)  # were it split later, DDP's hook would be lost
+                    self._keep(parameter)  # if it were split later, DDP's hook would be lost
                 else:
                     master.set_data = set_data
                     parameter.register_post_accumulate_grad_hook(_narrowing(replica))

@@ -5,7 +5,7 @@ upper one with probability (x - lower) / (upper - lower). So the mean of many up
 full: rounded to nearest, an update of less than half of bf16's last place would be lost every time (arXiv 2010.06192).
 
 The random bits are a hash of the number, of its place and of a count of steps (stochastic.py has the
-hash). So nothing is drawn from a generator of the program's, and processes that hold the same weights round them alike.
+hash). So the program's random generators are not used, and processes that hold the same weights round them alike.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from torch import Tensor
 from halfstep.pytorch.lean.split import Parts, Remainders
 from halfstep.pytorch.lean.stochastic import round_stochastically
 
-#: between the seeds of two roundings, and of two weights: odd, so that 2**32 of them are different
+#: the difference between the seeds of two roundings, and of two weights: odd, so that 2**32 seeds are different
 _A_ROUNDING, _A_WEIGHT = 0x9E3779B1, 0x85EBCA77
 
 
 class Count:
-    """Gives one seed after the other."""
+    """Gives one seed after another."""
 
     def __init__(self, first: int) -> None:
         self.seed = first
 
     def advance(self) -> None:
-        """The next rounding has other random bits."""
+        """Give the next rounding other random bits."""
         self.seed += _A_ROUNDING
 
 
 @dataclass(frozen=True, eq=False)
 class Rounded(Parts):
-    """A bf16 tensor; the remainder is empty.
+    """Parts whose weight is a bf16 tensor; the remainder is empty.
 
     Attributes:
         count: of steps.
@@ -49,7 +49,7 @@ class Rounded(Parts):
 
 
 class StochasticRounding(Remainders):
-    """A weight is its bf16 number."""
+    """The form of weights that are bf16 numbers alone."""
 
     exact = False
 
@@ -62,7 +62,7 @@ class StochasticRounding(Remainders):
         return Rounded(weight, weight.new_empty(0, dtype=torch.int16), count)
 
     def rows(self, parts: Parts, begin: int, end: int) -> Parts:
-        """Those of some rows, in the same memory, rounded as they would be with the others."""
+        """The parts of some rows, in the same memory, rounded as they would be with the other rows."""
         assert isinstance(parts, Rounded)
         before = parts.begin + begin * parts.weight[:1].numel()
         return Rounded(parts.weight[begin:end], parts.remainder, parts.count, before)
@@ -74,9 +74,9 @@ class StochasticRounding(Remainders):
             round_stochastically(x, x, part.weight, (part.count.seed + part.begin) % 2**32)
 
     def advance(self, parts: Iterable[Parts]) -> None:
-        """Their weights have been stepped: the next rounding has other random bits.
+        """Note that their weights have been stepped: the next rounding has other random bits.
 
-        Not at every rounding: one process may look at weights, or write them, where others do not.
+        It is not noted at every rounding: one process may look at weights, or write them, where others do not.
         """
         for part in parts:
             assert isinstance(part, Rounded)

@@ -1,4 +1,4 @@
-"""What a process holds of a weight that FSDP2 shards: bf16 numbers with remainders, from which FSDP2 gathers bf16."""
+"""The shard of a weight in one process under FSDP2: bf16 numbers, which FSDP2 gathers, and their remainders."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class Shard(Master):
 
     @property
     def pieces(self) -> tuple[Tensor, ...]:
-        """The tensors in which its weight is stored, without the remainders."""
+        """The tensors in which the weight is stored, without the remainders."""
         return (self.parts.weight,)
 
     @property
     def numbers(self) -> Tensor:
-        """What the parameter looks at, in this process."""
+        """The tensor that the parameter looks at, in this process."""
         return self.parts.weight if self._wide is None else self._wide
 
     @property
     def size(self) -> int:
-        """How many numbers are fp32 at once in a step; the same in every process."""
+        """How many of its numbers are fp32 at once in a step; the same in every process."""
         return self._size
 
     def like_parameter(self, local: Tensor) -> Tensor:
@@ -52,15 +52,15 @@ class Shard(Master):
         return of_local(self._fsdp(), local)
 
     def put_up(self, wide: Tensor) -> None:
-        """The parameter looks at ``wide``."""
+        """Let the parameter look at ``wide``."""
         self._wide = wide
 
     def put_down(self) -> None:
-        """The parameter looks at what is shown of it."""
+        """Let the parameter look at the tensor that is shown."""
         self._wide = None
 
     def put_instead(self) -> Tensor | None:
-        """Nothing: who puts another tensor into a DTensor lets the shard go."""
+        """None: a DTensor that gets another local tensor is held no longer."""
         return None
 
     def agrees(self) -> None:
@@ -70,9 +70,9 @@ class Shard(Master):
         """Nobody but FSDP2 sees the bf16 numbers."""
 
     def let_go(self, wide: Tensor) -> None:
-        """The parameter is sharded in fp32, as FSDP2 has it."""
+        """Make the parameter one that FSDP2 shards in fp32."""
         fsdp: Any = self._fsdp()
-        if fsdp is None or fsdp.sharded_param is not self.parameter:  # FSDP2 has let go of it
+        if fsdp is None or fsdp.sharded_param is not self.parameter:  # FSDP2 holds it no longer
             self._set_local(self.parameter, wide)
             return
         flat, part = padded(fsdp, wide)
@@ -82,7 +82,7 @@ class Shard(Master):
 
 
 class Gathered:
-    """What is known of a whole weight that FSDP2 gathers: bf16, for a pass."""
+    """A whole weight that FSDP2 gathers for a pass, in bf16."""
 
     def __init__(self, weight: Tensor) -> None:
         self._weight = weakref.ref(weight)
@@ -96,7 +96,7 @@ class Gathered:
 
 
 def of_local(one: Any, local: Tensor) -> Tensor:
-    """A DTensor as FSDP2's parameter is, of the dtype of ``local``."""
+    """A DTensor like FSDP2's parameter, with the local tensor ``local`` and its dtype."""
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor._dtensor_spec import TensorMeta
 
@@ -106,12 +106,12 @@ def of_local(one: Any, local: Tensor) -> Tensor:
 
 
 def local_of(tensor: Tensor) -> Tensor:
-    """The numbers of a DTensor in this process; any other tensor itself."""
+    """The local tensor of a DTensor; any other tensor itself."""
     return tensor._local_tensor if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def padded(one: Any, like: Tensor) -> tuple[Tensor, Tensor]:
-    """A flat tensor of zeros, as long as every process's, and the part of it that is this process's shard."""
+    """A flat tensor of zeros, as long as in every process, and the part of it that is this process's shard."""
     size, dim = one.padded_sharded_param_size, one.fsdp_placement.dim
     flat = torch.zeros(size.numel(), dtype=like.dtype, device=like.device)
     length = like.shape[dim] if like.numel() else 0
@@ -119,7 +119,7 @@ def padded(one: Any, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def put(one: Any, flat: Tensor) -> None:
-    """FSDP2 gathers from ``flat`` from now on, and makes the whole weight anew."""
+    """Let FSDP2 gather from ``flat`` from now on, and make the whole weight anew."""
     one._sharded_param_data = flat
     one.all_gather_outputs = []
     if hasattr(one, "_unsharded_param"):

@@ -1,12 +1,12 @@
 """``bf16-lean`` under FSDP2 (``fully_shard``): every process holds the bf16 numbers and the remainders of its shard.
 
 FSDP2 keeps two things of a parameter: a flat tensor, from which the whole weight is gathered for each pass, and a
-DTensor, which the program and its optimizer see. The flat tensor becomes bf16, so that what is gathered, and what the
-model computes with, is bf16. The DTensor stays fp32 to everybody: whoever asks for the tensor inside of it is shown
-fp32 numbers (masters.py), and all that DTensor does goes through that tensor: steps, writes, state dicts.
+DTensor, which the program and its optimizer see. The flat tensor becomes bf16, so FSDP2 gathers bf16, and the model
+computes with it. The DTensor stays fp32 for everybody: code that asks for the tensor inside it gets fp32 numbers
+(masters.py), and all work on a DTensor goes through that tensor: steps, writes, state dicts.
 
-The gradients of whole weights are bf16; what several passes add up before it is reduced is fp32. They are reduced in
-fp32, as under fp32 weights, and the shard's gradient of one pass is rounded to bf16 once, thereafter.
+The gradients of whole weights are bf16; gradients that several passes add up before they are reduced are fp32. FSDP2
+reduces them in fp32, as under fp32 weights; then the shard's gradient of one pass is rounded to bf16, once.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from halfstep.pytorch.lean import registry
+from halfstep.pytorch.lean.choice import has_rows
 from halfstep.pytorch.lean.masters import Masters
 from halfstep.pytorch.lean.shard import Gathered, Shard, of_local, padded, put
 from halfstep.pytorch.patches import Patches
@@ -28,11 +29,11 @@ _FSDP = "torch.distributed.fsdp._fully_shard"
 
 
 class Shards:
-    """Splits the shards of what FSDP2 was given.
+    """Splits the shards of modules that FSDP2 was given.
 
     Args:
         masters: the parameters that are bf16 with a remainder.
-        refuse: called with what the program does that cannot be followed; ends it.
+        refuse: ends the program; called with what it does that halfstep cannot follow.
     """
 
     def __init__(self, masters: Masters, refuse: Callable[[str], None]) -> None:
@@ -42,7 +43,7 @@ class Shards:
         self._slot: Any = None
 
     def install(self, patches: Patches) -> None:
-        """Look in at FSDP2 as soon as the program imports it."""
+        """Wrap FSDP2's functions as soon as the program imports it."""
         patches.when_imported(f"{_FSDP}._fsdp_param_group", lambda module: self._follow(module, patches))
 
     def _follow(self, module: Any, patches: Patches) -> None:
@@ -80,10 +81,10 @@ class Shards:
         return one is not None and one.sharded_param is tensor
 
     def hold(self, modules: Iterable[nn.Module], kept: Callable[[Tensor], bool]) -> None:
-        """Split those shards that are to be; FSDP2 gathers their weights in bf16 from now on.
+        """Split the shards that are to be split; FSDP2 gathers their weights in bf16 from now on.
 
         Args:
-            modules: any; those of them, and of their parts, count that were sharded.
+            modules: any; of them and their parts, those count that were sharded.
             kept: tells which parameters stay fp32.
         """
         if self._slot is None:
@@ -98,7 +99,7 @@ class Shards:
 
     def _is_to_be_held(self, one: Any, kept: Callable[[Tensor], bool]) -> bool:
         parameter = one.sharded_param
-        if not parameter.requires_grad or parameter.ndim < 2 or parameter.shape[0] < 2 or kept(parameter):
+        if not parameter.requires_grad or not has_rows(parameter) or kept(parameter):
             return False
         if self._masters.of(parameter) is not None or parameter.dtype is not torch.float32:
             return False
@@ -124,7 +125,7 @@ class Shards:
         self._slot.__set__(parameter, weight)
         put(one, flat)
         registry.enter(parameter, shard)
-        if not is_alone(wide):  # somebody holds it, as a state dict of before does
+        if not is_alone(wide):  # somebody holds it: an earlier state dict, for example
             masters.show_as(shard, wide)
 
     def _get_local(self, tensor: Tensor) -> Tensor:
@@ -144,12 +145,12 @@ class Shards:
         return held if isinstance(held, Shard) else None
 
     def _stored(self, one: Any, local: Callable[[Any], Tensor]) -> Tensor:
-        """What FSDP2 looks at for extensions: it is not to be shown for that."""
+        """The local tensor in which FSDP2 looks for extensions; this look does not count as one from outside."""
         held = self._held(one) if hasattr(one, "sharded_param") else None
         return local(one) if held is None else held.parts.weight
 
     def _resetting(self, original: Callable[[Any], None]) -> Callable[[Any], None]:
-        """The program may have put another parameter in the place of one."""
+        """FSDP2 looks at its parameters again: the program may have replaced some."""
 
         def reset_sharded_param(one: Any) -> None:
             held, info = self._held(one), one._module_info
@@ -178,7 +179,7 @@ class Shards:
         return unshard
 
     def _adding_up(self, original: Callable[[Any], None]) -> Callable[[Any], None]:
-        """The gradient of a pass that is not reduced: the next ones are added up in fp32."""
+        """The gradient of a pass is not reduced yet: the gradients of the next passes are added to it in fp32."""
 
         def to_accumulated_grad_if_needed(one: Any) -> None:
             weight = one._unsharded_param
@@ -191,7 +192,7 @@ class Shards:
         return to_accumulated_grad_if_needed
 
     def _in_fp32(self, gradient: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
-        """FSDP2 reduces gradients of one dtype together."""
+        """The gradient in fp32: FSDP2 reduces the gradients of a group together, in one dtype."""
         return lambda one: gradient(one).to(torch.float32) if _is_reducing(one) else gradient(one)
 
     def _reducing(self, original: Callable[..., None]) -> Callable[..., None]:
@@ -213,7 +214,7 @@ class Shards:
         return post_backward
 
     def _reduced(self, original: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
-        """A shard's reduced gradient, a view of those of the whole group: each gets memory of its own."""
+        """Give a shard's reduced gradient, which is a view of the whole group's, memory of its own."""
 
         def to_sharded_dtensor(one: Any, tensor: Tensor) -> Tensor:
             if not _is_reducing(one):
@@ -226,7 +227,7 @@ class Shards:
 
 
 def _is_reducing(one: Any) -> bool:
-    """Whether gradients of a group are being reduced of which a shard is split."""
+    """Whether the gradients of a group with a split shard are being reduced."""
     return getattr(one, "_halfstep_reducing", False)
 
 

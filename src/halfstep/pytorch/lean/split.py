@@ -1,4 +1,4 @@
-"""An fp32 tensor as a bf16 tensor and an int16 tensor of remainders, and back, exactly.
+"""Splits an fp32 tensor into a bf16 tensor and an int16 tensor of remainders, and joins them again, exactly.
 
 The bf16 number is the fp32 one rounded to nearest, halves away from zero. Of the fp32 number's bits u it is
 (u + 0x8000) >> 16, and the lower half of u, as a signed number, is the remainder: u = (bf16 << 16) + remainder. Rounded
@@ -30,7 +30,7 @@ _HALF, _QUIET = 0x8000, 0x40
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """A tensor's numbers in 16 and 16 bits, of one shape and with the same strides.
+    """A tensor's numbers in two tensors of 16 bits, of one shape and with the same strides.
 
     Attributes:
         weight: bf16.
@@ -46,7 +46,7 @@ class Parts:
         return cls(weight, torch.zeros_like(weight, dtype=torch.int16))
 
     def empty(self) -> Tensor:
-        """fp32 of the same shape and strides, for :func:`join`; its numbers are not set."""
+        """An fp32 tensor of the same shape and strides, for :func:`join`; its numbers are not set."""
         return torch.empty_like(self.weight, dtype=torch.float32)
 
 
@@ -61,7 +61,7 @@ def join(parts: list[Parts], wide: list[Tensor]) -> None:
 
 
 class Remainders:
-    """A weight is its bf16 number and its remainder.
+    """The form of weights that are bf16 numbers with remainders.
 
     Attributes:
         exact: whether an fp32 number comes back as it was.
@@ -74,7 +74,7 @@ class Remainders:
         return Parts.like(weight)
 
     def rows(self, parts: Parts, begin: int, end: int) -> Parts:
-        """Those of some rows, in the same memory."""
+        """The parts of some rows, in the same memory."""
         return Parts(parts.weight[begin:end], parts.remainder[begin:end])
 
     def split(self, wide: list[Tensor], parts: list[Parts]) -> None:
@@ -82,7 +82,7 @@ class Remainders:
         split(wide, parts)
 
     def advance(self, parts: Iterable[Parts]) -> None:
-        """Their weights have been stepped."""
+        """Nothing: the next step needs no other random bits."""
 
     def join(self, parts: list[Parts], wide: list[Tensor]) -> None:
         """Write parts into fp32 tensors."""
@@ -120,12 +120,12 @@ def _are_dense(x: Tensor, part: Parts) -> bool:
 
 
 def is_dense(x: Tensor) -> bool:
-    """Whether the numbers of ``x`` lie in memory without gaps, none of them twice."""
+    """Whether the numbers of ``x`` lie in memory without gaps, each once."""
     return x.is_contiguous() or torch._debug_has_internal_overlap(x) == 0
 
 
 def _chunks(x: Tensor, part: Parts, dense: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """fp32, bf16 and remainders, some elements at a time; tensors with gaps as they are."""
+    """The fp32 numbers, bf16 numbers and remainders, some elements at a time; tensors with gaps as a whole."""
     if not dense:
         yield x, part.weight, part.remainder
         return

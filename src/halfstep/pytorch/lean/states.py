@@ -1,13 +1,13 @@
 """``bf16-lean:states=bf16``: an optimizer's state is bf16 between steps, rounded stochastically.
 
-For the time of a step it is fp32. Of a weight that is split, what has the weight's shape is rounded: moments, momentum,
-sums of squares. Each number x becomes one of its two bf16 neighbours, the upper one with probability
-(x - lower) / (upper - lower), so that the mean of many roundings is x: rounded to nearest, an average that moves by
+During a step it is fp32. State of a split weight is rounded if it has the weight's shape: moments, momentum, sums of
+squares. Each number x becomes one of its two bf16 neighbours, the upper one with probability
+(x - lower) / (upper - lower), so that the mean of many roundings is x. Rounded to nearest, an average that moves by
 less than half of bf16's last place would stand still (arXiv 2010.06192 has both for weights).
 
-The random bits are a hash of the number, of its place, and of the fp32 weight after the step. So nothing is drawn from
-a generator of the program's, the same training has the same numbers, resumed or in another process, and the next step
-has other bits, unless neither the number nor the weight has moved. A number that bf16 can hold stays what it is.
+The random bits are a hash of the number, of its place, and of the fp32 weight after the step. So the program's random
+generators are not used; the same training has the same numbers, also resumed or in another process; and the next step
+has other bits, unless neither the number nor the weight has moved. A number that bf16 can hold is not changed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from halfstep.pytorch.lean.stochastic import round_stochastically
 
 
 class Fp32States:
-    """State stays as the optimizer makes it."""
+    """Leaves state as the optimizer makes it."""
 
     def stored(self, dtype: torch.dtype) -> torch.dtype:
         """Of which dtype state of ``dtype`` is between steps, if it has its weight's shape."""
@@ -39,20 +39,20 @@ class Fp32States:
 
 
 class Bf16States(Fp32States):
-    """State of split parameters is bf16 between steps."""
+    """Keeps the state of split parameters in bf16 between steps."""
 
     def stored(self, dtype: torch.dtype) -> torch.dtype:
         """Of which dtype state of ``dtype`` is between steps, if it has its weight's shape."""
         return torch.bfloat16 if dtype is torch.float32 else dtype
 
     def widen(self, optimizer: Optimizer, masters: Iterable[Master]) -> None:
-        """It is fp32 now: 4 bytes per number."""
+        """Make it fp32: 4 bytes per number."""
         with torch.no_grad():
             for state, key, value, _ in _shaped(optimizer, masters, torch.bfloat16):
                 state[key] = value.float()
 
     def narrow(self, optimizer: Optimizer, masters: Iterable[Master]) -> None:
-        """It is bf16 again."""
+        """Make it bf16 again."""
         with torch.inference_mode(False), torch.no_grad():
             for state, key, value, master in _shaped(optimizer, masters, torch.float32):
                 wide = local_of(value)
@@ -62,14 +62,14 @@ class Bf16States(Fp32States):
 
 
 def round_state(wide: Tensor, weight: Tensor, narrow: Tensor, key: str, begin: int = 0) -> None:
-    """Write state of name ``key`` into a bf16 tensor; ``begin``: how many numbers of the weight's lie before these."""
+    """Write the state named ``key`` into a bf16 tensor; ``begin``: how many of the weight's numbers lie before it."""
     round_stochastically(wide, weight, narrow, (zlib.crc32(key.encode()) + begin) % 2**32)
 
 
 def _shaped(
     optimizer: Optimizer, masters: Iterable[Master], dtype: torch.dtype
 ) -> Iterator[tuple[dict[str, object], str, Tensor, Master]]:
-    """The dict, the key and the tensor of all state of ``dtype`` that has the shape of its parameter, and that one."""
+    """All state of ``dtype`` that has the shape of its parameter: the dict, the key, the tensor, and the parameter."""
     for master in masters:
         parameter = master.parameter
         state = optimizer.state.get(parameter, {})

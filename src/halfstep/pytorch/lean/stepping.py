@@ -1,8 +1,8 @@
 """Around an optimizer's step its parameters and their gradients are fp32; afterwards the weights are split again.
 
-So every optimizer computes as it does for fp32 weights, and its state is fp32. One that treats each parameter by
-itself is called for some parameters at a time, so that few of them are fp32 at once. Every other one, and every one
-with a closure or with hooks, is called once, with all its parameters in fp32.
+So every optimizer computes as it does for fp32 weights, and its state is fp32. An optimizer that treats each parameter
+by itself is called for some parameters at a time, so that few of them are fp32 at once. Every other optimizer, and
+every one with a closure or with hooks, is called once, with all its parameters in fp32.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ PER_PARAMETER = frozenset(
     if (cls := getattr(torch.optim, name, None)) is not None
 )  # fmt: skip
 
-#: of all numbers of an optimizer, the share that is fp32 at once; weights and gradients of it take 5 % of the weights
+#: the share of an optimizer's numbers that is fp32 at once; its fp32 weights and gradients take 5 % of the weights
 SHARE = 1 / 40
 
-#: a weight that is so many times larger than what is to be fp32 at once is stepped in pieces, where it can be
+#: a weight that is this many times larger than what is to be fp32 at once is stepped in pieces, where it can be
 CUT = 4
 
 #: numbers that are fp32 at once in any case: 8 MB of weights and gradients
@@ -52,12 +52,13 @@ class Stepping:
 
     Args:
         masters: the parameters that are bf16 with a remainder.
-        hold: called with parameters that are about to be stepped: makes those of them so that are to be.
+        hold: called with parameters that are about to be stepped; splits those that are to be split.
         tell: called with a sentence, without its full stop, where a step needs much more memory than others do.
         states: stores an optimizer's state between steps.
 
     Attributes:
-        active: whether steps are made in fp32; those of classes that remember the wrapped step pass through else.
+        active: whether steps are made in fp32; otherwise the wrapped step, which classes may remember, does nothing
+            else.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Stepping:
         self.active = True
 
     def install(self, patches: Patches) -> None:
-        """Wrap the step of every optimizer class: of those made from now on, and of those of which one exists."""
+        """Wrap the step of every optimizer class, of those that exist and of those made from now on."""
         patches.wrap(Optimizer, "add_param_group", self._add_param_group)
         patches.wrap(Optimizer, "load_state_dict", self._load_state_dict)
         original = Optimizer.profile_hook_step
@@ -96,7 +97,7 @@ class Stepping:
         return add_param_group
 
     def _load_state_dict(self, original: Callable[..., None]) -> Callable[..., None]:
-        """State that is loaded takes the dtype of its parameter."""
+        """Make parameters fp32 while state is loaded, which takes the dtype of its parameter."""
 
         def load_state_dict(optimizer: Optimizer, state_dict: StateDict) -> None:
             self._masters.open(self._held(p for group in optimizer.param_groups for p in group["params"]))
@@ -150,7 +151,7 @@ class Stepping:
             wide.end()
 
     def _tell_cost(self, name: str, why: str, masters: list[Master]) -> None:
-        """Say once what it costs that all weights are fp32 at once, if it is more than a group of them would cost."""
+        """Say once how much memory it costs that all weights are fp32 at once, if a group of them would cost less."""
         if name in self._told or len(list(_bounded(masters, _most(masters)))) < 2:
             return
         self._told.add(name)
@@ -214,7 +215,7 @@ class Stepping:
 
 
 class _Wide:
-    """Some parameters, and their gradients, are fp32 from :meth:`begin` to :meth:`end`."""
+    """Makes some parameters and their gradients fp32 from :meth:`begin` to :meth:`end`."""
 
     def __init__(
         self,
@@ -246,7 +247,7 @@ class _Wide:
                 self._gradients.append((parameter, gradient, wide, wide._version))
 
     def end(self) -> None:
-        """It is over, or interrupted by a closure."""
+        """The arithmetic is over, or interrupted by a closure."""
         gradients, self._gradients = self._gradients, []
         with torch.no_grad():
             for parameter, gradient, wide, version in gradients:
@@ -274,12 +275,12 @@ class _Wide:
 
 
 def _most(masters: list[Master]) -> int:
-    """How many numbers are to be fp32 at once, but for a weight that is larger and cannot be cut."""
+    """How many numbers may be fp32 at once; only a larger weight that cannot be cut takes more."""
     return max(int(sum(master.size for master in masters) * SHARE), SMALLEST)
 
 
 def _bounded(masters: list[Master], most: int) -> Iterator[list[Master]]:
-    """Groups of masters in their order, each as large as the largest of them, or ``most`` numbers."""
+    """Groups of masters in their order, each of at most ``most`` numbers, or as many as the largest master has."""
     sizes = [master.size for master in masters]
     most = max(max(sizes, default=0), most)
     group: list[Master] = []
@@ -306,7 +307,7 @@ def _at_once(optimizer: Optimizer, given: bool, compiled: bool) -> str:
 
 
 def _has_hooks(optimizer: Optimizer) -> bool:
-    """Whether something of the program's is called around the step; it may look at all parameters."""
+    """Whether the program has hooks around the step, which may look at all parameters."""
     hooks = (
         optimizers._global_optimizer_pre_hooks,
         optimizers._global_optimizer_post_hooks,

@@ -53,7 +53,7 @@ def _round(wide: Tensor, salt: Tensor, narrow: Tensor, seed: int) -> None:
 
 
 def _mixed(h: Tensor) -> Tensor:
-    """The last step of MurmurHash3, of int32: a shift of those keeps the sign, which is masked away."""
+    """The last step of MurmurHash3 on int32, whose right shift keeps the sign: the sign bits are masked away."""
     h = (h ^ ((h >> 16) & 0xFFFF)) * _signed(0x85EBCA6B)
     h = (h ^ ((h >> 13) & 0x7FFFF)) * _signed(0xC2B2AE35)
     return h ^ ((h >> 16) & 0xFFFF)

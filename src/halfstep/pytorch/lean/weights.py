@@ -24,7 +24,7 @@ from halfstep.errors import HalfstepError, Unsupported
 from halfstep.precisions.recipes import Recipe
 from halfstep.pytorch.dtypes import KEPT
 from halfstep.pytorch.lean import functions
-from halfstep.pytorch.lean.choice import can_be_held
+from halfstep.pytorch.lean.choice import has_rows
 from halfstep.pytorch.lean.embedding import in_fp32
 from halfstep.pytorch.lean.masters import Masters
 from halfstep.pytorch.lean.replicas import Replicas
@@ -39,15 +39,14 @@ from halfstep.pytorch.weights.fp32_weights import Fp32Weights
 from halfstep.pytorch.weights.widening import is_dtensor
 from halfstep.takeover.patches import descendants
 
-#: modules whose weights stay fp32: autocast computes with them in fp32, or makes a weight of them first
+#: modules whose weights stay fp32: autocast computes with these in fp32, or another weight is computed from them first
 _IN_FP32 = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.RNNBase, nn.RNNCellBase,
             ParametrizationList)  # fmt: skip
 
-#: the old weight and spectral norms make a module's weight of these
+#: the parameters from which the old weight norm and spectral norm compute a module's weight
 _NORMED = {"weight_g", "weight_v", "weight_orig"}
 
-
-#: of DTensors that are not FSDP2's
+#: what a program does whose DTensors are not FSDP2's
 _OTHERWISE = "spreads them by other means, too (tensor parallelism, replicate)"
 
 
@@ -59,7 +58,7 @@ class LeanWeights:
         fp32: widens what the program holds in 16 bits, before it is split.
         look: called with a model before its weights are looked at; it marks what ``keep=`` names.
         stop: called with an error that ends the program.
-        tell: called with what the user should know of what it costs.
+        tell: called with a sentence for the user about costs.
     """
 
     def __init__(
@@ -115,7 +114,7 @@ class LeanWeights:
         self._shards.notice(module)
 
     def _refuse(self, what: str) -> None:
-        """The program spreads its weights over processes as nothing here can follow: end it."""
+        """End the program: it spreads its weights over processes in a way that halfstep cannot follow."""
         self._stop(
             Unsupported(
                 f"Precision {self._name} follows weights that fully_shard (FSDP2) shards, but the program {what}; "
@@ -139,7 +138,7 @@ class LeanWeights:
         return made
 
     def framework_opens_region(self) -> None:
-        """A framework is about to: no call of a model will be the outermost one."""
+        """A framework is about to open a region: no call of a model will be the outermost one."""
         self._in_framework = True
         self.masters.flush()
 
@@ -173,34 +172,32 @@ class LeanWeights:
                         self.masters.release(master)
 
     def _step(self, parameters: Iterable[Tensor]) -> None:
-        """An optimizer is about to step. In a framework's region no call of a model was the outermost one."""
-        parameters = list(parameters)
-        if not self._shards.are_followed(parameters):
-            self._refuse(_OTHERWISE)
-        self._hold_shards(parameters)
-        new = [p for p in parameters if self.masters.of(p) is None and can_be_held(p) and p not in self._kept]
-        if new:
-            for module in list(self._asked):
-                self._keep_in(module)
-            if not self._in_framework:
-                self._keep_what_no_model_holds(new)
-            self.masters.hold(p for p in new if p not in self._kept)
+        """An optimizer is about to step ``parameters``: split those that no call of a model has split.
+            parameters = list(parameters)
+            if not self._shards.are_followed(parameters):
+                self._refuse(_OTHERWISE)
+            self._hold_shards(parameters)
+            new = [p for p in parameters if self.masters.of(p) is None and can_be_held(p) and p not in self._kept]
+            if new:
+                for module in list(self._asked):
+                    self._keep_in(module)
+                if not self._in_framework:
+                    self._keep_what_no_model_holds(new)
+                self.masters.hold(p for p in new if p not in self._kept)
 
-    def _keep_what_no_model_holds(self, parameters: Iterable[Tensor]) -> None:
-        """What is used beside models stays fp32: code outside of them meets it with fp32 tensors of its own."""
+        def _keep_what_no_model_holds(self, parameters: Iterable[Tensor]) -> None:
+            In a framework's region no call of a model was the outermost one.
+        """
+        """Parameters that no model holds stay fp32: the script's own code computes with them and its fp32 tensors."""
         of_models = {id(p) for module in self._held for p in module.parameters()}
         for parameter in parameters:
             if id(parameter) not in of_models and parameter.grad is not None:
                 self._kept[parameter] = True
 
     def _hold_shards(self, parameters: Iterable[Tensor]) -> None:
-        """Those of modules that no call was outermost of."""
+        """Split the shards of modules that were never called from outside of every other module."""
         if any(
-            is_dtensor(p)
-            and p.ndim > 1
-            and p.shape[0] > 1
-            and self.masters.of(p) is None
-            and p not in self._kept
+            is_dtensor(p) and has_rows(p) and self.masters.of(p) is None and p not in self._kept
             for p in parameters
         ):
             for module in (modules := list(self._asked)):
@@ -208,7 +205,7 @@ class LeanWeights:
             self._shards.hold(modules, self._kept.__contains__)
 
     def _reading(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """A module's parameters are asked for: perhaps for an optimizer."""
+        """Remember modules whose parameters somebody asks for, perhaps for an optimizer."""
 
         def named_parameters(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if not torch.compiler.is_compiling():
@@ -218,10 +215,10 @@ class LeanWeights:
         return named_parameters
 
     def _swapping(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Two tensors change places, as a module's do in ``to`` and ``load_state_dict`` where the program asks for it.
+        """Let two tensors change places, as ``to`` and ``load_state_dict`` do where the program asks PyTorch for it.
 
-        PyTorch refuses it for tensors with weak references. What was split is fp32 meanwhile, and split again when it
-        is used; what stays fp32 stays so.
+        PyTorch refuses to swap tensors that have weak references. Split parameters are fp32 meanwhile, and split again
+        when they are used.
         """
 
         def swap_tensors(t1: Tensor, t2: Tensor) -> Any:
@@ -238,7 +235,7 @@ class LeanWeights:
         return swap_tensors
 
     def _let_go(self, *tensors: Tensor) -> list[Tensor]:
-        """Those of them that are split are fp32; nothing here has a weak reference to them any more."""
+        """Make split ones of these fp32 and drop all weak references to them; returns those."""
         split = []
         for tensor in tensors:
             if (master := self.masters.of(tensor)) is not None:
@@ -267,7 +264,7 @@ class LeanWeights:
 
 
 def _stays_fp32(part: nn.Module) -> bool:
-    if isinstance(part, ScriptModule):  # TorchScript's module of another's: its class is known by name alone
+    if isinstance(part, ScriptModule):  # TorchScript keeps only the name of the class that it was made from
         classes = (cls for base in _IN_FP32 for cls in (base, *descendants(base)))
         return any(part.original_name == cls.__name__ for cls in classes)
     return isinstance(part, _IN_FP32)

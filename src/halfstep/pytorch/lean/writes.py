@@ -1,8 +1,8 @@
-"""Code outside of a model and of an optimizer's step that reads or writes a parameter meets its fp32 numbers.
+"""Code outside of models and of optimizer steps reads and writes the fp32 numbers of a parameter.
 
-The methods are looked up on :class:`torch.nn.Parameter`, a class in Python, where they are replaced. A function that is
-no method of a parameter (``torch.clamp_(parameter, ...)``) writes the bf16 numbers, which PyTorch counts: the
-remainders are zero then. ``torch._foreach_*`` are replaced as well.
+The methods are replaced on :class:`torch.nn.Parameter`, a class in Python. A function that is no method of a parameter
+(``torch.clamp_(parameter, ...)``) writes into the bf16 numbers. PyTorch counts such writes; the remainders are then set
+to zero. ``torch._foreach_*`` are replaced as well.
 """
 
 from __future__ import annotations
@@ -26,33 +26,34 @@ from halfstep.pytorch.raw_data import raw_data, set_raw_data
 
 _DTYPE: Any = torch._C.TensorBase.dtype
 
-#: methods that end in _ and change no number: flags, names, shapes and memory
+#: methods that end in _ but change no number: they set flags, names, shapes and memory
 _NOT_NUMBERS = frozenset(
     ("requires_grad_", "retain_grad_", "share_memory_", "rename_", "detach_", "as_strided_", "squeeze_", "unsqueeze_",
      "t_", "transpose_", "swapaxes_", "swapdims_", "resize_", "resize_as_", "resize_as_sparse_", "set_",
      "sparse_resize_", "sparse_resize_and_clear_")
 )  # fmt: skip
 
-#: written as operators
+#: methods that operators call
 _OPERATORS = tuple(
     f"__{name}__"
     for name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "idiv", "imod", "ipow", "iand", "ior", "ixor",
                  "ilshift", "irshift", "setitem")
 )  # fmt: skip
 
-#: make a new tensor of a parameter's numbers, to keep or to compute with
+#: methods that make a new tensor of a parameter's numbers, to keep or to compute with
 _COPIES = ("clone", "float", "double", "to", "type", "numpy", "tolist", "item")
 
-#: make a tensor of the parameter's dtype, without its numbers
+#: methods that make a tensor of the parameter's dtype, without its numbers
 _LIKE = ("new_empty", "new_zeros", "new_ones", "new_full", "new_tensor")
 
-#: share the parameter's memory: what is written into them, is written into the parameter. In a model autocast has them
+#: methods whose result shares the parameter's memory: what is written into it reaches the parameter. Inside a model
+#: they give bf16, for autocast
 _VIEWS = ("view", "view_as", "reshape", "reshape_as", "flatten", "ravel", "t", "transpose", "permute", "narrow",
           "select", "unbind", "split", "chunk", "diagonal", "squeeze", "unsqueeze", "expand", "expand_as",
           "__getitem__")  # fmt: skip
 _TRANSPOSED = ("T", "mT", "H", "mH")
 
-#: compute with the parameter's numbers
+#: methods that compute with the parameter's numbers
 _READS = (
     *("norm", "abs", "sum", "mean", "pow", "square", "std", "var", "max", "min", "amax", "amin", "isnan", "isfinite"),
     *("argmax", "argmin", "median", "quantile", "kthvalue", "sort", "topk", "cumsum", "prod", "svd", "qr", "sqrt"),
@@ -94,7 +95,7 @@ class Writes:
         patches.wrap_each(torch, _foreach_names(), self._foreach)
 
     def _bf16(self, tensor: Any) -> Master | None:
-        """The master of a parameter that is bf16 just now; a DTensor is fp32 to everybody."""
+        """The master of a parameter that is bf16 at the moment, else None; a DTensor is fp32 for everybody."""
         master = self._masters.of(tensor) if type(tensor) is nn.Parameter else None
         return None if master is None or master.is_wide else master
 
@@ -110,7 +111,7 @@ class Writes:
             self._masters.replace(master, data)
 
     def _get_dtype(self, parameter: nn.Parameter) -> torch.dtype:
-        """A program that asks for the dtype of its weights (``x.to(layer.weight.dtype)``) gets that of fp32 weights."""
+        """float32 for a program that asks for the dtype of its weights, as in ``x.to(layer.weight.dtype)``."""
         dtype: torch.dtype = _DTYPE.__get__(parameter)
         if dtype is not torch.bfloat16 or self._bf16(parameter) is None:
             return dtype
@@ -193,7 +194,7 @@ class Writes:
         return write
 
     def _foreach(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Functions of lists of tensors: they read and write the fp32 numbers of a parameter among them."""
+        """Let functions of lists of tensors read and write the fp32 numbers of a parameter among them."""
 
         def foreach(*lists: Any, **kwargs: Any) -> Any:
             if is_compiling() or self._masters.stepping:
@@ -217,7 +218,7 @@ class Writes:
         return [v if m is None else self._masters.show(m) for v, m in zip(values, masters, strict=True)]
 
     def _applying(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Moves and casts of modules get the fp32 numbers, and their result replaces these."""
+        """Give moves and casts of modules the fp32 numbers, and replace these by the result."""
 
         def _apply(module: nn.Module, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
             if not isinstance(fn, _OfWide):
@@ -232,7 +233,7 @@ def _foreach_names() -> list[str]:
 
 
 def _in_fp32(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The norm of bf16 gradients, in fp32."""
+    """Compute the norm of bf16 gradients in fp32."""
 
     def total_norm(tensors: Any, norm_type: float = 2.0, *args: Any, **kwargs: Any) -> Tensor:
         tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
@@ -272,7 +273,7 @@ class Wide(torch.autograd.Function):
 
 
 def _is_bf16(args: tuple[Any, ...], kwargs: Keywords) -> bool:
-    """Whether what is asked for is bf16, as the parameter is: a dtype, or a tensor to be like or to meet."""
+    """Whether a dtype among the arguments, or a tensor, is bf16."""
     return any(
         value is torch.bfloat16 or (isinstance(value, Tensor) and value.dtype is torch.bfloat16)
         for value in (*args, *kwargs.values())

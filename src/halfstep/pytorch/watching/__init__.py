@@ -1,1 +1,1 @@
-"""A watched run's numbers: histograms by layer, and where what is not finite began."""
+"""The numbers of a watched run: histograms by layer, and where values first were not finite."""

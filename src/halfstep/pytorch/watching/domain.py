@@ -1,4 +1,4 @@
-"""Operations that are not defined everywhere: what was asked of them that has no finite answer."""
+"""Operations that are not defined for all numbers, and the numbers for which they have no finite result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DOMAINS: Mapping[str, tuple[int, Callable[[Tensor], Tensor], str]] = {
 
 
 def outside_domain(operation: str, args: Sequence[Any]) -> dict[str, object] | None:
-    """``{"words": …, "count": …}`` if the operation was asked for what is not finite anywhere; None otherwise."""
+    """``{"words": …, "count": …}`` if the operation got numbers for which it has no finite result; else None."""
     if operation == "pow":
         return _of_power(args)
     if operation not in _DOMAINS or len(args) <= _DOMAINS[operation][0]:

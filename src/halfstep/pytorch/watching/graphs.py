@@ -1,7 +1,7 @@
-"""Whether each compiled graph computes what the same graph computes eagerly, on the inputs of its first call.
+"""Compares each compiled graph with the same graph run eagerly, on the inputs of its first call.
 
-A graph's forward pass is looked at, of the program as it compiles it. Its inputs are copied, so nothing changes for the
-program. A graph that draws random numbers cannot be compared: compiled code draws others.
+Only the forward pass of a graph is compared, as the program compiles it. Its inputs are copied, so nothing changes for
+the program. A graph that draws random numbers cannot be compared: compiled code draws other numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Graphs:
     Args:
         write: the record's.
         step: the step under way.
-        looks: it may fail by itself.
+        looks: decides whether a look is made; a look that fails does not end the program.
     """
 
     def __init__(self, write: Callable[..., None], step: Callable[[], int], looks: Looks) -> None:
@@ -37,7 +37,7 @@ class Graphs:
         self._count = 0
 
     def install(self, patches: Patches) -> None:
-        """Look in where Dynamo has a graph compiled; before the program imports it."""
+        """Wrap Dynamo's call of a backend when the program imports Dynamo."""
 
         def imported(module: Any) -> None:
             patches.wrap(module.OutputGraph, "call_user_compiler", self._compiling)
@@ -54,7 +54,7 @@ class Graphs:
 
     @unseen_look(_NAME)
     def _copied(self, graph: fx.GraphModule) -> fx.GraphModule:
-        """A graph of its own, as a backend may rewrite the one that it is given; its parameters are the same."""
+        """A copy of the graph with the same parameters: a backend may rewrite the graph that it is given."""
         return fx.GraphModule(graph, copy.deepcopy(graph.graph))
 
     def _compared(self, compiled: Graph, eager: fx.GraphModule) -> Graph:
@@ -75,7 +75,7 @@ class Graphs:
         return call
 
     def _eagerly(self, eager: fx.GraphModule, args: Sequence[Any]) -> list[Tensor] | None:
-        """The graph's results, or None where it cannot be known what they should be."""
+        """The graph's results, or None if eager results cannot be expected to be the same."""
         return self._looks.run(_NAME, 1, _run, eager, args)
 
     @unseen_look(_NAME)
@@ -108,7 +108,7 @@ def _run(eager: fx.GraphModule, args: Sequence[Any]) -> list[Tensor] | None:
 
 
 def _error(result: Tensor, expected: Tensor) -> float:
-    """The largest difference by the largest expected magnitude; infinite where one alone is finite."""
+    """The largest difference divided by the largest expected magnitude; infinite where only one number is finite."""
     a, b = result.double(), expected.double()
     if not torch.equal(a.isfinite(), b.isfinite()):
         return float("inf")

@@ -1,4 +1,4 @@
-"""Which module is running, by its path in the model, in every thread; and what each hands back."""
+"""Which module is running in each thread, by its path in the model, and which tensors each returns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from halfstep.takeover.looks import Looks
 
 OUTSIDE = ""
 
-#: a part of a model: its name, itself, and of each of its own parameters the name, the module that has it, and as what
+#: a part of a model: its name, the part, and for each of its own parameters its name, its module, and its name there
 Part = tuple[str, nn.Module, Iterable[tuple[str, nn.Module, str]]]
 _NAME, TRIES = "watching: the module that runs", 16
 
@@ -31,10 +31,10 @@ class Call:
     """A module that is running.
 
     Attributes:
-        path: its name in the outermost module, or its class where it is the outermost itself.
+        path: its name in the outermost module; the name of its class if it is the outermost module itself.
         kind: its class.
-        in_pass: the backward pass that it runs in, for checkpointing runs modules again; -1 for none.
-        children: ids of what the modules inside it have handed back.
+        in_pass: the backward pass that it runs in, where checkpointing runs modules again; -1 for none.
+        children: ids of the tensors that the modules inside it have returned.
     """
 
     path: str
@@ -44,15 +44,15 @@ class Call:
 
 
 class Modules:
-    """Follows the call of a module: hooks would miss what checkpointing, sharing and compiling do to them.
+    """Follows calls of modules by wrapping them: hooks would miss calls under checkpointing, sharing and compiling.
 
     Args:
         entered: called with the arguments of each outermost call.
-        left: called with a module's call and its output, if no module inside has handed back that same tensor.
-        looks: it may fail by itself.
+        left: called with a module's call and its output, if no module inside has returned that same tensor.
+        looks: decides whether a look is made; a look that fails does not end the program.
 
     Attributes:
-        parts_of: gives the parts of a model; a framework on top of PyTorch may have names of its own for them.
+        parts_of: gives the parts of a model; a framework on top of PyTorch may have its own names for them.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class Modules:
         self.kinds: dict[str, str] = {OUTSIDE: ""}
 
     def install(self, patches: Patches) -> None:
-        """Follow every module call, inside of what a recipe does with the results of a model."""
+        """Wrap every call of a module, inside the wrapper that casts the results of a model."""
         patches.wrap(nn.Module, "_call_impl", self._call)
 
     @property
     def stack(self) -> list[Call]:
-        """The modules that run in this thread, the innermost last."""
+        """The modules that are running in this thread, the innermost last."""
         if not hasattr(self._local, "stack"):
             self._local.stack = []
         found: list[Call] = self._local.stack
@@ -83,24 +83,24 @@ class Modules:
 
     @property
     def running(self) -> Call | None:
-        """The innermost module whose forward pass runs now; in a backward pass only where it is recomputed."""
+        """The innermost module whose forward pass is running; in a backward pass only one that is recomputed."""
         stack = self.stack
         if not stack or stack[-1].in_pass != torch._C._current_graph_task_id():
             return None
         return stack[-1]
 
     def path_of(self, parameter: Tensor) -> str:
-        """The module that owns a parameter, by the models called so far."""
+        """The path of the module that owns a parameter, in the models called so far."""
         return self.name_of(parameter).rpartition(".")[0]
 
     def name_of(self, parameter: Tensor) -> str:
-        """A parameter's full name; empty if no model that was called has it."""
+        """A parameter's full name; empty if no model that has been called owns it."""
         part, own, name = self._parameters.get(id(parameter), (None, "", ""))
         module = None if part is None else part()
         return "" if module is None or _parameter(module, own) is not parameter else name
 
     def weight_in(self, tensor: Tensor) -> Tensor | None:
-        """The parameter whose memory a tensor is (a view of); None if it is no model's that was called."""
+        """The parameter whose memory ``tensor`` uses; None if no model that has been called owns it."""
         address = tensor.untyped_storage().data_ptr()
         parameters = (p for part in list(self._names) for p in part._parameters.values() if p is not None)
         return next((p for p in parameters if p.untyped_storage().data_ptr() == address), None)
@@ -142,7 +142,7 @@ class Modules:
         return self._names.get(module) or type(module).__name__
 
     def _name(self, outermost: nn.Module) -> None:
-        """Learn the names of a model's parts and parameters, when it is first called."""
+        """Learn the names of a model's parts and parameters at its first call."""
         if outermost in self._names:
             return
         for name, part, parameters in self.parts_of(outermost):
@@ -160,7 +160,7 @@ def _parameter(module: nn.Module, name: str) -> Tensor | None:
 
 
 def named_parts(outermost: nn.Module) -> Iterator[Part]:
-    """The modules of a model by their paths in it, without what compilers and data parallelism put before them."""
+    """The modules of a model by their paths in it, without the prefixes of compilers and data parallelism."""
     for path, part in outermost.named_modules():
         yield WRAPPERS.sub("", path), part, [(own, part, own) for own in part._parameters.keys()]  # noqa: SIM118 of TorchScript they are no dictionary
 

@@ -1,12 +1,13 @@
-"""Where it began, without being asked: the module in which a loss or a gradient first was not finite.
+"""In every recorded run, the module in which a loss or a gradient first was not finite.
 
-It costs nothing as long as all is well: on a CPU one look at each loss, which is read for the record anyway. On a bad
-step the autograd graph, which is still there, is read from the first operation to the last: what it has saved for
-the backward pass tells which operation first had an infinity or a NaN, and its place between the parameters tells
-the module. What was not saved cannot be seen, so the operation may be the one after; ``halfstep diagnose`` sees all.
+It costs nothing while all numbers are finite: on a CPU it looks once at each loss, which is read for the record anyway.
+On a bad step it reads the autograd graph, which still exists, from the first operation to the last. The tensors that
+the graph has saved for the backward pass show which operation first had an infinity or a NaN, and its place between the
+parameters shows the module. A tensor that was not saved cannot be seen, so the operation may be the next one;
+``halfstep diagnose`` sees all of them.
 
-On a GPU a look at the loss would wait for the device, so nothing is looked at before the first bad step is known:
-what began earlier is found when it happens again.
+On a GPU a look at the loss would wait for the device, so nothing is looked at before the first bad step is known. What
+happened earlier is found when it happens again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from halfstep.pytorch.unseen import unseen_look
 from halfstep.takeover.looks import Looks
 from halfstep.words.module_names import shown
 
-#: bad steps that are looked at, and on a GPU losses that are waited for after the first
+#: how many bad steps are looked at, and on a GPU how many losses after the first are waited for
 LOOKS, WAITS = 3, 20
 _NAME = "where what is not finite began"
 #: a compiled graph's node: torch.compile has one for all of its operations
@@ -40,11 +41,11 @@ Node = Any
 
 @dataclass(frozen=True)
 class Beginning:
-    """Where it began.
+    """Where values first were not finite.
 
     Attributes:
-        module: its path; empty for code outside of modules.
-        operation: PyTorch's name, as far as it is known.
+        module: the module's path; empty for code outside of modules.
+        operation: PyTorch's name of the operation, as far as it is known.
         direction: ``forward`` or ``backward``.
         words: what is known, for people: ``in blocks.3.attn (softmax, forward)``.
     """
@@ -56,22 +57,22 @@ class Beginning:
 
 
 class NullBegan:
-    """Nobody reads a record."""
+    """Does nothing: no record is written."""
 
     def before_backward(self, outputs: Sequence[Tensor]) -> None:
-        """A backward pass is about to start: its graph is there."""
+        """A backward pass is about to start, and its graph exists."""
 
     def after_step(self, optimizer: Optimizer, finite: bool) -> None:
-        """A step was made, or skipped: its gradients are there."""
+        """A step was made or skipped, and its gradients exist."""
 
 
 class Began(NullBegan):
-    """Writes a ``nonfinite`` event with the module in which it began.
+    """Writes a ``nonfinite`` event with the module in which values first were not finite.
 
     Args:
         write: the record's.
         step: the step under way.
-        looks: it may fail by itself.
+        looks: decides whether a look is made; a look that fails does not end the program.
     """
 
     def __init__(self, write: Callable[..., None], step: Callable[[], int], looks: Looks) -> None:
@@ -112,7 +113,7 @@ class Began(NullBegan):
 
 @torch.no_grad()
 def forward(output: Tensor) -> Beginning | None:
-    """Where the forward pass that ends in ``output`` first had an infinity or a NaN; None without a graph."""
+    """Where the forward pass of ``output`` first had an infinity or a NaN; None without a graph."""
     names = parameter_names()
     nodes = graph(output)
     used = [(number, names[id(p)]) for number, p in parameters_in(nodes) if id(p) in names]
@@ -140,7 +141,7 @@ def forward(output: Tensor) -> Beginning | None:
 
 
 def _in_graph(bad: Node, nodes: Sequence[Node], names: dict[int, str]) -> tuple[list[str], str]:
-    """The layers whose parameters a compiled graph is given; and in words these, and its place among its pass's."""
+    """The layers whose parameters a compiled graph uses; and words for them and for its place in its pass."""
     compiled = [node for node in nodes if _COMPILED in node.name()]
     given = (names[id(p)].rpartition(".")[0] for _, p in parameters_in([bad]) if id(p) in names)
     layers = list(dict.fromkeys(given))
@@ -150,13 +151,13 @@ def _in_graph(bad: Node, nodes: Sequence[Node], names: dict[int, str]) -> tuple[
 
 
 def _shared(paths: Sequence[Sequence[str]]) -> list[str]:
-    """What paths begin with in common."""
+    """The common beginning of paths."""
     return [parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))]
 
 
 @torch.no_grad()
 def backward(optimizer: Optimizer) -> Beginning | None:
-    """The module nearest to the loss whose gradient is not finite: the backward pass came through it first."""
+    """The module nearest to the loss whose gradient is not finite: the backward pass reached it first."""
     names = parameter_names()
     held = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     order = {key: n for n, key in enumerate(names)}
@@ -177,7 +178,7 @@ def backward(optimizer: Optimizer) -> Beginning | None:
 
 
 def parameter_names() -> dict[int, str]:
-    """Every module's parameters by id, with their names in the outermost module; a search of memory, some 50 ms."""
+    """id -> name in the outermost module, for all parameters; it searches memory, which takes some 50 ms."""
     modules = [thing for thing in gc.get_objects() if issubclass(type(thing), nn.Module)]
     inner = {id(child) for module in modules for child in module._modules.values()}
     names: dict[int, str] = {}
@@ -203,7 +204,7 @@ def graph(output: Tensor) -> list[Node]:
 
 
 def parameters_in(nodes: Sequence[Node]) -> Iterator[tuple[int, Tensor]]:
-    """(place in the order, parameter) of every use of a parameter."""
+    """(place among the nodes, parameter) for every use of a parameter."""
     for node in nodes:
         for next_, _ in node.next_functions:
             variable = getattr(next_, "variable", None)
@@ -212,7 +213,7 @@ def parameters_in(nodes: Sequence[Node]) -> Iterator[tuple[int, Tensor]]:
 
 
 def first_bad(nodes: Sequence[Node]) -> Node | None:
-    """The first operation that made, or was given, a NaN or +inf; -inf alone is what masks are made of."""
+    """The first operation that made, or was given, a NaN or +inf; -inf does not count, since masks consist of it."""
     for node in nodes:
         for name, tensor in _saved(node):
             if not _finite(tensor) and bool((tensor.isnan() | (tensor == math.inf)).any()):
@@ -223,7 +224,7 @@ def first_bad(nodes: Sequence[Node]) -> Node | None:
 
 
 def _only_a_weight(node: Node) -> bool:
-    """Whether a node is a parameter, or one that was cast or transposed."""
+    """Whether a node is a parameter, possibly cast or transposed."""
     while not hasattr(node, "variable"):
         if len(node.next_functions) != 1 or node.next_functions[0][0] is None:
             return False
@@ -232,13 +233,13 @@ def _only_a_weight(node: Node) -> bool:
 
 
 def _finite(tensor: Tensor) -> bool:
-    """Slow, but leaves the tensor's version alone: it is part of a graph that is yet to be gone through."""
+    """Whether all numbers are finite. It keeps the tensor's version: the backward pass has yet to use the graph."""
     return bool(torch.isfinite(tensor).all())
 
 
 def _saved(node: Node) -> Iterator[tuple[str, Tensor]]:
     if _COMPILED in node.name():
-        # Nobody knows which of them is a result: what a compiled graph keeps was made in it, or given to it.
+        # It is not known which of them is a result: a compiled graph keeps tensors that it made or was given.
         kept = getattr(node, "_raw_saved_tensors", ())
         values = [(_RESULTS[0], getattr(saved, "data", None)) for saved in kept]
     else:
@@ -251,12 +252,12 @@ def _saved(node: Node) -> Iterator[tuple[str, Tensor]]:
 def _value(node: Node, name: str) -> Any:
     try:
         return getattr(node, name)
-    except RuntimeError:  # freed, or changed in place since
+    except RuntimeError:  # it was freed, or changed in place
         return None
 
 
 def module_at(number: int, used: Sequence[tuple[int, str]]) -> str:
-    """The module at a place in the forward pass: what the parameters used before and after it have in common."""
+    """The module at a place in the forward pass: the common part of the paths of the parameters used around it."""
     before = [name for place, name in used if place <= number]
     after = [name for place, name in used if place > number]
     if not before or not after:

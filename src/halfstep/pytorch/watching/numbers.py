@@ -1,4 +1,4 @@
-"""How large the numbers of a tensor are: counts by exponent, exact, in the cheapest way that PyTorch has.
+"""How large the numbers of a tensor are: exact counts by exponent, made in the cheapest way that PyTorch has.
 
 A histogram of binary exponents answers for every format, and for every loss scale 2^k (a shift by k bins), what
 would be flushed to zero, become subnormal or overflow (Micikevicius et al. 2018, figures 2 and 3).
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from halfstep.record.watched import NumberCounts
 
-#: of a larger tensor every k-th block is counted
+#: in a larger tensor only every k-th block is counted
 LARGEST_COUNTED = 1 << 15
 _BLOCK = 4096
 _CHUNK = 1 << 18
@@ -21,11 +21,11 @@ _BIAS = 127
 _NOT_FINITE = 255
 
 
-#: what a fraction of binary32 is at least in a number that rounds up out of its binade: with the largest exponent of
-#: the format it overflows (fp16: from 65520 on). Whatever does so in fp16 does so in bf16.
+#: the least fraction bits of binary32 with which a number rounds up out of its binade in a format; with the format's
+#: largest exponent it overflows (fp16: from 65520 on). A number that does so in fp16 does so in bf16.
 _TOPS = {name: ((1 << digits) - 1) << (23 - digits) for name, digits in (("fp16", 11), ("bf16", 8))}
 
-#: what a number of each kind of :func:`_bins` counts as
+#: the edges that a number of each kind of :func:`_bins` counts for
 _EDGES = ((), ("powers",), ("bf16",), ("bf16", "fp16"))
 
 
@@ -34,10 +34,10 @@ class Histogram:
     """Counts by binary exponent.
 
     Attributes:
-        exponents: counts by the exponent field of binary32, where there are any: 0 stands for zeros (and what binary32
-            has as subnormal), 255 for infinities and NaN, e + 127 for the numbers in [2^e, 2^(e+1)).
-        edges: where rounding decides within a binade: by exponent, how many numbers are powers of two (``powers``),
-            half of the smallest subnormal among them, and how many round up out of their binade in a format (by name).
+        exponents: counts by the exponent field of binary32, if not zero: 0 stands for zeros (and subnormal numbers of
+            binary32), 255 for infinities and NaN, e + 127 for the numbers in [2^e, 2^(e+1)).
+        edges: by exponent, how many numbers are powers of two (``powers``), such as half of the smallest subnormal
+            number, and how many round up out of their binade in a format (by its name): there rounding decides.
     """
 
     exponents: dict[int, int]
@@ -45,7 +45,7 @@ class Histogram:
 
 
 def histogram(tensor: Tensor) -> Histogram:
-    """The tensor's numbers by exponent. A few passes over memory; on a GPU it synchronises."""
+    """Count the tensor's numbers by exponent. It takes a few passes over memory; on a GPU it synchronises."""
     flat = tensor.detach().reshape(-1)
     counts = torch.zeros(1024, dtype=torch.int64, device=flat.device)
     for chunk in flat.split(_CHUNK):
@@ -62,7 +62,7 @@ def histogram(tensor: Tensor) -> Histogram:
 
 
 def _bins(chunk: Tensor) -> Tensor:
-    """Four times the exponent field, and 1 for powers of two, 2 for what rounds up in bf16, 3 in fp16, too."""
+    """4 × exponent field, + 1 for powers of two, + 2 for numbers that round up in bf16, + 3 for those also in fp16."""
     bits = chunk.to(torch.float32).contiguous().view(torch.int32)
     fractions = bits & 0x7FFFFF
     bins = (bits >> 21) & 0x3FC
@@ -75,14 +75,14 @@ def _bins(chunk: Tensor) -> Tensor:
 def largest(tensor: Tensor) -> float:
     """The largest magnitude; NaN where there is a NaN. The tensor is not empty."""
     tensor = tensor.detach()
-    # Numbers of 8 bits have casts, and hardly any arithmetic.
+    # PyTorch has casts for 8-bit numbers, and hardly any arithmetic.
     low, high = torch.aminmax(tensor.float() if tensor.dtype.itemsize == 1 else tensor)
     ends = torch.stack([low, high]).double().abs()
     return float(ends.max())
 
 
 def thinned(tensor: Tensor) -> Tensor:
-    """The tensor, or of a large one every k-th block of its memory."""
+    """The tensor; for a large one every k-th block of its memory."""
     if tensor.numel() <= LARGEST_COUNTED:
         return tensor
     flat = tensor.detach().reshape(-1)
@@ -91,10 +91,10 @@ def thinned(tensor: Tensor) -> Tensor:
 
 
 class Tally(NumberCounts):
-    """Numbers of one kind in one module, over a step; ``edges`` as :class:`Histogram` has them."""
+    """Counts of the numbers of one kind in one module during a step; ``edges`` as in :class:`Histogram`."""
 
     def add(self, tensor: Tensor, dtype: str, scale: float = 1.0) -> None:
-        """Count a tensor's numbers in; ``scale`` is a power of two."""
+        """Add a tensor's numbers, divided by the power of two ``scale``."""
         if not tensor.numel():
             return
         with torch._C._AutoDispatchBelowAutograd():
@@ -119,7 +119,7 @@ class Tally(NumberCounts):
         self.counted += part.numel()
 
     def fields(self) -> dict[str, object]:
-        """As a record has it."""
+        """The fields of the record's event."""
         return {
             "counts": {str(key): count for key, count in sorted(self.counts.items())},
             "edges": {n: {str(e): c for e, c in sorted(found.items())} for n, found in self.edges.items()},

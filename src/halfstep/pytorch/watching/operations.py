@@ -1,7 +1,8 @@
-"""Finds the operation that first made an infinity or a NaN, told apart from all that only pass it on.
+"""Finds the operation that first made an infinity or a NaN, as opposed to those that only pass one on.
 
-A dispatch mode sees every operation of the forward pass, the backward pass and the optimizer. One pass over each
-result (``aminmax``) tells whether it is finite; where it is not, and what went in was, that operation is an origin.
+A dispatch mode sees every operation of the forward pass, the backward pass and the optimizer. One pass over each result
+(``aminmax``) tells whether it is finite. An operation whose result is not finite, although its inputs were, is an
+origin.
 """
 
 from __future__ import annotations
@@ -39,29 +40,29 @@ from halfstep.takeover.looks import Looks
 
 Write = Callable[..., None]
 _NAME, TRIES = "watching: operations", 16
-#: origins looked at closely in one step, and in all
+#: how many origins are looked at closely in one step, and in total
 _A_STEP, _IN_ALL = 8, 200
-#: what hands out memory with anything in it, or is halfstep's own unscaling
+#: operations that return uninitialised memory, and halfstep's own unscaling
 _IGNORED = ("empty", "new_empty", "resize", "set_", "_local_scalar", "_amp_", "_pin_memory", "profiler")
-#: the emulated operations, by the names that PyTorch has for what they compute; rounding an operand is none of them
+#: emulated operation -> PyTorch's name for what it computes; rounding of an operand is not among them
 _EMULATED = {
     "product": "matmul",
     "convolution": "convolution",
     "convolution_backward": "convolution_backward",
 }
-#: where a constant keeps a divisor or a logarithm from zero
+#: operations in which a constant keeps a divisor or a logarithm away from zero
 _GUARDING = ("add", "sub", "clamp", "clamp_min", "maximum")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be looked at after an operation.
+    """How to look at the result of an operation.
 
     Attributes:
         name: the operation's name without its overload, ``_to_copy``.
-        looks: whether it makes new numbers; views and the like do not.
+        looks: whether it makes new numbers; views do not.
         writes: it writes into its first argument.
-        emulated: it is an emulated product, which runs inside an autograd function of its own, without grad mode.
+        emulated: it is an emulated product, which runs inside its own autograd function, without grad mode.
     """
 
     name: str
@@ -87,7 +88,7 @@ def plan(operation: Any) -> Plan:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an operation was called: module path, line of the program, name of the operation."""
+    """Where an operation was called: the module's path, the line of the program, the operation's name."""
 
     module: str
     line: Line | None
@@ -96,7 +97,7 @@ class Place:
 
 @dataclass(frozen=True)
 class _Called:
-    """An operation that is under way: its plan, whether it belongs to a backward pass, and where it was called."""
+    """An operation that is running: its plan, whether it belongs to a backward pass, and where it was called."""
 
     plan: Plan
     backward: bool
@@ -104,23 +105,23 @@ class _Called:
 
 
 class Operations(TorchDispatchMode):
-    """The mode. :meth:`stepped` tells it that a step is over.
+    """The dispatch mode that looks at all operations.
 
     Args:
-        modules: which module is running.
+        modules: knows which module is running.
         write: writes an event: ``write(what, **fields)``.
-        in_step: whether an optimizer's arithmetic is running.
-        scale: the loss scale in force.
+        in_step: tells whether an optimizer's arithmetic is running.
+        scale: gives the loss scale in force.
         rounded: called with an emulated product's operand: module, tensor, format, axis, and whether it is a gradient.
-        looks: it may fail by itself.
+        looks: decides whether a look is made; a look that fails does not end the program.
     """
 
-    #: attention with a function of the script's own, and other operations of higher order, raise otherwise
+    #: without this, attention with the script's own function, and other operations of higher order, raise
     supports_higher_order_operators = True
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
-        """The program's compiled frames stay compiled."""
+        """False keeps the program's compiled frames compiled."""
         return True
 
     def __init__(
@@ -139,7 +140,9 @@ class Operations(TorchDispatchMode):
         self._places: dict[int, Place] = {}
         self._older: dict[int, Place] = {}
         self._bad: set[int] = set()
-        self._stays_bad = WeakTensorKeyDictionary()  # written in place, and kept: an optimizer's state
+        self._stays_bad = (
+            WeakTensorKeyDictionary()
+        )  # tensors that are written in place and kept: optimizer state
         self._said: set[Any] = set()
         self._origins = self._in_all = self._passed = 0
         self.clean = True
@@ -147,7 +150,7 @@ class Operations(TorchDispatchMode):
         self.sums = Sums(write)
 
     def let_go(self, tensor: Tensor) -> None:
-        """No weak reference to ``tensor`` is needed any more."""
+        """Drop the weak references to ``tensor``."""
         self._stays_bad.pop(tensor, None)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -162,7 +165,7 @@ class Operations(TorchDispatchMode):
 
     @unseen_look(_NAME, TRIES)
     def _about_to(self, func: Any, args: Any) -> _Called:
-        """An operation is about to run: note who calls it."""
+        """An operation is about to run: note where it is called."""
         todo = plan(func)
         if todo.name == "halfstep.round":
             self._operand(*args)
@@ -172,12 +175,12 @@ class Operations(TorchDispatchMode):
 
     @unseen_look(_NAME, TRIES)
     def _done(self, call: _Called, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-        # Not no_grad, which halfstep has empty autocast's cache: autocast may be filling it right now.
+        # Not no_grad: halfstep empties autocast's cache there, and autocast may be filling it right now.
         with torch._C._AutoDispatchBelowAutograd():
             self._look(call.plan, func, args, kwargs, result, call.backward, call.place)
 
     def _operand(self, x: Tensor, format: str, axis: int, gradient: bool = False) -> None:
-        """A product's operand is about to be rounded; the backward pass rounds those of the forward pass again."""
+        """A product's operand is about to be rounded; the backward pass rounds operands of the forward pass again."""
         if inside_backward() and not gradient:
             return
         place = self._of_node()[0] if gradient else None
@@ -186,11 +189,11 @@ class Operations(TorchDispatchMode):
         self._rounded(module, x, format, axis, gradient)
 
     def _remember(self, todo: Plan) -> Place | None:
-        """Note who calls: the backward pass of this operation will be known by its sequence number."""
+        """Note where it is called: by its sequence number the backward pass will find this operation."""
         if self._in_step() or not (torch.is_grad_enabled() or todo.emulated):
             return None
         place = self._here(todo)
-        # What makes no node comes after one that did: the first to come with a number made it.
+        # Operations that make no node have the number of an earlier one: the first one with a number made its node.
         self._places.setdefault(torch._C._autograd._get_sequence_nr() - 1, place)
         return place
 
@@ -225,7 +228,7 @@ class Operations(TorchDispatchMode):
                 self._stays_bad.pop(output, None)
 
     def _constants(self, todo: Plan, args: Any, output: Tensor, backward: bool, place: Place | None) -> None:
-        """A constant that is to keep a divisor from zero, and is itself zero in this format."""
+        """Tell of a constant that is to keep a divisor away from zero, and is itself zero in this format."""
         if todo.name not in _GUARDING:
             return
         flushed = float(get_scalar(format_name(output.dtype)).flush_threshold)
@@ -276,13 +279,13 @@ class Operations(TorchDispatchMode):
         )
 
     def _passes_on(self, todo: Plan, backward: bool, place: Place | None) -> None:
-        """What comes in is not finite, and no operation was seen to make it: it came with the data or the weights."""
+        """The inputs are not finite, and no operation was seen to make them: they came with the data or the weights."""
         if self._origins == 0 and self._passed == 0 and self.clean:
             self._write("arrived", **self._where(todo, backward, place))
         self._passed += 1
 
     def _where(self, todo: Plan, backward: bool, place: Place | None) -> dict[str, object]:
-        """Module, operation, direction and line as an event has them."""
+        """Module, operation, direction and line, as fields of an event."""
         node = ""
         if backward:
             place, node = self._of_node() if inside_backward() else (None, "the scaled loss")
@@ -300,7 +303,7 @@ class Operations(TorchDispatchMode):
         }
 
     def stepped(self, sampled: bool) -> None:
-        """A step is over; whether the next is one of those whose sums are looked at."""
+        """A step is over; ``sampled``: whether the sums of the next step are looked at."""
         self._places, self._older = {}, self._places
         self._bad.clear()
         self._origins = self._passed = 0

@@ -1,4 +1,4 @@
-"""What an emulated format does to the operands of products: counted number by number, at the scales they really had."""
+"""Counts what an emulated format does to the operands of products, number by number, at their actual scales."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from halfstep.record.watched import OperandCounts
 
 
 class Rounded(OperandCounts):
-    """Operands of one kind in one module, over the sampled step."""
+    """Counts of the operands of one kind in one module during the sampled step."""
 
     def add(self, x: Tensor, format: str, axis: int) -> None:
-        """Count an operand in; ``axis`` as :func:`halfstep.pytorch.emulation.operands.round_operand` has it."""
+        """Add an operand; ``axis`` as in :func:`halfstep.pytorch.emulation.operands.round_operand`."""
         self.format = format
         y, element = in_units(x, get(format), axis)
         x = torch.where(torch.isfinite(x), x, 0).double().abs()
@@ -42,12 +42,12 @@ class Rounded(OperandCounts):
         self.emptied += float((part / whole.where(whole > 0, 1)).sum())
 
     def fields(self) -> dict[str, object]:
-        """As a record has it."""
+        """The fields of the record's event."""
         return asdict(self)
 
 
 def in_units(x: Tensor, fmt: Format | BlockFormat, axis: int) -> tuple[Tensor, Format]:
-    """x divided by the scales that the format gives it, in x's shape; and the format of what is left."""
+    """x divided by the scales that the format gives it, in x's shape; and the format of the scaled numbers."""
     if isinstance(fmt, BlockFormat):
         elements, _ = in_blocks(x, fmt, axis)
         rows = elements.flatten(-2)[..., : x.shape[axis]]
@@ -59,7 +59,7 @@ def in_units(x: Tensor, fmt: Format | BlockFormat, axis: int) -> tuple[Tensor, F
 
 
 def _over_vectors(x: Tensor, axis: int) -> Tensor:
-    """Sums over what one result is made from: a product's vectors (axis -1, -2), a convolution's samples or filters."""
+    """Sums over the numbers behind one result: a product's vectors (axis -1, -2), samples or filters otherwise."""
     if axis < 0:
         return x.sum(axis)
     return x.sum([d for d in range(x.dim()) if d != (0 if axis == 1 else 1)])

@@ -1,4 +1,4 @@
-"""Where in the user's program something happens: file, line and the text of that line."""
+"""The place in the user's program where something happens: file, line and the text of the line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import CodeType, FrameType
 from halfstep.program.cells import cell_line, is_cell
 from halfstep.program.raised_at import of_a_library
 
-#: a line of code that has not been put into words yet: cheap to keep for every operation
+#: a line of code before its text is looked up: cheap to keep for every operation
 Line = tuple[CodeType, int]
 
 
@@ -21,7 +21,7 @@ def _skipped(filename: str) -> bool:
 
 
 def user_line(depth: int = 1) -> Line | None:
-    """The innermost line that is no framework's; about 1 µs for ten frames."""
+    """The innermost line that belongs to no framework; takes about 1 µs for ten frames."""
     frame: FrameType | None = sys._getframe(depth)
     while frame is not None:
         if not _skipped(frame.f_code.co_filename):
@@ -31,7 +31,7 @@ def user_line(depth: int = 1) -> Line | None:
 
 
 def described(line: Line | None) -> dict[str, str]:
-    """``source`` (``train.py:52``, relative where it lies below the working directory) and ``code``, its text."""
+    """``source`` (``train.py:52``, a relative path if it is below the working directory) and ``code``, its text."""
     if line is None:
         return {}
     file = line[0].co_filename

@@ -1,8 +1,8 @@
-"""Sums in 16 bits that stop growing: what is added is less than half the last digit of what is there already.
+"""Finds sums in 16 bits that stop growing: each addend is less than half the last digit of the sum.
 
 Two looks: an operation that sums (embedding gradients, ``index_add``, ``mean`` …) is computed again in fp32 and
-compared; a running sum, one addition at a time by the same line of the program, is watched for additions that
-change nothing.
+compared. A running sum, one addition at a time on the same line of the program, is watched for additions that change
+nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch.utils._pytree import tree_map
 from halfstep.pytorch.dtypes import SIXTEEN_BIT, format_name
 from halfstep.pytorch.recording.timeline import LOOK
 
-#: sums whose result is taken to be wrong if it is off by more than this share of its norm
+#: a result that is off by more than this share of its norm counts as wrong
 WRONG = 0.05
-#: additions in a row before a running sum is looked at, and how many of them must change nothing
+#: a running sum is looked at after this many additions in a row; and how many of them have to change nothing
 _LONG, _STALLED = 32, 8
 _SUMS = frozenset(
     ("sum", "mean", "cumsum", "embedding_dense_backward", "_embedding_bag_dense_backward", "index_add", "scatter_add",
@@ -32,7 +32,7 @@ _SUMS = frozenset(
 
 @dataclass
 class _Chain:
-    """A running sum: where its last value lies, how many additions it has had, how many changed nothing."""
+    """A running sum: where its last value lies, how many additions there were, and how many changed nothing."""
 
     address: int = 0
     length: int = 0
@@ -108,7 +108,7 @@ class Sums:
 
 
 def widened(func: Any, args: Any, kwargs: Any) -> Any:
-    """The result of an operation with every 16-bit tensor, and every dtype asked for, replaced by fp32."""
+    """The result of an operation in fp32: 16-bit tensors and dtypes among its arguments are replaced."""
 
     def wide(value: Any) -> Any:
         if isinstance(value, Tensor) and value.dtype in SIXTEEN_BIT:

@@ -1,4 +1,4 @@
-"""What is asked of the tensors that an operation takes and returns: are they finite, and what numbers are in them."""
+"""Answers questions about the tensors that an operation takes and returns: are they finite, how large are they?"""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from halfstep.pytorch.watching.sums import widened
 
 
 def plain(tensor: Any) -> bool:
-    """Whether it is a floating-point tensor whose numbers lie in this process's memory, as they are.
+    """Whether it is a floating-point tensor whose numbers lie in this process's memory.
 
-    Not one of a subclass (sharded, quantised, fake, the script's own), nor sparse or nested, nor one without memory,
-    which would crash the process: on the meta device, a zero of forward mode, a gathered weight that was given back.
+    Tensors of subclasses (sharded, quantised, fake, the script's own), sparse and nested ones are excluded, and tensors
+    without memory, which would crash the process: on the meta device, zeros of forward mode, freed gathered weights.
     """
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
@@ -31,19 +31,19 @@ def plain(tensor: Any) -> bool:
 
 
 def batched(tensor: Tensor) -> bool:
-    """Whether it stands for another inside of ``torch.func`` (``vmap``, ``grad``, ``jvp``)."""
+    """Whether it wraps another tensor inside ``torch.func`` (``vmap``, ``grad``, ``jvp``)."""
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def innermost(tensor: Tensor) -> Tensor:
-    """The tensor that holds the numbers of one inside of ``torch.func``: all samples of a batched one."""
+    """The tensor with the numbers, inside the wrappers of ``torch.func``: all samples of a batched one."""
     while batched(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
     return tensor
 
 
 def floating(values: Any) -> Iterator[Tensor]:
-    """Plain floating-point tensors in what an operation takes or returns."""
+    """The plain floating-point tensors among the arguments or results of an operation."""
     if isinstance(values, Tensor):
         if plain(values) and values.numel():
             yield values
@@ -53,7 +53,7 @@ def floating(values: Any) -> Iterator[Tensor]:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """A finite sum has only finite terms, at half of what aminmax costs; a sum may overflow by itself."""
+    """Whether all numbers are finite. A finite sum shows it at half the cost of aminmax; the sum itself may overflow."""
     tensor = summable(tensor)
     if math.isfinite(tensor.sum().item()):
         return True
@@ -62,13 +62,13 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def nan_and_infinity(tensors: Sequence[Tensor]) -> tuple[bool, bool]:
-    """Whether there is a NaN, and whether there is an infinity."""
+    """Whether there is a NaN among the numbers, and whether there is an infinity."""
     bad = [summable(tensor) for tensor in tensors if not is_finite(tensor)]
     return any(bool(t.isnan().any()) for t in bad), any(bool(t.isinf().any()) for t in bad)
 
 
 def deliberate(values: Any) -> bool:
-    """Whether the program itself has written an infinity or a NaN here, as masks do."""
+    """Whether the program itself has written an infinity or a NaN here, as for a mask."""
     return any(not math.isfinite(float(value)) for value in values if _is_scalar(value))
 
 
@@ -79,17 +79,17 @@ def _is_scalar(value: Any) -> bool:
 
 
 def address(tensor: Tensor) -> int:
-    """Where its memory begins: the same for its views."""
+    """Where its memory begins; a view has the same address."""
     return tensor.untyped_storage().data_ptr()
 
 
 def summable(tensor: Tensor) -> Tensor:
-    """PyTorch has casts for numbers of 8 bits, and hardly any arithmetic."""
+    """``tensor``, with 8-bit numbers cast: PyTorch has hardly any arithmetic for them."""
     return tensor.float() if tensor.dtype.itemsize == 1 else tensor
 
 
 def result_figures(output: Tensor) -> dict[str, object]:
-    """How many of its elements are NaN or infinite, and of how many."""
+    """How many of its elements are NaN, how many are infinite, and how many there are."""
     wide = summable(output)
     return {
         "dtype": format_name(output.dtype),
@@ -100,7 +100,7 @@ def result_figures(output: Tensor) -> dict[str, object]:
 
 
 def input_figures(tensor: Tensor) -> dict[str, object]:
-    """Magnitudes of the finite numbers of an input, and how many are zero."""
+    """The magnitudes of the finite numbers of an input, and how many numbers are zero."""
     magnitudes = tensor.double().abs()
     finite = magnitudes[magnitudes.isfinite()]
     above = finite[finite > 0]

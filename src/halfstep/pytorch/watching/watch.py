@@ -1,13 +1,13 @@
-"""The watch of ``halfstep diagnose``: what the numbers of a training are, and where they go wrong.
+"""The watch of ``halfstep diagnose``: records the numbers of a training, and where they go wrong.
 
-All that is seen goes into the record at once as events ``watch``, with ``what`` it is:
+It writes everything into the record at once, as events ``watch`` with a field ``what``:
 
-- ``origin``: an operation whose inputs were finite and whose result was not; ``arrived``: the first operation that
-  was given such numbers although none was seen to make them; ``input``: the model was called with them
+- ``origin``: an operation whose inputs were finite and whose result was not; ``arrived``: the first operation that was
+  given such numbers although no operation was seen to make them; ``input``: the model was called with them
 - ``epsilon``: a constant that is zero in the format it is added in; ``optimizer``: likewise an optimizer's ``eps``
 - ``sum``: a 16-bit sum that stops growing
 - ``numbers``: the exponents of one module's weights, activations, gradients, weight gradients or updates, and of
-  what its emulated products were given (``inputs``); ``rounded``: what the emulated format made of these operands
+  of the operands of its emulated products (``inputs``); ``rounded``: what the emulated format did to these operands
 - ``update``: how many 16-bit weights did not move although they had a gradient
 - ``state``: whether gradients and weights were finite at a step; ``eager``: a compiled model ran eagerly
 """
@@ -37,14 +37,14 @@ from halfstep.pytorch.watching.tensors import batched, innermost, plain, summabl
 from halfstep.record import NullWriter, Writer
 from halfstep.takeover.looks import Looks
 
-#: the steps whose numbers are counted: the first two, then one in so many
+#: numbers are counted in the first two steps, and then in one of this many
 FIRST, EVERY = 2, 16
-#: failures after which a look is given up
+#: after this many failures a look is given up
 TRIES = 16
 
 
 class NullWatch:
-    """Nobody asked for a diagnosis."""
+    """Does nothing: no diagnosis was asked for."""
 
     def install(self, patches: Patches) -> None:
         """Nothing."""
@@ -53,7 +53,7 @@ class NullWatch:
         """Nothing."""
 
     def name_parts(self, parts_of: Callable[[nn.Module], Iterable[Part]]) -> None:
-        """A framework on top of PyTorch has names of its own for the parts of a model."""
+        """A framework on top of PyTorch has its own names for the parts of a model."""
 
     def backward_pass(self, running: bool) -> None:
         """A backward pass of the script's begins, or is over."""
@@ -62,18 +62,18 @@ class NullWatch:
         """An optimizer is about to step."""
 
     def after_step(self, optimizer: Optimizer, finite: bool, primary: bool) -> None:
-        """It has stepped (or was kept from it); the primary one's steps are the steps that are counted."""
+        """An optimizer has stepped, or was kept from it; ``primary``: its steps are those of the record."""
 
 
 class Watch(NullWatch):
     """Looks at every operation; counts the numbers of the sampled steps.
 
     Args:
-        writer: the record.
-        in_step: whether an optimizer's arithmetic is running.
-        scale: the factor that a backward pass multiplies gradients by.
-        in_grad: the factor that gradients have in ``.grad``, where a framework on top of PyTorch has scaled the loss.
-        looks: each of its looks may fail by itself.
+        writer: writes the record.
+        in_step: tells whether an optimizer's arithmetic is running.
+        scale: gives the factor by which a backward pass multiplies gradients.
+        in_grad: gives the factor of gradients in ``.grad``, where a framework on top of PyTorch scales the loss.
+        looks: decides whether a look is made; a look that fails does not end the program.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Watch(NullWatch):
         self._before: dict[int, Tensor] = {}
         self._seen: set[int] = set()
         self._poisoned = self._looking = False
-        self._eager = False  # whether compilers were told to stand aside
+        self._eager = False  # whether compilers were told not to compile
         self._register: Callable[..., Any] = Tensor.register_hook
 
     @property
@@ -108,7 +108,7 @@ class Watch(NullWatch):
         self._writer.write("watch", what=what, step=self.step, **fields)
 
     def install(self, patches: Patches) -> None:
-        """Follow modules, operations and compilation; before hooks are wrapped, as the watch takes scaled gradients."""
+        """Follow modules, operations and compilation; called before hooks are wrapped, to see scaled gradients."""
         self._register = Tensor.register_hook
         self._modules.install(patches)
         patches.wrap(torch, "compile", self._compile)
@@ -136,7 +136,7 @@ class Watch(NullWatch):
 
     @unseen_look("watching: inputs of the model", TRIES)
     def _entered(self, call: Call, args: tuple[Any, ...]) -> None:
-        """An outermost module is called: whether its inputs are finite."""
+        """An outermost module is called: look whether its inputs are finite."""
         for position, tensor in enumerate(tensors_in(list(args))):
             numbers = innermost(tensor)
             if tensor.requires_grad or not plain(numbers) or not tensor.numel() or not self._operations.clean:
@@ -148,7 +148,7 @@ class Watch(NullWatch):
 
     @unseen_look("watching: outputs of modules", TRIES)
     def _left(self, call: Call, output: Tensor) -> None:
-        """A module has handed back ``output``: count it, and its gradient when it comes."""
+        """A module has returned ``output``: count its numbers, and those of its gradient later."""
         if not self.sampled or (not torch.is_grad_enabled() and not inside_backward()):
             return
         again = call.in_pass != -1
@@ -166,7 +166,7 @@ class Watch(NullWatch):
 
     @unseen_look("watching: rounding of operands", TRIES)
     def _rounded(self, path: str, operand: Tensor, format: str, axis: int, gradient: bool) -> None:
-        """An operand of an emulated product, in the steps that are sampled."""
+        """Count an operand of an emulated product, in the sampled steps."""
         if not self.sampled or not operand.numel():
             return
         weight = self._modules.weight_in(operand)
@@ -197,7 +197,7 @@ class Watch(NullWatch):
     @unseen_look("watching: optimizers", TRIES)
     @torch.no_grad()
     def _about_to_step(self, optimizer: Optimizer) -> None:
-        """Keep the weights as they are, in the steps that are sampled: their memory once more, for a step."""
+        """Keep a copy of the weights in the sampled steps; it takes their memory once more, for a step."""
         self._optimizer(optimizer)
         if self.sampled:
             self._before = {id(p): p.detach().clone() for p in _parameters(optimizer) if plain(p)}
@@ -214,7 +214,7 @@ class Watch(NullWatch):
     @unseen_look("watching: steps", TRIES)
     @torch.no_grad()
     def _stepped(self, optimizer: Optimizer, finite: bool) -> None:
-        """What an optimizer's step was given, and did."""
+        """Look at the gradients that an optimizer's step got, and at what it did to the weights."""
         parameters = [p for p in _parameters(optimizer) if plain(p)]
         gradients = [p.grad for p in parameters if p.grad is not None]
         self._state(parameters, finite and all_finite(gradients))
@@ -224,7 +224,7 @@ class Watch(NullWatch):
             self._updates(optimizer, finite)
 
     def _state(self, parameters: Sequence[Tensor], finite: bool) -> None:
-        """Say so where gradients are not finite, and once where weights have become so."""
+        """Record it if gradients are not finite, and, once, if weights are no longer finite."""
         if finite or self._poisoned:
             return
         weights = all(math.isfinite(x) for p in parameters for x in torch.aminmax(p.detach()) if p.numel())
@@ -262,7 +262,7 @@ class Watch(NullWatch):
                 )  # fmt: skip
 
     def _optimizer(self, optimizer: Optimizer) -> None:
-        """Once for each: whether ``eps`` is zero in the format of the weights, which is that of its state."""
+        """Record once per optimizer whether ``eps`` is zero in the format of the weights and so of its state."""
         if id(optimizer) in self._seen:
             return
         self._seen.add(id(optimizer))

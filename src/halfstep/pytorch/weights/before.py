@@ -1,8 +1,9 @@
-"""What models held when they were called last: a script may write 16 bits into their dictionaries, seen by no function.
+"""The tensors that models held at their last call: a script may write 16-bit ones into their dictionaries unnoticed.
 
 ``module._parameters["weight"] = nn.Parameter(weight.half())``, ``module._buffers["mean"] = mean.half()`` and
-``module.table = module.table.half()`` are noticed at the next call. Where they are the values before, rounded, those
-come back: of buffers and attributes from here, of parameters from the optimizers, which hold the ones before.
+``module.table = module.table.half()`` are noticed at the next call. If the new values are the old ones, rounded, the
+old ones come back: those of buffers and attributes from here, those of parameters from the optimizers, which still hold
+them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from halfstep.pytorch.weights.widening import is_alone, not_trained
 
 
 class Before:
-    """Remembers it.
+    """Remembers the tensors of each model.
 
     Args:
         only_saved: tells of a module whether its transient buffers and its attributes stay as the program has them.
@@ -42,7 +43,7 @@ class Before:
         self._wide: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
     def __contains__(self, module: nn.Module) -> bool:
-        """Whether ``module`` has been looked at, and holds what it held then, but for new fp32 tensors.
+        """Whether ``module`` has been looked at and still holds the same tensors; new fp32 ones do not matter.
 
         Costs some 0.1 us per parameter and buffer.
         """
@@ -54,35 +55,35 @@ class Before:
         return iter(list(self._held))
 
     def remember(self, module: nn.Module) -> None:
-        """Its weights have been looked at."""
+        """Remember what ``module`` holds: its weights have been looked at."""
         parts = list(module.modules())
         for part in parts:
             self._parts[part] = _Part(part, self._only_saved(part))
         self._held[module] = _Model(module, [self._parts[part] for part in parts])
 
     def was_wide(self, module: nn.Module) -> bool:
-        """Whether no tensor of ``module``, a model or a part of one, had 16 bits when it was looked at last.
+        """Whether no tensor of ``module``, a model or a part of one, was 16-bit when it was last looked at.
 
-        Costs next to nothing: what the script has written by itself since is seen when the model is called.
+        It costs almost nothing; what the script has written since is noticed when the model is called.
         """
         return module in self._held or module in self._wide
 
     def remember_as_wide(self, module: nn.Module) -> None:
-        """No tensor of ``module`` has 16 bits."""
+        """Remember that no tensor of ``module`` is 16-bit."""
         self._wide.add(module)
 
     def look_again(self) -> None:
-        """At every model, when it is called or read next."""
+        """Look at every model again when it is next called or read."""
         self._held.clear()
         self._wide.clear()
 
     def forget(self, part: nn.Module) -> None:
-        """It is moved to another device: what it held is not to be kept alive."""
+        """Drop what ``part`` held: it is being moved to another device."""
         if self._parts.pop(part, None) is not None:
             self.look_again()
 
     def restore(self, part: nn.Module, narrow: Mapping[str, Tensor]) -> None:
-        """Those of ``narrow``, the 16-bit tensors of ``part`` by name, that were cast get their values before it."""
+        """Undo casts: tensors of ``narrow`` (``part``'s 16-bit ones, by name) get the values from before their cast."""
         known = self._parts.get(part)
         if not narrow or known is None:
             return
@@ -93,14 +94,14 @@ class Before:
                 put_back(tensor, before, self._found)
 
     def is_held(self, tensor: Tensor) -> bool:
-        """Whether it is a buffer or an attribute of a model."""
+        """Whether ``tensor`` is a buffer or an attribute of a model."""
         return any(tensor is held for part in self._parts.values() for held in part.others.values())
 
 
 class _Part:
-    """One module: the identities of its parameters, and its other wide tensors.
+    """What one module held: the identities of its parameters, and its other wide tensors.
 
-    Nothing here holds a parameter: its hooks may hold the module; and PyTorch swaps none that has a weak reference.
+    It holds no parameter, whose hooks may hold the module, and no weak reference to one: PyTorch would not swap it.
     """
 
     def __init__(self, part: nn.Module, only_saved: bool) -> None:
@@ -108,19 +109,19 @@ class _Part:
         self._of, self._buffers = weakref.ref(part), part._buffers
         others = (
             {} if isinstance(part, ScriptModule) else not_trained(part, only_saved)
-        )  # it has no dictionaries
+        )  # a module of TorchScript has no dictionaries
         self.others = {
             name: tensor for name, tensor in others.items() if is_wide(tensor) and not tensor.requires_grad
         }
 
     def before(self, name: str, trained: Mapping[int, Tensor]) -> Tensor | None:
-        """What stood at ``name``, if it still exists."""
+        """The tensor that stood at ``name``, if it still exists."""
         return self.others.get(name, trained.get(self._parameters.get(name, 0)))
 
     def is_as_it_was(self) -> bool:
         """Whether no other tensor has become 16-bit; new fp32 ones are remembered."""
         if all(map(is_, map(self._buffers.get, self.others), self.others.values())):
-            return True  # there are buffers alone, as in nearly every module
+            return True  # it has only buffers, as nearly every module
         part = self._of()
         attributes = {} if part is None else vars(part)
         now: dict[str, Tensor | None] = {
@@ -136,7 +137,7 @@ class _Part:
 
 
 class _Model:
-    """A model: how many of its parameters have 16 bits, and its parts that hold other tensors."""
+    """What one model held: how many 16-bit parameters, and its parts that hold other tensors."""
 
     def __init__(self, model: nn.Module, parts: Iterable[_Part]) -> None:
         self._narrow = Counted(model, SIXTEEN_BIT)

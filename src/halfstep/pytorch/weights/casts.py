@@ -1,6 +1,6 @@
-"""A program with fp32 weights may cast by itself what a model computes with, as in ``F.linear(x.bfloat16(), w.to(x))``.
+"""Finds casts by which a model with fp32 weights computes in 16 bits, as in ``F.linear(x.bfloat16(), w.to(x))``.
 
-Under a recipe of fp32 such a cast is not applied. A program that makes none in its first step pays nothing after it.
+Under an fp32 recipe such a cast is not applied. A program without one in its first step pays nothing afterwards.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from halfstep.pytorch.devices import device_types
 from halfstep.pytorch.products.dispatcher import Overrides, exists, own_kernel
 from halfstep.pytorch.weights.named import each, is_in_a_model, is_narrow_dtype, unnarrowed
 
-#: operations on a tensor that may be given a dtype
+#: operations on a tensor that take a dtype
 _CASTS = (
     *("to.dtype", "to.device", "to.dtype_layout"),
     *("sum", "sum.dim_IntList", "mean", "mean.dim", "prod", "prod.dim_int", "cumsum", "cumprod"),
@@ -30,7 +30,7 @@ class Casts:
         found: called with a 16-bit dtype that a model casts to.
 
     Attributes:
-        met: whether there was one.
+        met: whether there was such a cast.
     """
 
     def __init__(self, found: Callable[[torch.dtype], None]) -> None:
@@ -58,9 +58,9 @@ class Casts:
 
 
 def _as_tensor(first: Any) -> Any:
-    """``first``; a tensor where PyTorch hands on a number that is an operand, as ``x * 0.5`` under ``vmap`` does."""
+    """``first`` as a tensor: PyTorch may pass an operand that is a number, as for ``x * 0.5`` under ``vmap``."""
     return first if isinstance(first, torch.Tensor) else torch.tensor(first, dtype=_EXACT[type(first)])
 
 
-#: what holds a number of Python exactly
+#: the dtypes that hold a number of Python exactly
 _EXACT = {bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128}

@@ -1,7 +1,7 @@
-"""Copies of a model that are made before its weights are converted follow it.
+"""Copies of a model that were made before its weights are converted are converted with it.
 
-An average of weights (``AveragedModel``, Lightning's weight averaging, EMA of other libraries) starts as a
-``deepcopy`` of the model. Where the model is converted later, its update would meet two dtypes.
+An average of weights (``AveragedModel``, Lightning's weight averaging, EMA of other libraries) starts as a ``deepcopy``
+of the model. If only the model were converted later, the update of the average would meet two dtypes.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Copies:
         )
 
     def install(self, patches: Patches) -> None:
-        """Look at every ``copy.deepcopy`` of a module whose class does not define its own.
+        """Note every ``copy.deepcopy`` of a module, unless its class defines its own.
 
-        Where ``copy`` makes it, not in a ``__deepcopy__`` of modules: PyTorch gives parametrized ones their own only
-        if their class has none.
+        The function inside ``copy`` is wrapped. A ``__deepcopy__`` of modules would not do: PyTorch gives parametrized
+        modules their own only if their class has none.
         """
 
         def noting(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,9 +44,9 @@ class Copies:
         patches.wrap(copy, "_reconstruct", noting)
 
     def with_copies(self, module: nn.Module) -> Iterator[nn.Module]:
-        """The parts of ``module``, the parts of what was copied from any of them and still exists, and so on.
+        """The parts of ``module``, those of copies of any of them that still exist, of copies of copies, and so on.
 
-        A copy of what ``keep=`` holds in fp32 is held so, too.
+        A copy of a module that ``keep=`` holds in fp32 is held in fp32, too.
         """
         for part in module.modules():
             yield part

@@ -1,4 +1,4 @@
-"""How many of a model's parameters have a dtype, and which parts it has: the cheapest sign of others in their place."""
+"""Counts a model's parameters of some dtypes, and its parts: the cheapest way to notice that some were replaced."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import nn
 
 
 class Counted:
-    """The parameters of ``model`` that have one of ``dtypes``, counted now and again, and its parts.
+    """How many parameters of ``model`` have one of ``dtypes``, and which parts it has.
 
-    Some 0.1 us per parameter. No module and no parameter is held: their hooks may hold the model.
+    A count takes some 0.1 us per parameter. No module or parameter is held: its hooks may hold the model.
     """
 
     def __init__(self, model: nn.Module, dtypes: Collection[torch.dtype]) -> None:
@@ -23,7 +23,7 @@ class Counted:
         self._number = self._count()
 
     def is_as_it_was(self) -> bool:
-        """Whether there are as many as at first, and no part is new."""
+        """Whether there are as many such parameters as at first, and no new part."""
         parts = ((of(), children) for of, children in self._of_parts)
         return self._count() == self._number and all(
             part is None or _children(part) == children for part, children in parts

@@ -11,9 +11,9 @@ from halfstep.pytorch.autocast.results import like
 
 
 def entering(value: Any, narrow: tuple[torch.dtype, ...]) -> Any:
-    """``value`` with its tensors of a ``narrow`` dtype cast to float32; the very same object where there are none.
+    """``value`` with its tensors of a ``narrow`` dtype cast to float32; the very same object if there are none.
 
-    A list or dict that the model is to fill stays the caller's. Objects of other classes are not looked into.
+    A list or dict that the model is to fill stays the caller's own. Objects of other classes are not searched.
     """
     if isinstance(value, Tensor):
         return value.to(torch.float32) if value.dtype in narrow else value

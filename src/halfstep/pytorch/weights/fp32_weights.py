@@ -1,9 +1,9 @@
-"""Weights are fp32 under a recipe that says so, whatever the program loaded, made or cast.
+"""Under a recipe with fp32 weights all weights are fp32, even if the program loaded, made or cast them as 16-bit.
 
-16-bit weights are widened in place: those of an optimizer when it is given them, all others of a model when it is
-called for the first time, or handed to what shards or replicates it. Casts of a module to 16 bits are not applied.
-What the program itself casts for its model's sake (``model(x.to(torch.bfloat16))``) becomes float32 where it enters
-the model. float64 stays. A program that holds no 16-bit number is left alone.
+16-bit weights are widened in place: those of an optimizer when it gets them, all others of a model at its first call,
+or when the program shards or replicates it. Casts of a module to 16 bits are not applied. Inputs that the program casts
+for its model (``model(x.to(torch.bfloat16))``) become float32 where they enter the model. float64 stays. In a program
+that holds no 16-bit number nothing is changed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from halfstep.pytorch.weights.widening import is_alone, is_narrow, narrow_tensor
 
 _WIDE = (torch.float32, torch.float64)
 
-#: types of tensors that ``set_default_tensor_type`` is given
+#: the types of 16-bit tensors that ``set_default_tensor_type`` takes
 _NARROW_TYPES = {"HalfTensor": torch.float16, "BFloat16Tensor": torch.bfloat16}
 
 #: called with what the program holds, e.g. ``bf16 weights``, and the format's name
@@ -44,8 +44,8 @@ class Fp32Weights:
     Args:
         compute: the dtype that autocast gives products, or None where they are computed in fp32.
         look: called with a model before its weights are looked at; it marks what ``keep=`` names.
-        note: told of 16-bit weights.
-        promote: called when 16-bit numbers are found, which need a region that promotes them.
+        note: called when there are 16-bit weights.
+        promote: called when 16-bit numbers are found, for regions that promote them.
         without_modules: called when an optimizer is given 16-bit parameters that are in no module.
     """
 
@@ -71,7 +71,7 @@ class Fp32Weights:
         self._narrow_inputs = tuple(dtype for dtype in SIXTEEN_BIT if dtype is not compute)
 
     def install(self, patches: Patches) -> None:
-        """Look at modules and optimizers where they are made, cast and called."""
+        """Wrap what makes, casts and calls modules, and what makes optimizers."""
         module_casts.keep_values(self.found, patches)
         self._copies.install(patches)
         patches.wrap(Optimizer, "add_param_group", self._add_param_group)
@@ -104,7 +104,7 @@ class Fp32Weights:
             self._held.remember(module)
 
     def hold_parameters(self, optimizer: Optimizer, tensors: Iterable[Tensor]) -> None:
-        """Make what ``optimizer`` trains fp32, in a module or not."""
+        """Make the parameters ``tensors`` of ``optimizer`` fp32, whether in a module or not."""
         self._optimizers.add(optimizer)
         narrow = [tensor for tensor in tensors if is_narrow(tensor)]
         self._widen(narrow)
@@ -112,22 +112,22 @@ class Fp32Weights:
             self._without_modules()
 
     def adopt(self, optimizers: Iterable[Optimizer]) -> None:
-        """Optimizers that the program made before."""
+        """Widen the parameters of optimizers that the program made before."""
         for optimizer in optimizers:
             self.hold_parameters(optimizer, (p for group in optimizer.param_groups for p in group["params"]))
 
     def after_first_step(self) -> None:
-        """The program trains."""
+        """The program has made its first step: what it needs is known."""
         self._stepped = True
 
     def _narrow_tensors(self, part: nn.Module) -> list[Tensor]:
-        """Those that are to be widened; what the script has cast by itself has its values again."""
+        """The tensors to be widened; those that the script has cast by itself get their old values back first."""
         narrow = narrow_tensors(part, self._only_saved(part))
         self._held.restore(part, narrow)
         return [tensor for tensor in narrow.values() if is_narrow(tensor)]
 
     def _only_saved(self, part: nn.Module) -> bool:
-        """Whether attributes and buffers that are not saved are as the program has them: autocast is to 16 bits."""
+        """Whether unsaved buffers and attributes stay as the program has them, as under autocast to 16 bits."""
         return self._compute is not None and KEPT not in part.__dict__
 
     def _stays(self, part: nn.Module, name: str) -> bool:
@@ -144,14 +144,14 @@ class Fp32Weights:
             _widen_state(optimizer, narrow)
 
     def found(self, dtype: torch.dtype) -> None:
-        """The program holds, or asked for, numbers of ``dtype``."""
+        """The program holds, or asks for, numbers of ``dtype``."""
         name = format_name(dtype)
         self._holds_16_bits = True
         self._note(f"{name} weights", name)
         self._promote()
 
     def saves(self, tensor: Tensor) -> bool:
-        """Whether ``tensor``, which the script is casting to 16 bits, is a weight: it may be about to save it."""
+        """Whether ``tensor``, which the script is casting to 16 bits, is a weight, which it may be about to save."""
         if torch.compiler.is_compiling():
             return False
         memory = tensor.data_ptr() if _has_memory(tensor) else 0
@@ -170,9 +170,9 @@ class Fp32Weights:
         return add_param_group
 
     def _reading(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """The script may copy the weights that it reads, for an average of them or for ``functional_call``.
+        """Look at a module whose weights the script reads: it may copy them for an average or ``functional_call``.
 
-        Where it trains it reads them at every step, to clip gradients: a look each time would be felt.
+        During training it reads them at every step, to clip gradients: a look each time would cost too much.
         """
 
         def read(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -187,7 +187,7 @@ class Fp32Weights:
         return read
 
     def _loading(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """A checkpoint in fp32 would be rounded in a model that is 16-bit as yet."""
+        """Widen a model before a checkpoint is loaded: a 16-bit model would round the checkpoint's fp32 numbers."""
 
         def load_state_dict(
             module: nn.Module, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any
@@ -199,10 +199,10 @@ class Fp32Weights:
         return load_state_dict
 
     def _widen_alone(self, module: nn.Module) -> bool:
-        """Make what ``module`` holds fp32, but for what shares its memory with others: these are to follow together.
+        """Make the tensors of ``module`` fp32, except those that share memory with others and follow together later.
 
         Returns:
-            whether all of it was fp32.
+            Whether all of them are fp32 now.
         """
         narrow = [tensor for part in module.modules() for tensor in self._narrow_tensors(part)]
         self._widen(tensor for tensor in narrow if is_alone(tensor))
@@ -243,12 +243,12 @@ class Fp32Weights:
         return __init__
 
     def entered(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        """A script calls ``module``, with no other module's call around it; returns what to call it with.
+        """The script calls ``module`` with no other module's call around it; returns what to call it with.
 
         Tensors of autocast's own 16-bit dtype stay as they are.
         """
         if self._holds_16_bits and any(is_narrow(p) for p in self._trained()):
-            self._held.look_again()  # the script has narrowed them by itself, as ``p.data = p.data.half()`` does
+            self._held.look_again()  # the script has narrowed some by itself, as by ``p.data = p.data.half()``
         self.hold(module)
         made = entering(args, self._narrow_inputs), entering(kwargs, self._narrow_inputs)
         if self._compute is None and (made[0] is not args or made[1] is not kwargs):
@@ -264,7 +264,7 @@ def _has_memory(tensor: Tensor) -> bool:
 
 
 def _widen_state(optimizer: Optimizer, narrow: dict[int, Tensor]) -> None:
-    """State that was loaded, or made by steps before, follows its parameters."""
+    """Widen state that was loaded or made before, as its parameters were."""
     for parameter, state in optimizer.state.items():
         if id(parameter) in narrow:
             for name, value in state.items():

@@ -1,12 +1,12 @@
-"""A 16-bit dtype that a program's own code names inside its model is float32 where the recipe computes in fp32.
+"""Under a recipe that computes in fp32, a 16-bit dtype that the program's code names means float32.
 
-``x.to(torch.bfloat16)``, ``x.half()``, ``x.new_zeros(3, dtype=torch.float16)``, ``x.sum(dtype=torch.bfloat16)`` are
-operations on a tensor: kernels at autocast's dispatch keys replace their dtype, in eager and in compiled code, where
-autocast computes in float32, inside of a recipe's regions. What makes a tensor from nothing
-(``torch.zeros(3, dtype=torch.bfloat16)``) passes no such key: its kernels are at the key that chooses a device.
+Inside models, ``x.to(torch.bfloat16)``, ``x.half()``, ``x.new_zeros(3, dtype=torch.float16)`` and
+``x.sum(dtype=torch.bfloat16)`` are operations on a tensor: kernels at autocast's dispatch keys replace their dtype, in
+eager and in compiled code, in regions where autocast computes in float32. An operation that makes a tensor from nothing
+(``torch.zeros(3, dtype=torch.bfloat16)``) has no such key: its kernels are at the key that chooses a device.
 
-So it is in the script's own code outside of models: targets, queues and replay memories that would be 16-bit are what
-they are in a program of fp32. Weights alone are cast there as the script says: it may be about to save them.
+The same holds in the script's own code outside of models: targets, queues and replay memories are fp32, as in an fp32
+program. Only weights are cast there as the script says: it may be about to save them.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from halfstep.pytorch.weights.named import (
 )
 from halfstep.pytorch.weights.widening import is_alone, is_narrow, widen
 
-#: operations that make a tensor from another, and may be given a dtype
+#: operations that make a tensor from another, and take a dtype
 _MAKING = (
     *("to.dtype", "to.device", "to.dtype_layout", "_to_copy"),
     *("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like"),
     *("new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided"),
 )
 
-#: operations that make a tensor like another, which names the dtype
+#: operations that make a tensor of another one's dtype
 _BY_EXAMPLE = ("to.other", "type_as")
 
-#: of those, what casts its first argument
+#: those of them that cast their first argument
 _CASTING = frozenset((*_MAKING[:4], *_BY_EXAMPLE))
 
 _KINDS = ("", ".periodic", ".periodic_alpha", ".periodic_alpha_beta", ".beta")
@@ -67,7 +67,7 @@ _FROM_NOTHING = (
     ),
 )
 
-#: operations whose 16-bit operands are widened, too: they raise on mixed ones, or round what they sum
+#: operations whose 16-bit operands are widened, too: they raise on mixed operands, or round their sums
 _COMPUTING = (
     *("softmax.int", "log_softmax.int", "cumsum", "cumprod", "prod", "prod.dim_int"),
     *("sum", "sum.dim_IntList", "mean", "mean.dim", "linalg_vector_norm"),
@@ -78,7 +78,7 @@ _to_float32 = overload("to.dtype")
 
 
 def replace(saves: Callable[[Tensor], bool]) -> Overrides:
-    """From now on 16-bit dtypes that are named where autocast computes in float32 are float32, until ``remove()``.
+    """Let 16-bit dtypes that are named where autocast computes in float32 mean float32, until ``remove()``.
 
     Args:
         saves: tells whether a tensor that the script casts, outside of models, is a weight.
@@ -95,13 +95,13 @@ def replace(saves: Callable[[Tensor], bool]) -> Overrides:
 
 
 class FromNothing:
-    """Makes what is named 16-bit in float32 where that is replaced, until :meth:`remove`.
+    """Makes tensors in float32 for which the program names 16 bits, until :meth:`remove`.
 
-    What the script made before the program was found to hold 16-bit numbers, as a queue between a model and its
-    optimizer, follows when it is.
+    A tensor that the script made before, such as a queue between a model and its optimizer, becomes float32 when the
+    program is found to hold 16-bit numbers.
 
     Args:
-        found: called with a 16-bit dtype that a model names, before that.
+        found: called with a 16-bit dtype that a model names, until the program is found to hold 16-bit numbers.
         patches: where a replaced function is remembered.
     """
 
@@ -124,7 +124,7 @@ class FromNothing:
         self._overrides.remove()
 
     def _let_go(self, tensor: Tensor) -> None:
-        """It takes the place of another, or another its place: a model's are looked at when it is called."""
+        """Forget ``tensor``, which is swapped with another: a model's tensors are looked at when it is called."""
         self._made = self._made and [made for made in self._made if made() is not tensor]
 
     def _kernel(self, own: Callable[..., Any]) -> Callable[..., Any]:
@@ -145,7 +145,7 @@ class FromNothing:
 
 
 def _computing(name: str, device: str, key: Any) -> Callable[..., Any]:
-    """Outside of models 16-bit operands alone are the script's affair: it prepares data."""
+    """Widen operands inside models, and outside of them only mixed ones: there the script prepares data."""
     operation, autocast = overload(name), torch._C.DispatchKeySet(key)
 
     def kernel(keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
@@ -173,7 +173,7 @@ def _naming(name: str, device: str, key: Any, saves: Callable[[Tensor], bool]) -
                 return operation(*args, **kwargs)
             if casts and is_below_autograd(args[0]):
                 return operation(*args, **kwargs)
-            # What has a gradient is what a loss is computed from, whoever casts it.
+            # A tensor with a gradient is one that a loss is computed from, whoever casts it.
             if not (casts and _has_gradient(args[0])) and (
                 not replaced() or (casts and place() is OUTSIDE and saves(args[0]))
             ):

@@ -1,8 +1,8 @@
-"""PyTorch's functions that make a tensor: a 16-bit dtype that the program names is float32.
+"""Functions of PyTorch that make a tensor make a float32 one where the program names a 16-bit dtype.
 
-Kernels do not see all of them: ``torch.empty`` is what PyTorch's operations call for their results, ``torch.tensor``
-is no operation, and compiled code outside of models calls what its graph names. So they are replaced where Python code
-finds them.
+Kernels would not do for all of them: PyTorch's operations call ``torch.empty`` for their results, ``torch.tensor`` is
+no operation, and compiled code outside of models calls the functions that its graph names. So the functions are
+replaced where Python code finds them.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _FUNCTIONS = (
     *("rand", "randn", "randint", "randperm", "normal", "sparse_coo_tensor", "sparse_csr_tensor"),
 )
 
-#: constructors of tensors by their types, as programs of long ago call them: a type cannot be wrapped
+#: old constructors of tensors by their types, such as torch.HalfTensor; a type cannot be wrapped
 _TYPES = ("HalfTensor", "BFloat16Tensor")
 
-#: modules that call what stands in a graph, as Dynamo puts ``torch.tensor`` there for ``x.new_tensor``
+#: modules that call functions for a graph: Dynamo puts ``torch.tensor`` there for ``x.new_tensor``
 _RUN_GRAPHS = ("torch._dynamo.utils", "torch.fx.interpreter")
 
 
 def replace(patches: Patches) -> None:
-    """From now on what the program makes with them is float32 where it would be 16-bit."""
+    """Replace them: from now on they make float32 tensors where the program asks for 16-bit ones."""
     wrap_functions(_FUNCTIONS, _making, patches)
     for module in (torch, torch.cuda):
         for name in _TYPES:
@@ -41,7 +41,7 @@ def replace(patches: Patches) -> None:
 
 
 def _making(original: Callable[..., Any], of_pytorch: bool = False) -> Callable[..., Any]:
-    """``of_pytorch``: also where PyTorch's own code in Python calls it."""
+    """The function in place of ``original``; ``of_pytorch``: also for calls by PyTorch's own Python code."""
 
     def make(*args: Any, **kwargs: Any) -> Any:
         if any(map(is_narrow_dtype, (*args, *kwargs.values()))) and (
@@ -54,6 +54,6 @@ def _making(original: Callable[..., Any], of_pytorch: bool = False) -> Callable[
 
 
 def _asked_by_others() -> bool:
-    """Not by PyTorch's own code in Python; what runs a graph node by node runs the program's."""
+    """Whether the call does not come from PyTorch's own Python code, except from code that runs a graph's nodes."""
     caller = Caller.of(sys._getframe(2))
     return caller.is_script or caller.module in _RUN_GRAPHS

@@ -1,8 +1,8 @@
 """A cast of a whole module to 16 bits (``model.half()``, ``model.to(torch.bfloat16)``) yields to the recipe.
 
-Every such cast, and every move to a device, goes through ``Module._apply(fn)``, where ``fn`` makes a new tensor of
-each parameter, gradient and buffer. What ``fn`` would narrow keeps the values that it has, on the device and with the
-strides that ``fn`` gives it, in float32.
+Every such cast, and every move to a device, goes through ``Module._apply(fn)``, where ``fn`` makes a new tensor from
+each parameter, gradient and buffer. A tensor that ``fn`` would narrow keeps its values in float32, with the device and
+the strides that ``fn`` gives it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from halfstep.pytorch.patches import Patches
 def keep_values(
     asked: Callable[[torch.dtype], None], patches: Patches, applied: torch.dtype | None = None
 ) -> None:
-    """From now on casts of modules to 16 bits are not applied, but for casts to ``applied``.
+    """Stop applying casts of modules to 16 bits, except casts to ``applied``.
 
     Args:
         asked: called with the dtype of a cast that is not applied.
@@ -40,7 +40,7 @@ def keep_values(
 
 
 def sharing(original: Callable[..., Any], convert: Callable[[nn.Module], None]) -> Callable[..., Any]:
-    """Replaces ``Module.share_memory``: converted later, weights would be in memory that no other process sees."""
+    """Convert weights before ``share_memory``: conversion later would move them into one process's own memory."""
 
     def share_memory(module: nn.Module) -> Any:
         convert(module)
@@ -50,7 +50,7 @@ def sharing(original: Callable[..., Any], convert: Callable[[nn.Module], None]) 
 
 
 class _Unnarrowed:
-    """``fn`` without its cast to 16 bits. A class, since a module hands its ``fn`` on to its children."""
+    """``fn`` without its cast to 16 bits. It is a class because a module passes its ``fn`` on to its children."""
 
     def __init__(
         self,

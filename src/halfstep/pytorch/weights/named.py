@@ -1,4 +1,4 @@
-"""Where a 16-bit dtype that is named is float32: in a model, and in the script's own code, under a recipe of fp32."""
+"""Where a 16-bit dtype that is named means float32 under an fp32 recipe: in models, and in the script's own code."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _LAST_OF_AUTOGRAD = torch._C.DispatchKey.ADInplaceOrView
 
 
 def replaced() -> bool:
-    """Whether the dtype that the calling function is given is replaced, as the place and its own caller have it.
+    """Whether a dtype given to the calling function is replaced; its place and its own caller decide.
 
-    Outside of models libraries get what they name: they may be loading a checkpoint. What is compiled there is the
-    script's. Data loaders prepare what the script wrote: their workers cannot do otherwise.
+    Outside of models libraries get the dtype that they name: they may be loading a checkpoint. Compiled code there
+    counts as the script's. Data loaders keep the script's dtypes, since their workers run without the recipe.
     """
     if torch.get_autocast_dtype("cpu") is not torch.float32:
         return False
@@ -41,14 +41,14 @@ def _is_traced() -> bool:
 
 
 def is_below_autograd(first: Any) -> bool:
-    """Whether an operation of PyTorch's makes this cast for itself, and no Python code: it gets what it asks for.
+    """Whether an operation of PyTorch makes this cast for itself, not Python code: then the cast is applied.
 
-    ``a + i`` of 16-bit and integer operands casts ``i`` where it computes, and then reads the cast as 16-bit numbers.
-    In ``inference_mode`` calls do not come by autograd: what operations cast there are numbers, integers and single
-    values, and the program's own casts of these are left, too.
+    ``a + i`` of 16-bit and integer operands casts ``i`` inside its kernel, and then reads the cast as 16-bit numbers.
+    In ``inference_mode`` calls do not pass autograd. There operations cast numbers, integers and single values; the
+    program's own casts of these are applied, too.
 
     Args:
-        first: what is cast; PyTorch turns a number that is an operand into a Python number.
+        first: what is cast: a tensor, or a Python number where PyTorch has made one of an operand.
     """
     if not isinstance(first, Tensor) or torch._C._dispatch_tls_is_dispatch_key_excluded(_LAST_OF_AUTOGRAD):
         return True
@@ -56,7 +56,7 @@ def is_below_autograd(first: Any) -> bool:
 
 
 def is_in_a_model() -> bool:
-    """Whether a model is being called, by the program: not by a data loader, and not to export it."""
+    """Whether the program is calling a model: not a data loader, and not an export."""
     return place() is not OUTSIDE and not prepares_data() and not torch.compiler.is_exporting()
 
 

@@ -1,9 +1,9 @@
-"""A cast of a weight or buffer that the script writes itself, in the middle of a training, yields to the recipe.
+"""Undoes casts of single weights and buffers that the script itself makes in the middle of a training.
 
 ``p.data = p.data.to(torch.bfloat16)``, ``module.weight = nn.Parameter(module.weight.half())``, ``module.mean =
-module.mean.half()`` and ``swap_tensors`` put 16-bit numbers in the place of fp32 ones. Where they are the weight's own
-values, rounded, the values before the cast stay. Others, such as a checkpoint's, are widened when the model is called
-next. A checkpoint's that are the weight's own, rounded (a constant that was never trained), cannot be told from a cast.
+module.mean.half()`` and ``swap_tensors`` put 16-bit numbers in the place of fp32 ones. If these are the weight's own
+values, rounded, the values before the cast stay. Other numbers, such as a checkpoint's, are widened when the model is
+called next. A checkpoint with the weight's own values, rounded (a constant that was never trained), looks like a cast.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _WIDE = (torch.float32, torch.float64)
 
 
 class Narrowed:
-    """Looks at what takes the place of a weight.
+    """Looks at tensors that take the place of a weight.
 
     Args:
         found: called with a 16-bit dtype that the script gives a weight.
         changed: called where a weight has 16-bit values of its own.
         is_held: tells whether a tensor that is no parameter is a model's.
-        stays: tells whether the buffer of a module, by its name, is as the program has it.
+        stays: tells whether a buffer of a module, given its name, stays as the program has it.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class Narrowed:
         self._stays = stays
 
     def install(self, patches: Patches) -> None:
-        """Look at them from now on."""
-        # In the place of a slot in C: reading it costs some 0.1 us more.
+        """Wrap the ways to replace a weight."""
+        # This replaces a slot in C: reading the attribute takes some 0.1 us more.
         patches.set(Tensor, "data", property(raw_data, self._set_data, doc=Tensor.data.__doc__))
         patches.wrap(torch.utils, "swap_tensors", self._swap_tensors)
         patches.wrap(nn.Module, "register_parameter", self._register_parameter)
@@ -86,12 +86,12 @@ class Narrowed:
             self._found(param.dtype)
             replaces = before is not param and _is_weight(before) and not is_lazy(param)
             if not (replaces and put_back(param, before)):
-                self._changed()  # a model that was called before may have a new weight
+                self._changed()  # a model that was called before may have got a new weight
 
         return register_parameter
 
     def _register_buffer(self, original: Callable[..., None]) -> Callable[..., None]:
-        """Which an assignment to the attribute calls, too."""
+        """Wrap ``register_buffer``, which an assignment to the attribute calls, too."""
 
         def register_buffer(
             module: nn.Module, name: str, tensor: Tensor | None, *args: Any, **kwargs: Any
@@ -117,7 +117,7 @@ def _is_weight(tensor: Any) -> bool:
 
 
 def is_wide(tensor: Any) -> bool:
-    """Whether it is a tensor of fp32 or float64, and no result of others."""
+    """Whether it is a leaf tensor of fp32 or float64."""
     return isinstance(tensor, Tensor) and tensor.dtype in _WIDE and tensor.is_leaf and not is_lazy(tensor)
 
 
@@ -128,12 +128,12 @@ def _is_16_bit(data: Any) -> bool:
 def put_back(
     tensor: Tensor, before: Tensor, found: Callable[[torch.dtype], None] = lambda dtype: None
 ) -> bool:
-    """Give ``tensor``, of 16 bits, what ``before`` holds, in float32, if it is that rounded; else return False.
+    """Give the 16-bit ``tensor`` the values of ``before``, in float32, if it is ``before`` rounded; else return False.
 
     Args:
-        tensor: what has taken the place of ``before``.
-        before: wide; an optimizer may still train it.
-        found: called with the dtype of ``tensor``, where it was a cast.
+        tensor: has taken the place of ``before``.
+        before: a wide tensor; an optimizer may still train it.
+        found: called with the dtype of ``tensor`` if it was a cast.
     """
     kept = _before_cast(before, tensor)
     if kept is not None:
@@ -143,12 +143,12 @@ def put_back(
 
 
 def _before_cast(weight: Tensor, narrow: Tensor) -> Tensor | None:
-    """What ``weight`` holds, in float32, if ``narrow`` is that rounded; else None. A pass over both."""
+    """The values of ``weight`` in float32 if ``narrow`` is ``weight`` rounded; else None. One pass over both."""
     with torch.no_grad():
         values = weight.detach()
         plain = type(values) in (Tensor, nn.Parameter) and not values.is_meta
         if not plain or values.shape != narrow.shape or values.device != narrow.device:
             return None
-        # No dtype is named here, which in a model would be replaced.
+        # No dtype is named here: in a model it would be replaced.
         rounded = torch.empty_like(narrow.detach()).copy_(values)
         return values.to(torch.float32) if torch.equal(rounded, narrow.detach()) else None

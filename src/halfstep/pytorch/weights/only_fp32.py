@@ -1,6 +1,6 @@
-"""Everything else that a program would compute in 16 bits is fp32 where the recipe computes in fp32.
+"""Under a recipe that computes in fp32, everything that the program would compute in 16 bits is fp32.
 
-It is put in force where the program is found to hold, or to ask for, 16-bit numbers: a program of fp32 is left alone.
+It comes into force when the program is found to hold, or to ask for, 16-bit numbers. Fp32 programs are not touched.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class OnlyFp32:
         self._undo: list[Callable[[], None]] = [self._casts.remove, self._from_nothing.remove]
 
     def begin(self) -> None:
-        """The program holds 16-bit numbers. Again does nothing."""
+        """The program holds 16-bit numbers: put everything into force, once."""
         if self._pointwise is None:
             self._pointwise = Pointwise()
             makers.replace(self._patches)
@@ -45,7 +45,7 @@ class OnlyFp32:
             self._undo += (lists.apply().remove, named.remove, self._pointwise.remove)
 
     def after_first_step(self) -> None:
-        """What the first step did not need is taken away: kernels in Python take time in every call. Again: nothing."""
+        """Take away what the first step did not need, once: kernels in Python take time in every call."""
         if self._stepped:
             return
         self._stepped = True

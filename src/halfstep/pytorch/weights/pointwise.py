@@ -1,10 +1,10 @@
-"""Operations that a model computes on 16-bit numbers alone are computed in float32 where the recipe computes in fp32.
+"""Under a recipe that computes in fp32, operations by elements on 16-bit operands compute in float32.
 
-An attribute that is no parameter, a table that the script keeps, an object of a class of its own, a hook's result:
-each may hand out 16-bit tensors, and ``a / 3`` of one is rounded to 16 bits. Products and sums are autocast's; here are
-the operations that work by elements and that round, and others that sum.
+A model may meet 16-bit tensors in an attribute that is no parameter, in a table that the script keeps, in an object of
+its own class, or in a hook's result; ``a / 3`` of one would be rounded to 16 bits. Autocast takes care of products and
+some sums; this file of operations that work by elements and round, and of the other sums.
 
-Kernels in Python take time in every call. So where the first step has met no such operand, they are taken away.
+Kernels in Python take time in every call. So they are taken away if the first step has met no such operand.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from halfstep.pytorch.devices import device_types
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.products.dispatcher import Overrides, exists, overload
 
-#: how the names of operations by elements begin that round nothing
+#: the beginnings of the names of operations by elements that round nothing
 _EXACT = (
     *("abs", "bitwise", "ceil", "clamp", "clip", "clone", "copysign", "eq", "fill", "floor", "fmax", "fmin"),
     *("frexp", "ge.", "gt.", "hardtanh", "heaviside", "is", "le.", "logical", "lt.", "masked_fill", "max"),
@@ -29,7 +29,7 @@ _EXACT = (
     "where",
 )
 
-#: operations that are not by elements and round
+#: other operations that round
 _OTHERS = (
     *("var", "var.dim", "var.correction", "std", "std.dim", "std.correction"),
     *("var_mean.correction", "nansum"),
@@ -44,7 +44,7 @@ class Pointwise:
     """The kernels, until :meth:`remove`.
 
     Attributes:
-        met: whether one of them has met a 16-bit operand inside of a region.
+        met: whether one of them has met a 16-bit operand inside a region.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Pointwise:
 
 
 def _rounding(key: str) -> Iterator[str]:
-    """The operations that have a kernel each, and none at ``key`` that casts."""
+    """The operations by elements that round and have no kernel at ``key`` that casts."""
     for full in torch._C._dispatch_get_all_op_names():
         namespace, _, name = full.partition("::")
         if (

@@ -1,4 +1,4 @@
-"""Under ``as-is`` nothing is changed; that a program trains 16-bit weights is noted."""
+"""Under ``as-is``, notes that a program trains 16-bit weights, and changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The formats of a program's weights under a recipe: true 16 bits, with or without a remainder, fp32, or its own."""
+"""The formats of a program's weights under a recipe: 16-bit, bf16 with a remainder, fp32, or the program's own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Weights:
         dtype: the 16-bit dtype that it computes in, if it is one.
         regions: where autocast is.
         operands: casts operands where the program holds 16-bit numbers.
-        note: told of what the script has of lower precision itself.
+        note: called with the lower precision that the script itself asks for.
         stop: called with an error that ends the program.
         tell: called with a sentence for the user.
         patches: where replaced functions are remembered.
@@ -66,7 +66,7 @@ class Weights:
                 self._lean = LeanWeights(recipe, self._fp32, keep.look, stop, tell)
 
     def install(self) -> None:
-        """Look at models and optimizers from now on."""
+        """Wrap what makes, casts and calls models, and what makes optimizers."""
         if self._16_bit is not None:
             self._16_bit.install(self._patches)
             self._regions.on_entry(self._16_bit.entered)
@@ -82,7 +82,7 @@ class Weights:
             self._regions.on_entry(self._lean.entered, self._lean.framework_opens_region)
 
     def _promote(self) -> None:
-        """The program holds 16-bit numbers: they are promoted where they meet fp32, or where all is to be fp32."""
+        """The program holds 16-bit numbers: promote them where they meet fp32, or where everything is to be fp32."""
         self._operands.let_meet()
         if self._only_fp32 is not None:
             self._only_fp32.begin()
@@ -95,7 +95,7 @@ class Weights:
             self._lean.begin_pass()
 
     def adopt(self, optimizers: Collection[Optimizer]) -> None:
-        """The program made these before."""
+        """Take in optimizers that the program made before."""
         for weights in (self._16_bit, self._fp32):
             if weights is not None:
                 weights.adopt(optimizers)
@@ -105,7 +105,7 @@ class Weights:
         self._keep.stepped()
 
     def after_first_step(self) -> None:
-        """What the first step did not need is taken away. Again does nothing."""
+        """Take away what the first step did not need, once."""
         if self._fp32 is not None:
             self._fp32.after_first_step()
         if self._only_fp32 is not None:
@@ -119,13 +119,13 @@ class Weights:
         return "" if self._lean is None else self._lean.cannot_be_undone
 
     def shard(self, module: nn.Module, flat: bool = False) -> None:
-        """The program is about to shard the weights of ``module``; ``flat``: by FSDP1, in one tensor for many."""
+        """The program is about to shard ``module``; ``flat``: by FSDP1, in one tensor for many weights."""
         if self._lean is not None:
             self._lean.shard(module, flat)
         self.hold(module)
 
     def remove(self) -> None:
-        """Take away what was put beside the patches."""
+        """Take away what the patches do not undo."""
         if self._only_fp32 is not None:
             self._only_fp32.remove()
         if self._lean is not None:

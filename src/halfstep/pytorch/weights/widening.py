@@ -1,7 +1,7 @@
-"""16-bit tensors become float32, exactly: every bf16 and fp16 number is an fp32 number.
+"""Casts 16-bit tensors to float32 in place; exactly, since every bf16 and fp16 number is an fp32 number.
 
-A parameter keeps its object and gets new data, as ``Module.to`` does it. So an optimizer that was made before holds
-the widened parameter, and tied weights stay tied.
+A parameter object gets new data, as in ``Module.to``. So an optimizer that was made before holds the widened parameter,
+and tied weights stay tied.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import _disable_current_modes, is_traceable_wr
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.lean import registry
 
-#: layers whose frozen weights autocast casts to its own 16 bits at each use: there storage in 16 bits changes no number
+#: layers whose frozen weights autocast casts to its own 16 bits at each use: stored in 16 bits they give the same
+#: numbers
 _PRODUCTS = (
     nn.Linear,
     nn.Conv1d,
@@ -32,10 +33,9 @@ _PRODUCTS = (
 
 
 def is_narrow(tensor: Tensor) -> bool:
-    """Whether ``tensor`` is stored in bf16 or fp16, and is no result of other tensors.
+    """Whether ``tensor`` is a leaf that is stored in bf16 or fp16.
 
-    A quantized tensor only looks so: its dtype is that of the numbers it stands for. Those are left as they are, and
-    so are weights that have a remainder beside them.
+    Quantized tensors do not count, whose dtype is that of the numbers they stand for, nor weights with a remainder.
     """
     if tensor.dtype not in SIXTEEN_BIT or not tensor.is_leaf or is_functorch_wrapped_tensor(tensor):
         return False
@@ -45,7 +45,7 @@ def is_narrow(tensor: Tensor) -> bool:
 
 
 def is_alone(tensor: Tensor) -> bool:
-    """Whether nothing else looks at the memory of ``tensor``: no view, no NumPy array, no tied weight."""
+    """Whether nothing else uses the memory of ``tensor``: no view, no NumPy array, no tied weight."""
     if not _is_plain(tensor) or tensor.is_meta or tensor.layout is not torch.strided:
         return True
     return _uses(tensor) == _uses(torch.empty(1))
@@ -56,15 +56,16 @@ def _uses(tensor: Tensor) -> int:
 
 
 def narrow_tensors(module: nn.Module, only_used_by_products: bool) -> dict[str, Tensor]:
-    """The 16-bit parameters, buffers and other tensors of ``module`` itself, not of its children, to be widened.
+    """The 16-bit tensors of ``module`` itself, not of its children, that are to be widened.
 
-    In autocast to 16 bits buffers that are not saved with the model (``persistent=False``), and tensors that are plain
-    attributes, stay: they are constants that the program's own code has computed in 16 bits, such as rotary embeddings,
-    and what they meet is 16-bit, too. In fp32 the program may write into them what it has computed.
+    Under autocast to 16 bits, buffers that are not saved with the model (``persistent=False``) and tensors that are
+    plain attributes stay 16-bit: they are constants that the program has computed in 16 bits, such as rotary
+    embeddings, and they meet 16-bit numbers. Under fp32 they are widened, since the program may write its fp32 results
+    into them.
 
     Args:
         module: any module.
-        only_used_by_products: in autocast to 16 bits; frozen weights are left out that only matrix products use.
+        only_used_by_products: autocast is to 16 bits: leave out frozen weights that only matrix products use.
     """
     frozen_stay = only_used_by_products and type(module) in _PRODUCTS
     found: dict[str, Tensor] = {
@@ -86,7 +87,7 @@ def not_trained(module: nn.Module, only_saved: bool) -> dict[str, Tensor]:
 
 
 def widen(tensors: Iterable[Tensor]) -> None:
-    """Make leaf tensors float32 in place, and their gradients; tensors with the same memory share it afterwards."""
+    """Make leaf tensors and their gradients float32 in place; tensors that share memory share it afterwards, too."""
     wide: dict[Any, Tensor] = {}
     with _plainly():
         for tensor in tensors:
@@ -101,13 +102,13 @@ def widen(tensors: Iterable[Tensor]) -> None:
 
 @contextmanager
 def _plainly() -> Iterator[None]:
-    """Whatever the caller is in (``inference_mode``, a dispatch mode that records or fakes), this is plain work."""
+    """A context outside of the caller's modes: ``inference_mode``, or a dispatch mode that records or fakes."""
     with torch.inference_mode(False), torch.no_grad(), _disable_current_modes():
         yield
 
 
 def _shared(data: Tensor, wide: dict[Any, Tensor]) -> Tensor:
-    """``data`` in float32; memory that two tensors look at alike is copied once."""
+    """``data`` in float32; memory that several tensors use in the same way is copied once."""
     if is_lazy(data) or data.is_meta or data.numel() == 0 or data.layout is not torch.strided:
         return data.to(torch.float32)
     memory = (data.data_ptr(), data.dtype, data.shape, data.stride(), data.device)
@@ -127,5 +128,5 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def is_dtensor(tensor: Tensor) -> bool:
-    """Whether ``tensor`` is one of several processes'."""
+    """Whether ``tensor`` is a DTensor, which several processes share."""
     return type(tensor).__module__.startswith("torch.distributed.tensor")

@@ -8,6 +8,7 @@ from halfstep.comparison.model.trials import TrialRow
 from halfstep.comparison.model.verdicts import Explanation, PrecisionRow
 from halfstep.comparison.why import KEPT, Trials, mean_shares, median_step
 from halfstep.report.units import bytes_, ratio, seconds
+from halfstep.words.absent import NO_TRIAL
 from halfstep.words.ran import kinds_of_product
 
 _WORK = {
@@ -76,7 +77,7 @@ def no_smaller_words(entry: Explanation, row: PrecisionRow, own: Trials, base: T
     """An entry of ``why_memory``, a clause without a full stop; arguments as of :func:`no_faster_words`."""
     trial = _trial(entry, own)
     if trial is None or trial.memory is None:
-        reason = _absent([t.memory_absent for _, t in own], "no trial told")
+        reason = _absent([t.memory_absent for _, t in own], NO_TRIAL)
         return f"where the memory goes is not known: {reason}"
     parts = trial.memory
     theirs: Mapping[str, int] = next((other.memory for _, other in base if other.memory), {})
