@@ -1,4 +1,4 @@
-"""What the parts of the takeover ask of Keras's backend, and tell it, while a program trains."""
+"""What the parts of the takeover need from Keras's backend, and report to it, while a program trains."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Runtime:
-    """A backend that computes eagerly on one device, and does nothing by itself at any of the moments.
+    """A backend that computes eagerly on one device; by default it does nothing at the moments of a step.
 
     Attributes:
         functional: a ``train_step`` is given the values of all variables and returns new ones; the variables themselves
@@ -24,18 +24,18 @@ class Runtime:
         raise NotImplementedError
 
     def copied(self, value: Any) -> Any:
-        """``value`` as it is now, whatever is assigned to its variable later."""
+        """A copy of ``value``, which does not change when its variable does."""
         return value
 
     def trace(self) -> Any:
-        """What is traced at the moment, where values of one trace must not get into another; else None."""
+        """The current trace, if values of one trace must not get into another; else None."""
         return None
 
     def wait_for(self, value: Any) -> None:
-        """Return when ``value`` has been computed, where a value may be handed out before."""
+        """Return when ``value`` has been computed; a backend may return values before they are."""
 
     def undivided(self, loss: Any) -> Any:
-        """The loss of a replica, which Keras divides by the number of replicas so that gradients can be summed."""
+        """A replica's loss without Keras's division by the number of replicas, which lets gradients be summed."""
         return loss
 
     def reducible(self, finite: Any) -> Any:

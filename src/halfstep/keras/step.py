@@ -1,4 +1,4 @@
-"""The step under way, as one state. The loop that makes the step begins and ends it; the other parts report to it."""
+"""The state of the running step. The loop that makes the step begins and ends it; the other parts report to it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Seen:
     """What was seen of a step; scalars of the backend, or plain numbers.
 
     Attributes:
-        loss: the loss before any scaling; None where there was none to see.
+        loss: the loss before any scaling; None if none was seen.
         scale: the factor that the loss was multiplied by; None for none.
-        finite: whether the gradients were finite; None where nobody looked.
+        finite: whether the gradients were finite; None if nobody looked.
         samples: the size of the batch.
     """
 
@@ -31,7 +31,7 @@ class Seen:
 
 
 class TrainStep(threading.local):
-    """The train_step under way, of each replica its own: TensorFlow's strategies run replicas in threads.
+    """The running train_step, one per replica: TensorFlow's strategies run replicas in threads.
 
     Attributes:
         seen: what was seen of it; None outside.
@@ -45,17 +45,17 @@ class TrainStep(threading.local):
 
 
 class StepState:
-    """What is known of the step under way. Only this class assigns to its attributes.
+    """What is known about the running step. Only this class assigns to its attributes.
 
     Args:
         runtime: the backend's values.
 
     Attributes:
         training: whether a model's train function is running, or being traced.
-        busy: whether a pass or a step is under way to which every gradient and step met meanwhile belongs.
+        busy: whether a pass or a step is running, to which every gradient and step that is met belongs.
         loss_scaled: Keras has scaled the loss, and its gradients have not been applied yet.
-        finite: what Keras found of the gradients; None before it looked.
-        within: the train_step under way.
+        finite: whether Keras found the gradients finite; None before it looked.
+        within: the running train_step.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -79,7 +79,7 @@ class StepState:
 
     @contextmanager
     def train_step(self, optimizer: Any, scale: Any, samples: Any) -> Iterator[Seen]:
-        """A ``train_step`` of a model that was compiled with ``optimizer``, whose loss scale is ``scale``."""
+        """A ``train_step`` runs, of a model that was compiled with ``optimizer``, whose loss scale is ``scale``."""
         here = self.within
         self.loss_scaled, self.finite, self._extra_finite = False, None, None
         here.seen = Seen(scale=None if scale is None else self._runtime.copied(scale), samples=samples)
@@ -109,11 +109,11 @@ class StepState:
         self.finite = None
 
     def pass_scaled(self) -> None:
-        """``jax.grad`` has computed gradients, of a loss that it scaled where the recipe has a scale."""
+        """``jax.grad`` has computed gradients of a loss, which it has scaled if the recipe has a scale."""
         self._jax_passed = True
 
     def take_pass(self) -> bool:
-        """Whether :meth:`pass_scaled` has been called since the last time that this was asked."""
+        """Whether :meth:`pass_scaled` has been called since the last call of this method."""
         passed, self._jax_passed = self._jax_passed, False
         return passed
 
@@ -145,13 +145,13 @@ class StepState:
         return self._runtime.reducible(found)
 
     def loss_known(self, loss: Any) -> None:
-        """The loss of the train_step under way, before scaling, as Keras hands it to the optimizer."""
+        """The loss of the running train_step before scaling, as Keras gives it to the optimizer."""
         here = self.within
         if here.seen is not None and self._runtime.trace() is here.trace:
             here.seen.loss = self._runtime.copied(self._runtime.undivided(loss))
 
     def pass_begins(self, losses: Sequence[Any]) -> None:
-        """A backward pass of a train_step starts from ``losses``: the loss, where Keras has not been told of one."""
+        """A backward pass of a train_step starts from ``losses``; they are the loss unless Keras has given one."""
         here = self.within
         own = here.seen is not None and here.seen.loss is None and self._runtime.trace() is here.trace
         if here.seen is not None and own and losses and not self.loss_scaled:

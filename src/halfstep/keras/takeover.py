@@ -105,9 +105,9 @@ class Takeover(Face):
 
     @property
     def in_use(self) -> bool:
-        """Whether the program has made a layer or an optimizer; TensorBoard, say, imports Keras for nothing."""
+        """Whether the program has made a layer or an optimizer; TensorBoard imports Keras and makes none."""
         kinds = (keras.Layer, keras.optimizers.Optimizer)
-        # The type, not isinstance: an object may claim a class that it has to import, or warn of, first.
+        # The type, not isinstance: an object may claim a class that it first has to import, or warns about.
         return any(issubclass(type(thing), kinds) for thing in gc.get_objects())
 
     @property

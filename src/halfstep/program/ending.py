@@ -1,4 +1,4 @@
-"""How a program ended, told to whoever asked, as the last thing that the process does."""
+"""How a program ended; functions that asked for it are called with it as the last thing that the process does."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def at_end(callback: Callable[[Ending], None]) -> None:
 
 
 def note(ending: Ending) -> None:
-    """Remember how the program ended; the last word counts."""
+    """Remember how the program ended; the last call counts."""
     global _noted
     _noted = ending
 

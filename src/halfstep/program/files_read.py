@@ -1,4 +1,4 @@
-"""Which files of the day a program reads: a comparison sees by them whether a trial goes on from an earlier one's."""
+"""Notes which recently written files a program reads: they show whether a trial goes on from an earlier one's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-#: files that were last written longer ago, in seconds, are no other trial's
+#: files that were last written longer ago, in seconds, do not come from another trial
 _DAY = 86_400.0
 
 #: file systems keep times by a clock that is behind by up to this, in seconds
@@ -17,7 +17,7 @@ _TICK = 0.05
 #: no more files are remembered
 _MOST = 200
 
-#: folders that hold what any run would write again, and code: they change nothing of a training
+#: folders with code, or with files that any run would write again: they do not change a training
 _CACHES = ("cache", "torchinductor", "triton", "site-packages")
 _CODE = (".py", ".pyc", ".so", ".dylib", ".pyd", ".dll")
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -1,4 +1,4 @@
-"""Launchers: how a launcher is told to start halfstep, and which of the processes that it starts this one is."""
+"""Launchers: the command by which one starts halfstep, and the rank of this process among those that it has started."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def start_of_command(launch: str) -> list[str]:
 
 
 def _names_python(words: list[str]) -> bool:
-    """Whether the launcher's own words end with an interpreter, and perhaps options of it."""
+    """Whether the launcher's command ends with an interpreter, possibly with options."""
     return any(_PYTHON.fullmatch(Path(word).name) for word in words[1:])
 
 

@@ -21,7 +21,7 @@ from halfstep.program import cells
 #: packages whose lines are not the user's
 _LIBRARIES = ("torch", "halfstep", "keras", "tensorflow", "jax", "IPython")
 
-#: what torch.compile and data parallelism put before the names of a model's parts
+#: prefixes that torch.compile and data parallelism put before the names of a model's parts
 _WRAPPERS = ("_orig_mod", "module")
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM: told to whoever asked, and then as deadly as before; and how another thread ends the main thread by it."""
+"""Calls functions before SIGTERM ends the process, and lets another thread end the main thread by SIGTERM."""
 
 from __future__ import annotations
 

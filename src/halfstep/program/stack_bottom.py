@@ -1,7 +1,7 @@
-"""What lies beneath a program's first frame: under python nothing, so ``warnings`` names ``sys`` there.
+"""Frames below a program's first one that look like the end of the stack, where ``warnings`` names ``sys``.
 
-``warnings.warn(stacklevel=2)`` at the top of a script counts beyond the end of the stack. Frames cannot be taken away,
-but ones that look like that end can be put in between.
+``warnings.warn(stacklevel=2)`` at the top of a script counts beyond the end of the stack. halfstep's frames cannot be
+taken away, but frames that look like that end can be put between them and the program's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SOURCE = "lambda us, more, function, *args: us(us, more - 1, function, *args) i
 
 
 def call(function: Callable[..., Any], *args: Any) -> Any:
-    """``function(*args)``, called from frames that bear the name, line and globals of the stack's end."""
+    """``function(*args)``, called from frames with the name, the line and the globals of the stack's end."""
     return _as_the_end(_as_the_end, DEPTH - 1, function, *args)
 
 

@@ -1,4 +1,4 @@
-"""Runs halfstep as a file, `python start.py run …`, or a module of it by ``-m``: no folder of the user's is looked in.
+"""Runs halfstep as a file, `python start.py run …`, or a module of it by ``-m``; no folder of the user is searched.
 
 `python -m halfstep` has the current folder in front of `sys.path`, and would import a `click.py` or `platform.py`
 that happens to lie there. This file is run, and never imported.
@@ -8,7 +8,7 @@ import os
 import sys
 
 if sys.path and os.path.realpath(sys.path[0]) == os.path.dirname(os.path.realpath(__file__)):
-    # What is no folder is passed over; the program's own folder takes this place.
+    # Python ignores a path that is no folder; the program's own folder takes this place.
     sys.path[0] = __file__
 
 import importlib.util

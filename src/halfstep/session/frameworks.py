@@ -170,7 +170,7 @@ class Frameworks:
         self._take_over("keras", str(keras.__version__), take_over)
 
     def _watch_jax(self, jax: ModuleType) -> None:
-        """The program has just imported JAX, for Keras, for some other end, or to train with it alone."""
+        """The program has just imported JAX: for Keras, for another purpose, or to train with JAX alone."""
         from halfstep.session.jax_alone import watch_gradients
 
         asked = self.name.split(":")[0]

@@ -1,4 +1,4 @@
-"""What became of the program: the status of its record, and what is said on stderr when it is over."""
+"""How the program ended: the status for its record, and the last lines on stderr."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def no_step(takeover: Takeover | None) -> str:
 
 
 def _elsewhere() -> str:
-    """What is known of steps that other processes may have made; the end of a sentence."""
+    """Where other processes may have made steps, as the end of a sentence."""
     if (
         "multiprocessing.popen_spawn_posix" in sys.modules
         or "multiprocessing.popen_forkserver" in sys.modules
@@ -54,7 +54,7 @@ def _elsewhere() -> str:
 
 
 def say_what_ran(asked: str, ran: Ran, takeover: Takeover | None) -> None:
-    """Where something was changed, or was asked for and did not happen, say so."""
+    """Say which precision ran, if halfstep has changed something or could not do what was asked for."""
     if asked == "as-is" or (asked == "fp32" and not ran.otherwise):
         return
     if takeover is None:
@@ -72,7 +72,7 @@ def say_what_ran(asked: str, ran: Ran, takeover: Takeover | None) -> None:
 
 
 def say_cause(ending: Ending, recipe: Recipe) -> None:
-    """Where the format caused the error that ended the program, say so, and what mends it."""
+    """If the format caused the error that ended the program, say so, and how to mend it."""
     error = format_error(ending.reason, recipe.compute)
     if error is not None:
         at, can_keep = ending.raised_at, recipe.compute in ("bf16", "fp16") and not recipe.keep

@@ -130,7 +130,7 @@ class Session:
             self._unshift.append(shift_seeds(seed))
 
     def _end(self, ending: Ending, program_goes_on: bool = False) -> None:
-        """The program is over: the record's last line, and a word on stderr where something was changed."""
+        """The program is over: write the record's last line, and the last lines on stderr."""
         if self._ended:
             return
         self._ended = True

@@ -37,6 +37,6 @@ class Settings:
 
 
 def say(text: str) -> None:
-    """halfstep's own words go to stderr, on the first rank only."""
+    """Write a sentence to stderr, on the first rank only."""
     if rank() == 0:
         tell(text)

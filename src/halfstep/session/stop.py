@@ -1,4 +1,4 @@
-"""The error of halfstep's own that ends the program."""
+"""Ends the program because of an error of halfstep's own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Stop:
         self.failure: tuple[str, str] | None = None
 
     def halt(self, error: HalfstepError) -> None:
-        """End the program for this error; where a script of its own accord uses halfstep, the caller raises it."""
+        """End the program because of this error, if halfstep runs it; else return, and the caller raises the error."""
         if self.failure is None:
             kind = "unsupported" if isinstance(error, Unsupported) else "failed"
             self.failure = ("diverged" if error.exit_code == 1 else kind, str(error))
@@ -30,10 +30,10 @@ class Stop:
             raise SystemExit(error.exit_code)
 
     def refuse(self, error: HalfstepError) -> NoReturn:
-        """As :meth:`halt`: the recipe cannot be put into force, whatever the error.
+        """As :meth:`halt`, for a recipe that cannot be put into force.
 
         Raises:
-            HalfstepError: the error itself, where the program is not the command's.
+            HalfstepError: the error itself, if halfstep does not run the program.
         """
         self.failure = ("unsupported", str(error))
         self.halt(error)

@@ -25,7 +25,7 @@ _POLL = 1.0
 
 
 class Remote:
-    """A place on a machine of the cluster.
+    """A place on a machine of the cluster, where one block runs at a time.
 
     Args:
         ray: the package.

@@ -1,4 +1,4 @@
-"""What the takeover asks of Keras's backend when it puts a recipe into force."""
+"""What the takeover needs from Keras's backend to put a recipe into force."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Backend(Runtime, ABC):
         title: its own name.
         version: its own version.
         emulated: whether the recipe's format is rounded to inside of fp32 tensors.
-        product_fields: the fields of a record's ``takeover`` event that tell of products in fp32 units.
+        product_fields: the fields of a record's ``takeover`` event about products in fp32 units.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Backend(Runtime, ABC):
     product_fields: Mapping[str, object] = {"fp32_units": [], "lists": None}
 
     def attach(self, others: Sequence[Takeover]) -> None:
-        """Find among the takeovers that were made before the one that works below Keras's on this backend."""
+        """Find the takeover that works below Keras's on this backend among those that were made before."""
 
     @abstractmethod
     def device(self) -> str:

@@ -53,7 +53,7 @@ class Loaded:
     def _adopt(self, model: Any) -> None:
         """Give the recipe's policy to the float32 layers of a file that names no 16 bits.
 
-        In a file that does name 16 bits, float32 for a layer is the author's wish.
+        In a file that does name 16 bits, the author has asked for a float32 layer.
         """
         layers = [
             layer

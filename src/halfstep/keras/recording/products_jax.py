@@ -80,7 +80,7 @@ def flops_of_jaxpr(jaxpr: Any, times: int = 1) -> dict[str, int]:
     """FLOPs of the products in ``jaxpr``, by the format of their operands, if it runs so many ``times``.
 
     Raises:
-        Unknown: products inside a loop, of which nobody knows beforehand how often it turns.
+        Unknown: there are products inside a loop whose number of turns is not in the program.
     """
     total: dict[str, int] = defaultdict(int)
     for equation in jaxpr.eqns:

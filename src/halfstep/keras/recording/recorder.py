@@ -54,7 +54,7 @@ class Recorder:
             self._line(*self._waiting.popleft())
 
     def resume(self) -> None:
-        """The next step's time begins now: what halfstep did since the last step's end is no part of it."""
+        """The next step's time begins now: halfstep's work since the last step's end is not part of it."""
         self._last = time.perf_counter()
 
     def _line(self, index: int, seen: Seen, seconds: float | None, sampled: bool) -> None:

@@ -18,7 +18,7 @@ from halfstep.takeover.patches import Method, Patches
 
 
 def named_layers(outermost: nn.Module) -> Iterator[Part]:
-    """The parts of a model; of Keras's layers all, by the names that ``keep=`` knows them by.
+    """The parts of a model, with all of Keras's layers, by the names that ``keep=`` uses.
 
     PyTorch does not know the layers of a functional or sequential model: Keras keeps them in lists.
     """

@@ -1,14 +1,14 @@
 """Emulation: formats that have no tensors here, rounded exactly inside fp32 tensors.
 
-Every matrix product, convolution and attention that has fp32 operands on the CPU is replaced in PyTorch's dispatcher by
-one whose operands are rounded (:mod:`halfstep.pytorch.emulation.ops`); sums stay fp32, and so does all the rest.
-It is replaced at two dispatch keys: above autograd's, where the backward products are known as such, and below, for
-what never comes by autograd (inference mode, PyTorch's own fused kernels). No mode has to surround anything: it
-holds in every thread, in a checkpoint's recompute, and in what torch.compile traces.
+Every matrix product, convolution and attention with fp32 operands on the CPU is replaced in PyTorch's dispatcher by one
+whose operands are rounded (:mod:`halfstep.pytorch.emulation.ops`); sums and everything else stay fp32. It is replaced
+at two dispatch keys: above autograd's, where backward products can be recognised, and below, for calls that never pass
+autograd (inference mode, PyTorch's own fused kernels). So it works in every thread, when a checkpoint recomputes, and
+in code that torch.compile traces.
 
-What CUDA's autocast casts down is emulated, matrix-vector products among it; but in tf32 these stay fp32, for cuBLAS
-has no TF32 for them. Dot products and bilinear, which autocast leaves in fp32, stay so. PyTorch's kernels that compute
-several products inside one call are refused.
+The operations that CUDA's autocast casts down are emulated, such as matrix-vector products; but in tf32 these stay
+fp32, since cuBLAS has no TF32 for them. Dot products and bilinear, which autocast leaves in fp32, stay fp32. PyTorch's
+kernels that compute several products inside one call are refused.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _addmv(e: Emulation, bias: Tensor, a: Tensor, x: Tensor, *, beta: float = 1,
 
 
 def _convolution(e: Emulation, *args: Any) -> Tensor:
-    """``aten::_convolution``: what ``aten::convolution`` is given, and flags for other devices."""
+    """``aten::_convolution``: the arguments of ``aten::convolution``, and flags for other devices."""
     return emulation_ops.convolution(e, *args[:9])
 
 
@@ -139,7 +139,7 @@ _REFUSED = {
 
 
 class Emulated:
-    """Every product of fp32 operands on the CPU emulated, in this process, until :meth:`remove`."""
+    """Emulates every product of fp32 operands on the CPU in this process, until :meth:`remove`."""
 
     def __init__(self, emulation: Emulation) -> None:
         self._overrides = Overrides(f"emulated: {emulation}")
@@ -162,7 +162,7 @@ class Emulated:
                 self._overrides.put(name, key, _kernel(compute, own_kernel(name, key), tensors))
 
     def _close_ways_past(self) -> None:
-        """oneDNN's LSTM and the fused encoder layer compute products of their own."""
+        """Switch off oneDNN's LSTM and the fused encoder layer, which compute products inside their kernels."""
         self._patches.wrap(torch._VF, "lstm", _without_onednn)
         self._fast_attention = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)

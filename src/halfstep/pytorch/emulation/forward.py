@@ -17,7 +17,7 @@ def moving(*tensors: Tensor | None) -> bool:
 
 
 def tangent(x: Tensor | None) -> Tensor | None:
-    """The direction in which x moves; None if it stands."""
+    """The tangent of x; None if it has none."""
     found: Tensor | None = None if x is None else forward_ad.unpack_dual(x).tangent
     return found
 
@@ -33,7 +33,7 @@ def along(
     function: Callable[..., Tensor],
     derivatives: Sequence[Callable[[Tensor], Tensor]],
 ) -> Tensor:
-    """``function`` of operands that move, with its tangent: the sum of each operand's ``derivative`` of its tangent."""
+    """``function`` of operands with tangents, with its own tangent: the sum of the operands' ``derivative`` terms."""
     result = function(*(None if x is None else point(x) for x in operands))
     tangents = [
         (derive, t) for x, derive in zip(operands, derivatives, strict=True) if (t := tangent(x)) is not None

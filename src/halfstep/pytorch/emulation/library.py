@@ -1,9 +1,9 @@
-"""Emulated products as operations of their own, of the library ``halfstep``.
+"""Emulated products as operations of the library ``halfstep``.
 
 ``halfstep::round`` rounds an operand, with a flag for gradients; ``halfstep::product``,
-``halfstep::convolution`` and its backward are PyTorch's own fp32 kernels under other names: to the dispatcher, and in
-compiled graphs, they are products whose operands are rounded already. ``precision`` names the recipe, for those who
-count FLOPs.
+``halfstep::convolution`` and its backward are PyTorch's own fp32 kernels under other names: in the dispatcher and in
+compiled graphs they are products whose operands are already rounded. ``precision`` names the recipe, for the count of
+FLOPs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _OWN = {
     name: own_kernel(name, "CPU")
     for name in ("mm", "addmm", "bmm", "baddbmm", "_convolution", "convolution_backward")
 }
-#: benchmark, deterministic, cudnn_enabled, allow_tf32: of other devices' libraries
+#: benchmark, deterministic, cudnn_enabled, allow_tf32: flags for other devices' libraries
 _FLAGS = (False, False, True, True)
 #: the operations: ``round``, ``product``, ``convolution``, ``convolution_backward``
 ops = torch.ops.halfstep
@@ -60,7 +60,7 @@ def _product(
 
 
 def _convolution(keyset: torch._C.DispatchKeySet, *args: Any) -> Tensor:
-    # Not aten::convolution, which would call this one by the dispatcher, where it is emulated as well.
+    # Not aten::convolution, which would call this operation through the dispatcher, where it is emulated, too.
     result: Tensor = _OWN["_convolution"](keyset, *args[:-1], *_FLAGS)
     return result
 

@@ -1,12 +1,12 @@
-"""Operands of emulated products: rounded exactly, and left in the fp32 tensors that they are.
+"""Rounds operands of emulated products exactly, inside fp32 tensors.
 
-Three ways, by the format:
+There are three ways, depending on the format:
 
 - tf32: each number by itself; fp32's range needs no scale.
 - fp8: a scale for the whole tensor, taken from the tensor itself ("current scaling"): 2^k with the largest k that
   keeps the largest magnitude within the format. Real recipes often divide by the maximum instead; with a power of two,
-  scaling and its undoing are exact, so that what is seen is the format's rounding and nothing else.
-- MX and NVFP4: a scale for each block along the axis that the product sums over, as the standards say
+  scaling and unscaling are exact, so that only the format's rounding is seen.
+- MX and NVFP4: a scale for each block along the axis over which the product sums, as the standards say
   (:mod:`halfstep.precisions.exact_blocks`).
 """
 
@@ -25,11 +25,11 @@ from halfstep.pytorch.rounding.rounding import round_to
 
 
 def round_operand(x: Tensor, format: str, axis: int) -> Tensor:
-    """A product's operand in a format: x's shape, in float32; new memory. ``axis`` is what the product sums over.
+    """A product's operand in a format: x's shape, in float32, in new memory. The product sums over ``axis``.
 
-    NaN and infinity stay what they are, so that an emulated run hides no failure; a block with one becomes NaN.
+    NaN and infinity stay unchanged, so that an emulated run hides no failure; a block with one becomes NaN.
     """
-    # x's own strides, where x has no gaps: compiled code has been told to expect them
+    # x's own strides, if x has no gaps: compiled code expects them
     out = torch.empty_like(x)
     compiled = native.kernels()
     if compiled is not None and x.numel():
@@ -42,12 +42,12 @@ def round_operand(x: Tensor, format: str, axis: int) -> Tensor:
 
 
 def needs_scale(fmt: Format) -> bool:
-    """Whether tensors of this format have one scale: those of 8 bits and fewer, whose range is short."""
+    """Whether tensors of this format have one scale: formats of 8 bits and fewer need it, whose range is short."""
     return fmt.bits <= 8
 
 
 def _in_c(compiled: Kernels, x: Tensor, out: Tensor, fmt: Format | BlockFormat, axis: int) -> None:
-    """The same by the kernels in C, which want contiguous tensors: axes are put in the order of memory."""
+    """The same by the kernels in C, which need contiguous tensors: axes are put in the order of memory."""
     order = _memory_order(x)
     x, into = x.permute(order), out.permute(order)
     if not x.is_contiguous() or not into.is_contiguous():
@@ -72,7 +72,7 @@ def _memory_order(x: Tensor) -> list[int]:
 
 
 def _tensor_scale(compiled: Kernels, x: Tensor, fmt: BlockFormat) -> float:
-    """NVFP4's scale for the whole tensor; 0 where the format has none."""
+    """NVFP4's scale for the whole tensor; 0 if the format has none."""
     if fmt.tensor_scale is None:
         return 0.0
     return max(compiled.largest(x) / fmt.largest, fmt.tensor_scale.smallest_normal)
@@ -88,7 +88,7 @@ def round_scaled(x: Tensor, fmt: Format) -> Tensor:
 
 
 def scale_exponent(top: float, fmt: Format) -> int:
-    """The largest k with ``top * 2^k <= fmt.largest``; for 0, and where fp32 could not hold the spacing, less.
+    """The largest k with ``top * 2^k <= fmt.largest``; less for 0, or if fp32 could not represent the spacing.
 
     The spacing of the format's subnormals, divided by 2^k, stays a normal float32 number, 2^-126 at least.
     """

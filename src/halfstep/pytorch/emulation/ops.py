@@ -1,11 +1,11 @@
-"""Emulated products and convolutions, and their gradients, made of the operations of ``library``.
+"""Emulated products and convolutions, and their gradients, built from the operations of ``library``.
 
 For c = a b, with f the forward format and g the gradients'::
 
     c = f(a) f(b)        da = g(dc) f(b)^T        db = f(a)^T g(dc)
 
-where each operand is rounded along the axis that *its* product sums over. What is rounded has the gradient of what it
-was before (straight through). A bias and its gradient take no part in it.
+where each operand is rounded along the axis over which *its* product sums. A rounded operand passes its gradient on
+unchanged (straight through). A bias and its gradient are not rounded.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from halfstep.pytorch.emulation.library import ops as _ops
 
 @dataclass(frozen=True)
 class Emulation:
-    """What operands are rounded to.
+    """The formats to which operands are rounded.
 
     Attributes:
         precision: the recipe's name.
-        forward: the format of operands on the way forward; empty: they are rounded already.
-        gradients: the format of the gradients that products are given on the way back.
+        forward: the format of operands in the forward pass; empty if they are already rounded.
+        gradients: the format of the gradients that products get in the backward pass.
     """
 
     precision: str
@@ -38,16 +38,16 @@ class Emulation:
 
     @property
     def blocks(self) -> bool:
-        """Whether scales belong to blocks, so that each product has its own rounding of an operand."""
+        """Whether scales belong to blocks, so that each product needs its own rounding of an operand."""
         return bool(self.forward) and isinstance(get(self.forward), BlockFormat)
 
     @property
     def rounded(self) -> Emulation:
-        """The same for operands that are rounded already."""
+        """The same for operands that are already rounded."""
         return Emulation(self.precision, "", self.gradients)
 
     def operand(self, x: Tensor, axis: int) -> Tensor:
-        """x in the forward format, with a gradient that goes straight through."""
+        """x in the forward format; the gradient passes straight through."""
         return _straight_through(x, self.forward, axis) if self.forward else x
 
     def gradient(self, x: Tensor, axis: int) -> Tensor:
@@ -166,7 +166,7 @@ _apply_product = _single_level(_Product)
 def convolution(e: Emulation, x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
     """f(x) * f(weight) + bias, as ``aten::convolution``: x (batch, channels, …).
 
-    Blocks run over channels, which matrix units are given side by side, and for the weight's gradient over the batch.
+    Blocks run over channels, which lie side by side in matrix units, and for the weight's gradient over the batch.
     """
     if moving(x, weight, bias):
         return along(
@@ -187,7 +187,7 @@ def convolution(e: Emulation, x: Tensor, weight: Tensor, bias: Tensor | None, *g
 
 
 def _weight_axes(geometry: Sequence[Any]) -> tuple[int, int]:
-    """The weight's axes of input and output channels: (out, in, …), transposed convolution's (in, out, …)."""
+    """The weight's axes of input and output channels: (out, in, …), or (in, out, …) for a transposed convolution."""
     return (0, 1) if geometry[3] else (1, 0)
 
 
@@ -241,7 +241,7 @@ def _convolution_gradients(
     for_x: bool,
     for_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Both gradients, of operands that are rounded already; None for one that is not asked for."""
+    """Both gradients, of operands that are already rounded; None for one that is not wanted."""
     if not for_x and not for_weight:
         return None, None
     if _trains(

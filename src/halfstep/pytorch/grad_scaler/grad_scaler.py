@@ -1,4 +1,4 @@
-"""A drop-in for torch.amp.GradScaler that has a floor, tells what it skipped, and takes closures."""
+"""A drop-in for torch.amp.GradScaler that has a floor, reports skipped steps, and takes closures."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from halfstep.pytorch.loss_scaling.skips import Skips, floored
 
 
 class GradScaler(torch.amp.GradScaler):
-    """Loss scaling for a training loop of one's own: ``torch.amp.GradScaler``, without its ways to fail silently.
+    """Loss scaling for your own training loop: ``torch.amp.GradScaler`` without its ways to fail silently.
 
     Use it as PyTorch's: ``scaler.scale(loss).backward(); scaler.step(optimizer); scaler.update()``.
     Either loads the other's ``state_dict()``. The differences:
@@ -42,28 +42,28 @@ class GradScaler(torch.amp.GradScaler):
       ``floor_patience`` updates in a row that skipped at the floor, ``update()`` raises :class:`ScaleCollapse`, which
       names the parameters whose gradients are not finite.
     - What is tested for finiteness is what the optimizer uses: gradient / scale, also where the scale is below 1.
-    - A skipped step leaves the state of a fused optimizer as it was, also where there was none yet: PyTorch's makes it,
-      and a fused SGD then takes its momentum for written. Gradients are unscaled after a skipped step, too, and a
-      scheduler after a skipped first step draws no warning.
+    - A skipped step does not change the state of a fused optimizer, even if there is none yet. (PyTorch's scaler lets a
+      fused SGD make momentum in a skipped first step, and use it afterwards although nothing was written into it.)
+      Gradients are unscaled after a skipped step, too, and a scheduler after a skipped first step draws no warning.
     - ``last_step_skipped`` and ``skipped_steps`` tell what happened. ``step()`` returns what the optimizer
       returned, or None for a skipped step, as PyTorch's does.
     - ``step(optimizer, closure)`` works, with LBFGS too; the closure scales its own loss, calls ``backward`` and
       returns the loss *unscaled*. Where the optimizer may call it more than once, a copy of the weights and of
       the optimizer's state is kept during the step, so that a skipped step changes nothing.
     - Complex gradients are unscaled on a CPU as well.
-    - Scales and factors that are not powers of two draw a warning: with them unscaling rounds, and not always as in
-      PyTorch's fused optimizers, which divide by the scale.
+    - Scales and factors that are not powers of two draw a warning: with them unscaling rounds, and not always in the
+      same way as in PyTorch's fused optimizers, which divide by the scale.
 
     Args:
         device: as PyTorch's: ``cuda`` or ``cpu``.
-        init_scale: the first scale; at least ``min_scale``, where that is given.
+        init_scale: the first scale; at least ``min_scale``, if that is given.
         growth_factor: above 1; multiplies the scale after ``growth_interval`` finite updates in a row.
         backoff_factor: below 1; multiplies the scale after an update with a gradient that is not finite.
         growth_interval: in updates.
-        enabled: False makes every method do nothing, and ``step`` the optimizer's own.
+        enabled: if False, every method does nothing, and ``step`` only calls the optimizer's own.
         min_scale: the floor, a power of two; None for 1, or for the power of two below a lower ``init_scale``
             or a lower scale that ``update`` sets. At 1 or above, no test needs a second pass.
-        floor_patience: how many skipped updates in a row at the floor are borne.
+        floor_patience: after this many skipped updates in a row at the floor ``update()`` raises.
 
     Raises:
         UsageError: an argument out of range.
@@ -103,7 +103,7 @@ class GradScaler(torch.amp.GradScaler):
 
     @property
     def skipped_steps(self) -> int:
-        """How many calls of ``step()`` were skipped so far. Synchronizes as :attr:`last_step_skipped`."""
+        """How many calls of ``step()`` were skipped so far. Synchronizes in the same cases."""
         return self._skips.total
 
     @property
@@ -112,12 +112,12 @@ class GradScaler(torch.amp.GradScaler):
         return self._floor.scale
 
     def scale(self, outputs: Any) -> Any:
-        """The outputs, a tensor or an iterable of tensors, times the scale."""
+        """The outputs, a tensor or an iterable of tensors, multiplied by the scale."""
         clipping.forget()
         return super().scale(outputs)
 
     def unscale_(self, optimizer: Optimizer) -> None:
-        """Divide the optimizer's gradients by the scale in place, once between its step and the last ``update()``.
+        """Divide the optimizer's gradients by the scale in place; once between two calls of ``update()``.
 
         Raises:
             ScalerMisuse: called twice, called after ``step()``, or the parameters are in fp16.
@@ -170,17 +170,17 @@ class GradScaler(torch.amp.GradScaler):
         else:
             result = self._step_plain(optimizer, *args, **kwargs)
         self._per_optimizer_states[id(optimizer)]["stage"] = OptState.STEPPED
-        # A skipped step was the optimizer's turn as well: a scheduler that follows is not too early.
+        # A skipped step counts for schedulers, too: one that steps next does not come too early.
         optimizer._opt_called = True  # type: ignore[attr-defined]
         return result
 
     def update(self, new_scale: float | Tensor | None = None) -> None:
-        """Move the scale by what the steps since the last update found, or set it.
+        """Move the scale according to the steps since the last update, or set it.
 
         Raises:
             ScalerMisuse: no step was made since the last update.
             UsageError: ``new_scale`` is below the floor.
-            ScaleCollapse: too many updates in a row were skipped at the floor. The scaler can be used on.
+            ScaleCollapse: too many updates in a row were skipped at the floor. The scaler can still be used.
         """
         if not self._enabled:
             super().update(new_scale)
@@ -226,9 +226,9 @@ class GradScaler(torch.amp.GradScaler):
         return optimizer.step(*args, **kwargs)
 
     def _step_fused(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-        """Step an optimizer that can unscale, and skip, in its own kernel.
+        """Step an optimizer whose own kernel can unscale and skip.
 
-        A ``grad_scale`` that the script has set on it is for one step.
+        A ``grad_scale`` that the script has set on it is used for one step.
         """
         if _wants_scaler(optimizer.__class__):
             return self._step_deprecated(optimizer, *args, **kwargs)
@@ -241,11 +241,11 @@ class GradScaler(torch.amp.GradScaler):
                 vars(optimizer).pop(name, None)
 
     def _step_in_kernel(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-        """Hand scale and verdict to the optimizer's kernel."""
+        """Give the scale and the verdict to the optimizer's kernel."""
         scale, _ = self._check_scale_growth_tracker("step")
         state = self._per_optimizer_states[id(optimizer)]
         if state["stage"] is OptState.READY and self._floor.scale < 1:
-            self.unscale_(optimizer)  # the kernel's division might overflow, unseen
+            self.unscale_(optimizer)  # a division in the kernel might overflow unnoticed
         if state["stage"] is OptState.READY:
             self._warn_if_clipped(optimizer)
             self._check_inf_per_device(optimizer)
@@ -258,10 +258,10 @@ class GradScaler(torch.amp.GradScaler):
         return optimizer.step(*args, **kwargs)
 
     def _known_here(self, optimizer: Optimizer) -> bool:
-        """Whether the verdict costs no synchronization, so that a fused optimizer is stepped as any other.
+        """Whether the verdict costs no synchronization: then a fused optimizer is stepped like any other.
 
-        On a CPU the test costs no more if it unscales: then the kernel need not write the gradients, nor take back
-        what it counted of a skipped step. Optimizers of others may rely on ``grad_scale``.
+        On a CPU a test that also unscales costs no more: then the kernel need not write the gradients, nor undo its
+        count of a skipped step. Optimizers of other libraries may rely on ``grad_scale``.
         """
         scale = self._scale
         return scale is not None and scale.is_cpu and type(optimizer).__module__.startswith("torch.optim.")
@@ -276,7 +276,7 @@ class GradScaler(torch.amp.GradScaler):
     def _step_with_closure(
         self, optimizer: Optimizer, closure: Callable[[], Any], *args: Any, **kwargs: Any
     ) -> Any:
-        """The optimizer evaluates the closure as often as it likes and sees true gradients each time."""
+        """Step an optimizer that evaluates a closure, possibly several times; it gets true gradients each time."""
         state = self._per_optimizer_states[id(optimizer)]
 
         def evaluate() -> Any:
@@ -336,7 +336,9 @@ class GradScaler(torch.amp.GradScaler):
         if clipped is None or (scale := self.get_scale()) == 1.0:
             return
         unscaled = [state["unscaled"] for state in self._per_optimizer_states.values() if "unscaled" in state]
-        if any(map(clipping.clipped, unscaled)):  # of a parameter of both, and rightly
+        if any(
+            map(clipping.clipped, unscaled)
+        ):  # another optimizer has the parameter, too, and has unscaled it
             return
         clipping.forget()
         warn(

@@ -1,1 +1,1 @@
-"""The loss scale: backward passes, steps, skips, ranks, and the GradScaler for loops written by hand."""
+"""The loss scale: backward passes, steps, skipped steps, and gradients of several ranks."""

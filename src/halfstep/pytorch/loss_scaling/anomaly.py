@@ -1,9 +1,9 @@
-"""PyTorch's anomaly mode under a loss scale: NaN that only the scale makes is not reported to the script.
+"""PyTorch's anomaly mode under a loss scale: the script does not hear of NaN that only the scale has made.
 
 A scaled pass may overflow while the scale is being found, and infinity minus infinity is NaN. So the pass itself is not
-checked; if a gradient is not finite after it, the pass is made again under a scale so low that nothing overflows, with
-the check and without the script's hooks. It raises PyTorch's own error where PyTorch unscaled would; otherwise the
-step is skipped, and the scale falls.
+checked. If a gradient is not finite after it, the pass is made again under a scale so low that nothing overflows, with
+the check and without the script's hooks. It raises PyTorch's own error if an unscaled pass would; otherwise the step is
+skipped, and the scale falls.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from halfstep.pytorch.loss_scaling.leaves import leaves_of
 from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.loss_scaling.seeds import scaled_seeds
 
-#: the scale of the pass that is checked: what overflows under it does not fit into fp16 under any scale
+#: the scale of the pass that is checked: a gradient that overflows under it fits into fp16 under no scale
 CHECKED = 2.0**-8
 
 
@@ -32,13 +32,13 @@ def checks() -> bool:
 
 
 class Unchecked:
-    """Anomaly mode without its look for NaN, for one pass that keeps its graph; then the look.
+    """Switches anomaly mode's look for NaN off for one pass that keeps its graph; :meth:`look` does it afterwards.
 
     Args:
-        scaling: in force.
+        scaling: the loss scale in force.
         grad: PyTorch's own ``torch.autograd.grad``.
-        outputs: that the pass starts from.
-        given: the script's gradients of them.
+        outputs: the tensors that the pass starts from.
+        given: the gradients that the script gives for them.
         keeps: whether the script keeps the graph.
     """
 

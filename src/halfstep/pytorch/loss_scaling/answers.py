@@ -1,4 +1,4 @@
-"""What the script's own code (hooks, custom Functions) answers in a backward pass that may be repeated."""
+"""What the script's own code (hooks, custom Functions) returns in a backward pass that may be repeated."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ Answer = TypeVar("Answer")
 
 
 class Overflowed(Exception):
-    """Ends an attempt inside PyTorch's engine: what the script's code was to be handed is not finite."""
+    """Raised to end an attempt inside PyTorch's engine: the script's code would get a value that is not finite."""
 
 
 class Answers:
-    """What the script's own code answered in the pass under way: each call runs once, also where the pass is repeated.
+    """Keeps what the script's own code has returned in a pass, so that each call runs once although it is repeated.
 
     Args:
         targets: what the pass accumulates gradients into; None where it only returns them.
 
     Attributes:
-        muted: whether nothing is to be asked.
-        of_functions: whether custom Functions are asked once, too, and not whenever they are passed.
+        muted: whether the script's code does not run at all.
+        of_functions: whether custom Functions run once, too, and not in every attempt.
     """
 
     muted = False
@@ -44,7 +44,7 @@ class Answers:
         self._refuses = refuses
 
     def knows(self, leaves: Iterable[Tensor]) -> bool:
-        """Whether a repeat may accumulate into ``leaves``: they are put back before it."""
+        """Whether a repeat may accumulate into ``leaves``, whose gradients are put back before it."""
         return self._targets is None or self._targets.issuperset(map(id, leaves))
 
     def ask(
@@ -55,14 +55,14 @@ class Answers:
         answer: Callable[[], Answer],
         rescaled: Callable[[Answer, float], Answer],
     ) -> Answer:
-        """The script's ``answer`` to ``given``, in the unit of ``scale``: a new one, or that of an earlier attempt.
+        """What the script's code returns for ``given``, in the unit of ``scale``: now, or in an earlier attempt.
 
         Args:
             asker: the hook or node; its calls come in the same order in every attempt.
-            given: what it is handed.
-            scale: of this attempt.
+            given: what it gets.
+            scale: the scale of this attempt.
             answer: calls it.
-            rescaled: an answer times a power of two.
+            rescaled: multiplies what it has returned by a power of two.
 
         Raises:
             Overflowed: ``given`` is not finite.
@@ -82,7 +82,7 @@ class Answers:
 
 
 class Muted(Answers):
-    """The pass is not the script's: no code of the script runs, and no gradient changes."""
+    """For a pass that is not the script's: no code of the script runs, and no gradient changes."""
 
     muted = True
 
@@ -91,7 +91,7 @@ class Muted(Answers):
 
 
 class Silent(Muted):
-    """No hook runs, but the whole graph is executed."""
+    """For a pass in which no hook runs, but the whole graph is executed."""
 
     muted = of_functions = False
 

@@ -1,13 +1,13 @@
-"""Backward passes under a loss scale, of which the script sees nothing.
+"""Backward passes under a loss scale that the script does not see.
 
 ``torch.autograd.backward`` (which ``Tensor.backward`` calls) and ``torch.autograd.grad`` multiply what goes in by
 the scale S and divide what comes out by it. S is a power of two, so in fp32 both are exact:
 
-- gradients already in ``.grad`` (accumulation) are multiplied by S first, so that old and new add up in the same
-  unit, also where DistributedDataParallel reduces their sum inside the pass; then one fused pass divides all;
-- hooks on tensors, parameters and modules are handed true gradients (hooks.py);
+- gradients already in ``.grad`` (accumulation) are multiplied by S first, so that old and new ones add up in the same
+  unit, also where DistributedDataParallel reduces their sum inside the pass; then one fused pass divides all of them;
+- hooks on tensors, parameters and modules get true gradients (hooks.py);
 - a backward pass inside a backward pass (checkpointing, custom functions) is part of the outer one;
-- threads take turns, and are refused where they share gradients.
+- threads take turns; threads that share gradients are refused.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Parts:
         statistics: what a skipped step leaves as it was.
         regions: where autocast is.
         by_hand: steps without an optimizer.
-        moments: is called before and after passes.
+        moments: called before and after passes.
     """
 
     recipe: Recipe
@@ -100,7 +100,7 @@ def _backward(
         return parts.by_hand.active or handed_out.here(lambda: _targets(outputs, inputs)[0])
 
     def repeated(outputs: tuple[Any, ...], seeds: Any, retain_graph: bool | None, inputs: Any) -> bool:
-        """Whether the pass was made, and repeated as often as it takes."""
+        """Whether the pass was made here, and repeated until it was finite."""
         leaves, inside = _targets(outputs, inputs)
         targets = [*leaves, *inside]
         if not BackwardPass.serves(outputs, targets):
@@ -178,9 +178,10 @@ def _backward(
 def _reach(
     reached: Reached, parallel: DataParallel, outputs: tuple[Any, ...], inputs: Any, create: bool
 ) -> None:
-    """Find out what a pass from ``outputs`` accumulates into, before it does.
+    """Find out which tensors a pass from ``outputs`` accumulates into, before it does.
 
-    The engine knows at the pass's first node, without a walk. Several outputs, on several devices, start at once.
+    The engine tells at the pass's first node, without a walk over the graph. If there are several outputs, on several
+    devices, they start at the same time.
     """
     if retained := reached.retained():
         reached.reach_inside(retained)

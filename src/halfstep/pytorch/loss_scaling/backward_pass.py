@@ -1,7 +1,7 @@
-"""``backward`` where no optimizer uses the gradients in ``.grad``: the script itself gets them.
+"""``backward`` where no optimizer uses the gradients in ``.grad``, but the script itself.
 
-No step can be skipped there, so such a pass is repeated as those of ``torch.autograd.grad`` are (repeats.py): ``.grad``
-has what it had before the pass, plus what is finite wherever it is finite unscaled.
+No step can be skipped there, so such a pass is repeated, as those of ``torch.autograd.grad`` are (repeats.py). To the
+gradients of before it adds gradients that are finite wherever they are finite unscaled.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class BackwardPass:
     """One call of ``torch.autograd.backward``.
 
     Args:
-        scaling: in force.
+        scaling: the loss scale in force.
         original: PyTorch's function.
         grad: PyTorch's ``torch.autograd.grad``.
         outputs: tensors that the pass starts from.
-        given: the script's gradients of them.
+        given: the gradients that the script gives for them.
         keeps: whether the script keeps the graph.
         inputs: as the script gives them.
         targets: tensors that the pass accumulates into.
@@ -61,8 +61,8 @@ class BackwardPass:
     def serves(outputs: Sequence[Any], targets: Sequence[Tensor]) -> bool:
         """Whether such a pass can be repeated.
 
-        Not if a hook uses ``.grad`` up as soon as it is there, nor if a gradient is part of a graph or of a tensor
-        inside one, nor if other ranks take part.
+        It cannot if a hook uses ``.grad`` up at once, if a gradient is part of a graph or belongs to a tensor inside
+        one, or if other ranks take part.
         """
         if not all(tensor.is_leaf for tensor in targets):
             return False
@@ -72,7 +72,7 @@ class BackwardPass:
         return alone and not hooks and not graphs and all(isinstance(output, Tensor) for output in outputs)
 
     def made(self) -> bool:
-        """Whether the pass was made; if not, nothing was changed, and the caller has to make it once."""
+        """Make the pass; returns False if it was not made: then nothing has changed, and the caller has to make it."""
         scales = self._scaling.pass_scales
         line = scales.here(self._scaling.value, "backward")
         if not line.repeatable:
@@ -126,7 +126,7 @@ class BackwardPass:
 
     @torch.no_grad()
     def _add(self, gradients: Sequence[Tensor | None]) -> None:
-        """Add ``gradients`` to those that the targets have, as PyTorch accumulates: in place, in the same tensors."""
+        """Add ``gradients`` to the targets' own in place, as PyTorch accumulates."""
         for tensor, gradient in zip(self._targets, gradients, strict=True):
             if gradient is not None and tensor.grad is None:
                 tensor.grad = gradient

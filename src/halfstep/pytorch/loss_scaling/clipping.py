@@ -1,4 +1,4 @@
-"""Lets a scaler know that gradients were clipped while they were still scaled."""
+"""Lets a scaler notice that gradients were clipped while they were still scaled."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch.optim import Optimizer
 
 
 class Clipping(NamedTuple):
-    """A call of one of PyTorch's two functions.
+    """A call of one of PyTorch's two clipping functions.
 
     Attributes:
         function: its name.
         limit: the name of the argument that would have to be scaled, too.
-        parameter: the identity of one whose gradient was clipped; a weak reference would forbid to swap it.
+        parameter: the id of a parameter whose gradient was clipped; PyTorch would not swap one with a weak reference.
     """
 
     function: str
@@ -31,7 +31,7 @@ _latest: Clipping | None = None
 def watch() -> None:
     """Follow the two functions from now on, also where a program has imported their names already.
 
-    Hence not they are replaced but what they call; where a PyTorch has it otherwise, nothing is noticed.
+    So the functions they call are wrapped. In versions of PyTorch where they call others, nothing is noticed.
     """
     by_norm = getattr(clip_grad, "_clip_grads_with_norm_", None)
     if by_norm is not None and not hasattr(by_norm, "_watched"):
@@ -56,7 +56,7 @@ def _noting(inner: Callable[..., Any], function: str, limit: str) -> Any:
 
 
 def clipped(optimizer: Optimizer) -> Clipping | None:
-    """The latest clipping, if it was of this optimizer's gradients and was not forgotten."""
+    """The latest clipping, if it clipped this optimizer's gradients and was not forgotten."""
     if _latest is None:
         return None
     return (
@@ -67,6 +67,6 @@ def clipped(optimizer: Optimizer) -> Clipping | None:
 
 
 def forget() -> None:
-    """The gradients that were clipped so far were not scaled."""
+    """Forget the latest clipping: its gradients were not scaled."""
     global _latest
     _latest = None

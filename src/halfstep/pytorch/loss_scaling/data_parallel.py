@@ -1,7 +1,8 @@
 """Data parallelism: gradients that arrive from other ranks, for parameters that this rank's graph does not name.
 
-DistributedDataParallel that looks for unused parameters gives each the average of the ranks that did use it, inside the
-backward pass. Programs that reduce gradients by hand write them by collectives, which PyTorch does not count as writes.
+DistributedDataParallel with ``find_unused_parameters`` gives each parameter the average of the ranks that did use it,
+inside the backward pass. Programs that reduce gradients by hand write them by collectives, which PyTorch does not count
+as writes.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ _WRITING = (
 
 
 class DataParallel:
-    """Lets a scaling know of gradients that come from other ranks."""
+    """Tells a scaling about gradients that come from other ranks."""
 
     def __init__(self, scaling: Scaling) -> None:
         self._scaling = scaling
         self._partly_used: weakref.WeakSet[DistributedDataParallel] = weakref.WeakSet()
 
     def install(self, patches: Patches) -> None:
-        """Follow models as they are made, and collectives."""
+        """Wrap what makes replicas, and collectives."""
         patches.wrap(DistributedDataParallel, "__init__", self._init)
         if torch.distributed.is_available():
             for home in (torch.distributed, torch.distributed.distributed_c10d):
@@ -42,11 +43,11 @@ class DataParallel:
 
     @property
     def expects_more(self) -> bool:
-        """Whether a pass may bring gradients for parameters that are none of its leaves."""
+        """Whether a pass may bring gradients for parameters that are not among its leaves."""
         return bool(self._partly_used)
 
     def unused(self, leaves: Iterable[Tensor]) -> list[Tensor]:
-        """Parameters that a pass into ``leaves`` may bring a gradient for although they are not among them."""
+        """The parameters outside of ``leaves`` for which a pass into ``leaves`` may bring a gradient."""
         if not self._partly_used:
             return []
         reached = set(map(id, leaves))

@@ -18,7 +18,7 @@ def inside_backward() -> bool:
 
 
 def tracing() -> bool:
-    """Whether a compiler is tracing: its joint graph must not have a scale baked into it."""
+    """Whether a compiler is tracing: its joint graph must not contain a scale."""
     if not _modes():
         return False
     mode = torch._C._get_dispatch_mode

@@ -1,4 +1,4 @@
-"""Which gradients were tested, and not written to since: an optimizer's step need not read them again."""
+"""Remembers which gradients were tested and not written to since: a step need not read them again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from halfstep.pytorch.loss_scaling.pending_flag import Verdict
 from halfstep.pytorch.loss_scaling.scaled_pass import NoScaledPass
 from halfstep.pytorch.patches import Patches
 
-#: what gives out a tensor's memory, which can then be written to without PyTorch noticing
+#: methods that give out a tensor's memory, which can then be written to without PyTorch noticing
 _EXPOSING = ("numpy", "untyped_storage", "__dlpack__")
 
 _NONE: set[UntypedStorage] = set()
@@ -33,19 +33,19 @@ _storage_of: Callable[[Tensor], UntypedStorage] = torch._C.TensorBase.untyped_st
 
 
 class Tested:
-    """The value tested is the value used: the results of tests of gradients, and whether they still hold.
+    """The results of tests of gradients, and whether they still hold: the value tested has to be the value used.
 
-    PyTorch counts the writes to a tensor (its version), so a gradient whose version is as it was when it was tested
-    is as it was. What PyTorch does not count is followed here: memory that was handed out (to NumPy, by DLPack,
+    PyTorch counts the writes to a tensor (its version), so a gradient with the version that it had at its test is
+    unchanged. Writes that PyTorch does not count are followed here: memory that was given out (to NumPy, by DLPack,
     through ``.data``, on a CPU as a pointer) may be written to at any time, as long as it lives. Collectives, the
-    kernel of ``GradScaler`` and a GPU's kernels, which are given pointers, write when they are called. A pointer that
-    C++ takes for itself is not seen.
+    kernel of ``GradScaler`` and a GPU's kernels, which get pointers, write when they are called. A pointer that C++
+    code takes by itself is not noticed.
 
     Args:
-        in_cpp: what was found of gradients on a CPU that it has unscaled.
+        in_cpp: knows the gradients on a CPU that C++ code has unscaled and tested.
 
     Attributes:
-        trouble: what is not finite, in words, after a look that found something.
+        trouble: what is not finite, in words, after a test that found something.
     """
 
     def __init__(self, in_cpp: NoScaledPass) -> None:
@@ -54,13 +54,13 @@ class Tested:
         self._versions: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._flags: list[Tensor] = []
         self._one_test = False
-        self._plain = True  # whether that holds for all that was recorded since the cache was cleared
+        self._plain = True  # whether all gradients recorded since the cache was cleared are plain tensors
         self._captured = False
         self._written: set[UntypedStorage] = set()
         self._exposed: weakref.WeakSet[UntypedStorage] = weakref.WeakSet()
 
     def install(self, patches: Patches) -> None:
-        """Notice when a tensor's memory is given out."""
+        """Wrap the ways to give out a tensor's memory."""
         for name in _EXPOSING:
             patches.wrap(Tensor, name, self._exposing)
         patches.wrap(Tensor, "data_ptr", self._pointing)
@@ -78,19 +78,19 @@ class Tested:
     def record(self, gradients: Sequence[Tensor], flags: list[Tensor]) -> None:
         """Remember that ``gradients``, as they are now, were tested; ``flags`` tell the outcome.
 
-        Of a DTensor PyTorch does not count the writes to this rank's part, which has its own count.
+        For a DTensor PyTorch does not count the writes to this rank's part, which has its own count.
         """
         versions = self._versions
         plain = are_plain(gradients)
         self._plain = plain and (self._plain or not versions)
-        if plain:  # no loop in Python: this is done for every gradient of every pass
+        if plain:  # without a loop in Python, since this runs for every gradient of every pass
             known = zip(map(weakref.ref, gradients), versions_of(gradients), strict=True)
             versions.update(zip(map(id, gradients), known, strict=True))
         else:
             dense = [g for g in gradients if g.layout is torch.strided]
             versions.update({id(g): (weakref.ref(g), values_of(g)._version) for g in dense})
         self._captured = capturing()
-        self._one_test = len(versions) == len(gradients)  # then earlier results are superseded
+        self._one_test = len(versions) == len(gradients)  # then this result replaces all earlier ones
         if self._one_test:
             self._flags = []
             if not self._in_cpp.remembers:
@@ -99,7 +99,7 @@ class Tested:
 
     @property
     def unchanged(self) -> bool:
-        """Whether gradients on a CPU were unscaled in C++ and found finite, and none of them was written to since."""
+        """Whether gradients on a CPU were unscaled in C++, found finite, and not written to since."""
         return self._in_cpp.unchanged()
 
     def clipped(self, tensors: Iterable[Tensor], norm: Tensor, known: bool) -> None:
@@ -107,8 +107,8 @@ class Tested:
 
         Args:
             tensors: parameters.
-            norm: of their gradients.
-            known: what :attr:`unchanged` was before.
+            norm: the norm of their gradients.
+            known: the value of :attr:`unchanged` before.
         """
         if known and norm.is_cpu:
             if math.isfinite(norm):
@@ -118,19 +118,19 @@ class Tested:
         self.record(gradients, [(~torch.isfinite(norm)).float().reshape(1)])
 
     def finite_of(self, optimizer: Optimizer) -> bool:
-        """Whether all that ``optimizer`` will use is known to be finite, on a CPU, without reading it."""
+        """Whether all gradients that ``optimizer`` will use are on a CPU and known to be finite without a read."""
         return self._in_cpp.remembers and self._in_cpp.holds_of(optimizer, self._may_have_changed())
 
     def finite(self, gradients: Sequence[Tensor]) -> bool:
         """Whether all gradients are finite, as the optimizer will use them. One synchronisation.
 
-        What the unscaling pass has tested and nobody changed since is not read again; anything else is.
+        Gradients that the unscaling pass has tested and that nobody has changed since are not read again.
         """
         if self._in_cpp.remembers and self._in_cpp.holds(gradients, self._may_have_changed()):
             return True
         if self._unchanged(gradients) and not any(bool(flag) for flag in self._flags):
             return True
-        # Not tested yet, or some gradient of some pass was not finite: only reading shows whether it is one of these.
+        # Not tested yet, or one gradient of the pass was not finite: only a read shows whether it is one of these.
         finite = all_finite(gradients)
         self.trouble = None if finite else trouble_in(gradients)
         return finite
@@ -146,7 +146,7 @@ class Tested:
     def found_in_graph(self, gradients: Sequence[Tensor]) -> Tensor:
         """1 where a gradient is not finite, else 0: a float32 scalar on their device, computed in a captured step.
 
-        What was tested outside the graph is tested in it. No synchronisation.
+        Gradients that were tested outside the graph are tested in it again. It does not synchronise.
         """
         found = self._found(gradients) if self._captured else self._in_one(gradients, tested=False)
         self.forget()
@@ -162,12 +162,12 @@ class Tested:
         return scalars[0] if len(scalars) == 1 else torch.stack(scalars).amax()
 
     def written(self, tensors: Iterable[Tensor]) -> None:
-        """``tensors`` are being written to, and PyTorch does not count it: gradients in their memory are read again."""
+        """PyTorch does not count a write to ``tensors``: gradients in their memory have to be read again."""
         if self._versions or self._in_cpp.remembers:
             self._written.update(_storages(tensors))
 
     def forget(self) -> None:
-        """A step is over, whether it used the gradients or not: nothing is known of the next ones."""
+        """Forget all results: a step is over, whether it used the gradients or not."""
         self.trouble = None
         self._versions.clear()
         self._in_cpp.forget()
@@ -175,7 +175,7 @@ class Tested:
         self._flags = []
 
     def _unchanged(self, gradients: Sequence[Tensor]) -> bool:
-        """Whether each was tested and not written to since; asked of every gradient of every step."""
+        """Whether each was tested and not written to since; this runs for every gradient of every step."""
         entries = list(map(self._versions.get, map(id, gradients)))
         own = gradients if self._plain else [values_of(gradient) for gradient in gradients]
         for entry, gradient, version in zip(entries, gradients, versions_of(own), strict=True):
@@ -185,11 +185,11 @@ class Tested:
         return not exposed or exposed.isdisjoint(_storages(gradients))
 
     def _may_have_changed(self) -> set[UntypedStorage]:
-        """The memory to which PyTorch does not count all writes."""
+        """The memory of which PyTorch does not count all writes."""
         return {*self._written, *self._exposed} if self._written or self._exposed else _NONE
 
     def _expose(self, tensor: Tensor) -> None:
-        """Its memory may be written to from now on. That of a leaf that has gradients is no gradient's."""
+        """Note that its memory may be written to from now on; the memory of a leaf with gradients holds no gradient."""
         if not tensor.requires_grad:
             self._exposed.update(_storages([tensor]))
 
@@ -201,9 +201,9 @@ class Tested:
         return expose
 
     def _pointing(self, original: Callable[[Tensor], int]) -> Callable[[Tensor], int]:
-        """Wrap ``data_ptr``, which Triton's launchers call for each argument of each kernel: little may be done here.
+        """Wrap ``data_ptr``, which Triton's launchers call for each argument of each kernel, so it has to be fast.
 
-        On a GPU a pointer is a kernel's, which writes when it is launched: only of a tested gradient does it matter.
+        On a GPU a kernel gets the pointer and writes when it is launched; that matters only for tested gradients.
         """
         tested = self._versions
 
@@ -217,7 +217,7 @@ class Tested:
         return data_ptr
 
     def _exposing_data(self, original: Any) -> property:
-        """Wrap ``Tensor.data``: an alias with a version of its own; set, the tensor has other memory, and the same."""
+        """Wrap ``Tensor.data``: reading it makes an alias with its own version, setting it changes the memory."""
 
         def get(tensor: Tensor) -> Tensor:
             self._expose(tensor)
@@ -231,7 +231,7 @@ class Tested:
         return property(get, set_)
 
     def _swapping(self, original: Callable[..., None]) -> Callable[..., None]:
-        """Wrap ``swap_tensors``, which refuses tensors that somebody has a weak reference to."""
+        """Wrap ``swap_tensors``, which refuses tensors that have weak references."""
 
         def swap_tensors(*args: Any, **kwargs: Any) -> None:
             self.forget()
@@ -248,7 +248,7 @@ class Tested:
 
 
 def _storages(tensors: Iterable[Tensor]) -> list[UntypedStorage]:
-    """The memory that tensors are views of; those that have none (in ``torch.func``, say) are left out."""
+    """The memory of tensors; those that have none (for example in ``torch.func``) are left out."""
     found = []
     for tensor in tensors:
         try:

@@ -1,7 +1,7 @@
 """The pass over many gradients in C: it multiplies them by a factor and tests the products.
 
-PyTorch's own multi-tensor kernel tests what comes in instead: a factor above 1 needs a second pass, and a test alone
-writes all. It is as fast for thousands of tensors of some kB, which memory limits; else it takes up to twice the time.
+PyTorch's own multi-tensor kernel tests the inputs instead: a factor above 1 needs a second pass, and a mere test writes
+all numbers. It is as fast for thousands of tensors of some kB, which memory limits; else it takes up to twice the time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from halfstep.pytorch.native.builder import FOLDER
 
 SOURCE = FOLDER / "gradient_kernels.c"
 
-#: PyTorch's stable C interface: what ``torch_t`` of the source holds, in its order
+#: functions of PyTorch's stable C interface that ``torch_t`` of the source holds, in its order
 _QUESTIONS = ("data_ptr", "numel", "dim", "sizes", "strides", "dtype", "device_type", "layout")
 _CODES = (
     "device_type_cpu",
@@ -54,7 +54,7 @@ class GradientKernels:
 
     @property
     def pointers(self) -> tuple[int | None, int | None]:
-        """``hs_unscale``, and the last of its arguments: they hold as long as this object."""
+        """``hs_unscale`` and its last argument; they are valid as long as this object lives."""
         return (
             ctypes.cast(self._unscale, _pointer).value,
             ctypes.cast(ctypes.pointer(self._torch), _pointer).value,
@@ -64,8 +64,8 @@ class GradientKernels:
         """Multiply by ``factor`` in place and test the products; a factor of 1 is a test alone, and writes nothing.
 
         Args:
-            tensors: any. Those that are not on a CPU, not dense, of another dtype or of another class are left.
-            fp16: False leaves all of them if one is in fp16.
+            tensors: any. Those that are not on a CPU, not dense, of another dtype or of another class are not changed.
+            fp16: if False, none is changed if one is in fp16.
 
         Returns:
             Whether a product is not finite, and the tensors that are left to PyTorch.
@@ -84,14 +84,14 @@ class GradientKernels:
         return bad > 0, [] if own is tensors else _without(tensors, own)
 
     def _run(self, tensors: list[Tensor], factor: float, fp16: bool) -> tuple[int, bytes]:
-        """1 where a product is not finite, 0, or -1 with nothing done; and which tensors can be served."""
+        """1 if a product is not finite, else 0, or -1 if nothing was done; and which tensors the kernel can take."""
         addresses = array("Q", [t._cdata for t in tensors])
         served = array("B", bytes(len(tensors)))  # an array of ctypes would be a new class for every length
         bad: int = self._unscale(
             addresses.buffer_info()[0], len(tensors), served.buffer_info()[0], factor, factor != 1.0, not fp16,
             torch.get_num_threads(), self._torch,
         )  # fmt: skip
-        if bad >= 0 and factor != 1.0:  # tell autograd of the writing, as PyTorch's operations do
+        if bad >= 0 and factor != 1.0:  # tell autograd about the write, as PyTorch's operations do
             torch.autograd.graph.increment_version(tensors)
         return bad, served.tobytes() if bad < 0 else b""
 

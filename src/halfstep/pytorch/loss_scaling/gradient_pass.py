@@ -1,4 +1,4 @@
-"""``torch.autograd.grad`` under a loss scale: what it hands out is true, and finite wherever it is finite unscaled."""
+"""``torch.autograd.grad`` under a loss scale: it returns true gradients, finite wherever they are finite unscaled."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from halfstep.pytorch.loss_scaling.pass_scales import PassScale
     from halfstep.pytorch.loss_scaling.scale import Scaling
 
-#: what PyTorch says where the backward pass of compiled code writes over what it has saved
+#: PyTorch's error if the backward pass of compiled code has overwritten its saved tensors
 _GIVEN_AWAY = "donated buffers"
-#: what anomaly mode says
+#: a part of anomaly mode's error
 _ANOMALY = "returned nan values"
 
 
 class GivenAway(Exception):
-    """The graph is of compiled code, and bears no repeat."""
+    """The pass cannot be repeated: its graph is of compiled code, which has overwritten its saved tensors."""
 
 
 def given_away(error: RuntimeError) -> Exception:
-    """The same error, or that the graph bears no repeat."""
+    """GivenAway if ``error`` says so; else the same error."""
     return GivenAway() if _GIVEN_AWAY in str(error) else error
 
 
@@ -40,11 +40,11 @@ class GradientPass:
     """One call of ``torch.autograd.grad``.
 
     Args:
-        scaling: in force.
+        scaling: the loss scale in force.
         original: PyTorch's function.
         outputs: tensors or gradient edges.
-        inputs: likewise, in whatever form the script gives them.
-        grad_outputs: the script's gradients of ``outputs``, or None.
+        inputs: likewise, in the form in which the script gives them.
+        grad_outputs: the gradients that the script gives for ``outputs``, or None.
         retain_graph, create_graph: as PyTorch's.
         rest: other arguments, by name.
     """
@@ -135,9 +135,9 @@ class GradientPass:
         return tuple(_times(gradient, 1.0 / under) for gradient in scaled)
 
     def _unrepeatable(self, line: PassScale) -> Any:
-        """An overflow is handed out, and lowers the scale of the next pass.
+        """Return an overflow to the script, and lower the scale of the next pass.
 
-        Compiled code gives its buffers away, and a graph that starts from gradient edges cannot be freed afterwards.
+        Compiled code overwrites its saved tensors, and a graph that starts from gradient edges cannot be freed later.
         """
         results = self._once(line.value, self._keep)
         if finite(self._handed_out(results)):
@@ -152,18 +152,18 @@ class GradientPass:
         yield from (tensor.grad for tensor, _ in self._retained if tensor.grad is not None)
 
     def _let_have(self, gradients: Sequence[Tensor | None]) -> None:
-        """Let tensors inside the graph, whose gradients the script asked to keep, have ``gradients``."""
+        """Set ``.grad`` of tensors inside the graph for which the script has called ``retain_grad``."""
         for (tensor, _), gradient in zip(self._retained, gradients, strict=True):
             tensor.grad = gradient
 
     def _release(self) -> None:
-        """Free the graph, as plain PyTorch has by now."""
+        """Free the graph, as plain PyTorch would have by now."""
         inputs = as_tuple(self._inputs.values() if isinstance(self._inputs, dict) else self._inputs)
         release_graph(self._scaling, self._original, self._outputs, inputs)
 
 
 class _Nothing(torch.autograd.Function):
-    """From here on a backward pass has no gradient to go on with: its nodes compute nothing."""
+    """Gives a backward pass no gradient, so that the nodes after it compute nothing."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -177,13 +177,13 @@ class _Nothing(torch.autograd.Function):
 def release_graph(
     scaling: Scaling, grad: Callable[..., Any], outputs: Sequence[Tensor], inputs: Sequence[Any]
 ) -> None:
-    """Free the buffers of the graph from ``outputs`` to ``inputs``, or to its leaves where there are none.
+    """Free the buffers of the graph from ``outputs`` to ``inputs``; without inputs, to its leaves.
 
-    A pass that does not keep its graph does so at its end.
+    A pass that does not keep its graph does the same at its end.
 
-    In C++; without a compiler, and where an input is a gradient edge, by a pass of ``grad`` without gradients, which
-    unpacks what was saved once more. Inside ``torch.func`` such a pass cannot start: there the graph ends with the
-    transform.
+    It is done in C++. Without a compiler, or if an input is a gradient edge, it is done by a pass of ``grad`` without
+    gradients, which unpacks the saved tensors once more. Inside ``torch.func`` such a pass cannot start; there the
+    graph ends with the transform.
     """
     if all(isinstance(tensor, Tensor) for tensor in inputs) and release(outputs, inputs):
         return

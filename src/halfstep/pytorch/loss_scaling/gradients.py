@@ -14,7 +14,7 @@ from halfstep.pytorch.devices import capturing
 from halfstep.pytorch.loss_scaling.gradient_kernels import gradient_kernels
 from halfstep.pytorch.patches import never_traced
 
-# The attributes' C getters: looked up in a Python loop, three attributes of 10,000 gradients cost 1 ms more.
+# The attributes' C getters: in a Python loop, three attributes of 10,000 gradients would take 1 ms more.
 _dtype, _layout, _on_cpu, _device, _version = (
     cast(Callable[[Tensor], Any], getattr(Tensor, name).__get__)
     for name in ("dtype", "layout", "is_cpu", "device", "_version")
@@ -24,7 +24,7 @@ _COMPRESSED = {torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.spars
 
 _unscale_and_test = torch._amp_foreach_non_finite_check_and_unscale_
 
-# One tensor per (device, value): the kernels take their factor from the device.
+# One tensor per (device, value): the kernels read their factor from the device.
 _CONSTANTS: dict[tuple[torch.device, float], Tensor] = {}
 
 
@@ -34,7 +34,7 @@ class Values:
 
     Attributes:
         tensors: of a sparse gradient, its values; of a complex one, its real and imaginary parts.
-        dtypes: those that occur.
+        dtypes: the dtypes that occur.
         on_cpu: whether all lie in host memory.
     """
 
@@ -44,7 +44,7 @@ class Values:
 
     @classmethod
     def of(cls, gradients: Iterable[Tensor], own_part: bool = True) -> Values:
-        """The values of ``gradients``; of a DTensor this rank's part, unless ``own_part`` is False."""
+        """The values of ``gradients``; for a DTensor those of this rank's part, unless ``own_part`` is False."""
         found = list(gradients)
         dtypes = set(map(_dtype, found))
         plain = are_dense(found) and not any(dtype.is_complex for dtype in dtypes)
@@ -54,7 +54,7 @@ class Values:
         return cls(found, frozenset(dtypes), all(map(_on_cpu, found)))
 
     def by_device(self) -> Iterable[tuple[torch.device, list[Tensor]]]:
-        """Lists of one device each; also of one dtype each where the multi-tensor kernels want that."""
+        """Lists of tensors of one device each, and of one dtype each if the multi-tensor kernels need that."""
         if not self.tensors:
             return []
         if self.on_cpu:
@@ -74,7 +74,7 @@ def are_dense(gradients: Sequence[Tensor]) -> bool:
 
 
 def are_plain(gradients: Sequence[Tensor]) -> bool:
-    """Whether all are dense tensors, none of a class of its own (as DTensor)."""
+    """Whether all are dense tensors of no subclass (such as DTensor)."""
     return set(map(type, gradients)) <= {Tensor} and are_dense(gradients)
 
 
@@ -84,7 +84,7 @@ def devices_of(gradients: Iterable[Tensor]) -> set[torch.device]:
 
 
 def versions_of(gradients: Iterable[Tensor]) -> Iterable[int]:
-    """How often each was written to, as PyTorch counts it."""
+    """How often each was written to, as counted by PyTorch."""
     return map(_version, gradients)
 
 
@@ -105,7 +105,7 @@ def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def gradients_at(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """The gradients that ``tensors`` have, each once although two of them may share it."""
+    """The gradients of ``tensors``, each once, even if two of them share it."""
     found = [grad for tensor in tensors if (grad := tensor.grad) is not None]
     return (
         found if len(set(map(id, found))) == len(found) else list({id(grad): grad for grad in found}.values())
@@ -113,7 +113,7 @@ def gradients_at(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 
 def constant(value: float, device: torch.device) -> Tensor:
-    """A float32 scalar on ``device``, made once; during a capture into a CUDA graph made for that graph alone."""
+    """A float32 scalar on ``device``, made once; a capture into a CUDA graph gets one of its own."""
     key = (device, value)
     if key in _CONSTANTS:
         return _CONSTANTS[key]
@@ -130,8 +130,8 @@ def unscale_(tensors: list[Tensor], factor: Tensor, found: Tensor, test_result: 
         tensors: of one device.
         factor: a float32 scalar.
         found: float32 of shape [1].
-        test_result: test the products and not the tensors, at the cost of a second pass. Needed where the factor
-            is above 1: 3e38 * 2^10 overflows although 3e38 is finite.
+        test_result: test the products and not the tensors, at the cost of a second pass. It is needed if the factor is
+            above 1: 3e38 * 2^10 overflows although 3e38 is finite.
     """
     _unscale_and_test(tensors, found, factor)
     if test_result:
@@ -141,7 +141,7 @@ def unscale_(tensors: list[Tensor], factor: Tensor, found: Tensor, test_result: 
 def multiply_(gradients: Iterable[Tensor], factor: float) -> None:
     """Multiply gradients in place by a power of two: one read and write pass.
 
-    The kernels that also test are four times faster on a CPU than ``torch._foreach_mul_`` where tensors are many.
+    For many tensors on a CPU the kernels that also test are four times faster than ``torch._foreach_mul_``.
     """
     _, left = unscale_in_c_(list(gradients), factor)
     if left:
@@ -152,7 +152,7 @@ def multiply_and_test_(gradients: Iterable[Tensor], factor: float) -> list[Tenso
     """Multiply gradients in place by a power of two and test the results, in one pass if ``factor`` is at most 1.
 
     Returns:
-        One float32 flag of shape [1] a device, 1.0 where any result is not finite. Reading one synchronises.
+        One float32 flag of shape [1] per device, 1.0 if any result is not finite. Reading one synchronises.
     """
     bad, left = unscale_in_c_(list(gradients), factor)
     flags = _by_pytorch(left, factor, test_result=factor > 1.0) if left else {}
@@ -165,7 +165,7 @@ def multiply_and_test_(gradients: Iterable[Tensor], factor: float) -> list[Tenso
 def _by_pytorch(gradients: list[Tensor], factor: float, test_result: bool) -> dict[torch.device, Tensor]:
     """Multiply and test by PyTorch's kernel; one flag per device."""
     values = Values.of(gradients)
-    if factor != 1.0:  # autograd has to know of the write, which the kernel does not report
+    if factor != 1.0:  # autograd has to know about the write, which the kernel does not report
         torch.autograd.graph.increment_version(values.tensors)
     flags: dict[torch.device, Tensor] = {}
     for device, tensors in values.by_device():
@@ -176,7 +176,7 @@ def _by_pytorch(gradients: list[Tensor], factor: float, test_result: bool) -> di
 
 @never_traced
 def unscale_in_c_(gradients: list[Tensor], factor: float, fp16: bool = True) -> tuple[bool, list[Tensor]]:
-    """Multiply and test, in one pass whatever the factor, those gradients that the kernels in C are for.
+    """Multiply and test, in one pass for any factor, the gradients that the kernels in C can take.
 
     Returns:
         Whether a result is not finite, and the gradients that are left to PyTorch's kernels.
@@ -189,14 +189,14 @@ def unscale_in_c_(gradients: list[Tensor], factor: float, fp16: bool = True) -> 
 def all_finite(gradients: Iterable[Tensor]) -> bool:
     """Whether every value is finite: one pass, one synchronisation per device.
 
-    Of a sparse gradient the sums of duplicate rows are tested: they are what an optimizer adds.
+    For a sparse gradient the sums of duplicate rows are tested, since an optimizer adds those.
     """
     summed = (g.coalesce() if g.layout is torch.sparse_coo else g for g in gradients)
     return not any(bool(flag) for flag in multiply_and_test_(summed, 1.0))
 
 
 def trouble_in(gradients: Iterable[Tensor]) -> str | None:
-    """What is not finite, in words; None if everything is. Some passes and synchronisations: for skipped steps."""
+    """What is not finite, in words; None if everything is. It takes some passes and synchronisations."""
     found = list(gradients)
     bad = [g for g in found if not torch.isfinite(values_of(g)).all()]
     if not bad:

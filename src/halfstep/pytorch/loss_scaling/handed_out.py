@@ -1,9 +1,9 @@
-"""Which passes of ``backward`` leave gradients that no optimizer uses: those of adversarial inputs, of saliency maps.
+"""Finds passes of ``backward`` whose gradients no optimizer uses, such as those of adversarial inputs or saliency maps.
 
-No skipped step keeps what overflowed there from the script's own arithmetic, so such a pass is repeated under another
-scale (repeats.py). It is known by its line, whose first pass is looked through for tensors that are no parameters and
-that no optimizer holds; a pass that overflows is looked through again. A pass from another line costs nothing but the
-look-up of the line.
+There no skipped step would keep an overflow out of the script's own arithmetic, so such a pass is repeated under
+another scale (repeats.py). It is known by its line in the script: the first pass from a line is searched for tensors
+that are no parameters and that no optimizer holds, and a pass that overflows is searched again. Any other pass costs
+only the look-up of its line.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from halfstep.pytorch.loss_scaling.pass_scales import Line, here
 
 
 class HandedOut:
-    """Knows the lines whose passes hand out gradients.
+    """Knows the lines whose passes give gradients to the script.
 
     Args:
-        optimizers: all that the program has made.
-        reached: what passes reach.
+        optimizers: all optimizers that the program has made.
+        reached: knows the tensors that passes reach.
     """
 
     def __init__(self, optimizers: weakref.WeakSet[Optimizer], reached: Reached) -> None:
@@ -32,14 +32,14 @@ class HandedOut:
         self._line: Line = ()
 
     def begin_pass(self) -> None:
-        """A pass is about to start, and its line is not known."""
+        """A pass is about to start: its line is not known yet."""
         self._line = ()
 
     def here(self, leaves: Callable[[], Iterable[Tensor]]) -> bool:
-        """Whether the pass about to start from this line hands out gradients.
+        """Whether the pass that is about to start from this line gives gradients to the script.
 
         Args:
-            leaves: those that it will reach; asked for once for each line.
+            leaves: gives the leaves that it will reach; called once for each line.
         """
         self._line = here()
         if self._line not in self._lines:
@@ -47,7 +47,7 @@ class HandedOut:
         return self._lines[self._line] or any(tensor.retains_grad for tensor in self._reached.retained())
 
     def overflowed(self, leaves: Iterable[Tensor]) -> None:
-        """The pass has been made once, and reached ``leaves``, which may have gradients that are not finite."""
+        """The pass was made, and the gradients of its ``leaves`` may not be finite."""
         if self._line and self._among(leaves):
             self._lines[self._line] = True
 

@@ -1,7 +1,7 @@
-"""Hooks of the script in a backward pass under a loss scale: they are handed true gradients.
+"""Hooks of the script in a backward pass under a loss scale get true gradients.
 
-What they return is multiplied by the scale and goes back into the pass. So it is with what the script's own
-``autograd.Function`` classes answer in a pass that may be repeated.
+What they return is multiplied by the scale and goes back into the pass. The same holds for what the script's own
+``autograd.Function`` classes return in a pass that may be repeated.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ACCUMULATED = "_halfstep_hook"
 
 
 def install(scaling: Scaling, patches: Patches) -> None:
-    """Hooks see true gradients; what they return goes back into the scaled pass."""
+    """Wrap the ways to register hooks."""
     through = functools.partial(_Through, scaling)
 
     def registering_global(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,19 +63,19 @@ def install(scaling: Scaling, patches: Patches) -> None:
 
 
 def adopt(scaling: Scaling, made: AlreadyMade) -> None:
-    """Hooks that were registered before see true gradients, too."""
+    """Wrap hooks that were registered before."""
     gradient_hooks.adopt(made.hooks, functools.partial(_Through, scaling))
     replace_hooks(made.accumulated_hooks, functools.partial(_accumulated, scaling))
 
 
 def remove(made: AlreadyMade) -> None:
-    """Leave the program its own hooks."""
+    """Give the program its own hooks back."""
     gradient_hooks.remove(made.hooks)
     replace_hooks(made.accumulated_hooks, lambda hook: getattr(hook, _ACCUMULATED, hook))
 
 
 class _Through(InItsDtype):
-    """A hook that is handed true gradients; a copy of it is one, too."""
+    """A hook that gets true gradients; a copy of it does, too."""
 
     def __init__(self, scaling: Scaling, hook: Callable[..., Any]) -> None:
         super().__init__(hook)
@@ -96,7 +96,7 @@ class _Through(InItsDtype):
 
 
 def _applying(scaling: Scaling, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the node of an ``autograd.Function``: in a pass that may be repeated the script's own run once."""
+    """Wrap the node of an ``autograd.Function``: in a pass that may be repeated the script's own ones run once."""
 
     def apply(node: Any, *gradients: Any) -> Any:
         answers = scaling.answers
@@ -113,7 +113,7 @@ def _applying(scaling: Scaling, original: Callable[..., Any]) -> Callable[..., A
 
 
 def _unpickling(original: Callable[..., None], through: Callable[..., _Through]) -> Callable[..., None]:
-    """Wrap ``Module.__setstate__``: hooks that come out of a pickle have not been registered."""
+    """Wrap ``Module.__setstate__``: hooks from a pickle were not registered."""
 
     def __setstate__(module: Any, state: StateDict) -> None:
         original(module, state)
@@ -126,7 +126,7 @@ def _unpickling(original: Callable[..., None], through: Callable[..., _Through])
 
 
 def _accumulated(scaling: Scaling, hook: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
-    """A hook that runs after accumulation reads ``.grad`` itself (and may step an optimizer there)."""
+    """Wrap a hook that runs after accumulation: it reads ``.grad`` itself, and may step an optimizer."""
 
     @functools.wraps(hook)
     def unscaled(parameter: Tensor) -> None:

@@ -1,7 +1,7 @@
 """Programs that update their weights by hand, with no optimizer of ``torch.optim``: a step is then a backward pass.
 
-``p.data.add_(p.grad, alpha=-lr)`` leaves nothing to hook into, so the step ends where its gradients are there. It
-cannot be kept from being made either: a step that must change nothing (invariant 3) is handed gradients of zero.
+No function can be wrapped for ``p.data.add_(p.grad, alpha=-lr)``, so a step ends when its gradients exist. It cannot be
+skipped either: where bad steps are to change nothing, gradients that are not finite become zero.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Part:
     """Gradients that are part of a graph.
 
     Attributes:
-        losses: what they are gradients of.
-        finite: whether they were.
-        line: that asked for them.
+        losses: the losses whose gradients they are.
+        finite: whether they were finite.
+        line: the line of the script that asked for them.
         used: whether a later pass has gone through them.
     """
 
@@ -58,15 +58,15 @@ class ByHand:
     """Makes a step of each backward pass, until the program makes an optimizer.
 
     Attributes:
-        active: whether it has made none so far.
-        optimizers: that it has made.
-        parameters: the leaves that the last pass reached, where anybody needs them: in the early steps that are
-            looked at, and where bad steps are to change nothing.
+        active: whether the program has made no optimizer so far.
+        optimizers: the optimizers that it has made.
+        parameters: the leaves that the last pass reached, if needed: in the early steps that are looked at, and if bad
+            steps are to change nothing.
 
     Args:
         guards: whether bad steps are to change nothing.
         watches: whether every step is looked at.
-        moments: is called at them.
+        moments: called for each step.
     """
 
     def __init__(self, guards: bool, watches: bool, moments: Moments) -> None:
@@ -82,7 +82,7 @@ class ByHand:
         self._due: list[tuple[list[Tensor], bool]] = []
 
     def install(self, patches: Patches) -> None:
-        """Notice the first optimizer."""
+        """Wrap what makes optimizers."""
         patches.wrap(Optimizer, "__init__", self._noticing)
         for name in ("gradcheck", "gradgradcheck"):
             patches.wrap(torch.autograd, name, self._checking)
@@ -90,7 +90,7 @@ class ByHand:
         patches.wrap(apis, "vmap_impl", self._transforming)
 
     def adopt(self, optimizers: Iterable[Optimizer]) -> None:
-        """The program made these before: a step is one of theirs."""
+        """Take in optimizers that the program made before: the steps are theirs."""
         self.optimizers.update(optimizers)
         self.active = self.active and not self.optimizers
 
@@ -107,7 +107,7 @@ class ByHand:
 
     def _checking(self, original: Callable[..., bool]) -> Callable[..., bool]:
         def check(*args: Any, **kwargs: Any) -> bool:
-            before, self.active = self.active, False  # its passes are no steps
+            before, self.active = self.active, False  # the passes of gradcheck are no steps
             try:
                 return original(*args, **kwargs)
             finally:
@@ -126,11 +126,11 @@ class ByHand:
 
     @property
     def param_groups(self) -> list[ParamGroup]:
-        """Groups like an optimizer's, of the tensors that the last pass reached."""
+        """A parameter group, as of an optimizer, with the tensors that the last pass reached."""
         return [{"params": self.parameters}]
 
     def about_to_pass(self, outputs: Sequence[Tensor | GradientEdge]) -> None:
-        """A backward pass is about to start. Raises EnoughSteps where the program has made the last step asked for."""
+        """A backward pass is about to start. Raises EnoughSteps if the last step asked for has been made."""
         if not self.active:
             return
         if self._part is not None and self._steps_of[self._part.line] > PROFILED_STEP:
@@ -153,9 +153,9 @@ class ByHand:
     ) -> None:
         """``torch.autograd.grad`` has returned ``gradients``.
 
-        Where they are part of a graph, they may be used to update weights, and make a step; or a later pass goes
-        through them, and they are a penalty in the loss of its step. Which of the two is known at the end of the next
-        pass; of a line that has made some steps it is assumed at the next pass's beginning.
+        If they are part of a graph, the script may update weights with them, which makes a step; or a later pass goes
+        through them, and they are a penalty in the loss of its step. The end of the next pass shows which; for a line
+        that has made some steps it is assumed at the beginning of the next pass.
         """
         if not self.active:
             return
@@ -171,20 +171,20 @@ class ByHand:
             self.outside()
 
     def outside(self) -> None:
-        """Make the steps that are due, but not inside a ``torch.func`` transform, where nothing can be looked at."""
+        """Make the steps that are due, outside of ``torch.func`` transforms, in which nothing can be looked at."""
         while self._due and torch._C._functorch.maybe_current_level() is None:
             losses, finite = self._due.pop(0)
             self._moments.manual_losses(losses)
             self._step(finite)
 
     def close(self) -> None:
-        """The program is over, and no pass goes through the last gradients."""
+        """The program is over: no later pass goes through the last gradients."""
         if self.active:
             self._settle()
             self.outside()
 
     def _settle(self) -> None:
-        """Did the pass that is over go through the gradients of the one before? If not, that was a step of its own."""
+        """Count the pass before the last as a step, unless the last one went through its gradients."""
         part, self._part = self._part, None
         if part is None:
             return
@@ -196,11 +196,11 @@ class ByHand:
             self.outside()
 
     def _guarded(self, gradients: list[Tensor]) -> bool:
-        """Whether ``gradients`` are finite, where that is asked for; if they are not they become zero."""
+        """Whether ``gradients`` are finite, if bad steps are to change nothing; gradients that are not become zero."""
         finite = not self._guards or all_finite(gradients)
         if not finite:
             with torch.no_grad():
-                for gradient in gradients:  # not a multi-tensor operation: vmap has none
+                for gradient in gradients:  # one by one, as vmap has no multi-tensor operations
                     gradient.zero_()
         return finite
 
@@ -211,6 +211,6 @@ class ByHand:
 
 
 def _summed(loss: Tensor) -> Tensor:
-    """A loss; where ``vmap`` makes one pass for each of many, their sum."""
+    """A loss; the sum of the losses if ``vmap`` makes one pass for each of many."""
     inner = innermost(loss).detach()
     return inner.sum() if loss.numel() == 1 else inner

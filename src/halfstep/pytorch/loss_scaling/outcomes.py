@@ -1,4 +1,4 @@
-"""How each step ended: the scale follows that, it goes into the record, and a hopeless step ends the program."""
+"""How each step ended: it moves the scale, it is recorded, and too many skipped steps end the program."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from halfstep.takeover.base import HOPELESS, GradientsOverflow, overflow_sentenc
 
 
 class Outcomes:
-    """Weights have been updated, or kept from it because gradients were not finite.
+    """Notes that weights were updated, or that a step was skipped because gradients were not finite.
 
     Args:
         recipe: what is in force.
@@ -47,11 +47,11 @@ class Outcomes:
         self._bad_in_a_row: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
 
     def stepped(self, finite: bool, counts: bool, by: object) -> None:
-        """Weights have been updated, or kept from it; ``counts``: it is one of the program's steps.
+        """A step was made or skipped; ``counts``: it is one of the program's steps.
 
         Raises:
-            GradientsOverflow: too many steps ``by`` the same optimizer were kept from it in a row, and the scale can
-                fall no further.
+            GradientsOverflow: too many steps in a row ``by`` the same optimizer were skipped, and the scale can fall no
+                further.
         """
         scale, guards = self._scaling.last_value, self._recipe.guards
         if guards:
@@ -66,18 +66,18 @@ class Outcomes:
             self._stop(GradientsOverflow(sentence))
 
     def stepped_unread(self, verdict: Verdict, counts: bool, by: Optimizer) -> None:
-        """As :meth:`stepped`; the program does not end here, as bad steps in a row are read at once."""
+        """As :meth:`stepped`, but it never ends the program: after bad steps in a row verdicts are read at once."""
         told = functools.partial(self._told, by)
         self._scaling.stepped_unread(verdict, self._index(counts), counts, told)
         if counts:
             self._recorder.step(verdict, self._scaling.last_value)
 
     def _index(self, counts: bool) -> int:
-        """The number of the program's step in which an optimizer steps: others do so after the one that counts."""
+        """The number of the program's step in which an optimizer steps; others step after the one that counts."""
         return self._recorder.steps if counts else max(self._recorder.steps - 1, 0)
 
     def _told(self, by: object, skip: Skip | None) -> None:
-        """Whether the last step was made is known."""
+        """It is known whether the last step was made."""
         if skip is None:
             if self._bad_in_a_row:
                 self._bad_in_a_row.pop(by, None)

@@ -1,11 +1,11 @@
-"""What the script's own ``GradScaler`` reports, saves and loads while it rests and the recipe scales the loss.
+"""What the script's own ``GradScaler`` reports, saves and loads while it is switched off.
 
-It scales nothing, so its ``get_scale()`` is 1. Scripts compare that before and after ``update()``, to keep a scheduler
-from a step that was skipped: after such a step it is one half (a quarter if the one before was skipped as well, and so
-on), until the next loss is given to ``scale()``.
+It scales nothing, so its ``get_scale()`` is 1. Scripts compare that before and after ``update()``, so that a scheduler
+makes no step after a skipped one. So after a skipped step it is one half (a quarter if the one before was skipped as
+well, and so on), until the next loss is given to ``scale()``.
 
-Its checkpoints are PyTorch's: ``state_dict`` has the scale that the recipe is at, where it scales the loss, and
-otherwise what the script's scaler began with or was loaded with. So plain PyTorch goes on from them, and halfstep from
+Its checkpoints are PyTorch's. ``state_dict`` has the scale of the recipe, if that scales the loss, and otherwise the
+scale that the script's scaler began with or has loaded. So plain PyTorch goes on from them, and halfstep from
 PyTorch's.
 """
 
@@ -31,11 +31,11 @@ Scaler = torch.amp.GradScaler
 
 @dataclass
 class _Told:
-    """What a scaler was told last.
+    """What a scaler has seen last.
 
     Attributes:
-        skipped: how many steps had been skipped when it was given a loss.
-        skips_in_a_row: how many of its updates before that, without a gap, had a skipped step.
+        skipped: how many steps had been skipped when it got a loss.
+        skips_in_a_row: how many of its updates directly before had a skipped step.
         updated: whether ``update()`` has been called since.
     """
 
@@ -45,19 +45,19 @@ class _Told:
 
 
 class OwnScalers:
-    """The scalers of the script that rest.
+    """The scalers of the script, which are switched off.
 
     Args:
-        scaling: the recipe's.
+        scaling: the loss scale of the recipe.
     """
 
     def __init__(self, scaling: Scaling) -> None:
         self._scaling = scaling
-        #: the resting scalers
+        #: the scalers that are switched off
         self._told: weakref.WeakKeyDictionary[Scaler, _Told] = weakref.WeakKeyDictionary()
 
     def install(self, patches: Patches) -> None:
-        """Wrap what scalers report, save and load."""
+        """Wrap the methods by which scalers report, save and load."""
         if self._scaling.loss_scale.guards:
             patches.wrap(Scaler, "scale", self._scale)
             patches.wrap(Scaler, "update", self._update)
@@ -68,7 +68,7 @@ class OwnScalers:
         patches.wrap(Scaler, "load_state_dict", self._load_state_dict)
 
     def _tell(self, patches: Patches, name: str, figure: Callable[[], int]) -> None:
-        """What halfstep's own class reports beside PyTorch's is the recipe's figure."""
+        """Let a property that only halfstep's own class has report the recipe's figure."""
         told: property = vars(GradScaler)[name]
 
         def tell(scaler: GradScaler) -> Any:
@@ -79,7 +79,7 @@ class OwnScalers:
     def _scale(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def scale(scaler: Any, outputs: Any) -> Any:
             if _rests(scaler) and not torch.compiler.is_compiling():
-                # Waits for the steps before, as the backward pass to come would.
+                # This waits for earlier steps, as the next backward pass would.
                 self._told[scaler] = _Told(self._scaling.skipped, self._skips_in_a_row(scaler))
             return original(scaler, outputs)
 
@@ -102,7 +102,7 @@ class OwnScalers:
         return get_scale
 
     def _skips_in_a_row(self, scaler: Any) -> int:
-        """The updates of ``scaler``, the last ones without a gap, whose steps were skipped."""
+        """How many updates of ``scaler`` in a row, up to now, had a skipped step."""
         told = self._told.get(scaler)
         if told is None or not told.updated:
             return 0 if told is None else told.skips_in_a_row
@@ -126,7 +126,7 @@ class OwnScalers:
         def load_state_dict(scaler: Any, state: StateDict) -> None:
             if not _rests(scaler):
                 original(scaler, state)
-            elif state:  # an empty one is of a scaler that was switched off
+            elif state:  # an empty state is that of a scaler that was disabled
                 with _awake(scaler):
                     original(scaler, state)
                 self._go_on_from(state)
@@ -144,7 +144,7 @@ class OwnScalers:
 
 
 def _rests(scaler: Any) -> bool:
-    """Whether the script has enabled it, and the recipe disabled it: only an enabled one gets a first scale."""
+    """Whether the script has enabled it and the recipe has switched it off: only an enabled one has a first scale."""
     return hasattr(scaler, "_init_scale") and not scaler._enabled
 
 

@@ -1,4 +1,4 @@
-"""What a scaled backward pass accumulates gradients into, brought to the unit of the pass, and back."""
+"""Multiplies gradients by the scale of a pass that accumulates into them, and divides them afterwards."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from halfstep.pytorch.loss_scaling.scaled_pass import NoScaledPass
 
 
 class Reached:
-    """The tensors of one pass at a time, leaves and tensors inside the graph whose ``.grad`` is asked for.
+    """The tensors that one pass accumulates into: leaves, and tensors inside the graph whose ``.grad`` is kept.
 
     Args:
         in_cpp: follows leaves on a CPU.
-        tested: remembers what unscaling found.
+        tested: remembers what unscaling has found.
     """
 
     def __init__(self, in_cpp: NoScaledPass, tested: Tested) -> None:
@@ -34,30 +34,32 @@ class Reached:
         self._retained: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
 
     def begin(self, scale: float) -> None:
-        """A pass begins, in which gradients are ``scale`` times what they are."""
+        """A pass begins in which gradients are multiplied by ``scale``."""
         self._scale = scale
 
     def end(self) -> None:
-        """It is over."""
+        """The pass is over."""
         self._known, self._left = {}, set()
         self._in_cpp.end()
 
     def tensors(self) -> dict[int, Tensor]:
-        """What the pass under way accumulates gradients into, by id."""
-        leaves = {id(leaf): leaf for leaf in self._in_cpp.leaves()}  # first: they may be taken meanwhile
+        """id -> tensor, for the tensors that the running pass accumulates gradients into."""
+        leaves = {
+            id(leaf): leaf for leaf in self._in_cpp.leaves()
+        }  # first, since they may be taken meanwhile
         return self._known | leaves
 
     def expect(self, output: Any, unused: Callable[[Iterable[Tensor]], list[Tensor]] | None) -> bool:
-        """As :meth:`reach`, when the pass begins, of all leaves that PyTorch's engine then knows of.
+        """Call :meth:`reach` when the pass begins, for all leaves that PyTorch's engine then knows.
 
-        No Python object is made of them before somebody asks for one: nobody does, in most passes.
+        No Python object of a leaf is made before one is asked for, which most passes never do.
 
         Args:
-            output: what the pass starts from, and nothing else.
-            unused: tells which further leaves to reach with some; None where there are none.
+            output: the only output that the pass starts from.
+            unused: gives the leaves to reach beside some others; None if there are none.
 
         Returns:
-            Whether it will be so.
+            Whether it will be done.
         """
         if not isinstance(output, Tensor):
             return False
@@ -73,44 +75,44 @@ class Reached:
         return self._in_cpp.expect(output, self._scale, rest, always=unused is not None)
 
     def began(self) -> None:
-        """The pass has begun, and is over: raise what went wrong at its beginning."""
+        """The pass is over: raise the error that occurred at its beginning, if any."""
         self._in_cpp.check()
 
     def _take(self) -> list[Tensor]:
-        """The leaves that were followed in C++, and are followed here from now on."""
+        """Take the leaves that were followed in C++, which are followed here from now on."""
         if leaves := self._in_cpp.leaves():
-            # Before they are no more listed there: another thread may be asking.
+            # Add them here before they are removed there: another thread may be asking.
             self._known.update((id(leaf), leaf) for leaf in leaves)
             self._in_cpp.leave()
         return leaves
 
     def leave(self, tensor: Tensor) -> None:
-        """A hook inside the pass takes the gradient of ``tensor``, in its true unit: it is left alone from now on."""
+        """A hook inside the pass takes the true gradient of ``tensor``: the pass does not unscale it any more."""
         self._take()
         self._known.pop(id(tensor), None)
         self._left.add(id(tensor))
 
     def was_left(self, tensor: Tensor) -> bool:
-        """Whether the gradient of ``tensor`` was taken away in the pass under way."""
+        """Whether a hook has taken the gradient of ``tensor`` in the running pass."""
         return id(tensor) in self._left
 
     def unscale(self, inverse: float) -> None:
-        """The pass is over: multiply the gradients of what it reached, and test them."""
+        """The pass is over: multiply the gradients that it accumulated by ``inverse``, and test them."""
         if self._known or not self._in_cpp.unscale(inverse):
             self._tested.multiply_(gradients_at(self.tensors().values()), inverse)
 
     def leaves(self, wanted: bool) -> Iterable[Tensor]:
-        """The leaves of the pass under way, if they are ``wanted`` or may have a gradient that is not finite."""
+        """The leaves of the running pass, if they are ``wanted`` or one may have a gradient that is not finite."""
         return self.tensors().values() if wanted or self._known or not self._in_cpp.unchanged() else ()
 
     def unscale_in_graph(self, inverse: float) -> None:
-        """As :meth:`unscale`, but not in place: these gradients are part of a graph, or of somebody's results."""
+        """As :meth:`unscale`, but not in place: these gradients are part of a graph or of results."""
         for tensor in self.tensors().values():
             if tensor.grad is not None:
                 tensor.grad = tensor.grad * inverse
 
     def reach(self, tensors: Iterable[Tensor], create: bool = False) -> None:
-        """The pass will accumulate into ``tensors``: bring the gradients that they have already to its unit.
+        """The pass will accumulate into ``tensors``: multiply the gradients that they already have by its scale.
 
         Args:
             tensors: leaves.
@@ -125,7 +127,7 @@ class Reached:
                 tensor.grad = tensor.grad * self._scale
 
     def _new(self, tensors: Iterable[Tensor]) -> list[Tensor]:
-        """Those that are not reached yet, each once; they are from now on."""
+        """Those of ``tensors`` that were not reached before, each once; they count as reached from now on."""
         asked = list(tensors)
         if not asked:
             return asked
@@ -136,20 +138,20 @@ class Reached:
         return list(new.values())
 
     def _bring(self, tensors: list[Tensor]) -> None:
-        """Bring the gradients that ``tensors`` have to the unit of the pass."""
+        """Multiply the gradients of ``tensors`` by the scale of the pass."""
         self._set_aside(tensors)
         if gradients := gradients_at(tensors):
             multiply_(gradients, self._scale)
 
     def _set_aside(self, tensors: Iterable[Tensor]) -> None:
-        """Gradients that have a graph may be needed, as they are, by the pass itself: copies stand in for them."""
+        """Put copies in the place of gradients with a graph: the pass itself may need these unchanged."""
         for tensor in tensors:
             if (grad := tensor.grad) is not None and grad.requires_grad:
                 self._aside.append((tensor, grad))
                 tensor.grad = grad.detach().clone()
 
     def put_back(self) -> None:
-        """The pass is over, and gradients are unscaled: those that were set aside take over what they have become."""
+        """The pass is over and gradients are unscaled: copy the values of the copies into the gradients set aside."""
         while self._aside:
             tensor, grad = self._aside.pop()
             if tensor.grad is not None:
@@ -158,15 +160,15 @@ class Reached:
                 tensor.grad = grad
 
     def reach_inside(self, tensors: Iterable[Tensor]) -> None:
-        """As :meth:`reach`, of tensors inside the graph."""
+        """As :meth:`reach`, for tensors inside the graph."""
         for tensor in self._new(tensors):
-            # Without the first, asking for it draws a warning.
+            # Without this, PyTorch warns when ``.grad`` is read.
             if tensor.retains_grad and (grad := tensor.grad) is not None:
                 tensor.grad = scaled = grad * self._scale
                 self._inside.append((tensor, grad, scaled))
 
     def pass_by(self) -> None:
-        """The pass is over: tensors inside the graph that it did not come by have again what they had."""
+        """The pass is over: tensors inside the graph that it did not reach get their old gradients back."""
         while self._inside:
             tensor, grad, scaled = self._inside.pop()
             if tensor.grad is scaled:
@@ -174,11 +176,11 @@ class Reached:
                 self._known.pop(id(tensor), None)
 
     def retained(self) -> Iterable[Tensor]:
-        """Tensors inside the graph whose ``.grad`` the script asked to keep."""
+        """The tensors inside the graph for which the script has called ``retain_grad``."""
         return tuple(self._retained.values()) if self._retained else ()
 
     def retaining(self, original: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
-        """Wrap ``Tensor.retain_grad``: these gradients have to be unscaled, too."""
+        """Wrap ``Tensor.retain_grad``, as these gradients have to be unscaled, too."""
 
         def retain_grad(tensor: Tensor) -> None:
             original(tensor)

@@ -1,4 +1,4 @@
-"""The scale of each line of the script that asks for gradients, and which line is executed now."""
+"""The scale of each line of the script that asks for gradients, and the line that is running."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 #: the lowest and the highest scale of such a pass
 LOWEST, HIGHEST = 2.0**-24, 2.0**40
-#: finite passes in a row after which a scale is doubled; an overflow then costs a repeat, and no step
+#: a scale is doubled after this many finite passes in a row; an overflow then costs a repeat, but no step
 INTERVAL = 500
 
 #: a place in the program, and the depth of ``torch.func`` transforms there
@@ -27,11 +27,11 @@ class PassScale:
 
     Attributes:
         value: a power of two.
-        finite: finite passes in a row.
-        largest: the largest magnitude, in the unit of the scale, that it was found for; 0 for a scale that was not.
-        new: whether it was never used.
+        finite: how many passes in a row were finite.
+        largest: the largest scaled magnitude for which it was found by a search; 0 if it was not.
+        new: whether it has never been used.
         hopeless: whether the last pass was not finite under any scale.
-        repeatable: whether its graph bears a repeat; a compiled one that has given its buffers away does not.
+        repeatable: whether its pass can be repeated; compiled code may overwrite its saved tensors.
     """
 
     value: float
@@ -46,7 +46,7 @@ class PassScales:
     """The scale of each line of the program that asks for gradients.
 
     Args:
-        searches: whether a first pass looks for a higher scale, too.
+        searches: whether the first pass of a line looks for a higher scale, too.
         grows: whether scales are doubled after many finite passes.
     """
 
@@ -55,11 +55,11 @@ class PassScales:
         self._scales: dict[tuple[Line, tuple[object, ...]], PassScale] = {}
 
     def here(self, start: float, *kind: object) -> PassScale:
-        """The scale of the line outside PyTorch and halfstep that is executed now; ``start`` where it has none yet.
+        """The scale of the line outside PyTorch and halfstep that is running; ``start`` if it has none yet.
 
         Args:
             start: the loss scale.
-            kind: tells passes of one line apart.
+            kind: distinguishes passes of one line.
         """
         return self._scales.setdefault((here(), kind), PassScale(start))
 
@@ -72,10 +72,10 @@ class PassScales:
 
 
 def here() -> Line:
-    """The line outside PyTorch and halfstep that is executed now."""
+    """The line outside PyTorch and halfstep that is running."""
     frame = _outside(sys._getframe(1))
     code = frame.f_code
-    _CODES[id(code)] = code  # else another one may get its id
+    _CODES[id(code)] = code  # kept alive, so that no other code gets its id
     return id(code), frame.f_lasti, _level()
 
 

@@ -1,9 +1,9 @@
 """Whether a step's gradients are finite, read by the host only when it has to know.
 
-A fused optimizer of PyTorch's skips a bad step on the device, by a flag there (``found_inf``). What the host has to
-know of it, the next loss scale above all, it needs at the next backward pass: by then the next forward pass is under
-way on the device, which is kept busy while the host waits for a flag of the step before. Nothing else differs from
-reading the flag at once: the same steps are skipped, under the same scales.
+A fused optimizer of PyTorch skips a bad step on the device, by a flag there (``found_inf``). The host needs the flag
+only at the next backward pass, mainly for the next loss scale. By then the next forward pass keeps the device busy
+while the host waits for the flag of the step before. The same steps are skipped, under the same scales, as if the flag
+were read at once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DEVICES = {"cuda"}
 
 
 class Verdict:
-    """A flag on its way from the device.
+    """A flag that is being copied from the device.
 
     Args:
         found: a float32 scalar, 1 where a gradient is not finite, else 0.
@@ -39,22 +39,22 @@ class Verdict:
         self._event = torch.cuda.Event()
         self._event.record(
             torch.cuda.current_stream(found.device)
-        )  # not the current device's: the copy is in this one
+        )  # the stream of the flag's own device, which makes the copy
 
     @property
     def arrived(self) -> bool:
-        """Whether asking for it would not wait."""
+        """Whether the flag can be read without waiting."""
         return bool(self._event.query())
 
     @property
     def finite(self) -> bool:
-        """Whether all gradients are finite. Waits for the flag, not for what was launched after it."""
+        """Whether all gradients are finite. It waits for the flag, not for work that was launched after it."""
         self._event.synchronize()
         return not bool(self._host)
 
 
 class Captured(HalfstepError, RuntimeError):
-    """The step is being captured into a CUDA graph, whose replays the host does not see."""
+    """The step is being captured into a CUDA graph: the host does not see the replays."""
 
     exit_code = 1
 
@@ -66,7 +66,7 @@ class Captured(HalfstepError, RuntimeError):
 
 
 def refuse_capture(loss_scale: LossScale, optimizer: Optimizer) -> None:
-    """Raise Captured where a step with bad gradients would not be skipped, or the scale not move, in a replay."""
+    """Raise Captured if replays would not skip steps with bad gradients, or would not move the scale."""
     if isinstance(loss_scale, DynamicScale):
         refuse_dynamic()
     if not skips_by_itself(optimizer):
@@ -74,7 +74,7 @@ def refuse_capture(loss_scale: LossScale, optimizer: Optimizer) -> None:
 
 
 def refuse_dynamic() -> NoReturn:
-    """Raise Captured for a loss scale that would stay as it is in every replay."""
+    """Raise Captured for a dynamic loss scale, which no replay would move."""
     raise Captured("where a dynamic loss scale cannot move")
 
 
@@ -84,9 +84,9 @@ def is_fused(optimizer: Optimizer) -> bool:
 
 
 def skips_by_itself(optimizer: Optimizer) -> bool:
-    """Whether it is a fused optimizer of PyTorch's own, and its step nothing but its kernel.
+    """Whether it is one of PyTorch's own fused optimizers, whose step runs only its kernel.
 
-    Hooks, and what a subclass does around the step, would run although the step is skipped.
+    Hooks, and a subclass's code around the step, would run although the step is skipped.
     """
     hooks = (
         optimizer._optimizer_step_pre_hooks,
@@ -99,16 +99,16 @@ def skips_by_itself(optimizer: Optimizer) -> bool:
 
 
 class Readiness:
-    """Which optimizers have made such a step before: then a skipped one finds all its state made.
+    """Knows which optimizers have made such a step before, so that all their state exists when one is skipped.
 
-    A fused SGD that skips its first step takes its momentum, not yet written, for written.
+    A fused SGD that skips its first step would later use its momentum although nothing was written into it.
     """
 
     def __init__(self) -> None:
         self._made: weakref.WeakKeyDictionary[Optimizer, tuple[Any, ...]] = weakref.WeakKeyDictionary()
 
     def made(self, optimizer: Optimizer, gradients: Sequence[Tensor]) -> None:
-        """A step was made by ``gradients``."""
+        """A step with ``gradients`` was made."""
         if _might_wait(optimizer, gradients) and len(devices_of(gradients)) == 1 and are_plain(gradients):
             self._made[optimizer] = _kind(optimizer, gradients)
 
@@ -126,7 +126,7 @@ def _might_wait(optimizer: Optimizer, gradients: Sequence[Tensor]) -> bool:
 
 
 def _kind(optimizer: Optimizer, gradients: Sequence[Tensor]) -> tuple[Any, ...]:
-    """What the state that a step leaves depends on: which parameters have gradients, where, and how many have state."""
+    """What the state of a step depends on: which parameters have gradients, where, and how many have state."""
     groups = optimizer.param_groups
     used = [id(p) for group in groups for p in group["params"] if p.grad is not None]
     return used, gradients[0].device, len(optimizer.state), [bool(group.get("momentum")) for group in groups]

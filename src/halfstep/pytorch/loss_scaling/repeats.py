@@ -1,17 +1,17 @@
-"""Gradients that the script is handed are finite wherever they are finite unscaled: such a pass is repeated.
+"""Repeats a pass until the gradients that the script gets are finite, wherever they are finite unscaled.
 
 A gradient that an optimizer uses may overflow: its step is skipped, and the next scale is lower. A gradient that the
-script itself is handed, by ``torch.autograd.grad`` or where there is no optimizer, goes into its own arithmetic, so
-an overflow under the loss scale is repaired before the script sees it:
+script itself gets, by ``torch.autograd.grad`` or where there is no optimizer, goes into its own arithmetic. So an
+overflow under the loss scale is repaired before the script sees it:
 
 - The graph is kept until the results are known to be finite. If they are not, the pass is repeated under a lower
   scale; then the graph is freed, if plain PyTorch had freed it.
-- Each line of the script that asks for gradients has a scale of its own, which an overflow lowers, and which its first
-  pass looks for upwards, too: a scale that is too low loses small gradients. So does a pass whose gradients are much
-  smaller than those that the scale was found for.
-- What belongs to the script runs once: hooks, and the ``backward`` of its own ``autograd.Function`` classes. What
-  they answered is used again in a repeat, in its unit. They are not handed a gradient that is not finite, unless
-  no scale helps: the attempt ends there.
+- Each line of the script that asks for gradients has its own scale. An overflow lowers it. Its first pass also looks
+  for a higher one, because a scale that is too low loses small gradients; so does a pass whose gradients are much
+  smaller than those for which the scale was found.
+- The script's own code runs once: hooks, and the ``backward`` of its own ``autograd.Function`` classes. A repeat uses
+  again what they have returned, in its own unit. An attempt ends before they would get a gradient that is not finite,
+  unless no scale helps.
 - The state of PyTorch's random generators is put back before a repeat: a recomputed dropout drops the same.
 
 Cost: results are read once per pass, which on a GPU is one synchronisation; activations are freed at the end of the
@@ -31,22 +31,22 @@ from torch import Tensor
 from halfstep.pytorch.loss_scaling.pass_scales import HIGHEST, LOWEST, PassScale, PassScales
 from halfstep.pytorch.loss_scaling.values import largest
 
-#: a search ends where the scale is this close to one that overflows
+#: a search ends when the scale is this close to one that overflows
 CLOSE, CLOSE_UPWARDS = 2.0**2, 2.0**4
-#: gradients that are smaller by this than those that a scale was found for have a higher one looked for
+#: a higher scale is searched for gradients that are smaller by this factor than those for which it was found
 SMALLER = 2.0**-6
 
 
 class Attempts:
-    """One pass, attempted under one scale after another until what it hands out is finite.
+    """One pass, attempted under one scale after another until its results are finite.
 
     Args:
-        scale: of the line; it is moved.
-        scales: all of them.
-        attempt: makes the pass under a scale, and returns its results; None where they, or what the script's code was
-            handed, are not finite. The second argument is False in the last attempt: its results are taken as they are.
-        searches: whether a higher scale than that of a new line is looked for.
-        handed_out: the gradients in such results.
+        scale: the scale of the line; it is moved.
+        scales: the scales of all lines.
+        attempt: makes the pass under a scale and returns its results; None if they, or gradients for the script's code,
+            are not finite. The second argument is False in the last attempt, whose results are taken in any case.
+        searches: whether a higher scale is looked for in a new line.
+        handed_out: gives the gradients among the results.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Attempts:
         self._handed_out = handed_out
 
     def made(self) -> Any:
-        """The results."""
+        """Make the pass; returns the results."""
         scale, start = self._scale, self._scale.value
         results = self._attempt(start, True)
         found: tuple[float, Any] | None = None
@@ -82,7 +82,7 @@ class Attempts:
         return results
 
     def _is_low(self, under: float, results: Any) -> bool:
-        """Whether a higher scale may hold more of the gradients, which are finite."""
+        """Whether a higher scale may keep more of the gradients, which are finite."""
         scale = self._scale
         if not self._searches or under >= HIGHEST:
             return False
@@ -100,7 +100,7 @@ class Attempts:
         return None if results is None else (low, results)
 
     def _lower(self, bad: float) -> tuple[float, Any] | None:
-        """Fall by 2, 4, 8 and more bits until the pass is finite, then regain what was too much."""
+        """Lower the scale by 2, 4, 8 and more bits until the pass is finite, then raise it as far as possible."""
         low, bits = bad, 2
         while low > LOWEST:
             low = max(low / 2.0**bits, LOWEST)
@@ -141,12 +141,12 @@ class RandomState:
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
     def put_back(self) -> None:
-        """Draw the same again."""
+        """Restore the state, so that the same numbers are drawn again."""
         torch.set_rng_state(self._cpu)
         if self._cuda:
             torch.cuda.set_rng_state_all(self._cuda)
 
 
 def quiet() -> AbstractContextManager[Any]:
-    """PyTorch's anomaly mode warns of an attempt that ends; what no scale cures it warns of in the last one."""
+    """Silence anomaly mode's warnings of attempts; what no scale cures it reports in the last attempt."""
     return warnings.catch_warnings() if torch.is_anomaly_enabled() else nullcontext()

@@ -1,4 +1,4 @@
-"""The loss scale in force: what is multiplied by it, what was skipped, and when it moves."""
+"""The loss scale in force: which steps were skipped, and when it moves."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from halfstep.pytorch.loss_scaling.pass_scales import PassScales
 from halfstep.pytorch.loss_scaling.pending_flag import Verdict, refuse_dynamic
 from halfstep.pytorch.loss_scaling.scaled_pass import NoScaledPass, scaled_pass
 
-#: after so many finite steps in a row the next is likely to be finite, too: its verdict may be read late
+#: after this many finite steps in a row the next is likely to be finite, too, and its verdict may be read late
 CALM = 8
 
-#: seconds, at first: a pass under way learns what it accumulates into at its first node, and another may follow it
+#: seconds, at first: a running pass learns which tensors it accumulates into at its first node
 LOOK_AGAIN = 0.01
 
-#: is called with the skip of a step, or with None if the step was made
+#: called with the skip of a step, or with None if the step was made
 Told = Callable[[Skip | None], None]
 
 
 class SharedGradients(HalfstepError, RuntimeError):
-    """Threads work on the same gradients at once: while one of them is in a scaled pass, ``.grad`` is scaled."""
+    """Threads work on the same gradients at once, which are scaled while one of the threads is in a scaled pass."""
 
     exit_code = 1
 
@@ -46,7 +46,7 @@ class SharedGradients(HalfstepError, RuntimeError):
 
 
 class _Running(AbstractContextManager[float]):
-    """A class, since a generator takes twice as long, in every pass."""
+    """The context of a scaled pass; a class, since a generator would take twice as long."""
 
     def __init__(
         self,
@@ -70,13 +70,13 @@ class Scaling:
     """Mutable companion of a frozen :class:`~halfstep.precisions.loss_scale.LossScale`.
 
     Attributes:
-        active: whether a scaled backward pass is under way (hooks then see scaled numbers).
-        tested: which gradients need not be read again.
-        reached: what the pass under way accumulates into.
-        answers: of the script's code in a pass that may be repeated; None in any other.
-        pass_scales: of the lines that ask for gradients themselves.
-        factor_above: gives the factor by which a framework on top of PyTorch has scaled the loss of the pass to come,
-            which it records; None where none has.
+        active: whether a scaled backward pass is running, in which gradients are scaled.
+        tested: knows which gradients need not be read again.
+        reached: knows which tensors the running pass accumulates into.
+        answers: what the script's code has returned in a pass that may be repeated; None in any other pass.
+        pass_scales: the scales of lines that ask for gradients themselves.
+        factor_above: gives the factor by which a framework on top of PyTorch has scaled the loss of the next pass;
+            None if there is no such framework.
     """
 
     def __init__(self, loss_scale: LossScale, in_fp16: bool = False) -> None:
@@ -113,7 +113,7 @@ class Scaling:
 
     @property
     def skips(self) -> Skips:
-        """What was skipped so far, when and why. Waits for the verdicts of the steps before."""
+        """Which steps were skipped so far, and why. Waits for the verdicts of the steps before."""
         self.settle()
         return self._skips
 
@@ -123,21 +123,21 @@ class Scaling:
         return self.loss_scale.value
 
     def above(self) -> float:
-        """The factor by which a framework on top of PyTorch has scaled the loss. On a GPU it waits for it."""
+        """The factor by which a framework on top of PyTorch has scaled the loss. On a GPU this waits for it."""
         return 1.0 if self.factor_above is None else float(self.factor_above())
 
     @property
     def last_value(self) -> float:
-        """The factor of the backward pass under way, or else of the last. Waits for nothing."""
+        """The factor of the running backward pass, or else of the last one. Waits for nothing."""
         return self._under
 
     @property
     def calm(self) -> bool:
-        """Whether the last steps were all finite, as far as is known."""
+        """Whether the last steps were all finite, as far as verdicts have been read."""
         return self._finite_in_a_row >= CALM
 
     def begin_pass(self) -> None:
-        """A backward pass is about to start, scaled or (at a scale of 1) not: the steps after it may move the scale.
+        """A backward pass is about to start, scaled or (at a scale of 1) not; the steps after it may move the scale.
 
         Raises:
             Captured: it is being captured into a CUDA graph, whose scale cannot move.
@@ -145,7 +145,7 @@ class Scaling:
         if isinstance(self._loss_scale, DynamicScale) and capturing():
             refuse_dynamic()
         self.settle()
-        if not self.active:  # another thread's, which has to end under the scale that it began under
+        if not self.active:  # a running pass of another thread has to end under the scale with which it began
             self._begin()
 
     def _begin(self) -> None:
@@ -158,16 +158,17 @@ class Scaling:
         scale: float | None = None,
         answers: Answers | None = None,
     ) -> AbstractContextManager[float]:
-        """A scaled backward pass is under way; threads take turns.
+        """The context of a scaled backward pass; threads take turns.
 
         Args:
-            targets: the leaves that it accumulates into; asked for if another thread is in a pass.
-            ceiling: the largest scale that what the pass starts from can hold.
-            scale: of a pass that has its own; None for the loss scale.
-            answers: of the script's code, in a pass that may be repeated.
+            targets: gives the leaves that it accumulates into; called if another thread is in a pass.
+            ceiling: the largest scale that fits into the dtype of the outputs.
+            scale: the scale of a pass that has its own; None for the loss scale.
+            answers: keeps what the script's code returns, in a pass that may be repeated.
 
         Returns:
-            Yields the scale, the same until the pass is over although a hook may step an optimizer meanwhile.
+            A context that yields the scale, which stays the same until the pass is over, even if a hook steps an
+            optimizer meanwhile.
 
         Raises:
             SharedGradients: another thread is in a pass into one of them.
@@ -175,10 +176,10 @@ class Scaling:
         return _Running(self, targets, ceiling, scale, answers)
 
     def beside(self, scaled_by_script: bool) -> float | None:
-        """The scale of a pass beside the script's own: a dynamic one starts at 1 there, and moves as ever.
+        """The scale beside the script's own loss scale: a dynamic one then starts at 1, and moves as always.
 
         Returns:
-            None where the script has none, or the user has set ours.
+            None if the script has no scale, or the user has set the recipe's.
         """
         if not scaled_by_script or not isinstance(self._loss_scale, DynamicScale):
             return None
@@ -191,7 +192,7 @@ class Scaling:
         scale: float | None,
         answers: Answers | None,
     ) -> float:
-        """What :meth:`running` does first."""
+        """Begin what :meth:`running` describes."""
         if not self._turn.acquire(blocking=False):
             own, wait = tuple(targets()), LOOK_AGAIN
             self.refuse_shared(own)
@@ -207,25 +208,25 @@ class Scaling:
         return self._under
 
     def end_running(self) -> None:
-        """What :meth:`running` does last."""
+        """End it."""
         self.active = False
-        if isinstance(self.answers, Muted):  # none of the script's passes
+        if isinstance(self.answers, Muted):  # not a pass of the script's
             self._under = self._before
         self.answers = None
         self.reached.end()
         self._turn.release()
 
     def refuse_shared(self, tensors: Iterable[Tensor]) -> None:
-        """Raise if the pass under way, in another thread, accumulates gradients into one of ``tensors``."""
+        """Raise SharedGradients if another thread's running pass accumulates into one of ``tensors``."""
         reached = self.reached.tensors()
         if any(id(tensor) in reached for tensor in tensors):
             raise SharedGradients
 
     def clipping(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """Wrap ``clip_grad_norm_``, so that what it has changed need not be read again.
+        """Wrap ``clip_grad_norm_``, so that clipped gradients need not be read again.
 
-        The norm, which has been computed anyway, is finite only if every gradient is (for a positive ``norm_type``;
-        one of 0 counts a NaN as 1), and then the coefficient is between 0 and 1. No synchronisation.
+        The norm, which is computed anyway, is finite only if every gradient is (for a positive ``norm_type``; a norm of
+        order 0 counts a NaN as 1), and then the coefficient lies between 0 and 1. It does not synchronise.
         """
 
         def clip_grad_norm_(
@@ -239,8 +240,8 @@ class Scaling:
             if torch.compiler.is_compiling():
                 return original(parameters, max_norm, norm_type, error_if_nonfinite, *args, **kwargs)
             tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-            given = tensors or parameters  # of an empty generator PyTorch warns
-            # A scale that is too high is no error of the script's: the step is skipped, and the next scale is lower.
+            given = tensors or parameters  # PyTorch warns about an empty generator
+            # A scale that is too high is no error of the script: the step is skipped, and the next scale is lower.
             error = error_if_nonfinite and self.stuck
             known = self.tested.unchanged
             norm = original(given, max_norm, norm_type, error, *args, **kwargs)
@@ -251,14 +252,14 @@ class Scaling:
         return clip_grad_norm_
 
     def scaled_elsewhere(self, scale: float) -> None:
-        """A framework, and not the recipe, has multiplied the loss of the last pass by ``scale``."""
+        """A framework has multiplied the loss of the last pass by ``scale``, instead of the recipe."""
         self._under = scale
 
     def stepped(self, finite: bool, step: int, counts: bool = True) -> Skip | None:
-        """Move the scale on after step number ``step`` was made (None is returned) or skipped.
+        """Move the scale after step number ``step`` was made or skipped; returns the skip, or None.
 
-        Several optimizers that step after one backward pass move it once, down if one of them was kept from it; so do
-        steps without a pass between.
+        Several steps without a backward pass between them, as of several optimizers, move it once: down if one of them
+        was skipped.
         """
         self.settle()
         reason = self.tested.trouble or "gradients of another rank are not finite"
@@ -266,15 +267,15 @@ class Scaling:
         return self._move(finite, step, counts, reason)
 
     def stepped_unread(self, verdict: Verdict, step: int, counts: bool, told: Told) -> None:
-        """As :meth:`stepped`, when the verdict is read: before anything is asked that depends on it."""
+        """As :meth:`stepped`, but done when the verdict is read, before the scale or the skips are used."""
         self.tested.forget()
         self._awaited.append((verdict, step, counts, told))
 
     def settle(self) -> None:
-        """Read the verdicts that are awaited, and tell what they were; during a capture nothing may be waited for."""
+        """Read the awaited verdicts and report them; not during a capture, in which nothing may be waited for."""
         if not self._awaited or capturing():
             return
-        awaited, self._awaited = self._awaited, []  # where the device has failed, none of them ever comes
+        awaited, self._awaited = self._awaited, []  # emptied first: if the device has failed, none ever comes
         for verdict, step, counts, told in awaited:
             told(self._move(verdict.finite, step, counts, "gradients are not finite"))
 
@@ -288,12 +289,12 @@ class Scaling:
         return skip
 
     def restart(self) -> None:
-        """What was skipped so far was no step."""
+        """Forget the skips: so far there was no step."""
         self.settle()
         self._skips = Skips()
 
     def lower(self) -> None:
-        """Gradients were not finite, and are to be computed again under the next scale: no step is skipped."""
+        """Lower the scale for gradients that were not finite and will be computed again; no step is skipped."""
         self.tested.forget()
         self._loss_scale = self._at_pass.next(False)
 
@@ -315,12 +316,12 @@ class Scaling:
         return not isinstance(scale, DynamicScale) or scale.at_floor
 
     def state(self) -> dict[str, float | int]:
-        """What a checkpoint has to carry: plain numbers, so that ``weights_only=True`` loads them."""
+        """The state for a checkpoint, as plain numbers, which ``weights_only=True`` loads."""
         finite_steps = self.loss_scale.finite_steps if isinstance(self.loss_scale, DynamicScale) else 0
         return {"loss_scale": self.value, "finite_steps": finite_steps, "skipped_steps": self.skipped}
 
     def restore(self, state: StateDict) -> None:
-        """Take up where a checkpoint left off; a scale that is not dynamic keeps its own value."""
+        """Go on with the state of a checkpoint; a scale that is not dynamic keeps its own value."""
         scale = self.loss_scale
         self._skips = Skips(before=int(state["skipped_steps"]))
         if isinstance(scale, DynamicScale):

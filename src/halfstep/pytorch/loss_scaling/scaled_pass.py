@@ -1,4 +1,4 @@
-"""A scaled backward pass over leaves on a CPU, without a Python object of each."""
+"""A scaled backward pass over leaves on a CPU that needs no Python object for each."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _FUNCTIONS = {
 
 
 class NoScaledPass:
-    """All is left to the caller: there is no compiler, or no scale.
+    """Leaves everything to the caller: there is no compiler, or no scale.
 
     Attributes:
-        remembers: whether there is anything that :meth:`forget` would forget.
+        remembers: whether there is a result that :meth:`forget` would drop.
     """
 
     remembers = False
@@ -49,7 +49,7 @@ class NoScaledPass:
     def expect(
         self, output: Tensor, scale: float, rest: Callable[[bool | None], None], always: bool = False
     ) -> bool:
-        """Whether the pass from ``output`` will list its leaves."""
+        """False: the pass from ``output`` will not list its leaves."""
         return False
 
     def check(self) -> None:
@@ -66,19 +66,19 @@ class NoScaledPass:
         """Nothing."""
 
     def unscale(self, factor: float) -> bool:
-        """Whether it was done."""
+        """False: it was not done."""
         return False
 
     def holds(self, gradients: Iterable[Tensor], exposed: Iterable[UntypedStorage] = ()) -> bool:
-        """Whether all were found finite by :meth:`unscale`, and not written to since."""
+        """Whether :meth:`unscale` has found all of them finite, and none was written to since."""
         return False
 
     def holds_of(self, optimizer: Optimizer, exposed: Iterable[UntypedStorage] = ()) -> bool:
-        """As :meth:`holds`, of all gradients that ``optimizer`` is about to use."""
+        """As :meth:`holds`, for all gradients that ``optimizer`` is about to use."""
         return False
 
     def unchanged(self) -> bool:
-        """Whether there are gradients that were found finite, and none was written to since."""
+        """Whether some gradients were found finite, and none of them was written to since."""
         return False
 
     def written(self) -> None:
@@ -89,14 +89,14 @@ class NoScaledPass:
 
 
 class ScaledPass(NoScaledPass):
-    """The leaves of the pass under way, as PyTorch's engine has them, and what was found of their gradients.
+    """The leaves of the running pass, as PyTorch's engine knows them, and whether their gradients are finite.
 
-    Gradients that are not plain tensors on a CPU are left to the caller: nothing has then been done to any.
+    If some gradients are not plain tensors on a CPU, all are left to the caller unchanged.
     """
 
     def __init__(self, library: ctypes.CDLL, kernels: GradientKernels) -> None:
         self._library = library
-        self._kernels = kernels  # of which the other side has pointers
+        self._kernels = kernels  # kept alive: the C++ code has pointers to them
         me = weakref.ref(self)
         self._begun = _Begun(lambda reached: _begun(me, reached))
         self._pass = library.hs_new(*kernels.pointers, self._begun)
@@ -111,27 +111,27 @@ class ScaledPass(NoScaledPass):
         """Let the pass that starts from ``output`` list its leaves, and multiply the gradients that they have.
 
         Args:
-            output: of the graph; the only one that the pass starts from.
+            output: the only output of the graph that the pass starts from.
             scale: a power of two.
-            rest: does what is left as the pass begins: called with False, the gradients of the leaves that are listed
-                are left; with None, once or several times, other leaves may have to be followed than those listed:
-                PyTorch's engine does not execute the pass (a compiled one), or a pass inside it began there, too.
-            always: call ``rest`` with True, too, where nothing is left.
+            rest: does the remaining work when the pass begins. It is called with False if the gradients of the listed
+                leaves remain to be multiplied; with None, once or several times, if other leaves may have to be
+                followed: PyTorch's engine does not execute the pass (a compiled one), or a pass inside it began.
+            always: call ``rest`` with True, too, if nothing remains.
 
         Returns:
-            Whether it will; a leaf is no pass's beginning.
+            Whether the pass will do so; it will not if ``output`` is a leaf.
         """
         self._rest, self._error = rest, None
         return bool(self._library.hs_expect(self._pass, output._cdata, scale, always))
 
     def check(self) -> None:
-        """Raise what ``rest`` has raised."""
+        """Raise the exception that ``rest`` has raised, if any."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
     def began(self, reached: int) -> None:
-        """What is called from the other side. No exception finds its way through there."""
+        """Called by the C++ code, through which no exception can pass."""
         try:
             if self._rest is not None:
                 self._rest(None if reached < 0 else reached == 0)
@@ -139,13 +139,13 @@ class ScaledPass(NoScaledPass):
             self._error = error
 
     def leaves(self) -> list[Tensor]:
-        """Those that are listed, each once, in the order in which they lie in memory."""
+        """The listed leaves, each once, in the order in which they lie in memory."""
         found: list[Tensor] = []
         self._library.hs_leaves(self._pass, found)
         return found
 
     def leave(self) -> None:
-        """They are followed elsewhere: list none any more."""
+        """List no leaves any more: they are followed elsewhere."""
         self._library.hs_leave(self._pass)
 
     def end(self) -> None:
@@ -154,7 +154,7 @@ class ScaledPass(NoScaledPass):
         self._rest = None
 
     def unscale(self, factor: float) -> bool:
-        """Multiply the gradients of all that are listed by ``factor``, and test the products.
+        """Multiply the gradients of the listed leaves by ``factor``, and test the products.
 
         Returns:
             Whether it was done.
@@ -164,16 +164,16 @@ class ScaledPass(NoScaledPass):
         return done
 
     def holds(self, gradients: Iterable[Tensor], exposed: Iterable[UntypedStorage] = ()) -> bool:
-        """Whether all were found finite by :meth:`unscale`, and not written to since.
+        """Whether :meth:`unscale` has found all of them finite, and none was written to since.
 
         Args:
-            gradients: what is asked for.
+            gradients: the gradients in question.
             exposed: memory that may have been written to, uncounted by PyTorch.
         """
         return self._holds(array("Q", [gradient._cdata for gradient in gradients]), False, exposed)
 
     def holds_of(self, optimizer: Optimizer, exposed: Iterable[UntypedStorage] = ()) -> bool:
-        """As :meth:`holds`, of all gradients that ``optimizer`` is about to use."""
+        """As :meth:`holds`, for all gradients that ``optimizer`` is about to use."""
         parameters = [p._cdata for group in optimizer.param_groups for p in group["params"]]
         return self._holds(array("Q", parameters), True, exposed)
 
@@ -187,15 +187,15 @@ class ScaledPass(NoScaledPass):
         )  # fmt: skip
 
     def unchanged(self) -> bool:
-        """Whether there are gradients that were found finite, and none was written to since."""
+        """Whether some gradients were found finite, and none of them was written to since."""
         return self.remembers and bool(self._library.hs_unchanged(self._pass))
 
     def written(self) -> None:
-        """They were written to since, and are finite still."""
+        """Note that the gradients were written to, and are still finite."""
         self._library.hs_written(self._pass)
 
     def forget(self) -> None:
-        """What was found of gradients."""
+        """Forget the results for gradients."""
         if self.remembers:
             self._library.hs_forget(self._pass)
             self.remembers = False
@@ -217,14 +217,14 @@ def _library() -> ctypes.CDLL | None:
 
 
 def release(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> bool:
-    """Free the buffers of the graph from ``outputs`` to ``inputs``, as the end of a pass that does not keep it does.
+    """Free the buffers of the graph from ``outputs`` to ``inputs``, as a pass that does not keep it does at its end.
 
     Args:
-        outputs: of the graph.
-        inputs: tensors in it; none for the whole graph.
+        outputs: the outputs of the graph.
+        inputs: tensors in the graph; none for the whole graph.
 
     Returns:
-        Whether it was done: there is a compiler.
+        Whether it was done; not without a compiler.
     """
     if (library := _library()) is None:
         return False
@@ -233,6 +233,6 @@ def release(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> bool:
 
 
 def scaled_pass() -> ScaledPass | None:
-    """None where there is no compiler, or under another PyTorch. The first call may compile, for some seconds."""
+    """The compiled pass; None without a compiler or under another PyTorch. The first call may compile for seconds."""
     library, kernels = _library(), gradient_kernels()
     return None if library is None or kernels is None else ScaledPass(library, kernels)

@@ -1,7 +1,7 @@
-"""A loss scale that the script has written by hand: the large number that it multiplies its loss by before a pass.
+"""Finds a loss scale that the script applies by hand: a large number by which it multiplies its loss before a pass.
 
 ``(loss * scale).backward()``, ``(loss * scale / n).backward()``, ``loss.backward(torch.tensor(scale))``: any large
-constant counts, whether a power of two or not (scales that grow by 0.1 % per step are none).
+constant counts, whether it is a power of two or not (scales that grow by 0.1 % per step are no powers of two).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from halfstep.pytorch.loss_scaling.pass_scales import Line, here
 from halfstep.pytorch.unseen import unseen
 
-#: the smallest and the largest factor that are taken for a loss scale; others are weights of a loss
+#: the smallest and the largest factor that count as a loss scale; others are weights of a loss
 OWN_SCALE = 2.0**10
 LARGEST = 2.0**32
 
@@ -24,22 +24,22 @@ TOLD = (
     "losses are recorded without it"
 )
 
-#: how far a loss scale moves from one pass to the next: it is halved or doubled, with some room
+#: the largest ratio of a loss scale to that of the pass before: it is halved or doubled, with some room
 _LEAST_MOVE, _MOST_MOVE = 0.45, 2.2
 
-#: how many operations before the pass a factor is looked for in
+#: a factor is looked for in this many operations before the pass
 _NEAR = 6
-#: nodes of products and quotients, and where they keep what may be a constant
+#: nodes of products and quotients -> the attribute that may be a constant
 _FACTORS = {"MulBackward0": ("_saved_other", "_saved_self"), "DivBackward0": ("_saved_other",)}
-#: nodes of one number that leave it as it is
+#: nodes of one number that do not change it
 _PASSING = ("ToCopyBackward0", "CloneBackward0", "ViewBackward0", "SqueezeBackward0", "SqueezeBackward1")
 
 
 class ScriptScale:
     """Knows the lines of the script that start passes from a scaled loss.
 
-    A factor that moves by more than a step of a loss scale does is a weight of the loss (a reward, say), and scales
-    nothing. For a line that began with a power of two, losses are recorded without the factor, and the record says so.
+    A factor that moves by more than a loss scale does is a weight of the loss, for example a reward, and no scale. For
+    a line that began with a power of two, losses are recorded without the factor, and the record says so.
 
     Args:
         tell: called with that sentence, once for each such line.
@@ -51,13 +51,13 @@ class ScriptScale:
         self._scales: dict[Line, tuple[float, bool]] = {}
 
     def of(self, outputs: Sequence[Any], seeds: Any) -> tuple[bool, float]:
-        """Whether the script scales the pass, and what its loss has been multiplied by for that.
+        """Whether the script scales the pass, and the factor by which it has multiplied the loss.
 
-        Read without a synchronisation: of a factor on a GPU it is not known.
+        It does not synchronise, so a factor on a GPU stays unknown.
 
         Args:
             outputs: what the pass starts from.
-            seeds: the script's gradients of them, as it gives them.
+            seeds: the gradients that the script gives for them, in its own form.
         """
         if len(outputs) != 1 or not isinstance(outputs[0], Tensor) or outputs[0].numel() != 1:
             return False, 1.0
@@ -82,14 +82,14 @@ class ScriptScale:
 
 
 def _factors(node: Any) -> Iterator[float]:
-    """The constants that a loss has been multiplied by, the last first."""
+    """The constants by which a loss has been multiplied, the last one first."""
     for _ in range(_NEAR):
         name = type(node).__name__
         if name not in _FACTORS and name not in _PASSING:
             return
         try:
             constants = [_number(getattr(node, side)) for side in _FACTORS.get(name, ())]
-        except RuntimeError:  # freed: PyTorch complains about that itself
+        except RuntimeError:  # the graph was freed: PyTorch itself will raise
             return
         for constant in constants:
             if constant:
@@ -98,11 +98,11 @@ def _factors(node: Any) -> Iterator[float]:
 
 
 def _number(value: Any) -> float | None:
-    """The value of a constant that the host has. One that is not finite scales nothing: it spoils a loss."""
+    """The value of a constant in host memory; None for one that is not finite, which would be no scale."""
     if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
         return None
     if not value.is_cpu or value.requires_grad:
         return None
-    with unseen():  # a mode of the script's would be handed a number in place of the tensor
+    with unseen():  # a mode of the script would get a number instead of the tensor
         number = float(value.item())
     return number if math.isfinite(number) else None

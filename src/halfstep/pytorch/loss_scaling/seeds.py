@@ -1,4 +1,4 @@
-"""What a scaled backward pass starts from: the gradients of its outputs, times the scale."""
+"""The gradients that a scaled backward pass starts from: those of its outputs, multiplied by the scale."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def as_tuple(tensors: Any) -> tuple[Any, ...]:
 
 
 def given_seeds(outputs: Sequence[Any], seeds: Any) -> list[Tensor | None]:
-    """The gradients that the script gives, one an output; None where it leaves one to PyTorch."""
+    """The gradients that the script gives, one per output; None where PyTorch is to make one."""
     return [None] * len(outputs) if seeds is None else list(as_tuple(seeds))
 
 
 def scaled_seeds(outputs: Sequence[Any], given: Sequence[Tensor | None], scale: float) -> list[Tensor | None]:
-    """The gradients that the pass starts from; None where PyTorch is to complain about its absence."""
-    if len(given) != len(outputs):  # PyTorch's to complain about
+    """The gradients that the pass starts from; None where PyTorch has to raise because one is missing."""
+    if len(given) != len(outputs):  # PyTorch will raise
         return list(given)
     return [
         _implicit(output, scale) if seed is None else seed * scale
@@ -31,7 +31,7 @@ def scaled_seeds(outputs: Sequence[Any], given: Sequence[Tensor | None], scale: 
 
 
 def _implicit(output: Any, scale: float) -> Tensor | None:
-    """``scale`` for a real scalar, from which a pass may start without being told a gradient."""
+    """``scale`` as the gradient of a real scalar, for which the script need not give one."""
     if isinstance(output, GradientEdge):
         output = _described(output)
         output = torch.empty(output.shape, dtype=output.dtype, device=output.device, requires_grad=True)
@@ -45,5 +45,5 @@ def ceiling_of(outputs: Iterable[Any]) -> float:
 
 
 def _described(output: Tensor | GradientEdge) -> Any:
-    """What has the output's shape, dtype and device."""
+    """A tensor, or its description, with the output's shape, dtype and device."""
     return output.node._input_metadata[output.output_nr] if isinstance(output, GradientEdge) else output

@@ -1,8 +1,9 @@
-"""Parameters of which each rank holds a part: FSDP2 (``fully_shard``) and tensor-parallel DTensors.
+"""Gradients of parameters of which each rank holds a part: FSDP2 (``fully_shard``), tensor-parallel DTensors.
 
-FSDP2's graph ends in whole parameters that it gathers for each pass. Their gradients are reduced inside the backward
-pass into the sharded parameters, which no graph names; without a reduction (``set_requires_gradient_sync(False)``)
-they may be put aside in another dtype. Both are found where FSDP2 does it: in its parameter group's ``post_backward``.
+FSDP2's graph ends in whole parameters that it gathers for each pass. Inside the backward pass it reduces their
+gradients into the sharded parameters, which are not in the graph; without a reduction
+(``set_requires_gradient_sync(False)``) it may put them aside in another dtype. Both happen in ``post_backward`` of its
+parameter groups, which is wrapped here.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _FSDP = "torch.distributed.fsdp._fully_shard._fsdp_param_group"
 
 
 class Sharded:
-    """Tells a scaling of the gradients that FSDP2 accumulates into."""
+    """Tells a scaling about the gradients that FSDP2 accumulates into."""
 
     def __init__(self, scaling: Scaling, patches: Patches) -> None:
         self._scaling = scaling
@@ -45,7 +46,7 @@ class Sharded:
 
 
 class _PutAside:
-    """What FSDP2 accumulates without reducing it, under the name that a parameter has for it."""
+    """A gradient that FSDP2 accumulates without reducing it, as the ``grad`` of an object."""
 
     def __init__(self, fsdp_parameter: Any) -> None:
         self._of = fsdp_parameter
@@ -70,7 +71,7 @@ def _targets(group: Any) -> Iterator[Any]:
 def agreed(finite: bool, optimizer: Optimizer) -> bool:
     """Whether the gradients are finite on every rank that holds a part of the optimizer's parameters.
 
-    One small reduction a mesh dimension, and a synchronisation; nothing where parameters are whole: there the
+    It takes one small reduction per mesh dimension, and a synchronisation. For whole parameters nothing is done: their
     gradients are equal on all ranks by the time of the step (DistributedDataParallel).
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):

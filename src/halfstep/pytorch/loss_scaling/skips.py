@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Skips:
-    """Counts skipped steps; a verdict that lies on a GPU is fetched when asked for, or a batch at a time."""
+    """Counts skipped steps; verdicts on a GPU are read when they are needed, or many at once."""
 
     def __init__(self) -> None:
         self._total = 0
@@ -27,7 +27,7 @@ class Skips:
         return self._total
 
     def stepped(self, skipped: bool | Tensor) -> bool:
-        """Note a step's verdict; True only if it is known here that the step is to be skipped."""
+        """Note the verdict on a step; True if the host knows that the step is to be skipped."""
         if isinstance(skipped, Tensor):
             self._pending.append(skipped)
             return False
@@ -61,7 +61,7 @@ class Skips:
 
 
 def floored(found: Tensor, scale: Tensor, floor: float) -> bool | Tensor:
-    """Whether gradients were not finite although the scale was at its floor; on a GPU not read yet."""
+    """Whether gradients were not finite while the scale was at its floor; a flag that is not read yet on a GPU."""
     if scale.is_cpu:
         return bool(found.item()) and scale.item() <= floor
     return found * (scale <= floor)

@@ -1,4 +1,4 @@
-"""Weights and state of an optimizer as they were, for a step that turns out bad when it has begun already."""
+"""Copies of an optimizer's weights and state, for a step that turns out to be bad after it has begun."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from torch.optim import Optimizer
 
 
 def is_lbfgs(optimizer: Optimizer) -> bool:
-    """One step of it may be all of a training, and it may have its closure's value as often as it likes."""
+    """Whether it is LBFGS, which may evaluate its closure many times, and make a whole training of one step."""
     return isinstance(optimizer, torch.optim.LBFGS)
 
 
 def may_evaluate_again(optimizer: Optimizer) -> bool:
-    """Whether weights may have moved before a later closure call; only LBFGS of torch's own does that."""
+    """Whether it may call its closure again after weights have moved; of torch's own optimizers only LBFGS does."""
     cls = type(optimizer)
     return is_lbfgs(optimizer) or not cls.__module__.startswith("torch.optim")
 
 
 def snapshot(optimizer: Optimizer) -> Callable[[], None]:
-    """Copies of weights and state, taken before the optimizer moves anything; costs their memory for one step."""
+    """Copy weights and state before the optimizer moves anything; it takes their memory for one step.
+
+    Returns:
+        What restores them.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     weights = [p.detach().clone() for p in parameters]
     state = {key: _copied(value) for key, value in optimizer.state.items()}

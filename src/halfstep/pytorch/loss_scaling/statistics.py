@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics, kept from what a skipped step fed them (pytorch#90342)."""
+"""Restores BatchNorm's running statistics after a skipped step (pytorch#90342)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class Copies:
-    """What tensors held at some moment. Small (a few numbers a channel); one fused call a dtype to take again."""
+    """Copies of tensors with a few numbers per channel; one fused call per dtype renews them."""
 
     def __init__(self, live: Iterable[Tensor] = ()) -> None:
         self._live: list[Tensor] = []
@@ -36,7 +36,7 @@ class Copies:
 
     @torch.no_grad()
     def add(self, live: Iterable[Tensor]) -> None:
-        """Copy ``live`` beside what there is."""
+        """Copy ``live``, too."""
         new = list(live)
         self._live += new
         self._kept += [tensor.clone() for tensor in new]
@@ -49,7 +49,7 @@ class Copies:
 
     @torch.no_grad()
     def again(self, live: list[Tensor]) -> Copies:
-        """Copies of ``live`` as they are now, in the same memory where it fits."""
+        """Copy ``live`` as they are now, into the same memory if it fits."""
         if list(map(id, live)) != list(map(id, self._live)):
             return Copies(live)
         for tensors, copies in self._pairs:
@@ -57,12 +57,12 @@ class Copies:
         return self
 
     def put_back(self) -> None:
-        """Let the tensors hold again what they held."""
+        """Copy the values back."""
         for tensors, copies in self._pairs:
             _copy(tensors, copies)
 
     def of(self, live: Iterable[Tensor]) -> Copies:
-        """Those of ``live`` alone, where there are any, in memory of their own."""
+        """The copies of ``live`` alone, if there are any, in their own memory."""
         wanted = set(map(id, live))
         found = Copies()
         pairs = [pair for pair in zip(self._live, self._kept, strict=True) if id(pair[0]) in wanted]
@@ -73,24 +73,24 @@ class Copies:
 
 @torch.no_grad()
 def _copy(tensors: list[Tensor], values: list[Tensor]) -> None:
-    """Write ``values`` without autograd's knowing: a graph that has saved the tensors does not use what they hold."""
+    """Write ``values`` unknown to autograd: a graph that has saved the tensors does not use their numbers."""
     if tensors:
         with _unsafe_preserve_version_counter(tuple(tensors)):
             torch._foreach_copy_(tensors, values)
 
 
 class Statistics:
-    """Copies of the running statistics of every normalisation layer, as they were before what led to the last pass.
+    """Keeps copies of the running statistics of all normalisation layers from before the forward passes of a step.
 
-    They are taken before the first training forward pass after a step, and outlive that step: another optimizer may
-    still use the gradients of the same backward pass, and find them bad. A forward pass before it does so changes
-    statistics that a second set of copies is taken of; which of the two a skipped step needs, the next backward pass
-    decides.
+    They are made before the first training forward pass after a step, and outlive the next step: another optimizer may
+    still use the gradients of the same backward pass, and find them bad. A forward pass in between changes the
+    statistics; before it a second set of copies is made. The next backward pass decides which of the two sets a skipped
+    step needs.
 
-    A skipped step undoes what its own pass came from: layers that the pass did not come by keep what they have. They
-    are those of another network, whose own pass is still to come (the generator's, at a discriminator's step), and
-    until then their older copies are kept. A pass comes by a layer if it reaches one of its parameters; of a layer
-    without trainable parameters that is not known, and is assumed.
+    A skipped step restores only layers that its own pass has reached. The others belong to another network, whose own
+    pass is still to come (the generator's, at a step of the discriminator); until then their older copies are kept. A
+    pass has reached a layer if it has reached one of its parameters. For a layer without trainable parameters that is
+    unknown, and is assumed.
     """
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ class Statistics:
         return bool(self._copies or self._of_pass)
 
     def install(self, patches: Patches) -> None:
-        """Look in before every normalisation layer's forward pass, and before compiled code, where there is no such."""
+        """Wrap the forward pass of every normalisation layer, and calls of compiled code."""
         subclasses = [_NormBase, *descendants(_NormBase)]
         for cls in subclasses:
             if "forward" in vars(cls):
@@ -123,14 +123,14 @@ class Statistics:
         patches.set(RecursiveScriptModule, "__call__", self._before_compiled(_call))
 
     def adopt(self, layers: Iterable[_NormBase]) -> None:
-        """Layers that the program made before, and functions that it compiled before: their calls cannot be seen."""
+        """Take in layers that the program made before, and note functions that it compiled before."""
         self._made.update(layers)
         if "torch._dynamo.eval_frame" in sys.modules:
             self._compiled_calls += 1
             self._about_to_change([layer for layer in self._made if layer.training])
 
     def _subclassing(self, patches: Patches) -> Callable[..., None]:
-        """Follow layers whose classes are made later, too, where they have a forward pass of their own."""
+        """Wrap the forward pass of classes of layers that are made later, too."""
 
         def __init_subclass__(cls: Any, **kwargs: Any) -> None:
             super(_NormBase, cls).__init_subclass__(**kwargs)  # type: ignore[misc]
@@ -157,7 +157,7 @@ class Statistics:
         return make
 
     def _unpickling(self) -> Callable[..., None]:
-        """Of a deep copy, too."""
+        """Wrap ``__setstate__`` of layers, which a deep copy calls, too."""
 
         def __setstate__(layer: Any, state: StateDict) -> None:
             super(_NormBase, layer).__setstate__(state)  # type: ignore[misc]
@@ -166,7 +166,7 @@ class Statistics:
         return __setstate__
 
     def _scripting(self) -> Callable[..., Any]:
-        """TorchScript makes modules of its own of a model's, which hold the same statistics."""
+        """Take in the modules that TorchScript makes from a model's: they hold the same statistics."""
         original = RecursiveScriptModule._construct
 
         def construct(*args: Any, **kwargs: Any) -> Any:
@@ -178,13 +178,13 @@ class Statistics:
         return construct
 
     def _compiling(self, original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
-        """Wrap ``torch.compile``. What it returns for a module, and for a function, is looked in at."""
+        """Wrap ``torch.compile``, and what it returns for a module or a function."""
         looked_in = False
 
         def compile(*args: Any, **kwargs: Any) -> Any:
             nonlocal looked_in
             compiled = original(*args, **kwargs)
-            if not looked_in:  # not before: this imports the compiler
+            if not looked_in:  # only now, because this imports the compiler
                 looked_in = True
                 from torch._dynamo.eval_frame import OptimizedModule
 
@@ -196,7 +196,7 @@ class Statistics:
         return compile
 
     def _before_compiled(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Which layers it will use is not known: all that train."""
+        """Wrap compiled code; it may use any layer in training mode."""
 
         def compiled(*args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_compiling():
@@ -211,7 +211,7 @@ class Statistics:
         return compiled
 
     def _about_to_change(self, layers: Iterable[_NormBase]) -> None:
-        """Save the statistics of all layers that have been seen, and of these, before the first of them changes."""
+        """Copy the statistics of all known layers and of ``layers``, before the first of them changes."""
         layers = list(layers)
         self._changed.update(layers)
         new = [layer for layer in layers if layer not in self._seen]
@@ -226,11 +226,11 @@ class Statistics:
             self._changing = True
 
     def now(self) -> Copies:
-        """The statistics of all layers there are."""
+        """Copies of the statistics of all known layers."""
         return Copies(_buffers(self._made))
 
     def begin_pass(self) -> None:
-        """A backward pass is about to start: the gradients of the one before are used, or part of this one's sum."""
+        """A backward pass is about to start: gradients of the pass before are used, or are part of this pass's sum."""
         if self._used:
             self._came_by, self._used = None, False
         if self._of_pass:
@@ -239,12 +239,12 @@ class Statistics:
             self._copies = Copies()
 
     def came_by(self, leaves: Iterable[Tensor]) -> None:
-        """The pass that is over reached ``leaves``: all of them, or none if nobody need know."""
+        """The pass that is over has reached ``leaves``; none are given if it does not matter."""
         if ids := set(map(id, leaves)):
             self._came_by = ids | (self._came_by or set())
 
     def stepped(self, finite: bool) -> None:
-        """A step was made, or skipped: then what the last pass came from did not happen."""
+        """A step was made or skipped; a skipped one restores the statistics from before its pass."""
         if self._came_by is not None:
             self._stepped_in_part(finite, self._came_by)
         else:
@@ -252,11 +252,11 @@ class Statistics:
                 (self._of_pass or self._copies).put_back()
             self._changed.clear()
         self._changing, self._used = False, True
-        if self._compiled_calls:  # the next forward pass may be in the same call
+        if self._compiled_calls:  # the next forward pass may happen in the same call
             self._about_to_change(())
 
     def _stepped_in_part(self, finite: bool, came_by: set[int]) -> None:
-        """As :meth:`stepped`, where it is known what the pass came by."""
+        """As :meth:`stepped`, if it is known which leaves the pass has reached."""
         copies = self._of_pass or self._copies
         passed = [layer for layer in self._seen if _reached(layer, came_by)]
         if not finite:

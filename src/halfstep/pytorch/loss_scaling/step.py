@@ -49,7 +49,7 @@ class _Skipped(Exception):
 
 
 class _Thread(threading.local):
-    """Of each thread: whether it is inside an optimizer's arithmetic."""
+    """Whether a thread is inside an optimizer's arithmetic."""
 
     inside = False
 
@@ -63,7 +63,7 @@ class Steps:
         statistics: what a skipped step leaves as it was.
         regions: where autocast is.
         recorder: counts the steps.
-        moments: is called at them.
+        moments: called before and after each step.
         watched: whether every step is looked at.
     """
 
@@ -93,7 +93,7 @@ class Steps:
 
     @contextmanager
     def left_alone(self) -> Iterator[None]:
-        """Steps of this thread are none of the program's: neither guarded nor counted."""
+        """A context in which steps of this thread are not the program's: neither guarded nor counted."""
         before, self._thread.inside = self.inside, True
         try:
             yield
@@ -109,11 +109,11 @@ class Steps:
             save_scale(self._scaling, patches)
 
     def adopt(self, optimizers: Iterable[Optimizer]) -> None:
-        """Optimizers that exist, of whose class a scheduler has remembered the step."""
+        """Let schedulers of existing optimizers, which have remembered the step of the class, call the wrapped step."""
         let_schedulers_call(optimizers, {self._plain(step): step for step in self._wrapped})
 
     def remove(self) -> None:
-        """Give classes the step back that PyTorch gave them; called when the patches are undone."""
+        """Give classes PyTorch's own step back; called when the patches are undone."""
         self._removed = True
         for cls in classes_with_a_wrapped_step():
             if cls.step in self._wrapped:
@@ -121,11 +121,11 @@ class Steps:
                 vars(cls.step)["hooked"] = True
 
     def disown(self, optimizers: Iterable[Optimizer]) -> None:
-        """Give schedulers the step back that they would have remembered."""
+        """Let schedulers call PyTorch's own step again."""
         let_schedulers_call(optimizers, {step: self._plain(step) for step in self._wrapped})
 
     def _plain(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        """What wrappers of ours are around."""
+        """PyTorch's own step, around which halfstep's wrappers stand."""
         plain: Callable[..., Any] = inspect.unwrap(step, stop=lambda inner: inner not in self._wrapped)
         return plain
 
@@ -143,7 +143,7 @@ class Steps:
                 return stepping(optimizer, *args, **kwargs)
             return outside_compiler(self._step, stepping, optimizer, args, kwargs)
 
-        # Whether a step is skipped is known at run time only; the step itself is compiled where the program has it so.
+        # Whether a step is skipped is known only at run time; the step itself is compiled if the program compiles it.
         itself_not_traced(step)
         self._wrapped.add(step)
         return step
@@ -184,10 +184,10 @@ class Steps:
 
     @property
     def _may_read_late(self) -> bool:
-        """Whether the host need not know yet if the step to come is skipped.
+        """Whether the host may learn after the next step that it was skipped.
 
-        It has to where running statistics are to be put back before the next forward pass, where every step is looked
-        at, and while the loss scale is being found: a repeated pass needs the gradients of a bad one.
+        It may not if running statistics have to be restored before the next forward pass, if every step is looked at,
+        or while the loss scale is being found: a repeated pass needs the gradients of a bad one.
         """
         scaling = self._scaling
         return scaling.calm and not scaling.active and not self._statistics.kept and not self._watched
@@ -196,7 +196,7 @@ class Steps:
         return self._allowed(optimizer, self._scaling.tested.finite(gradients))
 
     def _allowed(self, optimizer: Optimizer, finite: bool) -> bool:
-        """Whether a step may be made by gradients that are ``finite`` here.
+        """Whether a step may be made; ``finite``: whether its gradients are finite on this rank.
 
         Raises:
             SharedGradients: another thread is in a pass into one of them.
@@ -207,10 +207,10 @@ class Steps:
         return agreed(finite, optimizer)
 
     def _captured(self, step: Callable[..., Any], optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        """A step that becomes part of a CUDA graph: whatever it does has to stay on the device.
+        """Make a step that becomes part of a CUDA graph: all its work has to stay on the device.
 
         Raises:
-            Captured: bad gradients would not be skipped, or the scale not move, when the graph is replayed.
+            Captured: replays of the graph would not skip bad steps, or would not move the scale.
         """
         self._recorder.captured()
         if not self._guards:
@@ -228,7 +228,7 @@ class Steps:
         args: Any,
         kwargs: Any,
     ) -> tuple[bool, Any]:
-        """The gradients are made inside the step, by the closure; LBFGS calls it many times."""
+        """Make a step whose closure computes the gradients; LBFGS calls it many times."""
         before: list[Callable[[], None]] = []
 
         @functools.wraps(closure)
@@ -257,7 +257,7 @@ class Steps:
             return False, skipped.loss
 
     def _evaluated(self, closure: Callable[[], Any]) -> Any:
-        """What the program's ``closure`` returns: it runs in the recipe."""
+        """Run the program's ``closure`` under the recipe; returns its result."""
         self._thread.inside = False
         try:
             with self._regions.resumed(), _named():
@@ -268,7 +268,7 @@ class Steps:
         return loss
 
     def _may_be_the_scales_fault(self, loss: Any) -> bool:
-        """Whether a lower scale may help, where gradients are not finite.
+        """Whether a lower scale may make the gradients finite.
 
         A loss that is not finite has no gradients at any scale. Ranks do not tell each other their losses.
         """
@@ -281,7 +281,7 @@ class Steps:
 def _skipping_by_itself(
     step: Callable[..., Any], optimizer: Any, found: Tensor, args: Any, kwargs: Any
 ) -> Any:
-    """A step of a fused optimizer, whose kernel writes nothing where ``found`` is 1: gradients are unscaled already."""
+    """Make a step of a fused optimizer, whose kernel writes nothing if ``found`` is 1; gradients are unscaled."""
     optimizer.grad_scale, optimizer.found_inf = None, found
     try:
         return step(optimizer, *args, **kwargs)
@@ -290,6 +290,6 @@ def _skipping_by_itself(
 
 
 def _named() -> AbstractContextManager[Any]:
-    """Under the profiler a closure has a name of its own: its work is not the optimizer's."""
+    """A context that names a closure's work for the profiler: it is not the optimizer's."""
     named = autograd_profiler._is_profiler_enabled
     return torch.profiler.record_function(CLOSURE) if named else nullcontext()

@@ -14,13 +14,13 @@ from halfstep.takeover.patches import descendants
 def let_schedulers_call(
     optimizers: Iterable[Optimizer], instead: dict[Callable[..., Any], Callable[..., Any]]
 ) -> None:
-    """A scheduler puts a ``step`` before that of an optimizer's class, which it remembers, in a closure."""
+    """Replace the ``step`` that schedulers call: it is in the closure of the ``step`` that they give an optimizer."""
     for optimizer in optimizers:
         for cell in getattr(vars(optimizer).get("step"), "__closure__", None) or ():
-            with suppress(ValueError, TypeError):  # an empty cell; something that is no function
+            with suppress(ValueError, TypeError):  # an empty cell, or one with something unhashable
                 cell.cell_contents = instead.get(cell.cell_contents, cell.cell_contents)
 
 
 def classes_with_a_wrapped_step() -> list[type[Optimizer]]:
-    """Optimizer classes of which an instance exists: PyTorch will not wrap their step again."""
+    """The optimizer classes that have an instance: PyTorch has wrapped their step, and will not do it again."""
     return [cls for cls in descendants(Optimizer) if getattr(vars(cls).get("step"), "hooked", False)]

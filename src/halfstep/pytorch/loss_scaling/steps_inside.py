@@ -6,7 +6,7 @@ import torch
 
 
 class StepsInside:
-    """Steps that hooks make inside a backward pass: those of one pass are one step, however many parameters it has.
+    """Counts steps that hooks make inside a backward pass: all those of one pass are one step of the program.
 
     Attributes:
         stepped_inside: whether the optimizer that counts has ever stepped inside a pass.
@@ -17,7 +17,7 @@ class StepsInside:
         self._last = -1
 
     def steps_once(self) -> bool:
-        """Whether a step made now is the first inside the pass under way, or outside of any."""
+        """Whether a step made now is the first one inside the running pass, or outside of any pass."""
         task = torch._C._current_graph_task_id()
         if task == -1:
             return True

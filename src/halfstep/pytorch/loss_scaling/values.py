@@ -1,4 +1,4 @@
-"""Whether values are finite, and how large they are, also of tensors inside ``torch.func`` transforms."""
+"""Whether numbers are finite, and how large they are, also those of tensors inside ``torch.func`` transforms."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _level = torch._C._functorch.maybe_current_level
 
 @torch.no_grad()
 def finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether all values are finite, also of tensors inside ``torch.func`` transforms. One sync per device."""
+    """Whether all numbers are finite. One synchronisation per device."""
     plain = [tensor.detach() for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
     if _level() is None:
         dense = [tensor for tensor in plain if tensor.layout is not torch.strided or tensor.is_contiguous()]
         others = [tensor for tensor in plain if tensor.layout is torch.strided and not tensor.is_contiguous()]
-        # The multi-tensor kernel writes what it reads: not into an expanded tensor.
+        # The multi-tensor kernel writes what it reads, which must not happen to an expanded tensor.
         return all_finite(dense) and all(bool(torch.isfinite(tensor).all()) for tensor in others)
     with torch._C._DisableFuncTorch():
         return all(bool(torch.isfinite(values_of(innermost(tensor))).all()) for tensor in plain)
 
 
 def innermost(tensor: Tensor) -> Tensor:
-    """What ``torch.func`` has wrapped."""
+    """The tensor inside the wrappers of ``torch.func``."""
     while _wrapped(tensor):
         tensor = _unwrapped(tensor)
     return tensor
@@ -38,7 +38,7 @@ def innermost(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def largest(tensors: Iterable[Tensor]) -> float:
-    """The largest magnitude of all values, which are finite.
+    """The largest magnitude of all numbers, which have to be finite.
 
     One synchronisation per device, or per tensor inside ``torch.func``.
     """
@@ -53,7 +53,7 @@ def largest(tensors: Iterable[Tensor]) -> float:
 
 
 def differentiated_further(outputs: Sequence[Tensor | GradientEdge]) -> bool:
-    """Whether gradients of ``outputs`` may be: ``torch.func`` creates a graph for the outermost of them, too."""
+    """Whether gradients of ``outputs`` may be differentiated again: ``torch.func`` always creates a graph of them."""
     if torch._C._functorch.maybe_current_level() is None:
         return True
     keys = [interpreter.key() for interpreter in torch._C._functorch.get_interpreter_stack() or ()]

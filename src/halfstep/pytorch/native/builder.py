@@ -1,7 +1,6 @@
 """Kernels in C and C++, compiled when first needed and kept in the user's cache directory.
 
-Where there is no compiler, or nowhere to keep the result, there are none, and PyTorch's operations do the same work,
-more slowly.
+Without a compiler, or without a place to keep the result, PyTorch's operations do the same work, more slowly.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ class _Language(NamedTuple):
     """How to compile and link.
 
     Attributes:
-        variable: of the environment, that names a compiler.
-        compilers: those that are looked for, where it does not.
-        flags: of the compiler.
-        libraries: that the linker is given.
-        tries: further flags of the compiler and the linker, until those of one try work.
+        variable: the environment variable that may name a compiler.
+        compilers: the compilers that are looked for otherwise.
+        flags: the compiler's flags.
+        libraries: the libraries for the linker.
+        tries: further flags for compiler and linker, tried in turn until one set works.
     """
 
     variable: str
@@ -84,7 +83,7 @@ class Missing(Exception):
 
 @functools.cache
 def library(source: Path, kind: type[ctypes.CDLL] = ctypes.CDLL) -> ctypes.CDLL | None:
-    """``source``, in C or C++, compiled and loaded; None where it cannot be.
+    """``source``, in C or C++, compiled and loaded; None if that fails.
 
     Args:
         source: C++ is compiled against PyTorch's headers, which takes some seconds.
@@ -97,10 +96,10 @@ def library(source: Path, kind: type[ctypes.CDLL] = ctypes.CDLL) -> ctypes.CDLL 
 
 
 def prepare(sources: Iterable[Path]) -> str:
-    """Compile those that are not compiled yet, all at once: one alone keeps one core busy for some seconds.
+    """Compile the sources that are not compiled yet, all at once: each keeps one core busy for some seconds.
 
     Returns:
-        why one of them cannot be had, as the end of a sentence; empty where all can.
+        Why one of them could not be compiled, as the end of a sentence; empty if all were.
     """
     reasons: list[str] = []
 
@@ -119,7 +118,7 @@ def prepare(sources: Iterable[Path]) -> str:
 
 
 def _built(source: Path) -> Path:
-    """Where it lies compiled; compiled now, unless it is there, or this compiler has failed at it before.
+    """The path of the compiled library, which is compiled now if needed, unless this compiler has failed before.
 
     Raises:
         Missing: it cannot be had.
@@ -156,7 +155,7 @@ def _built(source: Path) -> Path:
 
 
 def _why_not_loaded(path: Path) -> str:
-    """What the system says; empty where the library can be loaded."""
+    """The system's error; empty if the library can be loaded."""
     try:
         ctypes.CDLL(str(path))
     except OSError as error:
@@ -165,9 +164,9 @@ def _why_not_loaded(path: Path) -> str:
 
 
 def _key(source: Path) -> str:
-    """A home directory may serve several machines: what is native to one is not to all."""
+    """The name of the library, which depends on the machine: several machines may share a home directory."""
     machine = cpu()
-    # Another PyTorch may come with another OpenMP, and lie elsewhere.
+    # Another PyTorch may have another OpenMP, in another place.
     options = [str(_LANGUAGES[source.suffix]), str(torch.__version__)]
     parts = [platform.system(), machine.architecture, machine.model, *sorted(machine.flags), *options]
     read = b"".join(file.read_bytes() for file in (source, *sorted(source.parent.glob("*.h"))))
@@ -175,11 +174,11 @@ def _key(source: Path) -> str:
 
 
 def _compile(source: Path, path: Path, compiler: str, language: _Language) -> bool:
-    """Compile ``source`` into ``path``, whole or not at all: other processes may be doing the same.
+    """Compile ``source`` into ``path``, completely or not at all: other processes may be doing the same.
 
     Raises:
-        OSError: there is no room, say.
-        _NotItsFault: nothing is known of the compiler.
+        OSError: for example, the disk is full.
+        _NotItsFault: it is not known whether the compiler can compile it.
         _NotLoaded: it was compiled, and cannot be loaded.
     """
     why = ""
@@ -200,14 +199,14 @@ def _compile(source: Path, path: Path, compiler: str, language: _Language) -> bo
 
 
 class _NotItsFault(Exception):
-    """A signal has ended the compiler or a part of it, or it found no room."""
+    """A signal has ended the compiler or a part of it, or it had no room."""
 
 
 class _NotLoaded(Exception):
-    """The system does not load what was compiled; the message is what it says."""
+    """The system does not load the compiled library; the message is the system's error."""
 
 
-#: what a compiler says when it is not at fault, and why there are no kernels then; the next process tries again
+#: a compiler's message that shows that it is not at fault -> the reason to report; the next process tries again
 _FOUND_NO_ROOM = {
     **dict.fromkeys(
         map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)),
@@ -227,7 +226,7 @@ _FOUND_NO_ROOM = {
 
 def _run(command: list[str]) -> bool:
     try:
-        # In plain English, so that its words are known.
+        # In English, so that its messages can be recognised.
         plain = {**os.environ, "LC_ALL": "C"}
         done = subprocess.run(command, capture_output=True, check=False, env=plain)
     except OSError:  # no such compiler

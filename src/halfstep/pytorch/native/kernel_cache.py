@@ -1,7 +1,8 @@
-"""Where compiled kernels are kept: files that nobody else can write, each with its digest beside it.
+"""Keeps compiled kernels in files that nobody else can write, each with its digest beside it.
 
-What is loaded runs as the user, and a library that was cut short ends the process by SIGBUS. So only what belongs to
-this user, what no group and no other may write, and what still has the digest that it was kept with, is loaded.
+A loaded library runs with the user's rights, and a truncated library ends the process by SIGBUS. So a library is loaded
+only if it belongs to this user, if no group and nobody else may write it, and if its digest is that of when it was
+kept.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import platformdirs
 
 from halfstep.files import forbids_loading, is_private, write_whole
 
-#: seconds for which a compiler that failed is not tried again: it, or what it lacked, may have been mended since
+#: seconds before a compiler that failed is tried again: the user may have mended it, or installed what it lacked
 EXPIRES = 86_400.0
 
 
@@ -25,7 +26,7 @@ class Unusable(Exception):
 
 
 def folder() -> Path:
-    """The folder, made where it is missing.
+    """The folder, made if it is missing.
 
     Raises:
         Unusable: it cannot be made, or others can write it.
@@ -48,7 +49,7 @@ def folder() -> Path:
 
 
 def is_whole(library: Path) -> bool:
-    """Whether the library is there as it was kept, and may be loaded."""
+    """Whether the library is unchanged and may be loaded."""
     try:
         trusted = all(
             stat.S_ISREG((found := file.lstat()).st_mode) and is_private(found)
@@ -63,7 +64,7 @@ def seal(library: Path) -> None:
     """Keep the library that was just put there.
 
     Raises:
-        OSError: the disk is full, say.
+        OSError: for example, the disk is full.
     """
     library.chmod(0o700)
     write_whole(_digest_of(library), _digest(library), mode=0o600)
@@ -78,13 +79,13 @@ def _digest(library: Path) -> str:
 
 
 def note_failure(library: Path, compiler: str) -> None:
-    """This compiler cannot build it: it is not to be tried again in every process."""
+    """Note that this compiler cannot build it, so that not every process tries again."""
     with suppress(OSError):
         write_whole(_failed(library), compiler, mode=0o600)
 
 
 def has_failed(library: Path, compiler: str) -> bool:
-    """Whether this very compiler has failed at it not long ago."""
+    """Whether this compiler has failed to build it not long ago."""
     try:
         found = _failed(library).lstat()
         recent = (

@@ -63,7 +63,7 @@ class CppKernel:
             A function that takes it away, once.
 
         Raises:
-            RuntimeError: this PyTorch has one of the operations otherwise.
+            RuntimeError: this version of PyTorch has one of the operations in another form.
         """
         rows = (_Operation * len(operations))(*(_row(operation, planned) for operation in operations))
         registrations = self._put(rows, len(operations))
@@ -79,7 +79,7 @@ class CppKernel:
         return remove
 
     def listen(self, function: Callable[[str], None] | None) -> None:
-        """Call ``function`` with the name of every operation computed in fp32, in its thread; None: stop that."""
+        """Call ``function`` with the name of every operation computed in fp32, in its thread; None stops it."""
         self._hears = function
         self._listen(_Listener() if function is None else self._listener)
 
@@ -91,7 +91,7 @@ class CppKernel:
 
 @functools.cache
 def cpp_kernel() -> CppKernel | None:
-    """None where there is no compiler, or under another PyTorch. The first call may compile, for some seconds."""
+    """The compiled kernel; None without a compiler or under another PyTorch. The first call may compile for seconds."""
     library = native.library(SOURCE, ctypes.PyDLL)
     return None if library is None else CppKernel(library, native.library(CASTS))
 

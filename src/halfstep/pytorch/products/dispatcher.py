@@ -1,4 +1,4 @@
-"""Putting kernels before PyTorch's own in its dispatcher, and taking them away."""
+"""Puts kernels before PyTorch's own in its dispatcher, and takes them away."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Overrides:
     """Kernels in force in this process, in every thread, until :meth:`remove`.
 
     Args:
-        traced: what these kernels make of the code that torch.compile traces, in words of its own; empty where they
-            shape none. Graphs traced with them are cached apart from others.
+        traced: names what these kernels change in code that torch.compile traces; empty if nothing. Graphs traced with
+            them are cached separately.
     """
 
     def __init__(self, traced: str = "") -> None:
@@ -39,7 +39,7 @@ class Overrides:
     def _impl(self, name: str, kernel: Any, key: str, **options: Any) -> None:
         self._names.add(name)
         with warnings.catch_warnings():
-            # Overriding is what is done here; PyTorch warns of the first kernel.
+            # To override kernels is the purpose here; PyTorch warns about the first one.
             warnings.filterwarnings("ignore", message=r"(?s).*Overriding a previously registered kernel")
             self._library.impl(name, kernel, key, allow_override=True, **options)
         forget([name])
@@ -60,7 +60,7 @@ def overload(name: str) -> Any:
 
 
 def forget(names: Iterable[str]) -> None:
-    """Kernels of ``aten::name`` have come or gone: while it traces, torch.compile asks a cache which there are."""
+    """Clear the cache in which torch.compile looks for kernels of ``aten::name`` when it traces."""
     for name in names:
         overload(name)._dispatch_cache.clear()
 
@@ -77,7 +77,7 @@ def exists(name: str) -> bool:
 
 
 def hide_from_dynamo(kernel: Callable[..., Any]) -> None:
-    """After a graph break dynamo would compile this very frame and what it calls.
+    """Keep dynamo from compiling this kernel's frame and the functions that it calls, as it would after a graph break.
 
     ``torch.compiler.disable`` says the same, at the cost of importing the compiler.
     """

@@ -1,4 +1,4 @@
-"""The arithmetic of a matrix unit on a CPU that has none for 16 bits: the table of operations that it is done for.
+"""The arithmetic of a 16-bit matrix unit on a CPU that has none: the table of operations for which it is done.
 
 For 16-bit operands ``a`` and ``b`` of a product::
 
@@ -8,7 +8,7 @@ Products of two bf16 or two fp16 numbers are exact in fp32 (8 + 8 and 11 + 11 bi
 are fp32, and the result is rounded once, to nearest even. A bias, ``alpha`` and ``beta`` take part before the
 rounding. The fp32 copies hold only during the call; operands and results stay 16-bit.
 
-Every operation is computed by one kernel, which is written twice: in C++, and in Python for where there is no compiler.
+One kernel computes every operation. It is written twice: in C++, and in Python for systems without a compiler.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ import torch
 Writes = Literal["new", "out", "self"]
 WRITES: tuple[Writes, ...] = get_args(Writes)
 
-#: For every kind of product, the dtypes that are computed in fp32.
+#: kind of product -> the dtypes that are computed in fp32
 Plan = Mapping[str, frozenset[torch.dtype]]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Calls of an operation that are a kind of their own, told by their arguments.
+    """Calls of an operation that are a separate kind of product, recognised by their arguments.
 
-    They are those that units fast at the rest may be slow at; see ``slower`` in :mod:`halfstep.pytorch.capabilities`.
+    Units that are fast for other calls may be slow for them; see ``slower`` in :mod:`halfstep.pytorch.capabilities`.
 
     Attributes:
-        kind: what they are to the user.
-        position: of the argument that tells: a flag that is set, or a tensor.
+        kind: the name of the kind, for the user.
+        position: the place of the argument that decides: a flag that is set, or a tensor.
         shorter_than: the tensor's last dimension but one is smaller than this.
     """
 
@@ -50,11 +50,11 @@ class Variant:
 
 @dataclass(frozen=True)
 class Operation:
-    """One entry of the dispatcher that computes products.
+    """An operation of the dispatcher that computes products.
 
     Attributes:
-        name: the overload's name under ``aten``, as ``mm`` or ``addmm.out``.
-        kind: what it is to the user and to :func:`halfstep.pytorch.products.products.choose`.
+        name: the overload's name under ``aten``, such as ``mm`` or ``addmm.out``.
+        kind: the kind of product, for the user and for :func:`halfstep.pytorch.products.products.choose`.
         tensors: how many leading arguments are operands (some may be None).
         rounded: how many leading results are 16-bit; attention's logsumexp, its second, stays fp32.
         writes: a new tensor, the ``out=`` argument or the first operand.

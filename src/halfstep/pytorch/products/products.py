@@ -4,8 +4,8 @@ Where a CPU has no 16-bit units, PyTorch's bf16 and fp16 products are 4 to 300 t
 keep every tensor 16-bit and compute only the products in fp32 (:mod:`halfstep.pytorch.products.operations`). They are
 process-wide: they hold in every thread, in backward, in a checkpoint's recompute and in compiled code.
 
-Two ways lead past them: products that inductor writes itself in C++ (``max_autotune``, flex attention) and its
-``cpp_wrapper=True``, which links to PyTorch's kernels directly.
+Two kinds of products do not use them: those that inductor itself writes in C++ (``max_autotune``, flex attention), and
+those of its ``cpp_wrapper=True``, which links to PyTorch's kernels directly.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from halfstep.pytorch.products.cpp_kernel import cpp_kernel
 from halfstep.pytorch.products.dispatcher import exists
 from halfstep.pytorch.products.operations import KINDS, OPERATIONS, Operation, Plan
 
-#: The 16-bit dtypes and the precision that :func:`halfstep.pytorch.capabilities.support` knows each by.
+#: 16-bit dtype -> the name of its precision in :func:`halfstep.pytorch.capabilities.support`
 DTYPES: dict[torch.dtype, str] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -32,10 +32,10 @@ def choose(mode: ProductsMode, support: Support, kind: str = "product") -> bool:
     """Whether products of a 16-bit dtype are to be computed in fp32 units.
 
     Args:
-        mode: ``native``, never; ``fp32``, always; ``auto``, where that is faster.
-        support: what the CPU does for the dtype.
-        kind: one of :data:`~halfstep.pytorch.products.operations.KINDS`; units that are fast as a whole may be slow at
-            one.
+        mode: ``native``: never; ``fp32``: always; ``auto``: where that is faster.
+        support: what the CPU can do for the dtype.
+        kind: one of :data:`~halfstep.pytorch.products.operations.KINDS`; units that are fast in general may be slow for
+            one kind.
 
     Raises:
         UsageError: another mode; the message lists what is allowed.
@@ -52,7 +52,7 @@ def plan(
     mode: ProductsMode = "fp32",
     supported: Callable[[str], Support] = capabilities.support,
 ) -> Plan:
-    """For every kind of product, the dtypes of ``dtypes`` that go to fp32 units; kinds without any are left out.
+    """For every kind of product, those of ``dtypes`` that are computed in fp32 units; kinds without any are left out.
 
     Raises:
         UsageError: a dtype that is not bfloat16 or float16.
@@ -91,18 +91,18 @@ _current: Products | None = None
 
 
 class Listening:
-    """Hears which kinds of product are computed in fp32 units, between :meth:`begin` and :meth:`end`."""
+    """Notes which kinds of product are computed in fp32 units, between :meth:`begin` and :meth:`end`."""
 
     def __init__(self) -> None:
         self._names: set[str] = set()
 
     def begin(self) -> None:
-        """Listen from now on, in all threads."""
+        """Begin to note, in all threads."""
         self._names.clear()
         _listen(self._names.add)
 
     def end(self) -> list[str]:
-        """Stop listening; the kinds that were heard, in alphabetical order."""
+        """Stop; returns the kinds that were noted, in alphabetical order."""
         _listen(None)
         planned = _current.plan if _current is not None else {}
         kinds = (
@@ -123,7 +123,7 @@ def _listen(function: Callable[[str], None] | None) -> None:
 def install(dtypes: Collection[torch.dtype], mode: ProductsMode = "fp32") -> Products:
     """Compute the CPU's products of ``dtypes`` (bfloat16, float16) in fp32 units from now on, in every thread.
 
-    What is installed already stays if it is the same, and is replaced if it is not.
+    Kernels that are already installed stay if they are the same, and are replaced otherwise.
 
     Raises:
         UsageError: a dtype or a mode that is not allowed.
@@ -145,7 +145,7 @@ def _operations(planned: Plan) -> list[Operation]:
 
 
 def _put(planned: Plan) -> Callable[[], None]:
-    """Put kernels before PyTorch's own: only those planned, since each costs its operation a call."""
+    """Put kernels before PyTorch's own: only the planned ones, since each adds a call to its operation."""
     operations = _operations(planned)
     if not operations:
         return _nothing
@@ -154,4 +154,4 @@ def _put(planned: Plan) -> Callable[[], None]:
 
 
 def _nothing() -> None:
-    """What is left to undo after :meth:`Products.remove`."""
+    """Undoes nothing, after :meth:`Products.remove`."""

@@ -1,6 +1,6 @@
-"""The kernel of :mod:`halfstep.pytorch.products.operations` in Python: where there is no C++ compiler.
+"""The kernel of :mod:`halfstep.pytorch.products.operations` in Python, for systems without a C++ compiler.
 
-A call of it takes 6 to 12 us more than one of ``products.cpp``.
+A call takes 6 to 12 us more than one of ``products.cpp``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _listener: Callable[[str], None] | None = None
 
 
 def listen(function: Callable[[str], None] | None) -> None:
-    """Call ``function`` with the name of every operation computed in fp32; None: stop that."""
+    """Call ``function`` with the name of every operation computed in fp32; None stops it."""
     global _listener
     _listener = function
 
@@ -57,7 +57,7 @@ def _kernel(operation: Operation, planned: Plan, own: Callable[..., Any], base: 
 def applies(
     operation: Operation, low: Collection[torch.dtype], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> bool:
-    """Whether the operands are 16-bit tensors of one dtype in ``low``; PyTorch refuses unlike ones in its own words."""
+    """Whether the operands are 16-bit tensors of one dtype in ``low``; PyTorch itself refuses operands that differ."""
     dtype: torch.dtype = args[0].dtype
     out = kwargs.get("out")
     if dtype not in low or (out is not None and out.dtype is not dtype):
@@ -70,10 +70,10 @@ def in_fp32(operation: Operation, call: Callable[..., Any], args: Sequence[Any],
 
     Args:
         operation: what is computed; it ``applies`` to ``args`` and ``kwargs``, which are its own.
-        call: PyTorch's own kernel of ``operation.base``, which is given the widened operands.
+        call: PyTorch's own kernel of ``operation.base``, which gets the widened operands.
 
     Returns:
-        What the operation returns, in the dtypes that PyTorch's own has.
+        The results of the operation, in the dtypes of PyTorch's own kernel.
     """
     if _listener is not None:
         _listener(operation.name)
@@ -99,21 +99,21 @@ def _widened(value: Any, low: torch.dtype) -> Any:
 
 
 def _rounded(value: Any, low: torch.dtype, layout: torch.memory_format) -> Any:
-    """Round one of several results: a gradient not asked for is None, a workspace keeps its bytes."""
+    """Round one of several results; an unwanted gradient is None, and a workspace keeps its bytes."""
     if not isinstance(value, torch.Tensor) or value.dtype is not torch.float32:
         return value
     return value.to(low, memory_format=layout if value.ndim == 5 else torch.preserve_format)
 
 
 def _written(out: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
-    """Round into ``out``, in the pass that copies. An ``out`` of another shape is resized, as in PyTorch."""
+    """Round while copying into ``out``. An ``out`` of another shape is resized, as in PyTorch."""
     if out.shape != result.shape:
         out.resize_(result.shape)
     return out.copy_(result)
 
 
 def _layout(operation: Operation, args: Sequence[Any]) -> torch.memory_format:
-    """The strides that PyTorch's own kernel would give: compiled code has been told to expect them.
+    """The strides that PyTorch's own kernel would give, which compiled code expects.
 
     They differ from fp32's only in convolutions of volumes with channels last.
     """

@@ -1,1 +1,1 @@
-"""What a run leaves of itself: step times, samples, profiles."""
+"""Writes a run's record: step times, samples, profiles."""

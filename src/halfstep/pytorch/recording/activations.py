@@ -1,4 +1,4 @@
-"""What a pass keeps for the backward pass: bytes of activations, and of the 16-bit copies of weights."""
+"""Bytes that a forward pass keeps for the backward pass: activations, and 16-bit copies of weights."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _CAST, _LEAF = "ToCopyBackward0", "torch::autograd::AccumulateGrad"
 
 
 class Activations:
-    """Bytes that the graph keeps for the backward pass: the largest sum over the step's forward passes.
+    """Bytes that the graph keeps for the backward pass: the largest sum among the step's forward passes.
 
-    Autocast keeps 16-bit copies of weights for as long; they are counted apart.
+    Autocast keeps 16-bit copies of weights for the same time; they are counted separately.
     """
 
     def __init__(self, weights: Iterable[Tensor] = ()) -> None:
@@ -37,7 +37,7 @@ class Activations:
         self._weights = {storage[0] for t in weights if (storage := _storage(t)) is not None}
 
     def pack(self, tensor: Tensor) -> None:
-        """Note a tensor that is kept; each storage counts once, and a weight or a cast of one does not."""
+        """Note a tensor that is kept. Each storage counts once; weights and casts of weights do not count."""
         storage = _storage(tensor)
         if storage is None or storage[0] in self._weights or self._is_cast(tensor):
             return
@@ -61,7 +61,7 @@ class Activations:
         return storage is not None and storage[0] in self._weights
 
     def begin_pass(self, outputs: Sequence[Tensor]) -> None:
-        """A backward pass starts from ``outputs``: the casts of weights in its graph stay until it is over."""
+        """A backward pass starts from ``outputs``; the casts of weights in its graph stay until it is over."""
         self.casts = max(
             self.casts, sum(_output_bytes(node) for node in graph(outputs) if self._casts_weight(node))
         )
@@ -90,7 +90,7 @@ def _output_bytes(node: Any) -> int:
 
 
 def _storage(tensor: Tensor) -> tuple[int, int] | None:
-    """Where a tensor's memory begins, and its bytes; None of a sparse one, or another that has no single memory."""
+    """Where a tensor's memory begins, and its bytes; None for one without a single memory, such as a sparse one."""
     try:
         storage = tensor.untyped_storage()
         return storage.data_ptr(), storage.nbytes()
@@ -99,10 +99,10 @@ def _storage(tensor: Tensor) -> tuple[int, int] | None:
 
 
 class KeptTensors:
-    """Lets PyTorch report each tensor that it keeps, in one thread, where nobody else uses its hooks.
+    """Lets PyTorch report each tensor that it keeps, in one thread, if nobody else uses its hooks.
 
     Attributes:
-        absent: why it could not; empty where it could.
+        absent: why it could not; empty if it could.
     """
 
     def __init__(self, note: Callable[[Tensor], None]) -> None:
@@ -113,11 +113,11 @@ class KeptTensors:
         self._patches = Patches()
 
     def begin(self) -> None:
-        """Start, in this thread. What is set inside of a backward pass would be gone when it is over."""
+        """Start, in this thread; hooks that are set inside a backward pass would be gone after it."""
         if inside_backward():
             self.absent = IN_PASS
         elif torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
-            self.absent = OWN_HOOKS  # only the innermost hooks run: ours would take the place of the script's
+            self.absent = OWN_HOOKS  # only the innermost hooks run: halfstep's would replace the script's
         else:
             self._push()
             self._patches.wrap(torch.autograd.graph, "disable_saved_tensors_hooks", self._disabling)
@@ -132,7 +132,7 @@ class KeptTensors:
         return tensor
 
     def _disabling(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """``torch.func`` refuses to run inside hooks, also these: they are taken away for as long."""
+        """Take the hooks away while ``torch.func`` runs, which refuses to run inside hooks."""
 
         @contextlib.contextmanager
         def disable_saved_tensors_hooks(error_message: str) -> Iterator[None]:
@@ -150,12 +150,12 @@ class KeptTensors:
         return disable_saved_tensors_hooks
 
     def _innermost(self) -> bool:
-        """Whether nobody has put other hooks inside of these, in this thread."""
+        """Whether nobody has set other hooks inside these in this thread."""
         top = torch._C._autograd._top_saved_tensors_default_hooks(True)
         return top is not None and top[0] == self._pack
 
     def end(self) -> None:
-        """Stop. Where that cannot be done here, nothing is noted from now on, and :meth:`leave` does it later."""
+        """Stop. Hooks that cannot be taken away here note nothing from now on, and :meth:`leave` takes them away."""
         self._patches.undo()
         if not self._on:
             return
@@ -167,7 +167,7 @@ class KeptTensors:
         self._note = _ignore
 
     def leave(self) -> bool:
-        """Take the hooks away if this is the place; tells whether they are gone."""
+        """Take the hooks away if that is possible here; returns whether they are gone."""
         if self._on and threading.get_ident() == self._thread and not inside_backward() and self._innermost():
             torch._C._autograd._pop_saved_tensors_default_hooks()
             self._on = False
@@ -182,6 +182,6 @@ def _ignore(tensor: Tensor) -> None:
     return
 
 
-# Between graphs, Dynamo would compile what PyTorch calls there.
+# Between graphs, Dynamo would compile the functions that PyTorch calls here.
 for _hook in (KeptTensors._pack, _unpack):
     hide_from_dynamo(_hook)

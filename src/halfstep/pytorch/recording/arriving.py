@@ -1,4 +1,4 @@
-"""Figures that may still be on their way from a device: losses, whether a step was skipped, seconds between steps.
+"""Figures that a device may not have delivered yet: losses, whether a step was skipped, seconds between steps.
 
 Nothing here waits for a device unless it is asked to.
 """
@@ -15,12 +15,12 @@ from halfstep.pytorch.loss_scaling.pending_flag import Verdict
 
 
 class Pending:
-    """A value that has not arrived from the device yet."""
+    """Stands for a value that has not arrived from the device yet."""
 
 
 PENDING = Pending()
 
-#: a figure, or what asks the device for it; asked with True it waits
+#: a figure, or a function that asks the device for it; called with True it waits
 Figure = float | None | Callable[[bool], float | Pending | None]
 
 
@@ -51,14 +51,14 @@ def read(losses: list[Tensor]) -> Figure:
 
 
 def known(skipped: bool | Verdict) -> Figure:
-    """Whether a step was skipped; where its verdict is not read yet, ask again later."""
+    """Whether a step was skipped; if its verdict is not read yet, ask again later."""
     if not isinstance(skipped, Verdict):
         return skipped
     return lambda wait: not skipped.finite if wait or skipped.arrived else PENDING
 
 
 class HostClock:
-    """Seconds between steps on the host's clock; what halfstep does between ``lap`` and ``resume`` is left out."""
+    """Seconds between steps on the host's clock, without halfstep's work between ``lap`` and ``resume``."""
 
     def __init__(self) -> None:
         self._last: float | None = None
@@ -74,7 +74,7 @@ class HostClock:
 
 
 class CudaClock(HostClock):
-    """Seconds between steps on the clock of ``device``, by events in its stream: a recorded event costs no sync."""
+    """Seconds between steps on the clock of ``device``, by events in its stream; to record an event costs no sync."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -97,7 +97,7 @@ class CudaClock(HostClock):
         return elapsed
 
     def resume(self, sampled: bool) -> None:
-        """The device's clock goes on by itself; only what was done about a sampled step is left out."""
+        """The script goes on; only halfstep's work after a sampled step is left out of the device's time."""
         if sampled:
             self._previous = torch.cuda.Event(enable_timing=True)
             self._previous.record(torch.cuda.current_stream(self._device))

@@ -1,4 +1,4 @@
-"""Threads that compute beside a step: one that prepares data, or that trains a model of its own."""
+"""Finds threads that compute beside a step: one that prepares data, or one that trains another model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def other_threads() -> set[int]:
-    """The system's numbers of all Python threads but this one; none where this one is not a Python thread."""
+    """The system's numbers of all other Python threads; none if this one is not a Python thread."""
     threads = {thread.native_id for thread in threading.enumerate()}
     here = threading.get_native_id()
     return {number for number in threads if number is not None} - {here} if here in threads else set()
@@ -17,13 +17,13 @@ def other_threads() -> set[int]:
 def of_the_step(events: Iterable[Any], beside: Collection[int]) -> list[Any]:
     """The events of a step, without those of threads that only ran at the same time.
 
-    A thread takes part if it was started in the step, or if a backward pass joins it to one that takes part: it
-    computed the forward pass of what the other differentiated, or the other way round. Where those hold no backward
-    pass (the optimizer alone steps in a thread of its own), all take part.
+    A thread takes part if it was started in the step, or if a backward pass connects it with one that takes part: one
+    of them computed the forward pass and the other the backward pass. If those threads ran no backward pass (only the
+    optimizer steps in its own thread), all threads take part.
 
     Args:
         events: of Kineto's.
-        beside: the system's numbers of threads that were there before the step, and that have not stepped.
+        beside: the system's numbers of threads that existed before the step and have not stepped.
     """
     events = list(events)
     if not beside:

@@ -1,4 +1,4 @@
-"""What the last line of a run without a record says: the formats of weights and products."""
+"""Finds what the last line of a run without a record says: the formats of weights and products."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _WEIGHTS, _PRODUCTS = "weights by format", "products by format"
 class BriefLook:
     """Looks at the weights once they have been used in a step, and counts the products of the step after it.
 
-    One step is some milliseconds slower for it.
+    It makes one step some milliseconds slower.
 
     Args:
-        parameters: the weights, once there has been a step.
+        parameters: gives the weights after the first step.
         write: writes an event.
         emulated: the recipe's name, by which emulated products are counted.
-        looks: each look may fail by itself.
+        looks: decides whether a look is made; a look that fails does not end the program.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class BriefLook:
         self._lock = threading.RLock()  # threads may train at the same time, and there is one profiler
 
     def __call__(self, index: int) -> None:
-        """Step ``index``, counted from 0, has ended; the first makes 16-bit weights of a recipe's."""
+        """Step ``index``, counted from 0, has ended; by then a recipe has made its 16-bit weights."""
         if index not in (SAMPLED_STEP - 1, SAMPLED_STEP):
             return
         with self._lock:
@@ -51,7 +51,7 @@ class BriefLook:
                 if why := self._looks.absent(_PRODUCTS):
                     self._write("sample", absent=why)
                 return
-            self.close()  # where the steps are counted anew, it may be counting
+            self.close()  # it may be counting, if the count of steps begins again
             self._look_at_weights()
             if why := self._looks.absent(_WEIGHTS):
                 self._write("stored", absent={"weights": why})
@@ -84,7 +84,7 @@ class BriefLook:
 
     @look(_PRODUCTS)
     def close(self) -> None:
-        """The steps are over: a profiler that still runs would end the process badly."""
+        """The steps are over: stop a profiler that still runs, which would crash the process at its end."""
         with self._lock:
             if self._stop() is not None:
                 self._listening.end()

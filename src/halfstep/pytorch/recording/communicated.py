@@ -1,8 +1,8 @@
-"""The format in which gradients go from rank to rank, where a communication hook of the program's own changes it.
+"""The format in which ranks exchange gradients, if the program's own communication hook changes it.
 
-Seen at the collectives that run while ``DistributedDataParallel`` calls the hook; of PyTorch's hooks in C++ it is known
-by their names. What a hook starts later, when an answer has arrived (the second half of PowerSGD), is not looked at
-here: what ranks sum in the sampled step is measured (:mod:`halfstep.pytorch.recording.products`).
+It is seen at the collectives that run while ``DistributedDataParallel`` calls the hook; PyTorch's hooks in C++ are
+known by their names. Collectives that a hook starts later, after an answer (the second half of PowerSGD), are not seen
+here; :mod:`halfstep.pytorch.recording.products` measures what ranks sum in the sampled step.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _COLLECTIVES = (
 
 
 class Communicated:
-    """Looks at what communication hooks send.
+    """Looks at the tensors that communication hooks send.
 
     Args:
         tell: called with a sentence, once for each pair of formats.
@@ -43,7 +43,7 @@ class Communicated:
         self._told: set[tuple[torch.dtype, torch.dtype]] = set()
 
     def install(self, patches: Patches) -> None:
-        """Follow hooks as they are registered, and collectives."""
+        """Wrap what registers hooks, and collectives."""
         if torch.distributed.is_available():
             patches.wrap(torch.distributed, "_register_comm_hook", self._register)
             patches.wrap_each(torch.distributed, ("_register_builtin_comm_hook",), self._register_builtin)

@@ -8,34 +8,34 @@ import weakref
 
 from torch.optim import Optimizer
 
-#: how often Python is made to look for optimizers that nobody uses any more
+#: how often Python's garbage collector is called to find optimizers that nobody uses any more
 _COLLECTIONS = 32
 
 
 class CountedOptimizer:
-    """The first that ever stepped, while it lives; then the next that steps.
+    """The optimizer whose steps are counted: the first one that stepped, while it lives; then the next one that steps.
 
-    One that its learning-rate scheduler or Trainer refers back to lives until Python looks for such rings, at a time
-    that no two runs share: where another optimizer steps for the first time, it looks.
+    An optimizer in a reference cycle with its scheduler or Trainer lives until Python collects garbage, which happens
+    at another time in every run. So garbage is collected when another optimizer steps for the first time.
 
-    Threads that train a model each make their steps side by side: when the first of them has ended, the others' steps
-    count from where they are ahead of it.
+    Threads that each train a model make their steps side by side. When the first of them has ended, the others' steps
+    count as soon as there are more of them.
     """
 
     def __init__(self) -> None:
         self._optimizer: weakref.ref[Optimizer] | None = None
         self._thread = 0
-        self._before = 0  # the steps that were counted before its first
-        # for each other optimizer, the steps that it made in another thread while the counted one lived
+        self._before = 0  # how many steps were counted before its first one
+        # other optimizer -> how many steps it made in another thread while the counted one lived
         self._others: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
         self._collections = 0
 
     def counts(self, optimizer: Optimizer, steps: int) -> tuple[bool, bool]:
-        """Whether this step of ``optimizer`` is one of the program's, and whether it is made beside those of a thread.
+        """Whether this step of ``optimizer`` counts, and whether it is made beside the steps of another thread.
 
         Args:
-            optimizer: it is stepping.
-            steps: how many have been counted so far.
+            optimizer: the optimizer that is stepping.
+            steps: how many steps have been counted so far.
         """
         if self._current() is optimizer:
             return True, False
@@ -57,7 +57,7 @@ class CountedOptimizer:
         return None if self._optimizer is None else self._optimizer()
 
     def _collect(self) -> None:
-        """A program that makes an optimizer per task would spend its time on it."""
+        """Collect garbage, a limited number of times: a program may make an optimizer per task."""
         if self._collections < _COLLECTIONS:
             self._collections += 1
             gc.collect()

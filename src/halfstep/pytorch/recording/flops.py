@@ -1,6 +1,6 @@
-"""FLOPs of a product from the shapes of its operands, as the profiler gives them.
+"""FLOPs of a product, computed from the shapes of its operands, which the profiler gives.
 
-By the formulas of ``torch.utils.flop_counter``: 2 m k n for (m, k) by (k, n); rounding counts nothing.
+The formulas are those of ``torch.utils.flop_counter``: 2 m k n for (m, k) by (k, n); rounding does not count.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Product:
     """A product that ran.
 
     Attributes:
-        name: of its operator, ``aten::mm``.
+        name: the name of its operator, ``aten::mm``.
         operands: shape and type (the profiler's name for it) of its tensors, in order.
-        flops: of it.
+        flops: its FLOPs.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Product:
 
     @classmethod
     def of(cls, event: Any) -> Product | None:
-        """The product of a profiler's event; None where its formula needs more than the shapes."""
+        """The product of a profiler's event; None if its formula needs more than the shapes."""
         name, kinds = event.name(), event.dtypes()
         numbers = event.concrete_inputs()
         values = [
@@ -47,10 +47,10 @@ class Product:
         return cls(name, operands_of(name, values, kinds), flops)
 
 
-#: the profiler's names of the types of what is no tensor
+#: the profiler's names for the types of arguments that are no tensors
 _NO_TENSOR = ("", "Scalar", "ScalarList")
 
-#: how many of the arguments are a product's bias and factors; what follows is numbers, and the tensor it is written to
+#: operator -> how many of its arguments are bias and factors; numbers and the output tensor follow
 _FACTORS = {
     **{"mm": 2, "bmm": 2, "_int_mm": 2, "_scaled_mm": 2, "_grouped_mm": 2, "_scaled_grouped_mm": 2, "mv": 2},
     **{"addmm": 3, "baddbmm": 3, "_addmm_activation": 3, "addmv": 3},
@@ -59,7 +59,7 @@ _FACTORS = {
 
 def operands_of(name: str, values: Values, kinds: Sequence[str]) -> list[tuple[Shape, str]]:
     """Shape and type of the tensors that take part in a product."""
-    if "_rnn" in name:  # its input, and a weight of the type that cuDNN wants of both
+    if "_rnn" in name:  # its input, and a weight in the type that cuDNN needs for both
         return [(values[0], kinds[0])] * 2
     end = _FACTORS.get(name.rpartition("::")[2], len(values))
     tensors = zip(values[:end], kinds, strict=False)
@@ -67,7 +67,7 @@ def operands_of(name: str, values: Values, kinds: Sequence[str]) -> list[tuple[S
 
 
 def _product(values: Values) -> int:
-    """(m, k) by (k, n), or a batch of these: the last two tensors."""
+    """FLOPs of (m, k) by (k, n), or of a batch of these, given as the last two tensors."""
     a, b = values[-2:]
     if len(a) < 2 or len(a) != len(b) or a[-1] != b[-2]:
         raise ValueError("no product")
@@ -75,24 +75,24 @@ def _product(values: Values) -> int:
 
 
 def _matrix_at(place: int) -> Callable[[Values], int]:
-    """A matrix by a vector."""
+    """FLOPs of a matrix by a vector."""
     return lambda values: 2 * math.prod(values[place])
 
 
 def _grouped(values: Values) -> int:
-    """Products in groups that share the rows, columns or terms of one matrix: (m, k) by (groups, k, n), and so on."""
+    """FLOPs of grouped products that share the rows, columns or terms of a matrix, as (m, k) by (groups, k, n)."""
     a, b = values[:2]
     return int(2 * math.prod(a) * b[-1] if len(a) <= len(b) else 2 * math.prod(b) * a[-2])
 
 
 def _recurrent(values: Values) -> int:
-    """A layer and direction of oneDNN's: each step multiplies x by the first weight, and the state by the second."""
+    """FLOPs of a layer and direction in oneDNN: each step multiplies x by one weight, and the state by another."""
     x, of_input, of_state = values[:3]
     return int(2 * math.prod(x[:-1]) * (math.prod(of_input) + math.prod(of_state)))
 
 
 def _all_recurrent(mode: int) -> Callable[[Values], int]:
-    """All layers and directions of cuDNN's, for each row of x; the arguments of the network begin at ``mode``."""
+    """FLOPs of all layers and directions in cuDNN, for each row of x; the network's arguments begin at ``mode``."""
 
     def flops(values: Values) -> int:
         kind, hidden, projected, layers, *_, bidirectional = values[mode : mode + 8]
@@ -106,11 +106,11 @@ def _all_recurrent(mode: int) -> Callable[[Values], int]:
 
 
 def _twice(forward: Callable[[Values], int]) -> Callable[[Values], int]:
-    """A backward pass with gradients of inputs and weights."""
+    """FLOPs of a backward pass to inputs and weights."""
     return lambda values: 2 * forward(values)
 
 
-#: of cuDNN's networks: with ReLU, with tanh, LSTM, GRU
+#: products per step of cuDNN's networks: with ReLU, with tanh, LSTM, GRU
 _GATES = (1, 1, 4, 3)
 
 
@@ -119,20 +119,20 @@ def _first(count: int) -> Callable[[Values], int]:
 
 
 def _convolved(x: Shape, weight: Shape, stride: Shape, padding: Shape, dilation: Shape) -> list[int]:
-    """The shape of a convolution's result, as ``torch.nn.Conv2d`` has it."""
+    """The shape of a convolution's result; the formula is that of ``torch.nn.Conv2d``."""
     sizes = zip(x[2:], weight[2:], stride, padding, dilation, strict=True)
     return [x[0], weight[0], *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes)]
 
 
 def _convolution(values: Values) -> int:
-    """As ``aten::convolution``: x, weight, bias, stride, padding, dilation, transposed …"""
+    """FLOPs of ``aten::convolution``: x, weight, bias, stride, padding, dilation, transposed …"""
     x, weight, _, stride, padding, dilation, transposed = values[:7]
     out = x if transposed else _convolved(x, weight, stride, padding, dilation)
     return int(conv_flop_count(list(x), list(weight), list(out), bool(transposed)))
 
 
 def _convolution_backward(values: Values) -> int:
-    """As much as the forward product for each gradient that is asked for, of x and of the weight."""
+    """As many FLOPs as the forward pass for each of the wanted gradients, of x and of the weight."""
     slope, x, weight = values[:3]
     transposed, mask = values[7], values[10]
     return _backward(slope, x, weight, bool(transposed), mask)
@@ -143,7 +143,7 @@ def _backward(slope: Shape, x: Shape, weight: Shape, transposed: bool, mask: Seq
 
 
 def _emulated_backward(values: Values) -> int:
-    """``halfstep::convolution_backward``: no sizes of a bias, and the mask is the last but one."""
+    """FLOPs of ``halfstep::convolution_backward``: it has no sizes of a bias, and the mask is the last but one."""
     slope, x, weight = values[:3]
     return _backward(slope, x, weight, bool(values[6]), values[-2])
 
@@ -160,10 +160,10 @@ def _registered(formula: Callable[..., int]) -> Callable[[Values], int]:
     return lambda values: formula(*values)
 
 
-#: kernels of one backend, which run inside of ``aten::convolution``
+#: kernels of single backends, which run inside ``aten::convolution``
 _INNER = ("_convolution", "cudnn_convolution", "_slow_conv2d_forward", "convolution_overrideable")
 
-#: by the operator, what a product's FLOPs are, given shapes and numbers
+#: operator -> a function that gives a product's FLOPs from shapes and numbers
 FORMULAS: dict[str, Callable[[Values], int]] = {
     **{
         str(packet).replace(".", "::"): _registered(formula)
@@ -184,7 +184,7 @@ FORMULAS: dict[str, Callable[[Values], int]] = {
     "aten::_scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward,
 }
 
-#: the same of emulated products
+#: the same for emulated products
 EMULATED: dict[str, Callable[[Values], int]] = {
     "halfstep::product": _first(3),
     "halfstep::convolution": _convolution,

@@ -1,4 +1,4 @@
-"""Reports the calls of modules, in the step that is looked at."""
+"""Reports calls of modules in the sampled step."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ Note = Callable[[nn.Module, tuple[Any, ...]], None]
 
 
 class ModuleCalls:
-    """One wrap of ``Module.__call__`` for the whole run: Dynamo has guards on it, and compiles anew when it changes.
+    """Wraps ``Module.__call__`` once for the whole run: Dynamo guards it, and would compile again if it changed.
 
-    Not a global module hook: ``torch.compile`` warns of those. 0.2 us per call outside of the step that is looked at.
+    A global module hook would make ``torch.compile`` warn. It costs 0.2 us per call outside of the sampled step.
     """
 
     def __init__(self) -> None:
         self._notes: tuple[Note, ...] = ()
 
     def install(self, patches: Patches) -> None:
-        """Wrap every module call; at first nobody is called."""
+        """Wrap every call of a module; at first nothing is reported."""
         patches.wrap(nn.Module, "__call__", self._call)
 
     def tell(self, *notes: Note) -> None:
-        """From now on, call these (none: nobody) at each call, with the module and its arguments."""
+        """Call ``notes`` at each call of a module from now on, with the module and its arguments."""
         self._notes = notes
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            # In this order: a compiler sees a constant, and nothing that changes.
+            # In this order a compiler sees a constant, and nothing that changes.
             if not is_compiling() and self._notes:
                 _tell(self._notes, module, (*args, *kwargs.values()))
             return original(module, *args, **kwargs)

@@ -1,8 +1,8 @@
-"""Which formats a step's matrix products had: counted by PyTorch's profiler, which changes nothing of what runs.
+"""Counts a step's matrix products by format, with PyTorch's profiler, which changes nothing in the program.
 
-A dispatch mode would have Dynamo skip the program's compiled frames, and operations of higher order raise. The
-profiler's observers sit in the dispatcher, below autocast, batching and compiled code: they are given the shapes and
-types of the operands of each call, also of those calls that compiled code makes. Formulas are PyTorch's own
+A dispatch mode would make Dynamo skip the program's compiled frames, and operations of higher order raise. The
+profiler's observers sit in the dispatcher, below autocast, batching and compiled code. They get the shapes and types of
+the operands of each call, also of calls in compiled code. The formulas are PyTorch's own
 (``torch.utils.flop_counter``).
 """
 
@@ -27,7 +27,7 @@ from halfstep.pytorch.recording.profiler import Profiler
 from halfstep.pytorch.recording.shapes import odd_sizes
 from halfstep.pytorch.recording.timeline import CAST, CLOSURE, LOOK, OPTIMIZER_STEP
 
-#: dtypes by the profiler's names for them
+#: the profiler's name of a dtype -> the dtype
 _DTYPES = {
     "float": torch.float32,
     "double": torch.float64,
@@ -45,12 +45,12 @@ _DTYPES = {
     "long": torch.int64,
 }
 
-#: what Dynamo and Inductor call the regions in which they trace and compile; CUDA graphs are recorded in one, too
+#: the names of the regions in which Dynamo and Inductor trace and compile; CUDA graphs are recorded in one, too
 _COMPILING, _CUDA_GRAPH = " (dynamo_timed)", "CUDAGraph"
-#: Inductor's compiled graphs; its templates of products are kernels of their own, which call no operator
+#: Inductor's compiled graphs; its templates of products are kernels that call no operator
 _COMPILED_GRAPH, _TEMPLATES = "## Call CompiledFxGraph", ("triton_tem_", "micro_gemm")
 
-#: what a backend of torch.distributed calls its sums over ranks
+#: the names of sums over ranks in the backends of torch.distributed
 _REDUCES = re.compile(r"(gloo|nccl|xccl|ucc|mpi|hccl):_?(all_?)?reduce")
 
 TEMPLATES = (
@@ -63,11 +63,11 @@ class Counted:
     """The products of a step.
 
     Attributes:
-        flops: by the format of the operands.
-        odd: those of sizes that do not suit matrix units.
-        optimizer: by format, those inside of an optimizer's step (Muon's), which are in neither of the others.
-        reduced: bytes by the format in which ranks summed them: gradients, as they go from rank to rank.
-        absent: why they could not be counted; empty where they were.
+        flops: FLOPs by the format of the operands.
+        odd: FLOPs of products whose sizes do not suit matrix units.
+        optimizer: FLOPs by format inside an optimizer's step (Muon's), which are not in the two others.
+        reduced: bytes that ranks have summed (gradients), by the format of the sum.
+        absent: why they could not be counted; empty if they were.
     """
 
     flops: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -91,7 +91,7 @@ class ProductCounter:
 
     @property
     def flops(self) -> dict[str, int]:
-        """FLOPs by format, of all that ran."""
+        """FLOPs by format of all products."""
         return self.counted.flops
 
     def begin(self) -> None:
@@ -113,14 +113,14 @@ class ProductCounter:
 
 
 def units_now(product: str) -> str:
-    """The format in whose units a product of fp32 numbers runs in this process, by its operator's name."""
+    """The format of the units in which a product of fp32 numbers runs in this process, by its operator's name."""
     kind = "rnn" if "rnn" in product else "conv" if "conv" in product else "matmul"
     return units_of(kind, torch.cuda.is_initialized())
 
 
 @dataclass
 class _Found:
-    """A product's event, the products inside of it, and whether a cast to fp32 units lies inside, too."""
+    """A product's event, the products inside it, and whether a cast for fp32 units is inside, too."""
 
     event: Any
     in_optimizer: bool
@@ -131,7 +131,7 @@ class _Found:
 def count(
     events: Iterable[Any], emulated: str = "emulated", units: Callable[[str], str] = units_now
 ) -> Counted:
-    """The products among the events of Kineto's, which have shapes.
+    """Count the products among Kineto's events, which have shapes.
 
     Args:
         events: of the profiler.
@@ -159,7 +159,7 @@ def count(
 
 
 def _by_thread(events: Iterable[Any]) -> dict[int, list[Any]]:
-    """The events that matter, in order, those around others first."""
+    """The events that matter, by thread and in order; an event comes before those inside it."""
     threads: dict[int, list[Any]] = defaultdict(list)
     for event in events:
         name = event.name()
@@ -175,12 +175,12 @@ def _is_region(name: str) -> bool:
 
 
 def _is_not_the_programs(name: str) -> bool:
-    """Whether what runs inside is traced with tensors that hold nothing, timed to choose a kernel, or only a look."""
+    """Whether the work inside is only a trace with empty tensors, a timing to choose a kernel, or a look."""
     return name == LOOK or (name.endswith(_COMPILING) and not name.startswith(_CUDA_GRAPH))
 
 
 def _outermost(thread: Sequence[Any]) -> list[_Found]:
-    """The products that lie in no other, and in no region of a compiler's or of a look."""
+    """The products that lie in no other product and in no region of a compiler or a look."""
     outermost: list[_Found] = []
     around: list[tuple[int, str, _Found | None]] = []
     for event in thread:
@@ -202,10 +202,10 @@ def _outermost(thread: Sequence[Any]) -> list[_Found]:
 
 
 def _resolved(found: _Found, counted: Counted) -> list[Product]:
-    """What an event counts as: the product itself, or those that it was carried out as.
+    """The products that an event counts as: itself, or the ones inside it.
 
-    Batching (``vmap``), emulation and autocast show a product first as it was asked for, then as it runs; products in
-    fp32 units (a cast inside) are those that were asked for.
+    Batching (``vmap``), emulation and autocast show a product first as it was called, and inside it as it runs.
+    Products in fp32 units (with a cast inside) count as they were called.
     """
     inner = [product for each in found.inner for product in _resolved(each, counted)]
     own = Product.of(found.event)
@@ -220,12 +220,12 @@ def _resolved(found: _Found, counted: Counted) -> list[Product]:
 
 
 def _kinds(products: Iterable[Product]) -> set[str]:
-    """The types of factors; autocast may be given several in one product, and gives one."""
+    """The types of factors; a product under autocast may be called with several, and runs with one."""
     return {kind for product in products for _, kind in product.operands}
 
 
 def _format(product: Product, units: Callable[[str], str]) -> str:
-    """The format that a product's operands have inside the matrix unit."""
+    """The format of a product's operands inside the matrix unit."""
     kind = product.operands[1][1]
     dtype = _DTYPES.get(kind)
     if dtype is torch.float32:
@@ -234,7 +234,7 @@ def _format(product: Product, units: Callable[[str], str]) -> str:
 
 
 def _has_templates() -> bool:
-    """Whether the code that Inductor has written holds products of its own."""
+    """Whether the code that Inductor has written contains kernels for products."""
     codecache = sys.modules.get("torch._inductor.codecache")
     modules = [] if codecache is None else codecache.PyCodeCache.modules
     sources = (Path(module.__file__) for module in modules if module.__file__)

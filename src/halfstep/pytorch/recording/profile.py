@@ -1,8 +1,8 @@
-"""Two steps under PyTorch's profiler: which formats the first one's products had, and where the second one's time went.
+"""Profiles two steps with PyTorch: the first one's products by format, and where the second one's time went.
 
-The sampled step and the one after it; both are among the warm-up steps, and marked. The profiler's own start and stop
-lie between steps and are not part of any. It is one profiler for both: whatever has begun under one and ends under
-another (a script's ``record_function`` around many steps) would have the second write into the memory of the first.
+They are the sampled step and the next one; both are among the warm-up steps, and marked. The profiler starts and stops
+between steps. One profiler serves both steps: if a region (a script's ``record_function`` around many steps) began
+under one profiler and ended under another, the second would write into the memory of the first.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Profile:
     """Profiles two steps: :meth:`begin`, :meth:`next_step` and :meth:`end` are called at the ends of steps.
 
     Args:
-        looks: each of its looks may fail by itself.
+        looks: decides whether a look is made; a look that fails does not end the program.
         emulated: the recipe's name, by which emulated products are counted.
     """
 
@@ -52,7 +52,7 @@ class Profile:
 
     @look(PRODUCTS)
     def begin(self) -> None:
-        """The sampled step begins. Start the profiler, unless the script uses it itself at this moment."""
+        """The sampled step begins: start the profiler, unless the script is using it."""
         _settle()
         self._profiler.begin()
         self._mark(_SAMPLED)
@@ -75,14 +75,14 @@ class Profile:
                 pass
 
     def abandon(self) -> dict[str, object]:
-        """Stop: the program has ended within a step. The fields of what was seen as a whole."""
+        """Stop, as the program has ended within a step; returns the fields of a step that was complete."""
         sampled = self._thread != 0
         self._thread = 0
         events = self._looks.run(_STOPPING, 1, self._profiler.end) or []
         return self._products(events) if sampled else {}
 
     def end(self) -> dict[str, object]:
-        """Stop; fields of a record's ``sample`` event: FLOPs and shares of time, or why there are none."""
+        """Stop; returns the fields of a record's ``sample`` event: FLOPs and shares of time, or why there are none."""
         self._finish()
         events = self._looks.run(_STOPPING, 1, self._profiler.end) or []
         return {**self._products(events), **self._times(events)}
@@ -176,7 +176,7 @@ def _sorted(events: Any) -> tuple[dict[int, list[Event]], list[Event]]:
 
 
 def _outermost(events: list[Event]) -> list[int]:
-    """The lengths, in ns, of the operations that lie in no other: what Python called."""
+    """The lengths, in ns, of the operations that lie in no other one: those that Python called."""
     lengths, until = [], 0
     for event in events:
         if event.name.startswith("aten::") and event.start >= until:
@@ -190,6 +190,6 @@ def _cuda() -> bool:
 
 
 def _settle() -> None:
-    """Let the device finish: the step's work is to lie between its marks. A sync, in this step alone."""
+    """Wait for the device, so that the step's work lies between its marks. It synchronises, in this step only."""
     if _cuda():
         torch.cuda.synchronize()

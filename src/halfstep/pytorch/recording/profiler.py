@@ -1,4 +1,4 @@
-"""PyTorch's profiler, for a step: in every thread, and never in the way of a profiler of the script's own."""
+"""Runs PyTorch's profiler for a step, in every thread, unless the script uses the profiler itself."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ SWAPPED = "the script swapped tensors in the step, which may have no weak refere
 class Profiler:
     """Runs between :meth:`begin` and :meth:`end`.
 
-    Its observers are the process's, not a thread's: it may begin inside of a backward pass or of a compiled frame,
-    where what belongs to a thread is put back as it was, and end outside, or in another thread.
+    Its observers belong to the process, not to a thread. So it may begin inside a backward pass or a compiled frame,
+    which restore the state of their thread, and end outside or in another thread.
 
     Args:
         options: those of ``torch.autograd.profiler.profile``.
 
     Attributes:
-        absent: why there are no events, or not all; empty where there are.
-        beside: the threads that were there when it was begun, but for those that began and ended it.
+        absent: why events are missing; empty if none is.
+        beside: the threads that existed when it was begun, except those that began and ended it.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -45,22 +45,22 @@ class Profiler:
 
     @property
     def running(self) -> bool:
-        """Whether it was begun, and the script's own has not taken its place."""
+        """Whether it was begun and the script has not started its own."""
         return self._profile is not None
 
     def begin(self) -> None:
-        """Start, unless the script uses the profiler itself at this moment."""
+        """Start, unless the script is using the profiler."""
         if torch._C._autograd._profiler_enabled() or autograd_profiler._is_profiler_enabled:
             self.absent = RUNNING
             return
         self.beside = other_threads()
-        # One that still runs when the interpreter is gone ends the process with a segmentation fault.
+        # A profiler that still runs when the interpreter is gone would end the process with a segmentation fault.
         atexit.register(self._end_early)
         everywhere = _ExperimentalConfig(profile_all_threads=True)
         with _silent():
             self._profile = autograd_profiler.profile(experimental_config=everywhere, **self._options)
             self._profile.__enter__()
-        # A script that starts a profiler of its own in this very step gets it: there can be only one.
+        # There can be only one: a script that starts its own profiler in this step gets it.
         self._patches.wrap(autograd_profiler, "_prepare_profiler", self._yield_to_script)
         self._patches.wrap(autograd_profiler, "_enable_profiler", self._yield_to_script)
         if self._options.get("record_shapes"):
@@ -84,7 +84,7 @@ class Profiler:
         return swap
 
     def _end_early(self) -> None:
-        """Stop, and keep the events until they are asked for: the record may be closed later."""
+        """Stop, and keep the events until they are needed: the record may be closed later."""
         self._stopped = self._stop()
 
     def _stop(self) -> Any:
@@ -97,7 +97,7 @@ class Profiler:
         return profile
 
     def end(self) -> list[Any]:
-        """Stop; the events, of ``torch.autograd``'s Kineto results, up to where the script's own began."""
+        """Stop; returns Kineto's events, up to the start of a profiler of the script."""
         self.beside.discard(threading.get_native_id())
         profile = self._stop() or self._stopped
         return [] if profile is None else profile.kineto_results.events()
@@ -105,7 +105,7 @@ class Profiler:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Kineto writes lines of its own to stderr, which are not the script's."""
+    """Silence the lines that Kineto writes to stderr."""
     before = os.environ.get("KINETO_LOG_LEVEL")
     os.environ["KINETO_LOG_LEVEL"] = "99"
     try:

@@ -1,7 +1,7 @@
-"""One line per step: loss, seconds, skipped, loss scale. Reads nothing off a device that is not ready.
+"""Writes one line per step: loss, seconds, skipped, loss scale. It reads from a device only what is ready.
 
-On a GPU a loss is copied to pinned memory in the stream's own order and written when the copy has arrived, and
-steps are timed by CUDA events: no synchronisation that the script did not ask for.
+On a GPU a loss is copied to pinned memory in the order of the stream and written when the copy has arrived, and steps
+are timed by CUDA events: it adds no synchronisation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LOGGED = "figures of the script's own"
 
 
 class Line(NamedTuple):
-    """A step of which something is still on its way from the device."""
+    """A step some of whose figures have not arrived from the device yet."""
 
     step: int
     loss: Figure
@@ -44,7 +44,7 @@ class Line(NamedTuple):
 
 
 class NullRecorder:
-    """Nobody asked for a record: only the steps are counted.
+    """Only counts the steps: no record was asked for.
 
     Args:
         on_step: called with the index of each step that has ended.
@@ -56,7 +56,7 @@ class NullRecorder:
         self._counted = CountedOptimizer()
 
     def is_primary(self, optimizer: Optimizer) -> bool:
-        """Whether this step of ``optimizer``, which is being made, is one of the program's."""
+        """Whether the step that ``optimizer`` is making is one of the program's."""
         counts, beside = self._counted.counts(optimizer, self.steps)
         if beside:
             self._forget_passes_of(threading.get_ident())
@@ -66,47 +66,47 @@ class NullRecorder:
         """A backward pass is about to start from ``outputs``."""
 
     def scaled(self, losses: Sequence[Tensor], by_script: Sequence[Tensor]) -> None:
-        """The script's own scaler has made ``by_script`` of ``losses``."""
+        """The script's own scaler has multiplied ``losses``, which gave ``by_script``."""
 
     def forget_passes(self) -> None:
         """The backward passes so far belonged to a step that was recorded elsewhere."""
 
     def _forget_passes_of(self, thread: int) -> None:
-        """A step that does not count was made of them."""
+        """The backward passes of ``thread`` belonged to a step that does not count."""
 
     def closure_done(self) -> None:
         """An optimizer's closure has returned: its first loss is the step's."""
 
     def step(self, skipped: bool | Verdict, loss_scale: float) -> None:
-        """The primary optimizer has stepped, or skipped, or it is not known yet which."""
+        """The optimizer that counts has stepped, or skipped the step, or it is not known yet which."""
         self.steps += 1
         self._on_step(self.steps - 1)
 
     def restart(self) -> None:
-        """The steps so far were none of training."""
+        """Count from 0 again: the steps so far were not steps of the training."""
         self.steps = 0
 
     def captured(self) -> None:
-        """A step was captured into a CUDA graph, whose replays nobody sees."""
+        """A step was captured into a CUDA graph, whose replays are not seen."""
 
     def write(self, event: str, **fields: Any) -> None:
         """Write an event of another kind."""
 
     def logged(self, name: str, value: Any) -> None:
-        """Write a figure of the script's own, a number or a tensor of one; anything else is passed over."""
+        """Write a figure that the script logs, a number or a tensor of one; anything else is ignored."""
 
     def close(self) -> None:
-        """Write what is still on its way from a device."""
+        """Write what has not arrived from a device yet."""
 
 
 class Recorder(NullRecorder):
     """Writes each step to a record.
 
     Args:
-        writer: the record.
-        on_step: called at the end of each step with its index; tells whether it was looked at closely.
-        done: called with a step's index when its work is done, which a GPU may be later.
-        looks: recording may fail by itself; steps are counted all the same.
+        writer: writes the record.
+        on_step: called at the end of each step with its index; returns whether the step was sampled.
+        done: called with a step's index when its work is done, on a GPU possibly later.
+        looks: decides whether a look is made; if recording fails, steps are still counted.
     """
 
     def __init__(
@@ -134,7 +134,8 @@ class Recorder(NullRecorder):
     @look(_LOSSES)
     def backward(self, outputs: Sequence[Tensor]) -> None:
         if not self._closed:
-            # The gradients of several passes add up to the gradient of the sum, so that is the step's loss.
+            # The gradients of several passes add up to the gradient of the summed losses, so their sum is the step's
+            # loss.
             losses = [output for output in outputs if output.numel() == 1 and not output.is_complex()]
             if self._unscaled:
                 losses = [self._unscaled.get(loss, loss) for loss in losses]
@@ -143,12 +144,12 @@ class Recorder(NullRecorder):
 
     @look(_LOSSES)
     def scaled(self, losses: Sequence[Tensor], by_script: Sequence[Tensor]) -> None:
-        # What is recorded is the loss, not the loss times 65536.
+        # The record gets the loss, not the loss times 65536.
         pairs = zip(by_script, losses, strict=False)
         self._unscaled.update((s, loss.detach()) for s, loss in pairs if isinstance(loss, Tensor))
 
     def _add(self, loss: Tensor) -> None:
-        """One more loss of the step. A GPU's is added up at once: a CUDA graph's next replay overwrites it."""
+        """Add a loss of the step. On a GPU it is added at once, since the next replay of a CUDA graph overwrites it."""
         here = threading.get_ident()
         if not loss.is_cuda:
             self._losses[here].append(loss)
@@ -167,7 +168,7 @@ class Recorder(NullRecorder):
         self._sums.pop(thread, None)
 
     def _of_the_step(self) -> list[Tensor]:
-        """The losses of the thread that steps; of all where it has none, and steps for those that made the passes."""
+        """The losses of the thread that steps; if it has none, those of all threads, whose passes it steps for."""
         here = threading.get_ident()
         of_each = [*self._losses.items(), *((thread, [added]) for thread, added in self._sums.items())]
         self.forget_passes()
@@ -226,7 +227,7 @@ class Recorder(NullRecorder):
         super().restart()
 
     def _flush(self, wait: bool) -> None:
-        """Write the steps of which all has arrived, in order."""
+        """Write the steps whose figures have all arrived, in order."""
         while self._waiting:
             line = self._waiting[0]
             loss, seconds, skipped = (now(part, wait) for part in (line.loss, line.seconds, line.skipped))

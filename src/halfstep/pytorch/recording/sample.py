@@ -1,4 +1,4 @@
-"""One step looked at closely: where its memory went. It is slower for it: one of the warm-up steps, and marked."""
+"""Measures the memory of one step. It makes that step slower, which is one of the warm-up steps, and marked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Sample:
     """Looks at the step between :meth:`begin` and :meth:`end`, which are called at the ends of steps.
 
     Args:
-        looks: each of its looks may fail by itself.
+        looks: decides whether a look is made; a look that fails does not end the program.
     """
 
     def __init__(self, looks: Looks) -> None:
@@ -54,19 +54,19 @@ class Sample:
         self._fresh = True
 
     def leave(self) -> bool:
-        """Take away what could not be at the step's end; tells whether all is."""
+        """Take away what could not be taken away at the step's end; returns whether nothing is left."""
         return self._looks.run(_LEAVING, 1, self._kept.leave) is not False
 
     @unseen_look(SAMPLES)
     def called(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """A module is called: the first that has parameters is given the samples of the step."""
+        """A module is called: the first one with parameters gets the samples of the step."""
         if self._fresh and torch.is_grad_enabled() and next(iter(module.parameters()), None) is not None:
             self._fresh = False
             first = next((a for a in args if isinstance(a, Tensor) and a.dim() > 0), None)
             self._samples += 0 if first is None else first.shape[0]
 
     def end(self, parameters: list[Tensor], optimizers: Iterable[Optimizer]) -> dict[str, object]:
-        """Stop looking; what was seen, as the fields of a record's ``sample`` event. Bytes."""
+        """Stop; returns the fields of a record's ``sample`` event, in bytes."""
         self._looks.run(KEPT, 1, self._kept.end)
         return {**self._memory(parameters, optimizers), "samples": self._samples or None}
 
@@ -93,7 +93,7 @@ def memory_of(parameters: list[Tensor], optimizers: Iterable[Optimizer]) -> dict
 
 
 def parameters_of(optimizers: Iterable[Optimizer]) -> list[Tensor]:
-    """Every parameter that ``optimizers`` train, once."""
+    """Every parameter of ``optimizers``, once."""
     every = {id(p): p for o in optimizers for group in o.param_groups for p in group["params"]}
     return list(every.values())
 

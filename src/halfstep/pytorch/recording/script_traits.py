@@ -1,4 +1,4 @@
-"""What the script does around a step that the lines to adopt have to do, too: clipping and accumulation."""
+"""Finds what the script does around a step that the lines to adopt have to do, too: clipping and accumulation."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _NAME = "clipping and accumulation"
 
 
 class Habits:
-    """Watches the first step; costs a counter a backward pass.
+    """Watches the first step; it costs one counter per backward pass.
 
     Args:
-        write: the record's; called once, with what was seen.
-        looks: it may fail by itself.
+        write: writes an event; called once.
+        looks: decides whether a look is made; a look that fails does not end the program.
     """
 
     def __init__(self, write: Callable[..., None], looks: Looks) -> None:

@@ -1,4 +1,4 @@
-"""Whether a product's sizes suit the matrix units: those of GPUs and CPUs work on tiles of 8 and more."""
+"""Tells whether a product's sizes suit the matrix units of GPUs and CPUs, which work on tiles of 8 and more."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def odd_sizes(operation: str, operands: Sequence[Sequence[int]]) -> bool:
 
     Args:
         operation: its name, e.g. ``addmm``.
-        operands: the shapes of its tensors, in order; of ``addmm`` and its like the bias comes first.
+        operands: the shapes of its tensors, in order; for ``addmm`` and similar operations the bias comes first.
     """
     return any(side % TILE for side in _sides(operation, operands))
 
 
 def _sides(operation: str, operands: Sequence[Sequence[int]]) -> Sequence[int]:
-    """The sides that the unit sees: m, k and n of a product, channels of a convolution, a head's width."""
+    """The sizes that the unit sees: m, k and n of a product, channels of a convolution, the width of a head."""
     if "attention" in operation:
         return operands["backward" in operation][-1:]
     if "convolution" in operation:

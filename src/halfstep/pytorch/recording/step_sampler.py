@@ -1,4 +1,4 @@
-"""The two early steps that are looked at: one by its products and memory, the next by its time. Both are marked."""
+"""Samples two early steps: the products and the memory of one, the time of the next. Both are marked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from halfstep.takeover.looks import Looks, look
 if TYPE_CHECKING:
     from halfstep.pytorch.loss_scaling.manual_updates import ByHand
 
-#: the step, counted from 0, whose time is divided among the kinds of work: the sampled step is too slow for that
+#: the step, counted from 0, whose time is divided among the kinds of work; the sampled step is too slow for that
 PROFILED_STEP = SAMPLED_STEP + 1
 
 _STORED, _METERS = "what is stored", "peak memory and energy"
@@ -30,13 +30,13 @@ _UNITS = "products in fp32 units"
 
 
 class Looking:
-    """Begins and ends the looks, at the ends of steps.
+    """Begins and ends the samples, at the ends of steps.
 
     Args:
-        optimizers: those that have stepped so far.
-        by_hand: knows the parameters where there is no optimizer.
+        optimizers: the optimizers that have stepped so far.
+        by_hand: knows the parameters if there is no optimizer.
         options: the takeover's; it is called when training runs as it will from now on, and at every step after that.
-        looks: each look may fail by itself.
+        looks: decides whether a look is made; a look that fails does not end the program.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Looking:
         self._profile: Profile | None = None
 
     def install(self, patches: Patches) -> None:
-        """Follow module calls; before anything is compiled."""
+        """Wrap the calls of modules; to be called before anything is compiled."""
         self._calls.install(patches)
         self._stored.install(patches)
 
@@ -84,12 +84,12 @@ class Looking:
         return self._found() or []
 
     def __call__(self, index: int) -> bool:
-        """Step ``index`` has ended; tells whether it was looked at."""
+        """Step ``index`` has ended; returns whether it was sampled."""
         if index > PROFILED_STEP:
             return False
         looked = self._sample is not None or self._profile is not None
         if index == SAMPLED_STEP - 1:
-            self.close()  # where the steps are counted anew, a look may be under way
+            self.close()  # a sample may have begun, if the count of steps begins again
             self._begin()
         elif index == SAMPLED_STEP:
             self._end_sample()
@@ -123,7 +123,7 @@ class Looking:
         self._stored.called(module, args)
 
     def _end_sample(self) -> None:
-        """Write what the sampled step held."""
+        """Write the memory of the sampled step."""
         self._calls.tell()
         self._ended, self._sample = self._sample, None
         if self._ended is not None:
@@ -138,13 +138,13 @@ class Looking:
             self._options.writer.write("sample", **fields)
 
     def _end_profile(self) -> None:
-        """Write what the profiler saw."""
+        """Write the results of the profiler."""
         profile, self._profile = self._profile, None
         if profile is not None:
             self._options.writer.write("sample", **profile.end())
 
     def close(self) -> None:
-        """The steps are over: a profiler that still runs would end the process badly."""
+        """The steps are over: stop a profiler that still runs, which would crash the process at its end."""
         profile, self._profile = self._profile, None
         if profile is not None and (fields := profile.abandon()):
             self._options.writer.write("sample", **fields)

@@ -1,4 +1,4 @@
-"""Which formats weights, gradients and optimizer state are stored in, at the end of the sampled step."""
+"""Measures in which formats weights, gradients and optimizer state are stored, at the end of the sampled step."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from halfstep.record.stored import PARTS, REMAINDER
 
 
 class StoredMeter:
-    """Notes which modules are called in the sampled step: their frozen weights count, too.
+    """Notes the modules that are called in the sampled step, since their frozen weights count, too.
 
-    So do all weights of an optimizer that holds one of theirs: another thread may be about to step it.
+    All weights of an optimizer that holds one of theirs count as well: another thread may be about to step it.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class StoredMeter:
         self._made: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 
     def install(self, patches: Patches) -> None:
-        """Notice optimizers as they are given their parameters."""
+        """Wrap what gives optimizers their parameters."""
 
         def noticing(original: Callable[..., Any]) -> Callable[..., Any]:
             def add_param_group(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
@@ -46,7 +46,7 @@ class StoredMeter:
         self._called.add(module)
 
     def end(self, trained: Sequence[Tensor], optimizers: Iterable[Optimizer]) -> Mapping[str, object]:
-        """The step is over; the fields of the record's ``stored`` event. It only looks, so it raises nothing."""
+        """The step is over; returns the fields of the record's ``stored`` event. It raises nothing."""
         try:
             modules, stepped = list(self._called), set(optimizers)
             called = {id(p) for module in modules for p in module.parameters()}
@@ -64,13 +64,13 @@ def stored_in(
 ) -> dict[str, dict[str, int]]:
     """Bytes by format of the weights, of their gradients, and of the optimizers' state, in this process.
 
-    Memory that several tensors share counts once: tied weights, views of a flat parameter. Of a sharded tensor it is
-    the part that lies here; of a tensor made of others (DTensor, quantised weights), these.
+    Memory that several tensors share (tied weights, views of a flat parameter) counts once. For a sharded tensor the
+    part in this process counts; for a tensor made of others (DTensor, quantised weights) those count.
 
     Args:
         trained: the parameters that are trained.
-        modules: those whose other parameters count as well.
-        optimizers: those that have stepped.
+        modules: modules whose other parameters count as well.
+        optimizers: the optimizers that have stepped.
     """
     weights = {id(p): p for p in (*trained, *(p for module in modules for p in module.parameters()))}
     gradients = [p.grad for p in weights.values() if p.is_leaf and p.grad is not None]
@@ -83,7 +83,7 @@ def stored_in(
 
 
 def weights_by_format(weights: Collection[Tensor]) -> dict[str, int]:
-    """Bytes of ``weights`` by format, and of the remainders that lie beside bf16 ones and make fp32 numbers of them."""
+    """Bytes of ``weights`` by format, and of the remainders that make fp32 numbers of bf16 ones."""
     held = [(weight, registry.held(weight)) for weight in weights]
     stored = [piece for weight, known in held for piece in ((weight,) if known is None else known.pieces)]
     remainders = sum(known.remainder.nbytes for _, known in held if known is not None)
@@ -104,13 +104,13 @@ def bytes_by_format(tensors: Iterable[Tensor]) -> dict[str, int]:
         pieces[key, format_name(plain.dtype)].add((int(plain.storage_offset()) * size, plain.numel() * size))
     found: dict[str, int] = defaultdict(int)
     for (key, name), held in pieces.items():
-        # Pieces may overlap; and a sharded weight that was gathered for a while has given its memory back.
+        # Pieces may overlap; and a sharded weight that was gathered for a while has no memory any more.
         found[name] += min(sizes[key], sum(size for _, size in held))
     return {name: size for name, size in found.items() if size}
 
 
 def _plain(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensors that hold the numbers of one: itself, or those that it is made of."""
+    """The tensors that hold the numbers of a tensor: itself, or those that it is made of."""
     made_of: Any = tensor
     if is_traceable_wrapper_subclass(made_of):
         names, _ = made_of.__tensor_flatten__()
@@ -124,7 +124,7 @@ def _plain(tensor: Tensor) -> Iterator[Tensor]:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors of an optimizer's state: in dicts by parameter, and whatever lies in these."""
+    """The tensors of an optimizer's state, in nested containers, too."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""Where a step's time goes: every instant of a profiled step given to one kind of work, so that shares sum to one.
+"""Where a step's time goes: every instant of a profiled step belongs to one kind of work, so the shares sum to one.
 
-On a CPU an instant belongs to the innermost operation that runs then, by the kind of it or of the nearest operation
-around it that has one. On a GPU it belongs to the kernel that runs then, by the kind of the operation that launched it.
+On a CPU an instant belongs to the innermost operation that runs then: to its kind, or to that of the nearest operation
+around it that has one. On a GPU it belongs to the kernel that runs then: to the kind of the operation that launched it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-#: the kinds of work, in the order in which one instant of several streams is given to them
+#: the kinds of work; an instant at which several streams work belongs to the first of their kinds in this order
 PRODUCTS, OTHER, CASTS, OPTIMIZER, DATA, HOST = "products", "other", "casts", "optimizer", "data", "host"
 KINDS = (PRODUCTS, OTHER, CASTS, OPTIMIZER, DATA, HOST)
 
@@ -19,29 +19,29 @@ _PRODUCTS = re.compile(
     r"aten::((add|addb|b|badd?b|_scaled_)?mm|(add)?mv|linear|matmul|mkldnn_linear|mkldnn_rnn_layer|_cudnn_rnn)"
     r"(_backward)?$|.*(convolution|conv\dd|attention)"
 )
-#: what the profiler calls regions rather than operations: kinds that hold for all that runs inside
+#: regions of the profiler -> the kind of everything that runs inside
 OPTIMIZER_STEP = "Optimizer."
 _REGIONS = ((OPTIMIZER_STEP, OPTIMIZER), ("enumerate(DataLoader)", DATA))
 
-#: what the profiler calls a compiled forward pass, and what inductor calls its code in a backward pass, too
+#: the profiler's name for a compiled forward pass, and inductor's name for its code, in a backward pass, too
 _COMPILED = ("Torch-Compiled Region", "## Call CompiledFxGraph")
 
 #: inductor's own kernels; its templates are those of products
 _COMPILED_KERNEL = re.compile(r"triton_|.*cpp_fused")
 
-#: kernels of products, as cuBLAS, cuDNN, CUTLASS, FlashAttention, rocBLAS and Triton's templates name them
+#: the names of kernels of products in cuBLAS, cuDNN, CUTLASS, FlashAttention, rocBLAS and Triton's templates
 _PRODUCT_KERNEL = re.compile(
     r"gemm|gemv|nvjet|cutlass|xmma|convolve|conv2d|dgrad|wgrad|flash|fmha|sdpa|Cijk_|triton_tem_",
     re.IGNORECASE,
 )
 
-#: what :mod:`halfstep.pytorch.products` does around a product in fp32 units
+#: the work of :mod:`halfstep.pytorch.products` around a product in fp32 units
 CAST = "halfstep: cast"
 
-#: what is computed again to be compared with what the program computed
+#: computations that only check the program's own
 LOOK = "halfstep: look"
 
-#: the region of an optimizer's closure: a forward and a backward pass, inside the optimizer's step
+#: the region of an optimizer's closure: a forward and a backward pass inside the optimizer's step
 CLOSURE = "halfstep: closure"
 
 
@@ -53,17 +53,17 @@ class Event:
     start: int
     end: int
     thread: int = 0
-    #: operations have one, device work has that of the operation that launched it
+    #: the number of an operation; device work has the number of the operation that launched it
     correlation: int = 0
 
 
 def kind_of(event: Event) -> str:
-    """The kind of an operation by itself; empty for what only contains others."""
+    """The kind of an operation by itself; empty for one that only contains others."""
     name = event.name
     region = next((kind for start, kind in _REGIONS if name.startswith(start)), "")
     if region:
         return region
-    if _COMPILED_KERNEL.match(name):  # it is named after all that is fused in it
+    if _COMPILED_KERNEL.match(name):  # its name has those of all operations that are fused in it
         return PRODUCTS if name.startswith("triton_tem_") else OTHER
     if _PRODUCTS.match(name):
         return PRODUCTS
@@ -75,10 +75,10 @@ def kind_of(event: Event) -> str:
 
 
 def kinds(events: Sequence[Event]) -> list[tuple[Event, str]]:
-    """The events of one thread in order, each with its kind: its own, or that of the nearest around it.
+    """The events of one thread in order, each with its kind: its own, or that of the nearest event around it.
 
-    Inside an optimizer's step or a data loader everything is theirs, an optimizer's closure excepted. An operation
-    that nothing names is ``other``.
+    Everything inside an optimizer's step or a data loader belongs to these, except an optimizer's closure. An operation
+    without any kind is ``other``.
     """
     found: list[tuple[Event, str]] = []
     around: list[tuple[int, str]] = []
@@ -95,7 +95,7 @@ def kinds(events: Sequence[Event]) -> list[tuple[Event, str]]:
 
 
 def host_time(found: Iterable[tuple[Event, str]], start: int, end: int) -> dict[str, int]:
-    """Nanoseconds between ``start`` and ``end`` by the kind of the innermost event; outside all events: ``host``."""
+    """Nanoseconds between ``start`` and ``end`` by the kind of the innermost event; ``host`` outside of all events."""
     spent: dict[str, int] = defaultdict(int)
     open_: list[tuple[int, str]] = []
     at = start
@@ -120,10 +120,10 @@ def _spend(spent: dict[str, int], at: int, until: int, kind: str) -> int:
 def device_time(
     device: Iterable[tuple[Event, str]], host: Iterable[tuple[Event, str]], start: int, end: int
 ) -> dict[str, int]:
-    """Nanoseconds of a GPU by kind; while it idles: ``data`` if the host loads data then, else ``host``.
+    """Nanoseconds of a GPU by kind; while it idles, ``data`` if the host loads data then, else ``host``.
 
     Args:
-        device: what ran on it, in all streams, with its kind.
+        device: the work of the GPU in all streams, with its kinds.
         host: the operations of the thread that trains, with their kinds.
         start, end: the step, in ns.
     """
@@ -148,9 +148,9 @@ def _first(running: Mapping[str, int]) -> str:
 
 
 def launched(device: Iterable[Event], host: Iterable[tuple[Event, str]]) -> list[tuple[Event, str]]:
-    """Device work with the kind of the operation that launched it; a copy from the host is ``data``.
+    """The device work with the kind of the operation that launched it; a copy from the host is ``data``.
 
-    What a CUDA graph replays was launched by no operation: there a kernel's own name tells whether it is a product.
+    No operation launches the work that a CUDA graph replays: there a kernel's own name tells whether it is a product.
     """
     by_operation = {event.correlation: kind for event, kind in host if event.correlation}
     return [(event, _kind_on_device(event, by_operation.get(event.correlation, OTHER))) for event in device]

@@ -26,9 +26,9 @@ def round_blocks(
 ) -> Tensor:
     """Round a tensor to a block format and back; x's shape and dtype, values of the format.
 
-    Blocks run along ``axis``; the last one may be short. ``mode`` and ``generator`` are for the elements; scales
-    are as the standard says. Elements beyond the largest saturate. A block with NaN or infinity becomes NaN.
-    The result carries no gradient.
+    Blocks run along ``axis``; the last one may be short. ``mode`` and ``generator`` apply to the elements; scales
+    follow the standard. Elements beyond the largest number saturate. A block with NaN or infinity becomes NaN. The
+    result carries no gradient.
 
     Raises:
         UsageError: not a block format, no such axis, or as :func:`halfstep.pytorch.round_to`.
@@ -37,7 +37,7 @@ def round_blocks(
     """
     fmt = get_block(format)
     working = working_dtype(x)
-    dimensions = max(x.dim(), 1)  # a single number is a block of one
+    dimensions = max(x.dim(), 1)  # a scalar is a block of one number
     if not -dimensions <= axis < dimensions:
         raise UsageError(
             f"axis is {axis}; a tensor of shape {tuple(x.shape)} has axes {-dimensions} to {dimensions - 1}."
@@ -54,7 +54,7 @@ def round_blocks(
 def in_blocks(x: Tensor, fmt: BlockFormat, axis: int) -> tuple[Tensor, Tensor]:
     """x over its blocks' scales, (..., number of blocks, block), ``axis`` last; and the scales, (..., number, 1)."""
     blocks = _blocks(x.movedim(axis, -1), fmt.block)
-    largest = blocks.abs().amax(-1, keepdim=True)  # NaN where the block has one
+    largest = blocks.abs().amax(-1, keepdim=True)  # NaN for a block with a NaN
     scale = _power_of_two(largest, fmt) if fmt.tensor_scale is None else _two_level(blocks, largest, fmt)
     return blocks / scale, scale
 
@@ -77,7 +77,7 @@ def _power_of_two(largest: Tensor, fmt: BlockFormat) -> Tensor:
 
 
 def _two_level(blocks: Tensor, largest: Tensor, fmt: BlockFormat) -> Tensor:
-    """The block's scale, rounded to its format, times the tensor's."""
+    """The block's scale, rounded to its format, multiplied by the tensor's scale."""
     assert fmt.tensor_scale is not None
     finite = torch.where(torch.isfinite(blocks), blocks, 0).abs()
     top = finite.amax() if finite.numel() else finite.new_zeros(())

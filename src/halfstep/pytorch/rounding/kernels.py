@@ -6,8 +6,8 @@
   q = 2^(e - fraction_bits), x/q is rounded to a whole number and multiplied by q; powers of two only, so every
   product is exact, and signed zeros, NaN and infinity need no care.
 
-A kernel leaves its result in ``work.out`` and its passes over memory in ``work``'s buffers; where these are None,
-each pass makes a new tensor, which torch.compile fuses.
+A kernel writes its result into ``work.out`` and its intermediate tensors into ``work``'s buffers; if these are None,
+each pass makes a new tensor, and torch.compile fuses the passes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LAYOUT = {torch.float32: (8, 23), torch.float64: (11, 52)}
 
 @dataclass(frozen=True)
 class Work:
-    """Where a kernel puts its result and its intermediate tensors: x's shape; None: new memory each time."""
+    """Memory for a kernel's result and its intermediate tensors, of x's shape; None: new memory each time."""
 
     out: Tensor | None = None
     first: Tensor | None = None
@@ -39,7 +39,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Rounding:
-    """What is to be done: a format, a mode, an overflow policy and where random numbers come from."""
+    """How to round: a format, a mode, an overflow policy and a source of random numbers."""
 
     format: Format
     mode: str
@@ -69,7 +69,7 @@ def contains(format: Format, dtype: torch.dtype) -> bool:
 
 
 def keep(x: Tensor, rounding: Rounding, work: Work) -> Tensor:
-    """Nothing to round; infinity is as the overflow policy says."""
+    """Round nothing; infinity follows the overflow policy."""
     if rounding.overflow == "infinity":
         return _store(x, work.out)
     if rounding.overflow == "nan":
@@ -79,7 +79,7 @@ def keep(x: Tensor, rounding: Rounding, work: Work) -> Tensor:
 
 
 def cast(x: Tensor, rounding: Rounding, work: Work) -> Tensor:
-    """Nearest even by PyTorch's own casts; the overflow of these is to infinity."""
+    """Round to nearest even by PyTorch's own casts, which overflow to infinity."""
     low = CASTS[rounding.format.name]
     if rounding.overflow == "saturate":
         largest = rounding.format.largest
@@ -161,7 +161,7 @@ def _bounded(rounded: Tensor, x: Tensor, rounding: Rounding, out: Tensor | None)
     if rounding.overflow == "saturate":
         return torch.clamp(rounded.mul_(unit), -fmt.largest, fmt.largest, out=out)
     if rounding.overflow == "infinity":
-        # up, so that what is beyond the format is beyond the tensor's dtype as well, and down again
+        # up, so that numbers beyond the format are beyond the tensor's dtype, too, and down again
         room = math.ldexp(1.0, (1 << (_LAYOUT[x.dtype][0] - 1)) - 1 - fmt.max_exponent)
         return torch.mul(rounded.mul_(unit * room), 1 / room, out=out)
     rounded = rounded.mul_(unit)

@@ -1,7 +1,7 @@
 """The rounding kernels in C, as functions of tensors.
 
-Where they cannot be compiled (:mod:`halfstep.pytorch.native.builder`), :mod:`halfstep.pytorch.rounding.kernels` does
-the same work with PyTorch's operations.
+If they cannot be compiled (:mod:`halfstep.pytorch.native.builder`), :mod:`halfstep.pytorch.rounding.kernels` does the
+same work with PyTorch's operations.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from halfstep.pytorch.native.builder import FOLDER, library
 
 SOURCE = FOLDER / "rounding.c"
 
-#: elements below which a second thread costs more than it saves
+#: with fewer elements a second thread costs more than it saves
 _ONE_THREAD = 1 << 15
 
 _OVERFLOW: dict[Overflow, int] = {"saturate": 0, "infinity": 1, "nan": 2}
@@ -46,18 +46,18 @@ class Kernels:
     def round(
         self, x: Tensor, out: Tensor, fmt: Format, overflow: Overflow, shift: int = 0, keep: bool = False
     ) -> None:
-        """x to nearest even in ``fmt``; ``shift``: of x * 2^shift, and back; ``keep``: NaN and infinity stay."""
+        """Round x to nearest even in ``fmt``; ``shift``: round x * 2^shift instead; ``keep``: NaN and infinity stay."""
         n = x.numel()
         name, arguments = _arguments(fmt, overflow, shift, keep)
         getattr(self._library, name)(x.data_ptr(), out.data_ptr(), n, _threads(n), *arguments)
 
     def largest(self, x: Tensor) -> float:
-        """The largest finite magnitude; 0 of nothing."""
+        """The largest finite magnitude; 0 for an empty tensor."""
         found: float = self._library.hs_largest(x.data_ptr(), x.numel(), _threads(x.numel()))
         return found
 
     def blocks(self, x: Tensor, out: Tensor, fmt: BlockFormat, axis: int, tensor_scale: float) -> None:
-        """x in blocks along ``axis``; ``tensor_scale``: of a format with two levels of scales, else 0."""
+        """Round x in blocks along ``axis``; ``tensor_scale``: for a format with two levels of scales, else 0."""
         axis %= x.dim()
         outer, inner = x.shape[:axis].numel(), x.shape[axis + 1 :].numel()
         element = fmt.element
@@ -82,6 +82,6 @@ def _threads(elements: int) -> int:
 
 @functools.cache
 def kernels() -> Kernels | None:
-    """The compiled kernels, or None where they cannot be had. The first call may compile, for a second or two."""
+    """The compiled kernels, or None without a compiler. The first call may compile for a second or two."""
     found = library(SOURCE)
     return None if found is None else Kernels(found)

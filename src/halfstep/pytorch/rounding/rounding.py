@@ -43,8 +43,8 @@ def round_to(
     """Round a tensor to a format; the result has x's shape and dtype, and values of the format.
 
     float64 is rounded once, not by way of float32. Subnormals, signed zeros, infinities and NaN are as in
-    :func:`halfstep.precisions.exact.round_exact`. The result carries no gradient. Where
-    x has 16 bits and the format reaches further (bf16 in a float16 tensor), x's dtype has the last word.
+    :func:`halfstep.precisions.exact.round_exact`. The result carries no gradient. If x is 16-bit and the format has a
+    larger range (bf16 in a float16 tensor), the result is limited by x's dtype.
 
     Args:
         x: float16, bfloat16, float32 or float64, any shape.
@@ -52,8 +52,8 @@ def round_to(
         mode: ``nearest_even``, ``toward_zero``, or ``stochastic``: up or down, so that the mean is x.
         overflow: ``saturate``, ``infinity`` or ``nan``; None: the format's own (:attr:`Format.overflow`).
         generator: the random numbers of ``stochastic``; None: PyTorch's own.
-        out: where to put the result: x's shape, dtype and device, or x itself. It saves new memory's page faults,
-            which cost more than the rounding.
+        out: the tensor for the result, with x's shape, dtype and device, or x itself. It saves the page faults of new
+            memory, which cost more than the rounding.
 
     Raises:
         UsageError: another dtype, format, mode or policy, or an ``out`` that does not match x.
@@ -83,7 +83,7 @@ def round_to(
 def _plan(
     format: str | Format, mode: str, overflow: str | None, dtype: torch.dtype, compiling: bool
 ) -> tuple[Rounding, Kernel, bool]:
-    """What to do, with which kernel, and whether the result is x itself.
+    """How to round, the kernel for it, and whether the result is x itself.
 
     Raises:
         UsageError: as :func:`round_to`.
@@ -99,7 +99,7 @@ def _plan(
     return rounding, rounding.kernel(_WORKING[dtype], compiling), same
 
 
-#: making a plan takes microseconds, which a small tensor would notice
+#: cached, since a plan takes microseconds, which is much for a small tensor
 _cached_plan = lru_cache(maxsize=256)(_plan)
 
 
@@ -124,13 +124,13 @@ def _check_out(x: Tensor, out: Tensor | None) -> None:
 
 
 def _plain(x: Tensor) -> bool:
-    """Whether x is memory of this machine's CPU and nothing that stands for it (fake, batched, distributed)."""
+    """Whether x is in this machine's memory, and no stand-in for such a tensor (fake, batched, distributed)."""
     ordinary = type(x) in (Tensor, torch.nn.Parameter) and x.device.type == "cpu"
     return ordinary and not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 class _Buffers(threading.local):
-    """Memory for one chunk's intermediate results, one set per thread: 2 MiB, 6 MiB once float64 was rounded."""
+    """Memory for the intermediate results of a chunk, per thread: 2 MiB, and 6 MiB after float64 was rounded."""
 
     def __init__(self) -> None:
         self._sets: dict[torch.dtype, list[Tensor]] = {}
@@ -147,12 +147,12 @@ class _Buffers(threading.local):
 _BUFFERS = _Buffers()
 
 
-#: elements from which the kernels in C are used: a smaller tensor is not worth their compilation
+#: with fewer elements the kernels in C are not used: their compilation does not pay
 IN_C = 1 << 16
 
 
 def _in_c(x: Tensor, kernel: Kernel, rounding: Rounding, out: Tensor | None) -> Tensor | None:
-    """Round by the kernels in C, where these are for it and are there; else None."""
+    """Round by the kernels in C if they exist and can do it; else None."""
     if x.numel() < IN_C or x.dtype is not torch.float32 or rounding.mode != "nearest_even" or kernel is keep:
         return None
     if not _plain(x) or not x.is_contiguous() or not (out is None or out.is_contiguous()):

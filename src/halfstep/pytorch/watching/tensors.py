@@ -53,7 +53,7 @@ def floating(values: Any) -> Iterator[Tensor]:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers are finite. A finite sum shows it at half the cost of aminmax; the sum itself may overflow."""
+    """Whether all numbers are finite. A finite sum shows it at half the cost of aminmax; but a sum may overflow."""
     tensor = summable(tensor)
     if math.isfinite(tensor.sum().item()):
         return True
