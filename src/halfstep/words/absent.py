@@ -4,11 +4,11 @@ from __future__ import annotations
 
 NO_TIMED_STEP = "no step after the warm-up"
 NO_STEP = "no step was made"
-NO_TRIAL = "no trial told"
+NO_TRIAL = "no trial measured it"
 NO_END = "no end was recorded"
-NOT_IN_RECORD = "the record holds none"
-NO_SAMPLES = "how many samples a step takes was not seen"
-PEAK_UNKNOWN = "the process ended without telling its peak"
+NOT_IN_RECORD = "the record has no such figure"
+NO_SAMPLES = "it is not known how many samples a step takes"
+PEAK_UNKNOWN = "the process ended without reporting its peak"
 
 #: why there is no energy where trials ran side by side on one processor: its counters cover all of it
 SHARED = "other trials ran on the same processor at the same time"
@@ -19,14 +19,14 @@ NO_PRODUCT = "the sampled step made no matrix product"
 SECOND_STEP = "measured in the second step, which was not reached"
 NOT_SAMPLED = "no step was sampled"
 THIRD_STEP = "measured in the third step, which was not reached"
-NO_SHARES = "the profiled step gave none"
+NO_SHARES = "the profiled step gave no shares"
 
 #: why what the peak holds beside the parts is not known
 RESIDENT_PEAK = (
     "on a CPU the peak is the resident set's, which holds the program's data and code too: "
     "the rest of the peak is not workspace alone"
 )
-NO_ACTIVATIONS = "the activations are not known, and so neither is what is left beside them"
+NO_ACTIVATIONS = "the activations are not known, so the rest of the peak is not known either"
 #: the sampled step kept more memory than any later one
 PEAK_BELOW_PARTS = "the peak after the warm-up is below the parts of the sampled step"
 

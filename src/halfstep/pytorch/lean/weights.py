@@ -24,7 +24,7 @@ from halfstep.errors import HalfstepError, Unsupported
 from halfstep.precisions.recipes import Recipe
 from halfstep.pytorch.dtypes import KEPT
 from halfstep.pytorch.lean import functions
-from halfstep.pytorch.lean.choice import has_rows
+from halfstep.pytorch.lean.choice import can_be_held, has_rows
 from halfstep.pytorch.lean.embedding import in_fp32
 from halfstep.pytorch.lean.masters import Masters
 from halfstep.pytorch.lean.replicas import Replicas
@@ -173,21 +173,22 @@ class LeanWeights:
 
     def _step(self, parameters: Iterable[Tensor]) -> None:
         """An optimizer is about to step ``parameters``: split those that no call of a model has split.
-            parameters = list(parameters)
-            if not self._shards.are_followed(parameters):
-                self._refuse(_OTHERWISE)
-            self._hold_shards(parameters)
-            new = [p for p in parameters if self.masters.of(p) is None and can_be_held(p) and p not in self._kept]
-            if new:
-                for module in list(self._asked):
-                    self._keep_in(module)
-                if not self._in_framework:
-                    self._keep_what_no_model_holds(new)
-                self.masters.hold(p for p in new if p not in self._kept)
 
-        def _keep_what_no_model_holds(self, parameters: Iterable[Tensor]) -> None:
-            In a framework's region no call of a model was the outermost one.
+        In a framework's region no call of a model was the outermost one.
         """
+        parameters = list(parameters)
+        if not self._shards.are_followed(parameters):
+            self._refuse(_OTHERWISE)
+        self._hold_shards(parameters)
+        new = [p for p in parameters if self.masters.of(p) is None and can_be_held(p) and p not in self._kept]
+        if new:
+            for module in list(self._asked):
+                self._keep_in(module)
+            if not self._in_framework:
+                self._keep_what_no_model_holds(new)
+            self.masters.hold(p for p in new if p not in self._kept)
+
+    def _keep_what_no_model_holds(self, parameters: Iterable[Tensor]) -> None:
         """Parameters that no model holds stay fp32: the script's own code computes with them and its fp32 tensors."""
         of_models = {id(p) for module in self._held for p in module.parameters()}
         for parameter in parameters:
