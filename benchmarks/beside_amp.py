@@ -13,7 +13,7 @@ costs (overhead.py shows both). So here one process, one network and one optimiz
 and without, in one order and the other. The script's own AMP yields where halfstep is in force; elsewhere it has the
 same products (``--products auto``). Each turn takes some steps uncounted and then counts a few; its figure is the
 fastest. Ratios and differences are taken pair by pair: the median with its 95 % interval (order statistics). Two turns
-without halfstep give the floor: what is seen where there is nothing to see. What ``halfstep run`` may change beside the
+without halfstep give the floor: the ratio of two equal runs. What ``halfstep run`` may change beside the
 step is overhead.py's to see.
 
 The C library's heap is told to keep what is freed: where it gives memory back, a step of large layers has between 0 and

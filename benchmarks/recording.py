@@ -7,7 +7,7 @@ process, one network and one optimizer take turns with the takeover of ``halfste
 in turn, and off and on in every other pair. Each turn puts it into force anew, takes the steps that are looked at
 closely uncounted, and then counts a few; its figure is the fastest (``--center median``: their median). Ratios and
 differences are taken pair by pair: the median with its 95 % interval (order statistics). Two turns without a record
-give the floor: what is seen where there is nothing to see.
+give the floor: the ratio of two equal runs.
 
     python benchmarks/recording.py [--pairs 61] [--steps 8] [--clock wall|cpu] [--device cuda] [--center fastest|median]
                                    [--json FILE]

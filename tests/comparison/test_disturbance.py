@@ -144,4 +144,4 @@ def test_a_disturbed_trial_that_was_slow_is_not_called_slower() -> None:
     advice, found = compared({"fp32": [(0.1, False), (0.101, False)], "bf16": [(30.0, True), (31.0, True)]})
     assert found[1]["why_no_faster"] == []
     assert found[1]["energy_absent"] == "other work disturbed every trial, and the counter counts it, too"
-    assert "whether bf16 is faster the data cannot tell (0.0033×)" in advice["text"]
+    assert "the data cannot tell whether bf16 is faster (0.0033×)" in advice["text"]

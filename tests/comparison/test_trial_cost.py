@@ -48,7 +48,7 @@ def test_joules_that_are_absent_say_why_at_every_level() -> None:
     assert (row["energy_absent"], row["joules_per_step_absent"]) == (None, "too short")
     row = energy({"energy_joules": 9.0, "joules_per_step": 1.0}, samples=0)
     assert row["joules_per_sample"] is None
-    assert row["joules_per_sample_absent"] == "how many samples a step takes was not seen"
+    assert row["joules_per_sample_absent"] == "it is not known how many samples a step takes"
 
 
 def test_workspace_is_the_allocators_peak_less_the_parts() -> None:

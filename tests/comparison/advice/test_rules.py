@@ -160,7 +160,7 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
     ),
     (
         "accuracy_first", "accuracy", [FP32, verdict("bf16", 1.2, speed_ratio=noisy(1.2, 0.9, 1.6))], "fp32",
-        "bf16 is as accurate, and whether it is faster the data cannot tell (1.20×, from 0.90 to 1.60×); run with --repeats",
+        "bf16 is as accurate, but the data cannot tell whether it is faster (1.20×, from 0.90 to 1.60×); run with --repeats",
     ),
     (
         "accuracy_first", "accuracy", [FP32, verdict("bf16", 1.9, speed_ratio=None)], "fp32",
@@ -192,12 +192,12 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
     ("best", "speed", [FP32, verdict("bf16", 1.9, "no_difference_seen", loss=loss(0.0, 0.04))], "bf16", "no worse."),
     (
         "best", "speed", [FP32, verdict("bf16", 1.9, "no_difference_seen", loss=loss(0.0, 0.3))], "bf16",
-        "Use bf16 for now: 1.90× faster, and the loss is close; whether it is worse the data cannot tell: "
+        "Use bf16 for now: 1.90× faster, and the loss is close; the data cannot tell whether it is worse: "
         "run with --seeds 5.",
     ),
     (
         "best", "speed", [FP32, verdict("bf16", 1.9, loss=loss(-0.2), **ONE_SEED)], "bf16",
-        "and the loss is lower; whether it is worse the data cannot tell: run with --seeds 5.",
+        "and the loss is lower; the data cannot tell whether it is worse: run with --seeds 5.",
     ),
     (
         "undecided", "speed",
@@ -279,7 +279,7 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
     ),
     (
         "gain_cannot_be_told", "speed", [FP32, verdict("bf16", 1.43, speed_ratio=noisy(1.43, 0.93, 2.19))], "fp32",
-        "Stay with fp32 for now: whether bf16 is faster the data cannot tell (1.43×, from 0.93 to 2.19×); "
+        "Stay with fp32 for now: the data cannot tell whether bf16 is faster (1.43×, from 0.93 to 2.19×); "
         "run with --repeats 3.",
     ),
     (
@@ -293,7 +293,7 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
     ),
     (
         "gain_cannot_be_told", "speed", [FP32, verdict("bf16", 1.9, speed_ratio=noisy(1.9, None, None), steps=10)],
-        "fp32", "whether bf16 is faster the data cannot tell (1.90×); let it make more steps, 11 at least: fewer have no "
+        "fp32", "the data cannot tell whether bf16 is faster (1.90×); let it make more steps, 11 at least: fewer have no "
         "interval.",
     ),
     (
@@ -303,16 +303,16 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
     ),
     (
         "gain_cannot_be_told", "speed", [FP32, verdict("bf16", 1.9, speed_ratio=noisy(1.9, None, None, 1))], "fp32",
-        "whether bf16 is faster the data cannot tell (1.90×); run with --repeats 3.",
+        "the data cannot tell whether bf16 is faster (1.90×); run with --repeats 3.",
     ),
     (
         "gain_cannot_be_told", "memory", [FP32, verdict("bf16", 1.9, memory_ratio=noisy(0.95, None, None, 1))], "fp32",
-        "whether bf16 is smaller the data cannot tell (0.95×); run with --repeats 3.",
+        "the data cannot tell whether bf16 is smaller (0.95×); run with --repeats 3.",
     ),
     (
         "gain_cannot_be_told", "energy",
         [FP32, verdict("bf16", 1.9, energy_ratio=noisy(0.9, 0.79, 1.02)), verdict("fp16", 1.9, "worse", energy_ratio=SMALL)],
-        "fp32", "whether bf16 is thriftier the data cannot tell (0.90×, from 0.79 to 1.02×); run with --repeats 3.",
+        "fp32", "the data cannot tell whether bf16 is thriftier (0.90×, from 0.79 to 1.02×); run with --repeats 3.",
     ),
     (
         "gains_but_worse", "speed",
@@ -325,7 +325,7 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
     ),
     (
         "gain_cannot_be_told", "speed", [FP32, verdict("bf16", 0.95, speed_ratio=noisy(0.95, None, None, 1))], "fp32",
-        "whether bf16 is faster the data cannot tell (0.95×); run with --repeats 3.",
+        "the data cannot tell whether bf16 is faster (0.95×); run with --repeats 3.",
     ),
     (
         "not_measured", "memory", [FP32 | {"peak_memory_absent": None}, verdict("bf16", 1.9, peak_memory_absent="gone")],
@@ -383,8 +383,8 @@ FIT_CASES: list[tuple[str, list[dict[str, Any]], dict[str, Any], str | None, str
     ),
     (
         "largest_batch", [FP32, verdict("bf16", 1.0, **ONE_SEED)], fitting("batch", fp32=(None, 1), bf16=(2, 3)), "bf16",
-        "Use bf16 for now: a batch of 2 fits, of which fp32 fits not even 1, and the loss is close; whether it is worse "
-        "the data cannot tell: run with --seeds 5.",
+        "Use bf16 for now: a batch of 2 fits, of which fp32 fits not even 1, and the loss is close; the data cannot tell "
+        "whether it is worse: run with --seeds 5.",
     ),
     (
         "larger_batch_not_as_good", [FP32, verdict("bf16-true", 1.0, "worse")], BATCHES, "fp32",

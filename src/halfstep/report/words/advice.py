@@ -150,7 +150,7 @@ def _no_faster(row: PrecisionRow, evidence: Evidence) -> str:
         return f"and the units that it ran in do not make it faster, whatever was measured ({_seen(row, 'speed')})"
     if may_gain(row, "speed"):
         told = f"({_seen(row, 'speed')}); {_more_runs(row, 'speed', evidence)}"
-        return f"and whether it is faster the data cannot tell {told}"
+        return f"but the data cannot tell whether it is faster {told}"
     return "and no faster" + " by 5 % or more" * may_gain_little(row, "speed")
 
 
@@ -173,7 +173,7 @@ def _advised(answer: Answer, evidence: Evidence, gain: str) -> str:
         return f"{gain}, and no worse."
     return (
         f"{gain}, and the loss is {'lower' if lower(row) else 'close'}; "
-        f"whether it is worse the data cannot tell: {_more_seeds(row, evidence)}."
+        f"the data cannot tell whether it is worse: {_more_seeds(row, evidence)}."
     )
 
 
@@ -202,8 +202,8 @@ def _why_open(row: PrecisionRow, evidence: Evidence) -> str:
 def _gain_cannot_be_told(answer: Answer, evidence: Evidence) -> str:
     row, prefer = _about(answer), evidence.prefer
     return (
-        f"whether {row.precision} is {_FASTER[prefer]} "
-        f"the data cannot tell ({_seen(row, prefer)}); {_more_runs(row, prefer, evidence)}.{_smaller_one(evidence)}"
+        f"the data cannot tell whether {row.precision} is {_FASTER[prefer]} ({_seen(row, prefer)}); "
+        f"{_more_runs(row, prefer, evidence)}.{_smaller_one(evidence)}"
     )
 
 
