@@ -113,7 +113,7 @@ def test_it_ends_where_what_is_open_is_out_of_reach_of_the_time_or_of_the_plan()
     noisy = row("fp16", (0.001, 1000.0), loss=FigureRow(difference=FinalDifference(0.0, -9.0, 9.0, seeds=3)))
     assert plan(state([BASE, FASTER, noisy])) == Stop("out_of_reach")
     # Some pairs would do, but more than there is time for.
-    close = row("fp16", (0.3, 5.0), loss=noisy.loss)
+    close = row("fp16", (0.05, 30.0), loss=noisy.loss)
     needed = stand([BASE, close], LEVELS, "speed", {})[0].hope
     assert needed is not None
     assert needed > 5

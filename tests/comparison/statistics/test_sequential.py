@@ -38,7 +38,28 @@ def test_the_levels_of_a_comparison_sum_to_five_percent(prefer: str, figures: in
     )
     of_one += (2 * figures - 1) * levels.of_other_figure(figures)
     assert 3 * of_one == pytest.approx(0.05, abs=1e-12)
-    assert sum(level(n, 0.01) for n in LOOKS) == pytest.approx(0.01) == 0.01 * sum(SHARES)
+    assert sum(SHARES) == pytest.approx(1.0)
+
+
+def test_all_looks_together_keep_the_level_of_their_figure() -> None:
+    """Of 400,000 figures without a difference no more than ``alpha`` are seen at any look, nor half of them on one side."""
+    random, looked = np.random.default_rng(4), np.array(LOOKS)
+    ts = np.concatenate([_ts(random.standard_normal((50_000, LOOKS[-1])), looked) for _ in range(8)])
+    for alpha in (0.05, 0.03, 0.0175, 0.00583, 0.0008):
+        critical = t.ppf(1 - np.array([level(n, alpha) for n in LOOKS]) / 2, looked - 1)
+        for seen, most in (((abs(ts) > critical), alpha), (ts > critical, alpha / 2)):
+            share = seen.any(axis=1).mean()
+            assert share < most + 3 * math.sqrt(most / len(ts)), alpha
+            assert share > 0.9 * most - 3 * math.sqrt(most / len(ts)), (
+                alpha
+            )  # nor much less, which would cost trials
+
+
+def _ts(differences: np.ndarray, looked: np.ndarray) -> np.ndarray:
+    """The t statistics of the first so many differences, shape [figures, looks]."""
+    means = differences.cumsum(axis=1)[:, looked - 1] / looked
+    squares = (differences**2).cumsum(axis=1)[:, looked - 1] - looked * means**2
+    return np.asarray(means / np.sqrt(squares / (looked - 1) / looked))
 
 
 def test_a_look_is_a_paired_t_test_at_its_level() -> None:

@@ -2,9 +2,9 @@
 
 The largest plan is fixed before the first trial: :data:`LOOKS` says after how many pairs of trials a figure is looked
 at, and :data:`SHARES` which part of the figure's level each look spends. Every look is a paired t test (Student 1908)
-of the differences so far; the shares sum to one, so over all looks the level holds by the union bound (Bonferroni),
-whenever the trials end and whoever decides so. A comparison gives each figure of each precision its own level
-(:class:`Levels`), and these sum to 5 %.
+of the differences so far. Looks at the same figure hang together, so they may spend more than its level
+(:data:`TOGETHER`): over all of them the level holds for normal differences, whenever the trials end and whoever decides
+so. A comparison gives each figure of each precision its own level (:class:`Levels`), and these sum to 5 %.
 
 What the t test needs of the noise, the order of the trials brings: within a block the precisions run in random order
 (:func:`halfstep.comparison.planning.order`), so that drift and noise that hangs together favour neither side of a
@@ -28,8 +28,12 @@ from halfstep.comparison.statistics.paired import POWER, noncentrality
 
 #: the largest plan: after how many pairs a figure is looked at, each about a quarter more than the one before
 LOOKS = (3, 4, 5, 6, 8, 10, 13, 17, 22, 30)
-#: the part of a figure's level that each look spends, the most where most comparisons end
-SHARES = (0.10, 0.10, 0.12, 0.14, 0.14, 0.12, 0.10, 0.08, 0.06, 0.04)
+#: which part of what the looks at a figure spend is each look's, the most where most comparisons end
+SHARES = (0.05, 0.15, 0.20, 0.15, 0.15, 0.10, 0.08, 0.05, 0.04, 0.03)
+#: level of a figure -> how many times as much its looks may spend together: found for normal differences by
+#: ``benchmarks/looks.py``, and rounded down. A multiple below the smallest level is 1; between levels it is linear in
+#: their logarithms.
+TOGETHER = {1e-5: 1.0, 1e-4: 1.10, 1e-3: 1.20, 2e-3: 1.25, 5e-3: 1.33, 1e-2: 1.41, 2e-2: 1.51, 5e-2: 1.70}
 
 #: for each pair of trials the difference of their figures and the baseline's own, in the order of the blocks
 Pairs = Sequence[tuple[float, float]]
@@ -95,8 +99,15 @@ class Look:
 
 
 def level(pairs: int, alpha: float) -> float:
-    """What the look after so many pairs spends."""
-    return alpha * SHARES[LOOKS.index(pairs)]
+    """What the look after so many pairs spends, of a figure whose level is ``alpha``."""
+    return alpha * _together(alpha) * SHARES[LOOKS.index(pairs)]
+
+
+@functools.lru_cache
+def _together(alpha: float) -> float:
+    import numpy as np
+
+    return float(np.interp(math.log(alpha), np.log(list(TOGETHER)), list(TOGETHER.values())))
 
 
 @functools.lru_cache(maxsize=4096)

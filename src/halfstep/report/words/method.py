@@ -11,7 +11,7 @@ LOOKS_METHOD = (
     "Looks",
     "with --budget, or more seeds or repeats on --resume, verdicts may be looked at after every trial. Ratios and "
     f"differences are looked at after {', '.join(map(str, LOOKS[:-1]))} and {LOOKS[-1]} pairs of trials: paired t "
-    "tests of the blocks, whose levels sum to 5 % over all looks, precisions and figures (Bonferroni). Intervals are "
+    "tests of the blocks, whose levels are 5 % over all looks, precisions and figures together. Intervals are "
     "what all looks so far have in common, and hold at once. A figure without any spread is decided by equality. "
     "This replaces the tests and levels named below for ratios, quality, equivalence and the run, whose parts then "
     "have no band",
