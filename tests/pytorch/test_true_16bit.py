@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.rnn import pack_sequence
 from torch.utils.checkpoint import checkpoint
 
@@ -93,6 +94,31 @@ def test_the_same_numbers_as_converting_by_hand(begin, change: Callable[[nn.Modu
     expected = losses(by_hand=True)
     begin("bf16-true", products="native")
     assert losses(by_hand=False) == expected
+
+
+def test_optimizers_hold_the_weights_where_casts_are_to_make_new_parameters(begin) -> None:
+    begin("bf16-true")
+    net = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        net(torch.ones(2, 4))
+        assert torch.__future__.get_overwrite_module_params_on_conversion()
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+    assert optimizer.param_groups[0]["params"][0] is net.weight
+    assert net.weight.dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("recipe", ["bf16", "bf16-true"])
+def test_a_layer_is_parametrized_in_mid_training(begin, recipe: str) -> None:
+    begin(recipe, products="native")
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+    net(torch.ones(2, 4)).sum().backward()
+    weight_norm(net[0])
+    assert net[0].weight.dtype is net[1].weight.dtype
+    net(torch.ones(2, 4)).sum().backward()
+    assert net[0].parametrizations.weight.original1.grad.dtype is net[1].weight.dtype
 
 
 def test_loaded_optimizer_state_follows_its_parameters(begin) -> None:

@@ -142,6 +142,26 @@ def test_an_error_of_a_format_says_what_causes_it_where_and_the_cure() -> None:
     assert failed("fp16", message).endswith("an fp32 tensor; write x[i] = y.to(x.dtype)")
 
 
+@pytest.mark.parametrize(
+    ("code", "message", "said"),
+    [
+        ("assert x.dtype == torch.bfloat16", "AssertionError at train.py:30", True),
+        ("raise TypeError(given)", "TypeError: bf16 weights were expected", True),
+        ("assert len(x) == 3", "AssertionError at train.py:30", False),
+        ("x.view(3, dtype=torch.int8)", "boom", False),
+    ],
+)
+def test_a_dtype_that_the_program_checks(code: str, message: str, said: bool) -> None:
+    for precision in ("fp32", "bf16"):
+        reason = failed(precision, message, place="train.py:30", code=code)
+        cause = (
+            f"; {precision} may cause it: a dtype is checked that the precision decides at train.py:30; leave the check "
+            "out, or run the program as-is"
+        )
+        assert reason == message + (cause if said else "")
+    assert failed("as-is", message, place="train.py:30", code=code) == message
+
+
 def test_pytorchs_messages_of_formats_are_known() -> None:
     """So that a later version which words them otherwise is noticed; other errors are none of a format's."""
     torch = pytest.importorskip("torch")

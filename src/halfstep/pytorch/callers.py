@@ -35,6 +35,21 @@ class Caller(NamedTuple):
 
 
 def asked_by_script(depth: int = 1) -> bool:
-    """Whether the script's own code, not a library's, calls the function that asks; ``depth`` frames further out."""
-    caller = Caller.of(sys._getframe(1 + depth))
+    """Whether the script's own code, not a library's, calls the function that asks; ``depth`` frames further out.
+
+    Frames in which PyTorch hands a call on, as under ``torch.set_default_device``, are passed over.
+    """
+    frame: FrameType | None = sys._getframe(1 + depth)
+    while frame is not None and frame.f_code.co_name == "__torch_function__":
+        if Caller.of(frame).is_script:
+            break
+        frame = frame.f_back
+    if frame is None:
+        return False
+    caller = Caller.of(frame)
     return caller.is_script and caller.module != "torch" and not caller.is_library
+
+
+def asked_to_load(depth: int = 1) -> bool:
+    """Whether Safetensors calls the function that asks: it reads a model's tensors to load a file into them."""
+    return Caller.of(sys._getframe(1 + depth)).module.startswith("safetensors.")

@@ -26,7 +26,7 @@ from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.weights import module_casts
 from halfstep.pytorch.weights.copies import Copies
 from halfstep.pytorch.weights.counted import Counted
-from halfstep.pytorch.weights.widening import narrow_tensors, widen
+from halfstep.pytorch.weights.widening import narrow_tensors, plainly, widen
 
 
 class SixteenBitWeights:
@@ -90,7 +90,8 @@ class SixteenBitWeights:
             elif KEPT in part.__dict__:
                 widen(narrow_tensors(part, only_used_by_products=False).values())
             else:
-                part._apply(self._cast, recurse=False)
+                with _in_place():
+                    part._apply(self._cast, recurse=False)
         if not of_transform:
             self._16_bit.add(module)
             self._converted[module] = Counted(module, self._source)
@@ -113,6 +114,18 @@ class SixteenBitWeights:
             self._resumed.add(optimizer)
 
         return load_state_dict
+
+
+@contextmanager
+def _in_place() -> Iterator[None]:
+    """Parameters stay the objects that optimizers hold, also where the program has casts make new ones."""
+    makes_new = torch.__future__.get_overwrite_module_params_on_conversion()
+    torch.__future__.set_overwrite_module_params_on_conversion(False)
+    try:
+        with plainly():
+            yield
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(makes_new)
 
 
 def sources_of(dtype: torch.dtype) -> tuple[torch.dtype, ...]:

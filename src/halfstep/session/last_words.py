@@ -73,7 +73,7 @@ def say_what_ran(asked: str, ran: Ran, takeover: Takeover | None) -> None:
 
 def say_cause(ending: Ending, recipe: Recipe) -> None:
     """If the format caused the error that ended the program, say so, and how to mend it."""
-    error = format_error(ending.reason, recipe.compute)
+    error = format_error(ending.reason, recipe.compute, ending.raised_at.code)
     if error is not None:
         at, can_keep = ending.raised_at, recipe.compute in ("bf16", "fp16") and not recipe.keep
         say(f"{cure_words(error, str(recipe), at.place, at.modules, can_keep=can_keep)}.")

@@ -43,7 +43,8 @@ def hint(record: Record) -> str:
 def caused_by_format(record: Record) -> FormatError | None:
     """The error that ended a trial, where its format caused it."""
     compute = parse(record.start.get("precision") or "fp32").compute
-    return format_error(record.end.get("reason", ""), compute)
+    code = record.end.get("raised_at", {}).get("code", "")
+    return format_error(record.end.get("reason", ""), compute, code)
 
 
 def modules_to_keep(record: Record) -> tuple[str, ...]:

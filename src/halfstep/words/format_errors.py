@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class FormatError:
-    """A row of the table: what the framework's message contains, what has happened, and what to write instead."""
+    """A row of the table: what the framework's message contains, what has happened, and what to write instead.
+
+    Attributes:
+        sure: whether nothing else is worded so.
+    """
 
     message: str
     happened: str
     change: str
+    sure: bool = True
 
 
 _MEET = "16-bit and fp32 numbers meet"
@@ -30,6 +36,11 @@ FORMAT_ERRORS: tuple[FormatError, ...] = (
         "Expected out tensor to have dtype",
         "a 16-bit result is written into an fp32 tensor",
         "leave out=... out, or write out.copy_(...)",
+    ),
+    FormatError(
+        "attempting to assign a gradient with dtype",
+        "an fp32 gradient is given to a 16-bit weight",
+        "write p.grad = g.to(p.dtype)",
     ),
     FormatError("mixed dtype (CPU)", _MEET, _CAST),
     FormatError("to have the same dtype", _MEET, _CAST),
@@ -85,28 +96,45 @@ FP32_ERRORS = tuple(
     )
 )
 
+#: a check that the program makes by itself, as ``assert x.dtype == torch.bfloat16``
+_CHECKED = FormatError(
+    "",
+    "a dtype is checked that the precision decides",
+    "leave the check out, or run the program as-is",
+    sure=False,
+)
+_CHECKS = re.compile(r"\b(assert|raise)\b")
+_NAMES_A_DTYPE = re.compile(r"dtype|bfloat16|\bbf16|float16|\bfp16|float32|\bfp32|\bhalf\b", re.IGNORECASE)
+
 #: what a message has to name beside it, where it is worded so in other errors, too
 _SIXTEEN_BIT = ("half", "bfloat16", "float16", "dtype", "scalartype", "primitive descriptor")
 
 
-def format_error(message: str, compute: str) -> FormatError | None:
+def format_error(message: str, compute: str, code: str = "") -> FormatError | None:
     """The row of a framework's message; None where the format is not what it complains of.
 
     Args:
         message: of the exception.
         compute: the format that the precision computes in, as ``bf16``.
+        code: the program's line that raised it.
     """
+    found = None
     if compute in ("fp32", "tf32"):
-        return next((row for row in FP32_ERRORS if row.message in message), None)
-    if compute not in ("bf16", "fp16") or not any(name in message.lower() for name in _SIXTEEN_BIT):
+        found = next((row for row in FP32_ERRORS if row.message in message), None)
+    elif compute in ("bf16", "fp16"):
+        if any(name in message.lower() for name in _SIXTEEN_BIT):
+            found = next((row for row in FORMAT_ERRORS if row.message in message), None)
+    else:
         return None
-    return next((row for row in FORMAT_ERRORS if row.message in message), None)
+    checked = _CHECKS.search(code) and _NAMES_A_DTYPE.search(f"{code} {message}")
+    return found or (_CHECKED if checked else None)
 
 
 def cure_words(error: FormatError, precision: str, place: str, modules: Sequence[str], can_keep: bool) -> str:
     """What caused it, where, and what mends it: the change, and the modules to keep in fp32 where that is known."""
     at = f" at {place}" if place else ""
     keep = f", or run with {precision}:keep={','.join(modules)}"
+    causes = "causes" if error.sure else "may cause"
     return (
-        f"{precision} causes it: {error.happened}{at}; {error.change}{keep if modules and can_keep else ''}"
+        f"{precision} {causes} it: {error.happened}{at}; {error.change}{keep if modules and can_keep else ''}"
     )

@@ -27,6 +27,11 @@ class Output:
     hidden: tuple[Tensor, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slotted(Output):
+    extent: int = 3
+
+
 class Boxes(list):
     """A list whose constructor wants more than items."""
 
@@ -47,8 +52,10 @@ def tensors(value: Any) -> list[Tensor]:
         return [value]
     if isinstance(value, dict):
         return [t for item in value.values() for t in tensors(item)]
-    if isinstance(value, tuple | list):
+    if isinstance(value, tuple | list | collections.deque):
         return [t for item in value for t in tensors(item)]
+    if dataclasses.is_dataclass(value):
+        return tensors([getattr(value, field.name) for field in dataclasses.fields(value)])
     return tensors(list(vars(value).values())) if hasattr(value, "__dict__") else []
 
 
@@ -63,6 +70,8 @@ def tensors(value: Any) -> list[Tensor]:
         collections.defaultdict(list, a=[LOW]),
         Pair(LOW, "text"),
         Output(LOW, (LOW, LOW)),
+        Slotted(LOW, (LOW, LOW)),
+        collections.deque([LOW, LOW], maxlen=2),
         torch.max(LOW[None], dim=1),
         nn.utils.rnn.pack_sequence([LOW]),
         Boxes([LOW, LOW], size=3),

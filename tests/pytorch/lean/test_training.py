@@ -303,6 +303,44 @@ def test_taken_off_again_the_weights_are_fp32_with_all_their_bits(begin: Begin) 
     assert {raw_data(p).dtype for p in model.parameters()} == {torch.float32}
 
 
+class PartlyExact(nn.Module):
+    """Its author computes a part of it in fp32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exact, self.last = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            hidden = self.exact(x.float()).tanh()
+        return self.last(hidden)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_where_the_script_computes_in_fp32_its_16_bit_weights_are_promoted(
+    begin: Begin, compiled: bool
+) -> None:
+    """Inside a model, and in an evaluation outside of the script's own regions, of a loss with weights too."""
+    begin("bf16-lean", products="native")
+    model, loss, x = PartlyExact(), nn.Sequential(nn.Linear(4, 4)), torch.randn(6, 8)
+    run = torch.compile(model, backend="eager") if compiled else model
+    optimizer = torch.optim.SGD([*model.parameters(), *loss.parameters()], 0.1)
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            out = run(x)
+        loss(out.float()).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+        def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+            assert raw_data(layer.weight).dtype is torch.bfloat16
+            return F.linear(x, raw_data(layer.weight).float(), raw_data(layer.bias).float())
+
+        hidden = linear(model.exact, x).tanh()
+        assert torch.equal(run(x), linear(model.last, hidden))
+        assert torch.equal(loss(hidden[:, :4]), linear(loss[0], hidden[:, :4]))
+
+
 def test_a_model_that_is_trained_by_hand_loses_no_update(begin: Begin) -> None:
     """Updates of a thousandth of the last place of bf16 add up."""
     begin("bf16-lean")

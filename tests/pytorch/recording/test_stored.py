@@ -177,13 +177,16 @@ def test_frozen_weights_are_not_trained_ones_twice() -> None:
 
 @pytest.mark.parametrize(("recipe", "format"), [("fp32", "fp32"), ("bf16-true", "bf16")])
 def test_without_a_record_weights_and_products_are_seen_once(begin: Begin, recipe: str, format: str) -> None:
+    """Also those of an optimizer that steps after one of hyperparameters."""
     takeover = begin(recipe)
-    layer = nn.Linear(4, 4, bias=False)
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    layer, rate = nn.Linear(4, 4, bias=False), torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    optimizer, of_rate = torch.optim.SGD(layer.parameters(), lr=0.1), torch.optim.SGD([rate], lr=0.1)
     for _ in range(4):
         layer(torch.ones(2, 4)).sum().backward()
+        rate.grad = torch.zeros_like(rate)
+        of_rate.step()
         optimizer.step()
         optimizer.zero_grad()
     kept = takeover.options.writer.kept
-    assert kept.stored.weights == {format: 16 * (4 if format == "fp32" else 2)}
+    assert kept.stored.weights == {"fp64": 16, format: 16 * (4 if format == "fp32" else 2)}
     assert kept.sample["matmul_flops"] == {format: 2 * (2 * 2 * 4 * 4)}  # forward, and for the weight

@@ -44,6 +44,15 @@ def literal(to: torch.dtype) -> Literal:
     return Literal(to)
 
 
+def test_what_is_made_on_a_device_of_its_own_is_named_by_the_script(begin) -> None:
+    """PyTorch hands such calls on by Python code of its own."""
+    begin("fp32")
+    nn.Linear(2, 2, dtype=BF16)(torch.ones(1, 2))
+    with torch.device("cpu"):
+        made = [torch.ones(2).to(BF16), torch.zeros(2, dtype=BF16), torch.ones(2).half()]
+    assert {tensor.dtype for tensor in made} == {FP32}
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_dtypes_that_a_model_names_are_fp32_in_an_fp32_row(begin, compiled: bool) -> None:
     x = torch.randn(4, 8)

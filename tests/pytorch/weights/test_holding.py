@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from torch.utils._device import _device_constructors
 from halfstep.record import Writer
 
 BF16, FP16, FP32, FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
+Weights = dict[str, Tensor]
 
 
 def noted(takeover) -> list[dict[str, str]]:
@@ -133,7 +136,7 @@ def test_weights_replaced_after_the_first_call_are_widened_at_the_next(begin) ->
     assert {p.dtype for p in net.parameters()} == {FP32}
 
 
-@pytest.mark.parametrize("recipe", ["fp32", "bf16"])
+@pytest.mark.parametrize("recipe", ["fp32", "bf16", "fp16"])
 def test_weights_that_are_made_by_the_first_call(begin, recipe: str) -> None:
     begin(recipe, products="native")
     net = nn.Sequential(nn.LazyLinear(4, dtype=BF16), nn.LazyBatchNorm1d(dtype=BF16))
@@ -155,13 +158,29 @@ def test_weights_that_a_functional_call_swaps_in(begin) -> None:
     assert net.weight.dtype is FP32
 
 
+def by_safetensors(net: nn.Module, saved: Weights, tmp_path: Path) -> None:
+    """It holds the state that it reads from the model while it loads."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file(saved, tmp_path / "weights")
+    safetensors.load_model(net, tmp_path / "weights")
+
+
+LOADS: dict[str, Callable[[nn.Module, Weights, Path], object]] = {
+    "copied": lambda net, saved, _: net.load_state_dict(saved),
+    "assigned": lambda net, saved, _: net.load_state_dict(saved, assign=True),
+    "safetensors": by_safetensors,
+}
+
+
 @pytest.mark.parametrize("recipe", ["fp32", "bf16"])
-@pytest.mark.parametrize("assign", [False, True])
-def test_a_checkpoint_in_fp32_is_loaded_exactly_into_a_16_bit_model(begin, recipe: str, assign: bool) -> None:
+@pytest.mark.parametrize("load", LOADS)
+def test_a_checkpoint_in_fp32_is_loaded_exactly_into_a_16_bit_model(
+    begin, recipe: str, load: str, tmp_path: Path
+) -> None:
     saved = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).state_dict()
     begin(recipe, products="native")
     net = nn.Sequential(nn.Linear(4, 4, dtype=BF16), nn.BatchNorm1d(4, dtype=BF16))
-    net.load_state_dict(saved, assign=assign)
+    LOADS[load](net, saved, tmp_path)
     net(torch.ones(2, 4))
     assert all(torch.equal(p, saved[name]) for name, p in net.named_parameters())
 
@@ -173,13 +192,48 @@ def test_an_export_is_of_the_model_as_it_is(begin) -> None:
     assert net(x).dtype is FP32
 
 
-def test_first_called_in_inference_mode_weights_can_be_trained(begin) -> None:
-    begin("fp32")
-    net = nn.Linear(4, 4, dtype=BF16)
-    with torch.inference_mode():
-        net(torch.ones(1, 4))
-    net(torch.ones(1, 4)).sum().backward()
-    assert net.weight.grad.dtype is FP32
+#: what the first call of a model may stand in
+WITHIN: dict[str, Callable[[nn.Module, Tensor], object]] = {
+    "inference_mode": lambda net, x: torch.inference_mode()(net)(x),
+    "grad": lambda net, x: torch.func.grad(lambda y: net(y).sum())(x),
+    "grad under vmap": lambda net, x: torch.vmap(torch.func.grad(lambda y: net(y).sum()))(x),
+    "jvp": lambda net, x: torch.func.jvp(net, (x,), (x,)),
+    "a compiled transform": lambda net, x: torch.compile(
+        torch.func.grad(lambda y: net(y).sum()), backend="aot_eager"
+    )(x),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # PyTorch's own, in its decompositions
+@pytest.mark.parametrize("within", WITHIN)
+@pytest.mark.parametrize(
+    ("recipe", "made_in", "stored"),
+    [
+        ("fp32", BF16, FP32),
+        ("fp16:loss_scale=8", BF16, FP32),
+        ("bf16-true", FP32, BF16),
+        ("bf16-lean", FP32, FP32),
+    ],
+)
+def test_weights_are_converted_for_good_whatever_the_first_call_is_within(
+    begin, recipe: str, made_in, stored, within: str
+) -> None:
+    """As after a first call of the model by itself."""
+
+    def steps(first: Callable[[nn.Module, Tensor], object]) -> list[Tensor]:
+        torch.manual_seed(0)
+        net, x = nn.Sequential(nn.Linear(4, 4, dtype=made_in), nn.Tanh(), nn.Linear(4, 4)), torch.ones(2, 4)
+        first(net, x)
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        for _ in range(2):
+            net(x).square().sum().backward()
+            optimizer.step()
+        assert {p.dtype for p in net.parameters()} == {stored}
+        return [p.detach().clone() for p in net.parameters()]
+
+    begin(recipe)
+    expected = steps(lambda net, x: net(x))
+    assert all(torch.equal(a, b) for a, b in zip(steps(WITHIN[within]), expected, strict=True))
 
 
 class Glue(nn.Module):

@@ -41,6 +41,9 @@ class NoRegions:
     def want(self) -> None:
         """Nothing."""
 
+    def weights_are_narrow(self) -> None:
+        """Nothing is promoted."""
+
     def without_modules(self) -> None:
         """Nothing."""
 

@@ -71,6 +71,7 @@ class ProgramRegion(NoRegions, ABC):
         self._entry: Entered = lambda module, args, kwargs: (args, kwargs)
         self._opened: Callable[[], None] = lambda: None
         self._entered = False  # whether the script has entered a region of its own, under grad
+        self._narrow_weights = False
 
     @property
     def promotes(self) -> bool:
@@ -110,6 +111,10 @@ class ProgramRegion(NoRegions, ABC):
     def forget_casts(self) -> None:
         """Drop the cached 16-bit copies of weights; no pass over memory, no sync."""
         clear_autocast_cache()
+
+    def weights_are_narrow(self) -> None:
+        """Promote a model's 16-bit weights where the script computes in fp32 with them (``bf16-lean``)."""
+        self._narrow_weights = True
 
     def want(self) -> None:
         """Open regions under fp32, too: the program holds 16-bit numbers or has regions of its own."""
@@ -205,7 +210,7 @@ class ProgramRegion(NoRegions, ABC):
         """
         if dtype is not None:
             switch_on(in_use(self.devices), dtype)
-        elif self.promotes:
+        elif self.promotes or (self._narrow_weights and outer.place is not OUTSIDE):
             switch_on(self.devices, torch.float32)
         elif outer.place is not OUTSIDE:
             for device in self.devices:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, is_grad_enabled, nn
 from torch.nn import functional
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.rnn import PackedSequence
 
 from halfstep.pytorch.autocast import lists
@@ -89,10 +90,11 @@ class TrueRegions(ProgramRegion):
             self._open()
         elif role is Role.MODEL and grad:
             self._become("model")  # a program of layers becomes one of models, from the next pass on
-        around = place() is AROUND
+        # The weight that a parametrization computes is 16-bit, as the parameters beside it are.
+        stays = place() is AROUND or isinstance(module, ParametrizationList)
         with self._around_call(module):
             result = self._of_its_format(original, module, args, kwargs)
-        return result if around else to_fp32(result)
+        return result if stays else to_fp32(result)
 
     def _of_its_format(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Make a call in which a tensor made without a dtype is 16-bit, unless the program's default is float64."""

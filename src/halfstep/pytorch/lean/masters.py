@@ -15,7 +15,7 @@ from halfstep.pytorch.lean.data_setter import data_setter
 from halfstep.pytorch.lean.master import Master
 from halfstep.pytorch.lean.split import Parts, Remainders
 from halfstep.pytorch.raw_data import raw_data, set_raw_data
-from halfstep.pytorch.weights.widening import is_alone
+from halfstep.pytorch.weights.widening import is_alone, plainly
 
 #: dtypes that a parameter's new data may have, for it to stay bf16 with a remainder
 _BECOME_FP32 = (torch.float32, *SIXTEEN_BIT)
@@ -71,7 +71,7 @@ class Masters:
                 self.show_as(master, wide)
 
     def _hold(self, parameter: nn.Parameter, wide: Tensor) -> Master:
-        with torch.inference_mode(False), torch.no_grad():
+        with plainly():
             parts = self.form.parts(torch.empty_like(wide, dtype=torch.bfloat16))
             self.form.split([wide], [parts])
             master = Master(parameter, parts)

@@ -248,11 +248,11 @@ class Tested:
 
 
 def _storages(tensors: Iterable[Tensor]) -> list[UntypedStorage]:
-    """The memory of tensors; those that have none (for example in ``torch.func``) are left out."""
+    """The memory of tensors; those that have none (in ``torch.func``, in a lazy layer) are left out."""
     found = []
     for tensor in tensors:
         try:
             found.append(_storage_of(values_of(tensor)))
-        except (NotImplementedError, RuntimeError):
+        except (NotImplementedError, RuntimeError, ValueError):
             continue
     return found

@@ -18,7 +18,7 @@ _WEIGHTS, _PRODUCTS = "weights by format", "products by format"
 
 
 class BriefLook:
-    """Looks at the weights once they have been used in a step, and counts the products of the step after it.
+    """Looks at the weights after the first step and the second, and counts the products of the second.
 
     It makes one step some milliseconds slower.
 
@@ -50,12 +50,16 @@ class BriefLook:
                 self._end()
                 if why := self._looks.absent(_PRODUCTS):
                     self._write("sample", absent=why)
+                self._tell_weights()  # of the optimizers that have stepped since, too
                 return
             self.close()  # it may be counting, if the count of steps begins again
-            self._look_at_weights()
-            if why := self._looks.absent(_WEIGHTS):
-                self._write("stored", absent={"weights": why})
+            self._tell_weights()
             self._begin()
+
+    def _tell_weights(self) -> None:
+        self._look_at_weights()
+        if why := self._looks.absent(_WEIGHTS):
+            self._write("stored", absent={"weights": why})
 
     @unseen_look(_WEIGHTS)
     def _look_at_weights(self) -> None:

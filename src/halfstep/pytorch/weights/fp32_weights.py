@@ -19,7 +19,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from halfstep.pytorch.callers import asked_by_script
+from halfstep.pytorch.callers import asked_by_script, asked_to_load
 from halfstep.pytorch.dtypes import KEPT, SIXTEEN_BIT, format_name
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.weights import module_casts
@@ -173,12 +173,13 @@ class Fp32Weights:
         """Look at a module whose weights the script reads: it may copy them for an average or ``functional_call``.
 
         During training it reads them at every step, to clip gradients: a look each time would cost too much.
+        Safetensors holds what it reads while it loads a file, which may be fp32.
         """
 
         def read(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_dynamo_compiling() or (self._stepped and self._held.was_wide(module)):
                 return original(module, *args, **kwargs)
-            if asked_by_script():
+            if asked_by_script() or asked_to_load():
                 self._read.add(module)
                 if self._widen_alone(module):
                     self._held.remember_as_wide(module)

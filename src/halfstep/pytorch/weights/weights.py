@@ -79,6 +79,7 @@ class Weights:
             self._regions.on_entry(self._fp32.entered)
         if self._lean is not None:
             self._lean.install(self._regions.devices, self._patches)
+            self._regions.weights_are_narrow()
             self._regions.on_entry(self._lean.entered, self._lean.framework_opens_region)
 
     def _promote(self) -> None:

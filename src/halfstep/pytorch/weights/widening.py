@@ -6,6 +6,7 @@ and tied weights stay tied.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import _disable_current_modes, is_traceable_wrapper_subclass
 
@@ -48,7 +50,13 @@ def is_alone(tensor: Tensor) -> bool:
     """Whether nothing else uses the memory of ``tensor``: no view, no NumPy array, no tied weight."""
     if not _is_plain(tensor) or tensor.is_meta or tensor.layout is not torch.strided:
         return True
-    return _uses(tensor) == _uses(torch.empty(1))
+    return _uses(tensor) == _uses_of_one()
+
+
+@functools.cache
+def _uses_of_one() -> int:
+    with plainly():
+        return _uses(torch.empty(1))
 
 
 def _uses(tensor: Tensor) -> int:
@@ -89,7 +97,7 @@ def not_trained(module: nn.Module, only_saved: bool) -> dict[str, Tensor]:
 def widen(tensors: Iterable[Tensor]) -> None:
     """Make leaf tensors and their gradients float32 in place; tensors that share memory share it afterwards, too."""
     wide: dict[Any, Tensor] = {}
-    with _plainly():
+    with plainly():
         for tensor in tensors:
             gradient, tensor.grad = tensor.grad, None
             if _is_plain(tensor):
@@ -101,9 +109,17 @@ def widen(tensors: Iterable[Tensor]) -> None:
 
 
 @contextmanager
-def _plainly() -> Iterator[None]:
-    """A context outside of the caller's modes: ``inference_mode``, or a dispatch mode that records or fakes."""
-    with torch.inference_mode(False), torch.no_grad(), _disable_current_modes():
+def plainly() -> Iterator[None]:
+    """A context outside of the caller's ``inference_mode``, function transforms and dispatch modes.
+
+    A weight that is made inside of a transform (``torch.func.grad``) is of no use after it.
+    """
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        temporarily_clear_interpreter_stack(),
+        _disable_current_modes(),
+    ):
         yield
 
 
