@@ -123,7 +123,7 @@ def test_a_layer_that_onednn_cannot_compute_in_16_bits() -> None:
 
 
 def message_of(operation: Callable[[], object]) -> str:
-    with pytest.raises((RuntimeError, ValueError)) as caught:
+    with pytest.raises((RuntimeError, ValueError, TypeError)) as caught:
         operation()
     return str(caught.value).splitlines()[0]
 
@@ -162,6 +162,7 @@ def test_a_dtype_that_the_program_checks(code: str, message: str, said: bool) ->
     assert failed("as-is", message, place="train.py:30", code=code) == message
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
 def test_pytorchs_messages_of_formats_are_known() -> None:
     """So that a later version which words them otherwise is noticed; other errors are none of a format's."""
     torch = pytest.importorskip("torch")
@@ -183,15 +184,62 @@ def test_pytorchs_messages_of_formats_are_known() -> None:
         lambda: torch.nn.functional.conv1d(half[None], single[None]),
         lambda: half.masked_fill(single > 0, -1e9),
         lambda: half.clamp(-1e9, 1e9),
+        lambda: torch.quantile(half, 0.5),
+        lambda: torch.prelu(half, single[0, :1]),
+        lambda: torch.lerp(single, half, 0.5),
+        lambda: torch.baddbmm(single[None], half[None], single[None]),
+        lambda: torch.linalg.matrix_rank(half),
+        lambda: torch.histogram(single, 2, weight=half),
+        lambda: torch.linalg.multi_dot([half, single, half]),
+        lambda: torch.view_as_complex(half) @ torch.view_as_complex(half),
+        lambda: torch.fft.fft(half * 1j),
+        lambda: torch.distributions.Dirichlet(torch.ones(3)).log_prob(half[0, :1].expand(3) / 3),
+        lambda: torch.nn.functional.binary_cross_entropy(half.requires_grad_(), single).backward(),
     ):
         message = message_of(operation)
         assert "fp16 causes it" in failed("fp16", message), message
+    low = half.bfloat16()
+    for operation in (
+        lambda: low.detach().numpy(),
+        lambda: torch.complex(low, low),
+        lambda: torch.view_as_complex(low),
+        lambda: torch.nn.functional.embedding_bag(
+            torch.tensor([[0, 1]]), single, per_sample_weights=low, mode="sum"
+        ),
+    ):
+        message = message_of(operation)
+        assert "bf16 causes it" in failed("bf16", message), message
     for message in (
         "shapes did not match",
         "boom",
         "mat1 and mat2 shapes cannot be multiplied (2x2 and 3x3)",
     ):
         assert failed("fp16", message) == message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "TypeError: Input 'y' of 'AddV2' Op has type float32 that does not match type bfloat16 of argument 'x'.",
+        "TypeError: Tensors in list passed to 'values' of 'ConcatV2' Op have types [bfloat16, float32] that don't all match.",
+        "ValueError: Tensor conversion requested dtype float32 for Tensor with dtype bfloat16: <tf.Tensor 'Cast:0'>",
+        "TypeError: Value passed to parameter 'input' has DataType bfloat16 not in list of allowed values: float32",
+        "InvalidArgumentError: Value for attr 'T' of bfloat16 is not in the list of allowed values: double, float, half",
+        "NotFoundError: Could not find device for node: {{node Lgamma}} = Lgamma[T=DT_BFLOAT16]",
+        "InvalidArgumentError: TensorArray dtype is float32 but Op is trying to write dtype bfloat16",
+        "TypeError: scan body function carry input and carry output must have equal types, but they differ: float32[4], bfloat16[4]",
+        "NotImplementedError: (KeyError(<class 'ml_dtypes.bfloat16'>), 'Unsupported dtype bfloat16.')",
+        "TypeError: complex does not accept dtype bfloat16 at position 0.",
+    ],
+)
+def test_messages_of_tensorflow_and_jax_are_known(message: str) -> None:
+    """As TensorFlow 2.21 and JAX 0.10 word them."""
+    assert "bf16 causes it" in failed("bf16", message)
+
+
+def test_a_format_that_is_only_allowed_is_no_cause() -> None:
+    message = "InvalidArgumentError: Value for attr 'T' of int32 is not in the list of allowed values: bfloat16, half"
+    assert failed("bf16", message) == message
 
 
 def test_the_reason_of_a_trial_that_never_began_is_the_end_of_its_log(tmp_path: Path) -> None:

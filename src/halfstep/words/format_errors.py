@@ -23,9 +23,21 @@ class FormatError:
 
 _MEET = "16-bit and fp32 numbers meet"
 _CAST = "give both one dtype, as in y.to(x.dtype)"
+_CAST_KERAS = "cast one of them, as in keras.ops.cast(y, x.dtype)"
+_CAST_JAX = "give both one dtype, as in y.astype(x.dtype)"
 _FLOAT = "compute it in fp32, with .float() before it"
+_FLOAT_KERAS = "compute it in fp32, with keras.ops.cast(x, 'float32') before it"
+_NO_FP16 = "the operation has no fp16"
+_NO_BF16 = "the operation has no bf16"
+_NO_16_BITS = "the operation has no 16 bits"
+_ROUNDED = "numbers that are rounded to 16 bits are no longer what a distribution takes"
 
-#: the messages are PyTorch's and TensorFlow's own
+
+def _rows(messages: Sequence[str], happened: str, change: str) -> tuple[FormatError, ...]:
+    return tuple(FormatError(message, happened, change) for message in messages)
+
+
+#: the messages are PyTorch's, TensorFlow's, JAX's and NumPy's own
 FORMAT_ERRORS: tuple[FormatError, ...] = (
     FormatError(
         "Index put requires the source and destination dtypes match",
@@ -42,33 +54,110 @@ FORMAT_ERRORS: tuple[FormatError, ...] = (
         "an fp32 gradient is given to a 16-bit weight",
         "write p.grad = g.to(p.dtype)",
     ),
-    FormatError("mixed dtype (CPU)", _MEET, _CAST),
-    FormatError("to have the same dtype", _MEET, _CAST),
-    FormatError("to have same dtype", _MEET, _CAST),
-    FormatError("must have the same dtype", _MEET, _CAST),
-    FormatError("must have the same scalar type", _MEET, _CAST),
-    FormatError("dtype to be equal to", _MEET, _CAST),
-    FormatError("does not match weight dtype", _MEET, _CAST),
-    FormatError("should be the same", _MEET, _CAST),
-    FormatError("expected scalar type", _MEET, _CAST),
-    FormatError("did not match", _MEET, _CAST),
-    FormatError("Unexpected floating ScalarType", _MEET, _CAST),
-    FormatError("can't be cast to the desired output type", _MEET, _CAST),
-    FormatError("tensor but is a float tensor", _MEET, "cast one of them, as in keras.ops.cast(y, x.dtype)"),
-    FormatError("tensor but is a half tensor", _MEET, "cast one of them, as in keras.ops.cast(y, x.dtype)"),
-    FormatError(
-        "tensor but is a bfloat16 tensor", _MEET, "cast one of them, as in keras.ops.cast(y, x.dtype)"
+    *_rows(
+        (
+            "that does not match type",
+            "that don't all match",
+            "have different types",
+            "after 1 iteration",
+            "conversion requested dtype",
+            "is trying to write dtype",
+            "Invalid data types; op elements",
+            "tensor but is a float tensor",
+            "tensor but is a half tensor",
+            "tensor but is a bfloat16 tensor",
+        ),
+        _MEET,
+        _CAST_KERAS,
+    ),
+    *_rows(("must have equal types", "must have equal output types"), _MEET, _CAST_JAX),
+    *_rows(
+        (
+            "mixed dtype (CPU)",
+            "same dtype",
+            "dtypes must be the same",
+            "to have the same type as tensor",
+            "must have the same scalar type",
+            "dtype to be equal to",
+            "does not match weight dtype",
+            "does not match input dtype",
+            "should be the same",
+            "expected scalar type",
+            "Expected object of scalar type",
+            "expected dtype",
+            "Found dtype",
+            "did not match",
+            "Type promoting not supported",
+            "Unexpected floating ScalarType",
+            "can't be cast to the desired output type",
+        ),
+        _MEET,
+        _CAST,
     ),
     FormatError(
         "cannot be converted to type",
         "a number beyond the range of 16 bits is written into a tensor of them",
         "write one that its dtype has, as torch.finfo(x.dtype).min",
     ),
-    FormatError("not implemented for 'Half'", "the operation has no fp16", _FLOAT),
-    FormatError("not implemented for 'BFloat16'", "the operation has no bf16", _FLOAT),
-    FormatError("Low precision dtypes not supported", "the operation has no 16 bits", _FLOAT),
-    FormatError("Unsupported dtype Half", "the operation has no fp16", _FLOAT),
-    FormatError("Unsupported dtype BFloat16", "the operation has no bf16", _FLOAT),
+    FormatError("bfloat16'> not inexact", "NumPy has no bf16", _FLOAT_KERAS),
+    *_rows(("to be within the support", "to satisfy the constraint"), _ROUNDED, _FLOAT),
+    FormatError(
+        "Got unsupported ScalarType BFloat16", "NumPy has no bf16", "write x.float().numpy() for x.numpy()"
+    ),
+    *_rows(
+        (
+            "not implemented for 'Half'",
+            "not implemented for 'ComplexHalf'",
+            "Unsupported dtype Half",
+            "tensors of type: Half",
+        ),
+        _NO_FP16,
+        _FLOAT,
+    ),
+    *_rows(("not implemented for 'BFloat16'", "Unsupported dtype BFloat16"), _NO_BF16, _FLOAT),
+    *_rows(
+        (
+            "Low precision dtypes not supported",
+            "other than float and double",
+            "either float or double dtype",
+            "only supported for half, float and double",
+            "to be Half, Float or Double",
+        ),
+        _NO_16_BITS,
+        _FLOAT,
+    ),
+    *_rows(
+        (
+            "of half is not in the list of allowed values",
+            "DataType float16 not in list of allowed values",
+            "T=DT_HALF",
+            "Unsupported dtype float16",
+            "does not accept dtype float16",
+            "dtype=float16 is not supported",
+        ),
+        _NO_FP16,
+        _FLOAT_KERAS,
+    ),
+    *_rows(
+        (
+            "of bfloat16 is not in the list of allowed values",
+            "DataType bfloat16 not in list of allowed values",
+            "T=DT_BFLOAT16",
+            "Unsupported dtype bfloat16",
+            "does not accept dtype bfloat16",
+            "dtype=bfloat16 is not supported",
+        ),
+        _NO_BF16,
+        _FLOAT_KERAS,
+    ),
+    *_rows(
+        ("requires tf.float32 or tf.float64", "components have incorrect types"), _NO_16_BITS, _FLOAT_KERAS
+    ),
+    FormatError(
+        "default scalar type for complex",
+        "a complex number without a dtype is made where numbers without one are 16-bit",
+        "name its dtype, as in torch.tensor(1j, dtype=torch.complex64)",
+    ),
     FormatError(
         "could not create a primitive descriptor", "this CPU cannot compute the layer in 16 bits", _FLOAT
     ),
@@ -107,7 +196,10 @@ _CHECKS = re.compile(r"\b(assert|raise)\b")
 _NAMES_A_DTYPE = re.compile(r"dtype|bfloat16|\bbf16|float16|\bfp16|float32|\bfp32|\bhalf\b", re.IGNORECASE)
 
 #: what a message has to name beside it, where it is worded so in other errors, too
-_SIXTEEN_BIT = ("half", "bfloat16", "float16", "dtype", "scalartype", "primitive descriptor")
+_SIXTEEN_BIT = (
+    *("half", "bfloat16", "float16", "dtype", "scalartype", "scalar type", "primitive descriptor"),
+    "float and double",
+)
 
 
 def format_error(message: str, compute: str, code: str = "") -> FormatError | None:

@@ -25,6 +25,7 @@ NEW: list[Callable[[Tensor, float], Tensor]] = [
     lambda x, number: x.clamp(min=number),
     lambda x, number: nn.functional.hardtanh(x, number, 0.5),
     lambda x, number: nn.functional.threshold(x, 0.1, number),
+    lambda x, number: x.scatter(1, torch.tensor([[0], [2]]), number),
     torch.full_like,
     lambda x, number: x.new_full((3,), number),
 ]
@@ -32,6 +33,7 @@ IN_PLACE: list[Callable[[Tensor, float], Tensor]] = [
     lambda x, number: x.masked_fill_(MASK, number),
     lambda x, number: x.index_fill_(1, torch.tensor([0, 2]), number),
     lambda x, number: x.masked_fill_(MASK, torch.tensor(number)),
+    lambda x, number: x.scatter_(1, torch.tensor([[0], [2]]), number),
     lambda x, number: x.fill_(number),
     lambda x, number: x.clamp_(max=number),
 ]

@@ -65,6 +65,11 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], object]] = {
     "tensordot": lambda x, low: torch.tensordot(x, low, dims=2),
     "cross": lambda x, low: torch.cross(x[:, :3], low[:, :3], dim=1),
     "complex": torch.complex,
+    "complex of 16-bit numbers alone": lambda x, low: torch.complex(low, low) * torch.complex(low, x),
+    "product of complex numbers": lambda x, low: torch.complex(low, low) @ torch.complex(low, low),
+    "weight norm": lambda x, low: torch._weight_norm(low, x[:, :1], 0),
+    "sparse softmax": lambda x, low: torch.sparse.softmax(low.to_sparse(), 1).to_dense(),
+    "sparse log-softmax": lambda x, low: torch.sparse.log_softmax(low.to_sparse(), 1).to_dense(),
     "allclose": torch.allclose,
     "isclose": torch.isclose,
     "meshgrid": lambda x, low: torch.meshgrid(x[0], low[0], indexing="ij"),
@@ -162,6 +167,20 @@ def test_gradients_reach_both_operands(begin) -> None:
         (x * 1).index_add_(0, INDEX, low).sum().backward()
     assert torch.equal(x.grad, torch.ones(4, 4))
     assert torch.equal(low.grad, torch.ones(4, 4, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("recipe", ["bf16", "fp16"])
+def test_gradients_of_dirichlet_samples_are_those_of_fp32(begin, recipe: str) -> None:
+    takeover = begin(recipe)
+    exact = torch.tensor([0.5, 1.5, 2.0, 4.0], requires_grad=True)
+    low = exact.detach().to(takeover.regions.dtype).requires_grad_()
+    weights = torch.arange(4.0)
+    for concentration in (exact, low):
+        torch.manual_seed(0)
+        with takeover.regions.region():
+            sample = torch.distributions.Dirichlet(concentration).rsample()
+        (sample * weights).sum().backward()
+    assert torch.equal(low.grad, exact.grad.to(low.dtype))
 
 
 class Canvas(nn.Module):

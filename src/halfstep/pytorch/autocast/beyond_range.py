@@ -29,6 +29,7 @@ WRITES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     **dict.fromkeys(("masked_fill.Scalar", "masked_fill_.Scalar"), ((0,), (2,))),
     **dict.fromkeys(("masked_fill.Tensor", "masked_fill_.Tensor"), ((0,), (2,))),
     **dict.fromkeys(("index_fill.int_Scalar", "index_fill_.int_Scalar"), ((0,), (3,))),
+    **dict.fromkeys(("scatter.value", "scatter_.value"), ((0,), (3,))),
     **dict.fromkeys(("fill.Scalar", "fill_.Scalar", "full_like"), ((0,), (1,))),
     **dict.fromkeys(("constant_pad_nd", "new_full"), ((0,), (2,))),
     **dict.fromkeys(("clamp", "clamp_", "hardtanh", "hardtanh_", "threshold", "threshold_"), ((0,), (1, 2))),

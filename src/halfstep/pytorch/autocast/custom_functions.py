@@ -3,7 +3,7 @@
 The backward of a Function that the script wrote multiplies what its forward saved. PyTorch runs it with autocast off:
 saved fp32 weights then meet 16-bit gradients, and it fails, unless its author used ``torch.amp.custom_bwd``. Here it
 runs under the autocast of its forward, as with ``custom_bwd``. PyTorch's own Functions are written for autocast off and
-stay as they are.
+stay as they are, except those of its distributions: their samples are fp32 and meet 16-bit parameters in the backward.
 
 In a program that holds 16-bit weights, a Function may need all its tensors in one dtype. There fp32 weights that meet a
 16-bit tensor are cast to its dtype, which they had in the program itself.
@@ -70,6 +70,7 @@ def _uncached(
         if not any(is_autocast_enabled(device) for device in devices):
             return function(cls, *args, **kwargs)
         theirs = not cls.__module__.startswith("torch.")
+        samples = cls.__module__.startswith("torch.distributions.")
         cached = torch.is_autocast_cache_enabled()
         set_autocast_cache_enabled(False)
         try:
@@ -78,7 +79,7 @@ def _uncached(
             result = function(cls, *args, **kwargs)
         finally:
             set_autocast_cache_enabled(cached)
-        if theirs:
+        if theirs or samples:
             _mark(result)
         return result
 

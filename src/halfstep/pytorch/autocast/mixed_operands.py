@@ -42,7 +42,7 @@ PROMOTED = (
         "tensordot",
         "bilinear",
     ),
-    *("linalg_multi_dot", "cross", "linalg_cross", "complex", "allclose", "isclose"),
+    *("linalg_multi_dot", "cross", "linalg_cross", "_weight_norm", "allclose", "isclose"),
     *("meshgrid", "cartesian_prod", "_chunk_cat"),
 )
 
@@ -60,6 +60,8 @@ IN_FP32 = (
         "rrelu",
         "rrelu_with_noise",
         "_upsample_bilinear2d_aa",
+        "_upsample_bicubic2d_aa",
+        "complex",
     ),
     *(
         "fused_moving_avg_obs_fake_quant",
@@ -125,7 +127,7 @@ IN_FP32 = (
     *("special_hermite_polynomial_h", "special_hermite_polynomial_he", "special_laguerre_polynomial_l"),
     *("special_chebyshev_polynomial_v", "special_chebyshev_polynomial_w", "special_legendre_polynomial_p"),
     *(f"special_shifted_chebyshev_polynomial_{kind}" for kind in "tuvw"),
-    *("special_i1", "special_i1e"),
+    *("special_i1", "special_i1e", "_sparse_softmax", "_sparse_log_softmax"),
     *("_sparse_mm", "_sparse_addmm", "_sparse_sparse_matmul", "sparse_sampled_addmm"),
     *("hspmm", "smm", "sspaddmm"),
 )
