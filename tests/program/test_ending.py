@@ -181,3 +181,16 @@ def test_an_error_that_says_only_where_it_was_raised_is_told_with_its_cause() ->
     assert clean(Ending.of(failure.value).reason) == (
         "TypeError: Exception encountered when calling Scaled.call(). Input 'y' has type float32"
     )
+
+
+def test_an_error_in_a_function_that_tensorflow_traced_is_told_with_what_it_says() -> None:
+    """As TensorFlow 2.21 words it: frames first, the error last."""
+    traced = TypeError(
+        "in user code:\n\n"
+        '    File "train.py", line 9, in step  *\n        loss = model(x) * mask\n\n'
+        "    TypeError: Input 'y' of 'Mul' Op has type float32 that does not match type bfloat16 of argument 'x'.\n"
+    )
+    assert Ending.of(traced).reason == (
+        "TypeError: Input 'y' of 'Mul' Op has type float32 that does not match type bfloat16 of argument 'x'."
+    )
+    assert Ending.of(TypeError("in user code:")).reason == "TypeError: in user code:"

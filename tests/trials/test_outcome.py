@@ -193,18 +193,16 @@ def test_pytorchs_messages_of_formats_are_known() -> None:
         lambda: torch.linalg.multi_dot([half, single, half]),
         lambda: torch.view_as_complex(half) @ torch.view_as_complex(half),
         lambda: torch.fft.fft(half * 1j),
-        lambda: torch.distributions.Dirichlet(torch.ones(3)).log_prob(half[0, :1].expand(3) / 3),
         lambda: torch.nn.functional.binary_cross_entropy(half.requires_grad_(), single).backward(),
     ):
         message = message_of(operation)
         assert "fp16 causes it" in failed("fp16", message), message
     low = half.bfloat16()
     for operation in (
-        lambda: low.detach().numpy(),
         lambda: torch.complex(low, low),
         lambda: torch.view_as_complex(low),
         lambda: torch.nn.functional.embedding_bag(
-            torch.tensor([[0, 1]]), single, per_sample_weights=low, mode="sum"
+            torch.tensor([[0, 1]]), single, per_sample_weights=low[:1], mode="sum"
         ),
     ):
         message = message_of(operation)

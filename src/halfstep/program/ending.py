@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -25,6 +26,9 @@ ALLOCATOR_RAN_OUT = (
     "cublas_status_alloc_failed",
 )
 _SAYS_NOTHING = "Exception encountered when calling"
+#: what TensorFlow puts before the frames of a function that it traced, below which is the error: `    TypeError: boom`
+_TRACED = "in user code:"
+_ERROR_BELOW = re.compile(r"^ +([\w.]+(?:Error|Exception): .*)$", re.MULTILINE)
 OUT_OF_MEMORY_TYPES = {"MemoryError", "OutOfMemoryError", "ResourceExhaustedError"}
 
 
@@ -157,6 +161,8 @@ def _one_line(error: BaseException) -> str:
     text = _first_line(_text(error))
     if text.startswith(_SAYS_NOTHING):  # Keras puts this before what the error says
         text = f"{text} {_first_line(_text(error).partition(chr(10))[2])}".strip()
+    elif text == _TRACED and (below := _ERROR_BELOW.findall(_text(error))):
+        return str(below[-1])
     if text:
         return f"{_name(type(error))}: {text}"
     return _name(type(error)) + (_place(error) if isinstance(error, Exception) else "")

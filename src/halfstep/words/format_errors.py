@@ -30,7 +30,6 @@ _FLOAT_KERAS = "compute it in fp32, with keras.ops.cast(x, 'float32') before it"
 _NO_FP16 = "the operation has no fp16"
 _NO_BF16 = "the operation has no bf16"
 _NO_16_BITS = "the operation has no 16 bits"
-_ROUNDED = "numbers that are rounded to 16 bits are no longer what a distribution takes"
 
 
 def _rows(messages: Sequence[str], happened: str, change: str) -> tuple[FormatError, ...]:
@@ -100,10 +99,6 @@ FORMAT_ERRORS: tuple[FormatError, ...] = (
         "write one that its dtype has, as torch.finfo(x.dtype).min",
     ),
     FormatError("bfloat16'> not inexact", "NumPy has no bf16", _FLOAT_KERAS),
-    *_rows(("to be within the support", "to satisfy the constraint"), _ROUNDED, _FLOAT),
-    FormatError(
-        "Got unsupported ScalarType BFloat16", "NumPy has no bf16", "write x.float().numpy() for x.numpy()"
-    ),
     *_rows(
         (
             "not implemented for 'Half'",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import multiprocessing
 import pickle
 import threading
 from collections.abc import Callable
@@ -535,6 +536,26 @@ def test_sixteen_bits_are_pickled_as_fp32(begin, recipe: str) -> None:
     found = [pickle.loads(pickle.dumps(hidden)), torch.load(file), queue.get()]
     assert all(torch.equal(copied, hidden.float()) for copied in found)
     assert copy.copy(hidden).dtype is hidden.dtype
+
+
+def test_what_a_model_puts_into_a_queue_is_pickled_as_fp32(begin) -> None:
+    """By the queue's own thread, which is in no region."""
+    queues = multiprocessing.get_context("fork")
+    sent, joined = queues.Queue(), queues.JoinableQueue()
+    hidden: list[Tensor] = []
+
+    class Sending(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            hidden.append(self.one(x).detach())
+            sent.put({"hidden": hidden[0]})
+            joined.put([hidden[0]])
+            return super().forward(x)
+
+    begin("bf16")
+    Sending()(torch.randn(3, 8))
+    assert hidden[0].dtype is torch.bfloat16
+    for found in (sent.get(timeout=60)["hidden"], joined.get(timeout=60)[0]):
+        assert torch.equal(found, hidden[0].float())
 
 
 def test_the_scripts_own_fp16_tensors_reach_numpy_as_they_are(begin) -> None:

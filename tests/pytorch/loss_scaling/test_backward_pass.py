@@ -180,3 +180,47 @@ def test_reentrant_checkpointing_adds_once(begin: Begin) -> None:
     plain = gradients()
     begin("fp32:loss_scale=1024")
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(gradients(), plain, strict=True))
+
+
+def a_penalised_loss(net: nn.Sequential, x: Tensor, of: str) -> Tensor:
+    """With a penalty on gradients of the inputs (WGAN-GP), or of the weights."""
+    middle = x.clone().requires_grad_()
+    outputs = net(middle)
+    if of == "inputs":
+        (slope,) = torch.autograd.grad(outputs.sum(), middle, create_graph=True)
+        penalty = 10 * (slope.norm(2, 1) - 1).square().mean()
+    else:
+        slopes = torch.autograd.grad(outputs.mean(), tuple(net.parameters()), create_graph=True)
+        penalty = 1000 * sum(slope.square().sum() for slope in slopes)
+    return net(x).square().mean() + penalty
+
+
+@pytest.mark.parametrize("of", ["inputs", "weights"])
+def test_a_gradient_that_overflows_inside_of_a_penalty_is_made_under_a_lower_scale(
+    begin: Begin, of: str
+) -> None:
+    """BatchNorm's second derivative is in the unit of the first pass: no scale of the second makes it finite.
+
+    Weights stay as they are (a rate of 0), so the exact gradients are those of the first step. Of 64 roundings on the
+    way each is relative to the largest number.
+    """
+
+    def train(dtype: torch.dtype, steps: int) -> list[Tensor]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 32), nn.BatchNorm1d(32), nn.LeakyReLU(0.2), nn.Linear(32, 1)).to(
+            dtype
+        )
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+        x = torch.randn(16, 4).to(dtype)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            a_penalised_loss(net, x, of).backward()
+            optimizer.step()
+        return [net[0].weight.grad, net[3].weight.grad]
+
+    exact = train(torch.float64, 1)
+    takeover = begin("fp16")
+    for ours, true in zip(train(torch.float32, 12), exact, strict=True):
+        assert (ours - true).norm() <= 64 * 2.0**-11 * true.norm()
+    assert takeover.steps == 12
+    assert takeover.skipped <= 8

@@ -3,12 +3,16 @@
 NumPy has no bf16 (``TypeError``), and its sums of fp16 overflow; DLPack gives tensors to another library; a pickle
 takes them to a file or to another process, which expects fp32. What a model returns is fp32 already. This file is for
 code inside a region, and for programs whose region lasts to the backward pass. A copy shares no memory with its tensor.
+
+Queues and pools of ``multiprocessing`` pickle in a thread of their own, which is in no region. So the thread that puts
+something into them widens it.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from multiprocessing import queues
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -16,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from halfstep.pytorch.autocast.results import to_fp32
 from halfstep.pytorch.patches import Patches
 
 
@@ -46,6 +51,20 @@ def widen(dtype: torch.dtype, made_here: Callable[[], bool], patches: Patches) -
 
         return reduce
 
+    def handing_over(original: Callable[..., Any]) -> Callable[..., Any]:
+        def hand_over(receiver: Any, *args: Any, **kwargs: Any) -> Any:
+            if made_here() and get_worker_info() is None:
+                args, kwargs = to_fp32(args), to_fp32(kwargs)
+            return original(receiver, *args, **kwargs)
+
+        return hand_over
+
+    for queue in (queues.Queue, queues.JoinableQueue):
+        patches.wrap(queue, "put", handing_over)
+    patches.when_imported("multiprocessing.pool", lambda m: patches.wrap(m.Pool, "apply_async", handing_over))
+    patches.when_imported(
+        "concurrent.futures.process", lambda m: patches.wrap(m.ProcessPoolExecutor, "submit", handing_over)
+    )
     for name in ("numpy", "__dlpack__"):
         patches.wrap(Tensor, name, widening)
     patches.wrap(Tensor, "__reduce_ex__", pickling)

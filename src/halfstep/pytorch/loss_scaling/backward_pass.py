@@ -84,6 +84,8 @@ class BackwardPass:
             return False
         finally:
             self._let_have(self._before)
+        if line.hopeless and finite(self._outputs):
+            scales.lower_graphs()
         self._add(found)
         if not self._keeps:
             release_graph(

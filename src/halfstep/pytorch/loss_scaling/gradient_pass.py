@@ -76,7 +76,17 @@ class GradientPass:
         """The gradients, in the form in which PyTorch returns them."""
         if capturing():  # nothing may be read
             return self._once(None, self._keep)
-        line = self._scaling.pass_scales.here(self._scaling.value, self._create)
+        scales = self._scaling.pass_scales
+        line = scales.here(self._scaling.value, self._create)
+        try:
+            return self._repeated(line)
+        finally:
+            if line.hopeless and finite(o for o in self._outputs if isinstance(o, Tensor)):
+                scales.lower_graphs(but=line)
+            if self._create:
+                scales.made_graph(line)
+
+    def _repeated(self, line: PassScale) -> Any:
         if not line.repeatable or not (
             self._keep or all(isinstance(output, Tensor) for output in self._outputs)
         ):
@@ -143,7 +153,7 @@ class GradientPass:
         if finite(self._handed_out(results)):
             self._scaling.pass_scales.succeeded(line, line.value)
         else:
-            line.value = max(line.value / 4, 2.0**-24)
+            line.lower()
         return results
 
     def _handed_out(self, results: Any) -> Iterable[Tensor]:

@@ -12,6 +12,8 @@ import torch
 LOWEST, HIGHEST = 2.0**-24, 2.0**40
 #: a scale is doubled after this many finite passes in a row; an overflow then costs a repeat, but no step
 INTERVAL = 500
+#: what the scale of a pass is divided by that cannot be repeated under a lower one
+FALL = 4.0
 
 #: a place in the program, and the depth of ``torch.func`` transforms there
 Line = tuple[object, ...]
@@ -41,6 +43,10 @@ class PassScale:
     hopeless: bool = False
     repeatable: bool = True
 
+    def lower(self) -> None:
+        """The next pass starts lower, and what it finds is not compared with what was found before."""
+        self.value, self.finite, self.largest = max(self.value / FALL, LOWEST), 0, 0.0
+
 
 class PassScales:
     """The scale of each line of the program that asks for gradients.
@@ -53,6 +59,7 @@ class PassScales:
     def __init__(self, searches: bool, grows: bool) -> None:
         self.searches, self._grows = searches, grows
         self._scales: dict[tuple[Line, tuple[object, ...]], PassScale] = {}
+        self._with_graph: list[PassScale] = []
 
     def here(self, start: float, *kind: object) -> PassScale:
         """The scale of the line outside PyTorch and halfstep that is running; ``start`` if it has none yet.
@@ -69,6 +76,25 @@ class PassScales:
         scale.value, scale.new, scale.hopeless = under, False, False
         if self._grows and scale.finite >= INTERVAL:
             scale.value, scale.finite = min(scale.value * 2, HIGHEST), 0
+
+    def made_graph(self, scale: PassScale) -> None:
+        """A pass under this scale has created a graph, which a pass to come may go through (a gradient penalty).
+
+        The numbers in that graph are in the unit of this scale, whatever the scale of the pass through it is.
+        """
+        if not any(known is scale for known in self._with_graph):
+            self._with_graph.append(scale)
+
+    def lower_graphs(self, but: PassScale | None = None) -> None:
+        """A pass was not finite: the next graphs that it may go through are made under lower scales."""
+        for scale in self._with_graph:
+            if scale is not but:
+                scale.lower()
+        self._with_graph.clear()
+
+    def went_well(self) -> None:
+        """The passes since the last step were finite."""
+        self._with_graph.clear()
 
 
 def here() -> Line:

@@ -66,7 +66,7 @@ class Attempts:
         results = self._attempt(start, True)
         found: tuple[float, Any] | None = None
         if results is None:
-            found = self._only(min(start, 1.0)) if scale.hopeless else self._lower(start)
+            found = self._again(start) if scale.hopeless else self._lower(start)
         elif not self._is_low(start, results):
             self._scales.succeeded(scale, start)
             return results
@@ -95,9 +95,11 @@ class Attempts:
     def _size(self, under: float, results: Any) -> float:
         return under * largest(self._handed_out(results))
 
-    def _only(self, low: float) -> tuple[float, Any] | None:
+    def _again(self, bad: float) -> tuple[float, Any] | None:
+        """After a pass that no scale helped, one low scale tells whether any does."""
+        low = min(bad, 1.0)
         results = self._attempt(low, True)
-        return None if results is None else (low, results)
+        return None if results is None else self._between(low, bad, results, CLOSE)
 
     def _lower(self, bad: float) -> tuple[float, Any] | None:
         """Lower the scale by 2, 4, 8 and more bits until the pass is finite, then raise it as far as possible."""

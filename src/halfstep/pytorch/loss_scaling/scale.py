@@ -286,6 +286,10 @@ class Scaling:
         self._last_skipped = not finite
         self._bad = self._bad or not finite
         self._loss_scale = self._at_pass.next(not self._bad)
+        if finite:
+            self.pass_scales.went_well()
+        else:
+            self.pass_scales.lower_graphs()
         return skip
 
     def restart(self) -> None:
