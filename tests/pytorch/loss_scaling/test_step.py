@@ -666,6 +666,66 @@ def test_one_optimizer_that_hooks_step_for_each_parameter_makes_one_step_per_pas
     assert all(torch.equal(w.detach(), torch.full((2,), 0.25)) for w in weights), "the third pass was whole"
 
 
+def trained_in_hooks(read: list[float]) -> list[Tensor]:
+    """The last of a layer's parameters clips and steps the layer; its hooks read one another's gradients.
+
+    The first layer is recomputed twice in each pass, so that it is reached again after its hooks were called.
+    """
+    torch.manual_seed(0)
+    layers = [nn.Linear(4, 4) for _ in range(3)]
+    optimizers = {layer: torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.5) for layer in layers}
+
+    def hooked(layer: nn.Linear, waits_for: int) -> Callable[[Tensor], None]:
+        calls = [0]
+
+        def hook(parameter: Tensor) -> None:
+            calls[0] += 1
+            if calls[0] == waits_for:
+                calls[0] = 0
+                read.extend(float(p.grad.norm()) for p in layer.parameters())
+                nn.utils.clip_grad_norm_(layer.parameters(), 0.5)
+                optimizers[layer].step()
+                optimizers[layer].zero_grad()
+
+        return hook
+
+    for index, layer in enumerate(layers):
+        hook = hooked(layer, 2 if index else 4)
+        for parameter in layer.parameters():
+            parameter.register_post_accumulate_grad_hook(hook)
+    layers[2].weight.register_post_accumulate_grad_hook(lambda weight: read.append(float(weight.sum())))
+    x = torch.linspace(-1, 1, 24).reshape(6, 4).requires_grad_()
+    for _ in range(3):
+        y = x
+        for _ in range(2):
+            y = torch.utils.checkpoint.checkpoint(layers[0], y, use_reentrant=True).tanh()
+        layers[2](layers[1](y).tanh()).square().sum().backward()
+    return [parameter.detach() for layer in layers for parameter in layer.parameters()]
+
+
+def test_hooks_that_step_a_whole_layer_see_true_gradients_of_all_its_parameters(begin) -> None:
+    """A scale that is a power of two changes no bit of fp32; the reference is plain PyTorch."""
+    read: list[float] = []
+    expected, seen = trained_in_hooks(read), read.copy()
+    read.clear()
+    begin(SCALED)
+    assert all(torch.equal(*pair) for pair in zip(trained_in_hooks(read), expected, strict=True))
+    assert read == seen
+
+
+def test_a_gradient_that_a_hook_has_read_is_tested_before_the_step(begin) -> None:
+    takeover = begin(SCALED)
+    weight = nn.Parameter(torch.ones(2))
+    weight.register_post_accumulate_grad_hook(lambda weight: None)
+    optimizer = torch.optim.SGD([weight], lr=0.25)
+    for factor in (1.0, float("inf"), 1.0):
+        optimizer.zero_grad()
+        (weight * factor).sum().backward()
+        optimizer.step()
+    assert torch.equal(weight.detach(), torch.full((2,), 0.5))
+    assert takeover.scaling.skipped == 1
+
+
 def by_hand(
     scale: float,
     dtype: torch.dtype = torch.float32,

@@ -126,15 +126,23 @@ def _unpickling(original: Callable[..., None], through: Callable[..., _Through])
 
 
 def _accumulated(scaling: Scaling, hook: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
-    """Wrap a hook that runs after accumulation: it reads ``.grad`` itself, and may step an optimizer."""
+    """Wrap a hook that runs after accumulation: it reads ``.grad`` itself, and may step an optimizer.
+
+    The gradient stays true afterwards: hooks of other parameters may read it, too, as where the last of a layer's
+    parameters steps the layer's optimizer. Where ranks are to reduce it, it gets the unit of the pass back.
+    """
 
     @functools.wraps(hook)
     def unscaled(parameter: Tensor) -> None:
         scale = scaling.last_value if scaling.active else 1.0
-        if scale == 1.0 or parameter.grad is None:
+        if scale == 1.0 or parameter.grad is None or scaling.reached.was_left(parameter):
             hook(parameter)
             return
         multiply_([parameter.grad], 1.0 / scale)
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            scaling.reached.leave(parameter)
+            hook(parameter)
+            return
         hook(parameter)
         if parameter.grad is not None and not scaling.reached.was_left(parameter):
             multiply_([parameter.grad], scale)

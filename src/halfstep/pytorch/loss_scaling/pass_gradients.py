@@ -28,7 +28,7 @@ class Reached:
         self._tested = tested
         self._scale = 1.0
         self._known: dict[int, Tensor] = {}
-        self._left: set[int] = set()
+        self._left: dict[int, Tensor] = {}
         self._aside: list[tuple[Tensor, Tensor]] = []
         self._inside: list[tuple[Tensor, Tensor, Tensor]] = []
         self._retained: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
@@ -39,7 +39,7 @@ class Reached:
 
     def end(self) -> None:
         """The pass is over."""
-        self._known, self._left = {}, set()
+        self._known, self._left = {}, {}
         self._in_cpp.end()
 
     def tensors(self) -> dict[int, Tensor]:
@@ -90,7 +90,7 @@ class Reached:
         """A hook inside the pass takes the true gradient of ``tensor``: the pass does not unscale it any more."""
         self._take()
         self._known.pop(id(tensor), None)
-        self._left.add(id(tensor))
+        self._left[id(tensor)] = tensor
 
     def was_left(self, tensor: Tensor) -> bool:
         """Whether a hook has taken the gradient of ``tensor`` in the running pass."""
@@ -103,7 +103,9 @@ class Reached:
 
     def leaves(self, wanted: bool) -> Iterable[Tensor]:
         """The leaves of the running pass, if they are ``wanted`` or one may have a gradient that is not finite."""
-        return self.tensors().values() if wanted or self._known or not self._in_cpp.unchanged() else ()
+        if wanted or self._known or self._left or not self._in_cpp.unchanged():
+            return (self._left | self.tensors()).values()
+        return ()
 
     def unscale_in_graph(self, inverse: float) -> None:
         """As :meth:`unscale`, but not in place: these gradients are part of a graph or of results."""
@@ -134,7 +136,8 @@ class Reached:
         self._take()
         new = {id(tensor): tensor for tensor in asked if id(tensor) not in self._known}
         self._known |= new
-        self._left -= new.keys()
+        for key in new:
+            self._left.pop(key, None)
         return list(new.values())
 
     def _bring(self, tensors: list[Tensor]) -> None:
