@@ -162,8 +162,27 @@ def by_ensemble(net: nn.Linear, x: Tensor) -> list[Tensor]:
     return [g[0] for g in torch.vmap(torch.func.grad(lambda p: loss_of(net, p, x)))(stacked).values()]
 
 
+def adapted(net: nn.Linear, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The loss after one step on it: the gradients inside are no step of the program."""
+    inner = torch.func.grad(lambda p: loss_of(net, p, x))(parameters)
+    return loss_of(net, {name: p - 1e-4 * inner[name] for name, p in parameters.items()}, x)
+
+
+def by_learning_to_learn(net: nn.Linear, x: Tensor) -> list[Tensor]:
+    detached = {name: p.detach() for name, p in net.named_parameters()}
+    return list(torch.func.grad(lambda p: adapted(net, p, x))(detached).values())
+
+
+def by_tasks(net: nn.Linear, x: Tensor) -> list[Tensor]:
+    """Two tasks at once."""
+    detached = {name: p.detach() for name, p in net.named_parameters()}
+    losses = lambda p: torch.vmap(lambda task: adapted(net, p, task))(torch.stack([x, x]))  # noqa: E731
+    return list(torch.func.grad(lambda p: losses(p).mean())(detached).values())
+
+
 @pytest.mark.parametrize(
-    "differentiate", [in_a_graph, by_func, by_func_of_parameters, by_sample, by_ensemble]
+    "differentiate",
+    [in_a_graph, by_func, by_func_of_parameters, by_sample, by_ensemble, by_learning_to_learn, by_tasks],
 )
 @pytest.mark.parametrize("recipe", ["fp32", "fp16"])
 def test_updates_by_gradients_that_are_part_of_a_graph_are_steps(

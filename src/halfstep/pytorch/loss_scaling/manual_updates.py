@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from halfstep.passed_on import ParamGroup
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
 from halfstep.pytorch.loss_scaling.pass_scales import Line, here
-from halfstep.pytorch.loss_scaling.values import differentiated_further, innermost
+from halfstep.pytorch.loss_scaling.values import differentiated_further, innermost, layers
 from halfstep.pytorch.loss_scaling.values import finite as all_finite
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.recording.step_sampler import PROFILED_STEP
@@ -47,8 +47,9 @@ class Part:
         self.losses, self.finite, self.line = losses, finite, line
         self.used = False
         for gradient in gradients:
-            if (node := innermost(gradient).grad_fn) is not None:
-                node.register_hook(self._go_through)
+            for tensor in layers(gradient):  # each transform around has a graph of its own
+                if (node := tensor.grad_fn) is not None:
+                    node.register_hook(self._go_through)
 
     def _go_through(self, *_: Any) -> None:
         self.used = True

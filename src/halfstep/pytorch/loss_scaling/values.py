@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +27,14 @@ def finite(tensors: Iterable[Tensor]) -> bool:
         return all_finite(dense) and all(bool(torch.isfinite(tensor).all()) for tensor in others)
     with torch._C._DisableFuncTorch():
         return all(bool(torch.isfinite(values_of(innermost(tensor))).all()) for tensor in plain)
+
+
+def layers(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor, and one after the other what ``torch.func`` has wrapped in it."""
+    yield tensor
+    while _wrapped(tensor):
+        tensor = _unwrapped(tensor)
+        yield tensor
 
 
 def innermost(tensor: Tensor) -> Tensor:
