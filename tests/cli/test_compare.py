@@ -283,10 +283,6 @@ def test_a_batch_needs_something_to_fit_into(tmp_path: Path) -> None:
             "'soon' is no time for --budget; give a number above zero with s, m or h",
         ),
         (
-            ["--budget", "20m", "--parallel", "2", FAULTY],
-            "--budget 20m was given with --parallel, but chooses one trial after the other; leave one of the two out.",
-        ),
-        (
             ["--budget", "20m", "--seeds", "5", FAULTY],
             "--budget 20m was given with --seeds, but decides on seeds and repeats itself; leave one of the two out.",
         ),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import signal
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +18,14 @@ from rich.console import Console
 
 from halfstep import codec
 from halfstep.comparison import archive, running
+from halfstep.comparison.blocks import PlaceLost
+from halfstep.comparison.cluster import ray_cluster
 from halfstep.comparison.course import parse_budget
+from halfstep.comparison.model import environment as model
 from halfstep.comparison.model.comparison import Comparison
 from halfstep.comparison.request import Request, Stored, resumed, stored
 from halfstep.comparison.requirements import judge, parse_requirements
+from halfstep.comparison.statistics.sequential import LOOKS
 from halfstep.errors import UsageError
 from halfstep.meters import Absent
 from halfstep.record import SCHEMA, Writer, read
@@ -139,6 +147,99 @@ def test_it_stops_when_every_verdict_is_certain_and_says_what_was_dropped(
     again = rebuilt(request.folder)
     assert (again.verdicts, again.budget) == (found.verdicts, found.budget)
     assert codec.read(Comparison, codec.write(found)).budget == found.budget
+
+
+class Cluster(Machine):
+    """Machines that run blocks side by side: the clock goes on when the first of a wave ends.
+
+    Attributes:
+        at_once: how many trials ran when each began.
+        lost: trials with which their machine is lost, each once.
+    """
+
+    def __init__(self, places: int) -> None:
+        super().__init__()
+        self.places, self.at_once, self.lost = places, [0], list[Trial]()
+        self._running = 0
+        self._lock = threading.Lock()
+
+    def run(self, job: Any, trial: Trial, on_step: Any, stop: Any) -> Outcome:
+        with self._lock:
+            self._running += 1
+            self.at_once.append(self._running)
+        time.sleep(0.02)
+        with self._lock:
+            self._running -= 1
+            if trial in self.lost:
+                self.lost.remove(trial)
+                raise PlaceLost(back=True)
+            outcome = self.run_trial(job, trial, on_step)
+            self.clock -= SECONDS * (1 - 1 / self.places)
+        return outcome
+
+    @contextlib.contextmanager
+    def connected(self, on: str, resources: str, blocks: int, program: str, folder: Any) -> Iterator[Any]:
+        assert blocks == LOOKS[-1]
+        known = replace(ENVIRONMENT, cluster=model.Cluster(machines=self.places))
+        yield ray_cluster.Cluster(known, [self] * self.places)
+
+
+@pytest.mark.parametrize("places", [1, 2, 5, 8])
+def test_side_by_side_the_verdicts_are_those_of_trials_in_turn(
+    asked: Callable[..., Request],
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    places: int,
+    tmp_path: Path,
+) -> None:
+    """Blocks run in waves that end at a look; one whose machine is lost runs again from its beginning."""
+    names = ("fp32", "bf16", "fp16", "bf16-true")
+    in_turn = compare(replace(asked(*names), folder=tmp_path / "turn"), Quiet())
+    there = Cluster(places)
+    there.lost = [Trial("fp16", 1)]
+    monkeypatch.setattr(running, "cluster", there.connected)
+    monkeypatch.setattr(running.time, "monotonic", lambda: there.clock)
+    request = replace(asked(*names), on="ray")
+    found = compare(request, Quiet())
+    assert found.budget is not None
+    assert found.budget.end == "certain"
+    assert max(there.at_once) == min(places, LOOKS[0] if places > 2 else 2)
+    for name in names[1:]:
+        ours, theirs = of(found, name), of(in_turn, name)
+        assert (ours.status, ours.quality.kind) == (theirs.status, theirs.quality.kind)
+    assert found.recommendation == in_turn.recommendation
+    blocks = {trial.seed for trial in there.ran}
+    assert blocks == set(range(len(blocks)))
+    # What loses is in no later wave than the one whose look showed it.
+    assert max(seeds(there, "fp16")) < max(seeds(there, "fp32")) or len(blocks) == LOOKS[0]
+    assert (of(rebuilt(request.folder), "bf16"), rebuilt(request.folder).budget) == (
+        of(found, "bf16"),
+        found.budget,
+    )
+
+
+def test_side_by_side_a_spent_budget_ends_the_wave_and_resuming_fills_its_blocks_first(
+    asked: Callable[..., Request], machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = Cluster(2)
+    monkeypatch.setattr(running, "cluster", there.connected)
+    monkeypatch.setattr(running.time, "monotonic", lambda: there.clock)
+    request = replace(asked("fp32", "bf16", budget=12.0), on="ray")
+    found = compare(request, Quiet())
+    assert found.budget is not None
+    assert found.budget.end == "time"
+    assert len(there.ran) == 4  # those that ran when the time was spent ended
+    lacking = {(name, block) for name in ("fp32", "bf16") for block in (0, 1)} - {
+        (t.precision, t.seed) for t in there.ran
+    }
+    old = stored(request.folder)
+    begun = len(there.ran)
+    final = compare(resumed(old, {"budget": 1e6}), Quiet(), old)
+    assert final.budget is not None
+    assert final.budget.end == "certain"
+    again = {(t.precision, t.seed) for t in there.ran[begun : begun + len(lacking)]}
+    assert again == lacking
+    assert (of(final, "bf16").quality.kind, final.recommendation.precision) == ("equivalent", "bf16")
 
 
 def test_a_spent_budget_leaves_verdicts_open_and_resuming_with_more_answers_them(

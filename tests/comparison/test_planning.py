@@ -14,7 +14,7 @@ from halfstep.comparison.model.budget import Standing
 from halfstep.comparison.model.figures import Ratio
 from halfstep.comparison.model.quality import FigureRow, FinalDifference, Quality
 from halfstep.comparison.model.verdicts import PrecisionRow, StandsStill
-from halfstep.comparison.planning import Next, State, Stop, order, plan, stand
+from halfstep.comparison.planning import Next, State, Stop, Wave, order, plan, stand, wave
 from halfstep.comparison.statistics.sequential import LOOKS, Levels, critical, level
 from halfstep.precisions.recipes import parse
 from halfstep.record.ran import EVERY_PRODUCT, Ran
@@ -66,6 +66,42 @@ def test_a_block_runs_every_precision_in_a_random_order_that_is_always_the_same(
     assert all(60 < times < 140 for times in Counter(orders).values())
     assert len(set(orders)) == 6
     assert order(NAMES[:2], 5) == [name for name in order(NAMES, 5) if name in NAMES[:2]]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "places", "left", "blocks"),
+    [
+        (3, 2, 1e6, 2),  # to the look after five
+        (3, 4, 1e6, 3),  # to that after six: there is none after seven
+        (3, 8, 1e6, 7),  # one place stays idle: the look after ten is the last that eight of them reach
+        (6, 1, 1e6, 2),  # to the look after eight, one after the other
+        (8, 8, 1e6, 2),  # as many as are needed
+        (13, 3, 1e6, 3),  # no look is in reach: on the way to that after 17
+        (3, 8, 15.0, "time"),  # a block of two precisions takes 20 seconds
+        (3, 8, 20.0, 7),
+    ],
+)
+def test_a_wave_ends_at_a_look_where_there_are_places(
+    pairs: int, places: int, left: float, blocks: int | str
+) -> None:
+    """Two precisions of which one is open, after so many blocks."""
+    rows = [BASE, replace(FASTER, quality=Quality("no_difference_seen", seeds=pairs), loss=_far(pairs))]
+    found = wave(replace(state(rows, pairs, left), precisions=NAMES[:2], places=places, members=NAMES[:2]))
+    if isinstance(blocks, str):
+        assert found == Stop(blocks)  # type: ignore[arg-type]
+        return
+    assert isinstance(found, Wave)
+    assert [block for _, block in found.trials] == [pairs + i for i in range(blocks) for _ in range(2)]
+
+
+def _far(pairs: int) -> FigureRow:
+    """A loss whose noise leaves half an interval of just below the margin after ten pairs."""
+
+    def half(n: int) -> float:
+        return critical(n, level(n, LEVELS.of_first_figure)) / math.sqrt(n)
+
+    width = 0.02 * half(pairs) / half(10) * 0.99
+    return FigureRow(difference=FinalDifference(0.0, -width, width, seeds=pairs, margin=0.02))
 
 
 @pytest.mark.parametrize(

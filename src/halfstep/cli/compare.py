@@ -251,11 +251,6 @@ def _budget(text: float | str | None, given: Collection[str]) -> float | None:
         UsageError: they cannot be read, or seeds or repeats were given, too.
     """
     fixed = [name for name in ("seeds", "repeats") if name in given]
-    if text is not None and "parallel" in given:
-        raise UsageError(
-            f"--budget {text} was given with --parallel, but chooses one trial after the other; leave one of "
-            "the two out."
-        )
     if text is not None and fixed:
         raise UsageError(
             f"--budget {text} was given with --{fixed[0]}, but decides on seeds and repeats itself; leave one of the "
@@ -275,7 +270,7 @@ def _cluster(options: ComparisonOptions, given: Collection[str]) -> tuple[str, s
         raise UsageError(
             f"--resources {resources} was given without --on, which alone it is for; give --on ray, too."
         )
-    cannot = [name for name in ("parallel", "budget", "fit_batch") if name in given]
+    cannot = [name for name in ("parallel", "fit_batch") if name in given]
     if on and cannot:
         option = cannot[0].replace("_", "-")
         raise UsageError(

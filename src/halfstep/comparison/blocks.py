@@ -35,6 +35,9 @@ class InTurn:
         interrupted: whether Ctrl-C, or another signal that ends a trial, came during a trial or between two.
     """
 
+    #: as :class:`SideBySide` has it: a trial ends before another is chosen
+    running = 0
+
     def __init__(self, run: Callable[[Job, Trial, OnStep], Outcome]) -> None:
         self._run = run
         self.interrupted = False
@@ -97,9 +100,11 @@ class SideBySide:
 
     Attributes:
         interrupted: as :class:`InTurn` has it.
+        running: how many trials run.
     """
 
     def __init__(self, places: Sequence[Runner]) -> None:
+        self.running = 0
         self._places = dict(enumerate(places))
         self._told: queue.Queue[Told] = queue.Queue()
         self._stop = Stop()
@@ -131,6 +136,7 @@ class SideBySide:
                         return
                     if (outcome := self._wait(running, pending, work)) is not None:
                         self.interrupted = self.interrupted or outcome.status == "interrupted"
+                        self.running = len(running)
                         yield outcome
                     if signals.came:
                         self.interrupted = True

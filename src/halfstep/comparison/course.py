@@ -11,7 +11,7 @@ from halfstep.comparison import archive
 from halfstep.comparison.model.budget import Budget, End, Standing
 from halfstep.comparison.model.comparison import Comparison
 from halfstep.comparison.model.verdicts import PrecisionRow
-from halfstep.comparison.planning import State, Stop, plan, stand
+from halfstep.comparison.planning import State, Stop, Wave, plan, stand, wave
 from halfstep.comparison.request import Request
 from halfstep.comparison.statistics.sequential import Levels
 from halfstep.comparison.work import Work
@@ -55,24 +55,52 @@ class Seen:
 
 
 class Budgeted:
-    """Chooses the trials of a comparison with a budget, one after the other; a block is a seed.
+    """Chooses the trials of a comparison with a budget: one after the other, or those of blocks side by side.
+
+    A block is a seed.
 
     Args:
         request: what was asked for.
         work: what shows how it goes on.
-        pending: where the chosen trial is put.
+        pending: where the chosen trials are put.
+        places: how many blocks can run side by side; None: trials run one after the other.
     """
 
-    def __init__(self, request: Request, work: Work, pending: list[Trial]) -> None:
-        self._request, self._work, self._pending = request, work, pending
+    def __init__(self, request: Request, work: Work, pending: list[Trial], places: int | None) -> None:
+        self._request, self._work, self._pending, self._places = request, work, pending, places
         self._members: tuple[str, ...] = ()
         #: why no more trials were chosen
         self.end: End = "certain"
 
-    def choose(self, seen: Seen) -> None:
-        """Put the planner's next trial where it will be run; where the planner ends, put nothing there."""
+    def choose(self, seen: Seen, running: int = 0) -> None:
+        """Put the planner's next trials where they will be run; where the planner ends, put nothing there.
+
+        Args:
+            seen: what has ended.
+            running: how many trials run: what comes after a wave is chosen when all of it has ended.
+        """
+        state = self._state(seen)
+        if running or (self._places and self._pending):
+            if state.left <= 0:
+                self._pending.clear()
+            return
+        step = plan(state) if self._places is None else wave(state)
+        if isinstance(step, Stop):
+            self.end = step.end
+            self._pending.clear()
+            return
+        if isinstance(step, Wave):
+            self._members = tuple(dict.fromkeys(name for name, _ in step.trials))
+            self._pending += [Trial(name, block) for name, block in step.trials]
+        else:
+            self._members, self._work.more = step.members, step.more
+            self._pending[:] = [Trial(step.precision, step.block)]
+        if seen.comparison.budget is not None:
+            self._work.stand(seen.comparison.budget)
+
+    def _state(self, seen: Seen) -> State:
         ended = archive.done(seen.outcomes)
-        state = State(
+        return State(
             precisions=tuple(seen.recipes),
             ran=frozenset((o.trial.precision, o.trial.seed) for o in ended),
             rows=seen.comparison.verdicts,
@@ -82,16 +110,8 @@ class Budgeted:
             left=(self._request.budget or 0.0) - seen.spent,
             # The script's own precision, which was found meanwhile, is in the block, too.
             members=self._members and tuple(dict.fromkeys([*self._members, *_new(seen, ended)])),
+            places=self._places or 1,
         )
-        step = plan(state)
-        if isinstance(step, Stop):
-            self.end = step.end
-            self._pending.clear()
-            return
-        self._members, self._work.more = step.members, step.more
-        self._pending[:] = [Trial(step.precision, step.block)]
-        if seen.comparison.budget is not None:
-            self._work.stand(seen.comparison.budget)
 
 
 def _new(seen: Seen, ended: Sequence[Outcome]) -> list[str]:
@@ -117,6 +137,7 @@ def with_budget(
     request: Request,
     recipes: Sequence[str],
     outcomes: Sequence[Outcome],
+    places: int,
     end: End | None,
 ) -> tuple[list[PrecisionRow], Budget | None]:
     """The rows with what was dropped, and what the budget was enough for; None without one."""
@@ -124,7 +145,7 @@ def with_budget(
         return list(rows), None
     spent = levels(request, recipes) or Levels(1)
     ended = archive.done(outcomes)
-    found = stand(rows, spent, request.prefer, seconds_of(ended))
+    found = stand(rows, spent, request.prefer, seconds_of(ended), places)
     dropped: Mapping[str, Standing] = {s.precision: s for s in found if s.drop is not None}
     marked = [replace(row, status="dropped") if row.precision in dropped else row for row in rows]
     begun = {outcome.trial.precision for outcome in ended}

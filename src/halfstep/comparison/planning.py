@@ -1,8 +1,9 @@
 """What a comparison with ``--budget`` runs next: values in, values out; nothing is run here.
 
 A block is one trial of every precision that is still open, and of the baseline, with one seed. After every trial the
-verdicts say which precisions are open; those that certainly lose, fail or cannot win are not run again. It ends when
-no precision is open, when the time is spent, or when what is open is out of reach of the largest plan or of the time.
+verdicts say which precisions are open; those that certainly lose, fail or cannot win are not run again. Where blocks
+run side by side, that is asked when all of a wave have ended. It ends when no precision is open, when the time is
+spent, or when what is open is out of reach of the largest plan or of the time.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class State:
         seconds: how long a trial of each precision takes, as far as it is known.
         left: seconds until the time is spent.
         members: those of the block under way; empty: all that are open.
+        places: how many blocks can run side by side.
     """
 
     precisions: tuple[str, ...]
@@ -49,6 +51,7 @@ class State:
     seconds: Mapping[str, float]
     left: float
     members: tuple[str, ...] = ()
+    places: int = 1
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,13 @@ class Next:
     block: int
     members: tuple[str, ...]
     more: int = 0
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Trials that may run now, as (precision, block): what their blocks lack, each block in its own order."""
+
+    trials: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,46 @@ def plan(state: State) -> Next | Stop:
         return Next(pending[0], block, state.members or tuple(state.precisions), len(pending) - 1)
     if not still:
         return Stop("certain")
-    return _new_block(state, [s for s in standings if s.open], baseline, block)
+    found = _new_blocks(state, [s for s in standings if s.open], baseline)
+    if isinstance(found, Stop):
+        return found
+    members, blocks = order(found[0], block + 1), found[1]
+    return Next(members[0], block + 1, tuple(members), blocks * len(members) - 1)
+
+
+def wave(state: State) -> Wave | Stop:
+    """The next blocks that run side by side, or the end; asked when no trial runs.
+
+    Blocks that were interrupted come first: ``members`` is empty when a comparison has just begun or goes on.
+    """
+    standings = stand(state.rows, state.levels, state.prefer, state.seconds)
+    begun = {row.precision for row in state.rows}
+    baseline = next((row.baseline for row in state.rows if row.baseline), None)
+    fresh = [name for name in state.precisions if name not in begun]
+    still = [s.precision for s in standings if s.open]
+    blocks = sorted({block for _, block in state.ran})
+    wanted = fresh if state.members else [*fresh, *still]
+    pending = [
+        (name, block)
+        for block in blocks
+        for name in _pending(replace(state, members=()), wanted, baseline, block)
+    ]
+    if state.left <= 0:
+        return Stop("time" if pending or still or not blocks else "certain")
+    if pending:
+        return Wave(tuple(pending))
+    if not blocks:
+        return _wave(state.precisions, range(min(state.places, LOOKS[0])))
+    if not still:
+        return Stop("certain")
+    found = _new_blocks(state, [s for s in standings if s.open], baseline)
+    if isinstance(found, Stop):
+        return found
+    return _wave(found[0], range(blocks[-1] + 1, blocks[-1] + 1 + found[1]))
+
+
+def _wave(members: Sequence[str], blocks: range) -> Wave:
+    return Wave(tuple((name, block) for block in blocks for name in order(members, block)))
 
 
 def _pending(state: State, wanted: Sequence[str], baseline: str | None, block: int) -> list[str]:
@@ -115,22 +164,41 @@ def _pending(state: State, wanted: Sequence[str], baseline: str | None, block: i
     return [name for name in order(others, block) if (name, block) not in state.ran]
 
 
-def _new_block(state: State, standings: Sequence[Standing], baseline: str | None, block: int) -> Next | Stop:
-    """The first trial of the next block, if there is time until the next look at a precision that is in reach."""
+def _new_blocks(
+    state: State, standings: Sequence[Standing], baseline: str | None
+) -> tuple[list[str], int] | Stop:
+    """The precisions of the next blocks, and how many blocks: to the next look, or as many as run side by side.
+
+    Args:
+        standings: of the precisions that are open.
+    """
     if all(next_look(s.pairs) is None for s in standings):
         return Stop("plan")
     hopeful = [s for s in standings if s.hope is not None and next_look(s.pairs) is not None]
     if not hopeful:
         return Stop("out_of_reach")
     one = sum(state.seconds.get(name, 0.0) for name in (baseline or "", *(s.precision for s in hopeful)))
+
+    def seconds(blocks: int) -> float:
+        return math.ceil(blocks / state.places) * one
+
     blocks = min((next_look(s.pairs) or 0) - s.pairs for s in hopeful)
-    if blocks * one > state.left:
+    if seconds(blocks) > state.left:
         return Stop("time")
-    reached = [s for s in hopeful if ((s.hope or 0) - s.pairs) * one <= state.left]
+    reached = [s for s in hopeful if seconds((s.hope or 0) - s.pairs) <= state.left]
     if not reached:
         return Stop("out_of_reach")
-    members = order([*(s.precision for s in reached), *([baseline] if baseline else [])], block + 1)
-    return Next(members[0], block + 1, tuple(members), blocks * len(members) - 1)
+    if state.places > 1:
+        blocks = _side_by_side(reached, state.places)
+    return [*(s.precision for s in reached), *([baseline] if baseline else [])], blocks
+
+
+def _side_by_side(reached: Sequence[Standing], places: int) -> int:
+    """How many blocks a wave has: no more than have a place, up to the last look among them that may be needed."""
+    fewest = min(s.pairs for s in reached)
+    needed = max(LOOKS[-1] if s.needed is None else s.needed for s in reached)
+    ends = [n - fewest for n in LOOKS if fewest < n <= needed and n - fewest <= places]
+    return ends[-1] if ends else min(places, (next_look(fewest) or fewest) - fewest)
 
 
 def _pairs(row: PrecisionRow) -> int:
@@ -140,25 +208,35 @@ def _pairs(row: PrecisionRow) -> int:
 
 
 def stand(
-    rows: Sequence[PrecisionRow], levels: Levels, prefer: Prefer, seconds: Mapping[str, float]
+    rows: Sequence[PrecisionRow],
+    levels: Levels,
+    prefer: Prefer,
+    seconds: Mapping[str, float],
+    places: int = 1,
 ) -> list[Standing]:
-    """Where every precision but the baseline stands; ``seconds``: how long a trial of each takes."""
+    """Where every precision but the baseline stands.
+
+    Args:
+        rows, levels, prefer: as in :class:`State`.
+        seconds: how long a trial of each takes.
+        places: how many blocks run side by side.
+    """
     others = [row for row in rows if not row.is_baseline]
     found = {row.precision: _alone(row, levels, prefer) for row in others}
     best = max((_gain(row, prefer)[0] for row in others if _has_won(row, found[row.precision])), default=0.0)
     standings = [_beside(found[row.precision], row, best, prefer) for row in others]
     return [
-        replace(_timed(standing, row, seconds), pairs=_pairs(row))
+        replace(_timed(standing, row, seconds, places), pairs=_pairs(row))
         for standing, row in zip(standings, others, strict=True)
     ]
 
 
-def _timed(standing: Standing, row: PrecisionRow, seconds: Mapping[str, float]) -> Standing:
+def _timed(standing: Standing, row: PrecisionRow, seconds: Mapping[str, float], places: int) -> Standing:
     """With the time that the pairs it needs would take, the baseline's trials included."""
     one = [seconds[name] for name in (row.precision, row.baseline or "") if name in seconds]
     if not standing.open or standing.needed is None or len(one) < 2:
         return standing
-    return replace(standing, seconds=max(0, standing.needed - _pairs(row)) * sum(one))
+    return replace(standing, seconds=math.ceil(max(0, standing.needed - _pairs(row)) / places) * sum(one))
 
 
 def _alone(row: PrecisionRow, levels: Levels, prefer: Prefer) -> Standing:

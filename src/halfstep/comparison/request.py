@@ -242,18 +242,13 @@ def _gone_on(old: Stored, given: Keywords) -> Request:
     """With what may change; a budget is added to the time already spent, and more trials of a plan are another look.
 
     Raises:
-        UsageError: more seeds or repeats of a comparison that decides on them itself; a budget on a cluster.
+        UsageError: more seeds or repeats of a comparison that decides on them itself.
     """
     more = [n for n in ("seeds", "repeats") if n in given and given[n] != getattr(old.request, n)]
     if more and (old.request.budget is not None or "budget" in given):
         raise UsageError(
             f"--{more[0]} {given[more[0]]} was given for a comparison with --budget, which decides on seeds and "
             "repeats itself; give --budget more time instead."
-        )
-    if given.get("budget") is not None and old.request.on:
-        raise UsageError(
-            f"--budget was given for a comparison with --on {old.request.on}, but is for one machine; give --seeds or "
-            "--repeats instead."
         )
     if given.get("budget") is not None:
         given["budget"] += old.environment.seconds or 0.0

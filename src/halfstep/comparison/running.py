@@ -29,6 +29,7 @@ from halfstep.comparison.request import Request, Stored, check_machine, save, st
 from halfstep.comparison.rows import WARMUP, trial_row
 from halfstep.comparison.slots import slots
 from halfstep.comparison.statistics.drift import speed_drift
+from halfstep.comparison.statistics.sequential import LOOKS
 from halfstep.comparison.trial_cost import without_energy
 from halfstep.comparison.verdicts import verdicts
 from halfstep.comparison.work import Disk, Display, Work
@@ -63,7 +64,7 @@ def run_comparison(
     if not request.on:
         return _run(request, display, write, resume, this_machine())
     program = "" if request.module else request.program
-    blocks = request.repeats * request.seeds
+    blocks = request.repeats * request.seeds if request.budget is None else LOOKS[-1]
     with cluster(request.on, request.resources, blocks, program, request.folder) as found:
         return _run(request, display, write, resume, found.environment, found.runners)
 
@@ -101,12 +102,12 @@ def _run(
     recipes = _recipes(request, environment, outcomes)
     pending = missing(request, outcomes, environment)
     work, ran = Work(request, pending, display, disk), set[Trial]()
-    budgeted = None if request.budget is None else Budgeted(request, work, pending)
+    budgeted = None if request.budget is None else Budgeted(request, work, pending, len(runners) or None)
     comparison = assemble(request, outcomes, environment, cwd) if budgeted and outcomes else Comparison()
 
     def choose() -> None:
         if budgeted is not None and not crew.interrupted:
-            budgeted.choose(Seen(outcomes, comparison, recipes, time.monotonic() - started))
+            budgeted.choose(Seen(outcomes, comparison, recipes, time.monotonic() - started), crew.running)
 
     choose()
     for outcome in crew.run(pending, work):
@@ -251,7 +252,7 @@ def assemble(
     if environment.side_by_side is not None and not environment.shares_cores:
         rows = [without_energy(row, absent.SHARED) for row in rows]
     found = verdicts(outcomes, rows, request.tolerance, levels(request, recipes))
-    found, budget = with_budget(found, request, recipes, outcomes, end)
+    found, budget = with_budget(found, request, recipes, outcomes, environment.places, end)
     told = next((o.record.takeover for o in outcomes if o.record.steps), Takeover())
     script = Script.of(told, [own for o in outcomes for own in o.record.own_amp])
     return Comparison(

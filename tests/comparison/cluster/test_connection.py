@@ -23,7 +23,6 @@ from ..test_archive import request_ as request_
     [
         ({"resources": "gpu=1"}, r"--resources gpu=1 was given without --on, which alone it is for; give --on ray, too"),
         ({"on": "ray", "parallel": "2"}, r"--on ray was given with --parallel, which is for one machine; leave one of"),
-        ({"on": "ray", "budget": "20m"}, r"--on ray was given with --budget, which is for one machine; leave one of"),
         ({"on": "ray", "fit_batch": "--batch"}, r"--on ray was given with --fit-batch, which is for one machine"),
         ({"on": "ray://h", "program": "/tmp/../usr/train.py"}, r"'/tmp/../usr/train.py'"),
         ({"on": "ray"}, r"--on ray needs Ray; install it by `pip install 'halfstep\[ray\]'`, here and on the cluster's"),
@@ -50,15 +49,12 @@ def test_only_what_is_in_the_current_folder_is_sent(tmp_path: Path, monkeypatch:
             inside(program)
 
 
-def test_a_comparison_on_a_cluster_is_given_no_budget(request_: Request) -> None:
+def test_a_comparison_on_a_cluster_goes_on_there_with_more_time(request_: Request) -> None:
     import dataclasses
 
     save(dataclasses.replace(request_, on="ray", resources="gpu=1"), ENVIRONMENT)
     old = stored(request_.folder)
     assert (old.request.on, old.request.resources) == ("ray", "gpu=1")
-    with pytest.raises(
-        UsageError, match="--budget was given for a comparison with --on ray, but is for one machine"
-    ):
-        resumed(old, {"budget": 60.0})
+    assert resumed(old, {"budget": 60.0}).budget == 60.0
     with pytest.raises(UsageError, match="was made with on ray, not ray://h; leave that out to resume it"):
         resumed(old, {"on": "ray://h"})

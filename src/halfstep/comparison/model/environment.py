@@ -71,6 +71,13 @@ class Environment:
         return replace(self, idle_watts=found.value, idle_watts_how=found.how)
 
     @property
+    def places(self) -> int:
+        """How many blocks run at the same time, about: machines of a cluster may differ in it."""
+        here = self.side_by_side.blocks if self.side_by_side else None
+        machines = self.cluster.machines if self.cluster else None
+        return (here or 1) * (machines or 1)
+
+    @property
     def shares_cores(self) -> bool:
         """Whether trials that ran at the same time shared processors: what other processes took then was theirs."""
         return self.side_by_side is not None and not self.side_by_side.cores
