@@ -188,10 +188,15 @@ def test_sharded_and_replicated_weights(under, alone: None, way: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("adapters", [False, True], ids=["whole", "peft"])
 @pytest.mark.parametrize("recipe", ["fp32", "bf16"])
-def test_a_checkpoint_of_transformers_in_bf16(under, tmp_path: Path, recipe: str) -> None:
-    """``from_pretrained`` gives the format that a checkpoint was saved in, unless a script names another."""
+def test_a_checkpoint_of_transformers_in_bf16(under, tmp_path: Path, recipe: str, adapters: bool) -> None:
+    """``from_pretrained`` gives the format that a checkpoint was saved in, unless a script names another.
+
+    PEFT trains adapters in fp32 over the frozen checkpoint, which may stay bf16 where products are.
+    """
     transformers = pytest.importorskip("transformers")
+    peft = pytest.importorskip("peft") if adapters else None
     transformers.utils.logging.disable_progress_bar()
     config = transformers.LlamaConfig(
         vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
@@ -203,6 +208,9 @@ def test_a_checkpoint_of_transformers_in_bf16(under, tmp_path: Path, recipe: str
 
     def train(amp: bool, **options: Any) -> Told:
         model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, **options).train()
+        if peft is not None:
+            torch.manual_seed(1)
+            model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         losses = []
         for _ in range(3):
@@ -214,10 +222,14 @@ def test_a_checkpoint_of_transformers_in_bf16(under, tmp_path: Path, recipe: str
             losses.append(loss.item())
         generated = model.generate(ids[:1], max_new_tokens=2, do_sample=False, cache_implementation="static")
         assert generated.shape == (1, 10)
-        return losses, {p.dtype for p in model.parameters()} | {model.dtype}
+        held = {p.dtype for p in model.parameters() if p.requires_grad or recipe == "fp32"}
+        return losses, held if adapters else held | {model.dtype}
 
     expected = train(recipe == "bf16", dtype=FP32)
     under(recipe)
-    for options in ({}, {"dtype": BF16}, {"device_map": "cpu"}):
+    for options in (
+        {},
+        *([] if adapters else [{"dtype": BF16}, {"device_map": "cpu"}, {"device_map": "auto"}]),
+    ):
         assert train(False, **options) == expected
     assert expected[1] == {FP32}

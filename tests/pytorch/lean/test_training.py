@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.checkpoint import checkpoint
 
 from halfstep.pytorch.lean.split import Parts, split
 from halfstep.pytorch.raw_data import raw_data
@@ -301,6 +302,65 @@ def test_taken_off_again_the_weights_are_fp32_with_all_their_bits(begin: Begin) 
     assert_same(dict(model.state_dict()), expected)
     train(model, optimizer, range(1))
     assert {raw_data(p).dtype for p in model.parameters()} == {torch.float32}
+
+
+class Conv1D(nn.Module):
+    """As Transformers' GPT-2 has it: the graph saves the parameter itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weight, self.bias = nn.Parameter(torch.randn(8, 8) / 3), nn.Parameter(torch.zeros(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x, self.weight).tanh()
+
+
+class Saves(nn.Module):
+    """Two such layers, called by ``call``."""
+
+    def __init__(self, call: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.parts, self.call = nn.ModuleList([Conv1D(), Conv1D()]), call
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.parts:
+            x = self.call(part, x)
+        return x
+
+
+def saved_elsewhere(part: nn.Module, x: Tensor) -> Tensor:
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (t.dtype, t.float()), lambda t: t[1].to(t[0])):
+        return part(x)
+
+
+def on_the_cpu(part: nn.Module, x: Tensor) -> Tensor:
+    with torch.autograd.graph.save_on_cpu():
+        return part(x)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda part, x: checkpoint(part, x, use_reentrant=False),
+        lambda part, x: checkpoint(part, x, use_reentrant=True),
+        saved_elsewhere,
+        on_the_cpu,
+    ],
+    ids=["checkpoint", "reentrant", "hooks", "save_on_cpu"],
+)
+def test_what_graphs_save_of_weights(begin: Begin, call: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    def trained(call: Callable[[nn.Module, Tensor], Tensor]) -> dict[str, Tensor]:
+        model, x = Saves(call), torch.linspace(-1, 1, 32).view(4, 8).requires_grad_()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        for _ in range(2):
+            model(x).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return dict(model.state_dict())
+
+    begin("bf16-lean", products="native")
+    assert_same(trained(call), trained(lambda part, x: part(x)))
 
 
 class PartlyExact(nn.Module):

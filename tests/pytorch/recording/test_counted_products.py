@@ -146,12 +146,13 @@ def test_a_closure_inside_of_an_optimizers_step_is_training(begin: Begin, tmp_pa
 )
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*TypedStorage:UserWarning")
-def test_compiled_code_counts_as_it_ran() -> None:
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])
+def test_compiled_code_counts_as_it_ran(mode: str) -> None:
     """Inductor leaves out what nobody uses, and makes no product of an outer one (k = 1); tracing computes nothing."""
     torch.compiler.reset()
     weight = torch.randn(4, 5, requires_grad=True)
 
-    @torch.compile
+    @torch.compile(mode=mode)
     def compiled(x: Tensor) -> Tensor:
         unused = x @ weight
         outer = x[:, :1] @ weight[:1]

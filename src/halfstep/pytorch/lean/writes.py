@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.compiler import is_compiling
 from torch.nn.utils import clip_grad
 
@@ -93,6 +94,7 @@ class Writes:
         patches.wrap(nn.Module, "_apply", self._applying)
         patches.wrap_each(clip_grad, ("_get_total_norm", "get_total_norm"), _in_fp32)
         patches.wrap_each(torch, _foreach_names(), self._foreach)
+        patches.wrap(saved_tensors_hooks, "__init__", self._packing)
 
     def _bf16(self, tensor: Any) -> Master | None:
         """The master of a parameter that is bf16 at the moment, else None; a DTensor is fp32 for everybody."""
@@ -124,6 +126,19 @@ class Writes:
             return original(parameter) if master is None else self._masters.show(master)
 
         return detach
+
+    def _packing(self, original: Callable[..., None]) -> Callable[..., None]:
+        """Hand a hook for what graphs save (activation checkpointing's is one) bf16 weights as the graph has them."""
+
+        def __init__(hooks: Any, pack_hook: Callable[[Tensor], Any], *args: Any, **kwargs: Any) -> None:
+            def pack(tensor: Tensor) -> Any:
+                if self._bf16(tensor) is not None:
+                    tensor = nn.Parameter(raw_data(tensor), tensor.requires_grad)
+                return pack_hook(tensor)
+
+            original(hooks, pack, *args, **kwargs)
+
+        return __init__
 
     def _repr(self, original: Callable[..., str]) -> Callable[..., str]:
         """A parameter prints as its fp32 numbers, without its dtype, which is PyTorch's default."""
