@@ -67,18 +67,22 @@ def counted(rounding: Rounding) -> Shares:
     )
 
 
-def serving(numbers: Numbers, format: str, lost: float = 0.01) -> tuple[float, float] | None:
+#: the share of the sum of magnitudes that a loss scale may lose
+_LOST = 0.01
+
+
+def serving(numbers: Numbers, format: str) -> tuple[float, float] | None:
     """The loss scales that serve these gradients, lowest and highest: powers of two.
 
     The highest keeps the largest gradient at or below the format's largest number; the lowest loses at most
-    ``lost`` of the sum of magnitudes. None where all gradients are zero; the first is above the second where no
+    1 % of the sum of magnitudes. None where all gradients are zero; the first is above the second where no
     one scale does both.
     """
     if not numbers.largest:
         return None
     row: Format = get_scalar(format)
     highest = math.floor(math.log2(row.largest) - math.log2(numbers.largest))
-    return 2.0 ** next(k for k in _powers() if shares(numbers, format, 2.0**k).lost <= lost), 2.0**highest
+    return 2.0 ** next(k for k in _powers() if shares(numbers, format, 2.0**k).lost <= _LOST), 2.0**highest
 
 
 def _powers() -> Iterator[int]:

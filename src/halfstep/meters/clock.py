@@ -7,8 +7,6 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from halfstep.meters.reading import Absent
-
 #: Seconds on a monotonic clock of the finest resolution; only differences mean anything.
 now = time.perf_counter
 
@@ -26,8 +24,8 @@ class Summary(NamedTuple):
     high: float | None
 
 
-def summary(step_times: Sequence[float], warmup: int = 0) -> Summary | Absent:
-    """The median of the step times after the first ``warmup``, with its 95 % confidence interval.
+def summary(step_times: Sequence[float]) -> Summary:
+    """The median of step times, one at least, with its 95 % confidence interval.
 
     The interval is [x_(k), x_(n-k+1)], order statistics with the largest k such that
     P(Binomial(n, 1/2) < k) <= 0.025; it holds for any distribution of independent steps.
@@ -39,9 +37,7 @@ def summary(step_times: Sequence[float], warmup: int = 0) -> Summary | Absent:
     """
     import statistics  # it imports `random`, which may be a module of the program's own
 
-    times = sorted(step_times[warmup:])
-    if not times:
-        return Absent(f"no step after the {warmup} warm-up steps")
+    times = sorted(step_times)
     median = statistics.median(times)
     if len(times) < FEWEST_FOR_INTERVAL:
         return Summary(median, None, None)

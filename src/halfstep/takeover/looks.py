@@ -67,18 +67,6 @@ class Looks:
             self._off[look] = reason(error)
 
 
-class NoLooks(Looks):
-    """Nothing is guarded: for parts that are used outside of a takeover."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda event, **fields: None)
-
-    def run(
-        self, look: str, tries: int, function: Callable[..., Result], /, *args: Any, **kwargs: Any
-    ) -> Result | None:
-        return function(*args, **kwargs)
-
-
 def reason(error: Exception) -> str:
     """The error in one line, with the place in halfstep's own code: ``TypeError: … (sample.py:74)``."""
     ours = [

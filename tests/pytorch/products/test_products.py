@@ -16,9 +16,9 @@ from halfstep.pytorch.products import products
 from halfstep.pytorch.products.cpp_kernel import cpp_kernel
 from halfstep.pytorch.products.operations import KINDS, Operation
 from halfstep.pytorch.recording.profile import Profile
-from halfstep.takeover.looks import NoLooks
 
 from ..conftest import Calls, compiled
+from ..no_looks import NoLooks
 
 LOW = (torch.bfloat16, torch.float16)
 U32 = 2.0**-24  # unit roundoff of fp32

@@ -13,7 +13,8 @@ from torch.autograd import profiler as autograd_profiler
 from torch.utils.data import DataLoader
 
 from halfstep.pytorch.recording.profile import NO_KERNELS, Profile, read
-from halfstep.takeover.looks import NoLooks
+
+from ..no_looks import NoLooks
 
 
 def profiled(step) -> dict:
@@ -113,9 +114,9 @@ def test_a_profiler_that_the_script_starts_in_the_step_wins(capfd: pytest.Captur
 
 PROFILED = """
 import torch
-from halfstep.takeover.looks import NoLooks
+from halfstep.takeover.looks import Looks
 from halfstep.pytorch.recording.profile import Profile
-profile = Profile(NoLooks())
+profile = Profile(Looks(print))
 profile.begin()
 profile.next_step()
 torch.ones(2).sin()
@@ -131,9 +132,9 @@ def test_nothing_is_said_on_stderr() -> None:
 
 LEFT_ALONE = """
 import torch
-from halfstep.takeover.looks import NoLooks
+from halfstep.takeover.looks import Looks
 from halfstep.pytorch.recording.profile import Profile
-profile = Profile(NoLooks())
+profile = Profile(Looks(print))
 profile.begin()
 torch.ones(2).sin()
 """

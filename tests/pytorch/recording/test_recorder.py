@@ -20,8 +20,8 @@ from halfstep.pytorch.recording.recorder import Recorder
 from halfstep.pytorch.recording.step_sampler import PROFILED_STEP
 from halfstep.pytorch.watching.nan_origin import Began
 from halfstep.record import Writer, read
-from halfstep.takeover.looks import NoLooks
 
+from ..no_looks import NoLooks
 from ..played_device import Device, Event, Graph, Reads, Stream
 
 

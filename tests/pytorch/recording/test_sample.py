@@ -9,7 +9,8 @@ from torch import nn
 from halfstep.pytorch.recording.profile import Profile
 from halfstep.pytorch.recording.sample import Sample
 from halfstep.pytorch.recording.shapes import odd_sizes
-from halfstep.takeover.looks import NoLooks
+
+from ..no_looks import NoLooks
 
 
 @pytest.mark.parametrize(

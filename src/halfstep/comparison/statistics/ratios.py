@@ -15,7 +15,7 @@ from halfstep.comparison.statistics.intervals import (
     ratio_of_means,
     ratio_of_medians,
 )
-from halfstep.meters import Absent, summary
+from halfstep.meters import summary
 from halfstep.trials import Outcome
 
 #: how many times as fast as fp32 the fastest units for 16 bits or less compute products: tensor cores, AMX
@@ -28,9 +28,9 @@ def step_time(group: Sequence[Outcome]) -> Spread | None:
     if len(runs) > 1:
         over = median_over_runs(runs)
         return Spread(over.value, over.low, over.high, "s")
-    center = summary(runs[0]) if runs else None
-    if center is None or isinstance(center, Absent):
+    if not runs:
         return None
+    center = summary(runs[0])
     return Spread(center.median, center.low, center.high, "s")
 
 
