@@ -262,7 +262,7 @@ def test_a_spent_budget_leaves_verdicts_open_and_resuming_with_more_answers_them
     assert len(set(machine.ran)) == len(machine.ran), "nothing is run twice"
     assert final.budget is not None
     assert final.budget.end == "certain"
-    # Looking in between changes nothing: the looks are where they always are.
+    # StepSampler in between changes nothing: the looks are where they always are.
     machine.ran.clear()
     at_once = compare(replace(asked("fp32", "bf16"), folder=request.folder / "other"), Quiet())
     assert at_once.verdicts == final.verdicts

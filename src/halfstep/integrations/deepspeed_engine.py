@@ -97,7 +97,7 @@ def _follow_steps(engine: Any, attached: Attached) -> None:
         with takeover.other_steps(), takeover.regions.paused():
             result = step(*args, **kwargs)
         if overflow := bool(getattr(outer, "overflow", False)):
-            takeover.scaling.tested.trouble = _NOT_FINITE
+            takeover.scaling.finite_cache.trouble = _NOT_FINITE
         takeover.after_step(parts, not overflow)
         return result
 
@@ -142,7 +142,7 @@ class _Partitioned:
 def _registering(original: Callable[..., Any], attached: Attached) -> Callable[..., Any]:
     def register_grad_hook(parameter: Tensor, hook: Callable[..., None]) -> Any:
         def taking(of: Tensor) -> None:
-            attached.takeover.scaling.reached.leave(of)
+            attached.takeover.scaling.pass_gradients.leave(of)
             hook(of)
 
         return original(parameter, taking)

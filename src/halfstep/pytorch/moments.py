@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 from torch.optim import Optimizer
 
-from halfstep.pytorch.loss_scaling.pass_gradients import Reached
+from halfstep.pytorch.loss_scaling.pass_gradients import PassGradients
 from halfstep.pytorch.loss_scaling.pending_flag import Verdict
 
 
@@ -35,7 +35,7 @@ class Moments:
     def begin_pass(self) -> None:
         """Gradients are about to be computed, by ``backward`` or ``autograd.grad``."""
 
-    def passed_by(self, reached: Reached) -> None:
+    def passed_by(self, pass_gradients: PassGradients) -> None:
         """A scaled pass is over."""
 
     def after_backward(self) -> None:

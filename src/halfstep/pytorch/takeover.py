@@ -20,7 +20,7 @@ from halfstep.pytorch.autocast.regions import Regions
 from halfstep.pytorch.autocast.true_regions import TrueRegions
 from halfstep.pytorch.fp32_units import Fp32Units
 from halfstep.pytorch.loss_scaling import backward, hooks
-from halfstep.pytorch.loss_scaling.manual_updates import ByHand
+from halfstep.pytorch.loss_scaling.manual_updates import ManualUpdates
 from halfstep.pytorch.loss_scaling.outcomes import Outcomes
 from halfstep.pytorch.loss_scaling.own_scaler import OwnScalers
 from halfstep.pytorch.loss_scaling.scale import Scaling
@@ -30,11 +30,11 @@ from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.recording.brief_look import BriefLook
 from halfstep.pytorch.recording.communicated import Communicated
 from halfstep.pytorch.recording.recorder import NullRecorder, Recorder
-from halfstep.pytorch.recording.script_traits import Habits
-from halfstep.pytorch.recording.step_sampler import Looking
+from halfstep.pytorch.recording.script_traits import ScriptTraits
+from halfstep.pytorch.recording.step_sampler import StepSampler
 from halfstep.pytorch.training import Training
 from halfstep.pytorch.watching.graphs import Graphs
-from halfstep.pytorch.watching.nan_origin import Began, NullBegan
+from halfstep.pytorch.watching.nan_origin import NanOrigin, NullNanOrigin
 from halfstep.pytorch.watching.watch import NullWatch, Watch
 from halfstep.pytorch.weights.seen import look_for_16_bit_weights
 from halfstep.pytorch.weights.weights import Weights
@@ -62,13 +62,13 @@ class Takeover(Training, Face):
         recipe = self.recipe = options.recipe
         self.arithmetic = Arithmetic(options, self.announce)
         self.patches = Patches()
-        self.by_hand = ByHand(recipe.guards, options.watch, self)
+        self.manual_updates = ManualUpdates(recipe.guards, options.watch, self)
         self._looks = looks = Looks(write)
-        self._looking = Looking(self._optimizers, self.by_hand, options, looks)
+        self._step_sampler = StepSampler(self._optimizers, self.manual_updates, options, looks)
         self._brief_look = BriefLook(self._parameters, write, recipe.name, looks)
         recording = isinstance(options.writer, Writer)
         self.recorder = (
-            Recorder(options.writer, self._looking, looks, self._looking.done)
+            Recorder(options.writer, self._step_sampler, looks, self._step_sampler.done)
             if recording
             else NullRecorder(self._brief_look)
         )
@@ -93,12 +93,14 @@ class Takeover(Training, Face):
         self.statistics = Statistics()
         self._outcomes = Outcomes(recipe, self.scaling, self.statistics, self.recorder, options.stop)
         quiet = not recording or options.watch
-        self.began = NullBegan() if quiet else Began(self.recorder.write, lambda: self.recorder.steps, looks)
+        self.nan_origin = (
+            NullNanOrigin() if quiet else NanOrigin(self.recorder.write, lambda: self.recorder.steps, looks)
+        )
         self._steps = Steps(
             recipe, self.scaling, self.statistics, self.regions, self.recorder, self, options.watch
         )
         self.watch = self._watch(looks) if options.watch else NullWatch()
-        self._habits = Habits(self.recorder.write, looks)
+        self._script_traits = ScriptTraits(self.recorder.write, looks)
         self.install()
         self._seconds = time.perf_counter() - started
         self.announce()
@@ -164,16 +166,16 @@ class Takeover(Training, Face):
         self.regions.install(patches)
         self._operands.install()
         data_loading.outside(self.regions, patches)
-        self._habits.install(patches)
+        self._script_traits.install(patches)
         Communicated(self._tell).install(patches)
         if isinstance(self.options.writer, Writer):
-            self._looking.install(patches)
-        parts = backward.Parts(recipe, self.scaling, self.statistics, self.regions, self.by_hand, self)
+            self._step_sampler.install(patches)
+        parts = backward.Parts(recipe, self.scaling, self.statistics, self.regions, self.manual_updates, self)
         backward.install(parts, patches)
         if self.arithmetic.dtype is not None and not recipe.loss_scale.guards:
             gradient_hooks.install(patches)
         self._steps.install(patches)
-        self.by_hand.install(patches)
+        self.manual_updates.install(patches)
 
     def _tell(self, text: str) -> None:
         if not self.recipe.as_is:
@@ -181,8 +183,8 @@ class Takeover(Training, Face):
         self.options.writer.write("warning", text=text)
 
     def close(self) -> None:
-        looks = (self._looking.close, self._brief_look.close)
-        for end in (self.by_hand.close, self.scaling.settle, *looks, self.recorder.close):
+        looks = (self._step_sampler.close, self._brief_look.close)
+        for end in (self.manual_updates.close, self.scaling.settle, *looks, self.recorder.close):
             try:
                 end()
             except RuntimeError as error:  # a device that has failed gives no more answers
@@ -194,7 +196,7 @@ class Takeover(Training, Face):
         self._steps.adopt(made.optimizers)
         if not self.recipe.as_is:
             own_amp.adopt(made, self.regions.dtype, self.own_precision.note)
-        self.by_hand.adopt(made.optimizers)
+        self.manual_updates.adopt(made.optimizers)
         self.regions.adopt(made.optimizers)
         self.weights.adopt(made.optimizers)
         if self.recipe.guards:
@@ -226,7 +228,7 @@ class Takeover(Training, Face):
     def remove(self) -> None:
         """Put PyTorch back as it was."""
         self._brief_look.close()
-        self._looking.close()
+        self._step_sampler.close()
         self.watch.remove()
         self.regions.leave()
         self.patches.undo()
@@ -257,7 +259,7 @@ class Takeover(Training, Face):
         self._check_kept = check_kept
         self.regions.leave()
         self.weights.after_first_step()
-        self.by_hand.active = False
+        self.manual_updates.active = False
         recorded = self._on_backward
 
         def both(outputs: Sequence[Tensor]) -> None:

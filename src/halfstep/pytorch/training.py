@@ -18,9 +18,9 @@ from halfstep.pytorch.arithmetic import Arithmetic
 from halfstep.pytorch.autocast.no_regions import NoRegions
 from halfstep.pytorch.autocast.own_precision import OwnPrecision
 from halfstep.pytorch.loss_scaling.engine import inside_backward
-from halfstep.pytorch.loss_scaling.manual_updates import ByHand
+from halfstep.pytorch.loss_scaling.manual_updates import ManualUpdates
 from halfstep.pytorch.loss_scaling.outcomes import Outcomes
-from halfstep.pytorch.loss_scaling.pass_gradients import Reached
+from halfstep.pytorch.loss_scaling.pass_gradients import PassGradients
 from halfstep.pytorch.loss_scaling.pending_flag import Verdict
 from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.loss_scaling.statistics import Statistics
@@ -29,9 +29,9 @@ from halfstep.pytorch.loss_scaling.steps_inside import StepsInside
 from halfstep.pytorch.moments import Moments
 from halfstep.pytorch.recording.recorder import NullRecorder, Recorder
 from halfstep.pytorch.recording.sample import parameters_of
-from halfstep.pytorch.recording.script_traits import Habits
-from halfstep.pytorch.recording.step_sampler import Looking
-from halfstep.pytorch.watching.nan_origin import Began, NullBegan
+from halfstep.pytorch.recording.script_traits import ScriptTraits
+from halfstep.pytorch.recording.step_sampler import StepSampler
+from halfstep.pytorch.watching.nan_origin import NanOrigin, NullNanOrigin
 from halfstep.pytorch.watching.watch import NullWatch, Watch
 from halfstep.pytorch.weights.weights import Weights
 from halfstep.takeover.base import EnoughSteps, Options
@@ -54,14 +54,14 @@ class Training(Moments):
     recorder: Recorder | NullRecorder
     scaling: Scaling
     statistics: Statistics
-    by_hand: ByHand
-    began: Began | NullBegan
+    manual_updates: ManualUpdates
+    nan_origin: NanOrigin | NullNanOrigin
     watch: Watch | NullWatch
     weights: Weights
     _steps: Steps
     _outcomes: Outcomes
-    _habits: Habits
-    _looking: Looking
+    _script_traits: ScriptTraits
+    _step_sampler: StepSampler
     #: raises UsageError where a pattern of ``keep=`` has matched nothing
     _check_kept: Callable[[], None]
     #: called with the losses of a backward pass
@@ -99,7 +99,7 @@ class Training(Moments):
         return self.scaling.last_skipped
 
     def _parameters(self) -> list[Tensor]:
-        return parameters_of(self._optimizers) or self.by_hand.parameters
+        return parameters_of(self._optimizers) or self.manual_updates.parameters
 
     def write(self, event: str, **fields: Any) -> None:
         self.recorder.write(event, **fields)
@@ -112,14 +112,14 @@ class Training(Moments):
     def before_backward(self, outputs: Sequence[Tensor | GradientEdge], factor: float = 1.0) -> None:
         self.regions.begin_pass()
         self.begin_pass()
-        self.by_hand.about_to_pass(outputs)
-        self._habits.backward()
+        self.manual_updates.about_to_pass(outputs)
+        self._script_traits.backward()
         losses = [output for output in outputs if isinstance(output, Tensor)]
         self.arithmetic.first_pass(losses)
         self._on_backward(losses if factor == 1.0 else [loss.detach().double() / factor for loss in losses])
-        self._looking.begin_pass(losses)
+        self._step_sampler.begin_pass(losses)
         self.watch.backward_pass(True)
-        self.began.before_backward(losses)
+        self.nan_origin.before_backward(losses)
 
     def begin_pass(self) -> None:
         self.weights.begin_pass()
@@ -127,16 +127,16 @@ class Training(Moments):
             self.scaling.begin_pass()
             self.statistics.begin_pass()
 
-    def passed_by(self, reached: Reached) -> None:
+    def passed_by(self, pass_gradients: PassGradients) -> None:
         if self.statistics.kept:
             # With one optimizer every step is a step of all layers.
-            self.statistics.came_by(reached.leaves(wanted=len(self._optimizers) > 1))
+            self.statistics.came_by(pass_gradients.leaves(wanted=len(self._optimizers) > 1))
 
     def after_backward(self) -> None:
         self.regions.after_pass()
         self.watch.backward_pass(False)
-        self._looking.backward_done()
-        self.by_hand.passed()
+        self._step_sampler.backward_done()
+        self.manual_updates.passed()
         if self._passes.stepped_inside:
             self.end_if_enough()
 
@@ -156,7 +156,7 @@ class Training(Moments):
             self._outcomes.stepped_unread(verdict, primary, by=optimizer)
         else:
             self.watch.after_step(optimizer, verdict, primary)
-            self.began.after_step(optimizer, verdict)
+            self.nan_origin.after_step(optimizer, verdict)
             self._outcomes.stepped(verdict, primary, by=optimizer)
         if primary and not inside_backward():  # inside, it is checked when the pass is over
             self.end_if_enough()
@@ -167,7 +167,7 @@ class Training(Moments):
             self.arithmetic.place(self._parameters())
         if self.arithmetic.device == "cuda":
             self.own_precision.record("PyTorch's defaults for products of fp32 numbers")
-        self._habits.stepped()
+        self._script_traits.stepped()
         self.regions.after_first_step(self._optimizers)
         self.weights.after_first_step()
         try:

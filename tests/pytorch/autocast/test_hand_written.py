@@ -43,7 +43,7 @@ class NoAmp:
             optimizer.step()
 
 
-class ByHand(NoAmp):
+class ManualUpdates(NoAmp):
     """The lines of PyTorch's own AMP examples."""
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -296,8 +296,8 @@ def test_as_amp_by_hand(
     dtype = DTYPES[recipe]
     with same_arithmetic(dtype, products):
         torch.manual_seed(0)
-        expected = program(ByHand(dtype))
+        expected = program(ManualUpdates(dtype))
     begin(f"{recipe}:loss_scale={SCALE:.0f}" if recipe == "fp16" else recipe, products=products)
     torch.manual_seed(0)
-    found = program(ByHand(dtype) if amp == "own" else NoAmp())
+    found = program(ManualUpdates(dtype) if amp == "own" else NoAmp())
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from halfstep.pytorch.loss_scaling import finite_cache
-from halfstep.pytorch.loss_scaling.finite_cache import Tested as Cache
+from halfstep.pytorch.loss_scaling.finite_cache import FiniteCache as Cache
 from halfstep.pytorch.loss_scaling.scaled_pass import NoScaledPass
 from halfstep.pytorch.patches import Patches
 

@@ -344,7 +344,7 @@ def test_gradients_of_a_program_that_makes_no_steps_are_not_kept() -> None:
 def test_memory_that_collectives_write_to_is_not_held_on_to() -> None:
     """An evaluation reduces figures as often as it likes; only what has been tested can have changed since."""
     it, tensors = compiled(scaled_pass()), weights(None)
-    found, figure = tested.Tested(it), torch.ones(3)
+    found, figure = tested.FiniteCache(it), torch.ones(3)
     memory = weakref.ref(figure.untyped_storage())
     found.written([figure])
     del figure

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from halfstep.pytorch.recording.arriving import CudaClock, Pending
 from halfstep.pytorch.recording.recorder import Recorder
 from halfstep.pytorch.recording.step_sampler import PROFILED_STEP
-from halfstep.pytorch.watching.nan_origin import Began
+from halfstep.pytorch.watching.nan_origin import NanOrigin
 from halfstep.record import Writer, read
 
 from ..no_looks import NoLooks
@@ -230,7 +230,7 @@ def test_a_loss_on_another_device_is_not_looked_at_before_the_first_bad_step() -
     loss = torch.empty((), device="meta")
     with pytest.raises(RuntimeError, match="meta"):
         float(loss)
-    Began(lambda *args, **fields: None, lambda: 0, NoLooks()).before_backward([loss])
+    NanOrigin(lambda *args, **fields: None, lambda: 0, NoLooks()).before_backward([loss])
 
 
 def test_the_devices_reads_are_seen_by_this_test(device: None) -> None:

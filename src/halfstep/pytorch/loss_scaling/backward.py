@@ -41,8 +41,8 @@ from halfstep.pytorch.patches import Patches, never_traced
 if TYPE_CHECKING:
     from halfstep.precisions.recipes import Recipe
     from halfstep.pytorch.autocast.no_regions import NoRegions
-    from halfstep.pytorch.loss_scaling.manual_updates import ByHand
-    from halfstep.pytorch.loss_scaling.pass_gradients import Reached
+    from halfstep.pytorch.loss_scaling.manual_updates import ManualUpdates
+    from halfstep.pytorch.loss_scaling.pass_gradients import PassGradients
     from halfstep.pytorch.loss_scaling.scale import Scaling
     from halfstep.pytorch.loss_scaling.statistics import Statistics
     from halfstep.pytorch.moments import Moments
@@ -57,7 +57,7 @@ class Parts:
         scaling: the loss scale.
         statistics: what a skipped step leaves as it was.
         regions: where autocast is.
-        by_hand: steps without an optimizer.
+        manual_updates: steps without an optimizer.
         moments: called before and after passes.
     """
 
@@ -65,7 +65,7 @@ class Parts:
     scaling: Scaling
     statistics: Statistics
     regions: NoRegions
-    by_hand: ByHand
+    manual_updates: ManualUpdates
     moments: Moments
 
 
@@ -91,13 +91,13 @@ def _backward(
 ) -> Callable[..., None]:
     may_scale = parts.recipe.guards
     script_scale = ScriptScale(parts.moments.scaled_by_hand)
-    handed_out = HandedOut(parts.by_hand.optimizers, parts.scaling.reached)
+    handed_out = HandedOut(parts.manual_updates.optimizers, parts.scaling.pass_gradients)
 
     def repeats(outputs: tuple[Any, ...], inputs: Any, create_graph: bool, checked: bool) -> bool:
         handed_out.begin_pass()
         if create_graph or checked or capturing():
             return False
-        return parts.by_hand.active or handed_out.here(lambda: _targets(outputs, inputs)[0])
+        return parts.manual_updates.active or handed_out.here(lambda: _targets(outputs, inputs)[0])
 
     def repeated(outputs: tuple[Any, ...], seeds: Any, retain_graph: bool | None, inputs: Any) -> bool:
         """Whether the pass was made here, and repeated until it was finite."""
@@ -132,8 +132,8 @@ def _backward(
                 leaves, inside = _targets(outputs, inputs)
                 if parts.scaling.answers is not None and not parts.scaling.answers.knows(leaves):
                     raise Unrepeatable
-                parts.scaling.reached.reach(leaves, create_graph)
-                parts.scaling.reached.reach_inside(inside)
+                parts.scaling.pass_gradients.reach(leaves, create_graph)
+                parts.scaling.pass_gradients.reach_inside(inside)
             original(outputs, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
             return
         seeds = grad_variables if grad_tensors is None else grad_tensors
@@ -150,10 +150,10 @@ def _backward(
             ):
                 sharded.follow()
                 scaling, given = parts.scaling, given_seeds(outputs, seeds)
-                reached = scaling.reached
+                pass_gradients = scaling.pass_gradients
                 own = scaling.beside(by_script)
                 with scaling.running(lambda: _targets(outputs, inputs)[0], ceiling_of(outputs), own) as scale:
-                    _reach(reached, parallel, outputs, inputs, create_graph)
+                    _reach(pass_gradients, parallel, outputs, inputs, create_graph)
                     try:
                         scaled = scaled_seeds(outputs, given, scale)
                         if checked:
@@ -163,11 +163,11 @@ def _backward(
                                 original(outputs, scaled, True, create_graph, None, inputs)
                         else:
                             original(outputs, scaled, retain_graph, create_graph, None, inputs)
-                        reached.began()
+                        pass_gradients.began()
                     finally:
-                        _unscale(reached, 1.0 / scale, create_graph)
-                        parts.moments.passed_by(reached)
-                        handed_out.overflowed(reached.leaves(wanted=False))
+                        _unscale(pass_gradients, 1.0 / scale, create_graph)
+                        parts.moments.passed_by(pass_gradients)
+                        handed_out.overflowed(pass_gradients.leaves(wanted=False))
                 if checked:
                     unchecked.look()
         parts.moments.after_backward()
@@ -176,30 +176,30 @@ def _backward(
 
 
 def _reach(
-    reached: Reached, parallel: DataParallel, outputs: tuple[Any, ...], inputs: Any, create: bool
+    pass_gradients: PassGradients, parallel: DataParallel, outputs: tuple[Any, ...], inputs: Any, create: bool
 ) -> None:
     """Find out which tensors a pass from ``outputs`` accumulates into, before it does.
 
     The engine tells at the pass's first node, without a walk over the graph. If there are several outputs, on several
     devices, they start at the same time.
     """
-    if retained := reached.retained():
-        reached.reach_inside(retained)
+    if retained := pass_gradients.retained():
+        pass_gradients.reach_inside(retained)
     unused = parallel.unused if parallel.expects_more else None
-    if inputs is None and not create and len(outputs) == 1 and reached.expect(outputs[0], unused):
+    if inputs is None and not create and len(outputs) == 1 and pass_gradients.expect(outputs[0], unused):
         return
     leaves, inside = _targets(outputs, inputs)
-    reached.reach([*leaves, *parallel.unused(leaves)], create)
-    reached.reach_inside(inside)
+    pass_gradients.reach([*leaves, *parallel.unused(leaves)], create)
+    pass_gradients.reach_inside(inside)
 
 
-def _unscale(reached: Reached, inverse: float, create: bool) -> None:
-    reached.pass_by()
+def _unscale(pass_gradients: PassGradients, inverse: float, create: bool) -> None:
+    pass_gradients.pass_by()
     if create:
-        reached.unscale_in_graph(inverse)
+        pass_gradients.unscale_in_graph(inverse)
         return
-    reached.unscale(inverse)
-    reached.put_back()
+    pass_gradients.unscale(inverse)
+    pass_gradients.put_back()
 
 
 def _targets(outputs: tuple[Any, ...], inputs: Any) -> tuple[list[Tensor], list[Tensor]]:
@@ -237,7 +237,7 @@ def _grad(parts: Parts, original: Callable[..., Any]) -> Callable[..., Any]:
             return original(outputs, inputs, grad_outputs, retain_graph, create_graph, **rest)
         parts.regions.begin_pass()
         parts.moments.begin_pass()
-        parts.by_hand.about_to_pass(as_tuple(outputs))
+        parts.manual_updates.about_to_pass(as_tuple(outputs))
         with parts.regions.paused():
             if scales:
                 graph = (retain_graph, create_graph)
@@ -246,7 +246,7 @@ def _grad(parts: Parts, original: Callable[..., Any]) -> Callable[..., Any]:
             else:
                 results = original(outputs, inputs, grad_outputs, retain_graph, create_graph, **rest)
         gradients = tuple(results.values()) if isinstance(results, dict) else results
-        parts.by_hand.passed_grad(as_tuple(outputs), gradients, create_graph)
+        parts.manual_updates.passed_grad(as_tuple(outputs), gradients, create_graph)
         if create_graph:
             parts.regions.after_pass_within()
         return results

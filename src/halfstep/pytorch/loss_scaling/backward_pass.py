@@ -52,7 +52,7 @@ class BackwardPass:
         self._scaling, self._original, self._grad = scaling, original, grad
         self._outputs, self._given, self._keeps, self._inputs = outputs, given, keeps, inputs
         self._answers = Answers(targets)
-        kept = [tensor for tensor in scaling.reached.retained() if tensor.retains_grad]
+        kept = [tensor for tensor in scaling.pass_gradients.retained() if tensor.retains_grad]
         self._targets = [*targets, *kept]
         self._before = [tensor.grad for tensor in self._targets]
         self._random: RandomState | None = None
@@ -110,17 +110,17 @@ class BackwardPass:
         return found if not refuses or finite(grad for grad in found if grad is not None) else None
 
     def _once(self, scale: float) -> None:
-        scaling, reached = self._scaling, self._scaling.reached
+        scaling, pass_gradients = self._scaling, self._scaling.pass_gradients
         with scaling.running(lambda: self._targets, ceiling_of(self._outputs), scale, self._answers) as under:
-            reached.reach([tensor for tensor in self._targets if tensor.is_leaf])
-            reached.reach_inside([tensor for tensor in self._targets if not tensor.is_leaf])
+            pass_gradients.reach([tensor for tensor in self._targets if tensor.is_leaf])
+            pass_gradients.reach_inside([tensor for tensor in self._targets if not tensor.is_leaf])
             try:
                 seeds = scaled_seeds(self._outputs, self._given, under)
                 self._original(self._outputs, seeds, True, False, None, self._inputs)
             finally:
-                reached.pass_by()
-                reached.unscale(1.0 / under)
-                reached.put_back()
+                pass_gradients.pass_by()
+                pass_gradients.unscale(1.0 / under)
+                pass_gradients.put_back()
 
     def _let_have(self, gradients: Sequence[Tensor | None]) -> None:
         for tensor, gradient in zip(self._targets, gradients, strict=True):

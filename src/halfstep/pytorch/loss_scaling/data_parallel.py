@@ -65,7 +65,7 @@ class DataParallel:
     def _collective(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def collective(*args: Any, **kwargs: Any) -> Any:
             if not torch.compiler.is_compiling():
-                self._scaling.tested.written(tensors_of((*args, *kwargs.values())))
+                self._scaling.finite_cache.written(tensors_of((*args, *kwargs.values())))
             return original(*args, **kwargs)
 
         return collective

@@ -32,7 +32,7 @@ _NONE: set[UntypedStorage] = set()
 _storage_of: Callable[[Tensor], UntypedStorage] = torch._C.TensorBase.untyped_storage
 
 
-class Tested:
+class FiniteCache:
     """The results of tests of gradients, and whether they still hold: the value tested has to be the value used.
 
     PyTorch counts the writes to a tensor (its version), so a gradient with the version that it had at its test is

@@ -68,7 +68,7 @@ class GradientPass:
         self._ceiling = ceiling_of(outputs)
         self._answers = Answers()
         self._retained = [
-            (tensor, tensor.grad) for tensor in scaling.reached.retained() if tensor.retains_grad
+            (tensor, tensor.grad) for tensor in scaling.pass_gradients.retained() if tensor.retains_grad
         ]
         self._random: RandomState | None = None
 
@@ -132,13 +132,13 @@ class GradientPass:
         """The pass under ``scale``, or under the loss scale."""
         scaling = self._scaling
         with scaling.running(ceiling=self._ceiling, scale=scale, answers=answers) as under:
-            scaling.reached.reach_inside(scaling.reached.retained())
+            scaling.pass_gradients.reach_inside(scaling.pass_gradients.retained())
             seeds = scaled_seeds(self._outputs, self._given, under)
             try:
                 scaled = self._original(self._outputs, self._inputs, seeds, keep, self._create, **self._rest)
             finally:
-                scaling.reached.pass_by()
-                scaling.reached.unscale_in_graph(1.0 / under)
+                scaling.pass_gradients.pass_by()
+                scaling.pass_gradients.unscale_in_graph(1.0 / under)
         # Not in place: two inputs may be given one and the same gradient.
         if isinstance(scaled, dict):
             return {key: _times(gradient, 1.0 / under) for key, gradient in scaled.items()}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from halfstep.pytorch.loss_scaling.pass_gradients import Reached
+from halfstep.pytorch.loss_scaling.pass_gradients import PassGradients
 from halfstep.pytorch.loss_scaling.pass_scales import Line, here
 
 
@@ -23,11 +23,11 @@ class HandedOut:
 
     Args:
         optimizers: all optimizers that the program has made.
-        reached: knows the tensors that passes reach.
+        pass_gradients: knows the tensors that passes reach.
     """
 
-    def __init__(self, optimizers: weakref.WeakSet[Optimizer], reached: Reached) -> None:
-        self._optimizers, self._reached = optimizers, reached
+    def __init__(self, optimizers: weakref.WeakSet[Optimizer], pass_gradients: PassGradients) -> None:
+        self._optimizers, self._pass_gradients = optimizers, pass_gradients
         self._lines: dict[Line, bool] = {}
         self._line: Line = ()
 
@@ -44,7 +44,9 @@ class HandedOut:
         self._line = here()
         if self._line not in self._lines:
             self._lines[self._line] = self._among(leaves())
-        return self._lines[self._line] or any(tensor.retains_grad for tensor in self._reached.retained())
+        return self._lines[self._line] or any(
+            tensor.retains_grad for tensor in self._pass_gradients.retained()
+        )
 
     def overflowed(self, leaves: Iterable[Tensor]) -> None:
         """The pass was made, and the gradients of its ``leaves`` may not be finite."""

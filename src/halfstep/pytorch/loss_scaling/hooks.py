@@ -47,8 +47,8 @@ def install(scaling: Scaling, patches: Patches) -> None:
 
     gradient_hooks.install(patches, through)
     patches.wrap(torch.Tensor, "register_post_accumulate_grad_hook", registering_accumulated)
-    patches.wrap(torch.Tensor, "retain_grad", scaling.reached.retaining)
-    scaling.tested.install(patches)
+    patches.wrap(torch.Tensor, "retain_grad", scaling.pass_gradients.retaining)
+    scaling.finite_cache.install(patches)
     for home in (torch.nn.utils, torch.nn.utils.clip_grad):
         patches.wrap(home, "clip_grad_norm_", scaling.clipping)
     patches.wrap(BackwardCFunction, "apply", lambda original: _applying(scaling, original))
@@ -144,7 +144,7 @@ def _accumulated(scaling: Scaling, hook: Callable[[Tensor], None]) -> Callable[[
             hook(parameter)
             return
         hook(parameter)
-        if parameter.grad is not None and not scaling.reached.was_left(parameter):
+        if parameter.grad is not None and not scaling.pass_gradients.was_left(parameter):
             multiply_([parameter.grad], scale)
 
     setattr(unscaled, _ACCUMULATED, hook)

@@ -33,7 +33,7 @@ TOLD = "the program has no optimizer of torch.optim: a step is a backward pass"
 TOLD_OF_ZEROS = "; one whose gradients are not finite leaves zeros in .grad"
 
 
-class Part:
+class GraphGradients:
     """Gradients that are part of a graph.
 
     Attributes:
@@ -55,7 +55,7 @@ class Part:
         self.used = True
 
 
-class ByHand:
+class ManualUpdates:
     """Makes a step of each backward pass, until the program makes an optimizer.
 
     Attributes:
@@ -78,7 +78,7 @@ class ByHand:
         self.active = True
         self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self.parameters: list[Tensor] = []
-        self._part: Part | None = None
+        self._part: GraphGradients | None = None
         self._steps_of: Counter[Line] = Counter()
         self._due: list[tuple[list[Tensor], bool]] = []
 
@@ -166,7 +166,7 @@ class ByHand:
         losses = [_summed(output) for output in outputs if isinstance(output, Tensor)]
         finite = self._guarded(found)
         if create_graph and differentiated_further(outputs):
-            self._part = Part(losses, found, finite, here())
+            self._part = GraphGradients(losses, found, finite, here())
         else:
             self._due.append((losses, finite))
             self.outside()

@@ -9,23 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halfstep.pytorch.loss_scaling.finite_cache import Tested
+from halfstep.pytorch.loss_scaling.finite_cache import FiniteCache
 from halfstep.pytorch.loss_scaling.gradients import gradients_at, multiply_
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
 from halfstep.pytorch.loss_scaling.scaled_pass import NoScaledPass
 
 
-class Reached:
+class PassGradients:
     """The tensors that one pass accumulates into: leaves, and tensors inside the graph whose ``.grad`` is kept.
 
     Args:
         in_cpp: follows leaves on a CPU.
-        tested: remembers what unscaling has found.
+        finite_cache: remembers what unscaling has found.
     """
 
-    def __init__(self, in_cpp: NoScaledPass, tested: Tested) -> None:
+    def __init__(self, in_cpp: NoScaledPass, finite_cache: FiniteCache) -> None:
         self._in_cpp = in_cpp
-        self._tested = tested
+        self._finite_cache = finite_cache
         self._scale = 1.0
         self._known: dict[int, Tensor] = {}
         self._left: dict[int, Tensor] = {}
@@ -99,7 +99,7 @@ class Reached:
     def unscale(self, inverse: float) -> None:
         """The pass is over: multiply the gradients that it accumulated by ``inverse``, and test them."""
         if self._known or not self._in_cpp.unscale(inverse):
-            self._tested.multiply_(gradients_at(self.tensors().values()), inverse)
+            self._finite_cache.multiply_(gradients_at(self.tensors().values()), inverse)
 
     def leaves(self, wanted: bool) -> Iterable[Tensor]:
         """The leaves of the running pass, if they are ``wanted`` or one may have a gradient that is not finite."""

@@ -16,8 +16,8 @@ from halfstep.passed_on import StateDict
 from halfstep.precisions.loss_scale import DynamicScale, LossScale, Skip, Skips
 from halfstep.pytorch.devices import capturing
 from halfstep.pytorch.loss_scaling.answers import Answers, Muted
-from halfstep.pytorch.loss_scaling.finite_cache import Tested
-from halfstep.pytorch.loss_scaling.pass_gradients import Reached
+from halfstep.pytorch.loss_scaling.finite_cache import FiniteCache
+from halfstep.pytorch.loss_scaling.pass_gradients import PassGradients
 from halfstep.pytorch.loss_scaling.pass_scales import PassScales
 from halfstep.pytorch.loss_scaling.pending_flag import Verdict, refuse_dynamic
 from halfstep.pytorch.loss_scaling.scaled_pass import NoScaledPass, scaled_pass
@@ -71,8 +71,8 @@ class Scaling:
 
     Attributes:
         active: whether a scaled backward pass is running, in which gradients are scaled.
-        tested: knows which gradients need not be read again.
-        reached: knows which tensors the running pass accumulates into.
+        finite_cache: knows which gradients need not be read again.
+        pass_gradients: knows which tensors the running pass accumulates into.
         answers: what the script's code has returned in a pass that may be repeated; None in any other pass.
         pass_scales: the scales of lines that ask for gradients themselves.
         factor_above: gives the factor by which a framework on top of PyTorch has scaled the loss of the next pass;
@@ -89,8 +89,8 @@ class Scaling:
         self.active = False
         self.factor_above: Callable[[], Any] | None = None
         in_cpp = (scaled_pass() if loss_scale.guards else None) or NoScaledPass()
-        self.tested = Tested(in_cpp)
-        self.reached = Reached(in_cpp, self.tested)
+        self.finite_cache = FiniteCache(in_cpp)
+        self.pass_gradients = PassGradients(in_cpp, self.finite_cache)
         self._skips = Skips()
         self._awaited: list[tuple[Verdict, int, bool, Told]] = []
         self._finite_in_a_row = 0
@@ -202,7 +202,7 @@ class Scaling:
         self._before = self._under
         self._begin()
         self._under = min(self._under if scale is None else scale, ceiling)
-        self.reached.begin(self._under)
+        self.pass_gradients.begin(self._under)
         self.answers = answers
         self.active = True
         return self._under
@@ -213,12 +213,12 @@ class Scaling:
         if isinstance(self.answers, Muted):  # not a pass of the script's
             self._under = self._before
         self.answers = None
-        self.reached.end()
+        self.pass_gradients.end()
         self._turn.release()
 
     def refuse_shared(self, tensors: Iterable[Tensor]) -> None:
         """Raise SharedGradients if another thread's running pass accumulates into one of ``tensors``."""
-        reached = self.reached.tensors()
+        reached = self.pass_gradients.tensors()
         if any(id(tensor) in reached for tensor in tensors):
             raise SharedGradients
 
@@ -243,10 +243,10 @@ class Scaling:
             given = tensors or parameters  # PyTorch warns about an empty generator
             # A scale that is too high is no error of the script: the step is skipped, and the next scale is lower.
             error = error_if_nonfinite and self.stuck
-            known = self.tested.unchanged
+            known = self.finite_cache.unchanged
             norm = original(given, max_norm, norm_type, error, *args, **kwargs)
             if max_norm >= 0 and float(norm_type) > 0:
-                self.tested.clipped(tensors, norm, known)
+                self.finite_cache.clipped(tensors, norm, known)
             return norm
 
         return clip_grad_norm_
@@ -262,13 +262,13 @@ class Scaling:
         was skipped.
         """
         self.settle()
-        reason = self.tested.trouble or "gradients of another rank are not finite"
-        self.tested.forget()
+        reason = self.finite_cache.trouble or "gradients of another rank are not finite"
+        self.finite_cache.forget()
         return self._move(finite, step, counts, reason)
 
     def stepped_unread(self, verdict: Verdict, step: int, counts: bool, told: Told) -> None:
         """As :meth:`stepped`, but done when the verdict is read, before the scale or the skips are used."""
-        self.tested.forget()
+        self.finite_cache.forget()
         self._awaited.append((verdict, step, counts, told))
 
     def settle(self) -> None:
@@ -299,7 +299,7 @@ class Scaling:
 
     def lower(self) -> None:
         """Lower the scale for gradients that were not finite and will be computed again; no step is skipped."""
-        self.tested.forget()
+        self.finite_cache.forget()
         self._loss_scale = self._at_pass.next(False)
 
     @property

@@ -39,7 +39,7 @@ class Sharded:
     def _post_backward(self, original: Callable[..., None]) -> Callable[..., None]:
         def post_backward(group: Any, *unused: Any) -> None:
             if self._scaling.active:
-                self._scaling.reached.reach(_targets(group))
+                self._scaling.pass_gradients.reach(_targets(group))
             original(group, *unused)
 
         return post_backward

@@ -169,12 +169,12 @@ class Steps:
             return self._with_closure(step, optimizer, closure, args, kwargs)
         if not self._guards:
             return True, step(optimizer, *args, **kwargs)
-        if self._scaling.tested.finite_of(optimizer):
+        if self._scaling.finite_cache.finite_of(optimizer):
             allowed = self._allowed(optimizer, True)
             return allowed, step(optimizer, *args, **kwargs) if allowed else None
         gradients = gradients_of(optimizer)
         if self._may_read_late and self._ready.may_wait(optimizer, gradients):
-            verdict = self._scaling.tested.verdict(gradients)
+            verdict = self._scaling.finite_cache.verdict(gradients)
             return verdict, _skipping_by_itself(step, optimizer, verdict.found, args, kwargs)
         if not self._finite(optimizer, gradients):
             return False, None
@@ -193,7 +193,7 @@ class Steps:
         return scaling.calm and not scaling.active and not self._statistics.kept and not self._watched
 
     def _finite(self, optimizer: Optimizer, gradients: list[Tensor]) -> bool:
-        return self._allowed(optimizer, self._scaling.tested.finite(gradients))
+        return self._allowed(optimizer, self._scaling.finite_cache.finite(gradients))
 
     def _allowed(self, optimizer: Optimizer, finite: bool) -> bool:
         """Whether a step may be made; ``finite``: whether its gradients are finite on this rank.
@@ -217,7 +217,7 @@ class Steps:
             return step(optimizer, *args, **kwargs)
         scaling = self._scaling
         refuse_capture(scaling.loss_scale, optimizer)
-        found = scaling.tested.found_in_graph(gradients_of(optimizer))
+        found = scaling.finite_cache.found_in_graph(gradients_of(optimizer))
         return _skipping_by_itself(step, optimizer, found, args, kwargs)
 
     def _with_closure(

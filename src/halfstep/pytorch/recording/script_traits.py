@@ -13,7 +13,7 @@ from halfstep.takeover.looks import Looks, look
 _NAME = "clipping and accumulation"
 
 
-class Habits:
+class ScriptTraits:
     """Watches the first step; it costs one counter per backward pass.
 
     Args:

@@ -20,7 +20,7 @@ from halfstep.takeover.base import SAMPLED_STEP, Options
 from halfstep.takeover.looks import Looks, look
 
 if TYPE_CHECKING:
-    from halfstep.pytorch.loss_scaling.manual_updates import ByHand
+    from halfstep.pytorch.loss_scaling.manual_updates import ManualUpdates
 
 #: the step, counted from 0, whose time is divided among the kinds of work; the sampled step is too slow for that
 PROFILED_STEP = SAMPLED_STEP + 1
@@ -29,21 +29,21 @@ _STORED, _METERS = "what is stored", "peak memory and energy"
 _UNITS = "products in fp32 units"
 
 
-class Looking:
+class StepSampler:
     """Begins and ends the samples, at the ends of steps.
 
     Args:
         optimizers: the optimizers that have stepped so far.
-        by_hand: knows the parameters if there is no optimizer.
+        manual_updates: knows the parameters if there is no optimizer.
         options: the takeover's; it is called when training runs as it will from now on, and at every step after that.
         looks: decides whether a look is made; a look that fails does not end the program.
     """
 
     def __init__(
-        self, optimizers: Iterable[Optimizer], by_hand: ByHand, options: Options, looks: Looks
+        self, optimizers: Iterable[Optimizer], manual_updates: ManualUpdates, options: Options, looks: Looks
     ) -> None:
         self._optimizers = optimizers
-        self._by_hand = by_hand
+        self._manual_updates = manual_updates
         self._options = options
         self._looks = looks
         enough = options.run.steps is None or options.run.steps > PROFILED_STEP
@@ -77,7 +77,7 @@ class Looking:
 
     @unseen_look(MEMORY)
     def _found(self) -> list[Tensor]:
-        return parameters_of(self._optimizers) or self._by_hand.parameters
+        return parameters_of(self._optimizers) or self._manual_updates.parameters
 
     @property
     def _parameters(self) -> list[Tensor]:

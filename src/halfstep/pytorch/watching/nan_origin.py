@@ -40,7 +40,7 @@ Node = Any
 
 
 @dataclass(frozen=True)
-class Beginning:
+class Origin:
     """Where values first were not finite.
 
     Attributes:
@@ -56,7 +56,7 @@ class Beginning:
     words: str
 
 
-class NullBegan:
+class NullNanOrigin:
     """Does nothing: no record is written."""
 
     def before_backward(self, outputs: Sequence[Tensor]) -> None:
@@ -66,7 +66,7 @@ class NullBegan:
         """A step was made or skipped, and its gradients exist."""
 
 
-class Began(NullBegan):
+class NanOrigin(NullNanOrigin):
     """Writes a ``nonfinite`` event with the module in which values first were not finite.
 
     Args:
@@ -104,15 +104,15 @@ class Began(NullBegan):
         self._waits = WAITS
         self._tell("gradients", math.nan, self._step(), backward(optimizer))
 
-    def _tell(self, what: str, value: float, step: int, beginning: Beginning | None) -> None:
+    def _tell(self, what: str, value: float, step: int, origin: Origin | None) -> None:
         self._left -= 1
         self._told.add(what)
-        found = {} if beginning is None else vars(beginning)
+        found = {} if origin is None else vars(origin)
         self._write("nonfinite", step=step, what=what, value=value, **found)
 
 
 @torch.no_grad()
-def forward(output: Tensor) -> Beginning | None:
+def forward(output: Tensor) -> Origin | None:
     """Where the forward pass of ``output`` first had an infinity or a NaN; None without a graph."""
     names = parameter_names()
     nodes = graph(output)
@@ -120,7 +120,7 @@ def forward(output: Tensor) -> Beginning | None:
     poisoned = [name for _, p in parameters_in(nodes) if not _finite(p) and (name := names.get(id(p)))]
     if poisoned:
         module = poisoned[0].rpartition(".")[0]
-        return Beginning(
+        return Origin(
             module, "", "forward", f"in {poisoned[0]}, a weight that was not finite before the step"
         )
     if not nodes:
@@ -128,16 +128,16 @@ def forward(output: Tensor) -> Beginning | None:
     bad = first_bad(nodes)
     if bad is None:
         module = used[-1][1].rpartition(".")[0] if used else ""
-        return Beginning("", "", "forward", f"after {shown(module, 'the last layer')}, in the loss")
+        return Origin("", "", "forward", f"after {shown(module, 'the last layer')}, in the loss")
     module = module_at(bad._sequence_nr(), used)
     operation = operation_of(bad)
     if _COMPILED in bad.name():
         layers, place = _in_graph(bad, nodes, names)
         shared = ".".join(_shared([layer.split(".") for layer in layers])) if layers else module
-        return Beginning(shared, operation, "forward", f"in {place} (forward)")
+        return Origin(shared, operation, "forward", f"in {place} (forward)")
     last = bool(used) and int(bad._sequence_nr()) > used[-1][0]
     where = f"after {shown(module, 'the last layer')}" if last else f"in {shown(module)}"
-    return Beginning(module, operation, "forward", f"{where} (forward, {operation})")
+    return Origin(module, operation, "forward", f"{where} (forward, {operation})")
 
 
 def _in_graph(bad: Node, nodes: Sequence[Node], names: dict[int, str]) -> tuple[list[str], str]:
@@ -156,7 +156,7 @@ def _shared(paths: Sequence[Sequence[str]]) -> list[str]:
 
 
 @torch.no_grad()
-def backward(optimizer: Optimizer) -> Beginning | None:
+def backward(optimizer: Optimizer) -> Origin | None:
     """The module nearest to the loss whose gradient is not finite: the backward pass reached it first."""
     names = parameter_names()
     held = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -168,13 +168,13 @@ def backward(optimizer: Optimizer) -> Beginning | None:
     last = max(n for n, is_bad in enumerate(bad) if is_bad)
     module = names[id(held[last])].rpartition(".")[0]
     if last == len(held) - 1:
-        return Beginning(
+        return Origin(
             module,
             "",
             "backward",
             f"at or after {shown(module, 'the only layer')}, the last layer (backward)",
         )
-    return Beginning(module, "", "backward", f"in {shown(module)} (backward)")
+    return Origin(module, "", "backward", f"in {shown(module)} (backward)")
 
 
 def parameter_names() -> dict[int, str]:
