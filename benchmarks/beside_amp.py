@@ -139,7 +139,7 @@ class Training:
     def _with_halfstep(self) -> Iterator[None]:
         recipe = f"fp16:init_scale={SCALE}" if self._precision == "fp16" else self._precision
         takeover = Takeover(Options(parse(recipe), writer=NullWriter()))
-        takeover.by_hand.active = False  # as where it had seen the optimizer being made
+        takeover.manual_updates.active = False  # as where it had seen the optimizer being made
         try:
             yield
         finally:

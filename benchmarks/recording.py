@@ -74,7 +74,7 @@ class Training:
         writer = Writer(self._record) if recorded else NullWriter()
         tick = self._meters.tick if recorded else lambda: None
         takeover = Takeover(Options(parse("fp32"), writer=writer, tick=tick))
-        takeover.by_hand.active = False  # as where it had seen the optimizer being made
+        takeover.manual_updates.active = False  # as where it had seen the optimizer being made
         for _ in range(PROFILED_STEP + 2):
             self.step()
         seconds = [self.step() for _ in range(steps)]

@@ -150,7 +150,7 @@ class Training:
     def _with_halfstep(self) -> Iterator[Callable[[], Any]]:
         recipe = "fp16:loss_scale=1024" if self._precision == "fp16" else self._precision
         takeover = Takeover(Options(parse(recipe), writer=NullWriter()))
-        takeover.by_hand.active = False  # as where it had seen the optimizer being made
+        takeover.manual_updates.active = False  # as where it had seen the optimizer being made
         try:
             yield contextlib.nullcontext
         finally:

@@ -135,12 +135,12 @@ def _accumulated(scaling: Scaling, hook: Callable[[Tensor], None]) -> Callable[[
     @functools.wraps(hook)
     def unscaled(parameter: Tensor) -> None:
         scale = scaling.last_value if scaling.active else 1.0
-        if scale == 1.0 or parameter.grad is None or scaling.reached.was_left(parameter):
+        if scale == 1.0 or parameter.grad is None or scaling.pass_gradients.was_left(parameter):
             hook(parameter)
             return
         multiply_([parameter.grad], 1.0 / scale)
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            scaling.reached.leave(parameter)
+            scaling.pass_gradients.leave(parameter)
             hook(parameter)
             return
         hook(parameter)
