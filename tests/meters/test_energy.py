@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from halfstep.meters import energy
-from halfstep.meters.energy import CounterMeter, open_meters
+from halfstep.meters.counters import CounterMeter, EnergyMeter
+from halfstep.meters.energy import open_meters
 from halfstep.meters.reading import Absent, Kind, Reading
 
 RANGE_UJ = 262_143_328_850
@@ -48,7 +49,7 @@ def advance(path: Path, microjoules: int) -> None:
     (path / "energy_uj").write_text(f"{(old + microjoules) % RANGE_UJ}\n")
 
 
-def rapl(root: Path) -> energy.EnergyMeter:
+def rapl(root: Path) -> EnergyMeter:
     return open_meters(powercap_root=root, nvml=nvml([]))[1]
 
 

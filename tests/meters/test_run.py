@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from halfstep.meters.energy import CounterMeter, NoEnergyMeter
+from halfstep.meters.counters import CounterMeter, NoEnergyMeter
 from halfstep.meters.reading import Absent, Reading
 from halfstep.meters.run import RunMeters, idle_watts
 

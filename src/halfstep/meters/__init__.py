@@ -5,7 +5,7 @@ from __future__ import annotations
 from halfstep.meters.clock import Summary as Summary
 from halfstep.meters.clock import now as now
 from halfstep.meters.clock import summary as summary
-from halfstep.meters.energy import EnergyMeter as EnergyMeter
+from halfstep.meters.counters import EnergyMeter as EnergyMeter
 from halfstep.meters.energy import open_meters as open_meters
 from halfstep.meters.memory import PeakMemory as PeakMemory
 from halfstep.meters.memory import resident_bytes as resident_bytes

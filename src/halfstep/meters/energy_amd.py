@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from halfstep.meters.energy import CounterMeter, EnergyMeter, NoEnergyMeter
+from halfstep.meters.counters import CounterMeter, EnergyMeter, NoEnergyMeter
 
 _NAME = "GPU energy"
 #: AMD tells of none; the counters of NVIDIA's GPUs move as often

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from halfstep.meters.clock import now
-from halfstep.meters.energy import EnergyMeter, open_meters
+from halfstep.meters.counters import EnergyMeter
+from halfstep.meters.energy import open_meters
 from halfstep.meters.load import LoadMeter
 from halfstep.meters.memory import PeakMemory
 from halfstep.meters.reading import Absent, Reading

@@ -15,6 +15,8 @@ from halfstep.record import NullWriter, Writer
 
 #: the step, counted from 0, that is looked at closely: the optimizer's state exists by then
 SAMPLED_STEP = 1
+#: the step, counted from 0, whose time is divided among the kinds of work; the sampled step is too slow for that
+PROFILED_STEP = SAMPLED_STEP + 1
 
 #: A dynamic scale that overflows this many steps in a row at its floor will not recover.
 HOPELESS = 20

@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from halfstep.pytorch.recording.arriving import CudaClock, Pending
 from halfstep.pytorch.recording.recorder import Recorder
-from halfstep.pytorch.recording.step_sampler import PROFILED_STEP
 from halfstep.pytorch.watching.nan_origin import NanOrigin
 from halfstep.record import Writer, read
+from halfstep.takeover.base import PROFILED_STEP
 
 from ..no_looks import NoLooks
 from ..played_device import Device, Event, Graph, Reads, Stream

@@ -24,7 +24,7 @@ from halfstep.pytorch.loss_scaling.pass_scales import Line, here
 from halfstep.pytorch.loss_scaling.values import differentiated_further, innermost, layers
 from halfstep.pytorch.loss_scaling.values import finite as all_finite
 from halfstep.pytorch.patches import Patches
-from halfstep.pytorch.recording.step_sampler import PROFILED_STEP
+from halfstep.takeover.base import PROFILED_STEP
 
 if TYPE_CHECKING:
     from halfstep.pytorch.moments import Moments

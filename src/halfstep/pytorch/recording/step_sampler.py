@@ -16,14 +16,12 @@ from halfstep.pytorch.recording.sample import MEMORY, Sample, parameters_of
 from halfstep.pytorch.recording.stored import StoredMeter
 from halfstep.pytorch.unseen import unseen_look
 from halfstep.record.stored import PARTS
-from halfstep.takeover.base import SAMPLED_STEP, Options
+from halfstep.takeover.base import PROFILED_STEP, SAMPLED_STEP, Options
 from halfstep.takeover.looks import Looks, look
 
 if TYPE_CHECKING:
     from halfstep.pytorch.loss_scaling.manual_updates import ManualUpdates
 
-#: the step, counted from 0, whose time is divided among the kinds of work; the sampled step is too slow for that
-PROFILED_STEP = SAMPLED_STEP + 1
 
 _STORED, _METERS = "what is stored", "peak memory and energy"
 _UNITS = "products in fp32 units"
