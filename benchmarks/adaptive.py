@@ -32,10 +32,12 @@ from scipy.stats import binomtest
 
 from halfstep.comparison import planning
 from halfstep.comparison.advice.evidence import AS_GOOD
+from halfstep.comparison.model.budget import Standing
 from halfstep.comparison.model.figures import Ratio
 from halfstep.comparison.model.quality import FigureRow, FinalDifference, Quality, RunDifference
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.planning import State, Stop
+from halfstep.comparison.standing import stand
 from halfstep.comparison.statistics.intervals import t_quantile
 from halfstep.comparison.statistics.paired import noncentrality, power
 from halfstep.comparison.statistics.quality import kind_of
@@ -192,7 +194,7 @@ class Ended:
     trials: int
     end: str
     rows: list[PrecisionRow]
-    standings: list[planning.Standing]
+    standings: list[Standing]
 
 
 def played(found: Sequence[Precision], most: float = math.inf, levels: Levels = LEVELS) -> Ended:
@@ -207,7 +209,7 @@ def played(found: Sequence[Precision], most: float = math.inf, levels: Levels = 
         rows = [base, *(p.row(done[p.name]) for p in found if done[p.name])] if ran else []
         step = planning.plan(State(names, ran, rows, levels, "speed", seconds, left, members))
         if isinstance(step, Stop):
-            return Ended(len(ran), step.end, rows[1:], planning.stand(rows, levels, "speed", {}))
+            return Ended(len(ran), step.end, rows[1:], stand(rows, levels, "speed", {}))
         members = step.members
         block = [n for n in names if (n, step.block) not in ran and n in (members or names)]
         ran |= {(name, step.block) for name in block}

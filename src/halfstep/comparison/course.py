@@ -11,8 +11,9 @@ from halfstep.comparison import archive
 from halfstep.comparison.model.budget import Budget, End, Standing
 from halfstep.comparison.model.comparison import Comparison
 from halfstep.comparison.model.verdicts import PrecisionRow
-from halfstep.comparison.planning import State, Stop, Wave, plan, stand, wave
+from halfstep.comparison.planning import State, Stop, Wave, plan, wave
 from halfstep.comparison.request import Request
+from halfstep.comparison.standing import stand
 from halfstep.comparison.statistics.sequential import Levels
 from halfstep.comparison.work import Work
 from halfstep.errors import UsageError
