@@ -87,7 +87,7 @@ PROGRAM = """
 import sys
 from halfstep.program.files_read import FilesRead
 seen = FilesRead()
-open("last.pt").read(); open("data").read(); open("old").read(); open("made", "w").close(); open("made").read()
+open("last.pt").read(); open("README.md").read(); open("data").read(); open("old").read(); open("made", "w").close(); open("made").read()
 open("last.pt", "w").close()
 open(sys.executable, "rb").close()
 print([(file["path"].rpartition("/")[2], file["rewritten"]) for file in seen.told()])
@@ -95,8 +95,8 @@ print([(file["path"].rpartition("/")[2], file["rewritten"]) for file in seen.tol
 
 
 def test_files_that_a_program_reads_are_seen(tmp_path: Path) -> None:
-    """Those that somebody else wrote within a day; not its own, not old ones."""
-    for name in ("last.pt", "data", "old"):
+    """Those that somebody else wrote within a day; not its own, not old ones, no model cards."""
+    for name in ("last.pt", "data", "old", "README.md"):
         (tmp_path / name).write_text("x")
         os.utime(tmp_path / name, (time.time() - 60,) * 2)
     os.utime(tmp_path / "old", (0, 0))

@@ -110,6 +110,21 @@ def test_optimizers_hold_the_weights_where_casts_are_to_make_new_parameters(begi
     assert net.weight.dtype is torch.bfloat16
 
 
+def test_lazy_layers_draw_the_numbers_that_they_draw_in_fp32(begin) -> None:
+    def made() -> nn.Module:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.LazyConv1d(4, 3), nn.LazyBatchNorm1d(), nn.Flatten(), nn.LazyLinear(4))
+        net(torch.ones(2, 3, 8))
+        return net
+
+    expected = made().to(torch.bfloat16)
+    begin("bf16-true")
+    net = made()
+    net(torch.ones(2, 3, 8)).sum().backward()
+    for name, value in expected.named_parameters():
+        assert torch.equal(net.get_parameter(name), value), name
+
+
 @pytest.mark.parametrize("recipe", ["bf16", "bf16-true"])
 def test_a_layer_is_parametrized_in_mid_training(begin, recipe: str) -> None:
     begin(recipe, products="native")

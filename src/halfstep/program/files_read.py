@@ -20,6 +20,8 @@ _MOST = 200
 #: folders with code, or with files that any run would write again: they do not change a training
 _CACHES = ("cache", "torchinductor", "triton", "site-packages")
 _CODE = (".py", ".pyc", ".so", ".dylib", ".pyd", ".dll")
+#: documents: PEFT, for one, reads the model card that it writes beside a checkpoint
+_DOCUMENTS = (".md",)
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _ELSEWHERE = ("/proc/", "/sys/", "/dev/", sys.prefix + os.sep, _OURS + os.sep)
 
@@ -46,7 +48,7 @@ class FilesRead:
     def _look(self, path: str) -> None:
         if (
             path.startswith(_ELSEWHERE)
-            or path.endswith(_CODE)
+            or path.endswith((*_CODE, *_DOCUMENTS))
             or any(part in path.lower() for part in _CACHES)
         ):
             return

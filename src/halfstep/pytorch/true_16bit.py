@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from halfstep.passed_on import StateDict
@@ -83,16 +84,18 @@ class SixteenBitWeights:
 
     def _convert(self, module: nn.Module) -> None:
         self._look(module)
-        of_transform = False
+        later = False
         for part in self._copies.with_copies(module):
-            if _of_transform(part):
-                of_transform = True  # the model's own weights are converted when they are back
+            if _of_transform(part) or any(p is not None and is_lazy(p) for p in part._parameters.values()):
+                # The model's own weights are converted when they are back, and those of lazy layers when they are
+                # drawn: in 16 bits they would be other random numbers than in fp32.
+                later = True
             elif KEPT in part.__dict__:
                 widen(narrow_tensors(part, only_used_by_products=False).values())
             else:
                 with _in_place():
                     part._apply(self._cast, recurse=False)
-        if not of_transform:
+        if not later:
             self._16_bit.add(module)
             self._converted[module] = Counted(module, self._source)
         for optimizer in self._resumed:
