@@ -713,6 +713,32 @@ def test_hooks_that_step_a_whole_layer_see_true_gradients_of_all_its_parameters(
     assert read == seen
 
 
+@pytest.mark.parametrize("zeroed", [True, False])
+def test_a_hook_of_one_parameter_that_steps_all_of_them_uses_true_gradients(begin, zeroed: bool) -> None:
+    """Its own is reached last; the others have no hook that unscales them. The reference is plain PyTorch."""
+
+    def train() -> list[Tensor]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 8, bias=False), nn.Tanh(), nn.Linear(8, 4, bias=False))
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+
+        def step(_: Tensor) -> None:
+            nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+            optimizer.step()
+            if zeroed:
+                optimizer.zero_grad()
+
+        net[0].weight.register_post_accumulate_grad_hook(step)
+        for _ in range(3):
+            net(torch.linspace(-1, 1, 24).reshape(6, 4)).square().sum().backward()
+        return [p.detach() for p in net.parameters()] + [p.grad for p in net.parameters() if not zeroed]
+
+    expected = train()
+    takeover = begin(SCALED)
+    assert all(torch.equal(*pair) for pair in zip(train(), expected, strict=True))
+    assert (takeover.steps, takeover.skipped) == (3, 0)
+
+
 def test_a_gradient_that_a_hook_has_read_is_tested_before_the_step(begin) -> None:
     takeover = begin(SCALED)
     weight = nn.Parameter(torch.ones(2))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from halfstep.pytorch.loss_scaling.engine import inside_backward
 from halfstep.pytorch.loss_scaling.finite_cache import FiniteCache
 from halfstep.pytorch.loss_scaling.gradients import gradients_at, multiply_
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
@@ -95,6 +97,24 @@ class PassGradients:
     def was_left(self, tensor: Tensor) -> bool:
         """Whether a hook has taken the gradient of ``tensor`` in the running pass."""
         return id(tensor) in self._left
+
+    @contextmanager
+    def in_true_unit(self, tensors: Iterable[Tensor]) -> Iterator[None]:
+        """While a hook inside the pass uses the gradients of ``tensors``: those that no hook of their own has unscaled.
+
+        Two passes over these gradients; nothing where each has its hook. Outside of a backward pass, and where ranks
+        are to reduce gradients, they are left as they are.
+        """
+        if not inside_backward() or (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            yield
+            return
+        known = self.tensors()
+        scaled = [tensor for tensor in tensors if id(tensor) in known and tensor.grad is not None]
+        multiply_(gradients_at(scaled), 1.0 / self._scale)
+        try:
+            yield
+        finally:
+            multiply_(gradients_at(tensor for tensor in scaled if not self.was_left(tensor)), self._scale)
 
     def unscale(self, inverse: float) -> None:
         """The pass is over: multiply the gradients that it accumulated by ``inverse``, and test them."""

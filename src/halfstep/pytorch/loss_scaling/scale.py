@@ -244,6 +244,9 @@ class Scaling:
             # A scale that is too high is no error of the script: the step is skipped, and the next scale is lower.
             error = error_if_nonfinite and self.stuck
             known = self.finite_cache.unchanged
+            if self.active:
+                with self.pass_gradients.in_true_unit(tensors):
+                    return original(given, max_norm, norm_type, error, *args, **kwargs)
             norm = original(given, max_norm, norm_type, error, *args, **kwargs)
             if max_norm >= 0 and float(norm_type) > 0:
                 self.finite_cache.clipped(tensors, norm, known)

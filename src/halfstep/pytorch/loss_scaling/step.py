@@ -155,7 +155,12 @@ class Steps:
             with self._regions.paused():
                 if capturing():
                     return self._captured(step, optimizer, args, kwargs)
-                verdict, result = self._guarded(step, optimizer, args, kwargs)
+                if not self._scaling.active:
+                    verdict, result = self._guarded(step, optimizer, args, kwargs)
+                else:  # a hook of the running pass makes it
+                    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+                    with self._scaling.pass_gradients.in_true_unit(parameters):
+                        verdict, result = self._guarded(step, optimizer, args, kwargs)
         finally:
             self._thread.inside = False
         self._moments.after_step(optimizer, verdict)
