@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -121,6 +122,37 @@ def test_a_row_that_is_added_runs_where_its_block_ran(
     ]
     at = {(trial.seed, place.cores) for trial, place in beside}
     assert len(at) == 2
+
+
+def test_a_trial_that_other_work_disturbed_runs_again_where_its_block_ran(
+    request_: Request, ran: list[Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, after all others; what it showed the second time is what counts."""
+    found: list[tuple[Trial, Place]] = []
+    noisy, lock = Trial("bf16", 1), threading.Lock()
+
+    def run_trial(job: Any, trial: Trial, on_step: Any, place: Place, stop: Stop) -> Outcome:
+        with lock:
+            first = trial not in [each for each, _ in found]
+            found.append((trial, place))
+        waited = 5.0 if trial == noisy and first else 0.1
+        load = {
+            "wall_seconds": 10.0, "cores": 1, "own_seconds": 9.0, "children_seconds": 0.0, "others_seconds": waited,
+            "waited_seconds": waited, "involuntary_switches": 100,
+        }  # fmt: skip
+        request = Request(job.program, job.arguments, job.module, None, DEFAULTS, 1, 1, None, "", job.folder)
+        path = written(request, trial)
+        path.write_text(path.read_text().replace('"event":"end"', f'"event":"end","load":{json.dumps(load)}'))
+        return Outcome(trial, "ok", "", 0, read(path), seconds=1.5)
+
+    monkeypatch.setattr(blocks, "run_trial", run_trial)
+    monkeypatch.setattr("halfstep.comparison.slots.allowed_cores", lambda: (3, 5))
+    monkeypatch.setattr("halfstep.trials.place.pin_thread", lambda cores: None)
+    compared = compare(replace(request_, repeats=2, parallel="2"), Quiet())
+    assert len(found) == 9
+    assert found[-1][0] == noisy
+    assert found[-1][1] == next(place for trial, place in found if trial == noisy)
+    assert [t.disturbed for t in compared.trials] == [None] * 8
 
 
 def test_what_a_display_raises_ends_all_trials(
