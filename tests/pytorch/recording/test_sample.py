@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -64,7 +66,8 @@ def test_casts_of_weights_are_counted_apart_from_activations() -> None:
     assert cast["casts"] == 2 * (16 * 64 + 64 + 64 * 10 + 10)
 
 
-def test_torch_func_runs_in_a_step_that_is_looked_at() -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_torch_func_runs_in_a_step_that_is_looked_at(compiled: bool) -> None:
     """PyTorch refuses it inside hooks on saved tensors, which are how the bytes kept for the backward pass are seen."""
     model = nn.Linear(16, 8)
     x, weights = torch.randn(32, 16), dict(model.named_parameters())
@@ -72,11 +75,18 @@ def test_torch_func_runs_in_a_step_that_is_looked_at() -> None:
     def loss(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
         return torch.func.functional_call(model, parameters, (x,)).square().sum()
 
-    expected = torch.func.grad(loss)(weights)
+    gradient: Any = torch.func.grad(loss)
+    expected = gradient(weights)
+    if compiled:  # for the first time in that step, without a break in its graph
+
+        @torch.compile(backend="aot_eager", fullgraph=True)
+        def gradient(parameters: dict[str, torch.Tensor]) -> Any:
+            return torch.func.grad(loss)(parameters)
+
     sample, products = Sample(NoLooks()), Profile(NoLooks())
     products.begin()
     sample.begin(list(model.parameters()))
-    seen = torch.func.grad(loss)(weights)
+    seen = gradient(weights)
     with pytest.raises(RuntimeError, match="saved tensor hooks"), torch.autograd.graph.save_on_cpu():
         torch.func.grad(loss)(weights)  # hooks of the script's own are refused as ever
     fields = sample.end(list(model.parameters()), []) | products.end()

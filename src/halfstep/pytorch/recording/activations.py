@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -110,6 +109,7 @@ class KeptTensors:
         self._note = note
         self._thread = threading.get_ident()
         self._on = False
+        self._aside = False  # taken away while torch.func runs
         self._patches = Patches()
 
     def begin(self) -> None:
@@ -120,7 +120,8 @@ class KeptTensors:
             self.absent = OWN_HOOKS  # only the innermost hooks run: halfstep's would replace the script's
         else:
             self._push()
-            self._patches.wrap(torch.autograd.graph, "disable_saved_tensors_hooks", self._disabling)
+            self._patches.wrap(torch._C._autograd, "_saved_tensors_hooks_disable", self._disabling)
+            self._patches.wrap(torch._C._autograd, "_saved_tensors_hooks_enable", self._enabling)
 
     def _push(self) -> None:
         torch._C._autograd._push_saved_tensors_default_hooks(self._pack, _unpack)
@@ -131,23 +132,32 @@ class KeptTensors:
             self._note(tensor)
         return tensor
 
-    def _disabling(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Take the hooks away while ``torch.func`` runs, which refuses to run inside hooks."""
+    def _disabling(self, original: Callable[..., None]) -> Callable[..., None]:
+        """Take the hooks away while ``torch.func`` runs, which refuses to run inside hooks.
 
-        @contextlib.contextmanager
-        def disable_saved_tensors_hooks(error_message: str) -> Iterator[None]:
-            ours = self._innermost()
-            if ours:
-                self.absent = FUNCTIONAL
+        A compiler that traces ``torch.func`` calls this function, too, as ``disable_saved_tensors_hooks`` does.
+        """
+
+        def _saved_tensors_hooks_disable(message: str, fail_if_non_empty: bool = True, **more: Any) -> None:
+            if fail_if_non_empty and self._is_here() and self._innermost():
+                self.absent, self._aside = FUNCTIONAL, True
                 torch._C._autograd._pop_saved_tensors_default_hooks()
-            try:
-                with original(error_message):
-                    yield
-            finally:
-                if ours:
-                    torch._C._autograd._push_saved_tensors_default_hooks(self._pack, _unpack)
+            original(message, fail_if_non_empty, **more)
 
-        return disable_saved_tensors_hooks
+        return _saved_tensors_hooks_disable
+
+    def _enabling(self, original: Callable[[], None]) -> Callable[[], None]:
+        def _saved_tensors_hooks_enable() -> None:
+            original()
+            if self._aside and self._is_here():
+                self._aside = False
+                torch._C._autograd._push_saved_tensors_default_hooks(self._pack, _unpack)
+
+        return _saved_tensors_hooks_enable
+
+    def _is_here(self) -> bool:
+        """Whether they are in force in this thread."""
+        return self._on and threading.get_ident() == self._thread
 
     def _innermost(self) -> bool:
         """Whether nobody has set other hooks inside these in this thread."""
@@ -157,6 +167,8 @@ class KeptTensors:
     def end(self) -> None:
         """Stop. Hooks that cannot be taken away here note nothing from now on, and :meth:`leave` takes them away."""
         self._patches.undo()
+        if self._aside and self._is_here():
+            self._on = self._aside = False
         if not self._on:
             return
         if threading.get_ident() != self._thread:
@@ -168,7 +180,7 @@ class KeptTensors:
 
     def leave(self) -> bool:
         """Take the hooks away if that is possible here; returns whether they are gone."""
-        if self._on and threading.get_ident() == self._thread and not inside_backward() and self._innermost():
+        if self._is_here() and not inside_backward() and self._innermost():
             torch._C._autograd._pop_saved_tensors_default_hooks()
             self._on = False
         return not self._on
