@@ -70,7 +70,7 @@ def peak(x: torch.Tensor, rounds: int = 25) -> dict[str, float | None]:
         if x.is_cuda:
             torch.cuda.synchronize()
         times.append(now() - begin)
-    center = summary(times, warmup=5)
+    center = summary(times[5:])
     assert not isinstance(center, Absent)
     flops = 2.0 * len(x) ** 3
     low, high = (flops / end if end else None for end in (center.high, center.low))

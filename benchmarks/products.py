@@ -44,10 +44,12 @@ from torch import Tensor, nn
 from halfstep import codec
 from halfstep.meters.clock import now, summary
 from halfstep.meters.reading import Absent
+from halfstep.options import ProductsMode
 from halfstep.pytorch import capabilities
 from halfstep.pytorch.products import products
 from halfstep.pytorch.recording.profile import Profile
 from halfstep.pytorch.recording.timeline import KINDS
+from halfstep.takeover.looks import Looks
 
 
 class Attention(nn.Module):
@@ -129,7 +131,7 @@ class Variant:
 
     name: str
     dtype: torch.dtype | None = None
-    mode: products.ProductsMode = "native"
+    mode: ProductsMode = "native"
 
 
 #: steps under the profiler
@@ -204,7 +206,7 @@ def work(step: Callable[[Variant], float], variant: Variant) -> dict[str, float]
     with in_force(variant):
         step(variant)
         for _ in range(PROFILED):
-            profile = Profile()
+            profile = Profile(Looks(print))
             profile.begin()
             step(variant)
             sample = profile.end()

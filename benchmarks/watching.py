@@ -29,7 +29,7 @@ import torch.nn.functional as F
 
 from halfstep.precisions.recipes import parse
 from halfstep.pytorch.takeover import Takeover
-from halfstep.pytorch.watching.nan_origin import NullBegan
+from halfstep.pytorch.watching.nan_origin import NullNanOrigin
 from halfstep.record import Writer
 from halfstep.takeover.base import Options
 
@@ -62,7 +62,7 @@ def in_force(precision: str, variant: str, record: Path) -> Iterator[None]:
     """The precision, recorded, as the variant has it."""
     takeover = Takeover(Options(parse(precision), writer=Writer(record), watch=variant == "diagnosed"))
     if variant == "recorded, no look":
-        takeover.began = NullBegan()
+        takeover.nan_origin = NullNanOrigin()
     try:
         yield
     finally:
