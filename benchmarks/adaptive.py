@@ -95,12 +95,17 @@ class Looked:
     half: Any
 
 
+def at_looks(differences: Any) -> tuple[Any, Any]:
+    """The mean of the first so many differences at each look, and its standard error, shape [..., looks]."""
+    n = np.array(LOOKS)
+    total, squares = (np.cumsum(x, axis=-1)[..., n - 1] for x in (differences, differences**2))
+    mean = total / n
+    return mean, np.sqrt(np.maximum(squares / n - mean**2, 0.0) / (n - 1))
+
+
 def looked(differences: Any, alpha: float) -> Looked:
     """What :func:`halfstep.comparison.statistics.sequential.looks` says of figures that are never equal, at once."""
-    n = np.array(LOOKS)
-    total, squares = np.cumsum(differences)[n - 1], np.cumsum(differences**2)[n - 1]
-    mean = total / n
-    error = np.sqrt(np.maximum(squares / n - mean**2, 0.0) / (n - 1))
+    mean, error = at_looks(differences)
     half = np.array([critical(k, level(k, alpha)) for k in LOOKS]) * error
     low, high = np.maximum.accumulate(mean - half), np.minimum.accumulate(mean + half)
     for i in np.flatnonzero(low > high):

@@ -15,6 +15,7 @@ import argparse
 import math
 
 import numpy as np
+from adaptive import at_looks
 from scipy.special import stdtr
 
 from halfstep.comparison.statistics.sequential import LOOKS, SHARES, level
@@ -27,12 +28,12 @@ LEVELS = (0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0001)
 
 def spent(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """The least p value of each figure, in units of what the look may spend: of both sides, and twice the upper one."""
-    pairs = np.array(LOOKS)
-    drawn = random.standard_normal((BATCH, LOOKS[-1]))
-    means = drawn.cumsum(axis=1)[:, pairs - 1] / pairs
-    squares = (drawn**2).cumsum(axis=1)[:, pairs - 1] - pairs * means**2
-    ts = means / np.sqrt(squares / (pairs - 1) / pairs)
-    return tuple((2 * stdtr(pairs - 1, -side) / SHARES).min(axis=1) for side in (abs(ts), ts))
+    mean, error = at_looks(random.standard_normal((BATCH, LOOKS[-1])))
+    freedom = np.array(LOOKS) - 1
+    both, upper = (
+        (2 * stdtr(freedom, -side) / SHARES).min(axis=1) for side in (abs(mean) / error, mean / error)
+    )
+    return both, upper
 
 
 def main() -> None:

@@ -100,12 +100,12 @@ class SideBySide:
 
     Attributes:
         interrupted: as :class:`InTurn` has it.
-        running: how many trials run.
     """
 
     def __init__(self, places: Sequence[Runner]) -> None:
-        self.running = 0
         self._places = dict(enumerate(places))
+        #: of each place that is in use, its trial and the thread that waits for it
+        self._running: dict[int, tuple[Trial, threading.Thread]] = {}
         self._told: queue.Queue[Told] = queue.Queue()
         self._stop = Stop()
         self.interrupted = False
@@ -114,13 +114,18 @@ class SideBySide:
         self._begun: dict[tuple[int, int], list[Trial]] = {}
         self._losses: dict[tuple[int, int], int] = {}
 
+    @property
+    def running(self) -> int:
+        """How many trials run."""
+        return len(self._running)
+
     def run(self, pending: list[Trial], work: Work) -> Iterator[Outcome]:
         """As :meth:`InTurn.run`, in the order in which trials end; one of a block that was lost may end twice.
 
         Raises:
             HalfstepError: no place is left, or a block was lost too often.
         """
-        running: dict[int, tuple[Trial, threading.Thread]] = {}
+        running = self._running
         try:
             with Signals() as signals:
                 while True:
@@ -134,9 +139,8 @@ class SideBySide:
                     if not running:
                         self._check(pending)
                         return
-                    if (outcome := self._wait(running, pending, work)) is not None:
+                    if (outcome := self._wait(pending, work)) is not None:
                         self.interrupted = self.interrupted or outcome.status == "interrupted"
-                        self.running = len(running)
                         yield outcome
                     if signals.came:
                         self.interrupted = True
@@ -146,6 +150,7 @@ class SideBySide:
                 self._stop.tell("an error")
                 for _, thread in running.values():
                     thread.join()
+                running.clear()
 
     def _next(self, pending: list[Trial], at: int) -> Trial | None:
         """The next trial of a block that runs in this place; where there is none, of one that runs nowhere yet."""
@@ -180,20 +185,18 @@ class SideBySide:
         thread.start()
         return thread
 
-    def _wait(
-        self, running: dict[int, tuple[Trial, threading.Thread]], pending: list[Trial], work: Work
-    ) -> Outcome | None:
+    def _wait(self, pending: list[Trial], work: Work) -> Outcome | None:
         """Handle a message of a thread, if there is one; the outcome of a trial that has ended."""
         try:
             at, told = self._told.get(timeout=_POLL)
         except queue.Empty:
             return None
-        trial, thread = running[at]
+        trial, thread = self._running[at]
         if isinstance(told, tuple):
             work.advance(trial, *told)
             return None
         thread.join()
-        del running[at]
+        del self._running[at]
         if isinstance(told, PlaceLost):
             self._lost(trial, at, told, pending, work)
             return None

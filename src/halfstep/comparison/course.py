@@ -80,11 +80,12 @@ class Budgeted:
             seen: what has ended.
             running: how many trials run: what comes after a wave is chosen when all of it has ended.
         """
-        state = self._state(seen)
+        left = (self._request.budget or 0.0) - seen.spent
         if running or (self._places and self._pending):
-            if state.left <= 0:
+            if left <= 0:
                 self._pending.clear()
             return
+        state = self._state(seen, left)
         step = plan(state) if self._places is None else wave(state)
         if isinstance(step, Stop):
             self.end = step.end
@@ -99,7 +100,7 @@ class Budgeted:
         if seen.comparison.budget is not None:
             self._work.stand(seen.comparison.budget)
 
-    def _state(self, seen: Seen) -> State:
+    def _state(self, seen: Seen, left: float) -> State:
         ended = archive.done(seen.outcomes)
         return State(
             precisions=tuple(seen.recipes),
@@ -108,7 +109,7 @@ class Budgeted:
             levels=levels(self._request, seen.recipes) or Levels(1),
             prefer=self._request.prefer,
             seconds=seconds_of(ended),
-            left=(self._request.budget or 0.0) - seen.spent,
+            left=left,
             # The script's own precision, which was found meanwhile, is in the block, too.
             members=self._members and tuple(dict.fromkeys([*self._members, *_new(seen, ended)])),
             places=self._places or 1,

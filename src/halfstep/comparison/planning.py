@@ -12,7 +12,7 @@ import functools
 import math
 import random
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from halfstep.comparison.model.budget import End, Standing
 from halfstep.comparison.model.recommendation import Prefer
@@ -92,27 +92,52 @@ def _drawn(name: str, block: int) -> float:
     return random.Random(f"{block}/{name}").random()
 
 
+@dataclass(frozen=True)
+class _Open:
+    """What is open.
+
+    Attributes:
+        standings: of the precisions that have run and are open.
+        fresh: the precisions that have not run yet, which are as open as can be.
+        baseline: None where no trial has ended well.
+    """
+
+    standings: list[Standing]
+    fresh: list[str]
+    baseline: str | None
+
+    @classmethod
+    def of(cls, state: State) -> _Open:
+        standings = stand(state.rows, state.levels, state.prefer, state.seconds)
+        begun = {row.precision for row in state.rows}
+        return cls(
+            [s for s in standings if s.open],
+            [name for name in state.precisions if name not in begun],
+            next((row.baseline for row in state.rows if row.baseline), None),
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """The open precisions."""
+        return [*self.fresh, *(s.precision for s in self.standings)]
+
+
 def plan(state: State) -> Next | Stop:
     """The next trial, or the end."""
-    standings = stand(state.rows, state.levels, state.prefer, state.seconds)
-    # One that has not run yet is as open as can be.
-    begun = {row.precision for row in state.rows}
-    baseline = next((row.baseline for row in state.rows if row.baseline), None)
-    fresh = [name for name in state.precisions if name not in begun]
-    still = [s.precision for s in standings if s.open]
+    found, members = _Open.of(state), state.members or state.precisions
     block = max((block for _, block in state.ran), default=0)
-    pending = _pending(state, [*fresh, *still], baseline, block)
+    pending = _pending(state, members, found.names, found.baseline, block)
     if state.left <= 0:
-        return Stop("time" if pending or still else "certain")
+        return Stop("time" if pending or found.standings else "certain")
     if pending:
-        return Next(pending[0], block, state.members or tuple(state.precisions), len(pending) - 1)
-    if not still:
+        return Next(pending[0], block, members, len(pending) - 1)
+    if not found.standings:
         return Stop("certain")
-    found = _new_blocks(state, [s for s in standings if s.open], baseline)
-    if isinstance(found, Stop):
-        return found
-    members, blocks = order(found[0], block + 1), found[1]
-    return Next(members[0], block + 1, tuple(members), blocks * len(members) - 1)
+    following = _new_blocks(state, found)
+    if isinstance(following, Stop):
+        return following
+    names, blocks = order(following[0], block + 1), following[1]
+    return Next(names[0], block + 1, tuple(names), blocks * len(names) - 1)
 
 
 def wave(state: State) -> Wave | Stop:
@@ -120,52 +145,44 @@ def wave(state: State) -> Wave | Stop:
 
     Blocks that were interrupted come first: ``members`` is empty when a comparison has just begun or goes on.
     """
-    standings = stand(state.rows, state.levels, state.prefer, state.seconds)
-    begun = {row.precision for row in state.rows}
-    baseline = next((row.baseline for row in state.rows if row.baseline), None)
-    fresh = [name for name in state.precisions if name not in begun]
-    still = [s.precision for s in standings if s.open]
-    blocks = sorted({block for _, block in state.ran})
-    wanted = fresh if state.members else [*fresh, *still]
+    found, blocks = _Open.of(state), sorted({block for _, block in state.ran})
+    wanted = found.fresh if state.members else found.names
     pending = [
         (name, block)
         for block in blocks
-        for name in _pending(replace(state, members=()), wanted, baseline, block)
+        for name in _pending(state, state.precisions, wanted, found.baseline, block)
     ]
     if state.left <= 0:
-        return Stop("time" if pending or still or not blocks else "certain")
+        return Stop("time" if pending or found.standings or not blocks else "certain")
     if pending:
         return Wave(tuple(pending))
     if not blocks:
         return _wave(state.precisions, range(min(state.places, LOOKS[0])))
-    if not still:
+    if not found.standings:
         return Stop("certain")
-    found = _new_blocks(state, [s for s in standings if s.open], baseline)
-    if isinstance(found, Stop):
-        return found
-    return _wave(found[0], range(blocks[-1] + 1, blocks[-1] + 1 + found[1]))
+    following = _new_blocks(state, found)
+    if isinstance(following, Stop):
+        return following
+    return _wave(following[0], range(blocks[-1] + 1, blocks[-1] + 1 + following[1]))
 
 
 def _wave(members: Sequence[str], blocks: range) -> Wave:
     return Wave(tuple((name, block) for block in blocks for name in order(members, block)))
 
 
-def _pending(state: State, wanted: Sequence[str], baseline: str | None, block: int) -> list[str]:
-    """What the block has still to run; the baseline where there is one to compare with it."""
-    others = [name for name in wanted if name != baseline and name in (state.members or state.precisions)]
+def _pending(
+    state: State, members: Sequence[str], wanted: Sequence[str], baseline: str | None, block: int
+) -> list[str]:
+    """What a block of ``members`` has still to run; the baseline where there is one to compare with it."""
+    others = [name for name in wanted if name != baseline and name in members]
     if others and baseline is not None:
         others.append(baseline)
     return [name for name in order(others, block) if (name, block) not in state.ran]
 
 
-def _new_blocks(
-    state: State, standings: Sequence[Standing], baseline: str | None
-) -> tuple[list[str], int] | Stop:
-    """The precisions of the next blocks, and how many blocks: to the next look, or as many as run side by side.
-
-    Args:
-        standings: of the precisions that are open.
-    """
+def _new_blocks(state: State, found: _Open) -> tuple[list[str], int] | Stop:
+    """The precisions of the next blocks, and how many blocks: to the next look, or as many as run side by side."""
+    standings, baseline = found.standings, found.baseline
     if all(next_look(s.pairs) is None for s in standings):
         return Stop("plan")
     hopeful = [s for s in standings if s.hope is not None and next_look(s.pairs) is not None]

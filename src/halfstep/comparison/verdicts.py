@@ -128,7 +128,7 @@ def _of_trials(precision: str, baseline: str | None, group: Sequence[Outcome], o
     no_peak = next((row.peak_memory_absent for row in rows if row.peak_memory_absent), None)
     no_joules = next((row.joules_per_step_absent for row in rows if row.joules_per_step_absent), None)
     if not own.quiet.rows and any(row.joules_per_step is not None for row in rows):
-        no_joules = "other work disturbed every trial, and the counter counts it, too"
+        no_joules = absent.DISTURBED
     return PrecisionRow(
         precision=precision,
         baseline=baseline,
@@ -154,18 +154,20 @@ def _of_trials(precision: str, baseline: str | None, group: Sequence[Outcome], o
 
 def _with_ratios(row: PrecisionRow, own: _Side, base: _Side, levels: Levels | None) -> PrecisionRow:
     """With the ratios of its figures to the baseline's."""
+    ours, theirs = own.quiet, base.quiet
     if levels is not None:
         return replace(
             row,
-            speed_ratio=speed_of_blocks(own.trials, base.trials, levels) or _disturbed_speed_ratio(own, base),
+            speed_ratio=speed_of_blocks(ours.trials, theirs.trials, levels)
+            or _disturbed_speed_ratio(own, base),
             memory_ratio=memory_of_blocks(own.trials, base.trials, levels),
-            energy_ratio=energy_of_blocks(own.quiet.trials, base.quiet.trials, levels),
+            energy_ratio=energy_of_blocks(ours.trials, theirs.trials, levels),
         )
     return replace(
         row,
         speed_ratio=_quiet_speed_ratio(own, base),
         memory_ratio=memory_ratio(base.rows, own.rows),
-        energy_ratio=energy_ratio(base.quiet.rows, own.quiet.rows),
+        energy_ratio=energy_ratio(theirs.rows, ours.rows),
     )
 
 

@@ -1,4 +1,4 @@
-"""Which devices there are, asked in a way that initialises none of them: the program has to do that itself.
+"""Which devices and ranks there are, asked in a way that initialises none of them: the program has to do that itself.
 
 A program may choose its GPUs after it has imported PyTorch (``CUDA_VISIBLE_DEVICES``), and may fork before it uses one.
 Both fail after any call of the CUDA runtime. Calls of NVML, the driver's library for management, do no harm.
@@ -62,6 +62,11 @@ def _nvml_capability() -> tuple[int, int] | None:
         nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor)),
     )
     return None if any(answers) else (major.value, minor.value)
+
+
+def has_ranks() -> bool:
+    """Whether this process is one of several that train together, or may be: a process group has begun."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def capturing() -> bool:

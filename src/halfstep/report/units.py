@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 NOT_FINITE = "not finite"
 _SCALES = {
@@ -86,13 +87,13 @@ def pm(value: float, low: float | None, high: float | None, unit: str) -> str:
     if low is None or high is None or not all(map(math.isfinite, (value, low, high))):
         return quantity(value, unit)
     size, name = scale(value, unit)
-    ends = near(value, low, high) if unit else (low, high)
-    places = _places(value / size, ends[0] / size, ends[1] / size, name)
+    ends = Ends.of(value, low, high, unit)
+    places = _places(value / size, ends.low / size, ends.high / size, name)
     middle = _join(_digits(value / size, places), name)
-    below, above = (_arm(abs(end - value) / size, places) for end in ends)
+    below, above = (_arm(abs(end - value) / size, places) for end in (ends.low, ends.high))
     if below == above:
         return f"{middle} ± {_join(below, name)}"
-    return f"{middle} ({_ends(low, high, ends, size, places, name)})"
+    return f"{middle} ({_ends(ends, size, places, name)})"
 
 
 def span(value: float, low: float, high: float, unit: str) -> str:
@@ -103,25 +104,36 @@ def span(value: float, low: float, high: float, unit: str) -> str:
     if not all(map(math.isfinite, (value, low, high))):
         return NOT_FINITE
     size, name = scale(value, unit)
-    ends = near(value, low, high) if unit else (low, high)
-    return _ends(low, high, ends, size, _places(value / size, ends[0] / size, ends[1] / size, name), name)
+    ends = Ends.of(value, low, high, unit)
+    return _ends(ends, size, _places(value / size, ends.low / size, ends.high / size, name), name)
 
 
-def near(value: float, low: float, high: float) -> tuple[float, float]:
-    """The ends of an interval of a positive figure, no further from it than :data:`WIDE` times."""
-    return max(low, value / WIDE), min(high, value * WIDE)
+class Ends(NamedTuple):
+    """The ends of an interval, and what stands before each: ``<`` or ``>`` where the interval goes on."""
+
+    low: float
+    high: float
+    below: str = ""
+    above: str = ""
+
+    @classmethod
+    def of(cls, value: float, low: float, high: float, unit: str) -> Ends:
+        """No further from the value than :data:`WIDE` times; a figure without a unit may be negative, and keeps its."""
+        if not unit:
+            return cls(low, high)
+        first, last = max(low, value / WIDE), min(high, value * WIDE)
+        return cls(first, last, "<" * (low < first), ">" * (high > last))
 
 
-def _ends(low: float, high: float, ends: tuple[float, float], size: float, places: int, name: str) -> str:
-    """The interval from ``low`` to ``high``, or what it leaves as :func:`near` has it, ``ends``."""
-    first, last = (_digits(end / size, places) for end in ends)
+def _ends(ends: Ends, size: float, places: int, name: str) -> str:
+    low, high = ends.low / size, ends.high / size
+    first, last = _digits(low, places), _digits(high, places)
     if first == last:
-        return f"± {_join(_arm((ends[1] - ends[0]) / size / 2, places), name)}"
-    beyond = "<" * (low < ends[0]), ">" * (high > ends[1])
-    dash = (
-        " to " if "-" in first + last or any(beyond) else "–"
-    )  # a minus or an exponent beside a dash misleads
-    return _join(f"{beyond[0]}{first}{dash}{beyond[1]}{last}", name)
+        return f"± {_join(_arm((high - low) / 2, places), name)}"
+    first, last = f"{ends.below}{first}", f"{ends.above}{last}"
+    # A minus, an exponent or a mark beside a dash misleads.
+    dash = " to " if set("-<>") & set(first + last) else "–"
+    return _join(f"{first}{dash}{last}", name)
 
 
 def scale(x: float, unit: str) -> tuple[float, str]:

@@ -12,6 +12,8 @@ PEAK_UNKNOWN = "the process ended without reporting its peak"
 
 #: why there is no energy where trials ran side by side on one processor: its counters cover all of it
 SHARED = "other trials ran on the same processor at the same time"
+#: why there is no energy where other work disturbed all trials of a precision
+DISTURBED = "other work disturbed every trial, and the counter counts it, too"
 #: why an emulated trial has no figure of its cost
 EMULATED = "an emulated run reports no speed, memory or energy"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from statistics import median
 
 from halfstep.comparison.model.figures import Ratio
@@ -16,7 +16,7 @@ Trial = tuple[Outcome, TrialRow]
 
 
 def speed_of_blocks(own: Iterable[Trial], base: Iterable[Trial], levels: Levels) -> Ratio | None:
-    """How many times as fast as the baseline, from the median steps of trials that nothing disturbed."""
+    """How many times as fast as the baseline, from the median steps."""
     return ratio(_pairs(base, own, _step), levels.of_ratio("speed"))
 
 
@@ -31,9 +31,8 @@ def energy_of_blocks(own: Iterable[Trial], base: Iterable[Trial], levels: Levels
 
 
 def _step(trial: Trial) -> float | None:
-    """Seconds of the median step; None of a trial that was disturbed, or has no step to measure."""
-    outcome, row = trial
-    times: Sequence[float] = () if row.disturbed else measured(outcome)
+    """Seconds of the median step; None of a trial that has no step to measure."""
+    times = measured(trial[0])
     return median(times) if times else None
 
 

@@ -108,20 +108,21 @@ def is_quality(name: str) -> bool:
 
 def final_loss(losses: Sequence[float | None]) -> float | None:
     """The mean loss of the last tenth of the steps, at least 5 of them; None if one is not finite."""
-    tail = list(losses)[-max(FINAL_STEPS, round(len(losses) * FINAL_SHARE)) :]
-    return _finite_mean([loss for loss in tail if loss is not None])
+    import numpy as np
+
+    tail = losses[-max(FINAL_STEPS, round(len(losses) * FINAL_SHARE)) :]
+    return _finite_mean(np.array([loss for loss in tail if loss is not None], dtype=float))
 
 
 def final(name: str, curve: Curve) -> float | None:
     """The final value: of a loss :func:`final_loss`, of a logged figure the mean of its last tenth, one at least."""
     fewest = FINAL_STEPS if name == LOSS else 1
-    values = curve.values[-max(fewest, round(len(curve.steps) * FINAL_SHARE)) :]
+    return _finite_mean(curve.values[-max(fewest, round(len(curve.steps) * FINAL_SHARE)) :])
+
+
+def _finite_mean(values: Any) -> float | None:
+    """The mean of an array; None of nothing, and where a value is not finite or beyond :data:`LARGEST`."""
     return sum(values.tolist()) / len(values) if len(values) and countable(values).all() else None
-
-
-def _finite_mean(values: Sequence[float]) -> float | None:
-    """The mean; None of nothing, and where a value is not finite or beyond :data:`LARGEST`."""
-    return sum(values) / len(values) if values and all(map(countable, values)) else None
 
 
 def countable(value: Any) -> Any:

@@ -44,7 +44,7 @@ class Interval:
 
 
 class Times(tuple[float, ...]):
-    """Seconds of the steps of one run, at least one; what is asked of them is computed once."""
+    """Seconds of the steps of one run; what is asked of them, where there is one at least, is computed once."""
 
     @functools.cached_property
     def log_median(self) -> float:

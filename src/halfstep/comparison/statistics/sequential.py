@@ -31,7 +31,7 @@ LOOKS = (3, 4, 5, 6, 8, 10, 13, 17, 22, 30)
 #: which part of what the looks at a figure spend is each look's, the most where most comparisons end
 SHARES = (0.05, 0.15, 0.20, 0.15, 0.15, 0.10, 0.08, 0.05, 0.04, 0.03)
 #: level of a figure -> how many times as much its looks may spend together: found for normal differences by
-#: ``benchmarks/looks.py``, and rounded down. A multiple below the smallest level is 1; between levels it is linear in
+#: ``benchmarks/looks.py``, and rounded down. Below the smallest level it is 1; between two levels it is linear in
 #: their logarithms.
 TOGETHER = {1e-5: 1.0, 1e-4: 1.10, 1e-3: 1.20, 2e-3: 1.25, 5e-3: 1.33, 1e-2: 1.41, 2e-2: 1.51, 5e-2: 1.70}
 

@@ -82,6 +82,11 @@ class ProgramRegion(NoRegions, ABC):
         """
         return self._around.promotes
 
+    @property
+    def _promotes_models(self) -> bool:
+        """Whether a model that is called outside of the recipe's regions has its 16-bit operands promoted."""
+        return self.promotes or self._narrow_weights
+
     def install(self, patches: Patches) -> None:
         """Wrap the call of modules."""
         own = inspect.unwrap(nn.Module.__call__)

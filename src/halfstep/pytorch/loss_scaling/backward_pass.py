@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfstep.pytorch.devices import has_ranks
 from halfstep.pytorch.loss_scaling.answers import Answers, Overflowed
 from halfstep.pytorch.loss_scaling.gradient_pass import GivenAway, given_away, release_graph
 from halfstep.pytorch.loss_scaling.repeats import Attempts, RandomState
@@ -68,7 +69,7 @@ class BackwardPass:
             return False
         hooks = any(getattr(tensor, "_post_accumulate_grad_hooks", None) for tensor in targets)
         graphs = any(tensor.grad is not None and tensor.grad.requires_grad for tensor in targets)
-        alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        alone = not has_ranks()
         return alone and not hooks and not graphs and all(isinstance(output, Tensor) for output in outputs)
 
     def made(self) -> bool:

@@ -18,6 +18,7 @@ from halfstep.passed_on import StateDict
 from halfstep.pytorch.already_made import AlreadyMade, replace_hooks
 from halfstep.pytorch.autocast import gradient_hooks
 from halfstep.pytorch.autocast.gradient_hooks import InItsDtype, in_its_dtype
+from halfstep.pytorch.devices import has_ranks
 from halfstep.pytorch.loss_scaling.engine import inside_backward
 from halfstep.pytorch.loss_scaling.gradients import multiply_
 from halfstep.pytorch.patches import Patches
@@ -139,7 +140,7 @@ def _accumulated(scaling: Scaling, hook: Callable[[Tensor], None]) -> Callable[[
             hook(parameter)
             return
         multiply_([parameter.grad], 1.0 / scale)
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        if not has_ranks():
             scaling.pass_gradients.leave(parameter)
             hook(parameter)
             return

@@ -78,7 +78,7 @@ class ManualUpdates:
         self.active = True
         self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self.parameters: list[Tensor] = []
-        self._part: GraphGradients | None = None
+        self._graph_gradients: GraphGradients | None = None
         self._steps_of: Counter[Line] = Counter()
         self._due: list[tuple[list[Tensor], bool]] = []
 
@@ -100,7 +100,7 @@ class ManualUpdates:
         def __init__(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
             if self.active and self._moments.steps:
                 self._moments.restart(self._told)
-            self.active, self.parameters, self._part, self._due = False, [], None, []
+            self.active, self.parameters, self._graph_gradients, self._due = False, [], None, []
             original(optimizer, *args, **kwargs)
             self.optimizers.add(optimizer)
 
@@ -134,7 +134,7 @@ class ManualUpdates:
         """A backward pass is about to start. Raises EnoughSteps if the last step asked for has been made."""
         if not self.active:
             return
-        if self._part is not None and self._steps_of[self._part.line] > PROFILED_STEP:
+        if self._graph_gradients is not None and self._steps_of[self._graph_gradients.line] > PROFILED_STEP:
             self._settle()
         self._moments.end_if_enough()
         if self._guards or self._watches or self._moments.steps <= PROFILED_STEP:
@@ -166,7 +166,7 @@ class ManualUpdates:
         losses = [_summed(output) for output in outputs if isinstance(output, Tensor)]
         finite = self._guarded(found)
         if create_graph and differentiated_further(outputs):
-            self._part = GraphGradients(losses, found, finite, here())
+            self._graph_gradients = GraphGradients(losses, found, finite, here())
         else:
             self._due.append((losses, finite))
             self.outside()
@@ -186,14 +186,14 @@ class ManualUpdates:
 
     def _settle(self) -> None:
         """Count the pass before the last as a step, unless the last one went through its gradients."""
-        part, self._part = self._part, None
-        if part is None:
+        last, self._graph_gradients = self._graph_gradients, None
+        if last is None:
             return
-        if part.used:
-            self._steps_of.pop(part.line, None)
+        if last.used:
+            self._steps_of.pop(last.line, None)
         else:
-            self._steps_of[part.line] += 1
-            self._due.append((part.losses, part.finite))
+            self._steps_of[last.line] += 1
+            self._due.append((last.losses, last.finite))
             self.outside()
 
     def _guarded(self, gradients: list[Tensor]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfstep.pytorch.devices import has_ranks
 from halfstep.pytorch.loss_scaling.engine import inside_backward
 from halfstep.pytorch.loss_scaling.finite_cache import FiniteCache
 from halfstep.pytorch.loss_scaling.gradients import gradients_at, multiply_
@@ -105,7 +106,7 @@ class PassGradients:
         Two passes over these gradients; nothing where each has its hook. Outside of a backward pass, and where ranks
         are to reduce gradients, they are left as they are.
         """
-        if not inside_backward() or (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        if not inside_backward() or has_ranks():
             yield
             return
         known = self.tensors()

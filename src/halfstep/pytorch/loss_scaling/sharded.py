@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from halfstep.pytorch.devices import has_ranks
 from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.patches import Patches
 
@@ -74,7 +75,7 @@ def agreed(finite: bool, optimizer: Optimizer) -> bool:
     It takes one small reduction per mesh dimension, and a synchronisation. For whole parameters nothing is done: their
     gradients are equal on all ranks by the time of the step (DistributedDataParallel).
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not has_ranks():
         return finite
     for mesh in _meshes(optimizer):
         flag = torch.tensor(float(finite), device=mesh.device_type)

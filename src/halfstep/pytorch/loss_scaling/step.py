@@ -21,7 +21,7 @@ from torch.autograd import profiler as autograd_profiler
 from torch.compiler import is_compiling
 from torch.optim import Optimizer
 
-from halfstep.pytorch.devices import capturing
+from halfstep.pytorch.devices import capturing, has_ranks
 from halfstep.pytorch.loss_scaling.engine import inside_backward
 from halfstep.pytorch.loss_scaling.gradients import gradients_of
 from halfstep.pytorch.loss_scaling.pending_flag import Readiness, Verdict, refuse_capture
@@ -279,7 +279,7 @@ class Steps:
         """
         if self._scaling.stuck:
             return False
-        alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        alone = not has_ranks()
         return alone and math.isfinite(loss.detach() if isinstance(loss, Tensor) else loss)
 
 

@@ -95,7 +95,7 @@ class Watch(NullWatch):
         self._roundings: dict[tuple[str, str], Rounded] = {}
         self._before: dict[int, Tensor] = {}
         self._seen: set[int] = set()
-        self._poisoned = self._step_sampler = False
+        self._poisoned = self._looking = False
         self._eager = False  # whether compilers were told not to compile
         self._register: Callable[..., Any] = Tensor.register_hook
 
@@ -114,15 +114,15 @@ class Watch(NullWatch):
         patches.wrap(torch, "compile", self._compile)
         before_swap(self._operations.let_go, patches)
         self._operations.__enter__()  # type: ignore[no-untyped-call]
-        self._step_sampler = True
+        self._looking = True
 
     def remove(self) -> None:
         """Stop looking at operations; again does nothing."""
         if self._eager:
             self._eager = False
             torch.compiler.set_stance("default")
-        if self._step_sampler:
-            self._step_sampler = False
+        if self._looking:
+            self._looking = False
             self._operations.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def _compile(self, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,9 +16,8 @@ def times(ratio: float) -> str:
 
 def ends(value: float, low: float, high: float) -> str:
     """``1.10 to 1.31×``: the interval of a ratio; of a very wide one ``<0.06 to >22.00×``."""
-    first, last = units.near(value, low, high)
+    first, last, below, above = units.Ends.of(value, low, high, "×")
     places = next((n for n in (2, 3) if f"{first:.{n}f}" != f"{last:.{n}f}"), 4)
-    below, above = "<" * (low < first), ">" * (high > last)
     return f"{below}{first:.{places}f} to {above}{last:.{places}f}×"
 
 
