@@ -19,13 +19,16 @@ from halfstep.trials import Outcome
 
 
 def recommend(
-    verdicts: Sequence[Mapping[str, Any]], prefer: Prefer = "speed", fit: Mapping[str, Any] | None = None
+    verdicts: Sequence[Mapping[str, Any]],
+    prefer: Prefer = "speed",
+    fit: Mapping[str, Any] | None = None,
+    by_budget: bool = False,
 ) -> dict[str, Any]:
-    """``recommendation`` of a comparison with these ``verdicts`` and this ``fit_batch``."""
+    """``recommendation`` of a comparison with these ``verdicts`` and this ``fit_batch``, perhaps one with a budget."""
     rows = [codec.read(PrecisionRow, verdict) for verdict in verdicts]
     batches = None if fit is None else codec.read(Fit, fit)
     told = advice.recommend(rows, prefer=prefer, fit=batches)
-    found: dict[str, Any] = codec.write(worded(told, advice.advise(rows, prefer, batches)))
+    found: dict[str, Any] = codec.write(worded(told, advice.advise(rows, prefer, batches, by_budget)))
     return found
 
 

@@ -8,8 +8,38 @@ from pathlib import Path
 
 import pytest
 
-from ..cli.running import halfstep
+from ..cli.running import PROGRAMS, halfstep
 from .conftest import environment, skip_without
+
+
+@pytest.mark.slow
+def test_products_of_tensorflow_itself_leave_nothing_to_choose(tmp_path: Path) -> None:
+    """``tf.matmul`` on variables belongs to no layer, so every precision runs it in fp32: the runs are identical."""
+    skip_without("keras", "tensorflow")
+    done = halfstep(
+        *(
+            "compare",
+            "--precisions",
+            "fp32,bf16",
+            "--json",
+            "c.json",
+            str(PROGRAMS / "keras" / "raw_products.py"),
+        ),
+        cwd=tmp_path,
+        env=environment("tensorflow"),
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "c.json").read_text())
+    fp32, bf16 = found["trials"]
+    assert len(fp32["losses"]) == 12
+    assert bf16["losses"] == fp32["losses"]
+    assert (fp32["ran_as"], bf16["ran_as"]) == ("fp32", "fp32; bf16 was asked for")
+    advice = found["recommendation"]
+    assert (advice["rule"], advice["precision"]) == ("ran_the_same", "fp32")
+    assert advice["text"] == (
+        "Stay with fp32: fp32 and bf16 ran the same, because the program makes its products where the precision "
+        "does not reach."
+    )
 
 
 @pytest.mark.long

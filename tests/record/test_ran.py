@@ -70,7 +70,9 @@ def trial(
             ),
             "fp8 (e4m3 forward, e5m2 backward), emulated in fp32",
         ),
+        (trial("bf16", {"fp32": 7}, {"fp32": 4}, software="TensorFlow"), "fp32; bf16 was asked for"),
         (trial("fp16", {"fp16": 7}, {"fp32": 4}, lists="cuda"), "fp16 with CUDA's autocast lists"),
+        (trial("fp16", {"fp32": 7}, {"fp32": 4}, lists="cuda"), "fp32; fp16 was asked for"),
         (
             trial("bf16", None, {"fp32": 4}),
             "not measured (products are counted in the second step, which was not reached)",
@@ -111,9 +113,10 @@ def test_two_run_the_same_where_formats_and_units_are_the_same() -> None:
         trial("bf16", {"bf16": 7}, {"fp64": 4}),
         trial("bf16", {"fp64": 7}, {"bf16": 4}),
         trial("bf16", None, {"fp64": 4}),
-        trial("bf16", {"fp64": 7}, {"fp64": 4}, software="TensorFlow"),
     ]
     assert not any(same[0].same_as(ran) for ran in other)
+    assert same[0].same_as(trial("bf16", {"fp64": 7}, {"fp64": 4}, software="TensorFlow"))
+    assert not other[0].same_as(trial("bf16", {"bf16": 7}, {"fp64": 4}, software="TensorFlow"))
     unknown = trial("fp32", None, {"fp64": 4})
     assert not unknown.same_as(unknown)
 

@@ -16,8 +16,11 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from halfstep import codec
+from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.report import notebook, page, units
 from halfstep.report.layout import Sheet
+from halfstep.report.reading import no_interval
 from halfstep.report.terminal import table
 
 from .sample import DROPPED, comparison, damaged, hostile, metered, paths, untested
@@ -204,6 +207,20 @@ def test_one_trial_has_no_interval_and_says_so() -> None:
     final = compared["verdicts"][0]["loss"]["final"]
     final["low"] = final["high"] = None
     assert "no interval: one trial" in shown(compared, 120)
+
+
+@pytest.mark.parametrize(("repeats", "ratio"), [(1, "one trial"), (2, "fewer than 11 steps")])
+def test_few_steps_have_no_interval_and_say_so(repeats: int, ratio: str) -> None:
+    """Of 10 steps 2 are warm-up and the third is looked at closely: 7 count, too few for blocks of them."""
+    compared = untested(comparison(steps=10, repeats=repeats))
+    of_time = {row["precision"]: row for row in compared["verdicts"]}["bf16"]
+    of_time["step_time"] |= {"low": None, "high": None}
+    row = codec.read(PrecisionRow, of_time)
+    assert row.step_time is not None
+    assert row.speed_ratio is not None
+    assert no_interval(row, row.step_time) == "no interval: fewer than 11 steps"
+    assert no_interval(row, row.speed_ratio) == f"no interval: {ratio}"
+    assert "] no interval: fewer than 11 steps" in shown(compared, 120)
 
 
 def test_repeats_of_one_seed_have_no_range_of_final_values_and_say_so() -> None:

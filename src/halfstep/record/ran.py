@@ -42,8 +42,9 @@ class Ran:
             formats that ran.
         fp32_units: the kinds of 16-bit product that were computed in fp32 units.
         emulated: how an emulated precision is described; empty where nothing is emulated.
-        lists: the device whose autocast lists were applied instead of this one's; empty for this one's.
-        software: the framework that computes such products in software here; empty where units do.
+        lists: the device whose autocast lists were applied instead of this one's; empty for this one's, and where no
+            product ran in 16 bits.
+        software: the framework that computed 16-bit products in software; empty where units did, and where none ran.
         region: the kind of region in which the precision held, as the record has it; empty where it was not told.
     """
 
@@ -83,8 +84,8 @@ class Ran:
             if used and known and sixteen
             else (),
             emulated=_text(takeover.get("described")) if takeover.get("emulated") is True else "",
-            lists=_text(takeover.get("lists")),
-            software=_text(takeover.get("software")),
+            lists=_text(takeover.get("lists")) if sixteen else "",
+            software=_text(takeover.get("software")) if sixteen else "",
             region=_text(record.region.get("kind")),
         )
 

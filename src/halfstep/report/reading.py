@@ -13,6 +13,8 @@ from halfstep.comparison.model.figures import Ratio, Spread
 from halfstep.comparison.model.quality import DIFFERENCES, FigureRow
 from halfstep.comparison.model.trials import NonFinite, TrialRow
 from halfstep.comparison.model.verdicts import PrecisionRow
+from halfstep.comparison.rows import enough_steps
+from halfstep.comparison.statistics.intervals import FEWEST_STEPS
 from halfstep.comparison.statistics.sequential import LOOKS
 from halfstep.passed_on import Keywords
 from halfstep.processes import join_words
@@ -94,16 +96,25 @@ def why_absent(row: PrecisionRow | TrialRow) -> str:
 
 
 def no_interval(row: PrecisionRow, figure: Spread | Ratio) -> str:
-    """Why a figure of this row has no interval: one trial; and of final values one seed, one training repeated."""
-    one = "one trial" if row.trials == 1 else "one seed" if figure is row.final else ""
-    if isinstance(figure, Ratio) and row.trials != 1:
-        two = min(figure.runs or (0,)) == 2  # with --budget
-        one = (
-            "other work disturbed the trials"
-            if figure.disturbed
-            else f"two trials; the first look needs {LOOKS[0]}" * two
-        )
-    return f"no interval: {one}" if one else "no interval is recorded"
+    """Why a figure of this row has no interval: one trial; and of final values one seed, one training repeated.
+
+    A step time has an interval in one trial, too; where steps are few, neither it nor a ratio of speeds has one.
+    """
+    least = enough_steps(FEWEST_STEPS)
+    few = f"fewer than {least} steps" if row.steps is not None and row.steps < least else ""
+    if figure is row.step_time:
+        why = few
+    elif row.trials == 1:
+        why = "one trial"
+    elif figure is row.final:
+        why = "one seed"
+    elif isinstance(figure, Ratio) and figure.disturbed:
+        why = "other work disturbed the trials"
+    elif isinstance(figure, Ratio) and figure.significant is None and figure.runs:  # with --budget
+        why = f"{'one trial' if 1 in figure.runs else 'two trials'}; the first look needs {LOOKS[0]}"
+    else:
+        why = few if figure is row.speed_ratio else ""
+    return f"no interval: {why}" if why else "no interval is recorded"
 
 
 def loss_words(row: PrecisionRow) -> str:

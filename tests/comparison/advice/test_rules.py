@@ -434,6 +434,14 @@ def test_batches_are_no_evidence_where_memory_does_not_count() -> None:
         assert recommend(verdicts, prefer=prefer, fit=BATCHES) == recommend(verdicts, prefer=prefer)
 
 
+def test_with_a_budget_few_steps_want_more_time_as_blocks_of_trials_are_judged() -> None:
+    row = verdict("bf16", 1.2, speed_ratio=noisy(1.2, 0.9, 1.6, 3), steps=8)
+    assert recommend([FP32, row], by_budget=True)["text"] == (
+        "Stay with fp32 for now: the data cannot tell whether bf16 is faster (1.20×, from 0.90 to 1.60×); "
+        "go on with --resume and --budget."
+    )
+
+
 def test_every_rule_has_a_case_and_a_wisdom() -> None:
     assert {rule.__name__ for rule in RULES} == {rule for rule, *_ in (*CASES, *FIT_CASES)}
     assert all((rule.__doc__ or "").rstrip().endswith(".") for rule in RULES)

@@ -304,15 +304,11 @@ def _more_runs(row: PrecisionRow, prefer: Prefer, evidence: Evidence) -> str:
     ratio = ratio_of(row, prefer) or Ratio(1.0)
     if ratio.disturbed:
         return "other work on the machine disturbed the trials: compare again when it is quiet"
-    if prefer in ("speed", "accuracy") and (row.steps or 0) < (steps := enough_steps(FEWEST_STEPS)):
-        repeats = (
-            ""
-            if evidence.by_budget or min(ratio.runs or (1,)) > 1
-            else f", and run with --repeats {FEW_RUNS}"
-        )
-        return f"let it make more steps, {steps} at least{repeats}: fewer have no interval"
     if evidence.by_budget:
         return _MORE_TIME
+    if prefer in ("speed", "accuracy") and (row.steps or 0) < (steps := enough_steps(FEWEST_STEPS)):
+        repeats = "" if min(ratio.runs or (1,)) > 1 else f", and run with --repeats {FEW_RUNS}"
+        return f"let it make more steps, {steps} at least{repeats}: fewer have no interval"
     enough = enough_repeats(row, prefer)
     if enough is None:
         return f"{MOST_RUNS} runs would not be enough: make them longer, or the machine quieter"
