@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
 
 #: Workers share the cores: a process computes with one thread, and none of its threads spins while it waits.
 #: Programs that the tests start have it from here; this is before any framework is imported.
@@ -30,6 +31,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--long", action="store_true", help="try many more cases where cases are drawn by chance"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw the same cases in every run, except with ``--long``; no test is timed."""
+    settings.register_profile("halfstep", derandomize=not config.getoption("--long"), deadline=None)
+    settings.load_profile("halfstep")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest applies -m

@@ -103,7 +103,7 @@ WAYS = paths(json.loads(COMPARED))
 PARTS = [DROPPED, None, "x", -1, math.nan, 10**400, True, [], {}, [None], {"a": None}]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(way=st.sampled_from(WAYS), part=st.sampled_from(PARTS))
 def test_a_damaged_comparison_is_read_as_far_as_it_goes_and_written_as_json(
     way: tuple[Any, ...], part: Any

@@ -152,7 +152,7 @@ WAYS = paths(sample(layers=2))
 PARTS = [DROPPED, None, "x", -1, 0, math.nan, 10**400, True, [], {}, [None], {"a": 1}, {"3": -1}]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(hits=st.lists(st.tuples(st.sampled_from(WAYS), st.sampled_from(PARTS)), max_size=8))
 def test_a_damaged_diagnosis_is_drawn_as_far_as_it_goes(hits: list[tuple[tuple[Any, ...], Any]]) -> None:
     raw = sample(layers=2)

@@ -285,7 +285,7 @@ WAYS = paths(metered(comparison(steps=8)))
 PARTS = [DROPPED, None, "x", -1, 0, math.nan, 10**400, True, [], {}, [None], [["a", 1]], {"a": None}]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(hits=st.lists(st.tuples(st.sampled_from(WAYS), st.sampled_from(PARTS)), max_size=12))
 def test_missing_and_wrong_parts_never_raise(hits: list[tuple[tuple[Any, ...], Any]]) -> None:
     compared = metered(comparison(steps=8))

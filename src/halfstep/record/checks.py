@@ -22,7 +22,7 @@ def _integer(value: object) -> bool:
 
 
 def _amount(value: object) -> bool:
-    return _whole(value) or (type(value) is float and 0 <= value < math.inf)
+    return (type(value) is float and 0 <= value < math.inf) or _whole(value)
 
 
 def _figure(value: object) -> bool:

@@ -62,11 +62,14 @@ def loss(comparison: Comparison, colours: dict[str, int]) -> Figure:
     baseline = comparison.baseline
     base = _losses(comparison, baseline)
     data: list[Figure] = _noise(base, baseline)
+    # The baseline's median on each seed, and over all its seeds for one that it did not run with.
+    over_all = median_curve([curve for _, curve in base])
+    at_seed = {seed: median_curve([c for other, c in base if other == seed]) for seed, _ in base}
     for name in comparison.precisions:
         own = _losses(comparison, name)
         data += _curves(own, name, f"@p{colours[name]}")
         if name != baseline and base and own:
-            gaps = [(seed, less(curve, _at_seed(base, seed))) for seed, curve in own]
+            gaps = [(seed, less(curve, at_seed.get(seed, over_all))) for seed, curve in own]
             data += _curves(gaps, name, f"@p{colours[name]}", axis="y2")
     two = any(trace.get("yaxis") == "y2" for trace in data)
     layout = traces.layout(height=508 if two else 348)
@@ -107,12 +110,6 @@ Seeded = Sequence[tuple[int | None, Curve]]
 
 def _losses(comparison: Comparison, name: str) -> Seeded:
     return [(t.seed, t.losses) for t in comparison.of(name) if any(x is not None for x in t.losses)]
-
-
-def _at_seed(base: Seeded, seed: int | None) -> Curve:
-    """The baseline's median on this seed; over all its seeds where it did not run with this one."""
-    same = [curve for other, curve in base if other == seed]
-    return median_curve(same or [curve for _, curve in base])
 
 
 def _curves(own: Seeded, name: str, colour: str, axis: str = "y") -> list[Figure]:

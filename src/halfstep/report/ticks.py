@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 
+#: below it powers of ten lose their digits: they become subnormal
+_NARROWEST = 1e-300
+
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """The multiples from ``low`` to ``high`` of the smallest 1, 2 or 5 times a power of ten that has ``most`` or fewer.
 
-    Of a range without extent, or too narrow for numbers between, its lower end.
+    Of a range without extent, too narrow for numbers between, or wider than the largest number, its lower end.
     """
     span = high - low
-    if not 8 * math.ulp(max(abs(low), abs(high))) < span < math.inf:
+    if not max(8 * math.ulp(max(abs(low), abs(high))), _NARROWEST) < span < math.inf:
         return [low]
     power = 10.0 ** math.floor(math.log10(span / most))
     step = next(factor * power for factor in (1, 2, 5, 10) if _between(low, high, factor * power) <= most)

@@ -54,7 +54,7 @@ def test_as_in_exact_arithmetic(name: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @given(values=st.lists(st.floats(width=32), min_size=1, max_size=40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_float32(name: str, values: list[float]) -> None:
     x = torch.tensor(values, dtype=torch.float64).float()
     assert_same(round_blocks(x, name), exactly(x, name))

@@ -159,14 +159,14 @@ def test_every_nan_stays_nan() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @given(values=st.lists(st.floats(width=32), min_size=1, max_size=8))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_float32(name: str, values: list[float]) -> None:
     x = torch.tensor(values, dtype=torch.float64).float()
     assert_same(round_to(x, name), exactly(x, name))
 
 
 @given(values=st.lists(st.floats(), min_size=1, max_size=8), name=st.sampled_from(NAMES))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_float64(values: list[float], name: str) -> None:
     x = torch.tensor(values, dtype=torch.float64)
     assert_same(round_to(x, name), exactly(x, name))
