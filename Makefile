@@ -23,9 +23,10 @@ demo: $(INSTALLED) ## train a small GPT in every precision of this machine, and 
 test: lint types ## lint, types and every test; CI runs this, docs and test-long
 	$(BIN)/pytest -n 2 --dist worksteal
 
-test-long: $(INSTALLED) $(EXTRAS)/installed ## clusters, kernels, real trackers and Ray; what is drawn by chance, many more times
+test-long: $(INSTALLED) $(EXTRAS)/installed ## clusters, kernels, real trackers, Ray and torchao; what is drawn by chance, many more times
 	$(BIN)/pytest -n 2 --dist worksteal --long -m long
-	$(EXTRAS)/bin/python -m pytest --long tests/report/tracking/test_packages.py tests/comparison/cluster/test_ray.py
+	$(EXTRAS)/bin/python -m pytest --long tests/report/tracking/test_packages.py tests/comparison/cluster/test_ray.py \
+	  tests/pytorch/lean/test_eight_bit.py
 
 test-deepspeed: $(DEEPSPEED)/installed ## DeepSpeed on a CPU, in an environment of its own on top of .venv (some 5 minutes)
 	$(DEEPSPEED)/bin/python -m pytest tests/integrations/test_deepspeed.py
@@ -70,7 +71,7 @@ $(EXTRAS)/installed: $(INSTALLED)
 	$(BIN)/python -m venv $(EXTRAS)
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 	  > "$$($(EXTRAS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/of_halfstep.pth"
-	$(EXTRAS)/bin/python -m pip install -q -c constraints.txt -e '.[tensorboard,mlflow,wandb,ray]'
+	$(EXTRAS)/bin/python -m pip install -q -c constraints.txt -e '.[tensorboard,mlflow,wandb,ray,torchao]'
 	@touch $@
 
 # DeepSpeed builds itself against the torch that is there, and needs nothing else of .venv.

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from halfstep.errors import UsageError
 from halfstep.precisions.loss_scale import DynamicScale, NoScale, StaticScale
-from halfstep.precisions.recipes import PRECISIONS, SYNONYMS, Recipe, parse, parse_list
+from halfstep.precisions.recipes import PRECISIONS, STATES, SYNONYMS, Recipe, parse, parse_list
 
 powers = st.integers(-10, 24).map(lambda k: 2.0**k)
 dynamic = st.builds(
@@ -29,7 +29,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     scale = draw(scaled)
     sixteen = name.startswith(("bf16", "fp16"))
     keep = draw(st.lists(patterns, max_size=3).map(tuple)) if sixteen else ()
-    states = draw(st.sampled_from(("fp32", "bf16"))) if name in ("bf16-lean", "bf16-sr") else "fp32"
+    states = draw(st.sampled_from(STATES)) if name in ("bf16-lean", "bf16-sr") else "fp32"
     return Recipe(name, scale, keep, draw(st.booleans()), states)
 
 
@@ -108,12 +108,7 @@ def test_options() -> None:
             "bf16:states=bf16",
             "Option 'states' in 'bf16:states=bf16' needs a precision under which halfstep leads the optimizer; write bf16-lean:states=bf16 or bf16-sr:states=bf16.",
         ),
-        (
-            "bf16-lean:states=8bit",
-            "Option 'states' in 'bf16-lean:states=8bit' is '8bit', which halfstep does not have: libraries have it for "
-            "optimizers of their own only; it must be bf16 or fp32.",
-        ),
-        ("bf16-sr:states=fp8", "Option 'states' in 'bf16-sr:states=fp8' is 'fp8'; it must be bf16 or fp32."),
+        ("bf16-sr:states=fp8", "Option 'states' in 'bf16-sr:states=fp8' is 'fp8'; it must be fp32, bf16 or 8bit."),
         ("bf16:keep=a,,b", "Option 'keep' in 'bf16:keep=a,,b' has an empty pattern; write keep=*.norm,lm_head."),
         ("fp16:growth_interval=0", "growth_interval is 0; it must be 1 step or more."),
         (

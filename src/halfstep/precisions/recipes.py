@@ -4,7 +4,7 @@ A recipe is a frozen value, and its string is its grammar::
 
     recipe  = name { ":" option }
     option  = "loss_scale=" ( power of two | "dynamic" ) | "init_scale=" power | "growth_interval=" steps
-            | "keep=" pattern { "," pattern } | "skip_nonfinite" | "states=bf16"
+            | "keep=" pattern { "," pattern } | "skip_nonfinite" | "states=" ( "bf16" | "8bit" )
 
 ``parse(str(recipe)) == recipe`` for every recipe.
 """
@@ -77,6 +77,9 @@ SYNONYMS: dict[str, str] = {
 
 OPTIONS = ("loss_scale", "init_scale", "growth_interval", "keep", "skip_nonfinite", "states")
 
+#: formats that an optimizer's state can have between steps
+STATES = ("fp32", "bf16", "8bit")
+
 _EXAMPLES = "for example fp16:loss_scale=1024 or bf16:keep=*.norm,lm_head"
 
 
@@ -89,7 +92,7 @@ class Recipe:
         loss_scale: where the loss scale starts and how it moves.
         keep: name patterns (``fnmatch``) of modules that compute in fp32.
         skip_nonfinite: skip steps with gradients that are not finite although nothing is scaled.
-        states: the format of the optimizers' state, ``fp32`` or ``bf16``; another than fp32 where :attr:`lean`.
+        states: the format of the optimizers' state, one of :data:`STATES`; another than fp32 where :attr:`lean`.
     """
 
     name: str
@@ -309,13 +312,8 @@ def _states(recipe: Recipe, text: str, value: str) -> Recipe:
             f"Option 'states' in {text!r} needs a precision under which halfstep leads the optimizer; write "
             "bf16-lean:states=bf16 or bf16-sr:states=bf16."
         )
-    if value == "8bit":
-        raise UsageError(
-            f"Option 'states' in {text!r} is '8bit', which halfstep does not have: libraries have it for optimizers of "
-            "their own only; it must be bf16 or fp32."
-        )
-    if value not in ("bf16", "fp32"):
-        raise UsageError(f"Option 'states' in {text!r} is {value!r}; it must be bf16 or fp32.")
+    if value not in STATES:
+        raise UsageError(f"Option 'states' in {text!r} is {value!r}; it must be fp32, bf16 or 8bit.")
     return replace(recipe, states=value)
 
 

@@ -129,8 +129,16 @@ class Third(torch.optim.AdamW):
     """Is called once for all its weights."""
 
 
-@pytest.mark.parametrize("cls", [torch.optim.AdamW, Third, torch.optim.Adagrad])
-def test_killed_and_resumed_it_is_the_same_bit_for_bit(begin: Begin, cls: type[torch.optim.AdamW]) -> None:
+@pytest.mark.parametrize(
+    ("cls", "in_pieces"),
+    [(torch.optim.AdamW, False), (torch.optim.AdamW, True), (Third, False), (torch.optim.Adagrad, False)],
+)
+def test_killed_and_resumed_it_is_the_same_bit_for_bit(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, cls: type[torch.optim.AdamW], in_pieces: bool
+) -> None:
+    if in_pieces:
+        monkeypatch.setattr(stepping, "SMALLEST", 20)
+        monkeypatch.setattr(stepping, "CUT", 1)
     begin("bf16-lean:states=bf16")
     model = Model(rounded=False)
     optimizer = cls(model.parameters(), lr=1e-2)
@@ -146,3 +154,16 @@ def test_killed_and_resumed_it_is_the_same_bit_for_bit(begin: Begin, cls: type[t
     resumed.load_state_dict(saved[1])
     assert train(again, resumed, range(3, 6)) == expected
     assert_same(state(again, resumed), state(model, optimizer))
+
+
+def test_taken_off_again_the_training_goes_on_with_fp32_state(begin: Begin) -> None:
+    takeover = begin("bf16-lean:states=bf16")
+    model = Model(rounded=False)
+    optimizer = adamw(model.parameters())
+    train(model, optimizer, range(3))
+    narrow = copy.deepcopy(optimizer.state_dict()["state"])
+    takeover.remove()
+    found = optimizer.state_dict()["state"]
+    assert {value.dtype for of_one in found.values() for value in of_one.values()} == {torch.float32}
+    assert_same(found, {n: {k: v.float() for k, v in of_one.items()} for n, of_one in narrow.items()})
+    train(model, optimizer, range(3, 4))

@@ -34,6 +34,8 @@ class Masters:
 
     def __init__(self, form: Remainders | None = None) -> None:
         self.form = form or Remainders()
+        #: called with a master before its parameter becomes fp32 for good
+        self.on_release: Callable[[Master], None] = lambda master: None
         self._here = _Here()
         self._lock = threading.RLock()
         self._shown: list[Master] = []
@@ -88,6 +90,7 @@ class Masters:
 
     def release(self, master: Master) -> Tensor:
         """Make the parameter fp32 again, for good; returns its numbers."""
+        self.on_release(master)
         wide = self.wide(master)
         parameter = self._let_go(master)
         gradient, parameter.grad = parameter.grad, None

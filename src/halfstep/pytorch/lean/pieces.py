@@ -18,7 +18,7 @@ from halfstep.pytorch.lean.masters import Masters
 from halfstep.pytorch.lean.memory import Memories
 from halfstep.pytorch.lean.shard import local_of
 from halfstep.pytorch.lean.split import Parts
-from halfstep.pytorch.lean.states import Fp32States, round_state
+from halfstep.pytorch.lean.states import Fp32States
 
 #: optimizers of torch.optim that treat each number by itself; tests hold each to one call for the whole weight
 ELEMENTWISE = frozenset(
@@ -59,11 +59,13 @@ class Cut:
         self._optimizer, self._master = optimizer, master
         self._masters, self._states = masters, states
         self._before: dict[str, object] = dict(optimizer.state.get(master.parameter, {}))
-        self._whole: dict[str, Tensor] = {
+        #: the state from which pieces are read, and into which they are written
+        self._read: dict[str, Tensor] = {
             key: local_of(value)
             for key, value in self._before.items()
             if isinstance(value, Tensor) and value.shape == master.parameter.shape
         }
+        self._whole: dict[str, Tensor] = {}
         self._of_one: dict[str, object] = {}
 
     def step(self, most: int, call: Callable[[Tensor], object], memory: Memories) -> None:
@@ -75,7 +77,8 @@ class Cut:
             memory: gives fp32 memory for the weight and the gradient of each piece.
         """
         master = self._master
-        rows = max(1, most // master.parts.weight[:1].numel())
+        together = self._states.rows_together(master.parts.weight)
+        rows = max(1, most // master.parts.weight[:together].numel()) * together
         for begin in range(0, master.parts.weight.shape[0], rows):
             end = min(begin + rows, master.parts.weight.shape[0])
             parts = self._masters.form.rows(master.parts, begin, end)
@@ -88,8 +91,12 @@ class Cut:
                 self._keep(self._optimizer.state.pop(piece, {}), piece, begin, end)
                 self._put_back(piece, parts)
         if self._whole or self._of_one:
-            whole = {k: self._before.get(k, master.like_parameter(v)) for k, v in self._whole.items()}
+            whole = {k: self._whole_of(k, tensor) for k, tensor in self._whole.items()}
             self._optimizer.state[master.parameter] = {**self._before, **self._of_one, **whole}
+
+    def _whole_of(self, key: str, tensor: Tensor) -> object:
+        """The state, the object that it was where the same memory was written."""
+        return self._before[key] if self._read.get(key) is tensor else self._master.like_parameter(tensor)
 
     def _piece(self, parts: Parts, begin: int, end: int, memory: Memories) -> Tensor:
         shown, gradient = self._master.shown, self._master.parameter.grad
@@ -109,9 +116,8 @@ class Cut:
         return piece
 
     def _of_piece(self, key: str, begin: int, end: int) -> object:
-        if key in self._whole:
-            some = self._whole[key][begin:end]
-            return some if some.dtype is not torch.bfloat16 else some.float()
+        if key in self._read:
+            return self._states.read(self._read[key], begin, end)
         value = self._before[key]
         return value.clone() if isinstance(value, Tensor) else value
 
@@ -122,14 +128,21 @@ class Cut:
                 if not isinstance(value, Tensor) or value.shape != piece.shape:
                     self._of_one[key] = value
                     continue
-                weight = self._master.parts.weight
-                if key not in self._whole:
-                    self._whole[key] = torch.empty_like(weight, dtype=self._states.stored(value.dtype))
-                into, place = self._whole[key][begin:end], begin * weight[:1].numel()
-                if into.dtype is torch.bfloat16 and value.dtype is torch.float32:
-                    round_state(value, piece.detach(), into, key, place)
-                elif into.data_ptr() != value.data_ptr():
-                    into.copy_(value)
+                into = self._into(key, value)
+                if self._states.is_narrow(into):
+                    self._states.write(value, piece.detach(), into, key, begin)
+                elif into[begin:end].data_ptr() != value.data_ptr():
+                    into[begin:end].copy_(value)
+
+    def _into(self, key: str, value: Tensor) -> Tensor:
+        """The whole state that keeps ``value``, the state of some rows."""
+        if key not in self._whole:
+            read, like = self._read.get(key), self._master.parts.weight
+            if read is None or not self._states.is_narrow(read):
+                narrow = self._states.narrow(key, value, like)
+                read = read if narrow is None else narrow
+            self._whole[key] = torch.empty_like(like, dtype=value.dtype) if read is None else read
+        return self._whole[key]
 
     def _put_back(self, piece: Tensor, parts: Parts) -> None:
         wide = piece.detach()

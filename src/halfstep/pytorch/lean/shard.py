@@ -97,10 +97,18 @@ class Gathered:
 
 def of_local(one: Any, local: Tensor) -> Tensor:
     """A DTensor like FSDP2's parameter, with the local tensor ``local`` and its dtype."""
+    return _by_spec(one._sharding_spec, local)
+
+
+def alike(other: Any, local: Tensor) -> Tensor:
+    """A DTensor that is spread as ``other`` is, with the local tensor ``local`` and its dtype."""
+    return _by_spec(other._spec, local)
+
+
+def _by_spec(spec: Any, local: Tensor) -> Tensor:
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor._dtensor_spec import TensorMeta
 
-    spec = one._sharding_spec
     meta = TensorMeta(spec.tensor_meta.shape, spec.tensor_meta.stride, local.dtype)
     return DTensor(local, replace(spec, tensor_meta=meta), requires_grad=False)
 

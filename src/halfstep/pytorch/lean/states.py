@@ -1,13 +1,7 @@
-"""``bf16-lean:states=bf16``: an optimizer's state is bf16 between steps, rounded stochastically.
+"""How an optimizer's state is stored between steps: as the optimizer makes it, in bf16, or in 8 bits.
 
-During a step it is fp32. State of a split weight is rounded if it has the weight's shape: moments, momentum, sums of
-squares. Each number x becomes one of its two bf16 neighbours, the upper one with probability
-(x - lower) / (upper - lower), so that the mean of many roundings is x. Rounded to nearest, an average that moves by
-less than half of bf16's last place would stand still (arXiv 2010.06192 has both for weights).
-
-The random bits are a hash of the number, of its place, and of the fp32 weight after the step. So the program's random
-generators are not used; the same training has the same numbers, also resumed or in another process; and the next step
-has other bits, unless neither the number nor the weight has moved. A number that bf16 can hold is not changed.
+During a step it is fp32. Of a split weight the state is narrowed that has the weight's shape: moments, momentum, sums
+of squares.
 """
 
 from __future__ import annotations
@@ -20,59 +14,115 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from halfstep.pytorch.lean.master import Master
-from halfstep.pytorch.lean.shard import local_of
+from halfstep.pytorch.lean.shard import alike, local_of
 from halfstep.pytorch.lean.stochastic import round_stochastically
 
 
 class Fp32States:
-    """Leaves state as the optimizer makes it."""
+    """Leaves state as the optimizer makes it. Other classes narrow it between steps."""
 
-    def stored(self, dtype: torch.dtype) -> torch.dtype:
-        """Of which dtype state of ``dtype`` is between steps, if it has its weight's shape."""
-        return dtype
+    #: an optimizer's state dict has narrow state as it is; otherwise as fp32
+    saved_narrow = True
 
-    def widen(self, optimizer: Optimizer, masters: Iterable[Master]) -> None:
-        """An optimizer is about to step these parameters."""
+    def rows_together(self, weight: Tensor) -> int:
+        """A weight is stepped in pieces of a multiple of so many rows; its last piece may have fewer."""
+        return 1
 
-    def narrow(self, optimizer: Optimizer, masters: Iterable[Master]) -> None:
+    def is_narrow(self, state: Tensor) -> bool:
+        """Whether this class has narrowed it."""
+        return False
+
+    def narrow(self, key: str, wide: Tensor, like: Tensor) -> Tensor | None:
+        """Memory for fp32 state between steps; None where the state stays as it is.
+
+        Args:
+            key: the state's name in ``optimizer.state``.
+            wide: the state, or some rows of it.
+            like: has the shape and the strides of the whole state.
+        """
+        return None
+
+    def read(self, state: Tensor, begin: int, end: int) -> Tensor:
+        """Some rows of a state for a step: fp32 of a narrow one, else the same memory."""
+        return state[begin:end]
+
+    def write(self, wide: Tensor, weight: Tensor, state: Tensor, key: str, begin: int) -> None:
+        """Write fp32 rows into a narrow state.
+
+        Args:
+            wide: the rows.
+            weight: the same rows of the fp32 weight after the step.
+            state: the whole state, as :meth:`narrow` has made it.
+            key: its name.
+            begin: its first row that is written.
+        """
+        raise NotImplementedError
+
+    def widened(self, value: object) -> object:
+        """A value of an optimizer's state dict, as fp32 where it is narrow state."""
+        if not isinstance(value, Tensor) or not self.is_narrow(local := local_of(value)):
+            return value
+        wide = self.read(local, 0, local.shape[0])
+        return wide if local is value else alike(value, wide)
+
+    def widen_all(self, optimizer: Optimizer, masters: Iterable[Master]) -> None:
+        """An optimizer is about to step these parameters: make their state fp32, 4 bytes per number."""
+        with torch.no_grad():
+            for state, key, value, master in _shaped(optimizer, masters):
+                local = local_of(value)
+                if self.is_narrow(local):
+                    state[key] = master.like_parameter(self.read(local, 0, local.shape[0]))
+
+    def narrow_all(self, optimizer: Optimizer, masters: Iterable[Master]) -> None:
         """They have been stepped, and are still fp32."""
+        with torch.inference_mode(False), torch.no_grad():
+            for state, key, value, master in _shaped(optimizer, masters):
+                wide = local_of(value)
+                narrow = None if self.is_narrow(wide) else self.narrow(key, wide, wide)
+                if narrow is not None:
+                    self.write(wide, master.numbers, narrow, key, 0)
+                    state[key] = master.like_parameter(narrow)
 
 
 class Bf16States(Fp32States):
-    """Keeps the state of split parameters in bf16 between steps."""
+    """Keeps state in bf16 between steps, rounded stochastically.
 
-    def stored(self, dtype: torch.dtype) -> torch.dtype:
-        """Of which dtype state of ``dtype`` is between steps, if it has its weight's shape."""
-        return torch.bfloat16 if dtype is torch.float32 else dtype
+    Each number x becomes one of its two bf16 neighbours, the upper one with probability
+    (x - lower) / (upper - lower), so that the mean of many roundings is x. Rounded to nearest, an average that moves by
+    less than half of bf16's last place would stand still (arXiv 2010.06192 has both for weights).
 
-    def widen(self, optimizer: Optimizer, masters: Iterable[Master]) -> None:
-        """Make it fp32: 4 bytes per number."""
-        with torch.no_grad():
-            for state, key, value, _ in _shaped(optimizer, masters, torch.bfloat16):
-                state[key] = value.float()
+    The random bits are a hash of the number, of its place, and of the fp32 weight after the step. So the program's
+    random generators are not used; the same training has the same numbers, also resumed or in another process; and the
+    next step has other bits, unless neither the number nor the weight has moved. A number that bf16 can hold is not
+    changed.
+    """
 
-    def narrow(self, optimizer: Optimizer, masters: Iterable[Master]) -> None:
-        """Make it bf16 again."""
-        with torch.inference_mode(False), torch.no_grad():
-            for state, key, value, master in _shaped(optimizer, masters, torch.float32):
-                wide = local_of(value)
-                narrow = torch.empty_like(wide, dtype=torch.bfloat16)
-                round_state(wide, master.numbers, narrow, key)
-                state[key] = master.like_parameter(narrow)
+    def is_narrow(self, state: Tensor) -> bool:
+        """Whether it is bf16."""
+        return state.dtype is torch.bfloat16
 
+    def narrow(self, key: str, wide: Tensor, like: Tensor) -> Tensor | None:
+        """bf16 memory for fp32 state."""
+        return torch.empty_like(like, dtype=torch.bfloat16) if wide.dtype is torch.float32 else None
 
-def round_state(wide: Tensor, weight: Tensor, narrow: Tensor, key: str, begin: int = 0) -> None:
-    """Write the state named ``key`` into a bf16 tensor; ``begin``: how many of the weight's numbers lie before it."""
-    round_stochastically(wide, weight, narrow, (zlib.crc32(key.encode()) + begin) % 2**32)
+    def read(self, state: Tensor, begin: int, end: int) -> Tensor:
+        """Some rows as fp32."""
+        return state[begin:end].float() if self.is_narrow(state) else state[begin:end]
+
+    def write(self, wide: Tensor, weight: Tensor, state: Tensor, key: str, begin: int) -> None:
+        """Round fp32 rows."""
+        into = state[begin : begin + wide.shape[0]]
+        seed = zlib.crc32(key.encode()) + begin * state[:1].numel()
+        round_stochastically(wide, weight, into, seed % 2**32)
 
 
 def _shaped(
-    optimizer: Optimizer, masters: Iterable[Master], dtype: torch.dtype
+    optimizer: Optimizer, masters: Iterable[Master]
 ) -> Iterator[tuple[dict[str, object], str, Tensor, Master]]:
-    """All state of ``dtype`` that has the shape of its parameter: the dict, the key, the tensor, and the parameter."""
+    """All state that has the shape of its parameter: the dict, the key, the tensor, and the parameter."""
     for master in masters:
         parameter = master.parameter
         state = optimizer.state.get(parameter, {})
         for key, value in list(state.items()):
-            if isinstance(value, Tensor) and value.dtype is dtype and value.shape == parameter.shape:
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
                 yield state, str(key), value, master

@@ -8,6 +8,7 @@ every one with a closure or with hooks, is called once, with all its parameters 
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -73,12 +74,17 @@ class Stepping:
         self._tell = tell
         self._states = states or Fp32States()
         self._told: set[str] = set()
+        #: those whose state may be narrow
+        self._stepped: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self.active = True
 
     def install(self, patches: Patches) -> None:
         """Wrap the step of every optimizer class, of those that exist and of those made from now on."""
+        self._masters.on_release = self._widen_state
         patches.wrap(Optimizer, "add_param_group", self._add_param_group)
         patches.wrap(Optimizer, "load_state_dict", self._load_state_dict)
+        if not self._states.saved_narrow:
+            patches.wrap(Optimizer, "state_dict", self._state_dict)
         original = Optimizer.profile_hook_step
 
         @functools.wraps(original)
@@ -105,6 +111,22 @@ class Stepping:
 
         return load_state_dict
 
+    def _state_dict(self, original: Callable[..., StateDict]) -> Callable[..., StateDict]:
+        """Give out a state dict whose state is fp32; the optimizer's own stays narrow."""
+
+        def state_dict(optimizer: Optimizer, *args: Any, **kwargs: Any) -> StateDict:
+            found = original(optimizer, *args, **kwargs)
+            of_each = found["state"].items()
+            state = {n: {k: self._states.widened(v) for k, v in one.items()} for n, one in of_each}
+            return {**found, "state": state}
+
+        return state_dict
+
+    def _widen_state(self, master: Master) -> None:
+        """Make all state of a parameter fp32, which is about to be fp32 for good."""
+        for optimizer in self._stepped:
+            self._states.widen_all(optimizer, [master])
+
     def _held(self, parameters: Iterable[Tensor]) -> list[Master]:
         return [master for p in parameters if (master := self._masters.of(p)) is not None]
 
@@ -127,6 +149,7 @@ class Stepping:
         kwargs: Keywords,
         compiled: bool,
     ) -> Any:
+        self._stepped.add(optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._masters.claim(self._held(parameters))
         self._masters.flush()
@@ -143,11 +166,11 @@ class Stepping:
             instead = wide.around(closure)
             args, kwargs = ((), kwargs | {"closure": instead}) if not args else ((instead, *args[1:]), kwargs)
         wide.begin()
-        self._states.widen(optimizer, masters)
+        self._states.widen_all(optimizer, masters)
         try:
             return stepping(optimizer, *args, **kwargs)
         finally:
-            self._states.narrow(optimizer, masters)
+            self._states.narrow_all(optimizer, masters)
             wide.end()
 
     def _tell_cost(self, name: str, why: str, masters: list[Master]) -> None:
@@ -181,11 +204,11 @@ class Stepping:
                     group["params"] = [p for p in every if in_a_group.get(id(p), 0) == i]
                 wide = _Wide(self._masters, some, weights.like, gradients.like)
                 wide.begin()
-                self._states.widen(optimizer, some)
+                self._states.widen_all(optimizer, some)
                 try:
                     stepping(optimizer)
                 finally:
-                    self._states.narrow(optimizer, some)
+                    self._states.narrow_all(optimizer, some)
                     wide.end()
         finally:
             for group, every in zip(optimizer.param_groups, before, strict=True):

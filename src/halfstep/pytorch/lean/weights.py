@@ -25,6 +25,7 @@ from halfstep.precisions.recipes import Recipe
 from halfstep.pytorch.dtypes import KEPT
 from halfstep.pytorch.lean import functions
 from halfstep.pytorch.lean.choice import can_be_held, has_rows
+from halfstep.pytorch.lean.eight_bit import EightBitStates
 from halfstep.pytorch.lean.embedding import in_fp32
 from halfstep.pytorch.lean.masters import Masters
 from halfstep.pytorch.lean.replicas import Replicas
@@ -45,6 +46,9 @@ _IN_FP32 = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseN
 
 #: the parameters from which the old weight norm and spectral norm compute a module's weight
 _NORMED = {"weight_g", "weight_v", "weight_orig"}
+
+#: how an optimizer's state is stored, by the option ``states``
+_STATES: dict[str, type[Fp32States]] = {"fp32": Fp32States, "bf16": Bf16States, "8bit": EightBitStates}
 
 #: what a program does whose DTensors are not FSDP2's
 _OTHERWISE = "spreads them by other means, too (tensor parallelism, replicate)"
@@ -71,9 +75,7 @@ class LeanWeights:
     ) -> None:
         self._name = recipe.name
         self.masters = Masters(Remainders() if recipe.remainder else StochasticRounding())
-        self._stepping = Stepping(
-            self.masters, self._step, tell, Bf16States() if recipe.states == "bf16" else Fp32States()
-        )
+        self._stepping = Stepping(self.masters, self._step, tell, _STATES[recipe.states]())
         self._fp32 = fp32
         self._look = look
         self._stop = stop
