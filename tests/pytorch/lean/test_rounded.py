@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from halfstep.pytorch.lean import stepping
 from halfstep.pytorch.raw_data import raw_data
 from halfstep.pytorch.recording.stored import stored_in
 
@@ -79,6 +81,33 @@ def test_the_same_training_is_rounded_alike(begin: Begin, after: Callable[..., N
     found = trained(after)
     assert found[0] == expected[0]
     assert_same(found[1], expected[1])
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+@pytest.mark.parametrize("recipe", ["bf16-sr", "bf16-sr:states=bf16"])
+def test_killed_and_resumed_it_is_the_same_bit_for_bit(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, recipe: str, in_pieces: bool
+) -> None:
+    """The count of steps, from which random bits come, is the optimizer's."""
+    if in_pieces:
+        monkeypatch.setattr(stepping, "SMALLEST", 20)
+        monkeypatch.setattr(stepping, "CUT", 1)
+
+    def begun() -> tuple[nn.Module, torch.optim.Optimizer, Any]:
+        takeover = begin(recipe)
+        model = Model(rounded=False)
+        return model, adamw(model.parameters()), takeover
+
+    model, optimizer, takeover = begun()
+    train(model, optimizer, range(3))
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    losses, end = train(model, optimizer, range(3, 6)), state(model, optimizer)
+    takeover.remove()
+    again, resumed, _ = begun()
+    again.load_state_dict(saved[0])
+    resumed.load_state_dict(saved[1])
+    assert train(again, resumed, range(3, 6)) == losses
+    assert_same(state(again, resumed), end)
 
 
 def test_the_programs_random_numbers_stay(begin: Begin) -> None:

@@ -4,8 +4,9 @@ The optimizer computes with fp32 weights; of the fp32 number x that it makes, on
 upper one with probability (x - lower) / (upper - lower). So the mean of many updates is right, though none is kept in
 full: rounded to nearest, an update of less than half of bf16's last place would be lost every time (arXiv 2010.06192).
 
-The random bits are a hash of the number, of its place and of a count of steps (stochastic.py has the
-hash). So the program's random generators are not used, and processes that hold the same weights round them alike.
+The random bits are a hash of the number, of its place and of a count of steps (stochastic.py has the hash). So the
+program's random generators are not used, and processes that hold the same weights round them alike. After a resume the
+count is the optimizer's own, where its state has one.
 """
 
 from __future__ import annotations
@@ -25,14 +26,20 @@ _A_ROUNDING, _A_WEIGHT = 0x9E3779B1, 0x85EBCA77
 
 
 class Count:
-    """Gives one seed after another."""
+    """Counts the steps of one weight, and gives each a seed.
+
+    Attributes:
+        steps: how many there were.
+    """
 
     def __init__(self, first: int) -> None:
-        self.seed = first
+        self._first = first
+        self.steps = 0
 
-    def advance(self) -> None:
-        """Give the next rounding other random bits."""
-        self.seed += _A_ROUNDING
+    @property
+    def seed(self) -> int:
+        """Of the next rounding's random bits."""
+        return self._first + self.steps * _A_ROUNDING
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +87,13 @@ class StochasticRounding(Remainders):
         """
         for part in parts:
             assert isinstance(part, Rounded)
-            part.count.advance()
+            part.count.steps += 1
+
+    def resume(self, parts: Parts, steps: Tensor | int) -> None:
+        """The optimizer has stepped the weight so often: go on with the random bits that follow, after a resume."""
+        assert isinstance(parts, Rounded)
+        if parts.count.steps == 0:  # on a GPU, to read a count is to wait
+            parts.count.steps = int(steps)
 
     def join(self, parts: list[Parts], wide: list[Tensor]) -> None:
         """Write bf16 tensors into fp32 tensors."""

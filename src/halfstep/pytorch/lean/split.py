@@ -84,6 +84,9 @@ class Remainders:
     def advance(self, parts: Iterable[Parts]) -> None:
         """Nothing: the next step needs no other random bits."""
 
+    def resume(self, parts: Parts, steps: Tensor | int) -> None:
+        """Nothing: there are no random bits."""
+
     def join(self, parts: list[Parts], wide: list[Tensor]) -> None:
         """Write parts into fp32 tensors."""
         join(parts, wide)

@@ -156,6 +156,8 @@ class Stepping:
         closure = kwargs["closure"] if "closure" in kwargs else args[0] if args else None
         self._hold(p for p in parameters if callable(closure) or p.grad is not None)
         masters = self._held(parameters)
+        if not self._masters.form.exact:
+            self._resume(optimizer, masters)
         given = any(value is not None for value in (*args, *kwargs.values()))
         why = _at_once(optimizer, given, compiled)
         if not why:
@@ -172,6 +174,13 @@ class Stepping:
         finally:
             self._states.narrow_all(optimizer, masters)
             wide.end()
+
+    def _resume(self, optimizer: Optimizer, masters: list[Master]) -> None:
+        """Tell the form how often the weights were stepped, where state says it that the optimizer has loaded."""
+        for master in masters:
+            steps = optimizer.state.get(master.parameter, {}).get("step")
+            if steps is not None:
+                self._masters.form.resume(master.parts, steps)
 
     def _tell_cost(self, name: str, why: str, masters: list[Master]) -> None:
         """Say once how much memory it costs that all weights are fp32 at once, if a group of them would cost less."""
