@@ -116,7 +116,7 @@ def test_a_program_runs_on_windows_as_under_python(folder: Path) -> None:
     ]
     record = read(folder / "r.jsonl")
     assert (len(record.steps), record.end["status"]) == (4, "ok")
-    assert record.end["load_absent"] == "only Linux tells what other processes take"
+    assert record.end["load_absent"] == "only Linux reports what other processes take"
     assert "cannot reset a process's memory high-water mark" in record.end["peak_memory_absent"]
 
 

@@ -137,7 +137,7 @@ def test_a_system_that_tells_nothing_is_absent_with_the_reason(tmp_path: Path) -
     meter = LoadMeter(tmp_path)
     assert "before the meters were started" in meter.read()["load_absent"]
     meter.start()
-    assert meter.read()["load_absent"].startswith("only Linux tells what other processes take")
+    assert meter.read()["load_absent"].startswith("only Linux reports what other processes take")
 
 
 def test_a_disturbed_trial_that_was_slow_is_not_called_slower() -> None:

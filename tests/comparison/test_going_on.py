@@ -90,7 +90,7 @@ seen = FilesRead()
 open("last.pt").read(); open("README.md").read(); open("data").read(); open("old").read(); open("made", "w").close(); open("made").read()
 open("last.pt", "w").close()
 open(sys.executable, "rb").close()
-print([(file["path"].rpartition("/")[2], file["rewritten"]) for file in seen.told()])
+print([(file["path"].rpartition("/")[2], file["rewritten"]) for file in seen.files()])
 """
 
 

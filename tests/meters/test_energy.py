@@ -267,9 +267,7 @@ def test_gpu_reasons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert reason(nvml(gpus("H100"))) == "no NVIDIA GPU is visible to this process"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-12")
-    assert reason(nvml(gpus("H100"))) == (
-        "a MIG slice has no energy counter of its own, only the whole GPU has"
-    )
+    assert reason(nvml(gpus("H100"))) == ("a MIG slice has no energy counter, only the whole GPU has one")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     mixed = nvml(gpus("H100", "T4"))
     assert "set CUDA_DEVICE_ORDER=PCI_BUS_ID" in reason(mixed)

@@ -50,7 +50,7 @@ def test_a_missing_step_is_damage_wherever_it_is(tmp_path: Path, lines: list[str
             == f"step {step + 1} is missing from it"
         )
     last = "".join(lines[: steps[-1]] + lines[steps[-1] + 1 :])
-    assert damage(tmp_path, last) == "it has 19 steps, and its end tells of 20"
+    assert damage(tmp_path, last) == "it has 19 steps, and its end says 20"
     hole = "".join(lines[: steps[4]] + lines[steps[11] :])
     assert damage(tmp_path, hole) == "step 5 is missing from it"
     assert damage(tmp_path, "".join(lines[1:])) == "its first line is missing"
@@ -76,9 +76,7 @@ def test_a_program_that_is_ended_within_a_step_may_have_counted_it(
     end = json.loads(lines[-1]) | {"status": status, "steps": 21}
     assert damage(tmp_path, "".join(lines[:-1]) + json.dumps(end)) == ""
     end |= {"steps": 22}
-    assert (
-        damage(tmp_path, "".join(lines[:-1]) + json.dumps(end)) == "it has 20 steps, and its end tells of 22"
-    )
+    assert damage(tmp_path, "".join(lines[:-1]) + json.dumps(end)) == "it has 20 steps, and its end says 22"
 
 
 def test_steps_before_a_restart_and_those_of_another_framework_count_by_themselves(

@@ -105,8 +105,8 @@ def failed(precision: str, message: str, **at: object) -> str:
 def test_a_kernel_for_16_bits_alone_in_a_row_of_fp32(message: str) -> None:
     for precision in ("fp32", "tf32"):
         assert failed(precision, message, place="train.py:30", modules=["attn"]) == (
-            f"{message.rstrip('.')}; {precision} causes it: the operation has 16 bits alone, and under fp32 its operands "
-            "are fp32 at train.py:30; choose it by the operands' dtype, as F.scaled_dot_product_attention does, or name "
+            f"{message.rstrip('.')}; {precision} causes it: the operation supports 16-bit numbers only, and under fp32 "
+            "its operands are fp32 at train.py:30; choose it by the operands' dtype, as F.scaled_dot_product_attention does, or name "
             "the precisions to compare without fp32"
         )
     assert failed("as-is", message, place="train.py:30", modules=["attn"]) == message
@@ -155,8 +155,8 @@ def test_a_dtype_that_the_program_checks(code: str, message: str, said: bool) ->
     for precision in ("fp32", "bf16"):
         reason = failed(precision, message, place="train.py:30", code=code)
         cause = (
-            f"; {precision} may cause it: a dtype is checked that the precision decides at train.py:30; leave the check "
-            "out, or run the program as-is"
+            f"; {precision} may cause it: the program checks a dtype that the precision decides at train.py:30; leave "
+            "the check out, or run the program as-is"
         )
         assert reason == message + (cause if said else "")
     assert failed("as-is", message, place="train.py:30", code=code) == message

@@ -1,1 +1,1 @@
-"""This machine: its processor, the frameworks that are installed here, and what each device can do."""
+"""This machine: its processor, the frameworks installed here, and what each device can do."""

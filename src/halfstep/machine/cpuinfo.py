@@ -1,4 +1,4 @@
-"""What Linux tells of the CPU."""
+"""What Linux says about the CPU."""
 
 from __future__ import annotations
 

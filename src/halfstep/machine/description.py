@@ -1,4 +1,4 @@
-"""What this machine can do, asked of an installed framework in a process of its own: this one imports none.
+"""What this machine can do: an installed framework answers in a separate process, as this one imports none.
 
 The framework's module prints a :class:`~halfstep.machine.support.Machine` as JSON.
 """
@@ -16,7 +16,7 @@ from halfstep.machine.frameworks import FRAMEWORKS
 from halfstep.machine.support import Machine
 from halfstep.program.child import command
 
-#: which module describes the machine, by the framework that it asks; the first that is installed and works is asked
+#: framework -> the module that describes the machine by it; the first framework that is installed and works is used
 _ASKED = {
     "torch": "halfstep.pytorch.capabilities",
     "tensorflow": "halfstep.keras.capabilities",
@@ -28,10 +28,10 @@ _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def describe_machine() -> Machine:
-    """Devices and what each can do in each precision.
+    """This machine's devices, and what each can do in each precision.
 
     Raises:
-        UsageError: no framework is installed that can be asked, or none that works; the message says why.
+        UsageError: none of these frameworks is installed, or none works; the message says why.
     """
     failures = []
     for framework, module in _ASKED.items():

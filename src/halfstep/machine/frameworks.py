@@ -43,7 +43,6 @@ class Framework:
 
     def too_old(self, version: str) -> bool:
         """Whether ``version`` is older than the oldest that halfstep takes over."""
-
         return tuple(map(int, re.findall(r"\d+", version)[: len(self.oldest)])) < self.oldest
 
     def check(self, version: str) -> None:

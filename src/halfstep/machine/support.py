@@ -17,7 +17,7 @@ class Support:
     Attributes:
         kind: see :data:`Kind`.
         reason: why, in words that can follow a colon.
-        slower: kinds of products that the native units do more slowly than fp32.
+        slower: kinds of products that the native units compute more slowly than fp32.
     """
 
     kind: Kind
@@ -44,16 +44,17 @@ class Device:
 
 @dataclass(frozen=True)
 class Processor:
-    """A CPU: the maker's name for it, the architecture, the cores, and what tells of units for 16-bit numbers."""
+    """A CPU: the maker's name for it, the architecture, the cores, and its flags of units for 16-bit numbers.
+
+    ``onednn``: the precisions that PyTorch gives to oneDNN; None where another framework described the CPU.
+    """
 
     OMITTED: ClassVar = ("onednn",)
     model: str = ""
     architecture: str = ""
     cores: int | None = None
     flags: tuple[str, ...] = ()
-    onednn: tuple[str, ...] | None = (
-        None  #: the precisions that PyTorch gives to oneDNN; None where another was asked
-    )
+    onednn: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class _Gpus(CounterMeter):
 
 
 def _uuids_in_use() -> set[str]:
-    """Of the GPUs on which PyTorch has had tensors, as NVML writes them; empty where PyTorch uses none."""
+    """The UUIDs, as NVML writes them, of the GPUs on which PyTorch has had tensors; empty where it uses none."""
     cuda = cuda_in_use()
     return {f"GPU-{cuda.get_device_properties(index).uuid}" for index in devices_used(cuda)}
 
@@ -113,13 +113,13 @@ class _NvmlCounter:
 
 
 def _visible(nvml: Any, handles: list[Any]) -> list[Any] | Absent:
-    """The GPUs of CUDA_VISIBLE_DEVICES, which NVML itself does not heed."""
+    """The GPUs that CUDA_VISIBLE_DEVICES names; NVML itself ignores that variable."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
         return handles
     entries = [entry.strip() for entry in listed.split(",") if entry.strip()]
     if any(entry.startswith("MIG") for entry in entries):
-        return Absent("a MIG slice has no energy counter of its own, only the whole GPU has")
+        return Absent("a MIG slice has no energy counter, only the whole GPU has one")
     numbered = any(not entry.startswith("GPU-") for entry in entries)
     models = {_text(nvml.nvmlDeviceGetName(handle)) for handle in handles}
     if numbered and len(models) > 1 and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":

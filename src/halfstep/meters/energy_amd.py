@@ -1,4 +1,4 @@
-"""Energy of AMD GPUs, by the library of their driver (``amdsmi``, which comes with ROCm). Untested on such a GPU."""
+"""Energy of AMD GPUs, read by ``amdsmi``, the library of their driver (part of ROCm). Untested on such a GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from halfstep.meters.counters import CounterMeter, EnergyMeter, NoEnergyMeter
 
 _NAME = "GPU energy"
-#: AMD tells of none; the counters of NVIDIA's GPUs move as often
+#: AMD publishes no figure; this is how often the counters of NVIDIA GPUs move
 _UPDATE_SECONDS = 0.1
 
 
@@ -53,7 +53,7 @@ class _Counter:
 
 
 def _visible(handles: list[Any]) -> list[Any]:
-    """The GPUs that HIP_VISIBLE_DEVICES numbers; those after the first number that there is not are invisible."""
+    """The GPUs that HIP_VISIBLE_DEVICES lists by number; those after the first invalid number are invisible."""
     listed = os.environ.get("HIP_VISIBLE_DEVICES")
     if listed is None:
         return handles

@@ -1,4 +1,4 @@
-"""What else the machine did while a program trained: processor time of others, and how long the program waited.
+"""What else the machine did while a program trained: processor time of other processes, and waits of the program.
 
 Linux only: ``/proc/stat`` has the processors' busy time, and ``schedstat`` how long each thread stood ready to run
 while another ran (``run_delay`` in Documentation/scheduler/sched-stats of the kernel).
@@ -42,10 +42,10 @@ class Load:
 
 
 class LoadMeter:
-    """What others took of the machine between :meth:`start` and the last :meth:`mark`.
+    """What other processes took of the machine between :meth:`start` and the last :meth:`mark`.
 
     Args:
-        proc: where the kernel tells.
+        proc: the folder in which the kernel reports this.
     """
 
     def __init__(self, proc: Path = _PROC) -> None:
@@ -57,11 +57,11 @@ class LoadMeter:
         self._last: Load | Absent = self._first
 
     def start(self) -> None:
-        """Training runs as it will from now on."""
+        """The warm-up is over."""
         self._first = self._last = self._now()
 
     def mark(self) -> None:
-        """A step has ended: what comes after the last of them does not count."""
+        """A step has ended: what happens after the last step does not count."""
         if isinstance(self._first, Load):
             self._last = self._now()
 
@@ -90,16 +90,16 @@ class LoadMeter:
             busy = self._busy((self._proc / "stat").read_text()) / clock_ticks()
             waited, switches = self._of_threads()
         except FileNotFoundError:
-            return Absent("only Linux tells what other processes take")
+            return Absent("only Linux reports what other processes take")
         except (OSError, ValueError, KeyError) as error:
-            return Absent(f"this system does not tell what other processes take ({error})")
+            return Absent(f"this system does not report what other processes take ({error})")
         return Load(time.perf_counter(), busy, time.process_time(), self._of_children(), waited, switches)
 
     def _busy(self, stat: str) -> int:
-        """Clock ticks of work on the processors that this process may run on: what others do elsewhere does not count.
+        """Clock ticks of work on the processors that this process may run on; work on other processors does not count.
 
-        The first line is of all processors, and the next are of one each. Guests' time is part of user time already; so
-        only the first eight columns are summed.
+        The first line sums all processors, each further line is one processor. User time includes the time of virtual
+        machines, so only the first eight columns are summed.
         """
         lines = {name: columns for name, *columns in map(str.split, filter(None, stat.splitlines()))}
         own = [f"cpu{core}" for core in self._cores]
@@ -122,13 +122,13 @@ class LoadMeter:
         return waited, involuntary_switches()
 
     def _of_children(self) -> float:
-        """Processor time of the processes started, those that have ended and been waited for included."""
+        """Processor time of the processes that this one has started, including those that have ended."""
         times = os.times()
         ticks = sum(map(self._ticks, self._started_by("self")))
         return times.children_user + times.children_system + ticks / clock_ticks()
 
     def _started_by(self, pid: str) -> list[str]:
-        """The processes that one has started, and theirs: asking each is faster than looking at all processes."""
+        """The processes that ``pid`` has started, and theirs; faster than a look at all processes."""
         try:
             lists = [
                 (thread / "children").read_text().split() for thread in (self._proc / pid / "task").iterdir()
@@ -139,7 +139,7 @@ class LoadMeter:
         return [*started, *(further for child in started for further in self._started_by(child))]
 
     def _ticks(self, pid: str) -> int:
-        """Processor time of one process, in clock ticks: columns 14 and 15, after a name that may hold anything."""
+        """Processor time of one process in clock ticks: columns 14 and 15, which follow a name that may hold spaces."""
         try:
             columns = (self._proc / pid / "stat").read_text().rpartition(")")[2].split()
         except OSError:

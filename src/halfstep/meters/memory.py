@@ -60,7 +60,7 @@ class PeakMemory:
 
 
 class _Rusage:
-    """getrusage's ru_maxrss: a mark that can never be lowered, so only a new maximum tells of the window."""
+    """getrusage's ru_maxrss, which cannot be reset: the window's peak is known only if it is a new maximum."""
 
     how = f"{RESIDENT_PEAK}, the process's largest resident set"
 
@@ -113,7 +113,7 @@ class _Procfs(_Rusage):
 
 
 def _trim_heap() -> None:
-    """Give back what is free in the C library's heap: looks at the early steps leave tens of MiB there."""
+    """Return free memory of the C library's heap to the system: sampling the first steps leaves tens of MiB there."""
     import ctypes  # here: a program that is only run has no need of it
 
     with contextlib.suppress(OSError, AttributeError):  # a C library other than GNU's
@@ -145,7 +145,7 @@ def cuda_in_use() -> Any:
 
 
 def _other_peak() -> Absent | None:
-    """Why there is none on an accelerator other than CUDA's that the program has used; None where it used none."""
+    """Why the peak is not read on an accelerator without CUDA that the program has used; None where it used none."""
     torch = sys.modules.get("torch")
     for name in ("xpu", "mps"):
         device = getattr(torch, name, None)

@@ -13,7 +13,7 @@ class Reading:
         value: the figure, in ``unit``.
         unit: ``s``, ``bytes`` or ``J``.
         how: where it came from, as a phrase, e.g. ``VmHWM of /proc/self/status``.
-        tensors_alone: of a peak of memory, whether an allocator counted tensors, and not the process all that it holds.
+        tensors_alone: for a peak of memory, whether it counts tensors only (an allocator's), not the whole process.
     """
 
     value: float
@@ -28,7 +28,7 @@ class Absent:
 
     Attributes:
         reason: in words.
-        windows: how many times as long the window would have to be; 0 where a longer one is no remedy.
+        windows: how many times as long the window would have to be; 0 where a longer one would not help.
     """
 
     reason: str

@@ -17,9 +17,7 @@ TICK_SECONDS = 1.0
 
 
 class RunMeters:
-    """Peak memory, joules and other load of a run; joules per step and load between two ends of steps.
-
-    The joules of the whole are until the program's end.
+    """Peak memory and joules until the program's end; joules per step and other load until the end of a step.
 
     Args:
         energy: the energy meters; None opens this machine's.
@@ -40,7 +38,7 @@ class RunMeters:
         self._tick_absent = "no step ended while the counters were read"
 
     def warm(self) -> None:
-        """Training runs as it will from now on: restart the windows."""
+        """The warm-up is over: restart the windows."""
         self._memory.mark()
         self._load.start()
         for meter in self._energy:
@@ -92,13 +90,13 @@ class RunMeters:
 
 
 def _sum(meters: Sequence[EnergyMeter], steps: int = 0) -> tuple[float | None, str, str]:
-    """(joules of all meters that have a counter, or None; where they came from; why there are none).
+    """(joules of all meters with a counter, or None; where they came from; why there are none).
 
     Args:
         meters: with a counter or without.
         steps: made while they were read; 0 where there were none.
 
-    One that has a counter and no reading leaves no sum: the others alone are not what the training took.
+    Where a meter has a counter but no reading there is no sum: the others alone are not what the training took.
     """
     counting = [meter for meter in meters if not isinstance(meter.kind(), Absent)]
     readings = [meter.read() for meter in counting or meters]
@@ -120,7 +118,7 @@ def idle_watts(
     energy: Sequence[EnergyMeter] | None = None,
     clock: Callable[[], float] = now,
 ) -> Reading | Absent:
-    """Watts of this machine with nothing trained, over at least ``seconds``; without a counter it does not wait."""
+    """Watts of this machine while nothing trains, over at least ``seconds``; returns at once without a counter."""
     meters = open_meters() if energy is None else list(energy)
     reasons = [kind.reason for meter in meters if isinstance(kind := meter.kind(), Absent)]
     if len(reasons) == len(meters):

@@ -1,4 +1,4 @@
-"""Runs somebody else's program exactly as `python` would, and sees what happens to it."""
+"""Runs the user's program exactly as `python` would, and notices how it ends."""
 
 from halfstep.program.ending import Ending as Ending
 from halfstep.program.ending import at_end as at_end

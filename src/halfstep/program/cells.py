@@ -18,8 +18,7 @@ SUFFIX = ".ipynb"
 #: the file name that IPython gives the code of a cell, outside of a kernel
 _FILE = re.compile(r"<ipython-input-(\d+)-\w+>")
 
-
-#: under which a notebook that halfstep has written says what it is
+#: the key in the metadata of a notebook that halfstep has written
 _OURS = "halfstep"
 
 
@@ -28,8 +27,8 @@ class Cell:
     """A code cell.
 
     Attributes:
-        number: as a traceback tells it.
-        code: its text, magics and all.
+        number: as a traceback shows it.
+        code: its text, with its magics.
     """
 
     number: int
@@ -38,7 +37,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Notebook:
-    """What is run.
+    """The part of a notebook that is run.
 
     Attributes:
         cells: the code cells that are not empty, in order.
@@ -93,30 +92,29 @@ def read(given: str, path: str) -> Notebook:
         raise UsageError(
             f"'{given}' is no notebook that nbformat can read; give one that Jupyter opens, or a script."
         ) from None
-    told = notebook.metadata
-    language = told.get("kernelspec", {}).get("language") or told.get("language_info", {}).get(
-        "name", "python"
-    )
+    metadata = notebook.metadata
+    info = metadata.get("language_info", {})
+    language = metadata.get("kernelspec", {}).get("language") or info.get("name", "python")
     if not isinstance(language, str) or language.lower() != "python":
         raise UsageError(
             f"'{given}' is a notebook in {str(language)[:80]}; halfstep runs notebooks in Python."
         )
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
-    numbers, folder = [_told(cell.metadata, "number") for cell in code], _told(told, "folder")
+    numbers, folder = [_own(cell.metadata, "number") for cell in code], _own(metadata, "folder")
     if not isinstance(folder, str) or not all(type(number) is int and number > 0 for number in numbers):
         numbers, folder = list(range(1, len(code) + 1)), ""
     cells = zip(numbers, code, strict=True)
     return Notebook(tuple(Cell(number, cell.source) for number, cell in cells), folder)
 
 
-def _told(metadata: Mapping[str, Any], name: str) -> Any:
-    """What halfstep itself wrote there; None where it wrote nothing, or somebody else wrote something else."""
+def _own(metadata: Mapping[str, Any], name: str) -> Any:
+    """A value that halfstep itself wrote into the metadata; None where there is none."""
     ours = metadata.get(_OURS)
     return ours.get(name) if isinstance(ours, Mapping) else None
 
 
 def write(path: Path, cells: Sequence[Cell], folder: str) -> Path:
-    """Write a notebook whose tracebacks tell the cells' own numbers, and which imports modules from ``folder``."""
+    """Write a notebook whose tracebacks show the numbers of ``cells``, and that imports modules from ``folder``."""
     import nbformat
 
     new = nbformat.v4

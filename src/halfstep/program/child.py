@@ -1,4 +1,6 @@
-"""How halfstep starts itself anew: with this interpreter and its options, and nothing of the current folder."""
+"""How halfstep starts itself in a new process: with this interpreter and its options, importing nothing from the
+current folder.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ START = str(Path(__file__).with_name("start.py"))
 
 
 def command(*arguments: str) -> list[str]:
-    """The command line of `halfstep ARGUMENTS`; of a module of it with ``-m NAME``."""
+    """The command line of `halfstep ARGUMENTS`; ``-m NAME`` runs a module of halfstep."""
     import subprocess  # here: a program that is only run has no need of it
 
     # The same options as this process has (-O, -W, -X, -P ...), as multiprocessing gives them to its children.

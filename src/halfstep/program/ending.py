@@ -1,4 +1,4 @@
-"""How a program ended; functions that asked for it are called with it as the last thing that the process does."""
+"""How a program ended; calls functions with that at the very end of the process."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ ALLOCATOR_RAN_OUT = (
     "cannot allocate memory",
     "cublas_status_alloc_failed",
 )
-_SAYS_NOTHING = "Exception encountered when calling"
-#: what TensorFlow puts before the frames of a function that it traced, below which is the error: `    TypeError: boom`
+#: what Keras puts in the first line of a message, before what the error says
+_KERAS_LEAD = "Exception encountered when calling"
+#: what TensorFlow puts before the frames of a traced function; the error stands below them: `    TypeError: boom`
 _TRACED = "in user code:"
 _ERROR_BELOW = re.compile(r"^ +([\w.]+(?:Error|Exception): .*)$", re.MULTILINE)
 OUT_OF_MEMORY_TYPES = {"MemoryError", "OutOfMemoryError", "ResourceExhaustedError"}
@@ -87,11 +88,12 @@ def at_end(callback: Callable[[Ending], None]) -> None:
     """Call `callback(ending)` once, when this process ends by itself, by an exception, Ctrl-C or SIGTERM.
 
     Call this before the program is run, in the main thread: exit handlers run last in, first out, so the
-    program's own have run by then. Forked children do not call it. `os._exit`, `abort` and SIGKILL cannot be
-    seen: a record must not need its last line. After SIGTERM the callback runs between any two instructions of
-    the program, whose exit handlers do not run. A program that installs its own SIGTERM handler keeps it.
+    program's own have run by then. Forked children do not call it. After `os._exit`, `abort` and SIGKILL it is
+    not called, so a record must be usable without its last line. After SIGTERM the callback runs between any two
+    instructions of the program, and the program's exit handlers do not run. A program that installs its own
+    SIGTERM handler keeps it.
 
-    What the callback raises is one line on stderr; it changes no exit code.
+    An exception of the callback becomes one line on stderr; it changes no exit code.
     """
     end = _AtEnd(callback)
     atexit.register(end.at_exit)
@@ -154,12 +156,12 @@ def _ran_out_of_memory(error: BaseException | None) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
-    """`RuntimeError: boom`, as the last line of a traceback; of a long message its first line.
+    """`RuntimeError: boom`, as the last line of a traceback; a long message is cut to its first line.
 
-    An error without a message says nothing but where it was raised: `AssertionError at data.py:30`.
+    For an error without a message, where it was raised: `AssertionError at data.py:30`.
     """
     text = _first_line(_text(error))
-    if text.startswith(_SAYS_NOTHING):  # Keras puts this before what the error says
+    if text.startswith(_KERAS_LEAD):
         text = f"{text} {_first_line(_text(error).partition(chr(10))[2])}".strip()
     elif text == _TRACED and (below := _ERROR_BELOW.findall(_text(error))):
         return str(below[-1])

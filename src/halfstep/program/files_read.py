@@ -1,4 +1,4 @@
-"""Notes which recently written files a program reads: they show whether a trial goes on from an earlier one's."""
+"""Notes which recently written files a program reads: they show whether a trial continues from an earlier trial."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import Any
 #: files that were last written longer ago, in seconds, do not come from another trial
 _DAY = 86_400.0
 
-#: file systems keep times by a clock that is behind by up to this, in seconds
+#: the clock that file systems take their times from may be behind by this, in seconds
 _TICK = 0.05
 
-#: no more files are remembered
+#: how many files are remembered at most
 _MOST = 200
 
-#: folders with code, or with files that any run would write again: they do not change a training
+#: folders with code, or with files that any run would write again: reading them does not change a training
 _CACHES = ("cache", "torchinductor", "triton", "site-packages")
 _CODE = (".py", ".pyc", ".so", ".dylib", ".pyd", ".dll")
-#: documents: PEFT, for one, reads the model card that it writes beside a checkpoint
+#: documents: PEFT, for example, reads the model card that it writes beside a checkpoint
 _DOCUMENTS = (".md",)
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _ELSEWHERE = ("/proc/", "/sys/", "/dev/", sys.prefix + os.sep, _OURS + os.sep)
 
 
 class FilesRead:
-    """Remembers files that are opened to be read, and were written by somebody else within a day before.
+    """Remembers files that the program reads, and that were written in the last day before it started.
 
-    An audit hook of Python's sees them (PEP 578): :func:`open` and all that is built on it, ``torch.load`` among it.
-    It cannot be taken away, so it is only for trials of a comparison.
+    A Python audit hook sees them (PEP 578): :func:`open` and everything built on it, such as ``torch.load``. The hook
+    cannot be removed, so only trials of a comparison use it.
     """
 
     def __init__(self) -> None:
@@ -60,8 +60,8 @@ class FilesRead:
         if stat.S_ISREG(found.st_mode) and _TICK < age < _DAY:
             self._seen.setdefault(os.path.abspath(path), found.st_mtime)
 
-    def told(self) -> list[dict[str, object]]:
-        """The files, in the order in which they were first read: path, when written, and whether written since."""
+    def files(self) -> list[dict[str, object]]:
+        """The files in the order of their first reading: path, time of writing, and whether it was written since."""
         return [
             {"path": path, "modified": modified, "rewritten": _modified(path) > modified}
             for path, modified in self._seen.items()

@@ -1,4 +1,4 @@
-"""Acts right after the program's own import of a framework, and never imports one itself.
+"""Calls functions right after the program itself has imported a framework; imports none.
 
 A framework read too early ignores what the script sets up first (`OMP_NUM_THREADS`, `CUDA_VISIBLE_DEVICES`),
 so halfstep waits until the program imports it.
@@ -21,14 +21,12 @@ Callback = Callable[[ModuleType], None]
 def on_import(name: str, callback: Callback) -> Callable[[], None]:
     """Call `callback(module)` once, when the import of the module `name` has been executed to its end.
 
-    Whoever imports it, in whichever thread. An import that fails is left alone, and a later one that works
-    is the one that counts. What the callback raises comes out of the program's `import` statement.
-    If the module is there already, the callback is called at once.
-
-    Modules that live in a file are seen; built-in and frozen ones are not.
+    This works for every importer and thread. If an import fails, a later one that works counts. An exception of
+    the callback comes out of the program's `import` statement. If the module is imported already, the callback is
+    called at once. Built-in and frozen modules are not seen.
 
     Returns:
-        Waits no longer.
+        A function that takes the callback back.
 
     Raises:
         RuntimeError: the module is being imported at this moment, by the caller or by another thread.
@@ -44,7 +42,7 @@ def on_import(name: str, callback: Callback) -> Callable[[], None]:
 
 
 class _Watch:
-    """A finder that finds nothing by itself: it asks the others, and marks the loader that they found."""
+    """A finder that asks the other finders, and wraps ``exec_module`` of the loader that they found."""
 
     def __init__(self) -> None:
         self._callbacks: dict[str, list[Callback]] = {}
@@ -88,7 +86,7 @@ class _Watch:
         return None
 
     def seen(self, name: str) -> None:
-        """Call what was asked for, once; leave `sys.meta_path` when nothing more is watched."""
+        """Call the callbacks of a module, once; leave `sys.meta_path` when no callback is left."""
         with self._lock:
             callbacks = self._callbacks.pop(name, [])
             self._leave_if_done()
@@ -104,9 +102,9 @@ class _Watch:
 
 @contextmanager
 def _as_plain_module(module: ModuleType) -> Iterator[ModuleType]:
-    """A module that is loaded lazily has a class that loads it, until whoever loads it takes that class away.
+    """The module, as a plain one within this context: a lazy loader gives a module a class that loads it on first use.
 
-    Its class may know nothing of a module's own ``__getattr__``, by which NumPy and PyTorch import their parts.
+    That class may ignore the module's own ``__getattr__``, which NumPy and PyTorch use to import their parts.
     """
     lazy = type(module)
     if not issubclass(lazy, ModuleType) or lazy.__getattribute__ is ModuleType.__getattribute__:

@@ -1,4 +1,4 @@
-"""Launchers: the command by which one starts halfstep, and the rank of this process among those that it has started."""
+"""Launchers such as torchrun: the command that starts halfstep by one, and the rank that it gave this process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from halfstep.processes import split_words
 from halfstep.program.child import START, command
 
-#: launchers of programs, not of Python: each process is an interpreter
+#: launchers of any program, so that the command needs an interpreter after them
 _OF_PROGRAMS = frozenset((
     "mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun", "srun", "jsrun", "aprun", "numactl", "taskset", "env",
     "horovodrun", "nice", "nohup", "perf", "setsid", "stdbuf", "time",
@@ -18,10 +18,10 @@ _OF_PROGRAMS = frozenset((
 #: the name of an interpreter
 _PYTHON = re.compile(r"(python|pypy)[\d.]*t?(\.exe)?")
 
-#: launchers whose own options may stand behind the script, with the names of halfstep's
+#: launchers that take options behind the script, too, some with the names of halfstep's
 _WITH_OPTIONS_BEHIND = frozenset(("fabric", "lightning"))
 
-#: a process's rank among all, as launchers tell it; the first that is there is of the launcher that is nearest
+#: the variables in which launchers give a process its rank; the first that is set is the innermost launcher's
 _RANK = (
     "RANK",
     "LOCAL_RANK",
@@ -73,5 +73,5 @@ def world_size(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def _first(names: tuple[str, ...], environment: Mapping[str, str], default: int) -> int:
-    told = (environment[name] for name in names if name in environment)
-    return next((int(value) for value in told if value.isdecimal()), default)
+    given = (environment[name] for name in names if name in environment)
+    return next((int(value) for value in given if value.isdecimal()), default)

@@ -1,8 +1,8 @@
 """Runs a notebook in this process: its code cells, in order, by IPython itself.
 
-As ``ipython notebook.ipynb``: magics, ``!commands``, top-level ``await`` and ``display`` work, the user's profile and
-startup files count, ``__main__`` has what the cells define, and the first cell that raises ends the program. Otherwise
-than there, the exit code says so, a traceback names the cell by its number, and no history is written.
+As with ``ipython notebook.ipynb``, magics, ``!commands``, top-level ``await`` and ``display`` work, the user's profile
+and startup files are read, ``__main__`` has what the cells define, and the first cell that raises ends the program.
+Unlike there, the exit code then is not 0, a traceback names the cell by its number, and no history is written.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from halfstep.program.ending import Ending
 
 
 class _Shell(TerminalInteractiveShell):
-    """A cell that ends the program, by ``sys.exit`` or because it has made enough steps, has nothing to explain."""
+    """Shows no traceback of a cell that ends the program, by ``sys.exit`` or because it has made enough steps."""
 
     def showtraceback(self, *args: Any, **kwargs: Any) -> None:
         if not isinstance(sys.exc_info()[1], SystemExit):
@@ -41,7 +41,7 @@ def run_cells(path: str, notebook: Notebook, arguments: tuple[str, ...]) -> None
     if notebook.folder:
         sys.path[0] = notebook.folder
     for cell in notebook.cells:
-        shell.execution_count = cell.number  # tracebacks tell it
+        shell.execution_count = cell.number  # tracebacks show it
         result: ExecutionResult = shell.run_cell(cell.code, silent=True, shell_futures=True)  # type: ignore[no-untyped-call]
         _flush()
         if (error := result.error_before_exec or result.error_in_exec) is not None:

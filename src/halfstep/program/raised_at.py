@@ -1,6 +1,6 @@
-"""Where in the user's program an exception was raised: the line, and the parts of a model that the line works with.
+"""Where in the user's program an exception was raised: the line, and the modules of the model that the line uses.
 
-Imports no framework: a module is what has ``named_modules``, as PyTorch's do.
+Imports no framework: a module is an object with ``named_modules``, as PyTorch's have.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _WRAPPERS = ("_orig_mod", "module")
 
 @dataclass(frozen=True)
 class RaisedAt:
-    """The innermost line that is no framework's.
+    """The innermost line that belongs to no framework.
 
     Attributes:
         place: ``train.py:30``; empty where no line is the user's.
         code: the text of that line.
-        modules: names, inside the model that was called, of the modules whose results the line works with; without
-            any, that of the module whose code it is, unless that is the whole model.
+        modules: names, within the model that was called, of the modules whose results the line uses; where there are
+            none, the module whose code the line is, unless that is the whole model.
     """
 
     place: str = ""
@@ -42,7 +42,7 @@ class RaisedAt:
 
     @classmethod
     def of(cls, error: BaseException) -> RaisedAt:
-        """From an exception's traceback; empty where that cannot be read, as it is only looked at."""
+        """From an exception's traceback; empty where that cannot be read."""
         try:
             return _raised_at(error)
         except Exception:
@@ -69,7 +69,7 @@ def _frames(error: BaseException) -> Iterator[tuple[FrameType, int]]:
 
 
 def of_a_library(file: str) -> bool:
-    """Whether a file's code is a framework's, or no file's, and so not the user's."""
+    """Whether code belongs to a framework, or comes from no file: it is then not the user's."""
     known = (sys.modules.get(name) for name in _LIBRARIES)
     homes = (os.path.dirname(os.path.abspath(m.__file__)) + os.sep for m in known if m and m.__file__)
     return (file.startswith("<") and not cells.is_cell(file)) or os.path.abspath(file).startswith(
@@ -106,7 +106,7 @@ def _plain(name: str) -> str:
 
 
 def _parts_at(frame: FrameType, line: int, owner: Any) -> list[Any]:
-    """The modules ``self.X`` of ``owner`` that the statement at ``line`` calls, or that made what it reads."""
+    """The modules ``self.X`` of ``owner`` that the statement at ``line`` calls, or whose results it reads."""
     lines, first = inspect.getsourcelines(frame.f_code)
     tree = ast.parse(textwrap.dedent("".join(lines)))
     at = line - first + 1
@@ -127,7 +127,7 @@ def _parts_at(frame: FrameType, line: int, owner: Any) -> list[Any]:
 
 
 def _called(node: ast.AST, me: str, owner: Any) -> list[Any]:
-    """The modules among ``self.a``, ``self.a.b`` ... that calls below ``node`` are made of."""
+    """The modules among ``self.a``, ``self.a.b`` ... that are called within ``node``."""
     functions = [call.func for call in ast.walk(node) if isinstance(call, ast.Call)]
     return [part for function in functions if (part := _attribute(function, me, owner)) is not None]
 

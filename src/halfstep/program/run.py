@@ -15,8 +15,7 @@ from contextlib import suppress
 from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 from types import CodeType, ModuleType
 
-from halfstep.program import cells
-from halfstep.program import stack_bottom as beneath
+from halfstep.program import cells, stack_bottom
 from halfstep.program.ending import OK, Ending, note
 from halfstep.program.startup import set_up
 from halfstep.program.target import Target
@@ -65,7 +64,7 @@ def _run_file(path: str, main: ModuleType) -> None:
     main.__file__ = path
     vars(main)["__cached__"] = None
     try:
-        beneath.call(exec, _read_compiled(path) if compiled else _compile(path), vars(main))
+        stack_bottom.call(exec, _read_compiled(path) if compiled else _compile(path), vars(main))
     finally:
         _flush()
 
@@ -76,9 +75,9 @@ def _run_module(target: Target) -> None:
     # traceback under python too, and its messages ("No module named x") are the interpreter's.
     runpy = importlib.import_module("runpy")
     if target.kind == "module":
-        beneath.call(runpy._run_module_as_main, target.given)
+        stack_bottom.call(runpy._run_module_as_main, target.given)
     else:
-        beneath.call(runpy._run_module_as_main, "__main__", False)
+        stack_bottom.call(runpy._run_module_as_main, "__main__", False)
 
 
 def _compile(path: str) -> CodeType:

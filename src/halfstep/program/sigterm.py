@@ -13,7 +13,7 @@ from halfstep import processes
 
 
 def before_sigterm(callback: Callable[[], None]) -> None:
-    """Call `callback()` before SIGTERM ends this process, with exit code -15 as ever; the last given goes first.
+    """Call `callback()` before SIGTERM ends this process, which still ends with exit code -15; the newest goes first.
 
     Only in the main thread, and only while nobody else handles SIGTERM; otherwise this does nothing. The program
     sees the default handler, and may put its own in its place. Forked children have the real default.
@@ -45,7 +45,7 @@ def raise_in_main_thread(error: BaseException) -> None:
 
 
 class _Default(int):
-    """The number that SIG_DFL is, but one that can be called.
+    """The number SIG_DFL, as an object that can be called.
 
     So `signal.getsignal` and `signal.signal` show the program `Handlers.SIG_DFL`: libraries that install their
     own handler only over the default one (Lightning, Ray) still do. `signal.signal` would turn it into a plain

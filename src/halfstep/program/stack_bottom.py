@@ -1,7 +1,7 @@
-"""Frames below a program's first one that look like the end of the stack, where ``warnings`` names ``sys``.
+"""Frames below the program's first frame that look like the end of the stack, where ``warnings`` names ``sys``.
 
 ``warnings.warn(stacklevel=2)`` at the top of a script counts beyond the end of the stack. halfstep's frames cannot be
-taken away, but frames that look like that end can be put between them and the program's.
+removed, but frames that look like that end can be put between them and the program's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import CodeType, FrameType, FunctionType
 from typing import Any
 
-#: how many levels beyond the program's first frame are hidden; each is a frame of the recursion limit
+#: how many levels beyond the program's first frame are hidden; each counts in the recursion limit
 DEPTH = 3
 
 # The place that `warnings` names when the stack has ended.

@@ -1,4 +1,4 @@
-"""Runs halfstep as a file, `python start.py run …`, or a module of it by ``-m``; no folder of the user is searched.
+"""Runs halfstep as a file, `python start.py run …`, or a module of it by ``-m``; never imports from a user's folder.
 
 `python -m halfstep` has the current folder in front of `sys.path`, and would import a `click.py` or `platform.py`
 that happens to lie there. This file is run, and never imported.
@@ -14,9 +14,8 @@ if sys.path and os.path.realpath(sys.path[0]) == os.path.dirname(os.path.realpat
 import importlib.util
 import runpy
 
-if (
-    importlib.util.find_spec("halfstep") is None
-):  # it is not installed: whoever starts this has found it by a path
+# It may not be installed, but found by a path.
+if importlib.util.find_spec("halfstep") is None:
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))))
 
 if sys.argv[1:2] == ["-m"]:

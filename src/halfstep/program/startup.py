@@ -17,8 +17,8 @@ KEPT = {
     *("__main__", "halfstep"),
 }  # fmt: skip
 
-# The interpreter deletes names from the `__main__` it began with, at the end, and does not hold it: it takes for
-# granted that `sys.modules` or a traceback does. Ours is in neither if an exception is shown without our frames.
+# At its end the interpreter deletes names from the `__main__` it began with, to which it holds no reference: it assumes
+# that `sys.modules` or a traceback has one. Ours is in neither if an exception is shown without our frames.
 _OUTLIVING: list[ModuleType] = []
 
 

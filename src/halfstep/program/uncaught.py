@@ -14,12 +14,12 @@ from halfstep.program.stack_bottom import is_beneath
 Hook = Callable[[type[BaseException], BaseException, "TracebackType | None"], Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-#: the code of functions that stand around others; all functions that one ``def`` makes share theirs
+#: the code of functions that wrap others; all functions made by one ``def`` share their code
 _AROUND: set[CodeType] = set()
 
 
 def stands_around(function: Function) -> Function:
-    """Mark a function of halfstep's that calls the one whose place it takes: tracebacks leave its frame out."""
+    """Mark a function of halfstep that replaces another one and calls it: tracebacks leave its frame out."""
     if (code := getattr(function, "__code__", None)) is not None:
         _AROUND.add(code)
     return function
@@ -29,7 +29,7 @@ def show_without_our_frames(file: str, afterwards: Callable[[], None]) -> None:
     """Wrap `sys.excepthook`, for the one exception that is on its way out of the program.
 
     Whatever hook the program has set is the one that shows it, and is back in place when it does. Frames up to
-    the innermost one of our `file` are left out, and those of functions that stand around a framework's. `afterwards`
+    the innermost one of our `file` are left out, and those of our wrappers of a framework's functions. `afterwards`
     is called when the exception was shown.
     """
     hook: Hook = getattr(sys, "excepthook", sys.__excepthook__)
@@ -49,7 +49,7 @@ def show_without_our_frames(file: str, afterwards: Callable[[], None]) -> None:
 def _call(
     hook: Hook, kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    """Call a hook as the interpreter calls it: one that fails is shown, and then the exception that it had."""
+    """Call a hook as the interpreter calls it: if the hook fails, show its exception and then the program's."""
     try:
         hook(kind, error, traceback)
     except SystemExit as leaving:
@@ -69,9 +69,9 @@ def _print(text: str) -> None:
 
 
 def _beyond(file: str, traceback: TracebackType | None) -> TracebackType | None:
-    """The part of `traceback` inside the innermost frame of `file` and those that it puts beneath the program.
+    """The part of `traceback` inside the innermost frame of `file`, or of those that it puts below the program's.
 
-    All of it if there is no such frame.
+    The whole traceback if there is no such frame.
     """
     beyond = entry = traceback
     while entry is not None:
@@ -82,7 +82,7 @@ def _beyond(file: str, traceback: TracebackType | None) -> TracebackType | None:
 
 
 def _others(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions that are shown together with one: its causes and contexts, and the members of a group."""
+    """The exceptions that are shown together with `error`: causes, contexts, and the members of a group."""
     seen, found = {id(error)}, [error]
     while found:
         at = found.pop()
@@ -96,8 +96,8 @@ def _others(error: BaseException) -> Iterator[BaseException]:
 def _without_wrappers(traceback: TracebackType | None) -> TracebackType | None:
     """The frames that there would be without halfstep.
 
-    Ours stay where halfstep itself raised the exception: there they are the innermost ones. A function that stands
-    around a builtin one, for which Python has no frame, is innermost, too, and is left out.
+    Where halfstep itself raised the exception its frames are the innermost ones, and stay. A wrapper of a builtin
+    function, which has no frame in Python, is innermost too, and is left out.
     """
     entries = []
     while traceback is not None:
@@ -120,6 +120,6 @@ def _is_ours(frame: FrameType) -> bool:
 
 
 def _was_called_around(entry: TracebackType) -> bool:
-    """Whether a function that stands around another one was left by an exception that it did not raise itself."""
+    """Whether this is a wrapper that did not raise the exception itself."""
     code = entry.tb_frame.f_code
     return code in _AROUND and opcode.opname[code.co_code[entry.tb_lasti]] != "RAISE_VARARGS"

@@ -5,7 +5,7 @@ Events, in the order in which they appear (every one has ``event`` and ``at``, s
 - ``start``: schema, halfstep's version, precision, seed, repeat, rank, world size, command, environment
 - ``takeover``: framework, version, device, seconds it took, ``ran_as`` (what was put into force, in words) and the same
   as values: ``asked`` and ``asked_weights`` (formats), ``described``, ``emulated``, ``fp32_units`` (kinds of product),
-  ``lists`` (a device), ``software`` (a framework); later ones tell the framework that drives the training, where it is
+  ``lists`` (a device), ``software`` (a framework); later ones have the framework that drives the training, where it is
   not PyTorch itself, and whether the script clips and accumulates
 - ``own_amp``: the script has mixed precision of its own (``autocast``, ``GradScaler``, a framework's flag), and
   the format that its words ask for
@@ -20,13 +20,13 @@ Events, in the order in which they appear (every one has ``event`` and ``at``, s
 - ``watch``: what ``diagnose`` sees (:mod:`halfstep.pytorch.watching.watch`)
 - ``nonfinite``: the first loss that is not finite, or the first step skipped: step, what, and in which module it
   began: module, operation, direction, words
-- ``restart``: the steps before it were none of training, but a warm-up before there was an optimizer; nor is the
-  warning that it ``drops`` true
-- ``absent``: halfstep itself failed to look: ``look``, what the record lacks, and the reason; the program went on
+- ``restart``: the steps before it were a warm-up without an optimizer, not training; the warning that it ``drops``
+  does not hold either
+- ``absent``: halfstep could not measure something: ``look`` is what the record lacks; the reason; the program went on
 - ``warning``: something the user should know, in words
 - ``lost``: how many lines could not be written, and why: the record cannot be used
 - ``end``: status, exit code, reason, where it was raised, peak memory, energy and joules per step, other load, and in a
-  trial of a comparison the files of the day that it read
+  trial of a comparison the files less than a day old that it read
 """
 
 from __future__ import annotations

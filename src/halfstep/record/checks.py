@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
-#: no count and no size is larger
+#: a count or a size is smaller than this
 _MOST = 2**63
 
 Check = Callable[[object], bool]
@@ -42,7 +42,7 @@ Figure = Annotated[float | str, _figure]
 
 
 def check_of(hint: Any) -> Check:
-    """Whether a value is what its field's type says."""
+    """The function that says whether a value has the type ``hint``."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return cast(Check, inner[1])
@@ -69,7 +69,7 @@ def check_of(hint: Any) -> Check:
 
 
 def unchecked(hint: Any) -> frozenset[type]:
-    """The classes of which every value is what the type says."""
+    """The classes whose values always have the type ``hint``, so that they need no check."""
     union = get_origin(hint) in (Union, UnionType)
     return frozenset({str, bool, NoneType}.intersection(get_args(hint) if union else (hint,)))
 

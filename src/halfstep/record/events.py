@@ -1,4 +1,4 @@
-"""What each event of a record may hold; whatever reads a record checks it by this."""
+"""What each event of a record may hold; the reader of a record checks every event by this."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class _What(TypedDict):
 
 
 class Watched(_What, total=False):
-    """What ``diagnose`` sees; the rest of it is read by :mod:`halfstep.diagnosis.events`."""
+    """What ``diagnose`` sees; :mod:`halfstep.diagnosis.events` reads the other fields."""
 
     step: Whole
     counted: Whole
@@ -170,13 +170,13 @@ class NonFinite(_What, total=False):
 
 
 class Restart(TypedDict):
-    """What came before was a warm-up."""
+    """The steps before this event were a warm-up, not training."""
 
     drops: str
 
 
 class AbsentLook(TypedDict):
-    """halfstep itself failed to look."""
+    """halfstep could not measure something."""
 
     look: str
     reason: str
@@ -246,9 +246,9 @@ _KINDS: dict[str, type] = {
 
 @functools.cache
 def _known(event: str) -> tuple[dict[str, tuple[frozenset[type], Check]], tuple[str, ...]]:
-    """By field, the classes of values that need no check, and the check; the fields without which it says nothing.
+    """For each field the classes whose values need no check, and the check; then the names of the required fields.
 
-    Nothing of kinds that nobody reads.
+    Both are empty for an event that halfstep does not read.
     """
     kind: Any = _KINDS.get(event)
     if kind is None:
@@ -258,7 +258,7 @@ def _known(event: str) -> tuple[dict[str, tuple[frozenset[type], Check]], tuple[
 
 
 def fault(event: Mapping[str, object]) -> str:
-    """What is wrong with an event, in a few words; empty where nothing is, and of kinds that nobody reads."""
+    """What is wrong with an event, in a few words; empty where nothing is, and for kinds that nobody reads."""
     kind = event.get("event")
     if not isinstance(kind, str):
         return "no event"

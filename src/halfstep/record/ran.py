@@ -15,13 +15,13 @@ WORTH_NAMING = 0.05
 #: a trial ran as asked where at least this share of its products did
 MOST = 0.5
 
-#: shares of two trials that differ by less are the same: what is counted are FLOPs, which do not vary
+#: shares of two trials that differ by less are the same: the FLOPs of one program do not vary
 SAME_SHARE = 0.005
 
 #: the kind of product whose presence says that all of them are computed in fp32 units
 EVERY_PRODUCT = "product"
 
-#: the setting that is off by default; the others, which let parts of a long sum be added in 16 bits, are on
+#: the setting for sums that is off by default; the others let parts of a long sum be added in 16 bits, and are on
 FP16_SUMS = "allow_fp16_accumulation"
 
 NOT_REACHED = "products are counted in the second step, which was not reached"
@@ -38,14 +38,14 @@ class Ran:
         unknown: why the products were not counted; empty where they were.
         weights: the formats that weights are stored in, the largest first; empty where that was not measured.
         summed: the formats in which ranks sum gradients, the largest first; empty where there is one rank.
-        sums: on a GPU, the settings of PyTorch's that let 16-bit products be summed in fewer bits than fp32 has, of the
-            formats that ran.
+        sums: on a GPU, the settings of PyTorch that let the 16-bit products that ran be summed in fewer bits than fp32
+            has.
         fp32_units: the kinds of 16-bit product that were computed in fp32 units.
         emulated: how an emulated precision is described; empty where nothing is emulated.
-        lists: the device whose autocast lists were applied instead of this one's; empty for this one's, and where no
+        lists: the device whose autocast lists were applied instead of this one's; empty for this one's, and if no
             product ran in 16 bits.
-        software: the framework that computed 16-bit products in software; empty where units did, and where none ran.
-        region: the kind of region in which the precision held, as the record has it; empty where it was not told.
+        software: the framework that computed 16-bit products in software; empty if units did, and if none ran.
+        region: the kind of region in which the precision held, as in the record; empty where the record has none.
     """
 
     asked: str = ""
@@ -101,12 +101,12 @@ class Ran:
 
     @property
     def stored_otherwise(self) -> bool:
-        """Whether no weights at all are stored as asked: frozen ones may stay as they are."""
+        """Whether no weights at all are stored as asked; that some are not is allowed, as frozen weights may stay."""
         return bool(self.asked_weights and self.weights) and self.asked_weights not in self.weights
 
     @property
     def otherwise(self) -> bool:
-        """Whether what ran is something else than what was asked for."""
+        """Whether what ran differs from what was asked for."""
         return self.computed_otherwise or self.stored_otherwise
 
     @property

@@ -16,15 +16,15 @@ from halfstep.words.plural import count
 #: bytes of a line; no event is longer
 _LONGEST_LINE = 2**22
 
-#: the reason that the guard of a trial writes into its record when halfstep was killed and the guard ended the trial
+#: the reason that a trial's guard process writes into its record when halfstep was killed
 KILLED = "halfstep, which ran it, was killed"
 
 
 def read(path: str | os.PathLike[str]) -> Record:
     """Read a record, complete or cut short; :attr:`Record.damage` says why no figure may be taken from it.
 
-    A last line that was cut off is passed over, as a process that is killed leaves one. Damaged is a record with
-    another line that is no event, with steps that do not follow one another, or with fewer than its end tells of.
+    A last line that is cut off is ignored, as a process that is killed leaves one. A record is damaged if another line
+    is no event, if its steps are not numbered in order, or if it has fewer steps than its last event says.
 
     Raises:
         UsageError: no such file, or a schema that this version does not know.
@@ -49,7 +49,7 @@ def read(path: str | os.PathLike[str]) -> Record:
 
 
 class _Reading:
-    """Reads line by line, and finds out whether any line is missing."""
+    """Reads a record line by line, and finds out whether a line is missing."""
 
     def __init__(self, record: Record) -> None:
         self.record = record
@@ -81,7 +81,7 @@ class _Reading:
         self.record.add(event if _is_safe(line) else cleaned(event))
 
     def _follow(self, event: Mapping[str, object]) -> None:
-        """Check that steps are numbered from 0 without a gap; of several frameworks that train each counts its own."""
+        """Check that steps are numbered from 0 without a gap; each framework that trains counts its own steps."""
         if event["event"] == "restart":
             self._next, self._most = [], 0
         if event["event"] == "step":
@@ -97,28 +97,28 @@ class _Reading:
             self._most = max(self._most, step + 1)
 
     def damage(self) -> str:
-        """Why no figure may be taken from the record, when all of it was read; empty where nothing is wrong."""
+        """Why no figure may be taken from the record, once all of it was read; empty where nothing is wrong."""
         record = self.record
         cut_short = self._cut and not record.end
         return record.damage or self._damage or ("" if cut_short else self._broken) or self._miscounted()
 
     def _miscounted(self) -> str:
-        record, told = self.record, self.record.end.get("steps")
+        record, expected = self.record, self.record.end.get("steps")
         if not record.start and (record.steps or record.end):
             return "its first line is missing"
-        if told is None or "steps" in record.absent:
+        if expected is None or "steps" in record.absent:
             return ""
         # A program that is ended in the middle of a step may have counted it already.
-        missing, unfinished = told - self._most, record.end.get("status") != "ok"
+        missing, unfinished = expected - self._most, record.end.get("status") != "ok"
         if missing == 0 or (missing == 1 and unfinished):
             return ""
-        return f"it has {count(self._most, 'step')}, and its end tells of {told}"
+        return f"it has {count(self._most, 'step')}, and its end says {expected}"
 
 
 def _is_safe(line: bytes) -> bool:
-    """Whether no text of an event can need to be cleaned: none is escaped, long, or more than printable ASCII.
+    """Whether no text of an event needs cleaning: the line is short, and printable ASCII without escapes.
 
-    Text of JSON has the characters below a space as escapes only.
+    JSON has the characters below a space as escapes only.
     """
     return len(line) <= LONGEST and line.isascii() and b"\\" not in line and b"\x7f" not in line
 

@@ -34,8 +34,8 @@ class Record:
 
     Attributes:
         end: empty if the process was killed.
-        damage: why no figure may be taken from it, as the end of a sentence; empty of a whole one, and of one that was
-            only cut short.
+        damage: why no figure may be taken from it, as the end of a sentence; empty where the record is whole or only
+            cut short.
     """
 
     path: Path
@@ -58,11 +58,11 @@ class Record:
     def without_figures(self) -> Record:
         """What identifies the trial, and nothing that was measured."""
         known: tuple[Literal["framework", "device"], ...] = ("framework", "device")
-        told: Takeover = {}
+        kept: Takeover = {}
         for name in known:
             if name in self.takeover:
-                told[name] = self.takeover[name]
-        return Record(self.path, start=self.start, takeover=told, damage=self.damage)
+                kept[name] = self.takeover[name]
+        return Record(self.path, start=self.start, takeover=kept, damage=self.damage)
 
     @property
     def losses(self) -> list[float | None]:

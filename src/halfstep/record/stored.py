@@ -10,23 +10,23 @@ from typing import Any, Literal
 Part = Literal["weights", "gradients", "optimizer"]
 PARTS: tuple[Part, ...] = ("weights", "gradients", "optimizer")
 
-#: what lies beside a bf16 weight: signed 16-bit numbers, which make fp32 numbers of bf16 ones
+#: the 16-bit integers beside bf16 weights: a weight and its remainder are together an fp32 number
 REMAINDER = "remainder16"
 
 #: format, or REMAINDER -> bytes
 Bytes = Mapping[str, int]
 
-#: the share of a part's bytes from which a format is named: Adam keeps a counter of 4 bytes in fp32 beside any state
+#: a format with a smaller share of a part's bytes is not named: Adam keeps an fp32 counter of 4 bytes beside any state
 WORTH_NAMING = 0.01
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What was held at the end of the sampled step; None is what was not measured, and ``absent`` says why.
+    """What was held at the end of the sampled step; a part that was not measured is None, and ``absent`` says why.
 
     Attributes:
         weights: parameters that are trained, and the frozen ones of the modules that were called.
-        gradients: those that the weights had at the end of the step; empty where the step left none.
+        gradients: those of the weights at the end of the step; empty where the step left none.
         optimizer: the tensors of the optimizers' state.
         absent: part -> the reason why it was not measured.
     """
@@ -40,10 +40,10 @@ class Stored:
     def of(cls, event: Mapping[str, Any]) -> Stored:
         """From a record's ``stored`` event; each field is checked."""
         reasons = event.get("absent")
-        told = reasons if isinstance(reasons, Mapping) else {}
+        known = reasons if isinstance(reasons, Mapping) else {}
         return cls(
             **{part: _bytes(event.get(part)) for part in PARTS},
-            absent={part: why for part in PARTS if isinstance(why := told.get(part), str)},
+            absent={part: why for part in PARTS if isinstance(why := known.get(part), str)},
         )
 
     def part(self, name: Part) -> Bytes | None:
@@ -84,7 +84,7 @@ def together(ranks: Iterable[Stored]) -> Stored:
     absent = {part: why for stored in reversed(every) for part, why in stored.absent.items()}
     return Stored(
         **{part: None if not held or None in held else _sum(held) for part, held in parts.items()},
-        absent={part: absent.get(part, "a rank has not told") for part in PARTS if None in parts[part]},
+        absent={part: absent.get(part, "a rank did not record it") for part in PARTS if None in parts[part]},
     )
 
 

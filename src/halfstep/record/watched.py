@@ -15,9 +15,9 @@ class NumberCounts:
         elements: how many there were; ``counted`` of them were looked at.
         dtype: the format in which they are stored.
         scale: the loss scale that was on them, already taken off.
-        edges: of ``counts``, the numbers on which rounding decides: powers of two (``powers``), and by a format's
-            name those that it rounds up out of their binade. With ``counts`` they tell exactly what 16-bit formats
-            flush, and what overflows.
+        edges: numbers among ``counts`` for which the exponent alone does not decide how they round: powers of two
+            (``powers``), and by a format's name those that it rounds up to the next power of two. With ``counts`` they
+            say exactly what 16-bit formats flush to zero, and what overflows.
     """
 
     counts: dict[int, int] = field(default_factory=dict)
@@ -35,14 +35,14 @@ class OperandCounts:
 
     Attributes:
         format: what they were rounded to.
-        nonzero: how many finite numbers were not zero; the next three count those of them that
-        flushed: became zero,
-        subnormal: lay below the smallest normal number of the format and did not become zero,
-        overflowing: lay beyond its largest, and were clamped to it.
-        magnitude: the sum of magnitudes; the next two are the parts of it that
-        lost: the flushed numbers held,
-        clamped: lay above the format's largest number.
-        vectors: how many vectors, each one factor of a dot product, had a number that is not zero.
+        nonzero: how many finite numbers were not zero.
+        flushed: how many of these became zero.
+        subnormal: how many of these lay below the format's smallest normal number and did not become zero.
+        overflowing: how many of these lay beyond its largest number, and were clamped to it.
+        magnitude: the sum of magnitudes.
+        lost: the part of it that the flushed numbers held.
+        clamped: the part of it that lay above the format's largest number.
+        vectors: how many vectors had a number that is not zero; a vector is one factor of a dot product.
         emptied: the sum over these vectors of the share of its magnitude that was flushed.
     """
 

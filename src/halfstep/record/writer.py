@@ -46,7 +46,7 @@ class Writer:
     """Appends events to a file, one line each, handed to the kernel at once: a SIGKILL loses nothing written.
 
     Attributes:
-        kept: what events of :data:`KEPT` have told so far.
+        kept: the fields of the events of :data:`KEPT` so far.
 
     Raises:
         UsageError: the file cannot be written.
@@ -72,8 +72,8 @@ class Writer:
     def write(self, event: str, **fields: Any) -> None:
         """Write one event; in a forked child, nothing: the record is the parent's.
 
-        What a full disk does not take is counted, and told as soon as there is room again. For the last line room is
-        made by giving up what can no longer be used: a record with a hole.
+        Lines that a full disk does not take are counted; their number is written as soon as there is room again. If the
+        last line finds no room, the record is emptied for it: with lines missing it could not be used anyway.
         """
         if os.getpid() != self._pid:
             return
@@ -83,18 +83,18 @@ class Writer:
             line = self._line(event, fields)
         except ValueError:
             return
-        if not self._put(self._told_lost() + line) and event == "end":
+        if not self._put(self._lost_line() + line) and event == "end":
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, 0)
-                self._put(self._told_lost() + line)
+                self._put(self._lost_line() + line)
 
     def _line(self, event: str, fields: Mapping[str, Any]) -> str:
         seconds = time.perf_counter() - self._zero
-        told = "".join(f',"{key}":{_json(value)}' for key, value in fields.items())
-        return f'{{"event":"{event}","at":{seconds:.6f}{told}}}\n'
+        written = "".join(f',"{key}":{_json(value)}' for key, value in fields.items())
+        return f'{{"event":"{event}","at":{seconds:.6f}{written}}}\n'
 
-    def _told_lost(self) -> str:
-        """The line that reports missing lines; it begins with a line break, as half of the last line may be there."""
+    def _lost_line(self) -> str:
+        """The line that reports missing lines; it begins with a line break, as part of the last line may be there."""
         return "\n" + self._line("lost", {"lines": self._lost, "why": self._why}) if self._lost else ""
 
     def _put(self, text: str) -> bool:
@@ -136,7 +136,7 @@ def _identity(descriptor: int) -> tuple[int, int]:
 
 
 class NullWriter:
-    """The record that nobody asked for; it keeps what :attr:`Writer.kept` does."""
+    """Where no record was asked for: writes nothing; ``kept`` is as :attr:`Writer.kept`."""
 
     def __init__(self) -> None:
         self.kept = Record(Path(os.devnull))
@@ -148,7 +148,7 @@ class NullWriter:
 
 
 class StepLines:
-    """Writes the line of each step, and, once, the event of the first loss that is not finite."""
+    """Writes the line of each step, and once the event of the first loss that is not finite."""
 
     def __init__(self, writer: Writer | NullWriter) -> None:
         self._writer = writer

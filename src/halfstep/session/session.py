@@ -146,7 +146,7 @@ class Session:
             exit_code=ending.exit_code,
             exception=ending.exception,
             raised_at=asdict(ending.raised_at),
-            files_read=[] if self._files is None else self._files.told(),
+            files_read=[] if self._files is None else self._files.files(),
             steps=steps,
             skipped_steps=0 if takeover is None else takeover.skipped_here,
             **meters,

@@ -1,4 +1,4 @@
-"""One run of a program in a process of its own, and what becomes of it."""
+"""A trial: one run of a program in a separate process, and how it ended."""
 
 from halfstep.trials.hints import caused_by_format as caused_by_format
 from halfstep.trials.hints import modules_to_keep as modules_to_keep

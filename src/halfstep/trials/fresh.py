@@ -1,4 +1,4 @@
-"""A trial in a copy of the program's folder, so that it finds nothing that another trial wrote."""
+"""Runs a trial in a copy of the program's folder, so that it finds nothing that another trial wrote."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fresh_folder(wanted: bool, output: Path) -> Iterator[Path | None]:
     Virtual environments and ``.git`` are linked, not copied; files that are links stay links.
 
     Args:
-        wanted: whether there is to be one; None is yielded where not.
+        wanted: whether to make one; None is yielded otherwise.
         output: the folder of the comparison, which is left out.
 
     Raises:

@@ -30,7 +30,7 @@ class Trial:
         return f"{safe(self.precision)}-seed{self.seed}-repeat{self.repeat}"
 
 
-#: a recipe that can be a file's name as it is, except for the colon
+#: a recipe that can be part of a file's name as it is, except for the colon
 _SAFE = re.compile(r"[a-z0-9.=-]+(:[a-z0-9._=-]+)?")
 
 #: characters of a file's name that a recipe may take; a file system allows 255 in all
@@ -76,7 +76,7 @@ class Job:
     fresh: bool = False
 
     def command(self, trial: Trial, copy: Path | None = None) -> list[str]:
-        """The command line of a trial; absolute paths that lie in the current folder lead into its ``copy``."""
+        """The command line of a trial; absolute paths in the current folder are replaced by those in its ``copy``."""
         ours = run_arguments(
             trial.precision,
             self.options,
@@ -88,7 +88,7 @@ class Job:
         )
         # A program may have the name of an option.
         ours += [*(["-m"] if self.module else []), *(["--"] if self.program.startswith("-") else [])]
-        ours += [_led_into(copy, word) for word in (self.program, *self.arguments)]
+        ours += [_in_copy(copy, word) for word in (self.program, *self.arguments)]
         return [*start_of_command(self.launch), *ours]
 
     def record(self, trial: Trial) -> Path:
@@ -104,8 +104,8 @@ class Job:
         return self.folder / "trials" / f"{trial.label}.log"
 
     def environment(self, trial: Trial) -> dict[str, str]:
-        """The environment of this process, and which trial it is: a script may make a folder for each trial."""
-        told = {"precision": trial.precision, "seed": trial.seed, "repeat": trial.repeat}
+        """The environment of this process, and in HALFSTEP_TRIAL which trial it is."""
+        this = {"precision": trial.precision, "seed": trial.seed, "repeat": trial.repeat}
         environment = {**CONSOLE, **os.environ}
         environment.setdefault("PYTHONHASHSEED", "0")
         environment["PYTHONUNBUFFERED"] = "1"
@@ -115,23 +115,23 @@ class Job:
                 "PYTHONWARNINGS": ",".join(sys.warnoptions),
             }
             environment |= {name: value for name, value in given.items() if value}
-        environment["HALFSTEP_TRIAL"] = json.dumps(told)
+        environment["HALFSTEP_TRIAL"] = json.dumps(this)
         return environment
 
 
-def _led_into(copy: Path | None, word: str) -> str:
-    """A word of the program's command line, ``/here/train.py`` or ``--out=/here/run``, in a copy of ``/here``.
+def _in_copy(copy: Path | None, word: str) -> str:
+    """A word of the command line, ``/here/train.py`` or ``--out=/here/run``, with the path in a copy of ``/here``.
 
-    What was not copied (links to folders lead there by themselves) stays where it is.
+    A path that is not in the copy stays as it is.
     """
     name, equals, path = word.partition("=") if word.startswith("-") else ("", "", word)
     if copy is None or not os.path.isabs(path):
         return word
     inside = os.path.relpath(path, Path.cwd())
-    led = copy / inside
-    if inside.startswith(os.pardir) or not led.parent.is_dir():
+    copied = copy / inside
+    if inside.startswith(os.pardir) or not copied.parent.is_dir():
         return word
-    return f"{name}{equals}{led}"
+    return f"{name}{equals}{copied}"
 
 
 def record_files(record: Path) -> list[Path]:

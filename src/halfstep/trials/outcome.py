@@ -1,4 +1,4 @@
-"""What became of a trial: its status in one word, the reason in a sentence, and what it left behind."""
+"""How a trial ended: its status in one word, the reason in a sentence, and its records."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Status = Literal[
     "ok", "diverged", "out_of_memory", "failed", "timed_out", "unsupported", "interrupted", "damaged"
 ]
 
-#: fewer skipped steps, or losses that are not finite, are no reason to call a training diverged
+#: a training has not diverged if fewer steps than this were skipped or had a loss that is not finite
 FEW = 8
-#: share of the steps: a loss that is not finite so often
+#: a training has diverged if the loss is not finite in this share of its steps
 MANY_LOSSES = 0.1
-#: share of the last quarter of a run that was skipped
+#: a training has diverged if this share of the last quarter of its steps was skipped
 MOST_SKIPPED = 0.5
 
 #: bytes at the end of a log in which its last line is looked for, and characters of that line that are shown
@@ -40,7 +40,7 @@ _LONGEST_LINE = 300
 
 @dataclass
 class Outcome:
-    """A trial that has ended: its status in one word and the reason in a sentence, and what it left behind."""
+    """A trial that has ended: its status in one word, the reason in a sentence, and its records."""
 
     trial: Trial
     status: Status
@@ -49,22 +49,22 @@ class Outcome:
     record: Record
     ranks: list[Record] = field(default_factory=list)
     seconds: float = 0.0
-    #: what has been computed of it, see :func:`once`
+    #: what was computed from it, see :func:`once`
     kept: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def trusted(self) -> Outcome:
-        """The same, without any figure of records of which a part is missing: the trial is to be run again."""
+        """The same; where a part of a record is missing without any figure, so that the trial is run again."""
         damage = next((r.damage for r in (self.record, *self.ranks) if r.damage), "")
         if not damage and self.status != "damaged":
             return self
-        told = not damage or self.status == "interrupted"
         status: Status = "interrupted" if self.status == "interrupted" else "damaged"
-        reason = self.reason if told else f"its record cannot be used: {damage}"
+        keeps = not damage or status == "interrupted"
+        reason = self.reason if keeps else f"its record cannot be used: {damage}"
         return replace(self, status=status, reason=reason, record=self.record.without_figures(), ranks=[])
 
 
 def once(function: Callable[Concatenate[Outcome, P], T]) -> Callable[Concatenate[Outcome, P], T]:
-    """A function of a trial that has ended: computed once and kept with the trial, as its record does not change."""
+    """A function of an outcome: computed once and kept with the outcome, as its record does not change."""
 
     @functools.wraps(function)
     def kept(outcome: Outcome, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -78,13 +78,13 @@ def once(function: Callable[Concatenate[Outcome, P], T]) -> Callable[Concatenate
 
 
 def outcome_of(job: Job, trial: Trial, exit_code: int | None, stopped: Status | None, by: str) -> Outcome:
-    """What became of a trial whose process has ended.
+    """How a trial ended, once its process is gone.
 
     Args:
         job, trial: what was run.
         exit_code: of the process, as ``subprocess`` gives it.
         stopped: why halfstep ended it; None where it ended by itself.
-        by: who interrupted it, where it was.
+        by: who interrupted it.
     """
     record, ranks = records_at(job.record(trial))
     status, reason = judge(job, record, ranks, exit_code, stopped, by)
@@ -125,10 +125,10 @@ def judge(
     status, reason = record.end.get("status"), record.end.get("reason", "")
     since = diverged_from(record)
     if status in (None, "ok") and since is not None:
-        return "diverged", f"the loss was {record.losses[since]} from step {since + 1} on{began(record)}"
-    astray = astray_words(record)
-    if status in (None, "ok") and astray:
-        return "diverged", f"{astray}{began(record)}"
+        return "diverged", f"the loss was {record.losses[since]} from step {since + 1} on{_origin(record)}"
+    diverged = divergence_words(record)
+    if status in (None, "ok") and diverged:
+        return "diverged", f"{diverged}{_origin(record)}"
     if status is None:
         return _without_an_end(exit_code, steps)
     if status == "ok" and exit_code not in (0, None):
@@ -136,7 +136,7 @@ def judge(
     if status == "failed":
         words = hint(record)
         reason = f"{reason.rstrip('.')}{words}" if words else reason
-    return status, f"{reason}{began(record)}" if status == "diverged" else reason
+    return status, f"{reason}{_origin(record)}" if status == "diverged" else reason
 
 
 def _of_rank(record: Record, exit_code: int | None) -> tuple[Status, str]:
@@ -151,8 +151,8 @@ def _without_an_end(exit_code: int | None, steps: int) -> tuple[Status, str]:
     """The record has no last line: the process was killed, or left by ``os._exit``."""
     if exit_code is not None and exit_code < 0:
         name = _signal_name(-exit_code)
-        hint = "; the kernel does that when memory runs out" if name == "SIGKILL" else ""
-        return "failed", f"killed by {name} after {count(steps, 'step')}{hint}"
+        why = "; the kernel does that when memory runs out" if name == "SIGKILL" else ""
+        return "failed", f"killed by {name} after {count(steps, 'step')}{why}"
     if exit_code == 0 and steps:
         return "ok", ""
     if exit_code == 0:
@@ -164,14 +164,14 @@ def _without_an_end(exit_code: int | None, steps: int) -> tuple[Status, str]:
 
 
 def _signal_name(number: int) -> str:
-    """``SIGKILL``; of a real-time signal its number."""
+    """``SIGKILL``; a real-time signal by its number."""
     with suppress(ValueError):
         return signal.Signals(number).name
     return f"signal {number}"
 
 
-def began(record: Record) -> str:
-    """In which module it began, as the end of a sentence; empty where that is not known."""
+def _origin(record: Record) -> str:
+    """In which module the first value that is not finite arose, as the end of a sentence; empty where not known."""
     words = record.nonfinite.get("words") if record.nonfinite else None
     return f"; began {words}" if words else ""
 
@@ -187,12 +187,12 @@ def diverged_from(record: Record) -> int | None:
     return since
 
 
-def astray_words(record: Record) -> str:
-    """Why a training that ran to its end is none: its loss was often not finite, or most steps were skipped.
+def divergence_words(record: Record) -> str:
+    """Why a training that ran to its end has diverged, although its last loss is finite; empty where it has not.
 
-    Often is :data:`MANY_LOSSES` of the steps, and :data:`FEW` of them at least. Skips count where at least
-    :data:`MOST_SKIPPED` of the run's last quarter were skipped, and :data:`FEW` steps in all: those with which a loss
-    scale is found at the start do not count. Empty where neither is so.
+    Either the loss was not finite in :data:`MANY_LOSSES` of the steps or more, and in at least :data:`FEW`; or at least
+    :data:`FEW` steps were skipped, and :data:`MOST_SKIPPED` of the run's last quarter: skips at the start only find the
+    loss scale.
     """
     steps = len(record.steps)
     bad = sum(loss is not None and not math.isfinite(loss) for loss in record.losses)
@@ -209,7 +209,7 @@ def astray_words(record: Record) -> str:
 
 
 def _last_line(path: Path) -> str:
-    """The last line of a log that says anything, safe to show."""
+    """The last line of a log that is not blank, safe to show."""
     with suppress(OSError), open(path, "rb") as file:
         file.seek(max(0, file.seek(0, 2) - _END_OF_LOG))
         lines = [clean(line).strip() for line in file.read().decode(errors="replace").splitlines()]

@@ -1,4 +1,4 @@
-"""Where a trial runs when others run beside it: on which cores or device, and how it is made to end."""
+"""Where a trial runs when others run at the same time: on which cores or device; and how it is made to end."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Place:
     """A part of the machine.
 
     Attributes:
-        environment: what a trial's environment gets, where the user's own does not say it.
-        forced: what it gets in any case.
+        environment: variables for a trial; the user's own environment wins.
+        forced: variables for a trial that win over the user's own.
         cores: the processors that it runs on; empty for all that this process may use.
     """
 
@@ -39,10 +39,10 @@ ANYWHERE = Place()
 
 
 class Stop:
-    """Makes trials end that run in other threads: at first by asking them, the second time at once.
+    """Ends trials that run in other threads: the first :meth:`tell` asks them to end, the second kills them.
 
     Attributes:
-        at_once: whether it was told a second time.
+        at_once: whether :meth:`tell` was called a second time.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Stop:
         self._lock = threading.Lock()
 
     def tell(self, by: str) -> None:
-        """End them; ``by`` says who ended them, and goes into the reason of each."""
+        """End the trials; ``by`` is who ends them, and becomes part of each reason."""
         if not self._by:
             self._by = by
             return
@@ -66,7 +66,7 @@ class Stop:
         """Called by a trial's thread again and again.
 
         Raises:
-            KeyboardInterrupt: it is to end, with the word of who wants it.
+            KeyboardInterrupt: the trial has to end; the argument is who ends it.
         """
         if self._by:
             raise KeyboardInterrupt(self._by)

@@ -1,9 +1,9 @@
-"""The processes of a trial: all that descend from it, wherever they moved to, and how they are ended.
+"""The processes of a trial: finds all descendants of its first process, and ends them.
 
-A launcher starts workers in sessions of their own, and a worker whose parent has ended belongs to nobody. So
-descendants are found by their parents, by a mark in their environment, which they inherit, and by their session; and
-they are looked for now and then while the trial runs. Out of reach is only a process that begins a session of its own
-with an environment of its own and whose parent ends at once.
+A launcher may start workers in new sessions, and a worker whose parent has ended has no parent to be found by. So
+descendants are found in three ways: by their parents, by a mark in the environment that they inherit, and by their
+session. The search is repeated while the trial runs. It misses only a process that starts a new session with a new
+environment and whose parent ends at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from halfstep.record.reader import KILLED
 #: seconds that a program has to end by itself after it was asked to, before it is killed
 GRACE = 8.0
 
-#: seconds that processes which a trial left running have to end by themselves, when the trial has ended
+#: seconds after a trial's end in which processes that it left running may end by themselves
 _LEFT = 1.0
 
 #: seconds that a killed process may take to disappear
@@ -51,7 +51,7 @@ def new_mark() -> str:
 def start(
     command: list[str], environment: dict[str, str], log: IO[bytes], mark: str, folder: Path | None = None
 ) -> tuple[subprocess.Popen[bytes], Tree]:
-    """Start a trial, away from this one's terminal, with nothing to read, in ``folder`` or the current one.
+    """Start a trial, detached from the terminal and without stdin, in ``folder`` or the current folder.
 
     Raises:
         OSError: it cannot be started.
@@ -71,9 +71,9 @@ class Tree:
     """A trial's process and all that descend from it.
 
     Args:
-        pid: of the trial's first process; None where it is not known, and the mark alone tells them.
+        pid: the trial's first process; None where it is not known, so that only the mark identifies the processes.
         mark: in the environment of all of them.
-        child: the first process where it is this one's child, which has to be waited for.
+        child: the first process if this process started it, and so has to wait for it.
     """
 
     def __init__(self, pid: int | None, mark: str, child: subprocess.Popen[bytes] | None = None) -> None:
@@ -87,7 +87,7 @@ class Tree:
                 self._known.add(psutil.Process(pid))
 
     def running(self) -> list[psutil.Process]:
-        """All that run now; those that were seen before are known although their parents have ended."""
+        """All that run now, including those seen earlier whose parents have ended."""
         if self._child is not None:
             self._child.poll()
         self._looked = time.monotonic()
@@ -119,7 +119,7 @@ class Tree:
         return in_session_of(process.pid, leaders) or process.environ().get(MARK) == self.mark
 
     def look(self) -> None:
-        """Look for those that run now, if the last look was some seconds ago."""
+        """Search for running processes, if the last search was some seconds ago."""
         if time.monotonic() - self._looked > _LOOK:
             self.running()
 
@@ -133,16 +133,16 @@ class Tree:
         return total
 
     def _look_below(self) -> None:
-        """Look for descendants by their parents only: that is quick, and memory is looked at often."""
+        """Search for descendants by their parents only: this is quick, and memory is checked often."""
         with contextlib.suppress(psutil.Error):
             self._known.update(psutil.Process(self.pid).children(recursive=True))
 
     def end(self, first: signal.Signals | None = None) -> None:
-        """Ask all to end, and see that none runs any more.
+        """Ask all to end, and kill those that still run after :data:`GRACE` seconds.
 
         Args:
-            first: the signal by which they are asked, :data:`GRACE` seconds before they are made to; None where the
-                trial has ended by itself, and what it left running is given a moment.
+            first: the signal that asks them; None where the trial has ended by itself: processes that it left running
+                first get a moment to end by themselves.
         """
         if first is None and self._gone_within(_LEFT):
             return
@@ -151,8 +151,8 @@ class Tree:
         self.kill()
 
     def kill(self) -> None:
-        """See that none runs any more, without asking."""
-        # One that is being killed may just have started another.
+        """Kill all, without asking."""
+        # A process that is being killed may just have started another one.
         by = time.monotonic() + _GOING
         while not self._gone_within(0) and time.monotonic() < by:
             for process in self.running():
@@ -172,7 +172,7 @@ class Tree:
 
 
 def _runs(process: psutil.Process) -> bool:
-    """Whether it runs; one that has ended may wait for its parent to notice."""
+    """Whether it runs; a zombie, which has ended and waits for its parent, does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -180,11 +180,11 @@ def _runs(process: psutil.Process) -> bool:
 
 
 class Guard:
-    """A process that outlives this one and ends the trial if this one is killed, which no handler can see.
+    """A process that ends the trial if halfstep is killed (SIGKILL calls no handler).
 
-    It begins before the trial, so that there is no moment in which the trial runs without one. It waits at a pipe that
-    only this process holds: the system closes that, however this process ends. It then says so in the trial's record,
-    where a program that ends well on SIGTERM may have said "ok".
+    It starts before the trial, so that the trial never runs without it. It waits at a pipe that only this process
+    holds: the system closes the pipe, however this process ends. It then writes that into the trial's record, where a
+    program that ends well on SIGTERM may have written "ok".
 
     Args:
         mark: of the trial's processes.
@@ -197,7 +197,7 @@ class Guard:
         self._process: subprocess.Popen[bytes] | None = None
 
     def begin(self) -> None:
-        """Watch from here on; where no process can be started, nobody watches."""
+        """Start the guard; where no process can be started, there is none."""
         with contextlib.suppress(OSError), open(self._record, "ab") as file:
             self._process = start_apart(
                 [sys.executable, "-S", "-c", _GUARD, "\n".join(sys.path), self._mark],
@@ -208,7 +208,7 @@ class Guard:
             )
 
     def tell(self, pid: int) -> None:
-        """The trial has begun, and this is its first process."""
+        """The trial has begun; ``pid`` is its first process."""
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.write(b"%d\n" % pid)
@@ -220,7 +220,7 @@ class Guard:
             self._process.communicate(b"ended\n")
 
 
-#: what the guard runs: it finds its modules where this process does, and so none in the current folder
+#: what the guard runs: its sys.path is this process's, so it imports nothing from the current folder
 _GUARD = """\
 import sys
 pid = None

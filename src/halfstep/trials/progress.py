@@ -1,4 +1,4 @@
-"""How trials go on, as values: for a program that runs them and shows it in its own way."""
+"""The progress of trials as values, for a program that shows it in its own way."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class Progress:
     """Something that has happened in a comparison or a diagnosis.
 
     Attributes:
-        what: ``plan``: how many trials there are is known, or known anew; ``begin``: a trial begins; ``step``: it has
-            made steps; ``end``: it has ended.
+        what: ``plan``: the number of trials is known, or has changed; ``begin``: a trial begins; ``step``: it has made
+            steps; ``end``: it has ended.
         trials: how many trials are planned.
         trial: the trial's name, e.g. ``bf16-seed0-repeat1``.
         step: how many steps it has made.
         steps: how many it will make; None where nobody knows.
         loss, seconds: of its last step; None where they are not known.
         status: how it ended: ``ok``, ``diverged``, ``failed`` …, as in the JSON.
-        words: on its end, for people.
+        words: how it ended, for people.
     """
 
     what: Literal["plan", "begin", "step", "end"]
@@ -46,7 +46,7 @@ class CallOptions(RunOptions):
     Attributes:
         args: the program's own arguments.
         module: ``program`` is a module's name, as for ``python -m``.
-        progress: of a call from Python: True shows it on stderr as the command does; a function is called with it.
+        progress: for a call from Python: True shows it on stderr as the command does; a function is called with it.
     """
 
     args: Sequence[str] = ()
@@ -84,7 +84,7 @@ class Announcer:
         self._tell(Progress("end", self._trials, label, made, steps, status=status, words=words))
 
     def stand(self, budget: object, prefer: str) -> None:
-        """What is open of a comparison with a budget is no event of a trial."""
+        """Do nothing: what a comparison with a budget still has to find out is no event of a trial."""
 
     def _tell(self, progress: Progress) -> None:
         if self._on_progress is not None:

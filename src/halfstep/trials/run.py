@@ -1,4 +1,4 @@
-"""Runs a trial: one child process, one precision, watched until it ends, however it ends."""
+"""Runs a trial: one child process, in one precision, watched until it ends, however it ends."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ OnStep = Callable[[int, "float | None", "float | None"], None]
 def run_trial(
     job: Job, trial: Trial, on_step: OnStep, place: Place = ANYWHERE, stop: Stop | None = None
 ) -> Outcome:
-    """Run a trial to its end; no process of it is left then. Whatever the program does, this raises nothing.
+    """Run a trial to its end, and leave no process of it running. Whatever the program does, this raises nothing.
 
     Args:
         job: what to run.
         trial: in which precision, seed and repeat.
         on_step: called with (steps so far, last loss, seconds of the last step) now and then.
-        place: where it runs; this thread is there already.
-        stop: tells it to end, where it does not run in the main thread.
+        place: where it runs; this thread runs there already.
+        stop: ends it, where it does not run in the main thread.
     """
     started = time.monotonic()
     stopped: Status | None = None
@@ -46,9 +46,7 @@ def run_trial(
     stop = stop or Stop()
     try:
         job.record(trial).parent.mkdir(parents=True, exist_ok=True)
-        for earlier in job.records(
-            trial
-        ):  # it would be taken for the record of this run, if this run wrote none
+        for earlier in job.records(trial):  # else they would count as this run's, if it wrote none
             earlier.unlink(missing_ok=True)
         log = open(job.log(trial), "wb")  # noqa: SIM115
     except OSError as error:
@@ -73,8 +71,8 @@ def run_trial(
             with signals.raised():
                 stopped = _watch(child, tree, job, _Tail(job.record(trial), on_step), started, stop)
                 tree.end()
-        except KeyboardInterrupt as told:
-            stopped, by = "interrupted", str(told) or by
+        except KeyboardInterrupt as interrupt:
+            stopped, by = "interrupted", str(interrupt) or by
             with contextlib.suppress(KeyboardInterrupt), signals.raised():
                 tree.end(signal.SIGINT)
         finally:
@@ -89,14 +87,14 @@ def run_trial(
 
 
 class Signals:
-    """Ctrl-C, and the other signals of :data:`~halfstep.processes.ENDING`, end a trial: the terminal's signals do not
-    reach it, and it would live on alone. While a trial is being started or ended they wait; they interrupt
-    only :meth:`raised`.
+    """Lets Ctrl-C, and the other signals of :data:`~halfstep.processes.ENDING`, end a trial.
 
-    Only in the main thread, and only where nobody else handles them.
+    The terminal's signals do not reach the trial itself, which would go on alone. While a trial is being started or
+    ended the signals wait; they interrupt only :meth:`raised`. In other threads than the main one, and for signals that
+    have another handler, this does nothing.
 
     Attributes:
-        came: the words for those that came and were not raised yet.
+        came: the names of the signals that came and were not raised yet.
     """
 
     def __init__(self) -> None:
@@ -127,7 +125,7 @@ class Signals:
 
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:
-        """Within it a signal, also one that came before, raises KeyboardInterrupt with its name, once."""
+        """Within this context a signal, also one that came before, raises KeyboardInterrupt with its name, once."""
         self._open = True
         try:
             if self.came:

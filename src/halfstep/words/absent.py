@@ -34,5 +34,5 @@ PEAK_BELOW_PARTS = "the peak after the warm-up is below the parts of the sampled
 
 
 def failed_look(look: str, why: str) -> str:
-    """What the record lacks, and why."""
-    return f"{look}: not all there, because halfstep failed to look ({why}); the program itself went on undisturbed"
+    """What the record lacks because halfstep could not measure it, and why."""
+    return f"{look}: incomplete, because halfstep could not measure it ({why}); the program itself was not affected"

@@ -19,7 +19,7 @@ def over_limit(peak: int, limit: int) -> str:
 
 
 def no_answer(batch: int, name: str, status: str, reason: str) -> str:
-    """Why the trial of a batch says nothing about memory: it ended by something else."""
+    """Why the trial of a batch says nothing about memory: it ended for another reason."""
     return f"the trial with {batch} {name}: {status.replace('_', ' ')}, {reason}"
 
 

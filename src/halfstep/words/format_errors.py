@@ -1,4 +1,4 @@
-"""Errors that a format causes, by what the frameworks say of them, and the change of a line that mends each."""
+"""Errors that a number format causes: how the frameworks report each, and how to change the line that raised it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FormatError:
-    """A row of the table: what the framework's message contains, what has happened, and what to write instead.
+    """One kind of error: what the framework's message contains, what has happened, and what to write instead.
 
     Attributes:
-        sure: whether nothing else is worded so.
+        sure: whether no other error has such a message.
     """
 
     message: str
@@ -27,9 +27,9 @@ _CAST_KERAS = "cast one of them, as in keras.ops.cast(y, x.dtype)"
 _CAST_JAX = "give both one dtype, as in y.astype(x.dtype)"
 _FLOAT = "compute it in fp32, with .float() before it"
 _FLOAT_KERAS = "compute it in fp32, with keras.ops.cast(x, 'float32') before it"
-_NO_FP16 = "the operation has no fp16"
-_NO_BF16 = "the operation has no bf16"
-_NO_16_BITS = "the operation has no 16 bits"
+_NO_FP16 = "the operation does not support fp16"
+_NO_BF16 = "the operation does not support bf16"
+_NO_16_BITS = "the operation does not support 16-bit numbers"
 
 
 def _rows(messages: Sequence[str], happened: str, change: str) -> tuple[FormatError, ...]:
@@ -95,8 +95,8 @@ FORMAT_ERRORS: tuple[FormatError, ...] = (
     ),
     FormatError(
         "cannot be converted to type",
-        "a number beyond the range of 16 bits is written into a tensor of them",
-        "write one that its dtype has, as torch.finfo(x.dtype).min",
+        "a number beyond the range of a 16-bit format is written into a tensor of it",
+        "write a number that its dtype can hold, such as torch.finfo(x.dtype).min",
     ),
     FormatError("bfloat16'> not inexact", "NumPy has no bf16", _FLOAT_KERAS),
     *_rows(
@@ -150,7 +150,7 @@ FORMAT_ERRORS: tuple[FormatError, ...] = (
     ),
     FormatError(
         "default scalar type for complex",
-        "a complex number without a dtype is made where numbers without one are 16-bit",
+        "a complex number is made without a dtype, and the default dtype is 16-bit",
         "name its dtype, as in torch.tensor(1j, dtype=torch.complex64)",
     ),
     FormatError(
@@ -158,13 +158,13 @@ FORMAT_ERRORS: tuple[FormatError, ...] = (
     ),
 )
 
-_SIXTEEN_ONLY = "the operation has 16 bits alone, and under fp32 its operands are fp32"
+_SIXTEEN_ONLY = "the operation supports 16-bit numbers only, and under fp32 its operands are fp32"
 _CHOOSE = (
     "choose it by the operands' dtype, as F.scaled_dot_product_attention does, or name the precisions to compare "
     "without fp32"
 )
 
-#: errors of kernels for 16 bits alone, in a row of fp32: PyTorch's, flash-attn's, Transformers' and xFormers'
+#: errors under fp32 of kernels for 16-bit numbers only: those of PyTorch, flash-attn, Transformers and xFormers
 FP32_ERRORS = tuple(
     FormatError(message, _SIXTEEN_ONLY, _CHOOSE)
     for message in (
@@ -183,14 +183,14 @@ FP32_ERRORS = tuple(
 #: a check that the program makes by itself, as ``assert x.dtype == torch.bfloat16``
 _CHECKED = FormatError(
     "",
-    "a dtype is checked that the precision decides",
+    "the program checks a dtype that the precision decides",
     "leave the check out, or run the program as-is",
     sure=False,
 )
 _CHECKS = re.compile(r"\b(assert|raise)\b")
 _NAMES_A_DTYPE = re.compile(r"dtype|bfloat16|\bbf16|float16|\bfp16|float32|\bfp32|\bhalf\b", re.IGNORECASE)
 
-#: what a message has to name beside it, where it is worded so in other errors, too
+#: a message must also contain one of these, as other errors use the words of the table, too
 _SIXTEEN_BIT = (
     *("half", "bfloat16", "float16", "dtype", "scalartype", "scalar type", "primitive descriptor"),
     "float and double",
@@ -198,10 +198,10 @@ _SIXTEEN_BIT = (
 
 
 def format_error(message: str, compute: str, code: str = "") -> FormatError | None:
-    """The row of a framework's message; None where the format is not what it complains of.
+    """What an error is, by the framework's message; None where the number format did not cause it.
 
     Args:
-        message: of the exception.
+        message: the exception's.
         compute: the format that the precision computes in, as ``bf16``.
         code: the program's line that raised it.
     """
@@ -218,7 +218,7 @@ def format_error(message: str, compute: str, code: str = "") -> FormatError | No
 
 
 def cure_words(error: FormatError, precision: str, place: str, modules: Sequence[str], can_keep: bool) -> str:
-    """What caused it, where, and what mends it: the change, and the modules to keep in fp32 where that is known."""
+    """What caused an error, where, and how to fix it: the change, and the modules to keep in fp32 if known."""
     at = f" at {place}" if place else ""
     keep = f", or run with {precision}:keep={','.join(modules)}"
     causes = "causes" if error.sure else "may cause"

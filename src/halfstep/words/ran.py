@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from halfstep.record.ran import EVERY_PRODUCT, FP16_SUMS, NOT_REACHED, Ran, worth_naming
 
-#: regions that hold more than the calls of a model, in words: there the loss is computed in the region, too
+#: what is said of regions that hold more than the calls of a model: the loss is computed in them, too
 _INSIDE = {
     "layers": "the loss too, as no model is called around the layers",
     "parameters": "the loss too, as no module is called",
@@ -14,30 +14,30 @@ _INSIDE = {
 
 
 def words(ran: Ran) -> str:
-    """What ran, e.g. ``bf16, weights bf16``; with what was asked for where that is something else."""
-    told = _products(ran)
+    """What ran, e.g. ``bf16, weights bf16``, and what was asked for where that differs."""
+    text = _products(ran)
     if ran.weights and ran.weights != ("fp32",):
-        told = f"{told}, weights {' + '.join(ran.weights)}"
+        text = f"{text}, weights {' + '.join(ran.weights)}"
     if any(name not in ("fp32", "fp64") for name in ran.summed):
-        told = f"{told}, gradients summed over ranks in {' + '.join(ran.summed)}"
+        text = f"{text}, gradients summed over ranks in {' + '.join(ran.summed)}"
     if ran.computed_otherwise:
-        told = f"{told}; {ran.asked} was asked for"
+        text = f"{text}; {ran.asked} was asked for"
     elif ran.stored_otherwise:
-        told = f"{told}; {ran.asked_weights} weights were asked for"
-    return told
+        text = f"{text}; {ran.asked_weights} weights were asked for"
+    return text
 
 
 def in_force_words(precision: str, ran: Ran) -> str:
-    """What is known of a run whose products were not counted: what was in force, and the weights if they were seen.
+    """What is known of a run whose products were not counted: the precision in force, and the weights if known.
 
-    Of a run that ended before the step whose products are counted it is not said why.
+    The reason is left out where the run only ended before the step whose products are counted.
     """
-    told = f"precision {precision} was in force"
+    text = f"precision {precision} was in force"
     if ran.weights and (ran.stored_otherwise or ran.weights != ("fp32",)):
-        told = f"{told}, weights {' + '.join(ran.weights)}"
+        text = f"{text}, weights {' + '.join(ran.weights)}"
     if ran.stored_otherwise:
-        told = f"{told}; {ran.asked_weights} weights were asked for"
-    return told if ran.unknown in ("", NOT_REACHED) else f"{told}; what ran was not measured: {ran.unknown}"
+        text = f"{text}; {ran.asked_weights} weights were asked for"
+    return text if ran.unknown in ("", NOT_REACHED) else f"{text}; what ran was not measured: {ran.unknown}"
 
 
 def _products(ran: Ran) -> str:
@@ -47,13 +47,13 @@ def _products(ran: Ran) -> str:
         return "no matrix products"
     if ran.emulated and ran.main == ran.asked:
         return f"{ran.emulated}, emulated in fp32"
-    told = _formats(ran.products) + (" summed in fp16" if FP16_SUMS in ran.sums else "")
-    told += " with CUDA's autocast lists" if ran.lists == "cuda" else ""
+    text = _formats(ran.products) + (" summed in fp16" if FP16_SUMS in ran.sums else "")
+    text += " with CUDA's autocast lists" if ran.lists == "cuda" else ""
     if ran.fp32_units:
-        told += f", {kinds_of_product(ran.fp32_units)} in fp32 units"
+        text += f", {kinds_of_product(ran.fp32_units)} in fp32 units"
     if ran.software:
-        told += f", {ran.software}'s own products in software"
-    return told + (
+        text += f", {ran.software}'s own products in software"
+    return text + (
         f", {inside}" if ran.main in ("bf16", "fp16") and (inside := _INSIDE.get(ran.region)) else ""
     )
 

@@ -9,7 +9,10 @@ _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?
 
 
 def clean(value: object, lines: bool = False) -> str:
-    """Text without escape sequences, control, format and lone surrogate characters; numbers as text, else empty."""
+    """The text without escape sequences, control, format and lone surrogate characters; a number as text.
+
+    Empty for any other value, truth values included.
+    """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return ""
     text = str(value)
