@@ -36,7 +36,7 @@ from halfstep.comparison.model.budget import Standing
 from halfstep.comparison.model.figures import Ratio
 from halfstep.comparison.model.quality import FigureRow, FinalDifference, Quality, RunDifference
 from halfstep.comparison.model.verdicts import PrecisionRow
-from halfstep.comparison.planning import State, Stop
+from halfstep.comparison.planning import PlanEnd, State
 from halfstep.comparison.standing import stand
 from halfstep.comparison.statistics.intervals import t_quantile
 from halfstep.comparison.statistics.paired import noncentrality, power
@@ -213,7 +213,7 @@ def played(found: Sequence[Precision], most: float = math.inf, levels: Levels = 
         done = {p.name: sum(name == p.name for name, _ in ran) for p in found}
         rows = [base, *(p.row(done[p.name]) for p in found if done[p.name])] if ran else []
         step = planning.plan(State(names, ran, rows, levels, "speed", seconds, left, members))
-        if isinstance(step, Stop):
+        if isinstance(step, PlanEnd):
             return Ended(len(ran), step.end, rows[1:], stand(rows, levels, "speed", {}))
         members = step.members
         block = [n for n in names if (n, step.block) not in ran and n in (members or names)]

@@ -25,8 +25,8 @@ ProductsMode = Literal["auto", "native", "fp32"]
 Kind = tuple[str, ...] | range | Literal["text", "texts", "seconds"]
 
 
-def told(help: str, kind: Kind = "text", metavar: str | None = None) -> dict[str, str | Kind | None]:
-    """What the command line says of an option; one whose default is False is a flag."""
+def option_help(help: str, kind: Kind = "text", metavar: str | None = None) -> dict[str, str | Kind | None]:
+    """The metadata of a field that is an option of the command line; a field whose default is False is a flag."""
     return {"help": help, "kind": kind, "metavar": metavar}
 
 
@@ -45,7 +45,7 @@ class RunOptions:
     steps: int | None = None
     products: ProductsMode = field(
         default="auto",
-        metadata=told(
+        metadata=option_help(
             "Where 16-bit matrix products are computed on a CPU: in fp32 units where it has none of its own (auto), "
             "by PyTorch (native), or always in fp32 units (fp32).",
             get_args(ProductsMode),
@@ -53,14 +53,14 @@ class RunOptions:
     )
     emulate: bool = field(
         default=False,
-        metadata=told(
+        metadata=option_help(
             "Round to a precision that has no units here (tf32, fp8, mxfp8, mxfp6, mxfp4, nvfp4) inside fp32 "
             "tensors: exactly, but with no figure for speed or memory."
         ),
     )
     as_on: Literal["cuda"] | None = field(
         default=None,
-        metadata=told(
+        metadata=option_help(
             "Apply this device's autocast lists on a CPU, to see what fp16 or bf16 would do there; "
             "precisions without autocast are the same on both.",
             ("cuda",),
@@ -74,14 +74,14 @@ class RunOptions:
 
     def as_arguments(self) -> list[str]:
         """The options of ``halfstep run`` that give these."""
-        told: list[str] = []
+        words: list[str] = []
         for name, value in asdict(self).items():
             option = f"--{name.replace('_', '-')}"
             if value is True:
-                told.append(option)
+                words.append(option)
             elif value not in (None, False):
-                told += [option, str(value)]
-        return told
+                words += [option, str(value)]
+        return words
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> RunOptions:
@@ -113,10 +113,10 @@ def run_arguments(
 ) -> list[str]:
     """``run`` with its options: the arguments of a trial, and of a process that a framework starts again."""
     own = {"--precision": precision, "--seed": seed, "--repeat": repeat, "--record": record}
-    told = [word for option, value in own.items() if value is not None for word in (option, str(value))]
+    given = [word for option, value in own.items() if value is not None for word in (option, str(value))]
     return [
         "run",
-        *told,
+        *given,
         *(["--watch"] if watch else []),
         *(["--graphs"] if graphs else []),
         *options.as_arguments(),

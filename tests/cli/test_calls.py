@@ -174,14 +174,14 @@ def test_what_the_command_refuses_is_an_exception_with_its_sentence(
         ({"progress": 3}, "progress was given 3; give True, False or a function"),
         ({"args": None}, "args was given None; give a list of texts"),
         ({"args": b"--lr"}, "args was given b'--lr'; give a list of texts"),
-        ({"args": ["a\0b"]}, r"args was given 'a\\x00b'; a null byte"),
-        ({"out": "a\0b"}, r"out was given 'a\\x00b'; a null byte"),
+        ({"args": ["a\0b"]}, r"args was given 'a\\x00b'; no command line can hold a null byte"),
+        ({"out": "a\0b"}, r"out was given 'a\\x00b'; no command line can hold a null byte"),
         ({"out": b"out"}, "out was given b'out'; give a text, a number or a path"),
         (
             {"out": "a\ud800b"},
-            r"out was given 'a\\ud800b'; a null byte or half a surrogate pair is in no command",
+            r"out was given 'a\\ud800b'; no command line can hold a null byte or half a surrogate",
         ),
-        ({"json": "a\0b"}, r"json was given 'a\\x00b'; a null byte"),
+        ({"json": "a\0b"}, r"json was given 'a\\x00b'; no command line can hold a null byte"),
         (
             {"require": ["fp32: speed >= 1", b"fp32: speed >= 1"]},
             r"require was given b'fp32: speed >= 1'; give",
@@ -213,7 +213,7 @@ def test_a_file_that_cannot_be_written_at_the_end_loses_no_trial(folder: Path, o
 
 
 def test_a_diagnosis_that_cannot_be_kept_is_told_and_why(folder: Path) -> None:
-    found = diagnosing._kept({}, folder / "idle.py" / "diagnosis.json")
+    found = diagnosing._write({}, folder / "idle.py" / "diagnosis.json")
     assert str(found) == (
         f"Cannot write '{folder}/idle.py/diagnosis.json' (Not a directory); give --out a folder with room."
     )

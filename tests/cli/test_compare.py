@@ -284,12 +284,12 @@ def test_a_batch_needs_something_to_fit_into(tmp_path: Path) -> None:
         ),
         (
             ["--budget", "20m", "--seeds", "5", FAULTY],
-            "--budget 20m was given with --seeds, but decides on seeds and repeats itself; leave one of the two out.",
+            "--budget 20m was given with --seeds, and decides on seeds and repeats itself; leave one of the two out.",
         ),
         (["--json", "/proc/none/c.json", FAULTY], "Cannot write '/proc/none/c.json'"),
         (
             ["--memory-limit", "2GiB", FAULTY],
-            "--memory-limit 2GiB was given without --fit-batch, which alone it is for",
+            "--memory-limit 2GiB was given without --fit-batch, and is only for that",
         ),
         (
             ["--fit-batch", "images=", FAULTY],

@@ -162,7 +162,7 @@ def test_an_emulated_precision_says_what_its_operands_lose(tmp_path: Path) -> No
     # All but one of 64 samples lie some 2^21 below the largest number; E4M3 ends 2^19 below it.
     assert layer["flushed"] == 63 / 64
     assert first["evidence"] == (
-        "98% of what its products are given is flushed to zero by fp8_e4m3 (the mean over vectors, by magnitude; "
+        "98% of the inputs of its products is flushed to zero by fp8_e4m3 (the mean over vectors, by magnitude; "
         "4,032 of 4,096 numbers)"
     )
     assert (found["emulated"], found["ran_as"]) == (True, "fp8-e4m3, emulated in fp32")

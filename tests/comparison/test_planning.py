@@ -13,7 +13,7 @@ import pytest
 from halfstep.comparison.model.figures import Ratio
 from halfstep.comparison.model.quality import FigureRow, FinalDifference, Quality
 from halfstep.comparison.model.verdicts import PrecisionRow
-from halfstep.comparison.planning import Next, State, Stop, Wave, order, plan, wave
+from halfstep.comparison.planning import Next, PlanEnd, State, Wave, order, plan, wave
 from halfstep.comparison.standing import stand
 from halfstep.comparison.statistics.sequential import LOOKS, Levels, critical, level
 
@@ -86,7 +86,7 @@ def test_a_wave_ends_at_a_look_where_there_are_places(
     rows = [BASE, replace(FASTER, quality=Quality("no_difference_seen", seeds=pairs), loss=_far(pairs))]
     found = wave(replace(state(rows, pairs, left), precisions=NAMES[:2], places=places, members=NAMES[:2]))
     if isinstance(blocks, str):
-        assert found == Stop(blocks)  # type: ignore[arg-type]
+        assert found == PlanEnd(blocks)  # type: ignore[arg-type]
         return
     assert isinstance(found, Wave)
     assert [block for _, block in found.trials] == [pairs + i for i in range(blocks) for _ in range(2)]
@@ -122,29 +122,29 @@ def test_what_certainly_loses_is_not_run_again_and_the_rest_is_run_to_its_next_l
     ("left", "end"), [(1e6, "certain"), (0.0, "certain")], ids=["time left", "no time left"]
 )
 def test_it_ends_when_every_verdict_is_certain(left: float, end: str) -> None:
-    assert plan(state([BASE, FASTER, SLOWER], left=left)) == Stop("certain")
+    assert plan(state([BASE, FASTER, SLOWER], left=left)) == PlanEnd("certain")
 
 
 def test_it_ends_where_the_time_does_not_reach_the_next_look() -> None:
-    assert plan(state([BASE, FASTER, OPEN], left=19.0)) == Stop("time")
-    assert plan(state([BASE, FASTER, OPEN], left=0.0)) == Stop("time")
+    assert plan(state([BASE, FASTER, OPEN], left=19.0)) == PlanEnd("time")
+    assert plan(state([BASE, FASTER, OPEN], left=0.0)) == PlanEnd("time")
     assert isinstance(plan(state([BASE, FASTER, OPEN], left=10_000.0)), Next)
 
 
 def test_it_ends_where_what_is_open_is_out_of_reach_of_the_time_or_of_the_plan() -> None:
     noisy = row("fp16", (0.001, 1000.0), loss=FigureRow(difference=FinalDifference(0.0, -9.0, 9.0, seeds=3)))
-    assert plan(state([BASE, FASTER, noisy])) == Stop("out_of_reach")
+    assert plan(state([BASE, FASTER, noisy])) == PlanEnd("out_of_reach")
     # Some pairs would do, but more than there is time for.
     close = row("fp16", (0.05, 30.0), loss=noisy.loss)
     needed = stand([BASE, close], LEVELS, "speed", {})[0].hope
     assert needed is not None
     assert needed > 5
-    assert plan(state([BASE, FASTER, close], left=20.0 * (needed - 3) - 1)) == Stop("out_of_reach")
+    assert plan(state([BASE, FASTER, close], left=20.0 * (needed - 3) - 1)) == PlanEnd("out_of_reach")
 
 
 def test_it_ends_where_the_largest_plan_is_spent() -> None:
     most = LOOKS[-1]
-    assert plan(state([BASE, FASTER, row("fp16", (0.9, 1.9), pairs=most)], blocks=most)) == Stop("plan")
+    assert plan(state([BASE, FASTER, row("fp16", (0.9, 1.9), pairs=most)], blocks=most)) == PlanEnd("plan")
 
 
 def test_a_block_that_was_begun_is_ended_with_its_own_members() -> None:
@@ -157,4 +157,4 @@ def test_a_block_that_was_begun_is_ended_with_its_own_members() -> None:
 def test_a_precision_that_failed_runs_no_more_and_the_baseline_not_alone() -> None:
     failed = [replace(row(name, pairs=0), status="failed") for name in ("bf16", "fp16")]
     ran = {("bf16", 0), ("fp16", 0), ("fp32", 0)}
-    assert plan(state([BASE, *failed], ran=ran)) == Stop("certain")
+    assert plan(state([BASE, *failed], ran=ran)) == PlanEnd("certain")

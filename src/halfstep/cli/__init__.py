@@ -47,7 +47,7 @@ def main() -> None:
     """The entry point. Mistakes of the user get one sentence on stderr and exit code 2."""
     begin = _parse()
     if callable(begin):
-        # `run` hands back what is left to do: the program runs outside of click, which would change its exceptions.
+        # `run` returns a function: the program runs outside of click, which would change its exceptions.
         begin()
 
 
@@ -80,6 +80,6 @@ def _exit(error: HalfstepError) -> NoReturn:
 
 
 def _forget_stdout() -> None:
-    """What is still to be written to it cannot be: the interpreter would fail at that once more, at its end."""
+    """Drop what is not written yet: the interpreter would try to write it at its end, and fail again."""
     with suppress(OSError, AttributeError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,7 @@
 """``halfstep.compare`` and ``halfstep.diagnose``: the commands as functions.
 
-Their keywords are the fields of the commands' options. What is given is put into the words of a command line and read
-by the command, so that both take the same values and refuse the others in the same sentences.
+Their keywords are the fields of the commands' options. They are turned into a command line, which the command reads, so
+that both take the same values and refuse others in the same sentences.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import click
 from halfstep.cli import compare as comparing
 from halfstep.cli import diagnose as diagnosing
 from halfstep.cli.options import given_options
-from halfstep.cli.outputs import held
+from halfstep.cli.outputs import Done, held
 from halfstep.comparison.options import ComparisonOptions
 from halfstep.comparison.work import Display
 from halfstep.diagnosis.options import DiagnosisOptions
@@ -41,14 +41,14 @@ P = ParamSpec("P")
 Options = TypeVar("Options", bound=CallOptions)
 Value = TypeVar("Value", Comparison, Diagnosis)
 
-#: fields that stand elsewhere on a command line, or nowhere
+#: fields that are no options of the command line
 _NO_OPTIONS = ("program", "args", "module", "progress")
 
 
 def _with_keywords_of(
     options: Callable[P, Options],
 ) -> Callable[[Callable[[Keywords], Value]], Callable[P, Value]]:
-    """Let a function of a dictionary be called with the fields of ``options`` as keywords, checked by name."""
+    """Turn a function that takes a dictionary into one that takes the fields of ``options`` as keywords."""
 
     def decorated(call: Callable[[Keywords], Value]) -> Callable[P, Value]:
         signature = inspect.signature(options)
@@ -73,39 +73,37 @@ def _with_keywords_of(
 def compare(given: Keywords) -> Comparison:
     """Run a program in several precisions, one process each, and compare speed, memory and loss.
 
-    The keywords are the options of ``halfstep compare``, with its defaults; a list may be a list. Nothing is printed,
-    and nothing written but by the program itself and into ``out``.
+    The keywords are the options of ``halfstep compare``, with its defaults; a list with commas may be a Python list.
+    Nothing is printed, and only the program itself writes outside of ``out``.
 
     Args:
         program: the script; with ``module=True`` a module's name. None where ``resume`` names a comparison.
         args: the program's own arguments, e.g. ``["--lr", "3e-4"]``.
-        out: folder for records, logs and the page. Default: a temporary one, removed with the value returned.
+        out: folder for records, logs and the page. Default: a temporary one, removed with the returned value.
         progress: True shows it on stderr, as the command does; a function is called with each
             :class:`~halfstep.trials.progress.Progress`, and ends the trials by raising an exception.
 
     Returns:
-        What :func:`halfstep.load` reads from ``out``. A trial that failed is a row of it, as on the command line;
-        Ctrl-C, which only the main thread sees, ends the comparison with the trials there are.
+        What :func:`halfstep.load` reads from ``out``. A trial that failed is a row of it, as on the command line.
+        Ctrl-C, which only the main thread gets, ends the comparison with the trials so far.
 
     Raises:
-        HalfstepError: what the command refuses, in its words.
+        HalfstepError: the command refuses the options, with the same message.
         Unmet: what ``require`` names does not hold (``exit_code`` 1), or the data cannot tell (3).
 
     Example:
         >>> import halfstep
         >>> halfstep.compare("train.py", precisions=["fp32", "bf16"], seeds=5)  # doctest: +SKIP
     """
-    with _folder(given) as (told, keep):
-        options, names = _read(comparing.compare, ComparisonOptions, told)
+    with _folder(given) as (complete, keep):
+        options, names = _read(comparing.compare, ComparisonOptions, complete)
         task = comparing.prepare(options, names)
         _require_lasting_places(given, task)
         with held(task.request.folder), _display(given.get("progress", False)) as display:
             done = comparing.perform(task, display)
         _track(task, done)
-        _require_page(done.page)
-        if done.unwritten is not None:
-            raise done.unwritten
-        found = Comparison(done.comparison, task.request.folder)
+        _check(done)
+        found = Comparison(done.found, task.request.folder)
         found.require(*task.required)
         return keep(found)
 
@@ -114,43 +112,37 @@ def compare(given: Keywords) -> Comparison:
 def diagnose(given: Keywords) -> Diagnosis:
     """Train a program for some steps in a precision, look at every number, and name what goes wrong.
 
-    The keywords are the options of ``halfstep diagnose``, with its defaults. Nothing is printed, and nothing written
-    but by the program itself and into ``out``.
+    The keywords are the options of ``halfstep diagnose``, with its defaults. Nothing is printed, and only the program
+    itself writes outside of ``out``.
 
     Args:
         program: the script; with ``module=True`` a module's name.
         args: the program's own arguments, e.g. ``["--lr", "3e-4"]``.
         out: folder for records, logs and the page; in a comparison's folder the diagnosis becomes a section of its
-            page. Default: a temporary one, removed with the value returned.
+            page. Default: a temporary one, removed with the returned value.
         progress: as for :func:`halfstep.compare`.
 
     Returns:
         What ``halfstep.load(out, "diagnosis")`` reads.
 
     Raises:
-        HalfstepError: what the command refuses, in its words, and a program that makes no step.
+        HalfstepError: the command refuses the options, with the same message, or the program makes no step.
 
     Example:
         >>> import halfstep
         >>> halfstep.diagnose("train.py", precision="fp16", steps=20)  # doctest: +SKIP
     """
-    with _folder(given) as (told, keep):
-        options, _ = _read(diagnosing.diagnose, DiagnosisOptions, told)
+    with _folder(given) as (complete, keep):
+        options, _ = _read(diagnosing.diagnose, DiagnosisOptions, complete)
         task = diagnosing.prepare(options)
         with held(task.question.job.folder), _display(given.get("progress", False)) as display:
             done = diagnosing.perform(task, display)
-        _require_page(done.page)
-        if done.unwritten is not None:
-            raise done.unwritten
-        return keep(Diagnosis(done.diagnosis, task.question.job.folder))
+        _check(done)
+        return keep(Diagnosis(done.found, task.question.job.folder))
 
 
 def _require_lasting_places(given: Mapping[str, Any], task: comparing.Task) -> None:
-    """A tracker must not write into a temporary folder, which is removed with the value returned.
-
-    Raises:
-        UsageError: it would.
-    """
+    """Raise UsageError where a tracker would write into a temporary folder, which goes with the returned value."""
     if given.get("out") is not None or given.get("resume") is not None:
         return
     for target in task.targets:
@@ -161,33 +153,28 @@ def _require_lasting_places(given: Mapping[str, Any], task: comparing.Task) -> N
             )
 
 
-def _track(task: comparing.Task, done: comparing.Done) -> None:
-    """Tell the trackers; one that could not be told is a warning."""
+def _track(task: comparing.Task, done: Done) -> None:
+    """Write to the trackers; one that fails is a warning."""
     page = done.page if isinstance(done.page, Path) else None
     for target in task.targets:
         try:
-            track(target, done.comparison, task.request.folder, page)
+            track(target, done.found, task.request.folder, page)
         except NotTracked as failed:
             warnings.warn(str(failed), RuntimeWarning, stacklevel=4)
 
 
-def _require_page(page: Path | HalfstepError) -> None:
-    """Warn where a page cannot be drawn here.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
-    if isinstance(page, Unsupported):
-        warnings.warn(str(page), RuntimeWarning, stacklevel=4)
-    elif isinstance(page, HalfstepError):
-        raise page
+def _check(done: Done) -> None:
+    """Warn where the page cannot be drawn here; raise UsageError where a file could not be written."""
+    if isinstance(done.page, Unsupported):
+        warnings.warn(str(done.page), RuntimeWarning, stacklevel=4)
+    done.check()
 
 
 @contextmanager
 def _folder(given: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Callable[[Value], Value]]]:
-    """What was given, with a folder; and what binds a temporary folder to the value that is returned.
+    """``given`` with a folder for ``out``, and a function that ties a temporary folder to the returned value.
 
-    A temporary folder outlives an error that sends its reader to a file in it.
+    A temporary folder is kept after an error whose message names a file in it.
 
     Raises:
         UsageError: this process is itself a trial, which would start trials without end.
@@ -237,7 +224,7 @@ def _display(progress: Any) -> Iterator[Display]:
 def _read(
     command: click.Command, kind: type[Options], given: Mapping[str, Any]
 ) -> tuple[Options, frozenset[str]]:
-    """The options that the command reads from what was given, and the names of those that were.
+    """The options as the command reads them, and the names of those that were given.
 
     Raises:
         UsageError: the command refuses one.
@@ -281,7 +268,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _option(name: str, value: Any, default: Any) -> list[str]:
-    """The words that give an option this value; none for None, which leaves it to its default."""
+    """The words of a command line that give an option this value; none for None, which is the default."""
     option = f"--{name.replace('_', '-')}"
     if name in _NO_OPTIONS or value is None:
         return []
@@ -302,12 +289,10 @@ def _flag(name: str, value: Any) -> bool:
 def _text(name: str, value: Any) -> str:
     plain = os.fspath(value) if isinstance(value, os.PathLike) else value
     if isinstance(plain, bool) or not isinstance(plain, str | int | float):
-        raise UsageError(
-            f"{name} was given {value!r}; give a text, a number or a path, as its option is given."
-        )
+        raise UsageError(f"{name} was given {value!r}; give a text, a number or a path, as for its option.")
     with suppress(UnicodeEncodeError):
         if b"\0" not in os.fsencode(str(plain)):
             return str(plain)
     raise UsageError(
-        f"{name} was given {value!r}; a null byte or half a surrogate pair is in no command line."
+        f"{name} was given {value!r}; no command line can hold a null byte or half a surrogate pair."
     )

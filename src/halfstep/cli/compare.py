@@ -21,21 +21,21 @@ from halfstep.cli.options import (
     program_options,
 )
 from halfstep.cli.outputs import (
+    Done,
     check_current_folder,
     held,
     json_path_of,
     new_folder,
+    page_or_none,
     page_or_reason,
-    page_or_said,
     print_required,
     print_tracked,
     text_or_reason,
 )
 from halfstep.cli.project import required_by_project
-from halfstep.codec import JsonObject
+from halfstep.comparison.budgeted import parse_budget
 from halfstep.comparison.cluster.connection import check as check_cluster
 from halfstep.comparison.cluster.resources import parse_on, parse_resources
-from halfstep.comparison.course import parse_budget
 from halfstep.comparison.fit import FitOption, parse_fit, parse_size
 from halfstep.comparison.options import ComparisonOptions
 from halfstep.comparison.request import Request, Stored, check_owner, resumed, stored
@@ -44,7 +44,7 @@ from halfstep.comparison.slots import parse_parallel
 from halfstep.comparison.statistics.tolerance import parse_tolerance
 from halfstep.comparison.work import Display
 from halfstep.diagnosis.loading import stored as diagnoses
-from halfstep.errors import HalfstepError, UsageError
+from halfstep.errors import UsageError
 from halfstep.files import json_text
 from halfstep.passed_on import Keywords
 from halfstep.precisions.recipes import parse_list
@@ -74,25 +74,20 @@ def compare(**options: Any) -> int:
     with held(task.request.folder):
         if task.old is not None:
             command = join_words([*split_words(task.request.launch), *task.request.command])
-            err.print(
-                clean(f"halfstep: goes on with {command}"), markup=False, highlight=False, soft_wrap=True
-            )
+            err.print(clean(f"halfstep: resuming {command}"), markup=False, highlight=False, soft_wrap=True)
         with terminal.Progress(err) as progress:
             done = perform(task, progress)
-    page = page_or_said(done.page)
-    console.print(terminal.table(done.comparison, page=page), crop=False)
-    print_tracked(task.targets, done.comparison, task.request.folder, page)
-    if isinstance(done.page, UsageError):
-        raise done.page
-    if done.unwritten is not None:
-        raise done.unwritten
-    print_required(done.comparison, task.required, console)
-    return 0 if any(trial["status"] == "ok" for trial in done.comparison["trials"]) else 1
+    page = page_or_none(done.page)
+    console.print(terminal.table(done.found, page=page), crop=False)
+    print_tracked(task.targets, done.found, task.request.folder, page)
+    done.check()
+    print_required(done.found, task.required, console)
+    return 0 if any(trial["status"] == "ok" for trial in done.found["trials"]) else 1
 
 
 @dataclass(frozen=True)
 class Task:
-    """A comparison that was found to be possible; ``old`` is the one that it resumes."""
+    """A comparison whose options were checked; ``old`` is the one that it resumes."""
 
     request: Request
     old: Stored | None
@@ -102,21 +97,12 @@ class Task:
     targets: tuple[Target, ...] = ()
 
 
-@dataclass(frozen=True)
-class Done:
-    """A comparison as JSON has it, its page, or why that could not be drawn or written, and what else could not be."""
-
-    comparison: JsonObject
-    page: Path | HalfstepError
-    unwritten: UsageError | None = None
-
-
 def prepare(options: ComparisonOptions, given: Collection[str], project: Sequence[Term] = ()) -> Task:
     """Read the options, and find everything that can be wrong before a trial is run.
 
     Args:
-        options: as the command line has them: lists are texts with commas.
-        given: those that were given, and not left to their defaults.
+        options: as the command line has them: a list is a text with commas.
+        given: the names of those that were given.
         project: what pyproject.toml requires.
 
     Raises:
@@ -178,7 +164,7 @@ def prepare(options: ComparisonOptions, given: Collection[str], project: Sequenc
 
 
 def _check_compared(required: Sequence[Term], where: str, request: Request) -> None:
-    """Raise UsageError where ``where`` requires something of a precision that is not compared."""
+    """Raise UsageError if ``required``, which stands in ``where``, names a precision that is not compared."""
     recipes = request.recipes
     if recipes is None:
         return
@@ -190,7 +176,7 @@ def _check_compared(required: Sequence[Term], where: str, request: Request) -> N
 
 
 def perform(task: Task, display: Display) -> Done:
-    """Run the trials and write the page and the JSON; the folder has to be :func:`held`."""
+    """Run the trials, and write the page, JSON and Markdown; the folder has to be :func:`held`."""
     from halfstep.report.compared import compare as compared
     from halfstep.report.markdown import markdown
     from halfstep.report.page import write as write_page
@@ -217,24 +203,16 @@ def _begun(folder: Path) -> Stored:
 
 
 def _given_again(request: Request, given: Collection[str]) -> Keywords:
-    """The fields of the request that were given on resuming it.
+    """The fields of the request that were given again on resuming it.
 
     Raises:
-        UsageError: a folder was given, too.
+        UsageError: --out was given, too.
     """
     if "out" in given:
         raise UsageError("--resume DIR goes on in DIR itself; leave --out out.")
     names = {"precisions": "recipes", "fit_batch": "fit"}
-    fields_given = {names.get(name, name) for name in given} - {
-        "json",
-        "markdown",
-        "require",
-        "track",
-        "resume",
-        "program",
-        "args",
-        "module",
-    }
+    no_fields = {"json", "markdown", "require", "track", "resume", "program", "args", "module"}
+    fields_given = {names.get(name, name) for name in set(given) - no_fields}
     if request.program:
         fields_given |= {"program", "arguments", "module"}
     return {name: request.option(name) for name in fields_given}
@@ -245,30 +223,30 @@ def _texts(given: float | str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _budget(text: float | str | None, given: Collection[str]) -> float | None:
-    """The seconds to spend.
+    """The seconds to spend; None without --budget.
 
     Raises:
-        UsageError: they cannot be read, or seeds or repeats were given, too.
+        UsageError: they cannot be read, or --seeds or --repeats was given, too.
     """
     fixed = [name for name in ("seeds", "repeats") if name in given]
     if text is not None and fixed:
         raise UsageError(
-            f"--budget {text} was given with --{fixed[0]}, but decides on seeds and repeats itself; leave one of the "
+            f"--budget {text} was given with --{fixed[0]}, and decides on seeds and repeats itself; leave one of the "
             "two out."
         )
     return None if text is None else parse_budget(str(text))
 
 
 def _cluster(options: ComparisonOptions, given: Collection[str]) -> tuple[str, str]:
-    """On which cluster, and what a block gets of it.
+    """--on and --resources, checked.
 
     Raises:
-        UsageError: either cannot be read, the resources stand alone, or what cannot be done there was given, too.
+        UsageError: either cannot be read, --resources was given alone, or with an option that is for one machine.
     """
     on, resources = parse_on(options.on), parse_resources(options.resources)
     if resources and not on and options.resume is None:
         raise UsageError(
-            f"--resources {resources} was given without --on, which alone it is for; give --on ray, too."
+            f"--resources {resources} was given without --on, and is only for that; give --on ray, too."
         )
     cannot = [name for name in ("parallel", "fit_batch") if name in given]
     if on and cannot:
@@ -282,14 +260,14 @@ def _cluster(options: ComparisonOptions, given: Collection[str]) -> tuple[str, s
 
 
 def _fit(fit_batch: str | None, memory_limit: int | str | None) -> tuple[FitOption | None, int | None]:
-    """The batch's option and the limit.
+    """--fit-batch and --memory-limit, read.
 
     Raises:
-        UsageError: either cannot be read, or the limit stands alone.
+        UsageError: either cannot be read, or --memory-limit was given alone.
     """
     if memory_limit is not None and fit_batch is None:
         raise UsageError(
-            f"--memory-limit {memory_limit} was given without --fit-batch, which alone it is for; "
+            f"--memory-limit {memory_limit} was given without --fit-batch, and is only for that; "
             "give --fit-batch NAME=ARG too, or leave it out."
         )
     return (

@@ -12,12 +12,13 @@ import click
 from halfstep import codec
 from halfstep.cli.options import SETTINGS, check_launcher, check_program, command_options, program_options
 from halfstep.cli.outputs import (
+    Done,
     check_current_folder,
     diagnosis_folder,
     held,
     json_path_of,
+    page_or_none,
     page_or_reason,
-    page_or_said,
     text_or_reason,
 )
 from halfstep.codec import JsonObject
@@ -25,7 +26,7 @@ from halfstep.comparison.work import Display
 from halfstep.diagnosis.loading import NAME, holds_comparison, stored
 from halfstep.diagnosis.options import DiagnosisOptions
 from halfstep.diagnosis.run import Question, run_diagnosis
-from halfstep.errors import HalfstepError, UsageError
+from halfstep.errors import UsageError
 from halfstep.files import json_text, write_whole
 from halfstep.precisions.recipes import parse
 from halfstep.program.target import Target
@@ -51,30 +52,18 @@ def diagnose(**options: Any) -> int:
     err, console = Console(file=console_file()), Console(stderr=options["json"] == "-")
     with held(task.question.job.folder), terminal.Progress(err) as progress:
         done = perform(task, progress)
-    console.print(report.view(done.diagnosis, page=page_or_said(done.page)), crop=False)
-    if isinstance(done.page, UsageError):
-        raise done.page
-    if done.unwritten is not None:
-        raise done.unwritten
+    console.print(report.view(done.found, page=page_or_none(done.page)), crop=False)
+    done.check()
     return 0
 
 
 @dataclass(frozen=True)
 class Task:
-    """A diagnosis that was found to be possible; ``comparison`` is the folder whose page is to have it, too."""
+    """A diagnosis whose options were checked; ``comparison`` is the comparison's folder whose page gets it, too."""
 
     question: Question
     comparison: Path | None
     json: Path | None
-
-
-@dataclass(frozen=True)
-class Done:
-    """A diagnosis as JSON has it, its page, or why that could not be drawn or written, and what else could not be."""
-
-    diagnosis: JsonObject
-    page: Path | HalfstepError
-    unwritten: UsageError | None = None
 
 
 def prepare(options: DiagnosisOptions) -> Task:
@@ -98,7 +87,7 @@ def prepare(options: DiagnosisOptions) -> Task:
 
 
 def perform(task: Task, display: Display) -> Done:
-    """Run the program and write the page and the JSON; the folder has to be :func:`held`."""
+    """Run the program, and write the page and the JSON; the folder has to be :func:`held`."""
     from halfstep.report import diagnosis_page as page
     from halfstep.report.loading import rebuild
     from halfstep.report.page import write as write_page
@@ -106,7 +95,7 @@ def perform(task: Task, display: Display) -> Done:
 
     folder = task.question.job.folder
     found = codec.write(worded(run_diagnosis(task.question, display)))
-    unwritten = _kept(found, folder / NAME)
+    unwritten = _write(found, folder / NAME)
     written = page_or_reason(lambda: page.write(found, folder / "diagnosis.html"))
     if (whole := task.comparison) is not None:
         target = whole / "report.html"
@@ -115,8 +104,8 @@ def perform(task: Task, display: Display) -> Done:
     return Done(found, written, unwritten or also)
 
 
-def _kept(found: JsonObject, path: Path) -> UsageError | None:
-    """Keep a diagnosis in its folder; an error where it cannot be written: the folder is gone, or the disk full."""
+def _write(found: JsonObject, path: Path) -> UsageError | None:
+    """Write a diagnosis into its folder; returns why that failed: the folder is gone, or the disk full."""
     try:
         write_whole(path, json_text(found))
     except OSError as error:

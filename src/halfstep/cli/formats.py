@@ -15,7 +15,7 @@ from halfstep.errors import UsageError
 from halfstep.precisions.explain import explain
 from halfstep.precisions.formats import FORMATS, BlockFormat, Format
 
-#: numbers further from 1 than 2^±LIMIT are beyond every format here, and cost time to write down
+#: numbers further from 1 than 2^±LIMIT are beyond every format here, and would take long to compute
 _LIMIT = 5000
 _SPECIAL = {"inf": math.inf, "infinity": math.inf, "nan": math.nan}
 _POWER = re.compile(r"([+-]?)2(?:\^|\*\*)([+-]?\d{1,5})")
@@ -64,7 +64,7 @@ def parse_value(text: str) -> Fraction | float:
 
 
 def _finite(word: str) -> Fraction | None:
-    """The number, None if it is too large or small to be written down."""
+    """The number; None if it is further from 1 than 2^±5000."""
     power = _POWER.fullmatch(word)
     if power:
         exponent = int(power[2])
@@ -113,14 +113,14 @@ def _row(row: Format | BlockFormat) -> Mapping[str, object]:
 
 
 def _result(x: Fraction | float, row: Format | BlockFormat) -> Mapping[str, object]:
-    told = explain(x, row)
+    rounded = explain(x, row)
     return {
         "format": row.name,
-        "value": _jsonable(told.value),
-        "code": told.code,
-        "outcome": told.outcome,
-        "relative_error": _jsonable(told.relative_error),
-        "scale": _jsonable(told.scale),
+        "value": _jsonable(rounded.value),
+        "code": rounded.code,
+        "outcome": rounded.outcome,
+        "relative_error": _jsonable(rounded.relative_error),
+        "scale": _jsonable(rounded.scale),
     }
 
 

@@ -1,4 +1,4 @@
-"""What a kernel has run so far, as a program: the cells that ended well, each once, where it ran last."""
+"""The program that a kernel has run so far: the cells that ended well, each once, in the order of their last runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from halfstep.program.cells import Cell
 
 
 class History:
-    """Follows the cells of a kernel: IPython itself remembers their text, but not which of them is which.
+    """Follows the cells of a kernel: IPython remembers their texts, but not which cell of the notebook each one is.
 
     Args:
         shell: IPython's.
@@ -33,7 +33,7 @@ class History:
         self._shell.events.unregister("post_run_cell", self._note)
 
     def _begin(self, info: ExecutionInfo) -> None:
-        """A cell begins: only now is it known what its names stand for."""
+        """A cell begins: later its names may have other values."""
         if self._looks(info.raw_cell or "", self._shell.user_ns):
             self._looking = info
 
@@ -63,20 +63,18 @@ class History:
         return list(manager.input_hist_raw)
 
     def looked(self) -> list[int]:
-        """The numbers of the cells that only compared, diagnosed, or read what was found."""
+        """The numbers of the cells that only compared, diagnosed, or read the results."""
         before = enumerate(self._raw[:-1])
         return [number for number, text in before if number in self._looked or self._looks(text, {})]
 
     def program(self, left_out: Iterable[int]) -> list[Cell]:
-        """The cells that ran before the one that is running: each once, where it ran last, if it ended well then.
+        """The cells that ran before the running one, each once: its last run, if that ended well.
 
-        A cell is told by the name that the notebook gives it, where it was run after the extension was loaded, else by
-        its text.
+        A cell is identified by the id that the notebook gives it; one that ran before the extension was loaded, by its
+        text.
         """
-        failed = self._failed | set(
-            getattr(self._shell.history_manager, "exceptions", {})
-        )  # from IPython 9 on
-        failed.update(left_out)
+        # IPython 9 and later keep the exceptions themselves.
+        failed = self._failed | {*getattr(self._shell.history_manager, "exceptions", {}), *left_out}
         last: dict[str, Cell] = {}
         for number, text in enumerate(self._raw[:-1]):
             code = own_lines_removed(text)

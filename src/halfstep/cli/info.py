@@ -38,7 +38,7 @@ def info(as_json: bool) -> None:
 
 @dataclass(frozen=True)
 class _Found:
-    """What this machine has: versions by framework (None: not installed), and what cannot be told as Absent."""
+    """What this machine has: versions by framework (None: not installed); what is not known is Absent."""
 
     python: str
     platform: str
@@ -48,7 +48,7 @@ class _Found:
     meters: Mapping[str, Kind | Absent]
 
     def as_json(self) -> object:
-        """As JSON has it; what is absent is an object of its reason."""
+        """As JSON has it; what is absent is ``{"absent": reason}``."""
         meters = {name: _or_reason(meter) for name, meter in self.meters.items()}
         return {**codec.write(self), "machine": _or_reason(self.machine), "meters": meters}
 

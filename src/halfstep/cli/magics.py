@@ -1,8 +1,8 @@
-"""``%load_ext halfstep``: comparing and diagnosing from within a notebook.
+"""``%load_ext halfstep``: compare and diagnose from within a notebook.
 
 ``%%halfstep compare [OPTIONS]`` above a cell, or ``%halfstep compare [OPTIONS]`` alone: the program is what this kernel
-has run so far, and the cell. It is written as a notebook, and run by `halfstep`'s own machinery in processes of its
-own; the kernel's variables are not touched.
+has run so far, and the cell. It is written as a notebook and run in other processes, so the kernel's variables do not
+change.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ class HalfstepMagics(Magics):
             raise MagicError(error.format_message()) from None
 
     def _passed_over(self) -> PassedOver:
-        """What a later cell finds in ``_``, ``Out[3]`` and ``_3``, too: where a notebook is run, no cell sets them.
+        """The result for later cells, also in ``_``, ``Out[3]`` and ``_3``, which IPython sets in a kernel only.
 
-        As in a kernel, ``_`` is left alone once a cell has given it another meaning.
+        As in a kernel, ``_`` is not set once a cell has assigned to it.
         """
         result = PassedOver()
         hook, names, number = self._shell.displayhook, self._shell.user_ns, self._shell.execution_count
@@ -109,7 +109,7 @@ class HalfstepMagics(Magics):
         return found
 
     def _program(self, cell: str | None, only_cell: bool) -> list[Cell]:
-        """The cells that are the program; they are listed.
+        """The cells that are the program; prints a list of them.
 
         Raises:
             UsageError: there is none.
@@ -147,7 +147,7 @@ def _words(line: str) -> list[str]:
 
 
 def _written(path: Path, program: list[Cell]) -> Path:
-    """The notebook that is run.
+    """Write the notebook that is run.
 
     Raises:
         UsageError: it cannot be written, or there is no folder to run it in.
@@ -203,9 +203,9 @@ class _Text:
 
 
 class PassedOver:
-    """What stands for a comparison or a diagnosis where halfstep itself runs the notebook.
+    """The result of ``%halfstep`` where halfstep itself runs the notebook, in the place of a comparison or diagnosis.
 
-    So cells that look at it, as ``_.table()`` does, pass over too: each attribute, item and call is the same again, and
+    Cells that read it, as ``_.table()`` does, then do nothing: each attribute, item and call is this value again, and
     there is nothing to iterate over.
     """
 

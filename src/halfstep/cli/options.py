@@ -21,7 +21,7 @@ from halfstep.program.target import Target
 
 
 def program_options(command: Callable[..., Any], required: bool = True) -> Callable[..., Any]:
-    """The arguments that name a program: halfstep's options end there, so that its own ``--precision`` reaches it."""
+    """The arguments that name a program; halfstep's options end there, so the program gets its own ``--precision``."""
     command = click.argument("args", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")(command)
     command = click.argument("program", type=click.UNPROCESSED, required=required)(command)
     return click.option("-m", "module", is_flag=True, help="PROGRAM is a module's name, as for `python -m`.")(
@@ -30,11 +30,7 @@ def program_options(command: Callable[..., Any], required: bool = True) -> Calla
 
 
 def check_program(target: Target) -> None:
-    """Look at a program that is to run several times before anything is run.
-
-    Raises:
-        UsageError: it is a pipe or a device, as ``<(command)`` is, and can be read only once.
-    """
+    """Raise UsageError where the program can be read only once, as it is a pipe or a device such as ``<(command)``."""
     if target.path is not None and not (os.path.isfile(target.path) or os.path.isdir(target.path)):
         raise UsageError(
             f"{target.given!r} is no file, and can be read only once; write it into a file, and name that."
@@ -42,10 +38,10 @@ def check_program(target: Target) -> None:
 
 
 def check_launcher(launch: str, there: bool = False) -> None:
-    """Look for the program of ``--launch`` before anything is run; with ``there`` it is on another machine.
+    """Look for the launcher's program before anything is run; with ``there`` it is on another machine.
 
     Raises:
-        UsageError: it is not there, or the quotes of ``launch`` do not match.
+        UsageError: it is not found, or the quotes of ``launch`` do not match.
     """
     try:
         words = split_words(launch)
@@ -77,13 +73,8 @@ STEPS = click.IntRange(1, MOST_STEPS)
 SETTINGS = {"ignore_unknown_options": False, "allow_interspersed_args": False}
 
 
-def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of every run but ``--steps``; the command is given them by name."""
-    return command_options(RunOptions)(command)
-
-
 def command_options(kind: type[RunOptions]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """An option for each field of ``kind`` that has words for the command line: its own first, in their order."""
+    """An option for each field of ``kind`` that has a help text: its own fields first, then inherited ones."""
 
     def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
         known = {f.name: f for f in fields(kind) if f.metadata}
@@ -125,7 +116,7 @@ def _option(option: Field[Any]) -> Callable[[Callable[..., Any]], Callable[..., 
 
 
 def _not_empty(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    """An option that is given an empty value, as ``--launch "$UNSET"`` is, was not left out: refuse it."""
+    """Refuse an option that was given an empty value, as ``--launch "$UNSET"`` gives one."""
     if not value and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE:
         raise UsageError(
             f"{parameter.opts[0]} was given nothing; give it {parameter.make_metavar(context)}, or leave it out."

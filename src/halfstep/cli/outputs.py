@@ -1,4 +1,4 @@
-"""Where a command writes: found to be writable before anything is run."""
+"""Where a command writes: places are checked before anything is run, and written at its end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from halfstep.codec import JsonObject
 from halfstep.comparison.requirements import Term
 from halfstep.diagnosis.loading import holds_comparison, place_in
 from halfstep.errors import HalfstepError, Unsupported, UsageError
-from halfstep.files import Locked, json_text, locked
+from halfstep.files import Locked, locked
 from halfstep.options import StrPath
 from halfstep.report.tracking import NotTracked, Target, track
 from halfstep.words.safe_text import clean
@@ -32,7 +33,7 @@ def check_current_folder() -> None:
 
 
 def new_folder(out: StrPath | None, program: str) -> Path:
-    """The folder of the comparison, made and found to be writable before any training.
+    """The folder of the comparison: made, and checked to be writable before any training.
 
     Raises:
         UsageError: it cannot be written, or holds a comparison already.
@@ -52,7 +53,7 @@ def new_folder(out: StrPath | None, program: str) -> Path:
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Lock the folder for this process, until the block is left or the process ends, however it ends.
+    """Lock the folder for this process, until the context is left or the process ends, however it ends.
 
     Args:
         folder: where records are to be written.
@@ -70,7 +71,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def diagnosis_folder(out: StrPath | None, program: str, precision: str) -> Path:
-    """The folder of a diagnosis, made and found to be writable: ``out``, or a place in it where it is a comparison's.
+    """The folder of a diagnosis, made and writable: ``out``, or a folder in it where ``out`` holds a comparison.
 
     Raises:
         UsageError: it cannot be written.
@@ -81,7 +82,7 @@ def diagnosis_folder(out: StrPath | None, program: str, precision: str) -> Path:
 
 
 def _unused(folder: Path) -> Path:
-    """The folder, which this call makes; a number follows its name where another began in the same second."""
+    """Make the folder; a number is added to its name where another run began in the same second."""
     for place in (folder, *(folder.with_name(f"{folder.name}-{n}") for n in range(2, 1000))):
         try:
             place.mkdir(parents=True)
@@ -110,35 +111,44 @@ def _unwritable(folder: Path, error: OSError) -> UsageError:
     )
 
 
+@dataclass(frozen=True)
+class Done:
+    """What a command found, and what it wrote.
+
+    Attributes:
+        found: the comparison or the diagnosis as JSON has it.
+        page: its page, or why the page could not be drawn or written.
+        unwritten: why another file could not be written.
+    """
+
+    found: JsonObject
+    page: Path | HalfstepError
+    unwritten: UsageError | None = None
+
+    def check(self) -> None:
+        """Raise UsageError where the page or another file could not be written."""
+        for failed in (self.page, self.unwritten):
+            if isinstance(failed, UsageError):
+                raise failed
+
+
 def page_or_reason(write: Callable[[], Path]) -> Path | HalfstepError:
-    """The page that ``write`` draws, or why it cannot be drawn here or written: all else goes on."""
+    """The page that ``write`` draws, or why it cannot be drawn here or written."""
     try:
         return write()
     except HalfstepError as error:
         return error
 
 
-def page_or_said(page: Path | HalfstepError) -> Path | None:
-    """The page; where it cannot be drawn here a sentence on stderr, and None."""
+def page_or_none(page: Path | HalfstepError) -> Path | None:
+    """The page; where it cannot be drawn here, None, and a sentence on stderr."""
     if isinstance(page, Unsupported):
         tell(str(page))
     return page if isinstance(page, Path) else None
 
 
-def page_or_none(write: Callable[[], Path]) -> Path | None:
-    """The page that ``write`` draws; where it cannot be drawn here a sentence on stderr, and None.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
-    page = page_or_reason(write)
-    if isinstance(page, UsageError):
-        raise page
-    return page_or_said(page)
-
-
 def json_path_of(json_file: StrPath | None, option: str = "--json") -> Path | None:
-    """Where the file of an option goes, found to be writable before any training.
+    """Where the file of an option goes: checked to be writable before any training.
 
     Raises:
         UsageError: it cannot be written.
@@ -160,10 +170,10 @@ def json_path_of(json_file: StrPath | None, option: str = "--json") -> Path | No
 
 
 def print_required(comparison: JsonObject, terms: Sequence[Term], console: Console) -> None:
-    """Print whether what was required holds.
+    """Print whether each requirement holds.
 
     Raises:
-        Unmet: something does not, or the data cannot tell.
+        Unmet: one does not, or the data cannot tell.
     """
     from halfstep.report.loading import Comparison
 
@@ -172,7 +182,7 @@ def print_required(comparison: JsonObject, terms: Sequence[Term], console: Conso
 
 
 def print_tracked(targets: Sequence[Target], comparison: JsonObject, folder: Path, page: Path | None) -> None:
-    """Write to the trackers, and say on stderr how to see it, or why one failed: all else is written by then."""
+    """Write to the trackers, and say on stderr how to see it, or why one failed; everything else is written by then."""
     for target in targets:
         name = target.tracker.name
         try:
@@ -183,21 +193,18 @@ def print_tracked(targets: Sequence[Target], comparison: JsonObject, folder: Pat
 
 
 def text_or_reason(text: Callable[[], str], path: Path | None, what: str, kept: Path) -> UsageError | None:
-    """Write a text where :func:`json_path_of` said, or return why it could not be: the trials have run, so all goes on.
+    """:func:`write_text`, after the trials have run: returns why the file could not be written.
 
     Args:
-        text: what makes it.
-        path: where it goes; None for nowhere.
-        what: what is there without the file, as the subject of a clause that ends the sentence.
-        kept: the folder in which it is.
+        text, path: as for :func:`write_text`.
+        what: what the file would hold; the error says that ``kept`` has it.
+        kept: a folder.
 
     Raises:
         OSError: nobody reads stdout any more.
     """
-    if path is None:
-        return None
     try:
-        write_text(text(), path)
+        write_text(text, path)
     except OSError as error:
         if str(path) == "-":
             raise
@@ -209,16 +216,9 @@ def text_or_reason(text: Callable[[], str], path: Path | None, what: str, kept: 
     return None
 
 
-def write_json(data: JsonObject, path: Path | None) -> None:
-    """Write ``data`` where :func:`json_path_of` said: nowhere, to stdout, or to a file."""
-    if path is None:
-        return
-    write_text(json_text(data, indent=1), path)
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write a text where :func:`json_path_of` said: to stdout, or to a file."""
+def write_text(text: Callable[[], str], path: Path | None) -> None:
+    """Write what ``text`` makes where :func:`json_path_of` said: nowhere, to stdout, or to a file."""
     if str(path) == "-":
-        print(text)
-    else:
-        path.write_text(text + "\n", encoding="utf-8")
+        print(text())
+    elif path is not None:
+        path.write_text(text() + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Which cells of a notebook are about halfstep: no part of the program that is compared."""
+"""Which cells of a notebook are about halfstep, and so no part of the program that is compared."""
 
 from __future__ import annotations
 

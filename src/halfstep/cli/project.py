@@ -15,7 +15,7 @@ else:
     import tomli as tomllib  # type: ignore[import-not-found,no-redef,unused-ignore]
 
 
-#: characters that a sentence shows of what the table holds
+#: how many characters of the table an error message shows at most
 _SHOWN = 200
 
 
@@ -23,7 +23,7 @@ def required_by_project(folder: Path | None = None) -> tuple[Term, ...]:
     """What the project requires of its comparisons: ``require``, a list of texts as ``--require`` takes them.
 
     Raises:
-        UsageError: the table holds something else; a file that is no TOML is other tools' to complain of.
+        UsageError: the table holds something else. A file that is no TOML is ignored: other tools report it.
     """
     try:
         return parse_requirements(_texts((folder or Path()) / "pyproject.toml"))

@@ -8,11 +8,12 @@ from pathlib import Path
 import click
 
 from halfstep.cli.outputs import (
+    Done,
     json_path_of,
     page_or_none,
+    page_or_reason,
     print_required,
     print_tracked,
-    write_json,
     write_text,
 )
 from halfstep.cli.project import required_by_project
@@ -20,6 +21,7 @@ from halfstep.codec import JsonObject
 from halfstep.comparison.requirements import parse_requirements
 from halfstep.diagnosis.loading import holds_comparison, stored
 from halfstep.errors import UsageError
+from halfstep.files import json_text
 from halfstep.report.tracking import check, parse_targets
 
 
@@ -50,8 +52,8 @@ def report(
 ) -> int:
     """Draw the table and the page of what is in FOLDER again.
 
-    Of a comparison, finished or not, from its records; what `halfstep diagnose --out FOLDER` has found since is a
-    section of the page. Of a diagnosis alone, what its diagnosis.json holds.
+    A comparison, finished or not, is read from its records; what `halfstep diagnose --out FOLDER` has found since is a
+    section of the page. A diagnosis alone is read from its diagnosis.json.
     """
     from rich.console import Console
 
@@ -77,12 +79,16 @@ def report(
     comparison = rebuild(folder)
     for target in targets:
         check(target, Path(folder))
-    page = page_or_none(lambda: write(comparison.data, Path(folder) / "report.html", diagnoses))
+    done = Done(
+        comparison.data,
+        page_or_reason(lambda: write(comparison.data, Path(folder) / "report.html", diagnoses)),
+    )
+    done.check()
+    page = page_or_none(done.page)
     if csv_file is not None:
         write_csv(comparison.data, csv_file)
-    write_json(comparison.data, json_path)
-    if markdown_path is not None:
-        write_text(markdown(comparison.data), markdown_path)
+    write_text(lambda: json_text(comparison.data, indent=1), json_path)
+    write_text(lambda: markdown(comparison.data), markdown_path)
     console = Console(stderr="-" in (json_file, markdown_file))
     console.print(terminal.table(comparison.data, page=page), crop=False)
     print_tracked(targets, comparison.data, Path(folder), page)
@@ -93,7 +99,11 @@ def report(
 def _diagnosis(
     found: JsonObject, folder: Path, given: Mapping[str, str | None], json_path: Path | None
 ) -> None:
-    """A folder that holds only a diagnosis; the options in ``given`` are for a comparison's table: refuse them."""
+    """Draw a folder that holds only a diagnosis.
+
+    Raises:
+        UsageError: an option in ``given`` has a value: these are for the table of a comparison.
+    """
     from rich.console import Console
 
     from halfstep.report import diagnosis, diagnosis_page
@@ -104,6 +114,9 @@ def _diagnosis(
                 f"{option} {value} was given, but {str(folder)!r} holds a diagnosis, which has no table of trials; use "
                 "--json."
             )
-    page = page_or_none(lambda: diagnosis_page.write(found, folder / "diagnosis.html"))
-    write_json(found, json_path)
-    Console(stderr=str(json_path) == "-").print(diagnosis.view(found, page=page), crop=False)
+    done = Done(found, page_or_reason(lambda: diagnosis_page.write(found, folder / "diagnosis.html")))
+    done.check()
+    write_text(lambda: json_text(found, indent=1), json_path)
+    Console(stderr=str(json_path) == "-").print(
+        diagnosis.view(found, page=page_or_none(done.page)), crop=False
+    )

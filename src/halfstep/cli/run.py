@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from halfstep.cli.options import SETTINGS, STEPS, program_options, run_options
+from halfstep.cli.options import SETTINGS, STEPS, command_options, program_options
 from halfstep.errors import UsageError
 from halfstep.options import RunOptions
 from halfstep.program import Target
@@ -19,10 +19,10 @@ from halfstep.session.settings import AUTO, Settings
 
 
 def _check_record(record: str | None, target: Target) -> None:
-    """The record replaces the file that it is written to.
+    """Check that the record, which replaces a file, replaces no other file than a record.
 
     Raises:
-        UsageError: that is the program or another file that is no record, or it has no name.
+        UsageError: its name is empty, or names the program or another file that is no record.
     """
     if record == "":
         raise UsageError("--record was given no file; name one, or leave it out.")
@@ -30,7 +30,7 @@ def _check_record(record: str | None, target: Target) -> None:
         if record and target.path and os.path.samefile(record, target.path):
             raise UsageError(f"--record {record} is the program itself; give another file.")
         if record and os.path.isfile(record) and not _is_record(record):
-            raise UsageError(f"--record {record} is there and is no record of halfstep's; give another file.")
+            raise UsageError(f"--record {record} exists and is no record of halfstep; give another file.")
 
 
 def _is_record(path: str) -> bool:
@@ -53,7 +53,7 @@ def _is_record(path: str) -> bool:
     help="Shift every seed that the program sets by K.",
 )
 @click.option("--record", metavar="FILE", help="Write what happens to FILE, one JSON object per line.")
-@run_options
+@command_options(RunOptions)
 @click.option("--repeat", type=int, default=0, hidden=True)
 @click.option("--watch", is_flag=True, hidden=True)
 @click.option("--graphs", is_flag=True, hidden=True)

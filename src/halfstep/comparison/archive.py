@@ -1,4 +1,4 @@
-"""A comparison's folder read back as trials: what ended, how, and what has not been run."""
+"""Reads a comparison's folder back as trials: how each ended; and writes, replaces and removes their files."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def _end_of(request: Request, trial: Trial) -> Path:
 
 
 def forget(request: Request, trial: Trial) -> None:
-    """Take away what an earlier run of the trial left; one that is still being ended writes to a file that is gone."""
+    """Remove what an earlier run of the trial left; a process of it that still runs writes into a removed file."""
     for path in _files(request, trial):
         path.unlink(missing_ok=True)
 
 
 def _files(request: Request, trial: Trial) -> list[Path]:
-    """All that a trial may have left, how it ended first."""
+    """All files that a trial may have left; the one that says how it ended comes first."""
     return [_end_of(request, trial), *request.job.records(trial), request.job.log(trial)]
 
 
@@ -49,14 +49,14 @@ def has_ended(request: Request, trial: Trial) -> bool:
 
 
 def beside(request: Request) -> Request:
-    """The same request in a folder of its own: for a trial that is run again while what it left is kept."""
+    """The same request in another folder: for a trial that is run again while the files of its earlier run are kept."""
     return replace(request, folder=request.folder / "again")
 
 
 def replace_trial(request: Request, outcome: Outcome) -> None:
-    """Replace the earlier run of a trial by the one that was run :func:`beside`, if that came to an end that counts.
+    """Replace the earlier run of a trial by the one that ran in the folder :func:`beside`, if that ended well enough.
 
-    At every moment one of the two is there to be read: a record whose end is missing is judged by its last line.
+    At every moment one of the two can be read: a trial without a file for its end is judged by its record's last line.
     """
     if outcome.status in DONE:
         record = request.job.record(outcome.trial)
@@ -76,12 +76,12 @@ def replace_trial(request: Request, outcome: Outcome) -> None:
 
 
 def clear(request: Request) -> None:
-    """Take away what a run :func:`beside` has left that ended before it counted."""
+    """Remove what an unfinished run in the folder :func:`beside` has left."""
     shutil.rmtree(beside(request).folder, ignore_errors=True)
 
 
 def keep(request: Request, outcome: Outcome) -> None:
-    """Write how a trial ended beside its record: a record cannot tell the exit code of its own process."""
+    """Write how a trial ended beside its record, which cannot hold the exit code of its own process."""
     trial = outcome.trial
     end = {
         "precision": trial.precision,
@@ -97,12 +97,12 @@ def keep(request: Request, outcome: Outcome) -> None:
 
 
 def _digests(files: Sequence[Path]) -> dict[str, str]:
-    """SHA-256 of a trial's records, by their files' names: whatever changes one later is noticed."""
+    """SHA-256 of a trial's records, by their files' names, so that a later change is noticed."""
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
 
 
 def outcomes(request: Request) -> list[Outcome]:
-    """The trials that left anything behind, in the order of the plan; those without an end as interrupted."""
+    """The trials that left any file, in the order of the plan; one without an end counts as interrupted."""
     folder = request.folder / "trials"
     ends = [o for path in sorted(folder.glob("*.end.json")) if (o := _ended(request, path)) is not None]
     known = {request.job.record(o.trial) for o in ends}
@@ -113,7 +113,7 @@ def outcomes(request: Request) -> list[Outcome]:
 
 
 def _order(request: Request, found: Sequence[Outcome]) -> list[str]:
-    """The precisions as asked for, or else in the order in which their trials began; as-is comes last."""
+    """The precisions in the order that was asked for, or else in which their trials began; as-is comes last."""
     asked = list(request.recipes or ())
     began = sorted(found, key=lambda o: str(o.record.start.get("started", "~")))
     others = sorted((o.trial.precision for o in began), key=lambda name: name == "as-is")
@@ -121,7 +121,7 @@ def _order(request: Request, found: Sequence[Outcome]) -> list[str]:
 
 
 def _ended(request: Request, path: Path) -> Outcome | None:
-    """A trial whose end was written; None if the file is not whole."""
+    """A trial whose end was written; None if that file is damaged."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
         end = read_json(path)
         trial = _trial(end)
@@ -137,17 +137,17 @@ def _ended(request: Request, path: Path) -> Outcome | None:
     return None
 
 
-def _trial(told: Mapping[str, Any]) -> Trial | None:
-    """Which trial it is; None where the record does not say, or names nothing that can be run."""
+def _trial(raw: Mapping[str, Any]) -> Trial | None:
+    """Which trial it is; None if the fields are missing, or name no precision."""
     with contextlib.suppress(UsageError, TypeError, ValueError, AttributeError):
-        precision = told.get("precision")
+        precision = raw.get("precision")
         if isinstance(precision, str) and parse(precision):
-            return Trial(precision, int(told.get("seed") or 0), int(told.get("repeat") or 0))
+            return Trial(precision, int(raw.get("seed") or 0), int(raw.get("repeat") or 0))
     return None
 
 
 def _unended(request: Request, path: Path) -> Outcome | None:
-    """A trial whose end halfstep did not see: judged by its record's last line, interrupted without one."""
+    """A trial whose end halfstep did not see: judged by its record's last event; without one, interrupted."""
     record, ranks = records_at(path)
     trial = _trial(record.start)
     if trial is None or path != request.job.record(trial):
@@ -155,15 +155,14 @@ def _unended(request: Request, path: Path) -> Outcome | None:
     if not record.end:
         reason = f"no end is recorded: killed, or still running; {were_made(len(record.steps))}"
         return Outcome(trial, "interrupted", reason, None, record, ranks).trusted()
-    if record.end.get("status") == "interrupted":  # whatever its other ranks recorded
-        return Outcome(
-            trial, "interrupted", record.end.get("reason", ""), record.end.get("exit_code"), record, ranks
-        ).trusted()
-    status, reason = judge(request.job, record, ranks, record.end.get("exit_code"), None, "")
-    return Outcome(trial, status, reason, record.end.get("exit_code"), record, ranks).trusted()
+    exit_code, reason = record.end.get("exit_code"), record.end.get("reason", "")
+    status: Status = "interrupted"  # whatever its other ranks recorded
+    if record.end.get("status") != "interrupted":
+        status, reason = judge(request.job, record, ranks, exit_code, None, "")
+    return Outcome(trial, status, reason, exit_code, record, ranks).trusted()
 
 
 def done(outcomes: Sequence[Outcome], time_limit_raised: bool = False) -> list[Outcome]:
-    """Those that need not be run again; a trial that ran out of time is, if it is given more."""
+    """Those that need not be run again; a trial that ran out of time is run again if the limit was raised."""
     wanted = [status for status in DONE if status != "timed_out" or not time_limit_raised]
     return [o for o in outcomes if o.status in wanted]

@@ -1,6 +1,6 @@
-"""Who runs the trials: one after the other, or blocks side by side.
+"""Runs trials one after the other, or in blocks side by side.
 
-A block is one seed and repeat in all precisions. It runs in one place, so that its ratios are of the same device.
+A block is one seed and repeat in all precisions. It runs in one place, so that its ratios compare the same device.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from halfstep.trials.run import OnStep, Signals, run_trial
 #: seconds between two looks for signals, and for messages of the threads
 _POLL = 0.1
 
-#: how often a block may be lost with the machine that it runs on
+#: so often a block may lose the machine that it runs on
 _MOST_LOSSES = 3
 
 
@@ -35,7 +35,7 @@ class InTurn:
         interrupted: whether Ctrl-C, or another signal that ends a trial, came during a trial or between two.
     """
 
-    #: as :class:`SideBySide` has it: a trial ends before another is chosen
+    #: how many trials run when the next one is chosen
     running = 0
 
     def __init__(self, run: Callable[[Job, Trial, OnStep], Outcome]) -> None:
@@ -43,7 +43,7 @@ class InTurn:
         self.interrupted = False
 
     def run(self, pending: list[Trial], work: Work) -> Iterator[Outcome]:
-        """Run what is pending, in its order, until one is interrupted; what is added meanwhile is run, too."""
+        """Run the pending trials in order, until one is interrupted; trials added meanwhile are run, too."""
         while pending:
             trial = pending.pop(0)
             outcome = self._run(work.begin(trial), trial, functools.partial(work.advance, trial))
@@ -58,7 +58,8 @@ class InTurn:
 
 
 Step = tuple[int, "float | None", "float | None"]
-Told = tuple[int, "Outcome | Step | BaseException"]
+#: (index of a place, what happened to its trial)
+Message = tuple[int, "Outcome | Step | BaseException"]
 
 
 class Runner(Protocol):
@@ -73,7 +74,7 @@ class Runner(Protocol):
 
 
 class PlaceLost(Exception):
-    """The machine that ran a trial is gone. ``back``: another has taken its place."""
+    """The machine that ran a trial is gone; ``back``: whether another one has replaced it."""
 
     def __init__(self, back: bool) -> None:
         super().__init__()
@@ -87,7 +88,7 @@ class Here:
     place: Place
 
     def run(self, job: Job, trial: Trial, on_step: OnStep, stop: Stop) -> Outcome:
-        """As :class:`Runner` has it; this machine is never lost."""
+        """As :meth:`Runner.run`; this machine is never lost."""
         self.place.enter()
         return run_trial(job, trial, on_step, self.place, stop)
 
@@ -95,21 +96,21 @@ class Here:
 class SideBySide:
     """Blocks side by side, each in a place of its own and in a thread that waits for its trials.
 
-    Threads tell what happens through a queue; Ctrl-C and the display are this thread's. A block whose place is lost is
-    run again from its beginning, in another, so that all its trials are of one device.
+    The threads report through a queue; this thread handles Ctrl-C and the display. A block whose place is lost is run
+    again from its beginning in another place, so that all its trials run on one device.
 
     Attributes:
-        interrupted: as :class:`InTurn` has it.
+        interrupted: as in :class:`InTurn`.
     """
 
     def __init__(self, places: Sequence[Runner]) -> None:
         self._places = dict(enumerate(places))
-        #: of each place that is in use, its trial and the thread that waits for it
+        #: index of a place in use -> its trial, and the thread that waits for the trial
         self._running: dict[int, tuple[Trial, threading.Thread]] = {}
-        self._told: queue.Queue[Told] = queue.Queue()
+        self._messages: queue.Queue[Message] = queue.Queue()
         self._stop = Stop()
         self.interrupted = False
-        #: of each block, the index of its place, its trials that were begun there, and how often it was lost
+        #: block -> the index of its place, its trials that were begun there, how often it was lost
         self._at: dict[tuple[int, int], int] = {}
         self._begun: dict[tuple[int, int], list[Trial]] = {}
         self._losses: dict[tuple[int, int], int] = {}
@@ -120,7 +121,7 @@ class SideBySide:
         return len(self._running)
 
     def run(self, pending: list[Trial], work: Work) -> Iterator[Outcome]:
-        """As :meth:`InTurn.run`, in the order in which trials end; one of a block that was lost may end twice.
+        """As :meth:`InTurn.run`, in the order in which trials end; a trial of a lost block may end twice.
 
         Raises:
             HalfstepError: no place is left, or a block was lost too often.
@@ -153,7 +154,7 @@ class SideBySide:
                 running.clear()
 
     def _next(self, pending: list[Trial], at: int) -> Trial | None:
-        """The next trial of a block that runs in this place; where there is none, of one that runs nowhere yet."""
+        """The next trial of a block that runs in this place; if there is none, of a block that runs nowhere yet."""
         own = [t for t in pending if self._at.get((t.seed, t.repeat)) == at]
         free = [t for t in pending if (t.seed, t.repeat) not in self._at]
         if not own and not free:
@@ -165,7 +166,7 @@ class SideBySide:
         return trial
 
     def _check(self, pending: Sequence[Trial]) -> None:
-        """Raise HalfstepError where trials are left that have no place to run."""
+        """Raise HalfstepError if trials are left and no place to run them."""
         if pending and not self._places and not self.interrupted:
             raise HalfstepError(
                 f"All machines were lost before {pending[0].label} could run; go on with --resume."
@@ -176,39 +177,39 @@ class SideBySide:
 
         def run() -> None:
             try:
-                told = place.run(job, trial, lambda *step: self._told.put((at, step)), self._stop)
-                self._told.put((at, told))
+                outcome = place.run(job, trial, lambda *step: self._messages.put((at, step)), self._stop)
+                self._messages.put((at, outcome))
             except BaseException as error:  # raised where the comparison is run
-                self._told.put((at, error))
+                self._messages.put((at, error))
 
         thread = threading.Thread(target=run, name=trial.label)
         thread.start()
         return thread
 
     def _wait(self, pending: list[Trial], work: Work) -> Outcome | None:
-        """Handle a message of a thread, if there is one; the outcome of a trial that has ended."""
+        """Handle one message of a thread, if there is one; returns the outcome of a trial that has ended."""
         try:
-            at, told = self._told.get(timeout=_POLL)
+            at, message = self._messages.get(timeout=_POLL)
         except queue.Empty:
             return None
         trial, thread = self._running[at]
-        if isinstance(told, tuple):
-            work.advance(trial, *told)
+        if isinstance(message, tuple):
+            work.advance(trial, *message)
             return None
         thread.join()
         del self._running[at]
-        if isinstance(told, PlaceLost):
-            self._lost(trial, at, told, pending, work)
+        if isinstance(message, PlaceLost):
+            self._lost(trial, at, message, pending, work)
             return None
-        if isinstance(told, BaseException):
-            raise told
-        work.end(told)
-        return told
+        if isinstance(message, BaseException):
+            raise message
+        work.end(message)
+        return message
 
-    def _lost(self, trial: Trial, at: int, told: PlaceLost, pending: list[Trial], work: Work) -> None:
+    def _lost(self, trial: Trial, at: int, lost: PlaceLost, pending: list[Trial], work: Work) -> None:
         """Put the block of a trial whose place is lost back among the pending trials."""
         work.lose(trial)
-        if not told.back:
+        if not lost.back:
             del self._places[at]
         block = trial.seed, trial.repeat
         self._losses[block] = self._losses.get(block, 0) + 1

@@ -8,21 +8,21 @@ from dataclasses import replace
 from halfstep.comparison.model.trials import Disturbed
 from halfstep.record import Record
 
-#: the share of all processors that other processes must have taken to count
+#: a trial was disturbed if other processes took at least this share of all processors
 OTHERS = 0.1
-#: the share of the time with work in which its threads waited for a processor, where others took that much
+#: and its threads waited for a processor for at least this share of the time in which they had work
 WAITED = 0.1
-#: the same where it is not known who took the processors, such as processes that the trial itself started: it counts
-#: where the trial waited for so much, and for more than twice as much as the one that waited least
+#: or, whoever took the processors (the trial's own child processes, for example), if they waited for at least this
+#: share, and more than twice as much as the trial that waited least
 WAITED_ALONE = 0.15
 
 
 def disturbances(records: Sequence[Record], siblings: bool = False) -> list[Disturbed | None]:
-    """For each trial what other processes took; None where nothing disturbed it, or where that is not known.
+    """For each trial what other processes took; None if nothing disturbed it, or that is not known.
 
     Args:
-        records: of the trials.
-        siblings: whether other trials ran on the same processors: what others took may be theirs, and is left out.
+        records: the trials' records.
+        siblings: whether other trials ran on the same processors; what others took may then be theirs, and is ignored.
     """
     found = [_measured(record) for record in records]
     if siblings:
@@ -32,14 +32,14 @@ def disturbances(records: Sequence[Record], siblings: bool = False) -> list[Dist
 
 
 def _is_disturbed(found: Disturbed, least: float) -> bool:
-    """Whether other work on the machine made its step times; ``least``: the share of the trial that waited least."""
+    """Whether other work changed its step times; ``least`` is the waiting share of the trial that waited least."""
     cores, others, waited = found.cores or 1, found.others_cores or 0.0, found.waited_share or 0.0
     by_others = others >= OTHERS * cores and waited >= WAITED
     return by_others or (waited >= WAITED_ALONE and waited > 2 * least + WAITED / 2)
 
 
 def disturbed(by_others: Disturbed | None, files: Sequence[str]) -> Disturbed | None:
-    """What a trial's row tells of it: other work, and files of earlier trials; None where there was neither."""
+    """The field of a trial's row: other work, and files of earlier trials; None if there was neither."""
     return replace(by_others or Disturbed(), files=tuple(files)) if files else by_others
 
 

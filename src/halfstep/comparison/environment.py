@@ -11,7 +11,7 @@ from halfstep.version import __version__
 
 
 def this_machine() -> Environment:
-    """The ``environment`` of a comparison that begins now."""
+    """The ``environment`` of a comparison that starts now."""
     import psutil
 
     machine = describe_machine()

@@ -1,20 +1,20 @@
-"""The largest batch that fits each precision, bisected by real trials of a few steps; out of memory is an answer."""
+"""Finds the largest batch that fits each precision, by bisection with real trials of a few steps."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from halfstep.comparison.model.fit import Fit, FitRow, FitTrial
 from halfstep.errors import UsageError
 from halfstep.trials import Job, Outcome, Trial, run_trial, safe
+from halfstep.trials.progress import TrialDisplay
 from halfstep.words import fit as fit_words
 
-#: enough for the optimizer's state to exist and for a pass beside it; the steps that are looked at come after the first
+#: enough steps for a forward and a backward pass while the optimizer's state exists
 FIT_STEPS = 4
-#: the search ends when the bracket is this share of the batch: 448 fits, 480 does not
+#: the search ends when the two ends differ by at most 1/16 of the batch: 448 fits, 480 does not
 FINENESS = 16
 #: where the search begins if the program's arguments name no batch
 FIRST = 8
@@ -45,7 +45,7 @@ class FitOption:
         return None
 
     def into(self, arguments: Sequence[str], batch: int) -> tuple[str, ...]:
-        """The arguments with this batch: in the place of another batch, else at their end."""
+        """The arguments with this batch: it replaces another batch, or is added at their end."""
         joined = f"{self.argument}={batch}"
         for at, word in enumerate(arguments):
             if word.startswith(f"{self.argument}="):
@@ -86,28 +86,15 @@ def parse_size(text: str) -> int:
     return int(float(found[1]) * (1000 if decimal else 1024) ** (" kmgt".index(unit[0]) if unit else 0))
 
 
-class Display(Protocol):
-    """Shows trials as they go."""
-
-    def begin(self, label: str, steps: int | None) -> None:
-        """A trial begins."""
-
-    def advance(self, label: str, step: int, loss: float | None, seconds: float | None) -> None:
-        """It has made a step."""
-
-    def finish(self, label: str, status: str, words: str) -> None:
-        """It has ended."""
-
-
 @dataclass
 class Search:
-    """A bracket that closes: the largest batch that fitted, the smallest that did not."""
+    """The state of a bisection: the largest batch that fitted, the smallest that did not."""
 
     fits: int | None = None
     fails: int | None = None
 
     def next(self, first: int) -> int | None:
-        """The batch to try next; None once the bracket is closed."""
+        """The batch to try next; None once the two are close enough."""
         if self.fits is None and self.fails is None:
             return first
         if self.fails is None:
@@ -125,17 +112,17 @@ def fit_batch(
     job: Job,
     option: FitOption,
     precisions: Sequence[str],
-    display: Display,
+    display: TrialDisplay,
     run: Callable[..., Outcome] = run_trial,
 ) -> Fit:
     """The largest batches: a row per precision with every trial that it rests on.
 
     Args:
-        job: what to run; its memory limit is what a batch must fit into, None for the GPU's own memory.
+        job: what to run; a batch must fit into its memory limit, or into the GPU's own memory if that is None.
         option: the program's option for the batch.
-        precisions: in which to try.
-        display: is told of every trial.
-        run: runs one.
+        precisions: the precisions to try.
+        display: shows every trial.
+        run: runs a trial.
     """
     rows: list[FitRow] = []
     for precision in precisions:
@@ -155,7 +142,7 @@ def fit_batch(
 
 
 def _row(
-    job: Job, option: FitOption, precision: str, display: Display, run: Callable[..., Outcome]
+    job: Job, option: FitOption, precision: str, display: TrialDisplay, run: Callable[..., Outcome]
 ) -> FitRow:
     search, trials, reason = Search(), list[FitTrial](), ""
     while not reason and (batch := search.next(option.given(job.arguments) or FIRST)) is not None:
@@ -172,7 +159,12 @@ def _row(
 
 
 def _try(
-    job: Job, option: FitOption, precision: str, batch: int, display: Display, run: Callable[..., Outcome]
+    job: Job,
+    option: FitOption,
+    precision: str,
+    batch: int,
+    display: TrialDisplay,
+    run: Callable[..., Outcome],
 ) -> FitTrial:
     trial, folder = Trial(precision), job.folder / "fit" / f"{safe(precision)}-{batch}"
     options = replace(job.options, steps=FIT_STEPS)
@@ -195,7 +187,7 @@ def _try(
 
 
 def _judged(limit: int | None, outcome: Outcome) -> tuple[str, str]:
-    """The status. A peak too short to be seen while the trial ran is found in its record."""
+    """(status, reason). A peak over the limit may be too short to be seen while the trial runs; its record has it."""
     peak = outcome.record.end.get("peak_resident_bytes")
     if limit is not None and peak is not None and peak > limit:
         return "out_of_memory", fit_words.over_limit(peak, limit)
@@ -203,7 +195,7 @@ def _judged(limit: int | None, outcome: Outcome) -> tuple[str, str]:
 
 
 def _no_answer(option: FitOption, before: Sequence[FitTrial], trial: FitTrial) -> str:
-    """Why a trial says nothing of memory; empty where it does. A loss that diverges fits all the same."""
+    """Why a trial says nothing about memory; empty if it does: a diverged trial fitted, too."""
     size, samples = trial.size, trial.samples
     if trial.status not in ("ok", "diverged", "out_of_memory"):
         return fit_words.no_answer(size, option.name, trial.status, trial.reason)

@@ -1,9 +1,9 @@
-"""What a comparison with ``--budget`` runs next: values in, values out; nothing is run here.
+"""Chooses what a comparison with ``--budget`` runs next, from values alone; nothing is run here.
 
-A block is one trial of every precision that is still open, and of the baseline, with one seed. After every trial the
-verdicts say which precisions are open; those that certainly lose, fail or cannot win are not run again. Where blocks
-run side by side, that is asked when all of a wave have ended. It ends when no precision is open, when the time is
-spent, or when what is open is out of reach of the largest plan or of the time.
+A block is one trial of every precision that is still open, and of the baseline, with one seed. After every trial (with
+blocks side by side: after every wave of blocks) the verdicts say which precisions are open; those that certainly lose,
+fail or cannot win are not run again. The comparison ends when no precision is open, when the time is used up, or when
+neither the largest plan nor the time is enough for what is open.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class State:
         precisions: those to compare, in their order.
         ran: the trials that have ended, as (precision, block).
         rows: their verdicts, made with the same levels.
-        levels: the share of the level that each figure may use.
+        levels: the share of the significance level that each figure may use.
         prefer: the objective.
-        seconds: how long a trial of each precision takes, as far as it is known.
-        left: seconds until the time is spent.
-        members: those of the block under way; empty: all that are open.
+        seconds: how long a trial of each precision takes, where that is known.
+        left: seconds until the time is used up.
+        members: the precisions of the current block; empty: all that are open.
         places: how many blocks can run side by side.
     """
 
@@ -66,13 +66,13 @@ class Next:
 
 @dataclass(frozen=True)
 class Wave:
-    """Trials that may run now, as (precision, block): what their blocks lack, each block in its own order."""
+    """Trials that may run now, as (precision, block): those that their blocks lack, each block in its own order."""
 
     trials: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
-class Stop:
+class PlanEnd:
     """The end, and why."""
 
     end: End
@@ -81,8 +81,8 @@ class Stop:
 def order(precisions: Sequence[str], block: int) -> list[str]:
     """The precisions in the order in which a block runs them: random, and the same at every call.
 
-    Either trial of a pair is then as likely to be the earlier one, whatever the machine does meanwhile. A precision
-    that is dropped leaves the order of the others as it was.
+    So each trial of a pair is the earlier one with the same probability, whatever the machine does meanwhile. Dropping
+    a precision does not change the order of the others.
     """
     return sorted(precisions, key=lambda name: _drawn(name, block))
 
@@ -94,12 +94,12 @@ def _drawn(name: str, block: int) -> float:
 
 @dataclass(frozen=True)
 class _Open:
-    """What is open.
+    """The open precisions.
 
     Attributes:
-        standings: of the precisions that have run and are open.
-        fresh: the precisions that have not run yet, which are as open as can be.
-        baseline: None where no trial has ended well.
+        standings: those that have run.
+        fresh: those that have not run yet.
+        baseline: the baseline's name; None if no trial has ended well.
     """
 
     standings: list[Standing]
@@ -122,28 +122,26 @@ class _Open:
         return [*self.fresh, *(s.precision for s in self.standings)]
 
 
-def plan(state: State) -> Next | Stop:
+def plan(state: State) -> Next | PlanEnd:
     """The next trial, or the end."""
     found, members = _Open.of(state), state.members or state.precisions
     block = max((block for _, block in state.ran), default=0)
     pending = _pending(state, members, found.names, found.baseline, block)
     if state.left <= 0:
-        return Stop("time" if pending or found.standings else "certain")
+        return PlanEnd("time" if pending or found.standings else "certain")
     if pending:
         return Next(pending[0], block, members, len(pending) - 1)
-    if not found.standings:
-        return Stop("certain")
     following = _new_blocks(state, found)
-    if isinstance(following, Stop):
+    if isinstance(following, PlanEnd):
         return following
     names, blocks = order(following[0], block + 1), following[1]
     return Next(names[0], block + 1, tuple(names), blocks * len(names) - 1)
 
 
-def wave(state: State) -> Wave | Stop:
-    """The next blocks that run side by side, or the end; asked when no trial runs.
+def wave(state: State) -> Wave | PlanEnd:
+    """The next blocks that run side by side, or the end; called when no trial runs.
 
-    Blocks that were interrupted come first: ``members`` is empty when a comparison has just begun or goes on.
+    Interrupted blocks come first: ``members`` is empty when a comparison has just begun or was resumed.
     """
     found, blocks = _Open.of(state), sorted({block for _, block in state.ran})
     wanted = found.fresh if state.members else found.names
@@ -153,15 +151,13 @@ def wave(state: State) -> Wave | Stop:
         for name in _pending(state, state.precisions, wanted, found.baseline, block)
     ]
     if state.left <= 0:
-        return Stop("time" if pending or found.standings or not blocks else "certain")
+        return PlanEnd("time" if pending or found.standings or not blocks else "certain")
     if pending:
         return Wave(tuple(pending))
     if not blocks:
         return _wave(state.precisions, range(min(state.places, LOOKS[0])))
-    if not found.standings:
-        return Stop("certain")
     following = _new_blocks(state, found)
-    if isinstance(following, Stop):
+    if isinstance(following, PlanEnd):
         return following
     return _wave(following[0], range(blocks[-1] + 1, blocks[-1] + 1 + following[1]))
 
@@ -173,21 +169,23 @@ def _wave(members: Sequence[str], blocks: range) -> Wave:
 def _pending(
     state: State, members: Sequence[str], wanted: Sequence[str], baseline: str | None, block: int
 ) -> list[str]:
-    """What a block of ``members`` has still to run; the baseline where there is one to compare with it."""
+    """What a block of ``members`` still has to run, in order; the baseline only if another one is to run."""
     others = [name for name in wanted if name != baseline and name in members]
     if others and baseline is not None:
         others.append(baseline)
     return [name for name in order(others, block) if (name, block) not in state.ran]
 
 
-def _new_blocks(state: State, found: _Open) -> tuple[list[str], int] | Stop:
-    """The precisions of the next blocks, and how many blocks: to the next look, or as many as run side by side."""
+def _new_blocks(state: State, found: _Open) -> tuple[list[str], int] | PlanEnd:
+    """The precisions of the next blocks, and how many blocks: up to the next look, or as many as run side by side."""
     standings, baseline = found.standings, found.baseline
+    if not standings:
+        return PlanEnd("certain")
     if all(next_look(s.pairs) is None for s in standings):
-        return Stop("plan")
+        return PlanEnd("plan")
     hopeful = [s for s in standings if s.hope is not None and next_look(s.pairs) is not None]
     if not hopeful:
-        return Stop("out_of_reach")
+        return PlanEnd("out_of_reach")
     one = sum(state.seconds.get(name, 0.0) for name in (baseline or "", *(s.precision for s in hopeful)))
 
     def seconds(blocks: int) -> float:
@@ -195,17 +193,17 @@ def _new_blocks(state: State, found: _Open) -> tuple[list[str], int] | Stop:
 
     blocks = min((next_look(s.pairs) or 0) - s.pairs for s in hopeful)
     if seconds(blocks) > state.left:
-        return Stop("time")
+        return PlanEnd("time")
     reached = [s for s in hopeful if seconds((s.hope or 0) - s.pairs) <= state.left]
     if not reached:
-        return Stop("out_of_reach")
+        return PlanEnd("out_of_reach")
     if state.places > 1:
         blocks = _side_by_side(reached, state.places)
     return [*(s.precision for s in reached), *([baseline] if baseline else [])], blocks
 
 
 def _side_by_side(reached: Sequence[Standing], places: int) -> int:
-    """How many blocks a wave has: no more than have a place, up to the last look among them that may be needed."""
+    """How many blocks a wave has: at most one per place, and if possible up to the last look that may be needed."""
     fewest = min(s.pairs for s in reached)
     needed = max(LOOKS[-1] if s.needed is None else s.needed for s in reached)
     ends = [n - fewest for n in LOOKS if fewest < n <= needed and n - fewest <= places]

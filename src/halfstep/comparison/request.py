@@ -1,4 +1,4 @@
-"""What the user wants compared, kept beside the records so that a comparison can be resumed and drawn again."""
+"""What the user asked to compare, stored beside the records so that a comparison can be resumed and drawn again."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from halfstep.words.safe_text import clean
 
 SCHEMA = "halfstep/request/1"
 
-#: what may change when a comparison is resumed: more of the same, and how it is judged
+#: options that may change when a comparison is resumed: how much is run, and how it is judged
 CHANGEABLE = ("budget", "repeats", "seeds", "time_limit", "tolerance", "prefer", "fit", "memory_limit")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user wants compared; the fields are the options of ``halfstep compare``."""
+    """What the user asked to compare; the fields are the options of ``halfstep compare``."""
 
     program: str
     arguments: tuple[str, ...]
@@ -55,9 +55,9 @@ class Request:
     parallel: str = ""
     on: str = ""
     resources: str = ""
-    #: seconds for all trials, with those that were added on resuming; None: every trial of the plan is run
+    #: seconds for all trials, including those added on resuming; None: every trial of the plan is run
     budget: float | None = None
-    #: whether trials were added to a plan whose verdicts had been seen
+    #: whether trials were added after the verdicts had been seen
     looked_at: bool = False
 
     @property
@@ -84,7 +84,7 @@ class Request:
         return getattr(self.options if hasattr(self.options, name) else self, name)
 
     def as_json(self) -> JsonObject:
-        """The fields as JSON holds them, the options of a run among them; the folder is where they are."""
+        """The fields for JSON, together with the options of a run; without the folder, as the file lies in it."""
         own = {n: v for n, v in asdict(self).items() if n not in ("folder", "options")}
         return own | asdict(self.options) | {"tolerance": str(self.tolerance)}
 
@@ -102,7 +102,7 @@ class Request:
         return cls(**values, folder=folder, options=RunOptions.from_json(raw))
 
 
-#: more repeats or seeds are a slip of the finger
+#: the most repeats or seeds: a larger number is a typing mistake
 MOST = 1000
 
 
@@ -135,7 +135,7 @@ _ALLOWED: dict[str, Callable[[Any], bool]] = {
 
 @dataclass(frozen=True)
 class Stored:
-    """A request as it was written: what was asked, where, of which program, and on which machine."""
+    """A stored request: what was asked, the working folder, the program's digest, and the machine."""
 
     request: Request
     cwd: str
@@ -144,7 +144,7 @@ class Stored:
 
 
 def digest(request: Request) -> str | None:
-    """SHA-256 of the program's file; None of a module, a directory or what cannot be read."""
+    """SHA-256 of the program's file; None for a module, a directory, or a file that cannot be read."""
     try:
         return None if request.module else hashlib.sha256(Path(request.program).read_bytes()).hexdigest()
     except OSError:
@@ -152,7 +152,7 @@ def digest(request: Request) -> str | None:
 
 
 def save(request: Request, environment: Environment, cwd: str | None = None) -> None:
-    """Write ``request.json`` into the comparison's folder; ``cwd`` is where it was begun, by default here."""
+    """Write ``request.json`` into the comparison's folder; ``cwd`` is the folder it was started in, by default this."""
     stored = {
         "schema": SCHEMA,
         "cwd": os.getcwd() if cwd is None else cwd,
@@ -195,7 +195,7 @@ def stored(folder: Path) -> Stored:
 
 
 def check_owner(folder: Path) -> None:
-    """A folder says which program and launcher are to be run: only its own user goes on with it.
+    """Check that the folder belongs to this user, as it says which program and launcher are run.
 
     Raises:
         UsageError: it belongs to another user.
@@ -209,14 +209,14 @@ def check_owner(folder: Path) -> None:
 
 
 def resumed(old: Stored, given: Mapping[str, Any]) -> Request:
-    """The stored request with what the user gave on resuming it.
+    """The stored request, changed by what the user gave on resuming it.
 
     Args:
         old: the request as it was stored.
         given: options (by the names of the request's fields) that were given again.
 
     Raises:
-        UsageError: an option differs that would make the trials different ones, or the program or folder changed.
+        UsageError: an option differs that would change the trials, or the program or folder has changed.
     """
     for name, value in given.items():
         before = old.request.option(name)
@@ -235,14 +235,16 @@ def resumed(old: Stored, given: Mapping[str, Any]) -> Request:
             f"{old.request.program!r} has changed since the comparison in {str(old.request.folder)!r} was started; "
             "start a new comparison."
         )
-    return _gone_on(old, {n: v for n, v in given.items() if n in CHANGEABLE})
+    return _changed(old, {n: v for n, v in given.items() if n in CHANGEABLE})
 
 
-def _gone_on(old: Stored, given: Keywords) -> Request:
-    """With what may change; a budget is added to the time already spent, and more trials of a plan are another look.
+def _changed(old: Stored, given: Keywords) -> Request:
+    """With the options that may change. A new budget is added to the time already spent.
+
+    Adding trials after the verdicts were seen sets ``looked_at``.
 
     Raises:
-        UsageError: more seeds or repeats of a comparison that decides on them itself.
+        UsageError: seeds or repeats were given for a comparison with a budget, which decides on them itself.
     """
     more = [n for n in ("seeds", "repeats") if n in given and given[n] != getattr(old.request, n)]
     if more and (old.request.budget is not None or "budget" in given):
@@ -257,21 +259,16 @@ def _gone_on(old: Stored, given: Keywords) -> Request:
 
 
 def _said(value: Any) -> str:
-    return (
-        " ".join(map(str, value)) or "none"
-        if isinstance(value, tuple)
-        else "none"
-        if value is None or value == ""
-        else str(value)
-    )
+    text = " ".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
+    return text or "none"
 
 
-#: what must be as it was, so that a trial can stand beside the earlier ones
+#: fields of the environment that must not change, so that new trials can be compared with the earlier ones
 SAME = {"cpu": "processor", "frameworks": "frameworks", "devices": "devices", "python": "Python"}
 
 
 def check_machine(old: Environment, new: Environment) -> None:
-    """Whether the machine is the one that the comparison was begun on.
+    """Check that the machine is the one that the comparison was started on.
 
     Raises:
         UsageError: another processor, device, Python, or version of a framework.
@@ -280,8 +277,8 @@ def check_machine(old: Environment, new: Environment) -> None:
         then, now = getattr(old, key), getattr(new, key)
         if then and then != now:
             raise UsageError(
-                f"The comparison was begun with other {name} than are here ({_brief(then)}, not {_brief(now)}); "
-                "resume it there, or start a new comparison."
+                f"The comparison was begun elsewhere or with other versions ({name}: {_brief(then)} there, "
+                f"{_brief(now)} here); resume it there, or start a new comparison."
             )
 
 

@@ -1,7 +1,8 @@
-"""``--require``: what a comparison has to show; a job or a test fails where it does not.
+"""``--require``: what a comparison has to show, so that a job or a test fails if it does not.
 
-``bf16: no worse, speed >= 1.2, memory <= 0.9`` is one requirement of three terms. A ratio is to the baseline, and holds
-where its whole 95 % interval does; ``no worse`` holds where the loss and the logged figures were shown to be as good.
+``bf16: no worse, speed >= 1.2, memory <= 0.9`` is one requirement of three terms. Ratios are to the baseline, and a
+term holds if it holds for the whole 95 % interval; ``no worse`` holds if the loss and the logged figures were shown to
+be as good.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from halfstep.comparison.advice.evidence import RATIOS
 from halfstep.comparison.model.comparison import Comparison
 from halfstep.comparison.model.figures import Ratio
 from halfstep.comparison.model.references import EvidenceRef
@@ -22,8 +24,6 @@ from halfstep.precisions.recipes import parse
 Answer = Literal["holds", "fails", "not_known"]
 
 NO_WORSE = "no worse"
-#: what may be bounded: the field of a row that has it
-RATIOS = {"speed": "speed_ratio", "memory": "memory_ratio", "energy": "energy_ratio"}
 
 _TERM = re.compile(r"(?P<name>\w+)\s*(?P<sign>>=|<=)\s*(?P<bound>[0-9.]+)\s*[x×]?")
 _SHOWN = ("equivalent", "better", "baseline")
@@ -36,8 +36,8 @@ class Term:
 
     Attributes:
         precision: its recipe's name.
-        what: ``no worse``, or a name of :data:`RATIOS`.
-        sign, bound: of a ratio, ``>=`` or ``<=`` and the number.
+        what: ``no worse``, or ``speed``, ``memory`` or ``energy``.
+        sign, bound: for a ratio, ``>=`` or ``<=`` and the number.
     """
 
     precision: str
@@ -53,7 +53,7 @@ class Judged:
     Attributes:
         term: what was required.
         answer: ``not_known`` where the data cannot tell.
-        evidence: the figure that it rests on; the empty reference where the precision was not compared.
+        evidence: the figure that the answer rests on; the empty reference if the precision was not compared.
     """
 
     term: Term
@@ -101,7 +101,7 @@ class Unmet(HalfstepError):
     """A comparison did not show what was required of it; the message has a sentence for each term.
 
     Attributes:
-        exit_code: as :func:`exit_code` has it.
+        exit_code: the result of :func:`exit_code`.
     """
 
     def __init__(self, sentences: Sequence[str], code: int) -> None:
@@ -116,7 +116,7 @@ def judge(terms: Sequence[Term], comparison: Comparison) -> list[Judged]:
 
 
 def exit_code(judged: Sequence[Judged]) -> int:
-    """1 where a term does not hold, 3 where the data cannot tell of one, else 0."""
+    """1 if a term does not hold, 3 if the data cannot tell whether one holds, else 0."""
     answers = {each.answer for each in judged}
     return 1 if "fails" in answers else 3 if "not_known" in answers else 0
 

@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from itertools import starmap
 from typing import Any
 
+from halfstep import codec
 from halfstep.comparison.model.figures import Spread
 from halfstep.comparison.model.trials import NonFinite, TrialRow
 from halfstep.comparison.statistics.intervals import Times
@@ -61,7 +62,7 @@ def trial_row(outcome: Outcome, command: tuple[str, ...], log: str) -> TrialRow:
         odd_size_share=_odd_share(sample),
         logged={n: tuple((step, _finite(x)) for step, x in pairs) for n, pairs in record.logged.items()},
         loss_scale=tuple(_loss_scales(record.steps)),
-        first_nonfinite=_first_nonfinite(record.nonfinite),
+        first_nonfinite=None if record.nonfinite is None else codec.read(NonFinite, record.nonfinite),
         load=end.get("load"),
         load_absent=end.get("load_absent"),
         warnings=(
@@ -82,12 +83,12 @@ def trial_row(outcome: Outcome, command: tuple[str, ...], log: str) -> TrialRow:
     row = with_energy(_with_stored(row, ranks, unsampled), end, (samples or 0) * len(ranks))
     row = with_time_shares(row, sample, len(record.steps))
     if row.status == "damaged":
-        return _untold(row)
+        return _damaged(row)
     return _unmeasured(row) if row.emulated else row
 
 
-def _untold(row: TrialRow) -> TrialRow:
-    """With the reason why nothing is known of a trial whose record cannot be used; it may have made steps."""
+def _damaged(row: TrialRow) -> TrialRow:
+    """With the same reason for every figure that is absent, as the trial's record cannot be used."""
     reasons: Keywords = {f.name: getattr(row, f.name) for f in fields(row) if f.name.endswith("_absent")}
     changes: Keywords = {
         name: dict.fromkeys(why, row.reason) if isinstance(why, Mapping) else row.reason
@@ -98,7 +99,7 @@ def _untold(row: TrialRow) -> TrialRow:
 
 
 def _unmeasured(row: TrialRow) -> TrialRow:
-    """What an emulation would measure is the emulation, not the precision."""
+    """Without figures of speed, memory and energy: they would measure the emulation, not the precision."""
     figures = (
         "step_seconds", "steps_per_second", "samples_per_second", "peak_memory_bytes", "peak_memory_how", "memory",
         "energy_joules", "joules_per_step", "joules_per_sample", "time_shares", "profiled_step",
@@ -110,21 +111,21 @@ def _unmeasured(row: TrialRow) -> TrialRow:
 
 
 def warmup_of(steps: int) -> int:
-    """How many steps at the start are left out: :data:`WARMUP`, or less where the run is short; 2 at least."""
+    """How many steps at the start are left out: :data:`WARMUP`, or fewer if the run is short; at least 2."""
     return max(2, min(WARMUP, steps // 4))
 
 
 def enough_steps(wanted: int) -> int:
-    """How many steps a trial has to make for ``wanted`` of them to count: warm-up and the profiled step do not.
+    """How many steps a trial has to make so that ``wanted`` of them count: warm-up and the profiled step do not.
 
-    Example: 8 of 11 steps count, as the first 2 are warm-up and the third is looked at closely.
+    Example: of 11 steps 8 count, as the first 2 are warm-up and the third is profiled.
     """
     return next(n for n in range(wanted, wanted + 2 * WARMUP) if n - max(warmup_of(n), 3) >= wanted)
 
 
 @once
 def measured(outcome: Outcome) -> Times:
-    """Seconds of the steps that count: after the warm-up, and not looked at closely."""
+    """Seconds of the steps that count: after the warm-up, and neither sampled nor profiled."""
     if outcome.record.takeover.get("emulated"):
         return Times()
     steps = outcome.record.steps[warmup_of(len(outcome.record.steps)) :]
@@ -156,7 +157,7 @@ def _no_sample(steps: Sequence[object], sample: events.Sample) -> str:
 
 
 def _with_peak(row: TrialRow, ranks: Sequence[Record]) -> TrialRow:
-    """With its peak memory: of one process, or the sum over the ranks (and the largest beside it)."""
+    """With its peak memory: of one process; for several ranks their sum, and the largest one in a separate field."""
     peaks = [record.end.get("peak_memory_bytes") for record in ranks]
     known = [peak for peak in peaks if peak is not None]
     if not ranks[0].steps:
@@ -188,21 +189,8 @@ def _loss_scales(steps: Sequence[events.Step]) -> list[tuple[float, float]]:
     return changes
 
 
-def _first_nonfinite(event: events.NonFinite | None) -> NonFinite | None:
-    if event is None:
-        return None
-    return NonFinite(
-        event.get("step"),
-        event["what"],
-        event.get("module"),
-        event.get("operation"),
-        event.get("direction"),
-        event.get("words"),
-    )
-
-
 def _ran_otherwise(record: Record, ran: Ran, share: Mapping[str, float]) -> list[str]:
-    """A warning in words where products ran in another format than was asked for."""
+    """A warning if most products ran in another format than was asked for."""
     asked = {ran.asked: ""} if ran.asked else _own_words(record.own_asks)
     most = max(share, key=lambda name: share[name], default="")
     return [
@@ -214,5 +202,5 @@ def _ran_otherwise(record: Record, ran: Ran, share: Mapping[str, float]) -> list
 
 
 def _own_words(asks: dict[str, str]) -> dict[str, str]:
-    """Format -> the script's own words that ask for it, as the subject of a sentence."""
+    """Format -> the parts of the script that ask for it, as the subject of a sentence."""
     return {wanted: " and ".join(w for w, f in asks.items() if f == wanted) + " " for wanted in asks.values()}

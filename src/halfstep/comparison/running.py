@@ -1,4 +1,4 @@
-"""Runs a comparison: plans its trials, runs them interleaved, and keeps the comparison object up to date on disk."""
+"""Runs a comparison: plans its trials, runs them interleaved, and writes the comparison to disk after each."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from halfstep.comparison import archive
 from halfstep.comparison.advice.adopt import Script
 from halfstep.comparison.advice.recommend import recommend
 from halfstep.comparison.blocks import Here, InTurn, Runner, SideBySide, in_order
+from halfstep.comparison.budgeted import Budgeted, Seen, levels, with_budget
 from halfstep.comparison.cluster.ray_cluster import cluster
-from halfstep.comparison.course import Budgeted, Seen, levels, with_budget
+from halfstep.comparison.continued import files_of_earlier_trials
 from halfstep.comparison.disturbance import disturbances, disturbed
 from halfstep.comparison.environment import this_machine
 from halfstep.comparison.fit import fit_batch
-from halfstep.comparison.going_on import files_of_earlier_trials
 from halfstep.comparison.model.budget import End
 from halfstep.comparison.model.comparison import Comparison, Program
 from halfstep.comparison.model.environment import BlocksAtOnce, Environment
@@ -42,23 +42,23 @@ from halfstep.words import absent
 
 AS_IS = "as-is"
 
-#: how long the idle machine is metered before the first trial, where it has energy counters
+#: seconds for which the idle machine is metered before the first trial, if it has energy counters
 IDLE_SECONDS = 6.0
 
 
 def run_comparison(
     request: Request, display: Display, write: Callable[[Comparison], None], resume: Stored | None = None
 ) -> Comparison:
-    """Run all trials and return the comparison, without words; Ctrl-C ends it early with what there is.
+    """Run all trials and return the comparison, without words; Ctrl-C ends it early, with the trials so far.
 
     Args:
         request: what to compare.
-        display: shows how it goes on.
-        write: writes down what there is, after every trial.
-        resume: the request as it was begun: its trials that are done are not run again.
+        display: shows the progress.
+        write: writes the comparison, after every trial.
+        resume: the stored request, if the comparison is resumed: trials that are done are not run again.
 
     Raises:
-        UsageError: it was begun on another machine, or its cluster cannot be used.
+        UsageError: it was started on another machine, or its cluster cannot be used.
         HalfstepError: the machines of its cluster were lost.
     """
     if not request.on:
@@ -77,7 +77,7 @@ def _run(
     now: Environment,
     runners: Sequence[Runner] = (),
 ) -> Comparison:
-    """As :func:`run_comparison`, on the machine that ``now`` describes, or by ``runners`` on several of its kind."""
+    """As :func:`run_comparison`, on the machine that ``now`` describes, or by ``runners`` on several such machines."""
     started, cwd = time.monotonic(), os.getcwd()  # a program may remove it
     if resume is None:
         environment = now
@@ -141,9 +141,10 @@ def _run(
 def _to_repeat(
     request: Request, outcomes: Sequence[Outcome], ran: Collection[Trial], environment: Environment
 ) -> list[Trial]:
-    """The trials among ``ran`` that other work disturbed; none where it disturbed half of all.
+    """The trials among ``ran`` that other work disturbed, to be run again.
 
-    Whoever asked for one repeat wants a quick look, and a machine that is busy all the time will not be quieter.
+    None if there is one repeat, which asks for a quick look; and none if half of all trials were disturbed, as such a
+    machine will not become quiet.
     """
     found = [d is not None for d in disturbances([o.record for o in outcomes], environment.shares_cores)]
     if request.repeats < 2 or 2 * sum(found) >= len(found):
@@ -155,7 +156,7 @@ def _check_limit(request: Request, environment: Environment) -> None:
     """Check that a batch has a memory limit to fit into.
 
     Raises:
-        UsageError: a CPU without a limit, for it swaps where a GPU fails; a limit where a GPU has its own.
+        UsageError: no limit on a CPU, which swaps instead of failing; or a limit on a GPU, which has its own.
     """
     on_cpu = len(environment.devices) < 2
     if request.memory_limit is not None and not on_cpu:
@@ -186,10 +187,10 @@ def _recipes(request: Request, environment: Environment, done: Sequence[Outcome]
 
 
 def rebuilt(folder: str | Path) -> Comparison:
-    """The comparison object of a folder, made again from its records; trials that did not end are rows, too.
+    """The comparison of a folder, made again from its records; trials that did not end are rows, too.
 
     Raises:
-        UsageError: no comparison was begun there, or no trial has left a record.
+        UsageError: no comparison was started there, or no trial has left a record.
     """
     old = stored(Path(folder))
     found = archive.outcomes(old.request)
@@ -199,7 +200,7 @@ def rebuilt(folder: str | Path) -> Comparison:
 
 
 def _batches(folder: Path) -> Fit | None:
-    """The batches that fit: the result of a search, which only ``comparison.json`` has."""
+    """The batches that fit, which only ``comparison.json`` has."""
     with contextlib.suppress(OSError, ValueError):
         raw = read_json(folder / "comparison.json")
         fit = raw.get("fit_batch") if isinstance(raw, dict) else None
@@ -213,7 +214,7 @@ def plan(recipes: Sequence[str], repeats: int, seeds: int) -> list[Trial]:
 
 
 def interleaved(trials: Sequence[Trial]) -> list[Trial]:
-    """The same trials with one added later put in its turn; the order of precisions is kept."""
+    """The same trials in the order of repeats and seeds, so that one added later runs in its turn."""
     return sorted(trials, key=lambda trial: (trial.repeat, trial.seed))
 
 
@@ -231,18 +232,16 @@ def assemble(
         request: what was asked for.
         outcomes: how its trials ended.
         environment: the machine.
-        cwd: where it was begun; None: here.
-        fit: the largest batches, where they were looked for.
-        end: why a comparison with a budget ended; None: it goes on, or that is not known.
+        cwd: the folder it was started in; None: the current one.
+        fit: the largest batches, where they were searched.
+        end: why a comparison with a budget ended; None: it has not ended, or that is not known.
     """
     job = request.job
     recipes = _recipes(request, environment, outcomes)
     outcomes = in_order(outcomes, recipes)
     records = [o.record for o in outcomes]
-    others, files = (
-        disturbances(records, environment.shares_cores),
-        files_of_earlier_trials(records, request.fresh),
-    )
+    others = disturbances(records, environment.shares_cores)
+    files = files_of_earlier_trials(records, request.fresh)
     rows = [
         trial_row(o, tuple(job.command(o.trial)), str(job.log(o.trial).relative_to(request.folder)))
         for o in outcomes
@@ -253,12 +252,12 @@ def assemble(
         rows = [without_energy(row, absent.SHARED) for row in rows]
     found = verdicts(outcomes, rows, request.tolerance, levels(request, recipes))
     found, budget = with_budget(found, request, recipes, outcomes, environment.places, end)
-    told = next((o.record.takeover for o in outcomes if o.record.steps), Takeover())
-    script = Script.of(told, [own for o in outcomes for own in o.record.own_amp])
+    takeover = next((o.record.takeover for o in outcomes if o.record.steps), Takeover())
+    script = Script.of(takeover, [own for o in outcomes for own in o.record.own_amp])
     return Comparison(
         program=Program(tuple(request.command), request.module, cwd or str(Path.cwd()), request.launch),
         environment=environment,
-        # The options of every run get their values from the line below; two of them have their places here.
+        # "steps" and "products" only get their places here, and their values from the options of a run below.
         options={
             "steps": None,
             "repeats": request.repeats,
@@ -290,7 +289,7 @@ def assemble(
 
 
 def missing(request: Request, outcomes: Sequence[Outcome], environment: Environment) -> list[Trial]:
-    """The trials that were asked for and have not ended, in their order; with a budget they are chosen as it goes."""
+    """The trials that were asked for and have not ended, in order; none with a budget, which chooses them later."""
     if request.budget is not None:
         return []
     known = {o.trial for o in archive.done(outcomes)}

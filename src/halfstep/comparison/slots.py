@@ -10,10 +10,10 @@ from halfstep.machine.support import Device
 from halfstep.processes import allowed_cores
 from halfstep.trials.place import Place
 
-#: more blocks at once are a slip of the finger
+#: the most blocks at once: a larger number is a typing mistake
 MOST_SLOTS = 1024
 
-#: the variables that set a program's number of threads; without them its libraries count all cores
+#: the variables that set a program's number of threads; without them its libraries use all cores
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -32,14 +32,14 @@ def parse_parallel(text: str) -> str:
 
 
 def slots(parallel: str, devices: Sequence[Device], launch: str = "") -> tuple[Place, ...]:
-    """Where blocks run side by side; none where they run in turn.
+    """Where blocks run side by side; empty if they run in turn.
 
-    On a machine with GPUs each has one of its own. On a CPU each has as many of the cores as the others: cores that are
-    left over are idle, so that all blocks run alike.
+    On a machine with GPUs each block has its own GPU. On a CPU all blocks have the same number of cores; cores that are
+    left over stay idle.
 
     Args:
         parallel: as :func:`parse_parallel` returns it.
-        devices: as the comparison's environment has them, the CPU first.
+        devices: those of the comparison's environment, the CPU first.
         launch: what ``--launch`` was given.
 
     Raises:
@@ -87,7 +87,7 @@ def _on_cores(wanted: int) -> tuple[Place, ...]:
     cores = allowed_cores()
     if not cores:
         raise UsageError(
-            "--parallel on a CPU needs Linux, where each block can be kept on cores of its own; leave it out."
+            "--parallel on a CPU needs Linux, where each block can be kept on its own cores; leave it out."
         )
     each = len(cores) // wanted
     if not each:

@@ -1,6 +1,6 @@
-"""Where the precisions of a comparison with ``--budget`` stand: what is open of each, and how far the answer is.
+"""The standings of a comparison with ``--budget``: what is open about each precision, and how many pairs it needs.
 
-A precision is dropped that certainly loses, gains too little, is worse, cannot win here, or is beaten by another.
+A precision is dropped if it certainly loses, gains too little, is worse, cannot win here, or is beaten by another.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from halfstep.comparison.model.recommendation import Prefer
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.statistics.sequential import LOOKS, Levels, critical, level
 
-#: a few pairs give a loose estimate of the noise: out of reach is only what is so even at this quantile of the noise
+#: few pairs estimate the noise loosely: something is out of reach only if it is so even at this quantile of the noise
 _HOPE = 0.7
 
 _CLOSED = ("equivalent", "better", "different")
 
 
 def _pairs(row: PrecisionRow) -> int:
-    """How many pairs it has: of its speed or of its quality, whichever has more, as a figure may be absent."""
+    """How many pairs it has: those of its ratios or of its quality, whichever are more, as a figure may be absent."""
     found = [min(ratio.runs) for ratio in (row.speed_ratio, row.memory_ratio) if ratio and ratio.runs]
     return max([*found, row.quality.seeds if row.quality.kind != "not_known" else 0], default=0)
 
@@ -35,7 +35,7 @@ def stand(
     seconds: Mapping[str, float],
     places: int = 1,
 ) -> list[Standing]:
-    """Where every precision but the baseline stands.
+    """The standing of every precision but the baseline.
 
     Args:
         rows, levels, prefer: as in :class:`~halfstep.comparison.planning.State`.
@@ -53,7 +53,7 @@ def stand(
 
 
 def _timed(standing: Standing, row: PrecisionRow, seconds: Mapping[str, float], places: int) -> Standing:
-    """With the time that the pairs it needs would take, the baseline's trials included."""
+    """With the time that the pairs it needs would take, including the baseline's trials."""
     one = [seconds[name] for name in (row.precision, row.baseline or "") if name in seconds]
     if not standing.open or standing.needed is None or len(one) < 2:
         return standing
@@ -61,7 +61,7 @@ def _timed(standing: Standing, row: PrecisionRow, seconds: Mapping[str, float], 
 
 
 def _alone(row: PrecisionRow, levels: Levels, prefer: Prefer) -> Standing:
-    """Where a precision stands by itself; nothing is open of one that failed, or that ran as the baseline did."""
+    """The standing without a look at the others; nothing is open if it failed, or ran the same as the baseline."""
     name = row.precision
     if not row.ended_well or row.went_on or row.same_as_baseline or row.baseline is None:
         return Standing(name)
@@ -72,7 +72,7 @@ def _alone(row: PrecisionRow, levels: Levels, prefer: Prefer) -> Standing:
     lost = _lost(row, prefer)
     if lost is not None:
         return Standing(name, drop=lost)
-    # Whether another precision is better by the objective is asked only where the objective was measured.
+    # The gain is open only if the objective was measured.
     needed: dict[Question, tuple[int | None, int | None]] = {}
     if not row.emulated and ratio_of(row, prefer) is not None and _gain(row, prefer)[0] <= 1:
         needed["gain"] = _pairs_for_gain(row, levels, prefer)
@@ -85,13 +85,13 @@ def _alone(row: PrecisionRow, levels: Levels, prefer: Prefer) -> Standing:
 
 
 def _all(needed: Sequence[int | None]) -> int | None:
-    """The largest of them; None where one is None: no number of pairs would be enough."""
+    """The largest of them; None if one is None, as then no number of pairs would be enough."""
     known = [n for n in needed if n is not None]
     return None if len(known) < len(needed) else max(known, default=None)
 
 
 def _lost(row: PrecisionRow, prefer: Prefer) -> Drop | None:
-    """Why it cannot win by the objective; None where it still may, or where accuracy is all."""
+    """Why it cannot win by the objective; None if it still may, or if the objective is accuracy."""
     if prefer == "accuracy" or row.emulated:
         return None
     if prefer == "speed" and row.ran.in_fp32_units:
@@ -101,7 +101,7 @@ def _lost(row: PrecisionRow, prefer: Prefer) -> Drop | None:
 
 
 def _beside(standing: Standing, row: PrecisionRow, best: float, prefer: Prefer) -> Standing:
-    """The same among the others: where another certainly beats it, nothing more has to be known of it."""
+    """The same compared with the others: it is dropped if the best of them certainly gains more."""
     if standing.open and prefer != "accuracy" and _gain(row, prefer)[1] < AS_GOOD * best:
         return Standing(standing.precision, drop="beaten")
     return standing
@@ -112,7 +112,7 @@ def _has_won(row: PrecisionRow, standing: Standing) -> bool:
 
 
 def _gain(row: PrecisionRow, prefer: Prefer) -> tuple[float, float]:
-    """The interval of its gain by the objective; from 0 to infinity where the data do not tell."""
+    """The interval of its gain by the objective; from 0 to infinity if the data cannot tell."""
     ratio = ratio_of(row, prefer)
     if ratio is None or ratio.low is None or ratio.high is None or ratio.disturbed:
         return 0.0, math.inf
@@ -121,19 +121,19 @@ def _gain(row: PrecisionRow, prefer: Prefer) -> tuple[float, float]:
 
 
 def _quality_is_closed(row: PrecisionRow) -> bool:
-    """Whether its verdict is certain, or more seeds would not make it so: they change nothing, or none is known."""
+    """Whether its verdict is certain, or more seeds cannot make it so: seeds change nothing, or there is no figure."""
     first = _first(row)
     unseeded = first is not None and first.seeds == 1 and row.quality.seeds > 1
     return row.quality.kind in _CLOSED or unseeded or first is None
 
 
 def _first(row: PrecisionRow) -> Difference | None:
-    """The difference that the verdict on the quality rests on; None where there is none."""
+    """The difference that the verdict on the quality rests on; None if there is none."""
     figures = [figure for figure in (row.loss, *row.logged.values()) if figure is not None]
     return next((f.difference for f in figures if f.difference is not None), None)
 
 
-# --- how far it is -----------------------------------------------------------------------------------------
+# --- how many pairs it needs -------------------------------------------------------------------------------
 
 
 def _pairs_for_gain(row: PrecisionRow, levels: Levels, prefer: Prefer) -> tuple[int | None, int | None]:
@@ -163,7 +163,7 @@ def _pairs_for_quality(row: PrecisionRow, levels: Levels) -> tuple[int | None, i
 def _of_the_row(
     row: PrecisionRow, own: int, needed: int | None, hope: int | None
 ) -> tuple[int | None, int | None]:
-    """The same counted in pairs of the row: a figure has fewer pairs where trials were disturbed or lack the figure."""
+    """The same in pairs of the row, which may be more than the figure has: disturbed trials do not count for it."""
     lacking = max(0, _pairs(row) - own)
     return None if needed is None else needed + lacking, None if hope is None else hope + lacking
 
@@ -173,9 +173,9 @@ def _looked(pairs: int) -> int | None:
 
 
 def _both(n: int, half: float, alpha: float, enough: float) -> tuple[int | None, int | None]:
-    """After how many pairs half an interval is below ``enough``: with the noise of ``n`` pairs, and with the least.
+    """After how many pairs half the interval is below ``enough``: at the noise s of ``n`` pairs, and at the least.
 
-    Half an interval of n pairs is t * s / sqrt(n); s is at least s sqrt((n - 1) / chi2(0.7, n - 1)).
+    Half the interval of n pairs is t * s / sqrt(n); the least noise is s sqrt((n - 1) / chi2(0.7, n - 1)).
     """
     from scipy.special import chdtri
 

@@ -1,4 +1,4 @@
-"""A loss that does not move while the baseline's does: weights stand still, and what a format may have lost."""
+"""Finds a loss that does not move while the baseline's does: a 16-bit format may have lost the updates of weights."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from halfstep.record.stored import REMAINDER, Stored
 #: a loss that falls by less than this share of the baseline's fall stands still
 STILL = 0.05
 
-#: the baseline's fall counts where it is so many times the difference of neighbouring losses
+#: the baseline's fall counts if it is at least so many times the noise of its loss
 CLEAR = 3.0
 
 #: fewer steps show no fall
 FEWEST_STEPS = 10
 
-#: constants of Adam's update, of which a 16-bit format makes 1 or 0: then no second moment is kept, or nothing guards
+#: constants of Adam's update that a 16-bit format may round to 1 or 0: then no second moment is kept, or nothing keeps
+#: the divisor from 0
 _CONSTANTS = (("beta_1", 0.9), ("beta_2", 0.999), ("eps", 1e-8))
 
 Trials = Sequence[TrialRow]
 
 
 def stands_still(own: Trials, base: Trials) -> StandsStill | None:
-    """How far the loss fell in trials of a precision and of the baseline, where only the baseline's did; else None.
+    """How far the loss fell in trials of a precision and of the baseline, if only the baseline's fell; else None.
 
     Args:
         own, base: trials of the comparison object that ended well.
@@ -61,9 +62,9 @@ def _noise(losses: tuple[float | None, ...]) -> float:
 
 
 def sixteen_bits(stored: Stored) -> str:
-    """The 16-bit format that optimizer state or weights are stored in; empty where there is none.
+    """The 16-bit format that optimizer state or weights are stored in; empty if there is none.
 
-    Weights with a remainder beside them are fp32 in two parts.
+    Weights with a remainder do not count: both parts together are fp32.
     """
     weights = stored.formats("weights")
     held = (*stored.formats("optimizer"), *(() if REMAINDER in weights else weights))
@@ -71,6 +72,6 @@ def sixteen_bits(stored: Stored) -> str:
 
 
 def lost_constants(format: str) -> list[tuple[str, float, float]]:
-    """The constants of Adam's update that the format makes 1 or 0: name, value, and what it becomes."""
+    """The constants of Adam's update that the format rounds to 1 or 0: (name, value, rounded value)."""
     rounded = [(name, value, round_exact(value, get_scalar(format))) for name, value in _CONSTANTS]
     return [each for each in rounded if each[2] in (0.0, 1.0)]

@@ -1,4 +1,4 @@
-"""A comparison object as flat tables, lists of dicts, and as CSV files that a spreadsheet opens safely."""
+"""A comparison's JSON as flat tables (lists of dicts), and as CSV files that a spreadsheet opens safely."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Cell = str | float | bool | None
 
 Row = dict[str, Cell]
 
-#: a cell of text that begins so would be a formula in a spreadsheet
+#: a spreadsheet takes a text that begins with one of these for a formula
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def precisions(comparison: Mapping[str, Any]) -> list[Row]:
-    """One flat row per precision; the ends of an interval are ``_low`` and ``_high``."""
+    """One flat row per precision; the columns ``_low`` and ``_high`` are the ends of an interval."""
     return _even(
         {
             **{name: v.get(name) for name in ("precision", "baseline", "status", "ran_as", "trials")},
@@ -103,7 +103,7 @@ def _points(trial: Mapping[str, Any]) -> Iterator[tuple[str, int, float | None]]
 
 
 def _even(rows: Iterator[Row]) -> list[Row]:
-    """Rows that all have all columns, in the order in which they first appear."""
+    """The rows, each with all columns, in the order in which the columns first appear."""
     found = list(rows)
     columns = list(dict.fromkeys(name for row in found for name in row))
     return [{name: row.get(name) for name in columns} for row in found]
@@ -138,5 +138,5 @@ def _write(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
 
 
 def _cell(value: Cell) -> Cell:
-    """Numbers as they are, to the last bit; text that a spreadsheet would compute gets an apostrophe."""
+    """Numbers exactly as they are; a text that a spreadsheet would compute gets an apostrophe."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

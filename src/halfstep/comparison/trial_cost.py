@@ -12,9 +12,9 @@ from halfstep.record import Record
 from halfstep.record.events import End, Sample
 from halfstep.words import absent
 
-#: from this ratio of a step's products to the baseline's, or from its inverse, the program computes something else
+#: if a step has at least this many times the baseline's products, or fewer by this factor, it does other work
 OTHER_WORK = 1.5
-#: how many steps the loss scale must not move: passes are repeated where it does
+#: the loss scale must not change in so many steps: a program may repeat passes when it does
 _SAMPLED = 3
 
 
@@ -24,7 +24,7 @@ def with_energy(row: TrialRow, end: End, samples: int) -> TrialRow:
     Args:
         row: the trial.
         end: the record's last event.
-        samples: how many a step takes, over all ranks; 0 where that is not known.
+        samples: how many a step takes, over all ranks; 0 if that is not known.
     """
     joules, a_step = end.get("energy_joules"), end.get("joules_per_step")
     reason = end.get("energy_absent", absent.NO_END) if joules is None else None
@@ -45,10 +45,10 @@ def with_energy(row: TrialRow, end: End, samples: int) -> TrialRow:
 def with_memory(
     row: TrialRow, parts: Mapping[str, int] | None, ranks: Sequence[Record], otherwise: str
 ) -> TrialRow:
-    """With bytes by part, and what the peak holds beyond them as workspace where an allocator tells of tensors alone.
+    """With bytes by part; if the peak counts tensors only, with the rest of it as ``workspace``.
 
-    Workspace is what products and other operations hold for a moment, gradients of activations included:
-    the allocator's peak less weights, gradients, optimizer state, activations and cast weights.
+    Workspace is what operations hold for a short time, including gradients of activations: the allocator's peak minus
+    weights, gradients, optimizer state, activations and cast weights.
     """
     if not parts:
         return replace(row, memory_absent=otherwise, workspace_absent=otherwise)
@@ -59,7 +59,7 @@ def with_memory(
 
 
 def _workspace(parts: Mapping[str, int], end: End) -> int | str:
-    """The bytes that the peak holds beside the parts, or why that is not known."""
+    """The peak minus the parts, in bytes, or why that is not known."""
     peak = end.get("peak_memory_bytes")
     if peak is None:
         return str(end.get("peak_memory_absent", absent.PEAK_UNKNOWN))
@@ -85,10 +85,10 @@ def with_time_shares(row: TrialRow, sample: Sample, steps: int) -> TrialRow:
 
 
 def work_ratio(own: Sequence[TrialRow], base: Sequence[TrialRow]) -> float | None:
-    """How many times the products of the baseline's sampled step a precision's computes; None where that is about one.
+    """FLOPs of products in a precision's sampled step over those in the baseline's; None if that is about one.
 
-    Adaptive solvers and line searches evaluate a model as often as rounding has them do. Of the trials with the
-    baseline's seeds that which is nearest to one.
+    Rounding changes how often adaptive solvers and line searches evaluate a model. Of all trials that share a seed with
+    the baseline, the ratio nearest to one counts.
     """
     theirs = {row.seed: total for row in base if (total := _products(row))}
     pairs = [(total, theirs[row.seed]) for row in own if row.seed in theirs and (total := _products(row))]
@@ -100,7 +100,7 @@ def work_ratio(own: Sequence[TrialRow], base: Sequence[TrialRow]) -> float | Non
 
 
 def _products(row: TrialRow) -> float:
-    """FLOPs of the sampled step's products; 0 where none were counted, or passes may have been repeated."""
+    """FLOPs of the sampled step's products; 0 if none were counted, or passes may have been repeated."""
     moved = any(0 < step <= _SAMPLED for step, _ in row.loss_scale)
     return 0.0 if moved else sum((row.matmul_flops or {}).values())
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from halfstep.comparison.alike import same_cause
-from halfstep.comparison.going_on import went_on
+from halfstep.comparison.continued import went_on
 from halfstep.comparison.model.figures import Ratio
 from halfstep.comparison.model.quality import Quality
 from halfstep.comparison.model.trials import TrialRow
 from halfstep.comparison.model.verdicts import PrecisionRow
-from halfstep.comparison.statistics.block_ratios import energy_of_blocks, memory_of_blocks, speed_of_blocks
+from halfstep.comparison.same_runs import same_cause
+from halfstep.comparison.statistics.block_ratios import (
+    JudgedTrial,
+    energy_of_blocks,
+    memory_of_blocks,
+    speed_of_blocks,
+)
 from halfstep.comparison.statistics.quality import qualities
 from halfstep.comparison.statistics.ratios import (
     energy,
@@ -41,89 +46,82 @@ def verdicts(
 
     Args:
         outcomes: how the trials ended.
-        rows: the same as the comparison has them.
+        rows: the trials' rows, in the same order.
         tolerance: margins that the user gave.
-        levels: what each figure may spend where it is looked at again and again; None: one look.
+        levels: the significance levels of repeated looks; None: there is one look.
     """
     order = list(dict.fromkeys(outcome.trial.precision for outcome in outcomes))
     baseline = baseline_of(outcomes)
     order.sort(key=lambda precision: precision != baseline)
-    groups = {p: [(i, o) for i, o in enumerate(outcomes) if o.trial.precision == p] for p in order}
+    trials = list(map(JudgedTrial, range(len(rows)), outcomes, rows))
+    groups = {p: [t for t in trials if t.outcome.trial.precision == p] for p in order}
     if levels is not None:
         groups = {p: _ended(group) for p, group in groups.items()}
-    quality = qualities(
-        baseline, {p: [o for _, o in group] for p, group in groups.items()}, tolerance or Tolerance(), levels
-    )
-    base = _Side.of([(i, o) for i, o in groups.get(baseline or "", []) if o.status == "ok"], rows)
+    ended = {p: [t.outcome for t in group] for p, group in groups.items()}
+    quality = qualities(baseline, ended, tolerance or Tolerance(), levels)
+    base = _Side(_well(groups.get(baseline or "", [])))
     found = []
     for p, group in groups.items():
-        # A trial that ended early has a row of its own; it says nothing of the precision's medians.
-        own = _Side.of([(i, o) for i, o in group if o.status == "ok"] or group, rows)
-        row = _of_trials(p, baseline, [o for _, o in group], own)
+        # A trial that ended early is left out of the precision's medians.
+        own = _Side(_well(group) or group)
+        row = _of_trials(p, baseline, ended[p], own)
         if p != baseline:
             row = _beside(_with_ratios(row, own, base, levels), own, base)
         row = replace(why(row, own.numbered, base.numbered), **vars(quality[p]))
-        found.append(_spoiled(row, own.rows, max(each.steps or 0 for each in rows)))
+        found.append(_without_verdict(row, own.rows, max(each.steps or 0 for each in rows)))
     return found
 
 
-def _ended(group: list[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
-    """Without a trial that was interrupted, where another was not: what was seen before holds."""
-    return [(i, o) for i, o in group if o.status != "interrupted"] or group
+def _ended(group: list[JudgedTrial]) -> list[JudgedTrial]:
+    """Without interrupted trials, unless all were: the verdicts seen before the interruption hold."""
+    return [t for t in group if t.outcome.status != "interrupted"] or group
+
+
+def _well(group: list[JudgedTrial]) -> list[JudgedTrial]:
+    """Those that ended well."""
+    return [t for t in group if t.outcome.status == "ok"]
 
 
 @dataclass(frozen=True)
 class _Side:
-    """Trials of one precision: their places in the comparison, how they ended, and their rows."""
+    """Trials of one precision."""
 
-    places: list[int]
-    outcomes: list[Outcome]
-    rows: list[TrialRow]
+    trials: list[JudgedTrial]
 
-    @classmethod
-    def of(cls, group: Sequence[tuple[int, Outcome]], rows: Sequence[TrialRow]) -> _Side:
-        return cls([i for i, _ in group], [o for _, o in group], [rows[i] for i, _ in group])
+    @property
+    def rows(self) -> list[TrialRow]:
+        """Their rows."""
+        return [t.row for t in self.trials]
 
     @property
     def numbered(self) -> list[tuple[int, TrialRow]]:
-        """The rows with their places."""
-        return list(zip(self.places, self.rows, strict=True))
-
-    @property
-    def trials(self) -> list[tuple[Outcome, TrialRow]]:
-        """Each trial with its row."""
-        return list(zip(self.outcomes, self.rows, strict=True))
+        """Their rows with their places."""
+        return [(t.place, t.row) for t in self.trials]
 
     @property
     def quiet(self) -> _Side:
         """Those that nothing disturbed."""
-        kept = [i for i, row in enumerate(self.rows) if not row.disturbed]
-        return _Side(
-            [self.places[i] for i in kept], [self.outcomes[i] for i in kept], [self.rows[i] for i in kept]
-        )
+        return _Side([t for t in self.trials if not t.row.disturbed])
 
     @property
     def timed(self) -> list[Outcome]:
-        """Those whose step times count: where other work disturbed all of them, all."""
-        return self.quiet.outcomes or self.outcomes
+        """Those whose step times count: the undisturbed ones, or all if all were disturbed."""
+        return [t.outcome for t in self.quiet.trials or self.trials]
 
 
 def baseline_of(outcomes: Sequence[Outcome]) -> str | None:
-    """What the others are compared with: fp32 if it ran to its end, else the first precision that did."""
+    """The precision that the others are compared with: fp32 if it ran to its end, else the first one that did."""
     ended = [outcome.trial.precision for outcome in outcomes if outcome.status == "ok"]
     return "fp32" if "fp32" in ended else ended[0] if ended else None
 
 
 def _of_trials(precision: str, baseline: str | None, group: Sequence[Outcome], own: _Side) -> PrecisionRow:
-    """The row by all its trials, and by those that ended well; its ratios to the baseline come later."""
+    """The row without ratios: from all trials of the precision (``group``), and those that ended well (``own``)."""
     bad = next((o for o in group if o.status != "ok"), None)
     rows = own.rows
-    told = next((row for row in rows if row.ran_as), rows[0])
-    seconds, peak, joules = (
-        step_time(own.timed),
-        spread([row.peak_memory_bytes for row in rows]),
-        energy(own.quiet.rows),
-    )
+    counted = next((row for row in rows if row.ran_as), rows[0])
+    seconds, joules = step_time(own.timed), energy(own.quiet.rows)
+    peak = spread([row.peak_memory_bytes for row in rows])
     no_step = next((row.step_seconds_absent for row in rows if row.step_seconds_absent), None)
     no_peak = next((row.peak_memory_absent for row in rows if row.peak_memory_absent), None)
     no_joules = next((row.joules_per_step_absent for row in rows if row.joules_per_step_absent), None)
@@ -134,8 +132,8 @@ def _of_trials(precision: str, baseline: str | None, group: Sequence[Outcome], o
         baseline=baseline,
         status="ok" if bad is None else bad.status,
         reason="" if bad is None else bad.reason,
-        ran_as=told.ran_as,
-        ran=told.ran,
+        ran_as=counted.ran_as,
+        ran=counted.ran,
         stored=next((row.stored for row in rows if row.stored), None),
         emulated=any(row.emulated for row in rows),
         trials=len(group),
@@ -172,18 +170,18 @@ def _with_ratios(row: PrecisionRow, own: _Side, base: _Side, levels: Levels | No
 
 
 def _quiet_speed_ratio(own: _Side, base: _Side) -> Ratio | None:
-    """The ratio of the trials that nothing disturbed; of all of them, without an interval, where a side has none."""
-    if not own.quiet.places or not base.quiet.places:
+    """The ratio of the undisturbed trials; if a side has none, that of all trials, without an interval."""
+    if not own.quiet.trials or not base.quiet.trials:
         return _disturbed_speed_ratio(own, base)
     ratio = speed_ratio(base.timed, own.timed)
     if ratio is None or ratio.low is not None:
         return ratio
-    fewer = any(len(side.timed) < len(side.outcomes) for side in (own, base))
+    fewer = any(len(side.timed) < len(side.trials) for side in (own, base))
     return replace(ratio, disturbed=True) if fewer else ratio
 
 
 def _disturbed_speed_ratio(own: _Side, base: _Side) -> Ratio | None:
-    """The ratio where other work disturbed all trials of a side, without an interval."""
+    """The ratio without an interval, for a side whose trials were all disturbed by other work."""
     ratio = speed_ratio(base.timed, own.timed)
     if ratio is None:
         return None
@@ -191,7 +189,7 @@ def _disturbed_speed_ratio(own: _Side, base: _Side) -> Ratio | None:
 
 
 def _beside(row: PrecisionRow, own: _Side, base: _Side) -> PrecisionRow:
-    """With whether it ran the same as the baseline, and how much faster the hardware's units could make it."""
+    """With what the comparison with the baseline shows beside ratios: see the fields below."""
     if not base.rows or row.status != "ok":
         return row
     return replace(
@@ -203,8 +201,8 @@ def _beside(row: PrecisionRow, own: _Side, base: _Side) -> PrecisionRow:
     )
 
 
-def _spoiled(row: PrecisionRow, trials: Sequence[TrialRow], most: int) -> PrecisionRow:
-    """Without a verdict, where its trials went on from an earlier one's."""
+def _without_verdict(row: PrecisionRow, trials: Sequence[TrialRow], most: int) -> PrecisionRow:
+    """Without a verdict, if its trials continued from an earlier trial's files."""
     found = went_on(trials, most)
     if found is None:
         return row

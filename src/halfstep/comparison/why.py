@@ -1,8 +1,8 @@
-"""Why a precision is no faster, and why it needs no less memory: what was measured, as a short list.
+"""Why a precision is no faster, and why it needs no less memory: a short list from what was measured.
 
-Each entry has its share (of the step, of the peak; the shares of a list sum to one, facts have none), of several
-trials the range of the share, and the figure of the comparison that it rests on; its words are made in
-:mod:`halfstep.report.words.explanations`.
+Each entry has the figure that it rests on, and either its share of the step or of the peak (the shares of a list sum
+to one), with the range over several trials; or no share, if it is a fact.
+:mod:`halfstep.report.words.explanations` words it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from halfstep.comparison.model.references import EvidenceRef
 from halfstep.comparison.model.trials import TrialRow
 from halfstep.comparison.model.verdicts import Explanation, PrecisionRow
 
-#: a gain below this is explained too: the hardware's units are twice as fast and more
+#: a smaller gain is explained, too, as the hardware's units are at least twice as fast
 LITTLE_FASTER = 1.3
-#: so is a peak above this share of the baseline's
+#: a peak above this share of the baseline's is explained
 LITTLE_LESS = 0.9
-#: a share of odd sizes, or of time between operations, that is worth a word
+#: odd sizes are mentioned from this share on, and time between operations from ``LAUNCH_BOUND`` on
 WORTH_A_WORD = 0.1
 LAUNCH_BOUND = 0.3
-#: a trial that ended so is not explained, however fast or small its first steps were
+#: a precision with such a trial is not explained: why it is of no use is known
 _NO_USE = ("out_of_memory", "failed", "interrupted", "unsupported", "damaged")
 
 #: (index in the comparison's trials, row)
@@ -30,10 +30,9 @@ Trials = Sequence[tuple[int, TrialRow]]
 
 
 def why(row: PrecisionRow, own: Trials, base: Trials) -> PrecisionRow:
-    """The row with the reasons why it is no faster, and no smaller; none where there is nothing to explain.
+    """The row with the reasons why it is no faster, and no smaller; none if there is nothing to explain.
 
-    Of a precision with a trial that failed, ran out of memory or was stopped nothing is: why it is of no use is known.
-    Nor of one that ran the same as the baseline.
+    There is nothing to explain if a trial of it failed or was stopped, or if it ran the same as the baseline.
 
     Args:
         row: one precision.
@@ -77,7 +76,7 @@ def _why_no_faster(row: PrecisionRow, own: Trials, base: Trials) -> list[Explana
 
 
 def _facts(row: PrecisionRow, own: Trials, base: Trials) -> list[Explanation]:
-    """What the shares do not show: units, sizes, the largest possible gain, launches."""
+    """What the shares do not show: units, sizes, the largest possible gain, launches of small operations."""
     return [*_units(row, own), *_sizes(own), *_at_most(base), *_launches(own)]
 
 
@@ -91,7 +90,7 @@ def _sizes(own: Trials) -> list[Explanation]:
 
 
 def _at_most(base: Trials) -> list[Explanation]:
-    """Amdahl's law: were the products of the baseline free, its step would still take the rest."""
+    """Amdahl's law: if the baseline's products took no time, its step would still take the rest."""
     shares = mean_shares(base)
     if not shares or shares.get("products", 0.0) >= 1:
         return []
@@ -107,21 +106,21 @@ def _launches(own: Trials) -> list[Explanation]:
 
 
 def mean_shares(trials: Trials) -> dict[str, float]:
-    """The mean of each kind's share over the trials that have any: it sums to one as each trial's does."""
+    """The mean of each kind's share over the trials that have shares; the means sum to one."""
     found = [trial.time_shares for _, trial in trials if trial.time_shares]
     kinds = dict.fromkeys(kind for shares in found for kind in shares)
     return {kind: fmean(shares.get(kind, 0.0) for shares in found) for kind in kinds}
 
 
 def median_step(trials: Trials) -> float | None:
-    """As the comparison's table has it: the geometric mean of the trials' medians."""
+    """The geometric mean of the trials' median steps, as in the comparison's table."""
     steps = [trial.step_seconds.median for _, trial in trials if trial.step_seconds]
     return geometric_mean(steps) if steps else None
 
 
 # --- memory ------------------------------------------------------------------------------------------------
 
-#: of the same size in every mixed precision, which keeps them in fp32
+#: parts that have the same size in every mixed precision, which keeps them in fp32
 KEPT = ("weights", "gradients", "optimizer")
 
 
@@ -152,6 +151,6 @@ def _entry(
     *figure: str,
     of_all: tuple[float | None, float | None] = (None, None),
 ) -> Explanation:
-    """An entry that rests on a figure of a trial; ``of_all``: the lowest and the highest share of several trials."""
+    """An entry that rests on a figure of a trial; ``of_all``: the lowest and highest share of several trials."""
     evidence = EvidenceRef() if trial is None else EvidenceRef("trials", trial, figure)
     return Explanation("", share, evidence, *of_all)

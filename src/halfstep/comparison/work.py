@@ -1,4 +1,4 @@
-"""What is done around each trial of a comparison, whoever runs it: it is shown, and what it left is kept on disk."""
+"""Shows each trial of a comparison, and keeps what it wrote on disk, wherever the trial runs."""
 
 from __future__ import annotations
 
@@ -10,56 +10,48 @@ from halfstep.comparison.model.budget import Budget
 from halfstep.comparison.model.recommendation import Prefer
 from halfstep.comparison.request import Request
 from halfstep.trials import Job, Outcome, Trial
+from halfstep.trials.progress import TrialDisplay
 from halfstep.words.plural import count
 
 
-class Display(Protocol):
-    """Shows how a comparison goes on."""
+class Display(TrialDisplay, Protocol):
+    """Shows the progress of a comparison."""
 
     def plan(self, trials: Sequence[str]) -> None:
-        """These trials are to be run (again, when one is added)."""
-
-    def begin(self, label: str, steps: int | None) -> None:
-        """A trial begins; ``steps`` is how many it will make, if known."""
-
-    def advance(self, label: str, step: int, loss: float | None, seconds: float | None) -> None:
-        """It has made a step."""
-
-    def finish(self, label: str, status: str, words: str) -> None:
-        """It has ended."""
+        """These trials are to be run; called again when one is added."""
 
     def stand(self, budget: Budget, prefer: Prefer) -> None:
         """With a budget, before each trial but the first: what is open, and how long that will take."""
 
 
 class Disk:
-    """Keeps what it can: a missing folder or a full disk is reported once and ends no comparison."""
+    """Writes files; a missing folder or a full disk is reported once, and does not end the comparison."""
 
     def __init__(self, display: Display) -> None:
         self._display = display
-        self._told = ""
+        self._reported = ""
 
     def keep(self, write: Callable[..., object], *args: Any) -> None:
-        """``write(*args)``; the trials go on without."""
+        """Call ``write(*args)``; the trials go on if it fails."""
         try:
             write(*args)
         except OSError as error:
             why = error.strerror or type(error).__name__
-            if why != self._told:
-                self._told = why
+            if why != self._reported:
+                self._reported = why
                 self._display.finish(
                     "the folder", "not written", f"{why}; make room, then go on with --resume"
                 )
 
 
 class Work:
-    """What is done around each trial: it is shown, and what it left is kept.
+    """Shows each trial, and keeps what it wrote.
 
     Args:
         request: what is compared.
-        pending: what is still to be run, without the trials that run.
-        display, disk: where it is shown and kept.
-        known_steps: how many steps a trial will make; None where nobody knows.
+        pending: the trials that have not begun.
+        display, disk: where they are shown and kept.
+        known_steps: how many steps a trial will make; None if that is not known.
     """
 
     def __init__(
@@ -72,13 +64,13 @@ class Work:
     ) -> None:
         self._request, self._pending, self._display, self._disk = request, pending, display, disk
         self.known_steps = known_steps or request.options.steps
-        #: how many trials are certain to follow those that are pending
+        #: how many further trials will certainly be added to the pending ones
         self.more = 0
         self._begun: list[str] = []
         self._where: dict[Trial, Request] = {}
 
     def begin(self, trial: Trial) -> Job:
-        """The trial is about to run; what an earlier run of it left is kept until this one has ended."""
+        """The trial is about to run; the files of an earlier run of it are kept until this one has ended."""
         self._begun.append(trial.label)
         self._display.plan([*self._begun, *(t.label for t in self._pending), *[""] * self.more])
         self._display.begin(trial.label, self.known_steps)

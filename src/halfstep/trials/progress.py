@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from halfstep.options import RunOptions
 
@@ -52,6 +52,19 @@ class CallOptions(RunOptions):
     args: Sequence[str] = ()
     module: bool = False
     progress: bool | OnProgress = field(default=False, compare=False)
+
+
+class TrialDisplay(Protocol):
+    """Shows trials while they run; a trial is named by its label."""
+
+    def begin(self, label: str, steps: int | None) -> None:
+        """A trial begins; ``steps`` is how many it will make, if known."""
+
+    def advance(self, label: str, step: int, loss: float | None, seconds: float | None) -> None:
+        """It has made ``step`` steps; the last one had this loss and took so many seconds."""
+
+    def finish(self, label: str, status: str, words: str) -> None:
+        """It has ended, with a status of the JSON and a few words."""
 
 
 class Announcer:

@@ -14,11 +14,12 @@ from halfstep import codec
 from halfstep.comparison.advice.evidence import AS_GOOD, CLOSE, PREFER, RATIOS, Prefer, standing
 from halfstep.comparison.fit import Search
 from halfstep.comparison.model.quality import Difference, FinalDifference
+from halfstep.comparison.model.trials import TrialRow
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.statistics.intervals import Interval
 from halfstep.comparison.statistics.paired import holm, paired
-from halfstep.comparison.statistics.quality import kind_of, told
-from halfstep.comparison.statistics.ratios import _ratio_of_trials, _ratio_row
+from halfstep.comparison.statistics.quality import for_json, kind_of
+from halfstep.comparison.statistics.ratios import _ratio_row, energy_ratio
 from halfstep.record.ran import Ran
 from halfstep.report.words.quality import figure_words
 from halfstep.report.words.ratios import ratio_words
@@ -47,7 +48,8 @@ def cost(random: np.random.Generator, what: str) -> dict[str, Any] | None:
     runs, spread = int(random.integers(1, 5)), random.choice([0.0, 0.001, 0.03, 0.3])
     sides = np.exp(spread * random.standard_normal((2, runs)))
     ours = sides[0] * math.exp(0.2 * random.standard_normal())
-    found = _ratio_of_trials(ours.tolist(), sides[1].tolist())
+    theirs, own = ([TrialRow(joules_per_step=x) for x in side.tolist()] for side in (sides[1], ours))
+    found = energy_ratio(theirs, own)
     assert found is not None
     return dict(codec.write(replace(found, words=ratio_words(found, f"{what}_ratio"))))
 
@@ -70,7 +72,7 @@ def judged(random: np.random.Generator, fall: float, seeds: int, precisions: int
 
 def _judged(found: Difference, fall: float, margin_from: str, live: bool, seeds: int) -> dict[str, Any]:
     kind = kind_of(found, "lower")
-    difference = FinalDifference(**vars(told(found, margin_from)), fall=fall)
+    difference = FinalDifference(**vars(for_json(found, margin_from)), fall=fall)
     words = figure_words(difference, kind, fall, not live and seeds > 1)
     row = {"difference": codec.write(difference), "kind": kind, "words": words}
     return {"loss": row, "quality": {"kind": kind, "words": f"loss: {words}", "seeds": seeds}}
@@ -196,7 +198,7 @@ def _batch_claim(text: str, row: dict[str, Any], capacity: dict[str, int]) -> bo
     """Whether each number of ``bf16: a batch of 248 images fits, 1.94× fp32's 128`` is true."""
     said = re.fullmatch(
         r"(\S+): a batch of (\d+) images fits"
-        r"(?:, (?P<ratio>[\d.]+)× fp32's (?P<base>\d+)|, of which fp32 fits not even (?P<none>\d+)|, as in fp32)",
+        r"(?:, (?P<ratio>[\d.]+)× fp32's (?P<base>\d+)| \(in fp32 not even (?P<none>\d+)\)|, as in fp32)",
         text,
     )
     assert said is not None, text

@@ -227,18 +227,18 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
     (
         "undecided", "speed",
         [FP32, verdict("bf16", 1.9, loss=None) | {"quality": {"kind": "not_known", "words": "", "seeds": 5}}], None,
-        "bf16 is 1.90× faster, but neither its loss nor a logged figure tells how good it is; "
+        "bf16 is 1.90× faster, but neither its loss nor a logged figure shows how good it is; "
         "log one with halfstep.log(accuracy=...).",
     ),
     (
         "undecided", "speed",
         [FP32, verdict("bf16", 1.9) | {"quality": {"kind": "different", "words": "z: differs by +2 ± 1 (5 seeds)", "seeds": 5}}],
-        None, "whether it is worse is not known, as a name tells no direction (z: differs by +2 ± 1 (5 seeds)).",
+        None, "whether it is worse is not known, as a name does not say which direction is better (z: differs by +2 ± 1 (5 seeds)).",
     ),
     (
         "undecided", "speed",
         [FP32, verdict("bf16", 1.9, loss=loss(0.2)) | {"quality": {"kind": "one_seed", "words": "", "seeds": 5}}], None,
-        "its quality is open; let the program take its seed from HALFSTEP_TRIAL, as shifting its own changed nothing.",
+        "its quality is open; let the program take its seed from HALFSTEP_TRIAL, as shifting its own seeds changed nothing.",
     ),
     ("gains_but_worse", "speed", [FP32, verdict("bf16", 1.9, "worse")], "fp32", "bf16 is 1.90× faster, but worse."),
     ("no_units", "speed", [FP32, verdict("bf16", 0.9, **NO_UNITS)], "fp32", "this device has no units for bf16."),
@@ -289,7 +289,7 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
     (
         "gain_cannot_be_told", "speed",
         [FP32, verdict("bf16", 1.02, speed_ratio=noisy(1.02, 0.5, 2.08, runs=3)), verdict("fp16", 0.5, **NO_UNITS)],
-        "fp32", "30 runs would not be enough: make them longer, or the machine quieter.",
+        "fp32", "30 runs would not be enough: make them longer, or use a quieter machine.",
     ),
     (
         "gain_cannot_be_told", "speed", [FP32, verdict("bf16", 1.9, speed_ratio=noisy(1.9, None, None), steps=10)],
@@ -383,7 +383,7 @@ FIT_CASES: list[tuple[str, list[dict[str, Any]], dict[str, Any], str | None, str
     ),
     (
         "largest_batch", [FP32, verdict("bf16", 1.0, **ONE_SEED)], fitting("batch", fp32=(None, 1), bf16=(2, 3)), "bf16",
-        "Use bf16 for now: a batch of 2 fits, of which fp32 fits not even 1, and the loss is close; the data cannot tell "
+        "Use bf16 for now: a batch of 2 fits (in fp32 not even 1), and the loss is close; the data cannot tell "
         "whether it is worse: run with --seeds 5.",
     ),
     (
@@ -499,7 +499,7 @@ def test_a_speed_from_one_run_says_what_it_leaves_out() -> None:
     several = verdict("bf16", 1.9) | {"speed_ratio": ratio(1.9, "faster", "slower") | {"runs": [3, 3]}}
     told = [recommend([FP32, row])["reasons"][0]["text"] for row in (alone, several)]
     assert told[0] == (
-        "bf16: 1.90× faster (95 % interval 1.88 to 1.92×, within one run: --repeats 3 tells how runs differ)"
+        "bf16: 1.90× faster (95 % interval 1.88 to 1.92×, within one run: --repeats 3 shows how runs differ)"
     )
     assert told[1] == "bf16: 1.90× faster (95 % interval 1.88 to 1.92×)"
 

@@ -21,7 +21,7 @@ from ..test_archive import request_ as request_
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"resources": "gpu=1"}, r"--resources gpu=1 was given without --on, which alone it is for; give --on ray, too"),
+        ({"resources": "gpu=1"}, r"--resources gpu=1 was given without --on, and is only for that; give --on ray, too"),
         ({"on": "ray", "parallel": "2"}, r"--on ray was given with --parallel, which is for one machine; leave one of"),
         ({"on": "ray", "fit_batch": "--batch"}, r"--on ray was given with --fit-batch, which is for one machine"),
         ({"on": "ray://h", "program": "/tmp/../usr/train.py"}, r"'/tmp/../usr/train.py'"),

@@ -1,7 +1,7 @@
 """The lines that make a precision permanent, in the framework that the script uses.
 
-Every row of :data:`OWN_WORDS` runs what the trial ran, by the framework's own means; where it has none (fp16 on a
-CPU in most of them, recipes with options), the one line of halfstep is what there is.
+Every entry of :data:`OWN_WORDS` runs what the trial ran, with the framework's own features. Where the framework has
+none (most have no fp16 on a CPU, none has recipes with options), only halfstep's line is given.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _ONE_LINE = 'import halfstep; halfstep.enable("{recipe}")   # the first line of 
 
 @dataclass(frozen=True)
 class Script:
-    """What is known of the script that is to be changed.
+    """What is known about the script that is to be changed.
 
     Attributes:
         framework: what drives its training: a key of :data:`OWN_WORDS`.
         device: ``cpu`` or the accelerator's type.
-        clipping: how it clips gradients, ``norm`` or ``value``; None where it does not.
+        clipping: how it clips gradients, ``norm`` or ``value``; None if it does not.
         passes: backward passes per step; more than one is accumulation.
         loop: whether it trains with an optimizer of Keras's in a loop of its own, without compile and fit.
         held: the 16-bit format of the weights that it loads or makes itself; empty where they are wider.
@@ -37,7 +37,7 @@ class Script:
 
     @classmethod
     def of(cls, takeover: Takeover, own_precision: Sequence[str] = ()) -> Script:
-        """What a record's ``takeover`` events tell, and what it says of the script's own precision."""
+        """From a record's ``takeover`` events, and its words for the script's own precision."""
         return cls(
             takeover.get("framework", "pytorch"),
             takeover.get("device", "cpu"),
@@ -54,7 +54,7 @@ def adopt(precision: str, script: Script, in_fp32_units: bool = False) -> str:
     Args:
         precision: a recipe's text.
         script: what the lines are for.
-        in_fp32_units: whether its products ran in fp32 units, which are halfstep's: no framework has them.
+        in_fp32_units: whether its products ran in fp32 units, a feature that only halfstep has.
     """
     recipe = parse(precision)
     own = own_words(precision, script)
@@ -74,7 +74,7 @@ def adopt(precision: str, script: Script, in_fp32_units: bool = False) -> str:
 
 
 def own_words(precision: str, script: Script) -> str | None:
-    """The framework's own lines for ``precision``; None where it cannot run the same."""
+    """The framework's own lines for ``precision``; None where the framework cannot do the same."""
     recipe = parse(precision)
     words = OWN_WORDS.get(script.framework, {}).get(recipe.name)
     lines = words(script) if words is not None and str(recipe) == recipe.name else None
@@ -85,7 +85,7 @@ def own_words(precision: str, script: Script) -> str | None:
 
 Words = Callable[[Script], str | None]
 
-#: the frameworks whose scripts hold a module of PyTorch's, whose weights have a format of their own
+#: the frameworks whose scripts make a PyTorch module, which may hold its weights in 16 bits
 _HOLD_MODELS = ("pytorch", "lightning", "fabric", "transformers", "accelerate")
 _WIDEN = "model.float()   # its weights are {held}; or load them with dtype=torch.float32; before its optimizer is made"
 
@@ -105,12 +105,12 @@ _FP32 = 'torch.set_float32_matmul_precision("highest")\ntorch.backends.cudnn.all
 
 
 def _always(text: str, more: str = "") -> Words:
-    """The same lines on every device, after those of ``more``."""
+    """The same lines on every device: ``more``, then ``text``."""
     return lambda script: f"{more}\n{text}" if more else text
 
 
 def _not_on_cpu(text: str, on_cpu: str | None = None) -> Words:
-    """On a CPU the framework silently runs something else: ``on_cpu`` instead, None if nothing does."""
+    """``text``; on a CPU, where the framework silently runs something else, ``on_cpu``, or None if nothing does it."""
     return lambda script: on_cpu if script.device == "cpu" else text
 
 
@@ -168,14 +168,14 @@ optimizer.apply(gradients, model.trainable_variables)   # unscales, and skips wh
 
 
 def _arguments(flags: str) -> Words:
-    """On a CPU, TrainingArguments refuses bf16 unless it is told that the CPU is meant."""
+    """On a CPU, TrainingArguments refuses bf16 without ``use_cpu``."""
     note = "   # beside your other arguments"
     return lambda script: (
         f"arguments = TrainingArguments({flags}{', use_cpu=True' if script.device == 'cpu' else ''}){note}"
     )
 
 
-#: framework -> recipe -> its own lines; a recipe that is not here has none
+#: framework -> recipe -> the framework's own lines; it has none for other recipes
 OWN_WORDS: dict[str, dict[str, Words]] = {
     "pytorch": {
         "fp32": _always(_FP32),

@@ -11,11 +11,11 @@ from halfstep.comparison.model.references import EvidenceRef
 
 @dataclass(frozen=True)
 class Batches:
-    """What ``--fit-batch`` has found; without it, nothing is known of any precision.
+    """What ``--fit-batch`` has found; empty without it.
 
     Attributes:
-        name: what is counted: ``images``; ``batch`` where it has no name.
-        rows: for each precision its place in the comparison's list and its row.
+        name: what is counted: ``images``; ``batch`` where the user gave no name.
+        rows: precision -> (its place in the comparison's list, its row).
     """
 
     name: str
@@ -28,20 +28,20 @@ class Batches:
         return cls(fit.name, {row.precision: (i, row) for i, row in enumerate(fit.rows)})
 
     def largest(self, precision: str) -> int:
-        """The largest batch seen to fit; 0 where none was."""
+        """The largest batch that fitted; 0 if none did."""
         return self.row(precision).largest or 0
 
     def fits_more(self, precision: str, baseline: str) -> bool:
-        """Whether a batch fits that is no smaller than one seen to be too large for the baseline."""
+        """Whether a batch fits that was too large for the baseline."""
         too_large = self.row(baseline).fails_at
         return too_large is not None and self.largest(precision) >= too_large
 
     def known(self, precision: str, baseline: str) -> bool:
-        """Whether there is something to tell of both."""
+        """Whether something is known of both."""
         return bool(self.largest(precision) and (self.largest(baseline) or self.row(baseline).fails_at))
 
     def evidence(self, precision: str) -> EvidenceRef:
-        """The figure of the largest."""
+        """Where the largest batch of a precision stands."""
         return EvidenceRef("fit_batch.rows", self.rows[precision][0], ("largest",))
 
     def row(self, precision: str) -> FitRow:

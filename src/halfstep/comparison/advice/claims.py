@@ -1,7 +1,8 @@
-"""The reasons of a recommendation as values: what is claimed of a row, and the figure that it rests on."""
+"""The reasons of a recommendation as values: what is claimed about a row, and the figure that the claim rests on."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +19,7 @@ ClaimKind = Literal[
 
 @dataclass(frozen=True)
 class Claim:
-    """What is claimed of a row of the comparison, and where the figure stands that it rests on."""
+    """What is claimed about a row of the comparison, and where the figure stands that the claim rests on."""
 
     kind: ClaimKind
     row: Row
@@ -31,7 +32,7 @@ def claim(kind: ClaimKind, row: Row, *figure: str | int) -> Claim:
 
 
 def quality(row: Row) -> Claim:
-    """What is said of its quality."""
+    """The verdict on its quality."""
     return claim("quality", row, "quality", "words")
 
 
@@ -41,20 +42,21 @@ def ran(row: Row) -> Claim:
 
 
 def ratios(row: Row, first: Prefer = "speed") -> list[Claim]:
-    """The measured ratios of a row, that of the objective first."""
+    """The measured ratios of a row, the objective's first."""
     figures = sorted(RATIOS.values(), key=lambda figure: figure != ratio_name(first))
     return [claim("ratio", row, figure) for figure in figures if getattr(row[1], figure) is not None]
 
 
 def fitted(row: Row, evidence: Evidence) -> list[Claim]:
-    """The largest batch that fits a row beside the baseline's, where memory is what counts and they were looked for."""
+    """The largest batch that fits; nothing unless memory is the objective, and it is known for the baseline, too."""
     own, base = row[1].precision, evidence.base[1].precision
     if evidence.prefer != "memory" or not evidence.batches.known(own, base):
         return []
     return [Claim("batch", row, evidence.batches.evidence(own))]
 
 
-ABSENT: dict[Prefer, str] = {
+#: objective -> the field of a row that says why its figure is absent
+ABSENT: Mapping[str, str] = {
     "speed": "step_time_absent",
     "memory": "peak_memory_absent",
     "energy": "energy_absent",
@@ -73,7 +75,7 @@ def skipped(row: Row) -> list[Claim]:
 
 
 def units(row: Row) -> list[Claim]:
-    """Whether the hardware computes it in units of another format, from what ran."""
+    """That the hardware has no units for its format, where its products ran in fp32 units."""
     return [claim("no_units", row, "ran_as")] if row[1].ran.in_fp32_units else []
 
 
@@ -84,25 +86,25 @@ _WHY: dict[Prefer, Literal["why_no_faster", "why_memory"]] = {
 
 
 def explained(row: Row, prefer: Prefer) -> list[Claim]:
-    """Why it gains nothing by the objective: the largest share of its step or its peak, and the first fact beside.
+    """Why it gains nothing by the objective: the largest share of its step or its peak, and the first other fact.
 
-    Left to the whole list are its units, which :func:`units` tells, and what the baseline's products would allow.
+    Not among these facts are its units, for which there is :func:`units`, and the largest possible gain.
     """
     figure = _WHY.get(prefer)
-    told: list[tuple[int, Explanation]] = list(enumerate(getattr(row[1], figure))) if figure else []
+    entries: list[tuple[int, Explanation]] = list(enumerate(getattr(row[1], figure))) if figure else []
     shares = sorted(
-        ((i, e) for i, e in told if e.share is not None), key=lambda each: -(each[1].share or 0.0)
+        ((i, e) for i, e in entries if e.share is not None), key=lambda each: -(each[1].share or 0.0)
     )
     facts = [
         (i, e)
-        for i, e in told
+        for i, e in entries
         if e.share is None and e.evidence.path[-1:] not in (("ran_as",), ("products",))
     ]
     return [claim("share", row, str(figure), i) for i, _ in (*shares[:1], *facts[:1])]
 
 
 def left_over(evidence: Evidence) -> list[Claim]:
-    """What to know of the precisions that were not judged, and of a baseline that ran as something else."""
+    """Claims about the precisions that were not judged, and about a baseline that ran in another format than asked."""
     odd = [evidence.baseline] if evidence.baseline and evidence.baseline[1].ran.computed_otherwise else []
     return [
         *map(ran, (*odd, *evidence.same)),

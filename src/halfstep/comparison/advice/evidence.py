@@ -1,9 +1,9 @@
-"""A comparison's verdicts, sorted into what the rules of advice ask about."""
+"""A comparison's rows, sorted for the questions that the rules of advice ask."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,7 @@ from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.statistics.intervals import Interval, runs_to_tell
 from halfstep.precisions.recipes import parse
 
-#: a row of the comparison and its place in the list, which evidence is named by
+#: (place in the comparison's list, row); references to evidence use the place
 Row = tuple[int, PrecisionRow]
 
 #: a final loss within this share of the loss's fall counts as close
@@ -25,13 +25,13 @@ CLOSE = 0.05
 #: a ratio without an interval counts as a gain from here on
 PLAIN_GAIN = 1 / 0.9
 
-#: a precision this much short of the best is still preferred where it is the safer one; a lesser gain is not worth it
+#: a safer precision is preferred if it gains at least this share of the best gain; gains below 1 / this are ignored
 AS_GOOD = 0.95
 
-#: a measured ratio this many times the bound is no gain of the precision: shares of a step are measured in one step
+#: a measured ratio beyond this many times the bound is not due to the precision; the bound is from one step, so inexact
 BEYOND = 1.25
 
-#: the fewest runs whose spread says something of the next
+#: the fewest runs whose spread says something about further runs
 FEW_RUNS = 3
 
 #: in how many steps a loss should have begun to fall
@@ -39,21 +39,21 @@ LEARNING_STEPS = 50
 
 #: the ratio to the baseline that each objective looks at
 RatioName = Literal["speed_ratio", "memory_ratio", "energy_ratio"]
-RATIOS: dict[Prefer, RatioName] = {"speed": "speed_ratio", "memory": "memory_ratio", "energy": "energy_ratio"}
+RATIOS: Mapping[str, RatioName] = {"speed": "speed_ratio", "memory": "memory_ratio", "energy": "energy_ratio"}
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the rules ask about; rows are pairs of index and verdict.
+    """The rows that the rules ask for.
 
     Attributes:
         prefer: the objective.
         baseline: the row that the others are compared with.
-        ran: the others that ran to their end in all trials.
-        same: the others that did, and ran the same as the baseline: there is nothing to choose.
-        failed: the others that did not.
-        continued: the others that went on from what an earlier trial had saved: there is no verdict on them.
-        batches: the largest that fit each precision, where they were looked for.
+        ran: the other precisions, if all their trials ran to the end, except those of ``same`` and ``continued``.
+        failed: the other precisions with a trial that did not run to its end.
+        batches: the largest batches, where they were searched.
+        same: the other precisions that ran the same as the baseline, so that there is nothing to choose.
+        continued: the other precisions whose trials continued from an earlier trial's files: they have no verdict.
         by_budget: whether the comparison decides on seeds and repeats itself.
     """
 
@@ -91,21 +91,15 @@ class Evidence:
         )
 
     @property
-    def rows(self) -> list[Row]:
-        """All of them."""
-        base = [] if self.baseline is None else [self.baseline]
-        return [*base, *self.ran, *self.same, *self.continued, *self.failed]
-
-    @property
     def base(self) -> Row:
-        """The baseline, for the rules after the one that answers where there is none."""
+        """The baseline; rules may use it after :func:`nothing_ran`, which answers where there is none."""
         if self.baseline is None:
             raise LookupError("no trial ran to its end, so there is no baseline")
         return self.baseline
 
     @property
     def real(self) -> list[Row]:
-        """Those that were not emulated: an emulated run says how well it trains, not what it costs."""
+        """Those of ``ran`` that were not emulated: an emulated run shows how well a precision trains, not its cost."""
         return [(i, v) for i, v in self.ran if not v.emulated]
 
     @property
@@ -121,29 +115,29 @@ class Evidence:
         return sorted(found, key=lambda row: -gain(row[1], self.prefer))
 
     def judged(self, *standings: str) -> list[Row]:
-        """Those that gain, and whose quality stands so."""
+        """Those that gain, and whose quality has one of these standings."""
         return [row for row in self.gaining if standing(row[1]) in standings]
 
     @property
     def pool(self) -> list[Row]:
-        """Those to choose among: shown to be no worse; without any such, those that look close."""
+        """Those to choose from: shown to be no worse; if there are none, those that look close."""
         return self.judged("good") or self.judged("close")
 
     @property
     def open(self) -> list[Row]:
-        """Those that may gain, for all the data say, and are not worse; the largest first."""
+        """Those that may gain as far as the data can tell, and are not worse; the largest gain first."""
         able = [r for r in self.real if self.prefer != "speed" or units_can_gain(r[1])]
         found = [r for r in able if may_gain(r[1], self.prefer) and standing(r[1]) != "bad"]
         return sorted(found, key=lambda row: -gain(row[1], self.prefer))
 
     @property
     def decided(self) -> bool:
-        """Whether the data carry a verdict on those to choose among."""
+        """Whether the data show that one to choose from is no worse."""
         return bool(self.judged("good"))
 
     @property
     def roomier(self) -> list[Row]:
-        """Where memory is what counts, those that fit a larger batch than the baseline, the largest first."""
+        """If memory is the objective, those that fit a larger batch than the baseline, the largest first."""
         base = self.base[1].precision
         found = [
             row
@@ -154,12 +148,12 @@ class Evidence:
 
     @property
     def unmeasured(self) -> list[Row]:
-        """Those that ran, and whose gain by the objective is not known."""
+        """Those of ``ran`` whose gain by the objective is not known."""
         return [row for row in self.ran if not ratio_of(row[1], self.prefer)]
 
 
 def ratio_name(prefer: Prefer) -> RatioName:
-    """The field of a row that an objective looks at; among those as accurate, speed."""
+    """The field of a row that an objective looks at; speed for ``accuracy``."""
     return RATIOS.get(prefer, "speed_ratio")
 
 
@@ -177,10 +171,10 @@ def gain(row: PrecisionRow, prefer: Prefer) -> float:
 
 
 def is_gain(row: PrecisionRow, prefer: Prefer) -> bool:
-    """Whether the gain is more than noise, and can be seen in two decimals.
+    """Whether the gain is more than noise, and shows in two decimals.
 
-    A ratio of memory without an interval must be large. Speed that units cannot give is none: where all products are
-    computed in fp32 units, or where the ratio is beyond what the fastest units would make of the baseline's step.
+    A memory ratio without an interval has to be large. A speed that the hardware's units cannot cause is no gain: see
+    :func:`units_can_gain`.
     """
     ratio = ratio_of(row, prefer)
     if ratio is None or (ratio_name(prefer) == "speed_ratio" and not units_can_gain(row)):
@@ -191,7 +185,10 @@ def is_gain(row: PrecisionRow, prefer: Prefer) -> bool:
 
 
 def units_can_gain(row: PrecisionRow) -> bool:
-    """Whether the hardware can have made a difference of speed: not with products in fp32 units, nor without bound."""
+    """Whether the hardware's units can explain a difference of speed.
+
+    They cannot if all products ran in fp32 units, or if the ratio is beyond what the fastest units could reach.
+    """
     return not row.ran.in_fp32_units and not beyond_units(row)
 
 
@@ -202,7 +199,7 @@ def measured_faster(row: PrecisionRow) -> bool:
 
 
 def beyond_units(row: PrecisionRow) -> bool:
-    """Whether a speed ratio lies wholly beyond what the hardware can give, with a quarter for error."""
+    """Whether a speed ratio and its interval lie beyond what the hardware can reach, with a margin of a quarter."""
     ratio, bound = row.speed_ratio, row.speed_bound
     if ratio is None or bound is None:
         return False
@@ -210,9 +207,9 @@ def beyond_units(row: PrecisionRow) -> bool:
 
 
 def may_gain(row: PrecisionRow, prefer: Prefer) -> bool:
-    """Whether the data leave open that it gains: the interval holds no gain and one worth having.
+    """Whether the data leave open that it gains: the interval includes both no gain and a gain worth having.
 
-    Without an interval it is open unless the ratio is plainly a loss; where the trials were disturbed it always is.
+    Without an interval it is open unless the ratio is clearly a loss; it is always open if the trials were disturbed.
     """
     ratio = ratio_of(row, prefer)
     if ratio is None or is_gain(row, prefer):
@@ -223,18 +220,18 @@ def may_gain(row: PrecisionRow, prefer: Prefer) -> bool:
 
 
 def may_gain_little(row: PrecisionRow, prefer: Prefer) -> bool:
-    """Whether its interval reaches beyond 1, if not to a gain worth having."""
+    """Whether its interval includes a gain, however small."""
     ratio = ratio_of(row, prefer)
     return ratio is not None and ratio.low is not None and _most(ratio, prefer) > 1
 
 
 def _most(ratio: Ratio, prefer: Prefer) -> float:
-    """The largest gain that the interval holds."""
+    """The largest gain in the interval."""
     return gains(ratio, prefer).high or 0.0
 
 
 def gains(ratio: Ratio, prefer: Prefer) -> Interval:
-    """A ratio with its interval as gains: of memory and energy less is more."""
+    """A ratio with its interval as gains; for memory and energy the inverse, as less is better."""
     value, low, high = ratio.value, ratio.low, ratio.high
     if prefer in ("speed", "accuracy") or low is None or high is None:
         return Interval(value, low, high)
@@ -242,7 +239,7 @@ def gains(ratio: Ratio, prefer: Prefer) -> Interval:
 
 
 def enough_repeats(row: PrecisionRow, prefer: Prefer) -> int | None:
-    """How many ``--repeats`` would tell whether it gains, all else as it was; None where they are too many."""
+    """How many ``--repeats`` would show whether it gains, at the noise seen; None if they are too many."""
     ratio, seeds = ratio_of(row, prefer), row.quality.seeds or 1
     runs = min(ratio.runs if ratio is not None and ratio.runs else (row.trials or 1,))
     if runs < 2 or ratio is None or ratio.low is None:
@@ -252,9 +249,10 @@ def enough_repeats(row: PrecisionRow, prefer: Prefer) -> int | None:
 
 
 def standing(row: PrecisionRow) -> Literal["good", "close", "bad", "unknown"]:
-    """How the quality stands: shown to be no worse, close though not shown, shown to be worse, or not known.
+    """The standing of the quality: shown to be no worse, close but not shown, shown to be worse, or not known.
 
-    "No difference seen" is good where the interval ends below ``--tolerance``, or else :data:`CLOSE` of the fall.
+    "No difference seen" is good if the interval ends below the limit: ``--tolerance``, or else :data:`CLOSE` of the
+    loss's fall.
     """
     kind = row.quality.kind
     if kind in ("worse", "diverged") or row.stands_still:
@@ -271,7 +269,7 @@ def standing(row: PrecisionRow) -> Literal["good", "close", "bad", "unknown"]:
 
 
 def lower(row: PrecisionRow) -> bool:
-    """Whether its loss came out lower than the baseline's by more than is close."""
+    """Whether its final loss is lower than the baseline's by more than the limit for close."""
     difference = _difference(row)
     limit = _limit(difference)
     return limit is not None and difference.value is not None and difference.value < -limit
@@ -282,7 +280,7 @@ def _difference(row: PrecisionRow) -> FinalDifference:
 
 
 def _limit(difference: FinalDifference) -> float | None:
-    """How large a difference of the loss counts as close; None where the loss did not fall."""
+    """How large a difference of the loss counts as close; None if the loss did not fall."""
     if difference.margin_from == "tolerance":
         return difference.margin
     fall = difference.fall
@@ -290,10 +288,10 @@ def _limit(difference: FinalDifference) -> float | None:
 
 
 def does_not_fall(row: PrecisionRow) -> bool:
-    """Whether the baseline's loss did not fall although it had time to."""
+    """Whether the loss did not fall although there were enough steps."""
     return row.fall is not None and row.fall <= 0 and (row.steps or 0) >= LEARNING_STEPS
 
 
 def is_recipe(row: PrecisionRow, name: str) -> bool:
-    """Whether it is mixed precision of this format, or all in it, whatever the options."""
+    """Whether it is the recipe ``name`` or ``name-true``, whatever its options."""
     return parse(row.precision).name in (name, f"{name}-true")

@@ -1,4 +1,4 @@
-"""From a comparison to advice, by the table of rules. Each claim names its figure; words come later."""
+"""The advice for a comparison, by the table of rules, as values; :mod:`halfstep.report.words.advice` words it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from halfstep.comparison.model.verdicts import PrecisionRow
 
 @dataclass(frozen=True)
 class Advice:
-    """What the rules say: which of them answered what, by which evidence, and all that is claimed."""
+    """What the rules say: the name of the rule that answered, its answer, the evidence, and every claim."""
 
     rule: str
     answer: Answer
@@ -33,13 +33,13 @@ def advise(
     Args:
         rows: its precisions.
         prefer: the objective.
-        fit: the largest batches, where they were looked for.
+        fit: the largest batches, where they were searched.
         by_budget: whether the comparison decides on seeds and repeats itself.
     """
     evidence = Evidence.of(rows, prefer, Batches.of(fit), by_budget)
     rule, answer = next((r, answer) for r in RULES if (answer := r(evidence)) is not None)
-    told = {claim.evidence for claim in answer.claims}
-    more = [claim for claim in left_over(evidence) if claim.evidence not in told]
+    cited = {claim.evidence for claim in answer.claims}
+    more = [claim for claim in left_over(evidence) if claim.evidence not in cited]
     return Advice(rule.__name__, answer, evidence, (*answer.claims, *more))
 
 
@@ -55,7 +55,7 @@ def recommend(
         rows: the comparison's.
         script: what the lines are to suit.
         prefer: the objective.
-        fit: the largest batches, where they were looked for.
+        fit: the largest batches, where they were searched.
     """
     advice, script = advise(rows, prefer, fit), script or Script()
     precision = advice.answer.precision

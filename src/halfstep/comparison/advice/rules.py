@@ -1,13 +1,14 @@
 """The rules of advice: the first that has an answer decides.
 
-A rule is a function of the evidence; its docstring says when it answers, and what a seasoned engineer would say. Its
-answer is a value; the sentences are made of it in :mod:`halfstep.report.words.advice`.
+A rule is a function of the evidence; its docstring says when it answers, and the engineering reason. Its answer is a
+value; :mod:`halfstep.report.words.advice` words it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from halfstep.comparison.advice import claims
 from halfstep.comparison.advice.claims import Claim, claim, explained, fitted, quality, ratios, skipped, units
@@ -32,9 +33,9 @@ class Answer:
 
     Attributes:
         precision: the one to use; None where none is named.
-        claims: what it rests on.
-        decided: whether the data carry it.
-        about: the row that is spoken of, where it is one.
+        claims: what the answer rests on.
+        decided: whether the data are enough for it.
+        about: the row that the answer is about, where it is about one.
     """
 
     precision: str | None
@@ -51,7 +52,7 @@ def _stay(
 
 
 def nothing_ran(evidence: Evidence) -> Answer | None:
-    """No baseline: no trial ended well. Without a run there is nothing to say."""
+    """There is no baseline, as no trial ended well. Without a run there is no advice."""
     if evidence.baseline is not None:
         return None
     return Answer(None, [claim("failed", row, "reason") for row in evidence.failed])
@@ -74,9 +75,9 @@ def not_learning(evidence: Evidence) -> Answer | None:
 
 
 def continued(evidence: Evidence) -> Answer | None:
-    """All the others that ran to their end went on from what an earlier trial had saved.
+    """All the others that ran to their end continued from what an earlier trial had saved.
 
-    A training that goes on from another's is not compared with it.
+    A training that continues another one cannot be compared with it.
     """
     if not evidence.continued or evidence.ran or evidence.same:
         return None
@@ -86,7 +87,7 @@ def continued(evidence: Evidence) -> Answer | None:
 def ran_the_same(evidence: Evidence) -> Answer | None:
     """All the others that ran to their end ran the same as the baseline.
 
-    Two names for one training leave nothing to choose.
+    Between two identical trainings there is nothing to choose.
     """
     if not evidence.same or evidence.ran:
         return None
@@ -102,26 +103,26 @@ def alone(evidence: Evidence) -> Answer | None:
 
 
 def accuracy_first(evidence: Evidence) -> Answer | None:
-    """The most accurate of those shown to be as good; the fastest of several.
+    """If accuracy is the objective: the better ones of those shown to be as good; of several the fastest.
 
-    Where accuracy is all, only what was shown to be as good will do.
+    If only accuracy counts, a precision has to be shown to be as good.
     """
     if evidence.prefer != "accuracy":
         return None
     shown = [row for row in evidence.real if row[1].quality.kind in ("equivalent", "better")]
     better = [row for row in shown if row[1].quality.kind == "better"]
-    told = [quality(row) for row in evidence.ran]
+    qualities = [quality(row) for row in evidence.ran]
     if not shown:
-        return _stay(evidence, told, decided=all(standing(v) == "bad" for _, v in evidence.real))
+        return _stay(evidence, qualities, decided=all(standing(v) == "bad" for _, v in evidence.real))
     row = max(better or shown, key=lambda row: (is_gain(row[1], "speed"), gain(row[1], "speed")))
     if better or is_gain(row[1], "speed"):
         return Answer(row[1].precision, [quality(row), *ratios(row)], about=row)
     decided = row[1].speed_ratio is not None and not may_gain(row[1], "speed")
-    return _stay(evidence, [*told, *ratios(row)], decided, row)
+    return _stay(evidence, [*qualities, *ratios(row)], decided, row)
 
 
 def only_emulated(evidence: Evidence) -> Answer | None:
-    """All the others were emulated. An emulated run tells how well it trains, not what it costs."""
+    """All the others were emulated. An emulated run shows how well a precision trains, not what it costs."""
     if evidence.real:
         return None
     emulated = [claim("emulated", row, "emulated") for row in evidence.ran]
@@ -129,9 +130,9 @@ def only_emulated(evidence: Evidence) -> Answer | None:
 
 
 def largest_batch(evidence: Evidence) -> Answer | None:
-    """Of those that fit a larger batch than the baseline the largest; of nearly as large ones the safest.
+    """The largest batch among those larger than the baseline's; among nearly equal ones the safest precision.
 
-    For memory, the largest batch that fits tells more than a peak.
+    If memory is the objective, the largest batch that fits says more than a peak.
     """
     good = [row for row in evidence.roomier if standing(row[1]) == "good"]
     pool = good or [row for row in evidence.roomier if standing(row[1]) == "close"]
@@ -147,18 +148,18 @@ def largest_batch(evidence: Evidence) -> Answer | None:
 
 
 def keep_own_amp(evidence: Evidence) -> Answer | None:
-    """The script's own mixed precision, if nothing gains more: no line has to change.
+    """The script's own mixed precision, if nothing gains clearly more.
 
-    A script that has good mixed precision of its own should keep it.
+    A script that already has good mixed precision should keep it: no line has to change.
     """
     own = [row for row in evidence.pool if row[1].precision == "as-is"]
     return None if not own or _falls_short(own[0], evidence) else _use(own[0], evidence)
 
 
 def bf16_for_its_range(evidence: Evidence) -> Answer | None:
-    """bf16 has fp32's range: no loss scale, nothing to overflow.
+    """The best is fp16, and bf16 is nearly as good.
 
-    Where bf16 is nearly as good as fp16, its range is worth more.
+    bf16 has fp32's range: it needs no loss scale, and nothing overflows. That is worth a small loss of speed.
     """
     fp16 = _best_is_fp16(evidence)
     safer = [row for row in evidence.pool if is_recipe(row[1], "bf16") and not _falls_short(row, evidence)]
@@ -168,7 +169,7 @@ def bf16_for_its_range(evidence: Evidence) -> Answer | None:
 
 
 def fp16_where_bf16_is_not_native(evidence: Evidence) -> Answer | None:
-    """The best is fp16, and bf16 gains nothing here. fp16 where bf16 has no units."""
+    """The best is fp16, and bf16 gains nothing here. Use fp16 where there are no units for bf16."""
     fp16 = _best_is_fp16(evidence)
     slow = [row for row in evidence.real if is_recipe(row[1], "bf16") and row not in evidence.gaining]
     if fp16 is None or not slow:
@@ -177,18 +178,18 @@ def fp16_where_bf16_is_not_native(evidence: Evidence) -> Answer | None:
 
 
 def best(evidence: Evidence) -> Answer | None:
-    """The first of those to choose among. Use the best that is not worse."""
+    """The first of those to choose from. Use the largest gain that is not worse."""
     return _use(evidence.pool[0], evidence) if evidence.pool else None
 
 
 def _use(row: Row, evidence: Evidence, more: Sequence[Claim] = ()) -> Answer:
-    """A row is to be used for its ratio to the baseline."""
+    """The answer to use a row, for its ratio to the baseline."""
     found = [*ratios(row, evidence.prefer), *fitted(row, evidence), quality(row), *more, *skipped(row)]
     return Answer(row[1].precision, found, evidence.decided, row)
 
 
 def _best_is_fp16(evidence: Evidence) -> Row | None:
-    """The first to choose among, but for the script's own, if it is fp16."""
+    """The best row, apart from the script's own precision; None if it is not fp16."""
     first = next((row for row in evidence.pool if row[1].precision != "as-is"), None)
     return first if first is not None and is_recipe(first[1], "fp16") else None
 
@@ -198,9 +199,9 @@ def _falls_short(row: Row, evidence: Evidence) -> bool:
 
 
 def undecided(evidence: Evidence) -> Answer | None:
-    """The first that gains is of open quality.
+    """Something gains, and its quality is not known.
 
-    Where the data do not carry a verdict, say so and ask for more seeds.
+    Where the data are not enough for a verdict, say so and ask for more seeds.
     """
     open_ = evidence.judged("unknown")
     if not open_:
@@ -210,9 +211,9 @@ def undecided(evidence: Evidence) -> Answer | None:
 
 
 def larger_batch_not_as_good(evidence: Evidence) -> Answer | None:
-    """What fits a larger batch than the baseline is of open quality, or worse.
+    """What fits a larger batch than the baseline is worse, or its quality is not known.
 
-    Room for a batch is no gain if it trains worse.
+    A larger batch is no gain if the training is worse.
     """
     if not evidence.roomier:
         return None
@@ -223,27 +224,27 @@ def larger_batch_not_as_good(evidence: Evidence) -> Answer | None:
 
 
 def gain_cannot_be_told(evidence: Evidence) -> Answer | None:
-    """Noise leaves open whether the first gains. A gain that noise may have made or hidden asks for more runs."""
+    """Noise leaves open whether something gains. More runs are needed to tell a gain from noise."""
     if not evidence.open:
         return None
-    told = [(*ratios(row, evidence.prefer), *fitted(row, evidence), quality(row)) for row in evidence.open]
-    return _stay(evidence, [each for row in told for each in row], decided=False, about=evidence.open[0])
+    found = [(*ratios(row, evidence.prefer), *fitted(row, evidence), quality(row)) for row in evidence.open]
+    return _stay(evidence, list(chain(*found)), decided=False, about=evidence.open[0])
 
 
 def gains_but_worse(evidence: Evidence) -> Answer | None:
-    """What gains, or may, was shown to be worse. A gain is worth nothing if the training is worse."""
+    """What gains, or may gain, was shown to be worse. A gain is worth nothing if the training is worse."""
     maybe = [r for r in evidence.real if standing(r[1]) == "bad" and may_gain(r[1], evidence.prefer)]
     rows = evidence.judged("bad") or maybe
     if not rows:
         return None
-    told = [(*ratios(row, evidence.prefer)[:1], *fitted(row, evidence), quality(row)) for row in rows]
-    return _stay(evidence, [each for row in told for each in row], about=rows[0])
+    found = [(*ratios(row, evidence.prefer)[:1], *fitted(row, evidence), quality(row)) for row in rows]
+    return _stay(evidence, list(chain(*found)), about=rows[0])
 
 
 def impossible_gain(evidence: Evidence) -> Answer | None:
-    """What was measured to be faster was so by more than units can give, so that something else made the difference.
+    """What was measured to be faster is faster than the hardware's units can make it.
 
-    A gain that no unit can give is another's loss.
+    The precision cannot be the cause, so something else was: other work slowed the baseline, for example.
     """
     if not evidence.impossible:
         return None
@@ -254,18 +255,18 @@ def impossible_gain(evidence: Evidence) -> Answer | None:
 
 
 def no_units(evidence: Evidence) -> Answer | None:
-    """The hardware computes all of them in units of another format.
+    """The products of all of them ran in fp32 units.
 
-    Without units for it, mixed precision cannot be faster.
+    Without units for its format, a precision cannot be faster.
     """
     if evidence.prefer != "speed" or not evidence.real or not all(map(units, evidence.real)):
         return None
-    told = [(*units(row), *ratios(row), *explained(row, evidence.prefer)) for row in evidence.real]
-    return _stay(evidence, [each for row in told for each in row])
+    found = [(*units(row), *ratios(row), *explained(row, evidence.prefer)) for row in evidence.real]
+    return _stay(evidence, list(chain(*found)))
 
 
 def not_measured(evidence: Evidence) -> Answer | None:
-    """None has the objective's figure. What was not measured cannot be advised on."""
+    """None has the objective's figure. There is no advice on what was not measured."""
     if any(ratio_of(v, evidence.prefer) for _, v in evidence.real):
         return None
     rows = (evidence.base, *evidence.real)
@@ -274,13 +275,13 @@ def not_measured(evidence: Evidence) -> Answer | None:
 
 
 def no_gain(evidence: Evidence) -> Answer | None:
-    """What is left: none that was measured gained. Without a gain, stay with what is exact."""
-    told = [
+    """All else: none that was measured gained. Without a gain, stay with the more exact precision."""
+    found = [
         (*ratios(row), *fitted(row, evidence), *units(row), *explained(row, evidence.prefer))
         for row in evidence.real
     ]
-    told += [tuple(claims.unmeasured(row, evidence.prefer)) for row in evidence.unmeasured]
-    return _stay(evidence, [each for row in told for each in row])
+    found += [tuple(claims.unmeasured(row, evidence.prefer)) for row in evidence.unmeasured]
+    return _stay(evidence, list(chain(*found)))
 
 
 #: the first rule that has an answer decides; the test of each is in tests/comparison/advice/test_rules.py

@@ -1,4 +1,4 @@
-"""How a Ray cluster is reached, or one begun on this machine, and what can be said before that."""
+"""Connects to a Ray cluster, or starts one on this machine; and checks what can be checked before that."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from halfstep.words.safe_text import clean
 #: where a head node listens for ray://HOST
 CLIENT_PORT = 10001
 
-#: for a cluster on this machine alone: Ray's switch for systems on which it forms no cluster of several machines, so
-#: that all its processes listen on the loopback device only (Ray replaces a loopback ``_node_ip_address`` by the outer
-#: one); and seconds for which Ray waits for itself to start, as on a busy machine its own 30 are too few
+#: for a cluster on this machine alone: Ray's switch for systems without clusters of several machines, which makes all
+#: its processes listen on the loopback device only (Ray replaces a loopback ``_node_ip_address`` by the outer one); and
+#: the seconds for which Ray waits for its own start, as its default of 30 is too short on a busy machine
 _ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_raylet_start_wait_time_s": "120"}
 
 #: what is not sent to the machines
@@ -28,7 +28,7 @@ _LEFT_OUT = ("/.git", "/.venv", "**/__pycache__", "/halfstep-out")
 
 
 def check(on: str, program: str) -> None:
-    """Whether a cluster can be asked at all, before anything is begun.
+    """Check what is needed to use a cluster, before anything is started.
 
     Args:
         on: as ``parse_on`` returns it.
@@ -45,7 +45,7 @@ def check(on: str, program: str) -> None:
 
 
 def inside(program: str) -> str:
-    """The program's path from the current folder, which is what Ray sends.
+    """The program's path relative to the current folder, which Ray sends to the machines.
 
     Raises:
         UsageError: it is elsewhere.
@@ -63,7 +63,7 @@ def inside(program: str) -> str:
 
 @contextlib.contextmanager
 def connected(on: str, folder: Path) -> Iterator[Any]:
-    """The package, connected to a cluster, or to one on this machine that ends with it.
+    """The package ``ray``, connected to a cluster, or to one on this machine that ends with this context.
 
     Args:
         on: as ``parse_on`` returns it; ``ray`` alone goes to the cluster that ``RAY_ADDRESS`` names, if it is set.
@@ -74,7 +74,7 @@ def connected(on: str, folder: Path) -> Iterator[Any]:
     """
     address = on if on != "ray" else os.environ.get("RAY_ADDRESS", "")
     with _environment({} if address else _ALONE):
-        import ray  # reads what it finds there once
+        import ray  # reads the environment at its import
 
         try:
             _connect(ray, on, address, folder)
@@ -85,7 +85,7 @@ def connected(on: str, folder: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """With these variables, where the user has not set them otherwise."""
+    """Set these variables within this context, except those that the user has set."""
     new = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(new)
     try:
@@ -115,13 +115,13 @@ def _connect(ray: Any, on: str, address: str, folder: Path) -> None:
         ray.init(**how)
     except Exception as error:  # Ray has no class of its own for this
         raise UsageError(
-            f"--on {on}: Ray could not be used at {address or 'this machine'} ({_first_line(error)}); see to it that "
+            f"--on {on}: Ray could not be used at {address or 'this machine'} ({_first_line(error)}); check that "
             "`ray status` works there, and that both have the same versions of Ray and Python."
         ) from None
 
 
 def _knock(on: str, address: str) -> None:
-    """See whether anyone listens at an address: Ray itself would try for many minutes.
+    """Check that something listens at an address; Ray itself would try for many minutes.
 
     Raises:
         UsageError: nobody does.
@@ -134,11 +134,11 @@ def _knock(on: str, address: str) -> None:
     except (OSError, OverflowError) as error:
         raise UsageError(
             f"--on {on}: nobody listens at {host}:{port} ({_first_line(error)}); start Ray there, or give the address "
-            "that `ray start --head` tells."
+            "that `ray start --head` prints."
         ) from None
 
 
 def _first_line(error: Exception) -> str:
-    """What an error says in a line: its first one, or where that only announces others, the last."""
+    """One line of an error's message: the first; or the last, if the first ends with a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return clean(lines[-1] if lines[0].endswith(":") else lines[0])[:200].rstrip(".")

@@ -1,4 +1,4 @@
-"""What runs on a machine of a cluster: one trial at a time. What it writes is sent on as it comes."""
+"""What runs on a machine of a cluster: one trial at a time; its files are sent back while it runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST = 2**24
 
 @dataclass(frozen=True)
 class Written:
-    """Bytes that a trial wrote into the file ``name`` of its folder, from ``offset`` on."""
+    """Bytes that a trial wrote into the file ``name`` of its folder, starting at ``offset``."""
 
     name: str
     offset: int
@@ -33,7 +33,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a trial ended, as :class:`~halfstep.trials.Outcome` has it."""
+    """How a trial ended: the fields of :class:`~halfstep.trials.Outcome`."""
 
     status: Status
     reason: str
@@ -43,7 +43,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class News:
-    """What happened since the last news: the last step with its loss and seconds, what was written, and the end."""
+    """What happened since the last news: (last step, its loss, its seconds), what was written, and the end."""
 
     step: tuple[int, float | None, float | None] | None = None
     written: tuple[Written, ...] = ()
@@ -57,22 +57,22 @@ class Node:
         self._stop = Stop()
         self._thread: threading.Thread | None = None
         self._folder = Path()
-        self._told: dict[str, int] = {}
+        self._sent: dict[str, int] = {}
         self._steps: queue.Queue[tuple[int, float | None, float | None]] = queue.Queue()
         self._outcome: Outcome | BaseException | None = None
 
     def about(self) -> object:
-        """This machine as the ``environment`` of a comparison's JSON, which another version of halfstep reads, too."""
+        """This machine as JSON of a comparison's ``environment``: another version of halfstep may read it."""
         return codec.write(this_machine())
 
     def begin(self, job: Job, trial: Trial) -> None:
         """Run a trial in a thread.
 
         Args:
-            job: its folder is of the machine that asks: what is written goes to a temporary one of this machine.
+            job: what to run; its folder is on the other machine, so a temporary folder of this one is used.
             trial: which one.
         """
-        self._stop, self._outcome, self._told = Stop(), None, {}
+        self._stop, self._outcome, self._sent = Stop(), None, {}
         self._folder = Path(tempfile.mkdtemp(prefix="halfstep-"))
         here = replace(job, folder=self._folder)
 
@@ -90,10 +90,10 @@ class Node:
         self._stop.tell(by)
 
     def news(self) -> News:
-        """What happened since the last call; after its end the trial's folder is gone.
+        """What happened since the last call; once the trial has ended, its folder is removed.
 
         Raises:
-            BaseException: what the run of the trial raised, which is a fault of halfstep.
+            BaseException: halfstep itself failed while it ran the trial.
         """
         assert self._thread is not None
         self._thread.join(WAIT)
@@ -118,13 +118,13 @@ class Node:
     def _written(self) -> tuple[Written, ...]:
         found = []
         for path in sorted((self._folder / "trials").glob("*")):
-            told, size = self._told.get(path.name, 0), path.stat().st_size
-            if path.name in self._told and size == told:
+            sent, size = self._sent.get(path.name, 0), path.stat().st_size
+            if path.name in self._sent and size == sent:
                 continue
-            offset = told if size >= told else 0  # it was written anew
+            offset = sent if size >= sent else 0  # a smaller file is a new one
             with path.open("rb") as file:
                 file.seek(offset)
                 data = file.read(_MOST)
-            self._told[path.name] = offset + len(data)
+            self._sent[path.name] = offset + len(data)
             found.append(Written(path.name, offset, data))
         return tuple(found)

@@ -22,7 +22,7 @@ from halfstep.errors import UsageError
 from halfstep.files import json_text
 from halfstep.version import __version__
 
-#: seconds for which a place may take to be ready, as others may hold what it needs
+#: seconds that a place may take to be ready, as others may use the resources that it needs
 READY = 120.0
 
 #: what machines of one kind have in common
@@ -31,10 +31,10 @@ _KIND = (*SAME, "cores")
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster as a comparison uses it: machines of one kind.
+    """The machines of one kind that a comparison uses.
 
     Attributes:
-        environment: one of them, as a comparison describes its machine, and under ``cluster`` how many there are.
+        environment: the description of one of them; its ``cluster`` says how many there are.
         runners: a place for each block that runs at the same time.
     """
 
@@ -49,12 +49,12 @@ def cluster(on: str, resources: str, blocks: int, program: str, folder: Path) ->
     Args:
         on: as ``parse_on`` returns it; ``ray`` alone goes to the cluster that ``RAY_ADDRESS`` names, if it is set.
         resources: as ``parse_resources`` returns it.
-        blocks: how many there are: no more places are taken.
+        blocks: how many there are; no more places than that are used.
         program: the path of the program; empty for a module.
         folder: the comparison's, which is not sent.
 
     Raises:
-        UsageError: Ray is not installed, not reached, or has no room; the program is not in the current folder.
+        UsageError: Ray is not installed, cannot be reached, or has no room; the program is not in the current folder.
     """
     check(on, program)
     with connected(on, folder) as ray:
@@ -83,7 +83,7 @@ def _choose(ray: Any, on: str, resources: str, blocks: int) -> Cluster:
     ready = {name: one.about() for name, one in first.items() if one.ready(READY)}
     if not ready:
         raise UsageError(
-            f"--on {on}: others hold what a block needs on all {len(room)} machines of the cluster; wait for them, or "
+            f"--on {on}: others use what a block needs on all {len(room)} machines of the cluster; wait for them, or "
             "give less by --resources."
         )
     _check_versions(on, ready)

@@ -1,4 +1,4 @@
-"""One place on a machine of the cluster: an actor, which holds what it needs there and runs the trials of blocks."""
+"""One place on a machine of the cluster: a Ray actor that holds the resources of a block and runs its trials."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from halfstep.trials.outcome import records_at
 from halfstep.trials.place import Stop
 from halfstep.trials.run import OnStep
 
-#: seconds for which a place that was lost may take to be ready again, as others may hold what it needs
+#: seconds that a lost place may take to be ready again, as others may use the resources that it needs
 READY_AGAIN = 20.0
 
 #: seconds between two looks whether a trial is to be stopped
@@ -30,7 +30,7 @@ class Remote:
     Args:
         ray: the package.
         node: the machine's name in Ray.
-        want: what it gets of the machine.
+        want: the resources that it gets, by Ray's names.
     """
 
     def __init__(self, ray: Any, node: str, want: dict[str, float]) -> None:
@@ -53,11 +53,11 @@ class Remote:
         return kind.remote()
 
     def about(self) -> Environment:
-        """The machine, as :meth:`Node.about` has it."""
+        """The machine's description."""
         return codec.read(Environment, self._ray.get(self._actor.about.remote()))
 
     def ready(self, seconds: float) -> bool:
-        """Whether it has what it needs within so many seconds; it is ended where not."""
+        """Whether it gets its resources within so many seconds; if not, it is ended."""
         try:
             self._ray.get(self._actor.__ray_ready__.remote(), timeout=seconds)
         except self._ray.exceptions.RayError:
@@ -66,12 +66,12 @@ class Remote:
         return True
 
     def end(self) -> None:
-        """Give back what it holds."""
+        """Give its resources back."""
         with contextlib.suppress(self._ray.exceptions.RayError):
             self._ray.kill(self._actor)
 
     def run(self, job: Job, trial: Trial, on_step: OnStep, stop: Stop) -> Outcome:
-        """As :class:`~halfstep.comparison.blocks.Runner` has it. What the trial writes there is written here, too.
+        """As :meth:`~halfstep.comparison.blocks.Runner.run`; files that the trial writes there are written here, too.
 
         Raises:
             PlaceLost: its machine, or Ray's process there, is gone.
@@ -87,10 +87,10 @@ class Remote:
 
     def _run(self, job: Job, trial: Trial, on_step: OnStep, stop: Stop) -> Outcome:
         there = job if job.module else replace(job, program=inside(job.program))
-        told: list[str] = []
-        self._get(self._actor.begin.remote(there, trial), stop, told)
+        asked: list[str] = []
+        self._get(self._actor.begin.remote(there, trial), stop, asked)
         while True:
-            news: News = self._get(self._actor.news.remote(), stop, told)
+            news: News = self._get(self._actor.news.remote(), stop, asked)
             for written in news.written:
                 _write(job.record(trial).parent, written)
             if news.step is not None:
@@ -102,14 +102,14 @@ class Remote:
                     trial, end.status, end.reason, end.exit_code, record, ranks, end.seconds
                 ).trusted()
 
-    def _get(self, answer: Any, stop: Stop, told: list[str]) -> Any:
+    def _get(self, answer: Any, stop: Stop, asked: list[str]) -> Any:
         """Wait for an answer. If interrupted meanwhile, ask the trial to stop; the second time, at once."""
         while True:
             try:
                 stop.check()
             except KeyboardInterrupt as by:
-                if len(told) < 1 + stop.at_once:
-                    told.append(str(by))
+                if len(asked) < 1 + stop.at_once:
+                    asked.append(str(by))
                     self._actor.stop.remote(str(by))
             with contextlib.suppress(self._ray.exceptions.GetTimeoutError):
                 return self._ray.get(answer, timeout=_POLL)

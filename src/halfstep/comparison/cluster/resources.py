@@ -1,4 +1,4 @@
-"""``--on`` and ``--resources``: on which cluster blocks run, and what of it each of them gets."""
+"""``--on`` and ``--resources``: on which cluster blocks run, and which resources each block gets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def parse_resources(text: str) -> str:
 
 
 def amounts(text: str) -> dict[str, float]:
-    """How much of each resource a block gets, by the name that it was given under.
+    """How much of each resource a block gets, by the name that was given.
 
     Raises:
         UsageError: it cannot be read.
@@ -61,7 +61,7 @@ def amounts(text: str) -> dict[str, float]:
 
 
 def wanted(text: str, total: Mapping[str, float], gpus: bool) -> dict[str, float]:
-    """What a block gets of a machine, by Ray's names; by default a GPU, or where there is none all processors.
+    """What a block gets of a machine, by Ray's names; by default one GPU, or all processors if there are no GPUs.
 
     Args:
         text: ``--resources``.

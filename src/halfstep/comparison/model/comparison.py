@@ -1,4 +1,4 @@
-"""The whole: everything that was compared."""
+"""The comparison as a whole."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Trend:
-    """How far step times rose over a stretch (0.1: by 10 %), the p value of no trend, whether it is worth a word."""
+    """How far step times rose over some steps (0.1: by 10 %), the p value of no trend, and whether it is reported."""
 
     rise: float
     p: float
@@ -37,7 +37,7 @@ class Trend:
 
 @dataclass(frozen=True)
 class Drift:
-    """Whether the machine changed its pace: from trial to trial, and within the trials."""
+    """Whether the machine became slower or faster: from trial to trial, and within the trials."""
 
     across_trials: Trend | None = None
     within_trials: Trend | None = None
@@ -65,11 +65,13 @@ class Comparison:
     trials: tuple[TrialRow, ...] = ()
     missing: tuple[str, ...] = ()  #: names of trials that were asked for and did not run
     verdicts: tuple[PrecisionRow, ...] = ()
-    speed_drift: Drift = Drift()  #: whether the machine changed its pace, `across_trials` and `within_trials`
+    speed_drift: Drift = (
+        Drift()
+    )  #: whether the machine became slower or faster: `across_trials`, `within_trials`
     recommendation: Recommendation = field(default_factory=Recommendation)
     method: tuple[Method, ...] = ()  #: for each figure how it was measured or computed
     fit_batch: Fit | None = None  #: with `--fit-batch`: the largest batches; otherwise there is no such field
-    #: with `--budget`: `seconds`, `end` (why it ended) and `standings` (what is open of each precision, why it was
+    #: with `--budget`: `seconds`, `end` (why it ended) and `standings` (for each precision what is open, why it was
     #: dropped, how many pairs it needs); otherwise there is no such field
     budget: Budget | None = None
 

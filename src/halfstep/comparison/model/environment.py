@@ -15,8 +15,8 @@ class Cluster:
 
     Attributes:
         machines: how many.
-        other_machines: the names of those that were left out, as they are of another kind.
-        busy_machines: how many were left out, as others used them.
+        other_machines: the names of those that were not used because they are of another kind.
+        busy_machines: how many were not used because others used them.
     """
 
     machines: int | None = None
@@ -48,8 +48,8 @@ class Environment:
     #: each with `device`, `name`, `capability` and what it can do in each of the `precisions`; the CPU first
     devices: tuple[Device, ...] = ()
     started: str | None = None  #: when the comparison began, by ISO 8601
-    idle_watts: float | None = None  #: power of the machine with nothing trained
-    idle_watts_absent: str | None = None  #: why there is none; both fields are missing where nobody looked
+    idle_watts: float | None = None  #: power of the machine while nothing trains
+    idle_watts_absent: str | None = None  #: why there is none; both fields are missing if it was not tried
     idle_watts_how: str | None = None  #: which counters
     #: on a Ray cluster: how many `machines`, the names of `other_machines` left out, how many `busy_machines`
     cluster: Cluster | None = None
@@ -72,12 +72,12 @@ class Environment:
 
     @property
     def places(self) -> int:
-        """How many blocks run at the same time, about: machines of a cluster may differ in it."""
+        """About how many blocks run at the same time; machines of a cluster may differ."""
         here = self.side_by_side.blocks if self.side_by_side else None
         machines = self.cluster.machines if self.cluster else None
         return (here or 1) * (machines or 1)
 
     @property
     def shares_cores(self) -> bool:
-        """Whether trials that ran at the same time shared processors: what other processes took then was theirs."""
+        """Whether trials that ran at the same time shared processors, so that other processes may be other trials."""
         return self.side_by_side is not None and not self.side_by_side.cores

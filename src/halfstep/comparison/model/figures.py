@@ -8,7 +8,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class Spread:
-    """A median with its 95 % interval, or of a few values the lowest and the highest; of one value no ends."""
+    """A median with its 95 % interval, or with the lowest and highest of a few values; a single value has no ends."""
 
     OMITTED: ClassVar = ("unit",)
     median: float
@@ -27,10 +27,10 @@ class Ratio:
     """A ratio to the baseline with its 95 % interval.
 
     Attributes:
-        significant: whether the interval leaves 1 out.
+        significant: whether the interval excludes 1.
         words: the same in words.
         runs: how many runs it rests on, the baseline's first.
-        disturbed: whether other work left too few runs of a side undisturbed for an interval.
+        disturbed: whether there is no interval because other work disturbed too many runs.
     """
 
     OMITTED: ClassVar = ("runs", "disturbed")

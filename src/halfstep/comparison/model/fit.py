@@ -21,7 +21,7 @@ class FitTrial:
 
 @dataclass(frozen=True)
 class FitRow:
-    """The largest batch that fitted a precision, and the smallest that did not; None where none was found.
+    """The largest batch that fitted a precision, and the smallest that did not; None if there was none.
 
     Attributes:
         reason: why there is no answer.
@@ -38,7 +38,10 @@ class FitRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """The largest batches: what is counted, the program's option for it, the limit (None: the GPU's own memory)."""
+    """The largest batches; ``name`` is what is counted, ``argument`` the program's option for it.
+
+    Without ``memory_limit_bytes`` the limit is the GPU's own memory.
+    """
 
     name: str = "batch"
     argument: str = ""

@@ -1,4 +1,4 @@
-"""What losses and logged figures say of a precision beside the baseline."""
+"""How a precision's losses and logged figures compare with the baseline's."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Literal
 
 from halfstep.comparison.model.figures import Spread
 
-#: which way a figure is better
+#: which direction of a figure is better
 Direction = Literal["lower", "higher", "unknown"]
 
-#: what paired differences say of a figure, or of a precision
+#: the verdict of paired differences on a figure, or on a precision
 Kind = Literal[
     "baseline", "one_seed", "no_difference_seen", "equivalent", "worse", "better", "different", "diverged",
     "not_known",
@@ -26,17 +26,17 @@ DIFFERENCES: tuple[Kind, ...] = ("worse", "better", "different")
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure less the baseline's, over the seeds that both ran with.
+    """A figure minus the baseline's, over the seeds that both ran with.
 
     Attributes:
         value, low, high: the mean difference with its 95 % interval, by paired t over ``seeds``.
-        p, p_holm: two-sided p values of no difference, by paired t; for all precisions at once.
+        p, p_holm: two-sided p values of no difference, by paired t; ``p_holm`` is adjusted for all precisions.
         p_exact, exact_low, exact_high: the same by sign flips, from 6 seeds to 14.
         detectable: the difference that would have been seen with the probability ``power``.
-        bound: no farther apart than this, by the 90 % interval of two one-sided tests at 5 %.
-        margin: a smaller difference does not matter; ``margin_from`` the ``tolerance``, or the ``seeds``.
-        p_equivalence: of a difference beyond the margin.
-        significant: ``different``, as JSON has it.
+        bound: the largest distance in the 90 % interval, which belongs to two one-sided tests at 5 %.
+        margin: smaller differences do not matter; ``margin_from`` says where it is from, ``tolerance`` or ``seeds``.
+        p_equivalence: the p value of a difference beyond the margin.
+        significant: ``different``, for the JSON.
     """
 
     value: float | None = None
@@ -58,7 +58,7 @@ class Difference:
 
     @property
     def different(self) -> bool:
-        """Whether a difference was seen, all precisions of the comparison taken together."""
+        """Whether a difference was seen, with the p value adjusted for all precisions where there is one."""
         p = self.p if self.p_holm is None else self.p_holm
         return p is not None and p <= ALPHA
 
@@ -92,7 +92,7 @@ class RunPart:
 
     @property
     def apart(self) -> bool:
-        """Whether the band leaves zero out."""
+        """Whether the band excludes zero."""
         return self.low > 0 or self.high < 0
 
 
@@ -101,7 +101,7 @@ class RunDifference:
     """The difference over the whole run: its mean over all steps, and the run in parts.
 
     Attributes:
-        apart: first and last step of the parts where the band leaves zero out.
+        apart: first and last step of the parts where the band excludes zero.
         method: how the band was made.
     """
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from halfstep.comparison.model.references import EvidenceRef
 
-#: what the advice is to gain
+#: the objective of the advice
 Prefer = Literal["speed", "memory", "energy", "accuracy"]
 
 PREFER: tuple[Prefer, ...] = ("speed", "memory", "energy", "accuracy")
@@ -34,12 +34,12 @@ class Recommendation:
     """Which precision to use, by which rule of advice."""
 
     OMITTED: ClassVar = ("headline", "because")
-    decided: bool = True  #: whether the data carry it
+    decided: bool = True  #: whether the data are enough for it
     precision: str | None = None  #: the one to use; `null` where none is named
     text: str = ""  #: the advice in words: `headline` and `because`, with a colon between them
     #: `text` and `evidence`, a place in this object such as `verdicts[1].speed_ratio`
     reasons: tuple[Reason, ...] = ()
-    prefer: Prefer = "speed"  #: what was to be gained: `speed`, `memory`, `energy` or `accuracy`
+    prefer: Prefer = "speed"  #: the objective: `speed`, `memory`, `energy` or `accuracy`
     rule: str = ""  #: the name of the rule that decided
     adopt: Adopt | None = None  #: `framework` and `code`: the lines that make it permanent
     headline: str | None = None  #: what to do, in a few words

@@ -23,7 +23,7 @@ class EvidenceRef:
 
     @property
     def field(self) -> str | int:
-        """The row's field that it stands in."""
+        """The row's field that the figure stands in."""
         return self.path[0] if self.path else ""
 
     def as_text(self) -> str:

@@ -38,13 +38,13 @@ class NonFinite:
 
 @dataclass(frozen=True)
 class Disturbed:
-    """What kept a trial from being one of its own: other processes, or files of an earlier trial that it read.
+    """What disturbed a trial: other processes, or files of an earlier trial that it read.
 
     Attributes:
         cores: how many processors there are; ``others_cores`` how many of them other processes took, on average.
         waited_share: the share of the time with work to do in which its threads waited for a processor.
         involuntary_switches_per_second: how often a thread lost its processor although it had work to do.
-        files: names of files of an earlier trial that it went on from; paths, where it ran in a copy of the folder.
+        files: names of files of an earlier trial that it continued from; paths, if it ran in a copy of the folder.
     """
 
     OMITTED: ClassVar = ("cores", "others_cores", "waited_share", "involuntary_switches_per_second", "files")
@@ -115,12 +115,12 @@ class TrialRow:
     logged: Mapping[str, tuple[tuple[float, float | None], ...]] = field(default_factory=dict)
     loss_scale: Points = ()  #: [step, scale] where it changed
     first_nonfinite: NonFinite | None = None  #: the first value that was not finite, and where it began
-    load: Mapping[str, float | None] | None = None  #: what the processors did meanwhile, in seconds
+    load: Mapping[str, float | None] | None = None  #: what the processors did during the trial, in seconds
     load_absent: str | None = None  #: why there is none
     #: what other processes took, and files of another trial that it read; otherwise `null`
     disturbed: Disturbed | None = None
     warnings: tuple[str, ...] = ()  #: sentences
-    own_amp: tuple[str, ...] = ()  #: what the program has of mixed precision itself
+    own_amp: tuple[str, ...] = ()  #: the program's own uses of mixed precision
     device: str | None = None  #: `cpu` or the accelerator's type
     framework: str | None = None  #: what drives the training
     log: str = ""  #: the file with what the program printed, in the folder
@@ -133,8 +133,10 @@ class TrialRow:
     @property
     def label(self) -> str:
         """The trial's name: ``bf16, seed 0, repeat 1``."""
-        told = [f"{name} {n}" for name, n in (("seed", self.seed), ("repeat", self.repeat)) if n is not None]
-        return ", ".join([self.precision, *told])
+        numbers = [
+            f"{name} {n}" for name, n in (("seed", self.seed), ("repeat", self.repeat)) if n is not None
+        ]
+        return ", ".join([self.precision, *numbers])
 
     @property
     def samples(self) -> Spread | None:

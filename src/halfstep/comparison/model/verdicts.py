@@ -1,4 +1,4 @@
-"""One precision over all its trials, beside the baseline: an entry of ``verdicts``."""
+"""One precision over all its trials, compared with the baseline: an entry of ``verdicts``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from halfstep.comparison.model.trials import NOT_RECORDED, held
 from halfstep.record.ran import Ran
 from halfstep.record.stored import Stored
 
-#: why two rows ran the same: the program computes in fp64; it has no products; they are made where no precision
-#: reaches; or, where products were not counted, every loss is the same to the last bit
+#: why two rows ran the same: the program computes in fp64; it has no products; the precision does not apply to its
+#: products; or, if products were not counted, every loss is the same to the last bit
 Cause = Literal["fp64", "no_products", "out_of_reach", "identical_losses"]
 
 
@@ -28,7 +28,7 @@ class StandsStill:
 
 @dataclass(frozen=True)
 class WentOn:
-    """Files of an earlier trial that its trials went on from, their fewest steps, and the most that any trial made."""
+    """The files that a precision's trials continued from, their fewest steps, and the most steps of any trial."""
 
     files: tuple[str, ...]
     steps: int
@@ -42,7 +42,7 @@ class Explanation:
     Attributes:
         share: of the step, or of the peak; None for a fact.
         evidence: the figure that it rests on.
-        share_low, share_high: of several trials, the lowest and the highest.
+        share_low, share_high: the lowest and the highest, if there are several trials.
     """
 
     OMITTED: ClassVar = ("share_low", "share_high")
@@ -55,16 +55,16 @@ class Explanation:
 
 @dataclass(frozen=True)
 class PrecisionRow:
-    """One precision over all its trials, beside the baseline."""
+    """One precision over all its trials, compared with the baseline."""
 
     precision: str = ""  #: with options
     baseline: str | None = None  #: the precision that it is compared with
-    #: of the first trial that did not end well; `ok` where all did, `dropped` where `--budget` ran no more of them
+    #: that of the first trial that did not end well; `ok` if all did, `dropped` if `--budget` stopped running it
     status: str = ""
     reason: str = ""  #: one sentence
     ran_as: str | None = None  #: in words, what was measured to have run
     ran: Ran = NOT_RECORDED  #: the same as data
-    stored: Mapping[str, Mapping[str, int] | None] | None = None  #: bytes by format, as of a trial
+    stored: Mapping[str, Mapping[str, int] | None] | None = None  #: bytes by format, as for a trial
     emulated: bool = False  #: whether it was emulated
     trials: int | None = None  #: how many
     steps: int | None = None  #: the fewest of its trials
@@ -84,7 +84,7 @@ class PrecisionRow:
     same_as_baseline: Cause | None = None  #: why it ran the same as the baseline; `null` where it did not
     #: how far its loss fell and the baseline's, where only the baseline's fell
     stands_still: StandsStill | None = None
-    #: how many times the products of the baseline's step its own computes; null where that is about one
+    #: FLOPs of products in its step over those in the baseline's; null if that is about one
     work_ratio: float | None = None
     speed_bound: float | None = None  #: how many times as fast the hardware's units could make it at most
     why_no_faster: tuple[Explanation, ...] = ()  #: `text`, `share` and `evidence` of each reason
@@ -96,7 +96,9 @@ class PrecisionRow:
     logged: Mapping[str, FigureRow] = field(default_factory=dict)
     diverged: Diverged | None = None  #: in how many trials, their seeds and steps; `null` where none did
     quality: Quality = field(default_factory=Quality)  #: the verdict: `kind`, `words`, `seeds`
-    went_on: WentOn | None = None  #: files of an earlier trial that its trials went on from; otherwise `null`
+    went_on: WentOn | None = (
+        None  #: files of an earlier trial that its trials continued from; otherwise `null`
+    )
 
     @property
     def is_baseline(self) -> bool:
@@ -105,7 +107,7 @@ class PrecisionRow:
 
     @property
     def ended_well(self) -> bool:
-        """Whether all its trials did, also where ``--budget`` ran no more of them."""
+        """Whether all its trials ended well."""
         return self.status in ("ok", "dropped")
 
     @property

@@ -1,1 +1,1 @@
-"""What figures say: intervals, ratios, paired differences, drift."""
+"""The statistics of a comparison: intervals, ratios, paired differences, drift."""

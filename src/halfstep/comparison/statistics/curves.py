@@ -18,7 +18,7 @@ LOSS = "loss"
 FINAL_SHARE = 0.1
 FINAL_STEPS = 5
 
-#: how many parts of the run are compared one by one
+#: into how many parts a run is cut, each of which is compared
 PARTS = 10
 
 #: a figure beyond this counts as not finite: the squares of some thousands of them would overflow
@@ -39,7 +39,7 @@ class Curve:
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[int, float]]) -> Curve:
-        """Of steps with their values, in any order; of a step that comes twice the last value counts."""
+        """From (step, value) pairs in any order; if a step comes twice, its last value counts."""
         import numpy as np
 
         by_step = dict(pairs)
@@ -47,14 +47,14 @@ class Curve:
         return cls(steps, np.array([by_step[step] for step in steps], dtype=float))
 
     def at(self, steps: tuple[int, ...]) -> Curve:
-        """The same at ``steps`` alone, each of which it has."""
+        """The curve at ``steps`` only; it has each of them."""
         if steps == self.steps:
             return self
         places = {step: i for i, step in enumerate(self.steps)}
         return Curve(steps, self.values[[places[step] for step in steps]])
 
     def where(self, counts: Any) -> Curve:
-        """The same at the steps that count alone; ``counts``: bool, shape [steps]."""
+        """The curve at the steps where ``counts`` is true; bool, shape [steps]."""
         if counts.all():
             return self
         return Curve(tuple(itertools.compress(self.steps, counts.tolist())), self.values[counts])
@@ -70,8 +70,7 @@ _HIGHER = re.compile(
     "likelihood|correct|hits|exactmatch"
 )
 
-
-#: what frameworks log of the run itself: it says how fast a training is, or where it stands, not how good
+#: what frameworks log about the run itself: its speed or progress, not its quality
 _OF_THE_RUN = re.compile(
     "runtime|time|seconds?|sec|secs|ms|duration|elapsed|eta|throughput|fps|flos|flops|tokens|samples|memory|mem|vram|"
     "epochs?|steps?|iters?|iterations?|globalstep|lr|learningrate"
@@ -79,7 +78,7 @@ _OF_THE_RUN = re.compile(
 
 
 def direction(name: str) -> Direction:
-    """Which way a figure of this name is better, by the words in it; ``unknown`` without a telling one.
+    """Which direction of a figure is better, by the words in its name; ``unknown`` if they do not say.
 
     Example: ``val/top1_acc`` higher, ``validation_loss`` lower, ``lr`` unknown.
     """
@@ -92,14 +91,14 @@ def direction(name: str) -> Direction:
 
 
 def _words(name: str) -> list[str]:
-    """The words of a name, and neighbouring ones written as one: ``val/top_5`` is val, top, 5, valtop, top5."""
+    """The words of a name, and each two neighbours joined: ``val/top_5`` is val, top, 5, valtop, top5."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
     words = [word for word in re.split(r"[^a-z0-9]+", spaced.lower()) if word]
     return words + ["".join(pair) for pair in itertools.pairwise(words)]
 
 
 def is_quality(name: str) -> bool:
-    """Whether a logged figure can say how good a training is: one of the run itself does not.
+    """Whether a logged figure can say how good a training is, and is not about the run itself.
 
     Example: ``train_runtime``, ``samples_per_second``, ``epoch`` and ``lr`` do not; ``train_loss_step`` does.
     """
@@ -107,7 +106,7 @@ def is_quality(name: str) -> bool:
 
 
 def final_loss(losses: Sequence[float | None]) -> float | None:
-    """The mean loss of the last tenth of the steps, at least 5 of them; None if one is not finite."""
+    """The mean loss of the last tenth of the steps, but of at least 5; None if one is not finite."""
     import numpy as np
 
     tail = losses[-max(FINAL_STEPS, round(len(losses) * FINAL_SHARE)) :]
@@ -115,13 +114,13 @@ def final_loss(losses: Sequence[float | None]) -> float | None:
 
 
 def final(name: str, curve: Curve) -> float | None:
-    """The final value: of a loss :func:`final_loss`, of a logged figure the mean of its last tenth, one at least."""
+    """The final value: the mean of the last tenth, of at least 5 values of the loss, or 1 of a logged figure."""
     fewest = FINAL_STEPS if name == LOSS else 1
     return _finite_mean(curve.values[-max(fewest, round(len(curve.steps) * FINAL_SHARE)) :])
 
 
 def _finite_mean(values: Any) -> float | None:
-    """The mean of an array; None of nothing, and where a value is not finite or beyond :data:`LARGEST`."""
+    """The mean of an array; None if it is empty, or a value is not finite or beyond :data:`LARGEST`."""
     return sum(values.tolist()) / len(values) if len(values) and countable(values).all() else None
 
 
@@ -131,16 +130,16 @@ def countable(value: Any) -> Any:
 
 
 def names(groups: Sequence[Sequence[Outcome]]) -> list[str]:
-    """The loss, if any trial has one, and what was logged of the quality, in order."""
+    """The loss, if any trial has one, and the logged figures of quality, in order."""
     outcomes = [outcome for group in groups for outcome in group]
     loss = [LOSS] * any(_has_losses(o) for o in outcomes)
     logged = dict.fromkeys(name for o in outcomes for name in o.record.logged if is_quality(name))
-    # A script that logs its loss under that very name means the same figure.
+    # A figure that a script logs under the name "loss" is the loss.
     return [*loss, *(name for name in logged if name != LOSS or not loss)]
 
 
 def by_seed(group: Sequence[Outcome], name: str) -> dict[int, Curve]:
-    """The curve of each seed; repeats of a seed are the same training again, so they are averaged."""
+    """The curve of each seed; repeats of a seed are the same training, so they are averaged."""
     seeds: dict[int, list[Curve]] = {}
     for outcome in group:
         if (curve := _curve(outcome, name)).steps:
@@ -161,7 +160,7 @@ def _has_losses(outcome: Outcome) -> bool:
 
 
 def _mean(curves: Sequence[Curve]) -> Curve:
-    """The mean at the steps that all the curves have; NaN where a value of one cannot be counted."""
+    """The mean at the steps that all curves have; NaN where a value is not :func:`countable`."""
     import numpy as np
 
     shared = _at_common_steps(curves)
@@ -172,7 +171,7 @@ def _mean(curves: Sequence[Curve]) -> Curve:
 
 
 def _at_common_steps(curves: Sequence[Curve]) -> list[Curve]:
-    """The curves at the steps that all of them have: nearly always all the steps of each."""
+    """The curves at the steps that all of them have, which nearly always are all of their steps."""
     first = curves[0].steps
     if all(curve.steps == first for curve in curves[1:]):
         return list(curves)
@@ -181,7 +180,7 @@ def _at_common_steps(curves: Sequence[Curve]) -> list[Curve]:
 
 
 def difference(ours: Curve, theirs: Curve) -> Curve:
-    """Ours minus theirs, at the steps where both are finite."""
+    """Ours minus theirs, at the steps where both are :func:`countable`."""
     ours, theirs = _at_common_steps([ours, theirs])
     fine = countable(ours.values) & countable(theirs.values)
     ours, theirs = ours.where(fine), theirs.where(fine)

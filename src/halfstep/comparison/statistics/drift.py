@@ -1,7 +1,7 @@
-"""Did the machine change its pace while it was measured? From trial to trial, and within the trials.
+"""Did the machine become slower or faster during the measurement, from trial to trial or within the trials?
 
-The seasonal Kendall test (Hirsch, Slack & Smith 1982): within each stratum the pairs that rose less those that fell,
-summed over strata; exact, as each stratum's null distribution is that of inversions of a random order.
+The seasonal Kendall test (Hirsch, Slack & Smith 1982): the number of pairs that rose minus those that fell within each
+stratum, summed over the strata. It is exact: each stratum's null distribution is that of inversions of a random order.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from halfstep.comparison.model.quality import ALPHA
 from halfstep.comparison.rows import measured
 from halfstep.trials import Outcome, once
 
-#: a drift smaller than this is not worth a word
+#: a smaller drift is not reported
 WORTH_A_WORD = 0.02
 
-#: parts of a trial whose medians are looked at for a trend: their steps hang together less than neighbours do
+#: into how many parts a trial is cut, whose medians are tested for a trend: they are less correlated than steps
 PARTS = 6
 
 
 def trend(strata: Sequence[Sequence[float]]) -> Trend | None:
-    """The common trend of positive values in order, several strata of them; None where none has two values.
+    """The common trend of several strata of ordered positive values; None if no stratum has two values.
 
-    The rise is that from the first to the last value, by the median slope of the logarithms (Theil & Sen).
+    The rise is from the first to the last value, by the median slope of the logarithms (Theil & Sen).
     """
     strata = [[float(value) for value in values] for values in strata if len(values) > 1]
     if not strata:
@@ -58,7 +58,7 @@ def _p_value(score: int, sizes: tuple[int, ...]) -> float:
 def speed_drift(outcomes: Sequence[Outcome]) -> Drift:
     """The drift of a comparison: from trial to trial (precisions as strata) and within the trials (trials as strata).
 
-    A drift that interleaving cannot take out is a reason to measure again.
+    Interleaving cannot remove all effects of a drift; a large one is a reason to measure again.
     """
     ended = [o for o in outcomes if o.status == "ok" and len(measured(o)) >= PARTS]
     precisions = dict.fromkeys(o.trial.precision for o in ended)

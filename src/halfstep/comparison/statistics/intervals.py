@@ -1,8 +1,9 @@
-"""Medians and ratios of step times, with intervals that own up to what they cover.
+"""Medians and ratios of step times, with honest intervals.
 
-Step times of one run hang together (a neighbour on the machine slows several in a row), and runs differ from one
-another. Within a run, blocks of consecutive steps are drawn (moving-block bootstrap: Künsch 1989; Davison & Hinkley
-1997, section 3.8); from run to run it is Student's t of the runs' medians, as three runs are too few to draw from.
+Step times within a run are correlated (other work slows several steps in a row), and runs differ from one another. The
+spread within a run is estimated by a moving-block bootstrap (Künsch 1989; Davison & Hinkley 1997, section 3.8), which
+draws blocks of consecutive steps; the spread between runs by Student's t of the runs' medians, as a few runs are too
+few for a bootstrap.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from statistics import fmean, median, stdev
 DRAWS = 250
 LEVEL = 0.95
 
-#: fewer steps of a run, after its warm-up, are too few to draw blocks from
+#: the fewest steps of a run after its warm-up for a bootstrap
 FEWEST_STEPS = 8
 
-#: more runs than this are not asked for
+#: advice never asks for more runs than this
 MOST_RUNS = 30
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and the ends of its 95 % interval; the ends are None where the data cannot tell."""
+    """An estimate and the ends of its 95 % interval; the ends are None if there is no interval."""
 
     value: float
     low: float | None
@@ -44,7 +45,7 @@ class Interval:
 
 
 class Times(tuple[float, ...]):
-    """Seconds of the steps of one run; what is asked of them, where there is one at least, is computed once."""
+    """Seconds of the steps of one run; its statistics, which need at least one step, are computed once."""
 
     @functools.cached_property
     def log_median(self) -> float:
@@ -59,7 +60,7 @@ class Times(tuple[float, ...]):
         n = len(self)
         length = max(1, round(n ** (1 / 2)))
         starts = np.random.default_rng(20180131).integers(n - length + 1, size=(DRAWS, math.ceil(n / length)))
-        # Ranks stand for the values: small integers are drawn and parted several times as fast.
+        # Ranks instead of values: small integers are drawn and partitioned several times as fast.
         values = np.array(self)
         order = np.argsort(values)
         ranks = np.empty(n, np.uint16 if n <= 2**16 else np.uint32)
@@ -78,9 +79,9 @@ def ratio_of_medians(numerator: Sequence[Times], denominator: Sequence[Times]) -
         numerator, denominator: the runs of each side, warm-up left out.
 
     Returns:
-        The ratio of the geometric means of the runs' medians, with its 95 % interval on the logarithm: t of the runs'
-        medians, and never narrower than the steps within the runs allow. With one run on a side there is no interval,
-        as nothing tells how runs differ: other load on the machine may have slowed a whole run. Nor is there one with
+        The ratio of the geometric means of the runs' medians, with its 95 % interval, computed on the logarithm: by t
+        of the runs' medians, and never narrower than the bootstrap within the runs gives. There is no interval with
+        one run on a side, as then it is not known how runs differ (other load may have slowed a whole run), or with
         fewer than :data:`FEWEST_STEPS` steps in any run.
     """
     value = _center(numerator) / _center(denominator)
@@ -93,9 +94,9 @@ def ratio_of_medians(numerator: Sequence[Times], denominator: Sequence[Times]) -
 
 
 def median_over_runs(runs: Sequence[Times]) -> Interval:
-    """The step time over several runs: the geometric mean of their medians, so that ratios are quotients of these.
+    """The step time of two or more runs: the geometric mean of their medians, so that ratios are quotients of these.
 
-    Its 95 % interval is as in :func:`ratio_of_medians`, with one freedom less than runs, which are two or more.
+    Its 95 % interval is as in :func:`ratio_of_medians`, with one degree of freedom less than runs.
     """
     value = _center(runs)
     if min(map(len, runs)) < FEWEST_STEPS:
@@ -109,7 +110,7 @@ def ratio_of_means(numerator: Sequence[float], denominator: Sequence[float]) -> 
 
     Welch's unpooled t interval (1947) of the difference of the mean logarithms:
     freedom = (a + b)^2 / (a^2 / (n - 1) + b^2 / (m - 1)), a and b the squared standard errors of n and m trials.
-    Figures without any spread leave the ratio alone in it; with one trial on a side there is no interval.
+    Figures without any spread have an interval of width 0; with one trial on a side there is no interval.
 
     Example: (2, 2) over (1, 1) is 2, from 2 to 2.
     """
@@ -122,7 +123,7 @@ def ratio_of_means(numerator: Sequence[float], denominator: Sequence[float]) -> 
         math.fsum((x - mean) ** 2 for x in side) / (len(side) - 1) / len(side)
         for side, mean in zip(sides, means, strict=True)
     ]
-    # The rounding of equal logarithms is no spread.
+    # Equal logarithms may differ by their rounding: that is no spread.
     if sum(errors) < 1e-28:
         return Interval(value, value, value)
     parts = [error**2 / (len(side) - 1) for error, side in zip(errors, sides, strict=True)]
@@ -131,10 +132,10 @@ def ratio_of_means(numerator: Sequence[float], denominator: Sequence[float]) -> 
 
 
 def runs_to_tell(ratio: Interval, runs: int, worth: float) -> int | None:
-    """How many runs a side would tell whether a ratio is above 1, or else that it is below ``worth``.
+    """How many runs per side would show that a ratio is above 1, or that it is below ``worth``.
 
-    Half the interval's logarithm is t(2n - 2) * s / sqrt(n) for n runs a side; s stays as it was seen, and so does the
-    ratio.
+    Half the interval of the logarithm is t(2n - 2) * s / sqrt(n) for n runs per side; s and the ratio are assumed to
+    stay the same.
 
     Args:
         ratio: a ratio with an interval.
@@ -142,10 +143,10 @@ def runs_to_tell(ratio: Interval, runs: int, worth: float) -> int | None:
         worth: the least ratio that matters, above 1.
 
     Returns:
-        The least number that does, more than ``runs``; None where that is more than :data:`MOST_RUNS`.
+        The least such number above ``runs``; None if that is more than :data:`MOST_RUNS`.
     """
     if ratio.low is None or ratio.high is None:
-        raise ValueError("the ratio has no interval to tell the spread by")
+        raise ValueError("the ratio has no interval that shows the spread")
     half = math.log(ratio.high / ratio.low) / 2
     spread = half / t_quantile(2 * runs - 2) * math.sqrt(runs)
     value = math.log(ratio.value)
@@ -157,7 +158,7 @@ def runs_to_tell(ratio: Interval, runs: int, worth: float) -> int | None:
 
 
 def t_quantile(freedom: float, q: float = (1 + LEVEL) / 2) -> float:
-    """Student's t: below it lies a share ``q``, by default the upper end of a two-sided interval."""
+    """The quantile ``q`` of Student's t; by default that of the upper end of a two-sided interval."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, q))

@@ -1,12 +1,12 @@
-"""What paired differences say: one difference per seed, a precision against the baseline on the same seed.
+"""Tests of paired differences: one difference per seed, between a precision and the baseline on the same seed.
 
-Few seeds are the rule, so every statement carries what it rests on. SciPy computes the distributions.
+SciPy computes the distributions.
 
 - difference: the paired t test and its 95 % interval (Student 1908)
-- without the normal distribution: all sign flips (Fisher 1935), and the interval of subset means (Hartigan 1969)
+- without assuming normal differences: all sign flips (Fisher 1935), and the interval of subset means (Hartigan 1969)
 - equivalence: two one-sided t tests at 5 % (Schuirmann 1987)
 - several precisions: Holm's step-down (1979)
-- curves: a band that holds over the whole run at once, by the largest t of all sign flips (Westfall & Young 1993)
+- curves: a simultaneous band over the whole run, by the largest t of all sign flips (Westfall & Young 1993)
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 from halfstep.comparison.model.quality import ALPHA, Difference
 from halfstep.comparison.statistics.intervals import t_quantile
 
-#: the power at which a detectable difference is stated: seen 4 times in 5
+#: the power for which a detectable difference is stated: it is seen in 4 of 5 cases
 POWER = 0.8
 
-#: seeds for which all sign flips are tried: below, none of them reaches 5 %; above, the t test needs no help
+#: numbers of seeds for which all sign flips are tried: with fewer no p value reaches 5 %; with more t is enough
 EXACT_SEEDS = range(6, 15)
 
 #: random sign flips of whole curves, where not all of them can be tried
@@ -31,12 +31,12 @@ FLIPS = 4096
 
 
 def paired(differences: Sequence[float], margin: float | None = None, comparisons: int = 1) -> Difference:
-    """What the differences say; with one of them, nothing but its value.
+    """The tests of these differences; with a single one only its value.
 
     Args:
         differences: ours minus the baseline's, one per seed.
-        margin: how large a difference does not matter; None: not known.
-        comparisons: how many precisions are compared, which the detectable difference allows for.
+        margin: a smaller difference does not matter; None: not known.
+        comparisons: how many precisions are compared; the detectable difference takes them into account.
     """
     n, mean = len(differences), math.fsum(differences) / len(differences)
     if n < 2:
@@ -61,12 +61,12 @@ def paired(differences: Sequence[float], margin: float | None = None, comparison
 def _standard_error(differences: Sequence[float], mean: float) -> float:
     n = len(differences)
     error = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (n - 1) / n)
-    # Equal differences leave nothing but the rounding of their mean.
+    # If all differences are equal, this is only the rounding of their mean.
     return error if error > 1e-14 * abs(mean) else 0.0
 
 
 def _upper_tail(value: float, error: float, freedom: int) -> float:
-    """P(T >= value / error); of a difference without any spread it is certain which side it is on."""
+    """P(T >= value / error); 0, 1/2 or 1 if the error is 0."""
     from scipy.special import stdtr
 
     if error == 0:
@@ -77,8 +77,8 @@ def _upper_tail(value: float, error: float, freedom: int) -> float:
 def power(shift: float, n: int, alpha: float = ALPHA) -> float:
     """The power of the two-sided paired t test of ``n`` pairs, ``shift`` standard errors from no difference.
 
-    The noncentral t distribution as the mean of normal ones over the quantiles of chi: SciPy's own lower tail is
-    NaN for some arguments.
+    The noncentral t distribution is computed as the mean of normal ones over the quantiles of chi, as SciPy's own
+    lower tail is NaN for some arguments.
     """
     import numpy as np
     from scipy.special import gammaincinv, ndtr
@@ -93,7 +93,7 @@ def noncentrality(n: int, alpha: float) -> float:
     """The difference, in standard errors, that a two-sided paired t test of ``n`` pairs sees at :data:`POWER`."""
     from scipy.optimize import brentq
 
-    # At the critical value itself, and as far again beyond it, the power is near a half and near 1.
+    # The power is about a half at the critical value, and about 1 at 4 times that.
     high = 4 * t_quantile(n - 1, 1 - alpha / 2)
     return float(brentq(lambda shift: power(shift, n, alpha) - POWER, 0.0, high))
 
@@ -101,7 +101,7 @@ def noncentrality(n: int, alpha: float) -> float:
 def _with_exact(found: Difference, differences: Sequence[float]) -> Difference:
     """With the sign-flip test's p value, and the interval of the differences' means that it does not reject.
 
-    Of the 2^n - 1 means of subsets, each gap between neighbours holds the centre with probability 2^-n (Hartigan).
+    Each gap between neighbours among the 2^n - 1 means of subsets holds the centre with probability 2^-n (Hartigan).
     """
     import numpy as np
     from scipy.stats import permutation_test
@@ -119,10 +119,10 @@ def _with_exact(found: Difference, differences: Sequence[float]) -> Difference:
 
 
 def noise_margin(values: Sequence[float], alpha: float = ALPHA) -> float | None:
-    """The baseline's deviation from seed to seed, at the lower end of its one-sided interval, by default of 95 %.
+    """The lower end of a one-sided interval (by default 95 %) of the baseline's standard deviation between seeds.
 
-    sigma >= s sqrt((n - 1) / chi2(0.95, n - 1)): a few seeds estimate their deviation so loosely that with ``s``
-    itself as the margin, precisions exactly one deviation apart would be called equivalent nearly half the time.
+    sigma >= s sqrt((n - 1) / chi2(0.95, n - 1)). Few seeds estimate the deviation so loosely that with ``s`` itself as
+    the margin, precisions exactly one deviation apart would be called equivalent in nearly half the cases.
     """
     n = len(values)
     if n < 2:
@@ -147,7 +147,7 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
 
 @dataclass(frozen=True)
 class Band:
-    """Mean differences of curves, one value per part of the run, with a band that holds for all parts at once."""
+    """Mean differences of curves, one value per part of the run, with a simultaneous band for all parts."""
 
     mean: list[float]
     low: list[float]
@@ -156,7 +156,7 @@ class Band:
 
     @property
     def apart(self) -> list[int]:
-        """The parts where the band leaves zero out."""
+        """The parts where the band excludes zero."""
         ends = zip(self.low, self.high, strict=True)
         return [i for i, (low, high) in enumerate(ends) if low > 0 or high < 0]
 
@@ -164,8 +164,8 @@ class Band:
 def band(curves: Sequence[Sequence[float]]) -> Band | None:
     """The band of difference curves, shape [seeds, parts]; None with fewer than two seeds.
 
-    From 6 seeds the critical value is the 95 % quantile of the largest |t| over the parts when the signs of whole
-    curves are flipped; below, no sign flip can reach 5 %, and it is Bonferroni's t.
+    With 6 seeds or more the critical value is the 95 % quantile of the largest |t| over the parts when the signs of
+    whole curves are flipped; with fewer no sign flip can reach 5 %, and it is Bonferroni's t.
     """
     import numpy as np
 

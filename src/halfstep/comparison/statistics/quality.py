@@ -1,11 +1,11 @@
-"""Quality against noise: each precision against the baseline on the same seeds, in every figure there is."""
+"""Quality against noise: compares each precision with the baseline on the same seeds, in every figure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from halfstep.comparison.model.quality import (
     ALPHA,
@@ -33,7 +33,7 @@ Groups = Mapping[str, Sequence[Outcome]]
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of one precision: what its final values and its whole curve say."""
+    """One figure of one precision: the tests of its final values, and of its whole curve."""
 
     final: Difference
     run: Difference
@@ -44,7 +44,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Judged:
-    """What its losses and logged figures say of a precision, under the names of its row."""
+    """The verdicts on a precision's losses and logged figures, under the names of the fields of its row."""
 
     loss: FigureRow | None
     fall: float | None
@@ -56,13 +56,13 @@ class Judged:
 def qualities(
     baseline: str | None, groups: Groups, tolerance: Tolerance, levels: Levels | None = None
 ) -> dict[str, Judged]:
-    """What is to be said of the quality of each precision.
+    """The verdict on the quality of each precision.
 
     Args:
-        baseline: the precision that the others are compared with; None where no trial ran to its end.
-        groups: all trials of each precision; those that ended otherwise than ``ok`` count for divergence only.
+        baseline: the precision that the others are compared with; None if no trial ran to its end.
+        groups: all trials of each precision; those that did not end with ``ok`` count for divergence only.
         tolerance: margins that the user gave.
-        levels: what each figure may spend where it is looked at again and again; None: one look.
+        levels: the significance levels of repeated looks; None: there is one look.
     """
     ended = {p: [o for o in group if o.status == "ok"] for p, group in groups.items()}
     names = curves.names(list(ended.values()))
@@ -81,63 +81,45 @@ def _figures(
     tolerance: Tolerance,
     levels: Levels | None,
 ) -> dict[str, dict[str, Figure]]:
-    """precision -> name -> figure, with Holm's p values, or with those of all looks."""
+    """precision -> name -> figure, with p values adjusted by Holm, or over all looks."""
     found: dict[str, dict[str, Figure]] = {}
     first = next(iter(by_seed), LOSS)
     for name, curves_of in by_seed.items():
         base = curves_of[baseline]
         others = {p: c for p, c in curves_of.items() if p != baseline and set(c) & set(base)}
+        judge = _one_look(len(others)) if levels is None else _looks(levels, name == first, len(by_seed))
         for precision, ours in others.items():
-            judge = (
-                _OneLook(len(others)) if levels is None else _Looks.of(levels, name == first, len(by_seed))
-            )
             found.setdefault(precision, {})[name] = _figure(name, base, ours, tolerance, judge)
     return _with_holm(found, first) if levels is None else found
 
 
-class _Judge(Protocol):
-    """How differences of one figure are judged."""
-
-    def final(self, pairs: Pairs, margin: Margin) -> Difference: ...
-    def run(self, pairs: Pairs, margin: Margin) -> Difference: ...
-    def band(self, curves: Sequence[Sequence[float]]) -> Band | None: ...
-
-
 @dataclass(frozen=True)
-class _OneLook:
-    """Once, when all trials have ended; ``comparisons``: how many precisions are compared."""
+class _Judge:
+    """How one figure is tested: its final values, its whole curve, and the parts of the curve."""
 
-    comparisons: int
-
-    def final(self, pairs: Pairs, margin: Margin) -> Difference:
-        return paired([value for value, _ in pairs], margin(None, ALPHA), self.comparisons)
-
-    run = final
-
-    def band(self, curves: Sequence[Sequence[float]]) -> Band | None:
-        return band(curves)
+    final: Callable[[Pairs, Margin], Difference]
+    run: Callable[[Pairs, Margin], Difference]
+    band: Callable[[Sequence[Sequence[float]]], Band | None]
 
 
-@dataclass(frozen=True)
-class _Looks:
-    """Again and again, with what the final value and the whole curve may spend; the parts of a curve are not judged."""
+def _one_look(comparisons: int) -> _Judge:
+    """One look, when all trials have ended; ``comparisons``: how many precisions are compared."""
 
-    of_final: float
-    of_run: float
+    def test(pairs: Pairs, margin: Margin) -> Difference:
+        return paired([value for value, _ in pairs], margin(None, ALPHA), comparisons)
 
-    @classmethod
-    def of(cls, levels: Levels, first: bool, figures: int) -> _Looks:
-        other = levels.of_other_figure(figures)
-        return cls(levels.of_first_figure if first else other, other)
+    return _Judge(test, test, band)
 
-    def final(self, pairs: Pairs, margin: Margin) -> Difference:
-        return sequential(pairs, self.of_final, margin)
 
-    def run(self, pairs: Pairs, margin: Margin) -> Difference:
-        return sequential(pairs, self.of_run, margin)
-
-    def band(self, curves: Sequence[Sequence[float]]) -> Band | None:
-        return None
+def _looks(levels: Levels, first: bool, figures: int) -> _Judge:
+    """Repeated looks at one of several figures, which may be the first; parts of its curve are not tested."""
+    other = levels.of_other_figure(figures)
+    own = levels.of_first_figure if first else other
+    return _Judge(
+        lambda pairs, margin: sequential(pairs, own, margin),
+        lambda pairs, margin: sequential(pairs, other, margin),
+        lambda curves: None,
+    )
 
 
 def _figure(
@@ -150,7 +132,7 @@ def _figure(
     means = [x for c in base.values() if (x := curves.area(c)) is not None]
     gaps = [(a - b, b) for a, b in ends if a is not None and b is not None]
     areas = [pair for seed, d in zip(shared, differences, strict=True) for pair in _areas(d, base[seed])]
-    # Where a seed changes nothing in the baseline, several of them are one training, run several times.
+    # If a seed changes nothing in the baseline, several seeds are one training, run several times.
     seeded = len(base) < 2 or len(set(finals)) > 1 or len(set(means)) > 1
     cut, means_of = curves.parts(differences)
     return Figure(
@@ -163,7 +145,7 @@ def _figure(
 
 
 def _areas(difference: Curve, base: Curve) -> list[tuple[float, float]]:
-    """The mean difference, and the baseline's mean over the same steps; nothing where nothing is finite."""
+    """The mean difference, and the baseline's mean over the same steps; empty if nothing is finite."""
     over, theirs = curves.area(difference), curves.area(base.at(difference.steps))
     return [] if over is None or theirs is None else [(over, theirs)]
 
@@ -198,7 +180,7 @@ def _margin_from(name: str, values: list[float], tolerance: Tolerance) -> str | 
 
 
 def _with_holm(found: dict[str, dict[str, Figure]], first: str) -> dict[str, dict[str, Figure]]:
-    """Holm over the precisions for the first figure's final value, and over all else that is looked at."""
+    """Holm's adjustment; one family is the first figure's final value over the precisions, the other all else."""
     cells = [(p, name, part) for p, by_name in found.items() for name in by_name for part in ("final", "run")]
     primary = [cell for cell in cells if cell[1:] == (first, "final")]
     secondary = [cell for cell in cells if cell[1:] != (first, "final")]
@@ -255,7 +237,7 @@ def _row(name: str, ours: Mapping[int, Curve], figure: Figure | None, fall: floa
     return FigureRow(
         final,
         way,
-        FinalDifference(**vars(told(figure.final, figure.margin_from)), fall=fall),
+        FinalDifference(**vars(for_json(figure.final, figure.margin_from)), fall=fall),
         kind=kind,
         over_run=_over_run(figure, way),
     )
@@ -268,7 +250,7 @@ def _over_run(figure: Figure, way: Direction) -> RunDifference | None:
     kind = kind_of(run, way)
     means = zip(figure.parts, over.mean, over.low, over.high, strict=True) if over else ()
     return RunDifference(
-        told(run, figure.margin_from),
+        for_json(run, figure.margin_from),
         kind,
         parts=tuple(RunPart(first, last, value, low, high) for (first, last), value, low, high in means),
         apart=tuple(figure.parts[i] for i in over.apart) if over else (),
@@ -277,7 +259,7 @@ def _over_run(figure: Figure, way: Direction) -> RunDifference | None:
 
 
 def kind_of(found: Difference, way: Direction) -> Kind:
-    """The verdict on one figure, in a word."""
+    """The verdict on one figure."""
     if not found.seeds:
         return "not_known"
     if found.seeds == 1:
@@ -291,13 +273,13 @@ def kind_of(found: Difference, way: Direction) -> Kind:
     return "worse" if ((found.value or 0.0) > 0) == (way == "lower") else "better"
 
 
-def told(found: Difference, margin_from: str | None) -> Difference:
-    """A difference with where its margin is from, and whether it was seen, as JSON has it."""
+def for_json(found: Difference, margin_from: str | None) -> Difference:
+    """The difference with two fields that JSON has: where its margin is from, and whether a difference was seen."""
     return replace(found, margin_from=margin_from, significant=found.different)
 
 
 def _fall(name: str, base: Mapping[int, Curve]) -> float | None:
-    """How far the baseline's loss fell over the run, the mean over its seeds: what a difference is measured by."""
+    """How far a loss fell over the run, the mean over the seeds; None for other figures."""
     known = [c for c in base.values() if c.steps] if name == LOSS else []
     ends = [(float(c.values[0]), curves.final(name, c)) for c in known]
     falls = [first - last for first, last in ends if last is not None and curves.countable(first)]
@@ -305,7 +287,7 @@ def _fall(name: str, base: Mapping[int, Curve]) -> float | None:
 
 
 def _diverged(group: Sequence[Outcome]) -> Diverged | None:
-    """In how many of its trials the loss was not finite from some step on, and from which (counted from 1)."""
+    """The trials of a precision that diverged; steps are counted from 1."""
     since = [(o.trial.seed, diverged_from(o.record)) for o in group if o.status == "diverged"]
     if not since:
         return None

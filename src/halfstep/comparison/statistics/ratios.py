@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import median
 
@@ -23,7 +23,7 @@ FASTEST_UNITS = 16
 
 
 def step_time(group: Sequence[Outcome]) -> Spread | None:
-    """The median step with its interval, seconds: of one trial by order statistics, of several over their medians."""
+    """The median step in seconds with its interval: by order statistics for one trial, by the medians for several."""
     runs = [times for outcome in group if (times := measured(outcome))]
     if len(runs) > 1:
         over = median_over_runs(runs)
@@ -35,7 +35,7 @@ def step_time(group: Sequence[Outcome]) -> Spread | None:
 
 
 def speed_ratio(base: Sequence[Outcome], group: Sequence[Outcome]) -> Ratio | None:
-    """How many times as fast as the baseline; None where either has no step to measure."""
+    """How many times as fast as the baseline; None if either has no step that counts."""
     slow, fast = ([measured(o) for o in side if measured(o)] for side in (base, group))
     if not slow or not fast:
         return None
@@ -44,10 +44,10 @@ def speed_ratio(base: Sequence[Outcome], group: Sequence[Outcome]) -> Ratio | No
 
 
 def speed_bound(base: Sequence[TrialRow]) -> float | None:
-    """How many times as fast as the baseline a precision can be at most; None where no trial was profiled.
+    """How many times as fast as the baseline a precision can be at most; None if no trial was profiled.
 
-    Amdahl's law: with a share p of the baseline's step in products, 1 / (p / 16 + (1 - p) / 2), as half the bytes make
-    everything else twice as fast at most.
+    Amdahl's law: if products take a share p of the baseline's step, 1 / (p / 16 + (1 - p) / 2). Everything else becomes
+    at most twice as fast, as it reads and writes half the bytes.
     """
     shares = [row.time_shares.get("products", 0.0) for row in base if row.time_shares]
     if not shares:
@@ -61,7 +61,7 @@ def _ratio_row(ratio: Interval) -> Ratio:
 
 
 def spread(values: Sequence[float | None], unit: str | None = None) -> Spread | None:
-    """Median and range of the values that are known; of one value the range is not known."""
+    """Median and range of the known values; a single value has no range."""
     known = [value for value in values if value is not None]
     if not known:
         return None
@@ -70,24 +70,22 @@ def spread(values: Sequence[float | None], unit: str | None = None) -> Spread | 
 
 
 def energy(rows: Sequence[TrialRow]) -> Spread | None:
-    """Joules per step over the trials: median and range; None where none were measured."""
+    """Joules per step over the trials: median and range; None if none were measured."""
     return spread([row.joules_per_step for row in rows], "J")
 
 
 def energy_ratio(base: Sequence[TrialRow], rows: Sequence[TrialRow]) -> Ratio | None:
     """This precision's joules per step over the baseline's, by :func:`ratio_of_means`."""
-    theirs, ours = ([row.joules_per_step for row in side] for side in (base, rows))
-    return _ratio_of_trials(ours, theirs)
+    return _ratio_of_trials(rows, base, lambda row: row.joules_per_step)
 
 
 def memory_ratio(base: Sequence[TrialRow], rows: Sequence[TrialRow]) -> Ratio | None:
     """This precision's peak over the baseline's, by :func:`ratio_of_means`."""
-    theirs, ours = ([row.peak_memory_bytes for row in side] for side in (base, rows))
-    return _ratio_of_trials(ours, theirs)
+    return _ratio_of_trials(rows, base, lambda row: row.peak_memory_bytes)
 
 
-def _ratio_of_trials(ours: Sequence[float | None], theirs: Sequence[float | None]) -> Ratio | None:
-    own, base = ([x for x in side if x] for side in (ours, theirs))
-    if not own or not base:
-        return None
-    return _ratio_row(ratio_of_means(own, base))
+def _ratio_of_trials(
+    rows: Sequence[TrialRow], base: Sequence[TrialRow], figure: Callable[[TrialRow], float | None]
+) -> Ratio | None:
+    ours, theirs = ([x for row in side if (x := figure(row))] for side in (rows, base))
+    return _ratio_row(ratio_of_means(ours, theirs)) if ours and theirs else None

@@ -1,15 +1,14 @@
-"""Intervals that may be looked at again and again: what ``--budget`` and a resumed comparison judge by.
+"""Group sequential tests: intervals that stay valid under repeated looks, for ``--budget`` and resumed comparisons.
 
-The largest plan is fixed before the first trial: :data:`LOOKS` says after how many pairs of trials a figure is looked
-at, and :data:`SHARES` which part of the figure's level each look spends. Every look is a paired t test (Student 1908)
-of the differences so far. Looks at the same figure hang together, so they may spend more than its level
-(:data:`TOGETHER`): over all of them the level holds for normal differences, whenever the trials end and whoever decides
-so. A comparison gives each figure of each precision its own level (:class:`Levels`), and these sum to 5 %.
+The largest plan is fixed before the first trial: :data:`LOOKS` says after how many pairs of trials a figure is tested,
+and :data:`SHARES` which part of the figure's significance level each look spends. Every look is a paired t test
+(Student 1908) of the differences so far. Looks at the same figure are correlated, so that together they may spend more
+than its level (:data:`TOGETHER`): for normal differences the level still holds over all looks, whenever the trials end
+and for whatever reason. Each figure of each precision has its own level (:class:`Levels`), and these sum to 5 %.
 
-What the t test needs of the noise, the order of the trials brings: within a block the precisions run in random order
-(:func:`halfstep.comparison.planning.order`), so that drift and noise that hangs together favour neither side of a
-pair, and the difference of two trials that differ in nothing else is symmetric. ``benchmarks/verdicts.py`` has the
-error rates.
+The t test needs symmetric noise, and the order of the trials provides it: within a block the precisions run in random
+order (:func:`halfstep.comparison.planning.order`), so that drift and correlated noise favour neither side of a pair.
+``benchmarks/verdicts.py`` has the error rates.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from halfstep.comparison.model.recommendation import Prefer
 from halfstep.comparison.statistics.intervals import t_quantile
 from halfstep.comparison.statistics.paired import POWER, noncentrality
 
-#: the largest plan: after how many pairs a figure is looked at, each about a quarter more than the one before
+#: the largest plan: after how many pairs a figure is tested, each about a quarter more than the one before
 LOOKS = (3, 4, 5, 6, 8, 10, 13, 17, 22, 30)
-#: which part of what the looks at a figure spend is each look's, the most where most comparisons end
+#: which part of the level each look spends, the most where most comparisons end
 SHARES = (0.05, 0.15, 0.20, 0.15, 0.15, 0.10, 0.08, 0.05, 0.04, 0.03)
-#: level of a figure -> how many times as much its looks may spend together: found for normal differences by
-#: ``benchmarks/looks.py``, and rounded down. Below the smallest level it is 1; between two levels it is linear in
-#: their logarithms.
+#: level of a figure -> how many times that level its looks may spend together: computed for normal differences by
+#: ``benchmarks/looks.py``, and rounded down. It is 1 below the smallest level, and linear in the logarithm of the level
+#: between two of them.
 TOGETHER = {1e-5: 1.0, 1e-4: 1.10, 1e-3: 1.20, 2e-3: 1.25, 5e-3: 1.33, 1e-2: 1.41, 2e-2: 1.51, 5e-2: 1.70}
 
 #: for each pair of trials the difference of their figures and the baseline's own, in the order of the blocks
@@ -41,12 +40,12 @@ Pairs = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Levels:
-    """What each figure of each precision may spend, of 5 % for the comparison.
+    """The significance level of each figure of each precision; they sum to 5 % for the comparison.
 
     Attributes:
         precisions: how many are compared with the baseline.
-        prefer: the objective, whose figure gets as much as the first figure of the quality.
-        alpha: of the whole comparison.
+        prefer: the objective; its ratio gets as much as the first figure of quality.
+        alpha: the level of the whole comparison.
     """
 
     precisions: int
@@ -64,7 +63,7 @@ class Levels:
         return self._each * 0.35
 
     def of_other_figure(self, figures: int) -> float:
-        """The level of all else that is looked at of the quality: two values of each figure, less the first."""
+        """The level of every other test of quality: two per figure, without the first figure's final value."""
         return self._each * 0.2 / max(1, 2 * figures - 1)
 
     @property
@@ -78,10 +77,10 @@ class Look:
 
     Attributes:
         pairs: how many.
-        level: what it spends, two-sided.
+        level: the two-sided level that it spends.
         value, error: the mean difference and its standard error.
-        low, high: the interval of this and all earlier looks together.
-        known: whether the figure has no spread at all, so that equality decides.
+        low, high: what the intervals of this and all earlier looks have in common.
+        known: whether the figure has no spread at all, so that only equality counts.
     """
 
     pairs: int
@@ -94,12 +93,12 @@ class Look:
 
     @property
     def half(self) -> float:
-        """Half of the interval that this look alone has."""
+        """Half of the interval of this look alone."""
         return 0.0 if self.known else critical(self.pairs, self.level) * self.error
 
 
 def level(pairs: int, alpha: float) -> float:
-    """What the look after so many pairs spends, of a figure whose level is ``alpha``."""
+    """What the look after so many pairs spends, for a figure with the level ``alpha``."""
     return alpha * _together(alpha) * SHARES[LOOKS.index(pairs)]
 
 
@@ -117,19 +116,19 @@ def critical(pairs: int, level: float) -> float:
 
 
 def next_look(pairs: int) -> int | None:
-    """After how many pairs the next look is; None where the largest plan is spent."""
+    """After how many pairs the next look is; None if the largest plan is used up."""
     return next((n for n in LOOKS if n > pairs), None)
 
 
 def looks(pairs: Pairs, alpha: float) -> list[Look]:
     """The looks at a figure so far.
 
-    The interval of a look is the part that all looks so far have in common: it holds with the rest at once. Where
-    nothing is in common, one of them was wrong, and the last stands alone.
+    The interval of a look is the part that the intervals of all looks so far have in common. If they have none, one of
+    them was wrong, and the last one alone counts.
 
-    A figure without spread on either side is decided by equality, and spends nothing. Where others are alike, they
-    are coarse, as an accuracy over a hundred samples is: to their variance is added that of the rounding of both sides
-    to the smallest gap between two figures (gap^2 / 6).
+    A figure without any spread is decided by equality, and spends nothing. If some figures are equal, the figure is
+    coarse, as an accuracy over a hundred samples is. Then gap^2 / 6 is added to the variance, for the rounding of both
+    sides to the smallest gap between two figures.
     """
     found: list[Look] = []
     low, high = -math.inf, math.inf
@@ -154,7 +153,7 @@ def _look(pairs: Pairs, level: float, spread: bool) -> Look:
 
 
 def _grain(pairs: Pairs) -> float:
-    """The smallest gap between two figures, where figures or differences are so coarse that some are alike; else 0."""
+    """The smallest gap between two figures, if some figures or differences are equal; else 0."""
     figures = sorted(figure for value, theirs in pairs for figure in (theirs, theirs + value))
     least = 1e-12 * max(map(abs, figures), default=0.0)
     gaps = [b - a for a, b in itertools.pairwise(figures)]
@@ -164,7 +163,7 @@ def _grain(pairs: Pairs) -> float:
 
 
 def ratio(figures: Sequence[tuple[float, float]], alpha: float) -> Ratio | None:
-    """The ratio of positive figures, ours over the baseline's, one of each per block; None without any.
+    """The ratio of positive figures, ours over the baseline's, one pair per block; None without any.
 
     Before the first look there is no interval.
     """
@@ -180,21 +179,22 @@ def ratio(figures: Sequence[tuple[float, float]], alpha: float) -> Ratio | None:
     return Ratio(math.exp(last.value), low, high, not low <= 1.0 <= high, runs=runs)
 
 
-#: how large a difference does not matter, by the baseline's first so many values (None: all), at so small a level
+#: a function of (n, level): the margin below which a difference does not matter, from the baseline's first n values
+#: (None: all)
 Margin = Callable[[int | None, float], float | None]
 
 
 def difference(pairs: Pairs, alpha: float, margin: Margin) -> Difference:
-    """What pairs of a figure say of its difference to the baseline's, over all looks.
+    """The difference of a figure to the baseline's, over all looks.
 
     Args:
         pairs: one per seed.
-        alpha: what the figure may spend.
-        margin: how large a difference does not matter.
+        alpha: the figure's level.
+        margin: gives the margin below which a difference does not matter.
 
     Returns:
-        ``p_holm`` and ``p_equivalence`` are the smallest over the looks, each in units of what the look may spend, so
-        that 5 % is their limit as elsewhere. Equivalence is two one-sided tests (Schuirmann 1987) at half of what the
+        ``p_holm`` and ``p_equivalence`` are the smallest over the looks, each scaled by what the look may spend, so
+        that their limit is 5 % as elsewhere. Equivalence is two one-sided tests (Schuirmann 1987) at half of what the
         look spends; the other half is for a margin that is itself estimated.
     """
     seen = looks(pairs, alpha)
@@ -230,7 +230,7 @@ def _p(look: Look) -> float:
 
 
 def _p_equivalence(look: Look, margin: float | None) -> float:
-    """The p value of a difference beyond the margin, in units of what the look may spend; 1 without a margin."""
+    """The p value of a difference beyond the margin, scaled by what the look may spend; 1 without a margin."""
     from scipy.special import stdtr
 
     if margin is None:
@@ -242,5 +242,5 @@ def _p_equivalence(look: Look, margin: float | None) -> float:
 
 
 def _spent(p: float, level: float) -> float:
-    """A p value in units in which ``level`` is 5 %."""
+    """A p value scaled so that ``level`` becomes 5 %."""
     return min(1.0, p / level * ALPHA)

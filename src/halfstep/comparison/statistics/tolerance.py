@@ -1,4 +1,4 @@
-"""``--tolerance``: how large a difference does not matter, of all figures or of one by its name."""
+"""``--tolerance``: the margin below which a difference does not matter, for all figures or for one by its name."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Tolerance:
         )
 
     def margin(self, name: str, baseline: float) -> float | None:
-        """The margin of a figure whose baseline value is given; None where the user gave none.
+        """The margin of a figure with this baseline value; None if the user gave none.
 
-        A name's own margin wins over ``*``, the margin that was given as a percentage without a name.
+        The margin for the name wins over that for ``*``, which is a percentage that was given without a name.
         """
         for wanted in (name, "*"):
             for of, value, share in self.margins:
@@ -34,7 +34,7 @@ class Tolerance:
 
 
 def parse_tolerance(texts: Sequence[str]) -> Tolerance:
-    """``0.01`` is of the loss, ``1%`` of every figure, ``accuracy=0.005`` or ``accuracy=0.5%`` of one.
+    """``0.01`` is for the loss, ``1%`` for every figure, ``accuracy=0.005`` or ``accuracy=0.5%`` for one.
 
     Raises:
         UsageError: not of that form, or not above zero.

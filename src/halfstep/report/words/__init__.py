@@ -1,1 +1,1 @@
-"""The sentences of a comparison and of a diagnosis, made from values. Nothing reads them but people."""
+"""Makes the sentences of a comparison and of a diagnosis from values; they are for people, and no code reads them."""

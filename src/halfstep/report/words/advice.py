@@ -1,4 +1,4 @@
-"""The advice in words: a headline, and a sentence for what the rule says; :mod:`claims` has the reasons."""
+"""The advice in words: a headline, and a sentence for the rule that answered; :mod:`claims` words the reasons."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from halfstep.comparison.model.recommendation import Reason, Recommendation
 from halfstep.comparison.model.verdicts import Cause, PrecisionRow
 from halfstep.comparison.rows import enough_steps
 from halfstep.comparison.statistics.intervals import FEWEST_STEPS, MOST_RUNS
+from halfstep.report.words.budget import MORE_TIME
 from halfstep.report.words.claims import claimed, fits, plain_number, went_on
 from halfstep.report.words.ratios import ends, gained
 from halfstep.words.plural import capitalized
@@ -53,8 +54,8 @@ def worded(recommendation: Recommendation, advice: Advice) -> Recommendation:
     """The recommendation with its sentence, and the reasons, each a clause with the place of its figure.
 
     Args:
-        recommendation: as the rules make it.
-        advice: what they say, of rows that have their words.
+        recommendation: without words.
+        advice: the rules' answer, from rows that have their words.
     """
     head, why = headline(advice), because(advice)
     reasons = [Reason(claimed(claim, advice.evidence), claim.evidence) for claim in advice.claims]
@@ -63,20 +64,20 @@ def worded(recommendation: Recommendation, advice: Advice) -> Recommendation:
     )
 
 
-#: what heads the sentence of a rule; of all others the answer decides. ``{}`` is to stay or to use, and the precision
+#: the headlines of some rules; for all others the answer decides. ``{0}``: "Stay with" or "Use"; ``{1}``: the precision
 _HEADS = {
     "nothing_ran": "No trial ran to its end",
-    "unstable": "{} {} until the training is stable",
+    "unstable": "{0} {1} until the training is stable",
     "not_learning": "Debug in {1} first",
     "continued": "No verdict",
-    "only_emulated": "{} {} here",
+    "only_emulated": "{0} {1} here",
 }
 
 
 def headline(advice: Advice) -> str:
     """``Use bf16``, ``Stay with fp32 for now``, ``Undecided``: what to do, without the reasons."""
     precision, baseline = advice.answer.precision, advice.evidence.baseline
-    # A script that has a precision of its own, and ran otherwise by it, does not stay where it is not today.
+    # A script with its own precision, which is a row of its own, cannot "stay with" the baseline.
     elsewhere = any(row.precision == "as-is" for _, row in advice.evidence.ran)
     keep = "Use" if elsewhere and precision != "as-is" else "Stay with"
     if advice.rule in _HEADS:
@@ -96,18 +97,6 @@ def because(advice: Advice) -> str:
 
 
 # --- why, after the headline of each rule -------------------------------------------------------------------
-
-
-def _unstable(answer: Answer, evidence: Evidence) -> str:
-    return f"{claimed(answer.claims[0], evidence)}."
-
-
-def _not_learning(answer: Answer, evidence: Evidence) -> str:
-    return f"{claimed(answer.claims[0], evidence)}, and a precision cannot be judged by it."
-
-
-def _continued(answer: Answer, evidence: Evidence) -> str:
-    return f"{_names(evidence.continued)} {went_on(evidence.continued[0][1])}."
 
 
 def _ran_the_same(answer: Answer, evidence: Evidence) -> str:
@@ -143,19 +132,15 @@ def _none_as_accurate(answer: Answer, evidence: Evidence) -> str:
 
 
 def _no_faster(row: PrecisionRow, evidence: Evidence) -> str:
-    """What its speed is where it is no gain."""
+    """What is said of a speed that is no gain."""
     if row.speed_ratio is None:
         return f"but {_UNMEASURED['speed'].format(' of ' + row.precision)}, so that no gain is known"
     if not units_can_gain(row) and measured_faster(row):
-        return f"and the units that it ran in do not make it faster, whatever was measured ({_seen(row, 'speed')})"
+        return f"and its units cannot make it faster, although it was measured so ({_seen(row, 'speed')})"
     if may_gain(row, "speed"):
-        told = f"({_seen(row, 'speed')}); {_more_runs(row, 'speed', evidence)}"
-        return f"but the data cannot tell whether it is faster {told}"
+        more = f"({_seen(row, 'speed')}); {_more_runs(row, 'speed', evidence)}"
+        return f"but the data cannot tell whether it is faster {more}"
     return "and no faster" + " by 5 % or more" * may_gain_little(row, "speed")
-
-
-def _only_emulated(answer: Answer, evidence: Evidence) -> str:
-    return "the others were emulated, which tells how well they train, not what they cost."
 
 
 def _use(answer: Answer, evidence: Evidence) -> str:
@@ -167,7 +152,7 @@ def _largest_batch(answer: Answer, evidence: Evidence) -> str:
 
 
 def _advised(answer: Answer, evidence: Evidence, gain: str) -> str:
-    """The recommendation, firm or, where the data do not carry a verdict, for the time being."""
+    """What the precision gains, and that it is no worse; or, if the data are not enough for that, what is open."""
     row = _about(answer)
     if answer.decided:
         return f"{gain}, and no worse."
@@ -191,11 +176,14 @@ def _larger_batch_not_as_good(answer: Answer, evidence: Evidence) -> str:
 
 
 def _why_open(row: PrecisionRow, evidence: Evidence) -> str:
-    """Why its quality is open, and what would tell."""
+    """Why its quality is not known, and what would show it."""
     if row.quality.kind == "not_known":
-        return "neither its loss nor a logged figure tells how good it is; log one with halfstep.log(accuracy=...)"
+        return "neither its loss nor a logged figure shows how good it is; log one with halfstep.log(accuracy=...)"
     if row.quality.kind == "different":
-        return f"whether it is worse is not known, as a name tells no direction ({row.quality.words})"
+        return (
+            "whether it is worse is not known, as a name does not say which direction is better "
+            f"({row.quality.words})"
+        )
     return f"its quality is open; {_more_seeds(row, evidence)}"
 
 
@@ -252,13 +240,19 @@ def _no_gain(answer: Answer, evidence: Evidence) -> str:
 
 _BECAUSE: dict[str, Callable[[Answer, Evidence], str]] = {
     "nothing_ran": lambda answer, evidence: "there is no advice.",
-    "unstable": _unstable,
-    "not_learning": _not_learning,
-    "continued": _continued,
+    "unstable": lambda answer, evidence: f"{claimed(answer.claims[0], evidence)}.",
+    "not_learning": lambda answer, evidence: (
+        f"{claimed(answer.claims[0], evidence)}, and a precision cannot be judged by it."
+    ),
+    "continued": lambda answer, evidence: (
+        f"{_names(evidence.continued)} {went_on(evidence.continued[0][1])}."
+    ),
     "ran_the_same": _ran_the_same,
     "alone": _alone,
     "accuracy_first": _accuracy_first,
-    "only_emulated": _only_emulated,
+    "only_emulated": lambda answer, evidence: (
+        "the others were emulated, which shows how well they train, not what they cost."
+    ),
     "largest_batch": _largest_batch,
     **dict.fromkeys(("keep_own_amp", "bf16_for_its_range", "fp16_where_bf16_is_not_native", "best"), _use),
     "larger_batch_not_as_good": _larger_batch_not_as_good,
@@ -295,38 +289,34 @@ def _seen(row: PrecisionRow, prefer: Prefer) -> str:
     return f"{plain_number(ratio.value)}×, from {ends(ratio.value, ratio.low, ratio.high)}"
 
 
-#: what to do where a comparison with a budget leaves something open
-_MORE_TIME = "go on with --resume and --budget"
-
-
 def _more_runs(row: PrecisionRow, prefer: Prefer, evidence: Evidence) -> str:
-    """What to do to have its gain told from noise."""
+    """What to do to tell its gain from noise."""
     ratio = ratio_of(row, prefer) or Ratio(1.0)
     if ratio.disturbed:
         return "other work on the machine disturbed the trials: compare again when it is quiet"
     if evidence.by_budget:
-        return _MORE_TIME
+        return MORE_TIME
     if prefer in ("speed", "accuracy") and (row.steps or 0) < (steps := enough_steps(FEWEST_STEPS)):
         repeats = "" if min(ratio.runs or (1,)) > 1 else f", and run with --repeats {FEW_RUNS}"
         return f"let it make more steps, {steps} at least{repeats}: fewer have no interval"
     enough = enough_repeats(row, prefer)
     if enough is None:
-        return f"{MOST_RUNS} runs would not be enough: make them longer, or the machine quieter"
+        return f"{MOST_RUNS} runs would not be enough: make them longer, or use a quieter machine"
     return f"run with --repeats {enough}"
 
 
 def _more_seeds(row: PrecisionRow, evidence: Evidence) -> str:
-    """What would tell more of its quality: more seeds; where they change nothing, a program that takes them."""
+    """What would show its quality: more seeds, or, if seeds change nothing, a program that uses them."""
     if row.quality.kind == "one_seed" and row.quality.seeds > 1:
-        return "let the program take its seed from HALFSTEP_TRIAL, as shifting its own changed nothing"
+        return "let the program take its seed from HALFSTEP_TRIAL, as shifting its own seeds changed nothing"
     if evidence.by_budget:
-        return _MORE_TIME
+        return MORE_TIME
     seeds = max((v.quality.seeds or 1 for _, v in evidence.ran), default=1)
     return f"run with --seeds {5 if seeds < 5 else 2 * seeds}"
 
 
 def _smaller_one(evidence: Evidence) -> str:
-    """What to do if memory is short, although nothing is faster."""
+    """A sentence about a precision that needs less memory, although nothing is faster; empty if there is none."""
     if evidence.prefer != "speed":
         return ""
     smaller = Evidence("memory", evidence.baseline, evidence.ran, evidence.failed).judged("good", "close")
@@ -338,6 +328,6 @@ def _smaller_one(evidence: Evidence) -> str:
 
 
 def _names(rows: Sequence[Row]) -> str:
-    """``bf16 and fp16``; of three ``fp32, bf16 and fp16``."""
+    """``bf16 and fp16``, or ``fp32, bf16 and fp16``."""
     *others, last = [v.precision for _, v in rows] or [""]
     return f"{', '.join(others)} and {last}" if others else last

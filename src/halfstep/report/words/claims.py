@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from halfstep.comparison.advice.claims import Claim
-from halfstep.comparison.advice.evidence import (
-    Evidence,
-)
+from halfstep.comparison.advice.evidence import Evidence
 from halfstep.comparison.model.figures import Ratio
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.report import units
@@ -24,7 +22,7 @@ def claimed(claim: Claim, evidence: Evidence) -> str:
 
 
 def _failed(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
-    # The reason of an interrupted trial is how it was.
+    # The reason of an interrupted trial already says how it ended.
     said = row.reason if row.status == "interrupted" else f"{units.status(row.status)}, {row.reason}"
     return f"{said}; it {went_on(row)}" if row.went_on else said
 
@@ -39,7 +37,7 @@ def _ratio(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
     if low is None or high is None:
         return f"{lead} (no interval)"
     lead += ", not significant" * (not ratio.significant)
-    alone = ", within one run: --repeats 3 tells how runs differ" if 1 in (ratio.runs or ()) else ""
+    alone = ", within one run: --repeats 3 shows how runs differ" if 1 in (ratio.runs or ()) else ""
     # "1.20× slower" is the other way round, and so are the ends of its interval.
     if ratio.significant and name == "speed_ratio" and ratio.value < 1:
         value, low, high = 1 / value, 1 / high, 1 / low
@@ -57,12 +55,12 @@ def fits(precision: str, evidence: Evidence) -> str:
     own, base, counted = batches.largest(precision), batches.largest(baseline), batches.name
     head = f"a batch of {own:,}{'' if counted == 'batch' else f' {counted}'} fits"
     if not base:
-        return f"{head}, of which {baseline} fits not even {batches.row(baseline).fails_at:,}"
+        return f"{head} (in {baseline} not even {batches.row(baseline).fails_at:,})"
     return f"{head}, as in {baseline}" if own == base else f"{head}, {own / base:.2f}× {baseline}'s {base:,}"
 
 
 def _skipped(row: PrecisionRow) -> str:
-    """``3 steps were skipped``; of several trials the one that skipped most."""
+    """``3 steps were skipped``: the number of the trial that skipped most."""
     return f"{row.skipped_steps} step{'s were' if row.skipped_steps != 1 else ' was'} skipped"
 
 
@@ -72,22 +70,16 @@ def _range(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
 
 
 def _share(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
-    """An entry of why it is no faster, or no smaller, as it stands after a colon."""
+    """An entry of why it is no faster, or no smaller, without a capital letter."""
     return str(getattr(row, str(claim.evidence.field))[claim.evidence.path[1]].text)
-
-
-def _diverged(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
-    return f"{row.precision} itself {row.quality.words}"
-
-
-def _no_fall(row: PrecisionRow, claim: Claim, evidence: Evidence) -> str:
-    return f"the loss did not fall in {count(row.steps or 0, 'step')} of {row.precision}"
 
 
 _CLAIMS: dict[str, Callable[[PrecisionRow, Claim, Evidence], str]] = {
     "failed": _failed,
-    "diverged": _diverged,
-    "no_fall": _no_fall,
+    "diverged": lambda row, claim, evidence: f"{row.precision} itself {row.quality.words}",
+    "no_fall": lambda row, claim, evidence: (
+        f"the loss did not fall in {count(row.steps or 0, 'step')} of {row.precision}"
+    ),
     "quality": lambda row, claim, evidence: row.quality.words,
     "ratio": _ratio,
     "batch": lambda row, claim, evidence: fits(row.precision, evidence),
@@ -101,10 +93,10 @@ _CLAIMS: dict[str, Callable[[PrecisionRow, Claim, Evidence], str]] = {
     "range": _range,
     "share": _share,
 }
-#: these name their precision themselves, or follow one that does
+#: claims that name their precision themselves, or follow one that does
 _WITHOUT_NAME = ("diverged", "no_fall", "range", "skipped")
 
 
 def went_on(row: PrecisionRow) -> str:
-    """That its trials went on from files of an earlier one, and what to do; empty where they did not."""
+    """That its trials continued from an earlier trial's files, and what to do; empty if they did not."""
     return f"{warnings.went_on(row.went_on)}; {warnings.cure(row.went_on)}" if row.went_on else ""

@@ -1,4 +1,4 @@
-"""A comparison in words: every ``words``, ``text`` and warning that its JSON has, made from its values."""
+"""A comparison in words: makes every ``words``, ``text`` and warning of its JSON from its values."""
 
 from __future__ import annotations
 
@@ -25,45 +25,42 @@ from halfstep.words.plural import capitalized
 
 
 def worded(comparison: Comparison) -> Comparison:
-    """The comparison with its words; one that has them already would have its warnings twice."""
+    """The comparison with its words. Call this once: a second call would repeat warnings."""
     prefer = comparison.recommendation.prefer
     rows = worded_rows(comparison.verdicts, comparison.trials)
     rows = [_dropped(row, comparison.budget, prefer) for row in rows]
-    drift = replace(
-        comparison.speed_drift, words=warnings.drift(comparison.speed_drift, _several(comparison.trials))
-    )
-    if drift.words and rows:
-        # The first row is the baseline, which every ratio rests on.
-        rows[0] = replace(rows[0], warnings=(*rows[0].warnings, drift.words))
-    where = (
-        warnings.cluster(comparison.environment.cluster),
-        warnings.side_by_side(comparison.environment),
-    )
+    drift = comparison.speed_drift
+    drift = replace(drift, words=warnings.drift(drift, _several(comparison.trials)))
+    where, budget = comparison.environment, comparison.budget
     if rows:
-        rows[0] = replace(rows[0], warnings=(*rows[0].warnings, *filter(None, where)))
-    told, budget = comparison.recommendation, comparison.budget
+        # Warnings about the whole comparison go to the first row, the baseline, on which every ratio rests.
+        whole = filter(None, (drift.words, warnings.cluster(where.cluster), warnings.side_by_side(where)))
+        rows[0] = replace(rows[0], warnings=(*rows[0].warnings, *whole))
     return replace(
         comparison,
         verdicts=tuple(map(_with_sentences, rows)),
         speed_drift=drift,
         recommendation=(
-            no_verdict(told, budget)
+            no_verdict(comparison.recommendation, budget)
             if budget is not None and budget.not_run
-            else worded_advice(told, advise(rows, prefer, comparison.fit_batch, budget is not None))
+            else worded_advice(
+                comparison.recommendation,
+                advise(rows, prefer, comparison.fit_batch, budget is not None),
+            )
         ),
         method=tuple(Method(figure, how) for figure, how in method(comparison)),
     )
 
 
 def _dropped(row: PrecisionRow, budget: Budget | None, prefer: Prefer) -> PrecisionRow:
-    """With why it was not run again, where a budget dropped it."""
+    """With the reason why it was not run again, if a budget dropped it."""
     standings = budget.standings if budget else ()
     drop = next((s.drop for s in standings if s.precision == row.precision and s.drop), None)
     return row if drop is None else replace(row, reason=drop_words(row, drop, prefer))
 
 
 def method(comparison: Comparison) -> list[tuple[str, str]]:
-    """How each figure was measured; where there are several looks at the verdicts, how they are made comes first."""
+    """How each figure was measured; if there are repeated looks at the verdicts, first how these are made."""
     again = comparison.budget is not None or comparison.options.get("looked_at") is True
     return [LOOKS_METHOD, *METHOD] if again else METHOD
 
@@ -74,7 +71,7 @@ def _several(trials: Sequence[TrialRow]) -> bool:
 
 
 def worded_rows(rows: Sequence[PrecisionRow], trials: Sequence[TrialRow]) -> list[PrecisionRow]:
-    """The rows with the words on their figures; explanations are clauses, as the reasons of the advice take them."""
+    """The rows with words for their figures; explanations are clauses, as the reasons of the advice need them."""
     base = rows[0] if rows else PrecisionRow()
     return [_worded(row, base, trials) for row in rows]
 
@@ -97,7 +94,7 @@ def _worded(row: PrecisionRow, base: PrecisionRow, trials: Sequence[TrialRow]) -
 
 
 def trials_of(row: PrecisionRow, trials: Sequence[TrialRow]) -> Trials:
-    """The precision's trials that ended well, with their places; where none did, all of its trials."""
+    """The precision's trials that ended well, with their places; all of them if none did."""
     own = [(i, trial) for i, trial in enumerate(trials) if trial.precision == row.precision]
     return [each for each in own if each[1].status == "ok"] or own
 
@@ -126,7 +123,7 @@ def _explained(
 
 
 def _with_sentences(row: PrecisionRow) -> PrecisionRow:
-    """With its explanations as items of a list: a share of the step or of the peak, or a fact in a sentence."""
+    """With its explanations as items of a list instead of clauses."""
     return replace(
         row,
         why_no_faster=tuple(map(sentence, row.why_no_faster)),
@@ -135,5 +132,5 @@ def _with_sentences(row: PrecisionRow) -> PrecisionRow:
 
 
 def sentence(entry: Explanation) -> Explanation:
-    """A clause with a capital letter; a fact has a full stop, too."""
+    """A clause with a capital letter; a fact also gets a full stop."""
     return replace(entry, text=capitalized(entry.text) + "." * (entry.share is None))

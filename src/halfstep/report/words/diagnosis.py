@@ -1,4 +1,4 @@
-"""A diagnosis in words: evidence, remedies and notes, made from what was seen."""
+"""A diagnosis in words: makes evidence, remedies and notes from values."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from halfstep.words.plural import count
 from halfstep.words.ran import words as ran_words
 
 _OPERANDS: Mapping[NumberKind, str] = {
-    "inputs": "what its products are given", "weights": "its weights", "gradients": "its gradients",
+    "inputs": "the inputs of its products", "weights": "its weights", "gradients": "its gradients",
 }  # fmt: skip
 
-#: what is to be changed; ``{figure}``, ``{names}`` and ``{recipe}`` are the remedy's
+#: what to change; ``{figure}``, ``{names}`` and ``{recipe}`` are the remedy's
 _CHANGES: Mapping[Change, str] = {
     "keep": "keep {names} in fp32",
     "fp32": "use fp32",
@@ -49,20 +49,20 @@ _CHANGES: Mapping[Change, str] = {
     "block_scales": "use {recipe}: {block_scales}",
     "weights_in_fp32": "use {recipe}: weights and optimizer state stay in fp32",
     "own_weights_in_fp32": "hold the weights in fp32: load them so, or model.float()",
-    "dynamic_scale": "let the loss scale find its height by itself",
+    "dynamic_scale": "use a dynamic loss scale",
     "loss_scale": "use a loss scale of {scale}",
     "clean_data": "clean the data: look for NaN and infinities before they reach the model",
-    "look_at_given": "look for NaN in what is given here, targets included",
-    "find_cause": "find out why this result is not finite: no precision mends it",
+    "look_at_given": "look for NaN in the inputs of this operation, targets included",
+    "find_cause": "find out why this result is not finite: no precision fixes it",
     "find_gradients_cause": "find out why this gradient is not finite",
     "guard": "keep its argument away from zero with a constant that {names} can hold, {figure:.0e} or more",
-    "clamp": "scale what goes in, or clamp it, so that the result stays below {figure:.5g}",
+    "clamp": "scale or clamp the inputs, so that the result stays below {figure:.5g}",
     "mask": "mask with a large finite number instead of an infinity, or leave no row wholly masked",
     "larger_epsilon": "use {figure:.0e} or more",
     "larger_optimizer_eps": "give {names} eps={figure:.0e} or more",
     "learning_rate": "use a larger learning rate",
     "sum_in_fp32": "sum in fp32: .float(), or dtype=torch.float32",
-    "even_sizes": "bring what is added up to one size, by a norm before this layer",
+    "even_sizes": "bring the summands to a similar size, by a norm before this layer",
     "not_compiled": "leave {part} out of compiling (`torch.compiler.disable`), and report it to PyTorch",
     "other_backend": "try another backend (`backend='aot_eager'`) to see whether the code generator is to blame",
 }
@@ -105,7 +105,7 @@ def change_words(way: Remedy) -> str:
 
 
 def outcome_words(way: Remedy, finding: Finding) -> str:
-    """What was seen when a remedy was tried; empty where it was not."""
+    """What happened when a remedy was tried; empty if it was not tried."""
     tried = way.tried
     if tried is None:
         return way.outcome
@@ -186,7 +186,7 @@ def _gradient(origin: Origin) -> str:
 
 
 def _result(origin: Origin) -> str:
-    """What an operation made, and of what."""
+    """What an operation made, and from what."""
     if origin.domain is not None:
         of = f" (the gradient of {origin.of})" if origin.direction == "backward" and origin.of else ""
         return f"{origin.domain.words} in {origin.domain.count} places{of}"
@@ -215,7 +215,7 @@ def _sum(seen: Sum) -> str:
 
 
 def _graphs(run: CompiledRun) -> str:
-    """Which compiled graph is off, or that none is."""
+    """Which compiled graph differs from its eager run, or that none does."""
     odd = next((graph for graph in run.graphs if graph.graph == run.graph_differs), None)
     if odd is None:
         which = (
@@ -232,35 +232,35 @@ def _graphs(run: CompiledRun) -> str:
 
 
 def compiled_words(run: CompiledRun) -> str:
-    """What a reader has to know of a compiled run beside the eager one."""
-    told = ["it was run once more, compiled and unwatched"]
+    """How a compiled run compares with the eager one."""
+    notes = ["it was run once more, compiled and unwatched"]
     if run.first is None:
-        told.append(f"which made no loss to compare ({run.reason or run.status})")
+        notes.append(f"which made no loss to compare ({run.reason or run.status})")
     else:
         a, b = run.first
         verdict = "they differ" if run.differs else "the same to within rounding"
-        told.append(f"on the same first step the loss is {a:.6g} compiled and {b:.6g} eagerly: {verdict}")
+        notes.append(f"on the same first step the loss is {a:.6g} compiled and {b:.6g} eagerly: {verdict}")
         if run.differs and math.isfinite(a) and math.isfinite(b):
-            told.append("compiled code draws other random numbers (dropout), which is a difference, too")
+            notes.append("compiled code draws other random numbers (dropout), which is a difference, too")
     if run.graphs:
-        told.append(_graphs(run))
+        notes.append(_graphs(run))
     if run.only_eager is not None:
-        told.append(
+        notes.append(
             f"eagerly alone the loss is not finite at step {run.only_eager + 1}: the findings are of that"
         )
-    return "; ".join(told)
+    return "; ".join(notes)
 
 
 _NOTES: Mapping[Note, str] = {
     "in_part": "of tensors above 65,536 numbers, evenly spaced blocks were counted",
     "eager": "the compiled model ran eagerly: inside compiled code no operation can be seen",
-    "emulated": "operands of emulated products were counted as they are rounded, at the scales that they have",
+    "emulated": "operands of emulated products were counted as they are rounded, with their scales",
     "no_reference": "fp32 made no step, so whether it has the same faults is not known",
 }
 
 
 def _notes(looked: Looked, steps: int) -> list[str]:
-    """What a reader has to know of how the numbers were seen."""
+    """How the numbers were counted."""
     counted = ", ".join([str(step + 1) for step in looked.steps[:8]] + ["…"] * (len(looked.steps) > 8))
     notes = [f"numbers were counted in {len(looked.steps)} of {steps} steps ({counted})"]
     notes += [_NOTES[note] for note in looked.notes]

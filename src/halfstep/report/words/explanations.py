@@ -1,4 +1,4 @@
-"""Why a precision is no faster, or no smaller, in words: each entry from the figures that it rests on."""
+"""Why a precision is no faster, or needs no less memory, in words: each entry from the figures that it rests on."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _WORK = {
 _IDLE = "the GPU idle, waiting for the host to launch work"
 
 _REST = "the rest of the resident set: data, code, libraries, the allocator's reserve, workspace"
-_WORKSPACE = "workspace: what operations hold for a moment"
+_WORKSPACE = "workspace: what operations hold for a short time"
 
 
 def no_faster_words(entry: Explanation, row: PrecisionRow, own: Trials, base: Trials) -> str:
     """An entry of ``why_no_faster``, a clause without a full stop.
 
     Args:
-        entry: what is to be said.
+        entry: the entry.
         row: the precision.
         own: its trials, with their places in the comparison.
         base: the baseline's.
@@ -42,14 +42,14 @@ def no_faster_words(entry: Explanation, row: PrecisionRow, own: Trials, base: Tr
         where = f"{kinds_of_product(row.ran.fp32_units)} in fp32 units"
         if row.ran.in_fp32_units:
             return f"no units for it here: {where}, which take as long as in fp32"
-        return f"{where}: this device's own are slower at these"
+        return f"{where}: this device's own units are slower for these"
     if field == "odd_size_share" and trial is not None:
         share = f"{trial.odd_size_share or 0.0:.0%}"
         return f"{share} of the products' FLOPs have a side that is no multiple of 8, which matrix units pad"
     if field == "time_shares":
         products = mean_shares(base)["products"]
         return (
-            f"products are {products:.0%} of a step in {row.baseline}: were they free, "
+            f"products are {products:.0%} of a step in {row.baseline}: if they took no time, "
             f"it would be {ratio(1 / (1 - products))} faster at most"
         )
     if trial is not None and trial.profiled_step is not None:
@@ -63,7 +63,7 @@ def no_faster_words(entry: Explanation, row: PrecisionRow, own: Trials, base: Tr
 
 
 def _work(kind: str, share: float, row: PrecisionRow, trial: TrialRow, own: Trials, base: Trials) -> str:
-    """A kind of work with its time, and the baseline's beside it."""
+    """A kind of work with its time, and the baseline's time for it."""
     whole = row.step_time.median if row.step_time else 0.0
     theirs, before = mean_shares(base), median_step(base)
     there = ""
@@ -84,10 +84,10 @@ def no_smaller_words(entry: Explanation, row: PrecisionRow, own: Trials, base: T
     part = str(entry.evidence.path[-1])
     if part == "weights":
         size, before = (sum(p.get(name, 0) for name in KEPT) for p in (parts, theirs))
-        told = f"weights, gradients and optimizer state: {bytes_(size)}"
+        text = f"weights, gradients and optimizer state: {bytes_(size)}"
         if size == before:
-            return f"{told}, as in {row.baseline}: mixed precision keeps them in fp32"
-        return f"{told} ({row.baseline}: {bytes_(before)})" if theirs else told
+            return f"{text}, as in {row.baseline}: mixed precision keeps them in fp32"
+        return f"{text} ({row.baseline}: {bytes_(before)})" if theirs else text
     if part == "activations":
         there = f" ({row.baseline}: {bytes_(theirs[part])})" if part in theirs else ""
         return f"activations kept for the backward pass: {bytes_(parts[part])}{there}"
@@ -98,7 +98,7 @@ def no_smaller_words(entry: Explanation, row: PrecisionRow, own: Trials, base: T
 
 
 def _trial(entry: Explanation, own: Trials) -> TrialRow | None:
-    """The trial that the entry rests on; None where it rests on another's, or on none."""
+    """The trial of this precision that the entry rests on; None if there is none."""
     if entry.evidence.table is None:
         return None
     return next((trial for place, trial in own if place == entry.evidence.row), None)

@@ -1,4 +1,4 @@
-"""What paired differences say, in words; nothing is claimed that the data do not carry."""
+"""The verdicts on quality in words; they claim only what the data show."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from halfstep.comparison.statistics.sequential import LOOKS
 from halfstep.report.words import warnings
 from halfstep.words.plural import count
 
-#: a difference of more than this many times the fall says that the loss hardly fell: it is no measure then
+#: a difference above this many times the fall is not given as a share of it: the loss hardly fell
 MOST_OF_A_FALL = 2.0
 
 _IN_FIVE = round(POWER * 5)
+_ONE_SEED = "one seed cannot tell it from noise"
 
 
 def figure_words(found: Difference, kind: Kind, fall: float | None, unseeded: bool) -> str:
@@ -25,26 +26,21 @@ def figure_words(found: Difference, kind: Kind, fall: float | None, unseeded: bo
         found: the difference to the baseline's.
         kind: what it says.
         fall: how far the baseline's loss fell; None of other figures.
-        unseeded: whether both ran with several seeds, so that one pair of them means that seeds changed nothing.
+        unseeded: whether both ran with several seeds; a single pair then means that seeds changed nothing.
     """
     value = found.value or 0.0
-    told = fall is not None and fall > 0 and abs(value) <= MOST_OF_A_FALL * fall
-    share = f" ({_share(value / fall)} of the fall)" if fall and told else ""
+    comparable = fall is not None and fall > 0 and abs(value) <= MOST_OF_A_FALL * fall
+    share = f" ({_share(value / fall)} of the fall)" if fall and comparable else ""
     seeds = f"{found.seeds} seeds"
     size = f"{abs(value):.3g} ± {found.half_width:.2g}"
-    if kind == "one_seed":
-        why = (
-            "the seeds changed nothing, so noise is not known"
-            if unseeded
-            else "one seed cannot tell it from noise"
-        )
-        return f"{'-' if value < 0 else '+'}{_two_digits(abs(value))}{share}; {why}"
     if kind == "equivalent":
         return _equivalent_words(found, seeds)
-    if (
+    early = (
         kind == "no_difference_seen" and found.detectable is None
-    ):  # verdicts that may be looked at again and again
-        why = f"{seeds}, and the first look needs {LOOKS[0]}"
+    )  # with repeated looks, before the first one
+    if early or kind == "one_seed":
+        one = "the seeds changed nothing, so noise is not known" * unseeded
+        why = f"{seeds}, and the first look needs {LOOKS[0]}" if early else one or _ONE_SEED
         return f"{'-' if value < 0 else '+'}{_two_digits(abs(value))}{share}; {why}"
     if kind == "no_difference_seen":
         could = f"{_two_digits(found.detectable or 0.0)} or more would have been, {_IN_FIVE} times in 5"
@@ -55,7 +51,7 @@ def figure_words(found: Difference, kind: Kind, fall: float | None, unseeded: bo
 
 
 def _two_digits(x: float) -> str:
-    """As many digits as so few trials carry: 0.004499 is `0.0045`, 123 is `120`."""
+    """Two digits, as few trials allow no more: 0.004499 is `0.0045`, 123 is `120`."""
     return f"{float(f'{x:.2g}'):.15g}"
 
 
@@ -72,7 +68,7 @@ def _equivalent_words(found: Difference, seeds: str) -> str:
 
 
 def quality_words(row: PrecisionRow, base: PrecisionRow) -> str:
-    """The verdict on a precision, from its figures with their words, and the baseline's row."""
+    """The verdict on a precision, from its row with words for its figures, and the baseline's row."""
     if row.went_on is not None:
         return f"{warnings.went_on(row.went_on)}: nothing to compare"
     if row.diverged is not None:
@@ -84,13 +80,13 @@ def quality_words(row: PrecisionRow, base: PrecisionRow) -> str:
 
 
 def judged(row: PrecisionRow) -> list[tuple[str, FigureRow]]:
-    """The figures of a precision, by name, on which there is a verdict: the loss first."""
+    """(name, figure) of the precision's figures that have a verdict, the loss first."""
     of_all = [*([(LOSS, row.loss)] if row.loss else []), *row.logged.items()]
     return [(name, figure) for name, figure in of_all if figure.kind is not None]
 
 
 def diverged_words(diverged: Diverged, baseline: Diverged | None) -> str:
-    """``diverged at step 12 in 2 of 5 trials``; and whether the baseline did, too."""
+    """``diverged at step 12 in 2 of 5 trials``, and whether the baseline diverged, too."""
     first, last = min(diverged.steps, default=None), max(diverged.steps, default=None)
     at = "" if first is None else f" at step {first}" if first == last else f" at steps {first} to {last}"
     share = "" if diverged.of == 1 else f" in {diverged.trials} of {diverged.of} trials"
@@ -98,15 +94,15 @@ def diverged_words(diverged: Diverged, baseline: Diverged | None) -> str:
     return f"diverged{at}{share}{too}"
 
 
-NOTHING_TO_JUDGE = "neither a loss nor a logged figure that the baseline has, too"
+NOTHING_TO_JUDGE = "no loss or logged figure in common with the baseline"
 
 
 def verdict_words(figures: Sequence[tuple[str, FigureRow]], of_loss: bool = True) -> str:
-    """The verdict on a precision: the first figure leads, whatever it is; of the others, what differs.
+    """The verdict on a precision: that on the first figure, then the others that differ.
 
     Args:
-        figures: by name, those on which there is a verdict.
-        of_loss: whether the loss is named where it leads.
+        figures: (name, figure) of those that have a verdict.
+        of_loss: whether to name the first figure if it is the loss.
     """
     (first, row), others = figures[0], figures[1:]
     named = of_loss or first != LOSS

@@ -1,18 +1,17 @@
-"""Whether what was required holds, a sentence each."""
+"""Whether the requirements hold, one sentence each."""
 
 from __future__ import annotations
 
+from halfstep.comparison.advice.claims import ABSENT
+from halfstep.comparison.advice.evidence import RATIOS
 from halfstep.comparison.model.comparison import Comparison
 from halfstep.comparison.model.figures import Ratio
 from halfstep.comparison.model.quality import Quality
 from halfstep.comparison.model.verdicts import PrecisionRow
-from halfstep.comparison.requirements import NO_WORSE, RATIOS, Judged, Term
+from halfstep.comparison.requirements import NO_WORSE, Judged, Term
 from halfstep.report import units
-from halfstep.report.words.budget import not_run_words
+from halfstep.report.words.budget import MORE_TIME, not_run_words
 from halfstep.report.words.ratios import ends, times
-
-#: where a comparison has a budget, trials are added by more of it alone
-_MORE_TIME = "go on with --resume and --budget"
 
 
 def requirement_words(judged: Judged, comparison: Comparison) -> str:
@@ -20,7 +19,7 @@ def requirement_words(judged: Judged, comparison: Comparison) -> str:
     asked = f"{judged.term.precision}: {_asked(judged.term)}"
     budget = comparison.budget
     if judged.evidence.table is None and judged.answer == "not_known" and budget is not None:
-        return f"{asked} is not known to hold: {not_run_words(budget)}; {_MORE_TIME}."
+        return f"{asked} is not known to hold: {not_run_words(budget)}; {MORE_TIME}."
     if judged.evidence.table is None:
         return f"{asked} does not hold: {judged.term.precision} was not compared; name it in --precisions."
     row = comparison.verdicts[judged.evidence.row]
@@ -41,12 +40,12 @@ def _because(judged: Judged, row: PrecisionRow, by_budget: bool) -> str:
         return f"it {units.status(row.status)}" + (f" ({row.reason})" if row.reason else "")
     if judged.term.what == NO_WORSE:
         return _quality(row.quality, by_budget)
-    few = _MORE_TIME if by_budget else "run with --repeats 6 or more"
+    few = MORE_TIME if by_budget else "run with --repeats 6 or more"
     return _ratio(getattr(row, RATIOS[judged.term.what]), judged.term, row, few)
 
 
 def _quality(quality: Quality, by_budget: bool) -> str:
-    cure = f"; {_MORE_TIME if by_budget else 'run with more --seeds'}, or name a --tolerance"
+    cure = f"; {MORE_TIME if by_budget else 'run with more --seeds'}, or name a --tolerance"
     return quality.words + (cure if quality.kind in ("one_seed", "no_difference_seen") else "")
 
 
@@ -54,12 +53,8 @@ def _ratio(ratio: Ratio | None, term: Term, row: PrecisionRow, few: str) -> str:
     if row.precision == row.baseline:
         return f"{row.precision} is the baseline"
     if ratio is None:
-        absent = {
-            "speed": row.step_time_absent,
-            "memory": row.peak_memory_absent,
-            "energy": row.energy_absent,
-        }
-        return f"it was not measured ({absent[term.what] or 'for the baseline neither'})"
+        why = getattr(row, ABSENT[term.what]) or "the baseline has no such figure"
+        return f"it was not measured ({why})"
     if ratio.disturbed:
         return f"it is {times(ratio.value)}, but other work disturbed every trial"
     if ratio.low is None or ratio.high is None:

@@ -1,4 +1,4 @@
-"""Warnings of a precision's row: what disturbed its trials, what they went on from, a loss that stands still."""
+"""Warnings in words: disturbed or continued trials, a loss that stands still, drift, shared machines."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def of_row(row: PrecisionRow, trials: Sequence[TrialRow]) -> list[str]:
 def disturbed(found: Disturbed) -> str:
     """``other processes took 1.9 of 2 cores, and it waited 31% of its time for a processor``."""
     cores, others, waited = found.cores or 1, found.others_cores or 0.0, found.waited_share or 0.0
-    told = f"other processes took {others:.1f} of {cores} cores, and " if others >= OTHERS * cores else ""
-    return f"{told}it waited {waited:.0%} of its time for a processor"
+    took = f"other processes took {others:.1f} of {cores} cores, and " if others >= OTHERS * cores else ""
+    return f"{took}it waited {waited:.0%} of its time for a processor"
 
 
 def _disturbed(trials: Sequence[TrialRow]) -> list[str]:
-    """Of the trials that other work disturbed, the worst."""
+    """A warning about the disturbed trials, with the figures of the worst; none if there are none."""
     found = [t.disturbed for t in trials if t.disturbed and t.disturbed.waited_share is not None]
     if not found:
         return []
     worst = max(found, key=lambda each: each.waited_share or 0.0)
     which = "" if len(trials) == 1 else f" in {len(found)} of {len(trials)} trials"
-    return [f"disturbed{which}: {disturbed(worst)}; such step times count for no verdict on speed"]
+    return [f"disturbed{which}: {disturbed(worst)}; the step times of disturbed trials do not count"]
 
 
 def went_on(found: WentOn) -> str:
@@ -52,12 +52,12 @@ def went_on(found: WentOn) -> str:
 
 
 def cure(found: WentOn) -> str:
-    """What to do about trials that went on from files of another: paths are of files outside of their copies."""
+    """What to do about trials that continued from another's files; a path is of a file outside of the trial's copy."""
     return _CURE_OUTSIDE if any(os.path.isabs(file) for file in found.files) else _CURE
 
 
 def stands_still(still: StandsStill, row: PrecisionRow) -> str:
-    """A loss that did not move, with the constants of Adam that the format of the optimizer's state cannot hold."""
+    """That the loss did not move; and which of Adam's constants the 16-bit format of state or weights cannot hold."""
     said = (
         f"the loss did not move in {row.steps or 0} steps (it fell by {still.fall:.2g}), while in {row.baseline} it "
         f"fell by {still.baseline_fall:.2g}"
@@ -80,7 +80,7 @@ def work_ratio(ratio: float, baseline: str) -> str:
 
 
 def drift(found: Drift, several: bool) -> str:
-    """How the machine changed its pace; empty where it did not.
+    """How much slower or faster the machine became; empty if it did not.
 
     Args:
         found: the drift from trial to trial, and within the trials.
@@ -90,7 +90,7 @@ def drift(found: Drift, several: bool) -> str:
     if across := _seen(found.across_trials):
         words.append(
             f"steps became {_by(across)} from the first trials to the last (p = {across.p:.2g}); trials are "
-            "interleaved, so that all precisions bear it alike"
+            "interleaved, so it affects all precisions alike"
         )
     if within := _seen(found.within_trials):
         of_all = " of all precisions" * several
@@ -107,27 +107,27 @@ def _by(trend: Trend) -> str:
 
 
 def side_by_side(environment: Environment) -> str:
-    """What trials shared that ran at the same time; empty where each had a machine alone."""
-    told = environment.side_by_side
-    if told is None or told.blocks is None:
+    """What trials that ran at the same time shared; empty if each had a machine alone."""
+    at_once = environment.side_by_side
+    if at_once is None or at_once.blocks is None:
         return ""
-    where = f"each on {count(told.cores, 'core')}" if told.cores else "each on a GPU of its own"
-    shared = "memory and caches" if told.cores else "processors and memory of the CPU"
+    where = f"each on {count(at_once.cores, 'core')}" if at_once.cores else "each on a GPU of its own"
+    shared = "memory and caches" if at_once.cores else "processors and memory of the CPU"
     alone = "without --parallel it is measured alone"
     if environment.cluster is not None:
         where, alone = "on one machine", "with --resources of a whole machine it is measured alone"
-    blocks = f"{told.blocks} trials ran side by side"
+    blocks = f"{at_once.blocks} trials ran side by side"
     return f"{blocks}, {where}, and shared {shared}: speed was measured beside others; {alone}"
 
 
-def cluster(told: Cluster | None) -> str:
-    """On how many machines of a cluster blocks ran, and which were left out; empty where there was none."""
-    if told is None or told.machines is None:
+def cluster(used: Cluster | None) -> str:
+    """On how many machines of a cluster blocks ran, and which were left out; empty without a cluster."""
+    if used is None or used.machines is None:
         return ""
-    words = f"the trials ran on {count(told.machines, 'machine')} of a Ray cluster"
-    if told.other_machines:
-        names = ", ".join(sorted(set(told.other_machines)))
-        words += f"; {count(len(told.other_machines), 'machine')} of another kind left out ({names})"
-    if told.busy_machines:
-        words += f"; {told.busy_machines} in use by others left out"
+    words = f"the trials ran on {count(used.machines, 'machine')} of a Ray cluster"
+    if used.other_machines:
+        names = ", ".join(sorted(set(used.other_machines)))
+        words += f"; {count(len(used.other_machines), 'machine')} of another kind left out ({names})"
+    if used.busy_machines:
+        words += f"; {used.busy_machines} in use by others left out"
     return words

@@ -1,4 +1,4 @@
-"""Whether a precision ran the same as the baseline, so that there is nothing to compare, and why it did."""
+"""Why a precision ran the same as the baseline, so that there is nothing to compare."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from halfstep.comparison.model.trials import TrialRow
 from halfstep.comparison.model.verdicts import Cause
 from halfstep.record.ran import Ran
 
-#: fewer losses that are the same may be so by chance: a loss of 0, or one that is rounded
+#: fewer equal losses may be equal by chance: a loss of 0, or a rounded one
 ENOUGH_LOSSES = 5
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from halfstep.comparison.going_on import files_of_earlier_trials
+from halfstep.comparison.continued import files_of_earlier_trials
 from halfstep.comparison.model.trials import Disturbed
 from halfstep.comparison.rows import trial_row
 from halfstep.record import Record

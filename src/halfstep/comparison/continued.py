@@ -1,4 +1,4 @@
-"""Trials that went on from what an earlier trial had saved: they did not train from the beginning."""
+"""Finds trials that continued from what an earlier trial had saved, and so did not train from the beginning."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from halfstep.record import Record
 
 
 def files_of_earlier_trials(records: Sequence[Record], fresh: bool = False) -> list[list[str]]:
-    """For each trial the names of the files that it went on from; none where it trained from the beginning.
+    """For each trial the names of the files that it continued from; none if it trained from the beginning.
 
-    Where each trial ran in a copy of the folder (``fresh``), paths: such a file lies outside of the copy.
+    A trial continued from a file if the file was written after the first trial began and before this one did, and this
+    one read it; and if it then either wrote the file again, as one does with a checkpoint, or made fewer steps than
+    another trial. A cache of data, which is written once, does not count.
 
-    It read a file that was written after the first trial had begun and before it began itself; and it wrote that file
-    anew, as a checkpoint is, or made fewer steps than another trial. A cache of data, written once, is neither.
+    Args:
+        records: the trials' records.
+        fresh: whether each trial ran in a copy of the folder; the files then lie outside of it, and are named by paths.
     """
     starts = [begun for record in records if (begun := _begun(record)) is not None]
     first = min(starts, default=math.inf)
@@ -43,7 +46,7 @@ def _went_on_from(record: Record, first: float, most: int, fresh: bool) -> list[
 
 
 def went_on(rows: Sequence[TrialRow], most: int) -> WentOn | None:
-    """The same of a precision's trials: the files, the fewest steps, and the most that any trial made."""
+    """The same for a precision: the files, the fewest steps of its trials, and the most steps of any trial."""
     files = dict.fromkeys(name for row in rows if row.disturbed for name in row.disturbed.files or ())
     if not files:
         return None

@@ -1,4 +1,4 @@
-"""A comparison with ``--budget``: it runs what the planner chooses."""
+"""A comparison with ``--budget``: lets the planner choose the trials, and says what the time was enough for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from halfstep.comparison import archive
 from halfstep.comparison.model.budget import Budget, End, Standing
 from halfstep.comparison.model.comparison import Comparison
 from halfstep.comparison.model.verdicts import PrecisionRow
-from halfstep.comparison.planning import State, Stop, Wave, plan, wave
+from halfstep.comparison.planning import PlanEnd, State, Wave, plan, wave
 from halfstep.comparison.request import Request
 from halfstep.comparison.standing import stand
 from halfstep.comparison.statistics.sequential import Levels
@@ -40,13 +40,13 @@ def parse_budget(text: str) -> float:
 
 @dataclass(frozen=True)
 class Seen:
-    """What there is when the next trial is chosen.
+    """What is known when the next trial is chosen.
 
     Attributes:
-        outcomes: the trials that have ended, earlier runs' included.
-        comparison: the same, judged.
+        outcomes: the trials that have ended, including those before a resume.
+        comparison: the comparison of these trials.
         recipes: the precisions to compare.
-        spent: seconds, with those of earlier runs.
+        spent: seconds so far, including those before a resume.
     """
 
     outcomes: Sequence[Outcome]
@@ -62,8 +62,8 @@ class Budgeted:
 
     Args:
         request: what was asked for.
-        work: what shows how it goes on.
-        pending: where the chosen trials are put.
+        work: shows the progress.
+        pending: the list that the chosen trials are put into.
         places: how many blocks can run side by side; None: trials run one after the other.
     """
 
@@ -74,11 +74,11 @@ class Budgeted:
         self.end: End = "certain"
 
     def choose(self, seen: Seen, running: int = 0) -> None:
-        """Put the planner's next trials where they will be run; where the planner ends, put nothing there.
+        """Put the planner's next trials into the list of pending ones; none if the planner has ended.
 
         Args:
             seen: what has ended.
-            running: how many trials run: what comes after a wave is chosen when all of it has ended.
+            running: how many trials still run; the next wave is chosen when all of them have ended.
         """
         left = (self._request.budget or 0.0) - seen.spent
         if running or (self._places and self._pending):
@@ -87,7 +87,7 @@ class Budgeted:
             return
         state = self._state(seen, left)
         step = plan(state) if self._places is None else wave(state)
-        if isinstance(step, Stop):
+        if isinstance(step, PlanEnd):
             self.end = step.end
             self._pending.clear()
             return
@@ -110,7 +110,7 @@ class Budgeted:
             prefer=self._request.prefer,
             seconds=seconds_of(ended),
             left=left,
-            # The script's own precision, which was found meanwhile, is in the block, too.
+            # The script's own precision joins the block if it was found meanwhile.
             members=self._members and tuple(dict.fromkeys([*self._members, *_new(seen, ended)])),
             places=self._places or 1,
         )
@@ -122,7 +122,7 @@ def _new(seen: Seen, ended: Sequence[Outcome]) -> list[str]:
 
 
 def levels(request: Request, recipes: Sequence[str]) -> Levels | None:
-    """The share of the comparison's level that each figure may use; None where there is only one look."""
+    """The share of the significance level that each figure may use; None if the verdicts are looked at only once."""
     if request.budget is None and not request.looked_at:
         return None
     return Levels(len(recipes) - 1, request.prefer)
@@ -142,7 +142,7 @@ def with_budget(
     places: int,
     end: End | None,
 ) -> tuple[list[PrecisionRow], Budget | None]:
-    """The rows with what was dropped, and what the budget was enough for; None without one."""
+    """The rows, marked where a precision was dropped, and what the budget was enough for (None without a budget)."""
     if request.budget is None:
         return list(rows), None
     spent = levels(request, recipes) or Levels(1)

@@ -19,8 +19,8 @@ from rich.console import Console
 from halfstep import codec
 from halfstep.comparison import archive, running
 from halfstep.comparison.blocks import PlaceLost
+from halfstep.comparison.budgeted import parse_budget
 from halfstep.comparison.cluster import ray_cluster
-from halfstep.comparison.course import parse_budget
 from halfstep.comparison.model import environment as model
 from halfstep.comparison.model.comparison import Comparison
 from halfstep.comparison.request import Request, Stored, resumed, stored
@@ -304,7 +304,7 @@ def test_there_is_no_verdict_until_each_precision_has_run(
     told = f"{' and '.join(still)} {'have' if len(still) > 1 else 'has'} not run yet."
     assert found.recommendation.text == f"No verdict: {told}"
     assert (found.recommendation.precision, found.recommendation.decided) == (None, False)
-    assert budget_words(found)[0] == "Stopped: the time is spent."
+    assert budget_words(found)[0] == "Stopped: the time is used up."
     for judged in judge(parse_requirements(["bf16: no worse, speed >= 1.2"]), found):
         assert judged.answer == "not_known"
         assert requirement_words(judged, found).endswith(
