@@ -1,4 +1,4 @@
-"""A comparison as a reader sees it: in the terminal, and as one page of HTML.
+"""Shows comparisons and diagnoses: in the terminal, as one page of HTML, as Markdown, in notebooks and in trackers.
 
-Everything is drawn from the object that `halfstep compare --json` writes.
+Everything is drawn from the objects that `--json` writes.
 """

@@ -25,13 +25,16 @@ _TIME_NAMES = {
 #: colours of the parts, by name: neighbours in a bar differ in lightness
 _MEMORY_COLOURS = dict(zip((*MEMORY_PARTS, OTHER), ("m0", "m2", "m1", "m3", "m6", "m5", "m4"), strict=True))
 _TIME_COLOURS = dict(zip(TIME_PARTS, ("m0", "m3", "m6", "m1", "m2", "m4"), strict=True))
-_LETTER = 0.0078  # a letter's share of a wide page's bar
-_PHONE = 2.4  # and how much more of a phone's
+_LETTER = 0.0078  # the width of a letter as a share of a bar on a wide page
+_PHONE = 2.4  # how many times that share is on a phone
 
 
 @dataclass(frozen=True)
 class Part:
-    """One stretch of a bar: start and width in percent of the widest bar, a colour class, words for it."""
+    """One part of a bar: start and width in percent of the widest bar, colour class, name, words, and label.
+
+    ``tight``: whether the label is too wide on a phone.
+    """
 
     start: float
     width: float
@@ -49,7 +52,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Bar:
-    """One precision's bar; without parts, `reason` says why. `total` is its length in words, `note` follows."""
+    """One precision's bar. `total` is its length in words, and `note` follows it; without parts, `reason` says why."""
 
     precision: str
     parts: tuple[Part, ...]
@@ -60,28 +63,20 @@ class Bar:
 
 
 def memory(comparison: Comparison) -> list[Bar]:
-    """One bar per precision: the median over its trials of every part's bytes, all bars to one scale."""
+    """One bar per precision: the bytes of every part, medians over its trials; all bars have one scale."""
     stacks = {name: _memory_stack(comparison.of(name)) for name in comparison.precisions}
     widest = max((sum(stack.values()) for stack in stacks.values()), default=0.0)
     bars = []
     for name, stack in stacks.items():
-        trials = [trial for trial in comparison.of(name) if trial.memory]
-        total = _extent([_total(trial) for trial in trials])
+        totals = [_total(trial) for trial in comparison.of(name) if trial.memory]
         parts = _stacked(stack, widest, _MEMORY_COLOURS, units.bytes_, _NAMES)
-        bars.append(
-            Bar(
-                name,
-                parts,
-                total,
-                len(trials),
-                _reason(t.memory_absent for t in comparison.of(name) if not t.memory),
-            )
-        )
+        reason = _reason(t.memory_absent for t in comparison.of(name) if not t.memory)
+        bars.append(Bar(name, parts, _extent(totals), len(totals), reason))
     return bars
 
 
 def time(comparison: Comparison) -> list[Bar]:
-    """One bar per precision: the median step by kind of work, the mean of its trials' shares; all bars to one scale."""
+    """One bar per precision: the median step by kind of work, mean shares of its trials; all bars have one scale."""
     found = {
         name: [t.time_shares for t in comparison.of(name) if t.time_shares] for name in comparison.precisions
     }
@@ -106,7 +101,6 @@ def shares(comparison: Comparison, colours: Mapping[str, int]) -> list[Bar]:
         stack = {format_: statistics.fmean(share.get(format_, 0.0) for share in found) for format_ in formats}
         stack = dict(sorted(stack.items(), key=lambda item: -item[1]))
         tints = {format_: f"p{colours[format_]}" for format_ in stack}
-        # `total` has the figures
         parts = _stacked(stack, sum(stack.values()), tints, units.percent, {}, labelled=False)
         words = ", ".join(f"{format_} {_range(found, format_)}" for format_ in stack)
         reason = _reason(t.matmul_share_absent for t in comparison.of(name) if not t.matmul_share)
@@ -148,9 +142,9 @@ def energy(comparison: Comparison, colours: Mapping[str, int]) -> list[Bar]:
 
 
 def drawn(bars: Sequence[Bar], comparison: Comparison) -> list[Bar]:
-    """The bars, then what has none, those with one reason together.
+    """The bars with parts, then the precisions without, those with the same reason together.
 
-    Precisions that made no step are left out: the table has said why.
+    Precisions that made no step are left out: the table says why.
     """
     ran = [bar for bar in bars if bar.parts or any(trial.steps for trial in comparison.of(bar.precision))]
     without: dict[str, list[Bar]] = {}
@@ -164,13 +158,13 @@ def drawn(bars: Sequence[Bar], comparison: Comparison) -> list[Bar]:
 
 
 def legend(bars: Iterable[Bar]) -> list[tuple[str, str]]:
-    """(colour class, name) of every part that a bar has, once, in the order of the bar with the most of them."""
+    """(colour class, name) of every part in any bar, once, in the order of the bar with the most parts."""
     fullest = sorted(bars, key=lambda bar: -len(bar.parts))
     return list({part.colour: part.name for bar in fullest for part in bar.parts}.items())
 
 
 def _memory_stack(trials: Sequence[TrialRow]) -> dict[str, float]:
-    """The parts in order, by their medians; what the peak holds beyond them comes last."""
+    """The medians of the parts, in order; the rest of the peak comes last."""
     found = [trial.memory for trial in trials if trial.memory]
     names = [*MEMORY_PARTS, *sorted({name for parts in found for name in parts} - {*MEMORY_PARTS})]
     stack = {
@@ -201,7 +195,7 @@ def _stacked(
     names: Mapping[str, str],
     labelled: bool = True,
 ) -> tuple[Part, ...]:
-    """The parts side by side, each with as many words as it has room for."""
+    """The parts side by side, each with the longest label that fits."""
     parts, start = [], 0.0
     for name, value in stack.items():
         width = value / widest if widest > 0 else 0.0
@@ -216,7 +210,7 @@ def _stacked(
 
 
 def _extent(sizes: Sequence[float]) -> str:
-    """The median with the lowest and the highest; of one trial the size alone."""
+    """The median with the lowest and the highest; a single size alone."""
     if len(sizes) < 2:
         return units.bytes_(sizes[0]) if sizes else ""
     return units.pm(statistics.median(sizes), min(sizes), max(sizes), "B")

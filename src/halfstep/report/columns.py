@@ -1,6 +1,6 @@
-"""The figures that the table has a column for, in the terminal, in Markdown, on the page and in a notebook.
+"""The columns of the table in the terminal, in Markdown, on the page and in a notebook.
 
-A new column is a :class:`Column` here.
+To add a column, add a :class:`Column` here.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ class Column:
     """A figure of each precision.
 
     Attributes:
-        name: what stands above it.
-        unit: of the figure; ``×`` for a ratio to the baseline.
-        figure: that of a row; None where it is absent.
-        absent: why it is.
-        higher_is_better: of a ratio, whether more of it is a gain.
+        name: the heading.
+        unit: the figure's unit; ``×`` for a ratio to the baseline.
+        figure: gives the figure of a row; None if it is absent.
+        absent: gives the reason why it is absent.
+        higher_is_better: for a ratio, whether more is better.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Column:
         return self.unit == "×"
 
 
-#: the weightiest first: a narrow terminal shows those that fit
+#: the most important first: a narrow terminal shows those that fit
 COLUMNS = (
     Column("step time", "s", lambda row: row.step_time, lambda row: row.step_time_absent),
     Column(
@@ -46,7 +46,7 @@ COLUMNS = (
     Column("peak memory", "B", lambda row: row.peak_memory, lambda row: row.peak_memory_absent),
     Column("memory ratio", "×", lambda row: row.memory_ratio, lambda row: row.peak_memory_absent),
 )
-#: where energy was metered; the page writes the ratio beside the figure
+#: only if energy was metered; the page writes the ratio beside the figure
 ENERGY_COLUMNS = (
     Column("energy per step", "J", lambda row: row.energy, lambda row: row.energy_absent),
     Column("energy ratio", "×", lambda row: row.energy_ratio, lambda row: row.energy_absent),

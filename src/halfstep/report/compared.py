@@ -1,4 +1,4 @@
-"""A comparison as its readers get it: with its words, as ``comparison.json`` in its folder has it, too."""
+"""Runs or rebuilds a comparison, and adds its words; writes ``comparison.json`` into its folder."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ def compare(request: Request, display: Display, resume: Stored | None = None) ->
 
     Args:
         request: what to compare.
-        display: shows how it goes on.
-        resume: the request as it was begun: its trials that are done are not run again.
+        display: shows the progress.
+        resume: the stored request, if the comparison is resumed: trials that are done are not run again.
 
     Raises:
-        UsageError: it was begun on another machine.
+        UsageError: it was started on another machine.
     """
-
     file = File(request.folder)
     return worded(running.run_comparison(request, display, lambda found: file.write(worded(found)), resume))
 
 
 class File:
-    """``comparison.json`` beside its records: what is new in it is made anew, and the rest kept.
+    """Writes ``comparison.json`` again and again; keeps the JSON of trials that have not changed.
 
     Args:
         folder: the comparison's.
@@ -40,11 +39,11 @@ class File:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "comparison.json"
-        #: of each trial its row, and the same as JSON
+        #: (precision, seed, repeat) -> the trial's row, and its JSON
         self._known: dict[tuple[object, ...], tuple[TrialRow, str]] = {}
 
     def write(self, comparison: Comparison) -> None:
-        """Write the object, as :func:`codec.write` has it.
+        """Write the comparison's JSON.
 
         Raises:
             OSError: the folder is gone, full or not ours to write.
@@ -64,6 +63,6 @@ def rebuilt(folder: str | Path) -> Comparison:
     """The comparison of a folder, made again from its records; trials that did not end are rows, too.
 
     Raises:
-        UsageError: no comparison was begun there, or no trial has left a record.
+        UsageError: no comparison was started there, or no trial has left a record.
     """
     return worded(running.rebuilt(folder))

@@ -35,7 +35,7 @@ KIND_WORDS = {
     "saturated_sum": "a sum that stops growing",
     "scale_collapse": "loss scale collapses",
 }
-#: in the place of a layer's name: what was computed outside of every module
+#: the name of what was computed outside of every module
 OUTSIDE = "(outside)"
 
 PARTS: dict[NumberKind, str] = {
@@ -51,7 +51,7 @@ class View:
     Attributes:
         diagnosis: what was found.
         page: where it is drawn.
-        commands: whether the next command to type is told.
+        commands: whether to print the next command to type.
     """
 
     diagnosis: Diagnosis
@@ -62,7 +62,7 @@ class View:
         yield from self.lines(Sheet(options.max_width, options.ascii_only))
 
     def lines(self, sheet: Sheet) -> Iterator[Text]:
-        """The lines, each at most as wide as the sheet but for what is to be copied."""
+        """The lines, each at most as wide as the sheet, except those to be copied."""
         yield from sheet.flow(sheet.words(headline(self.diagnosis), "bold"))
         for number, finding in enumerate(self.diagnosis.findings, start=1):
             yield Text()
@@ -177,7 +177,7 @@ def _layer(row: LayerRow, kinds: Sequence[NumberKind], names: int, width: int, s
 
 
 def chosen(diagnosis: Diagnosis) -> list[LayerRow]:
-    """The layers that matter: those of findings, then those nearest to the edges of their format; in their order."""
+    """The layers to show: those of findings, then those whose formats lose most numbers; in their own order."""
     rows = diagnosis.layers
     named = {module for f in diagnosis.findings for module in (f.where, *f.also)}
 
@@ -209,16 +209,15 @@ def _scale(diagnosis: Diagnosis, sheet: Sheet) -> Iterator[Text]:
 
 
 def _notes(diagnosis: Diagnosis, sheet: Sheet) -> Iterator[Text]:
-    told = list(diagnosis.notes)
+    notes = [f"ran as {diagnosis.ran_as}"] if diagnosis.ran_as else []
     if diagnosis.reference and diagnosis.reference.steps:
-        told.insert(0, "shares are of the numbers as fp32 has them, before this precision rounds them")
-    if told or diagnosis.ran_as:
-        said = "; ".join([*([f"ran as {diagnosis.ran_as}"] if diagnosis.ran_as else []), *told])
-        yield from sheet.flow(sheet.words(capitalized(said) + ".", "dim"))
+        notes.append("shares are of the numbers as fp32 has them, before this precision rounds them")
+    if notes := [*notes, *diagnosis.notes]:
+        yield from sheet.flow(sheet.words(capitalized("; ".join(notes)) + ".", "dim"))
 
 
 def next_command(diagnosis: Diagnosis) -> str:
-    """What to type next: the remedy that works, a trial of the remedies, or a comparison."""
+    """What to type next: a comparison with the remedy that works, a trial of the remedies, or a comparison."""
     program, precision = diagnosis.program.command, diagnosis.precision
     ways = [way for f in diagnosis.findings[:1] for way in f.remedies if way.recipe]
     works = next((way.recipe for way in ways if way.works), "")

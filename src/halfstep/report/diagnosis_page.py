@@ -1,4 +1,4 @@
-"""A diagnosis as one HTML file: the findings, and heat maps of the layers by exponent, self-contained and offline."""
+"""A diagnosis as one self-contained HTML file: the findings, and heat maps of the layers by exponent."""
 
 from __future__ import annotations
 
@@ -77,22 +77,16 @@ def figures(diagnosis: Diagnosis, prefix: str = "") -> dict[str, traces.Figure]:
 
 
 def templates() -> Environment:
-    """The environment of the pages, with what the templates ask of a diagnosis."""
+    """The environment of the pages, with the functions that templates call for a diagnosis."""
     made = document.templates()
     made.filters["shown"] = shown
-    made.globals |= {
-        "title": title,
-        "where": where,
-        "place": place,
-        "headline": headline,
-        "next_command": next_command,
-    }
-    made.globals |= {"kinds": kinds, "drawn": drawn, "kind_words": KINDS, "scaled": scaled, "cells": cells}
+    used = (title, where, place, headline, next_command, kinds, drawn, scaled, cells)
+    made.globals |= {function.__name__: function for function in used} | {"kind_words": KINDS}
     return made
 
 
 def kinds(diagnosis: Diagnosis) -> list[NumberKind]:
-    """The kinds of numbers that a layer has."""
+    """The kinds of numbers that any layer has."""
     return [kind for kind in KINDS if any(row.part(kind) for row in diagnosis.layers)]
 
 
@@ -118,8 +112,8 @@ def cells(row: LayerRow, kinds: Sequence[NumberKind]) -> list[str]:
 
 
 def _cell(part: LayerPart) -> str:
-    told = [(part.flushed, "to zero"), (part.subnormal, "subnormal"), (part.overflowing, "overflow")]
-    parts = [f"{units.percent(share)} {words}" for share, words in told if share]
+    shares = [(part.flushed, "to zero"), (part.subnormal, "subnormal"), (part.overflowing, "overflow")]
+    parts = [f"{units.percent(share)} {words}" for share, words in shares if share]
     if part.headroom is not None:
         parts.append(f"headroom 2^{part.headroom:.1f}")
     return ", ".join(parts)
@@ -131,9 +125,9 @@ def _rows(diagnosis: Diagnosis, kind: NumberKind) -> list[tuple[LayerRow, LayerP
 
 
 def heat_map(diagnosis: Diagnosis, kind: NumberKind) -> traces.Figure:
-    """Layers downward, exponents to the right, the share of a layer's numbers as depth; the format's range over it.
+    """One row per layer, exponents to the right, the share of the layer's numbers as colour; with the format's range.
 
-    As figure 3 of Micikevicius et al., Mixed Precision Training (ICLR 2018), one row per layer.
+    As figure 3 of Micikevicius et al., Mixed Precision Training (ICLR 2018).
     """
     rows = _rows(diagnosis, kind)
     exponents = list(range(_LOW, _HIGH + 1))
@@ -167,7 +161,7 @@ def heat_map(diagnosis: Diagnosis, kind: NumberKind) -> traces.Figure:
 
 
 def _shares(part: LayerPart, exponents: list[int]) -> list[float]:
-    """The share of the numbers at each exponent, with the loss scale that was on them."""
+    """The share of the numbers at each exponent, the loss scale included."""
     shift = round(math.log2(part.scale)) if part.scale and part.scale > 0 else 0
     counts = dict.fromkeys(exponents, 0.0)
     for exponent, count in part.exponents.items():
@@ -178,7 +172,7 @@ def _shares(part: LayerPart, exponents: list[int]) -> list[float]:
 
 
 def _range(parts: list[LayerPart]) -> tuple[list[traces.Figure], list[traces.Figure]]:
-    """The edges of the format that most of them have, as lines with their names above."""
+    """The edges of the most common format, as lines with their names above."""
     names = [part.format for part in parts if not part.scaled and part.format in FORMATS]
     if not names:
         return [], []
@@ -198,7 +192,7 @@ def _range(parts: list[LayerPart]) -> tuple[list[traces.Figure], list[traces.Fig
 
 
 def _edges(format: Format) -> list[tuple[float, str, bool]]:
-    """Where numbers become zero, are normal, overflow: between which bins, in words, whether numbers are lost there."""
+    """(edge between two bins, words, whether numbers beyond it are lost): zero, normal numbers, overflow."""
     return [
         (format.min_exponent - format.fraction_bits - 1.5, "zero below", True),
         (format.min_exponent - 0.5, "normal from here", False),

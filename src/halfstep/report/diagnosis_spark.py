@@ -23,7 +23,7 @@ def ruler(width: int) -> str:
 
 
 def binned(part: LayerPart, width: int) -> list[tuple[float, int]]:
-    """(middle exponent, count) of each bar, the loss scale on the numbers."""
+    """(middle exponent, count) of each bar, the loss scale included."""
     step = (HIGH - LOW) / width
     shift = max(int(part.scale or 1.0).bit_length() - 1, 0)
     counts = [0] * width
@@ -39,19 +39,19 @@ def spark(part: LayerPart, width: int, ascii_only: bool = False) -> Text:
     top = max((count for _, count in bars), default=0)
     if not top:
         return Text(" " * width)
-    # Scales that follow the numbers leave no exponent that is always lost: the share tells what is.
+    # If scales follow the numbers, no exponent is always lost; only the share says what is lost.
     row = get_scalar("fp32" if part.scaled or part.format not in FORMATS else part.format)
     glyphs = _ASCII if ascii_only else _BLOCKS
     line = Text()
     for exponent, count in bars:
-        # The root shows a tail of one in a thousand beside the body.
+        # The root makes a share of one in a thousand visible.
         height = 0 if not count else max(1, round(8 * (count / top) ** 0.5))
         line.append(glyphs[height], colour(exponent, row))
     return line
 
 
 def colour(exponent: float, format: Format) -> str:
-    """What becomes of numbers of this exponent."""
+    """The colour for what the format does to numbers of this exponent."""
     if exponent < format.min_exponent - format.fraction_bits - 1 or exponent > format.max_exponent + 1:
         return "red"
     return "yellow" if exponent < format.min_exponent else "green"

@@ -1,4 +1,4 @@
-"""What every page has in common: templates that escape, data that cannot end a script, a policy of what may run."""
+"""What all pages share: templates that escape, data that cannot end a script, and the content security policy."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from halfstep.report.traces import plain
 from halfstep.words.plural import count
 
 EMPTY_STYLE = ""  #: plotly adds an empty style element and fills it by the CSSOM
-#: what a script element must not hold as it is
+#: characters that are escaped in a script element
 _UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
 def embedded(value: object) -> Markup:
-    """JSON that may stand in a script element: no character in it can end the element; nan and inf are null."""
+    """JSON for a script element: no character in it can end the element; nan and inf become null."""
     written = json_text(value, separators=(",", ":"))
     for character, safe in _UNSAFE.items():
         written = written.replace(character, safe)
@@ -32,7 +32,7 @@ def embedded(value: object) -> Markup:
 
 
 def policy(scripts: list[str], styles: list[str]) -> str:
-    """The content security policy: nothing but these very scripts and styles, and pictures made on the page."""
+    """The content security policy: only these scripts and styles may run, and pictures that the page itself makes."""
     allowed = [" ".join(f"'sha256-{_digest(text)}'" for text in texts) for texts in (scripts, styles)]
     return (
         f"default-src 'none'; script-src {allowed[0]}; style-src {allowed[1]}; img-src data: blob:; "
@@ -41,7 +41,7 @@ def policy(scripts: list[str], styles: list[str]) -> str:
 
 
 def templates() -> Environment:
-    """The environment that pages are drawn in: every text escaped, a name that is not there an error."""
+    """The environment of the templates: every text is escaped, and an unknown name is an error."""
     made = Environment(
         loader=PackageLoader("halfstep.report"),
         autoescape=True,
@@ -49,12 +49,10 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"embedded": embedded, "count": count, "quantity": units.quantity}
-    made.filters |= {"duration": units.duration, "status": units.status}
-    made.filters |= {"plain": plain}
-    made.globals |= {"span": units.span, "join": join_words, "legend": bars.legend, "why": why}
-    made.globals |= {"no_interval": no_interval, "why_absent": why_absent, "nonfinite_words": nonfinite_words}
-    made.filters |= {"percent": units.percent}
+    filters = (embedded, count, plain, units.quantity, units.status, units.percent)
+    functions = (bars.legend, units.span, why, no_interval, why_absent, nonfinite_words)
+    made.filters |= {function.__name__: function for function in filters}
+    made.globals |= {function.__name__: function for function in functions} | {"join": join_words}
     return made
 
 
@@ -65,7 +63,7 @@ def asset(name: str) -> str:
 
 
 def plotly_script() -> str:
-    """The script of plotly, 4.6 MiB and slow to import: only where a page is drawn is it needed.
+    """The script of plotly, 4.6 MiB, which is slow to import.
 
     Raises:
         Unsupported: plotly is not installed.

@@ -17,7 +17,7 @@ from halfstep.precisions.formats import FORMATS, BlockFormat, Format
 
 _GAP = 2
 _SIGN, _EXPONENT, _SIGNIFICAND = "red", "green", "cyan"
-#: up to how many bits are drawn one by one, the first that fits
+#: formats with more bits are shown in hexadecimal; the first of these that fits the terminal is used
 _PICTURED = (64, 32, 19, 16, 0)
 _OUTCOMES = {
     "exact": "green",
@@ -31,7 +31,7 @@ _OUTCOMES = {
 
 @dataclass(frozen=True)
 class _Column:
-    """A column; where the terminal is too narrow, those of the highest rank are left out first."""
+    """A column; if the terminal is too narrow, columns of the highest rank are left out first."""
 
     title: str
     rank: int
@@ -76,10 +76,10 @@ class ValueTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         rows = list(FORMATS.values())
-        told = [explain(self.x, row) for row in rows]
+        results = [explain(self.x, row) for row in rows]
         decimal = _decimal(self.x)
         yield Text.assemble((self.given, "bold"), "" if decimal in ("", self.given) else f"  about {decimal}")
-        yield _table(_value_columns(rows, told, options.max_width), options.max_width)
+        yield _table(_value_columns(rows, results, options.max_width), options.max_width)
 
 
 def legend() -> Text:
@@ -132,28 +132,28 @@ def _block_columns(rows: Sequence[BlockFormat]) -> list[_Column]:
 
 
 def _value_columns(
-    rows: Sequence[Format | BlockFormat], told: Sequence[Rounded], width: int
+    rows: Sequence[Format | BlockFormat], results: Sequence[Rounded], width: int
 ) -> list[_Column]:
-    errors = ["" if t.relative_error is None else f"{t.relative_error:+.2g}" for t in told]
+    errors = ["" if t.relative_error is None else f"{t.relative_error:+.2g}" for t in results]
     elements = [row.element if isinstance(row, BlockFormat) else row for row in rows]
-    scales = ["" if t.scale is None else _power(t.scale) for t in told]
-    outcomes = [Text(t.outcome, _OUTCOMES[t.outcome]) for t in told]
+    scales = ["" if t.scale is None else _power(t.scale) for t in results]
+    outcomes = [Text(t.outcome, _OUTCOMES[t.outcome]) for t in results]
     columns = [
         _column("format", 0, [row.name for row in rows]),
-        _column("becomes", 0, [f"{t.value:.9g}" for t in told], right=True),
+        _column("becomes", 0, [f"{t.value:.9g}" for t in results], right=True),
         _column("error", 1, ["0" if error in ("+0", "-0") else error for error in errors], right=True),
         _Column("", 0, outcomes),
         _column("scale", 4, scales, right=True),
     ]
     for longest in _PICTURED:
-        bits = _Column("bits", 3, [_bits(t.code, e, longest) for t, e in zip(told, elements, strict=True)])
+        bits = _Column("bits", 3, [_bits(t.code, e, longest) for t, e in zip(results, elements, strict=True)])
         if _width([*columns, bits]) <= width:
             break
     return [*columns, bits]
 
 
 def _bits(code: int | None, format: Format, longest: int) -> Text:
-    """The bits, sign and exponent and significand apart and coloured; in hexadecimal if more than ``longest``."""
+    """The bits of sign, exponent and significand, coloured; in hexadecimal if there are more than ``longest``."""
     if code is None:
         return Text("")
     if format.bits > longest:

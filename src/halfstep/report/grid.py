@@ -23,7 +23,7 @@ _NAME, _NAME_SHARE = 12, 4
 
 
 def grid(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
-    """The lines of the table: as many columns as fit, the weightiest first; the rest of each row flows below it."""
+    """The lines of the table: as many columns as fit, the most important first; the rest of each row is below it."""
     if not comparison.verdicts:
         yield Text("No verdicts: the comparison holds no precision.")
         return
@@ -48,13 +48,13 @@ def _width(column: tuple[Cell, ...]) -> int:
 
 
 def _name_width(names: tuple[Cell, ...], sheet: Sheet) -> int:
-    """The width of the first column: a long name does not take the room of the figures, but has a line of its own."""
+    """The width of the first column; longer names get their own lines, so that the figures keep their room."""
     most = max(_NAME, sheet.width // _NAME_SHARE)
     return max(w for cell in names for w in (cell_len(cell.label), cell_len(cell.text)) if w <= most)
 
 
 def _stacked(cells: list[Cell], widths: list[int], sheet: Sheet) -> Iterator[Text]:
-    """A row of figures, their intervals in the line below, and what is not significant below that."""
+    """A row of figures, with their intervals in the line below, and "not significant" below that."""
     name, *figures = cells
     if cell_len(name.text) > widths[0]:
         yield from folded(Text(name.text, name.style, no_wrap=True), sheet.width)
@@ -72,7 +72,7 @@ def _stacked(cells: list[Cell], widths: list[int], sheet: Sheet) -> Iterator[Tex
 
 
 def cells_of(row: PrecisionRow, notes: dict[str, int], metered: bool) -> list[Cell]:
-    """The figures of a row, the weightiest first."""
+    """The cells of a row, the most important first."""
     colour = {"ok": "green", "unsupported": "yellow", "dropped": "yellow"}.get(row.status, "red")
     skipped = "" if row.skipped_steps is None else count(row.skipped_steps, "step")
     return [
@@ -92,12 +92,12 @@ def _cell(column: Column, row: PrecisionRow, notes: dict[str, int]) -> Cell:
 
 
 def _figure(column: Column, row: PrecisionRow, notes: dict[str, int]) -> Cell:
-    """A figure over its interval; what is absent, or has no interval, points to a note with the reason."""
+    """A figure over its interval; an absent figure or interval has the number of a note with the reason."""
     figure, absent = column.figure(row), column.absent(row)
     if figure is None:
-        told = absent == row.reason  # below the row
-        text = "absent" if told else f"absent [{_note(notes, absent or '')}]"
-        return Cell(column.name, text, "dim", of_column=told)
+        below = absent == row.reason  # the row's reason is printed below it
+        text = "absent" if below else f"absent [{_note(notes, absent or '')}]"
+        return Cell(column.name, text, "dim", of_column=below)
     flat = units.pm(figure.value, figure.low, figure.high, column.unit)
     if figure.low is None or figure.high is None:
         return Cell(column.name, f"{flat} [{_note(notes, no_interval(row, figure))}]")
@@ -106,7 +106,7 @@ def _figure(column: Column, row: PrecisionRow, notes: dict[str, int]) -> Cell:
 
 
 def _ratio(column: Column, row: PrecisionRow, notes: dict[str, int]) -> Cell:
-    """A ratio to the baseline: coloured where it is significant; where it is not, dim and marked so."""
+    """A ratio to the baseline: coloured if it is significant; otherwise dim, and marked as not significant."""
     if row.is_baseline:
         return Cell(column.name, "baseline", "dim", of_column=True)
     cell, figure = _figure(column, row, notes), column.figure(row)
@@ -131,7 +131,7 @@ def _notes(notes: Mapping[str, int], sheet: Sheet) -> Iterator[Text]:
 
 
 def _no_energy(comparison: Comparison, metered: bool, sheet: Sheet) -> Iterator[Text]:
-    """Without a counter there is no column; one line says why."""
+    """If energy was not metered, there is no column for it, and one line says why."""
     reasons = (row.energy_absent for row in comparison.verdicts if row.energy is None and row.measured)
     reason = next(reasons, "")
     if reason and not metered:

@@ -1,4 +1,4 @@
-"""Lines of a given width: columns while they fit, whole pieces flowing below where they do not."""
+"""Lines of a given width: columns that fit, and text that flows in whole pieces."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _ASCII = str.maketrans(
 
 @dataclass(frozen=True)
 class Cell:
-    """A labelled part of a row: `words` are prose and may wrap, a figure never does.
+    """A labelled part of a row. With `words` it is prose, which may wrap; a figure never does.
 
-    In a column it is the lines of its `stack`, if it has any; elsewhere its text, or nothing if it is `of_column`.
+    In a column its `stack` is shown, or its text without a stack; elsewhere its text, or nothing if it is `of_column`.
     """
 
     label: str
@@ -33,13 +33,13 @@ class Cell:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """What stands in a column, from above."""
+        """Its lines in a column."""
         return self.stack or (self.text,)
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """What lines are written on: its width in columns, and whether it shows more than ASCII."""
+    """The output: its width in columns, and whether it can show only ASCII."""
 
     width: int
     ascii_only: bool = False
@@ -72,7 +72,7 @@ class Sheet:
         yield from folded(line, self.width)
 
     def flow(self, pieces: Iterable[Text], indent: int = 0, first: int = 0) -> Iterator[Text]:
-        """Lines of whole pieces, the first line indented by `first`; a piece wider than a line goes on in the next."""
+        """Lines of whole pieces, the first line indented by `first`; a piece wider than a line is broken."""
         line = Text(" " * first, no_wrap=True)
         room = max(self.width - max(indent, first), 2)
         for goes_on, piece in (part for whole in pieces for part in enumerate(folded(whole, room))):
@@ -95,7 +95,7 @@ class Sheet:
         return [Text(word, style) for word in self.spell(text).split()]
 
     def pieces(self, cells: Sequence[Cell]) -> Iterator[Text]:
-        """Cells as pieces of one flowing line, a label whole with its figure, a dot between cells."""
+        """Cells as pieces of one flowing line: a label stays with its figure, and a dot stands between cells."""
         for n, cell in enumerate(map(self.spelled, cells), start=1):
             *rest, last = (cell.text.split() or [""]) if cell.words else [cell.text]
             dot = self.spell(" ·") if n < len(cells) else ""
@@ -107,7 +107,7 @@ class Sheet:
 
 
 def brief(text: str) -> str:
-    """A reason cut to what a terminal shows: an exception's message may fill many screens."""
+    """A reason cut to the length that a terminal shows: an exception's message may fill many screens."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1].rstrip()}…"
 
 

@@ -1,4 +1,4 @@
-"""A comparison read back from its folder: for reports, for notebooks, for other programs."""
+"""Reads a comparison or a diagnosis back from its folder, for reports, notebooks and other programs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Comparison:
         return dict(self.data["recommendation"])
 
     def require(self, *required: str | Term) -> list[str]:
-        """Whether what is required holds, a sentence each.
+        """Whether the requirements hold, one sentence each.
 
         Args:
             required: as ``--require`` takes it, e.g. ``"bf16: no worse, speed >= 1.2"``.
@@ -146,11 +146,11 @@ def load(folder: StrPath, what: Literal["comparison", "diagnosis"] = "comparison
     """Read what ``halfstep compare --out FOLDER`` or ``halfstep diagnose --out FOLDER`` wrote.
 
     Args:
-        folder: where it is. A comparison without an object is made from its records.
-        what: ``"comparison"``, or ``"diagnosis"``; of those in a comparison's folder the first.
+        folder: where it is. If there is no ``comparison.json``, the comparison is made from its records.
+        what: ``"comparison"`` or ``"diagnosis"``; if a comparison's folder has several diagnoses, the first.
 
     Raises:
-        UsageError: none there, one of another schema, or a damaged one.
+        UsageError: there is none, or it has another schema, or is damaged.
     """
     if what == "comparison":
         return _comparison(folder)
@@ -187,15 +187,14 @@ def _comparison(folder: StrPath) -> Comparison:
     return Comparison(codec.write(codec.read(model.Comparison, raw)), path.parent)
 
 
-#: what every comparison has
+#: parts that every comparison has
 _PARTS = {"program": dict, "trials": list, "verdicts": list, "recommendation": dict}
 
 
 def rebuild(folder: StrPath) -> Comparison:
-    """The comparison made again from the records in ``folder``, trials that did not end among them.
+    """The comparison made again from the records in ``folder``, including trials that did not end.
 
-    A folder that holds none of what a comparison was asked for (an older one, or a single file moved there) is read
-    by :func:`load`.
+    A folder without a ``request.json`` (an older one, or a single file moved there) is read by :func:`load`.
     """
     path = Path(folder)
     if not (path / "request.json").exists():

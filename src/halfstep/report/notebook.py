@@ -1,4 +1,4 @@
-"""A comparison and a diagnosis as a notebook shows them: HTML with nothing to fetch or run."""
+"""A comparison and a diagnosis in a notebook: HTML that fetches and runs nothing."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from halfstep.report.diagnosis import view
 from halfstep.report.reading import loss_words, no_interval, read, unfinished
 from halfstep.report.ticks import labels, ticks
 
-#: Okabe and Ito's colours, told apart by colour-blind readers, too; readable on light and dark
+#: Okabe and Ito's colours, which colour-blind readers can distinguish; readable on light and dark
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
 WIDTH, HEIGHT = 640.0, 200.0
 POINTS = 200
-#: a notebook typesets what stands between dollars, but not in elements of these classes
+#: a notebook typesets text between dollar signs as formulas, except in elements of these classes
 _PRE = (
     '<pre class="tex2jax_ignore mathjax_ignore" '
     'style="overflow-x: auto; line-height: 1.3; background: none; color: inherit">{code}</pre>'
 )
-#: of eight colours and their bright variants; what is dim is halfway between the first two, black and white
+#: the eight ANSI colours; rich draws dim text halfway between foreground and background
 _ANSI = [
     (128, 128, 128),
     (213, 94, 0),
@@ -48,8 +48,7 @@ LETTER = 6.5  #: how wide a digit of the axes is, about
 
 Point = tuple[float, float]
 
-
-#: an option in a sentence, with the number that it is to have
+#: an option in a sentence, with its number
 _OPTION = re.compile(r"--[a-z][a-z-]*( \d+)?")
 
 
@@ -84,7 +83,7 @@ def render_diagnosis(diagnosis: Mapping[str, Any]) -> str:
 
 
 def figure(row: PrecisionRow, value: Spread | Ratio | None, absent: str, unit: str) -> tuple[str, str]:
-    """A figure, and what stands below it: its interval, or why there is none. One not measured is a dash, and why."""
+    """A figure, and the text below it: its interval, or why there is none. An absent figure is a dash."""
     if value is None:
         return "–", absent
     if value.low is None or value.high is None:
@@ -99,7 +98,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Chart:
-    """The loss curves as an SVG has them.
+    """The loss curves for an SVG.
 
     Attributes:
         curves: for each precision the mean loss (``line``) and the range over its trials (``band``), as points.
@@ -113,7 +112,7 @@ class Chart:
 
     @property
     def left(self) -> float:
-        """The room that the numbers at the side take."""
+        """The width of the numbers at the side."""
         return 10 + LETTER * max(len(words) for _, words in self.losses)
 
 

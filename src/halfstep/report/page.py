@@ -1,4 +1,4 @@
-"""The comparison as one HTML file: everything inside, nothing fetched, nothing of the program's text run."""
+"""The comparison as one self-contained HTML file: it fetches nothing, and runs no text of the program."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from halfstep.report.document import EMPTY_STYLE, asset, plotly_script, policy
 from halfstep.report.reading import NOT_RECORDED, command_line, loss_words, read, run_command, unfinished
 from halfstep.report.secret_values import masked
 
-#: reasons that have a list of their own further down
-_TOLD_BENEATH = ("why_no_faster", "why_memory")
-#: the titles of the environment's parts; for those that are numbers, how they are written
+#: reasons that a list further down shows
+_LISTED_BELOW = ("why_no_faster", "why_memory")
+#: the titles of the environment's parts, and functions that write those that are numbers
 _ENVIRONMENT = {
     "started": "Started",
     "seconds": "Took",
@@ -45,7 +45,7 @@ _ENVIRONMENT = {
 }
 _WRITTEN: dict[str, Callable[[float], str]] = {"seconds": units.duration, "memory_bytes": units.bytes_}
 
-#: a page holds no more figures of single steps than this as JSON: some 20 bytes each
+#: with more figures of single steps, of some 20 bytes each, the page's JSON leaves them out
 MOST_OF_STEPS = 20_000
 _OF_STEPS = ("losses", "step_times", "logged")
 
@@ -54,9 +54,9 @@ Diagnoses = Sequence[Mapping[str, Any]]
 
 
 def write(comparison: Mapping[str, Any], path: str | Path, diagnoses: Diagnoses = ()) -> Path:
-    """Draw the comparison, the object of `halfstep compare --json`, into one HTML file; returns its path.
+    """Draw a comparison, the object of `halfstep compare --json`, into one HTML file; returns its path.
 
-    ``diagnoses``, objects of `halfstep diagnose --json`, are sections of the page.
+    Each of ``diagnoses``, objects of `halfstep diagnose --json`, becomes a section of the page.
 
     Raises:
         UsageError: the file cannot be written.
@@ -100,7 +100,7 @@ def render(comparison: Mapping[str, Any], diagnoses: Diagnoses = ()) -> str:
             run_command=run_command(read_),
             unfinished=unfinished(read_.missing),
             loss_words=loss_words,
-            leading=[r for r in read_.recommendation.reasons if r.evidence.field not in _TOLD_BENEATH],
+            leading=[r for r in read_.recommendation.reasons if r.evidence.field not in _LISTED_BELOW],
             colours=colours,
             columns=COLUMNS,
             figures=figures | maps,
@@ -144,7 +144,7 @@ def figures_of_steps(comparison: Comparison) -> int:
 
 
 def without_steps(comparison: Mapping[str, Any]) -> JsonObject:
-    """The object without the figures of single steps; whoever reads it finds them absent."""
+    """The object without the figures of single steps."""
     kept = [
         {name: part for name, part in trial.items() if name not in _OF_STEPS}
         for trial in comparison["trials"]
@@ -153,7 +153,7 @@ def without_steps(comparison: Mapping[str, Any]) -> JsonObject:
 
 
 def ratio_scale(rows: Sequence[PrecisionRow]) -> Callable[[float], float]:
-    """Where a speed ratio stands on the table's axis, in percent: logarithmic, one always in view."""
+    """The place of a speed ratio on the table's logarithmic axis, in percent; 1 is always in view."""
     speeds = [row.speed_ratio for row in rows if row.speed_ratio]
     ends = [x for speed in speeds for x in (speed.value, speed.low, speed.high) if x is not None and x > 0]
     low, high = math.log(min([1.0, *ends])), math.log(max([1.0, *ends]))
@@ -162,9 +162,9 @@ def ratio_scale(rows: Sequence[PrecisionRow]) -> Callable[[float], float]:
 
 
 def absences(comparison: Comparison) -> list[tuple[str, str, str]]:
-    """(figure, which trials, reason) of what was not measured, trials with one reason together.
+    """(figure, trials, reason) for what was not measured; trials with the same reason are together.
 
-    Left out is what a trial has no figure for because it did not end well: its own row says so.
+    Left out are figures that are absent because a trial did not end well: its own row says so.
     """
     kinds: dict[str, Callable[[TrialRow], str | None]] = {
         "Step time": lambda t: None if t.step_seconds else t.step_seconds_absent,
@@ -177,21 +177,21 @@ def absences(comparison: Comparison) -> list[tuple[str, str, str]]:
         "Matrix products by format": lambda t: None if t.matmul_share else t.matmul_share_absent,
         "Formats stored": lambda t: stored.why_not(t.held),
     }
-    told: dict[tuple[str, str], list[str]] = {}
+    without: dict[tuple[str, str], list[str]] = {}
     for kind, reason in kinds.items():
         for trial in comparison.trials:
             why = reason(trial)
             if why and why != trial.reason:
-                told.setdefault((kind, why), []).append(trial.label)
+                without.setdefault((kind, why), []).append(trial.label)
     everyone = len(comparison.trials)
     return [
         (kind, "every trial" if len(labels) == everyone else "; ".join(labels), why)
-        for (kind, why), labels in told.items()
+        for (kind, why), labels in without.items()
     ]
 
 
 def no_energy(comparison: Comparison) -> str:
-    """Why no energy was measured: the reason of the first trial that ran."""
+    """Why no energy was measured: the reason of the first trial that ended well."""
     trials = [trial for trial in comparison.trials if trial.status == "ok"] or list(comparison.trials)
     return next(
         (t.energy_absent for t in trials if t.energy_joules is None and t.energy_absent), NOT_RECORDED
@@ -199,7 +199,7 @@ def no_energy(comparison: Comparison) -> str:
 
 
 def environment(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(name, value) of the machine in words, the known ones first and in order."""
+    """(name, value) of the parts of the machine in words: those with titles first, in order."""
     first = [key for key in _ENVIRONMENT if key in raw]
     # The idle machine's power stands with the energy.
     for key in [
@@ -217,7 +217,7 @@ def options(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def evidence(comparison: Comparison) -> Callable[[EvidenceRef], str]:
-    """The part of the page that shows a reason's evidence; empty: none."""
+    """A function that gives the anchor of a reason's evidence on the page; empty if the page does not show it."""
     known = {"verdicts": len(comparison.verdicts), "trials": len(comparison.trials)}
 
     def anchor(where: EvidenceRef) -> str:
@@ -243,9 +243,5 @@ def _words(value: object, key: str = "") -> str:
         said = ((clean(name), _words(item, name)) for name, item in value.items())
         return ", ".join(f"{name} {words}" for name, words in said if words)
     if isinstance(value, list | tuple):
-        return (
-            "; ".join(map(_words, value))
-            if any(isinstance(v, Mapping) for v in value)
-            else ", ".join(map(_words, value))
-        )
+        return ("; " if any(isinstance(v, Mapping) for v in value) else ", ").join(map(_words, value))
     return ("yes" if value else "no") if isinstance(value, bool) else clean(value)

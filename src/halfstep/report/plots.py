@@ -1,7 +1,7 @@
 """The page's interactive plots, as plotly figures in plain dicts.
 
-A colour is a name, "@p2" or "@ink": the page puts in the colour of its light or dark theme. Names that came with
-the comparison are escaped, for plotly reads a little HTML in them.
+A colour is a name, "@p2" or "@ink", which the page replaces by a colour of its light or dark theme. Names from the
+comparison are escaped, as plotly interprets some HTML in them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _KNOWN = ("fp32", "tf32", "bf16", "fp16", "bf16-true", "fp16-true", "fp8", "as-i
 
 
 def slots(names: Iterable[str]) -> dict[str, int]:
-    """A colour slot for every name: a known precision has its own everywhere, others take those left over."""
+    """A colour slot for every name: known precisions have fixed ones, others get those left over."""
     wanted = list(dict.fromkeys(names))
     taken = {name: _KNOWN.index(name) for name in wanted if name in _KNOWN}
     free = [slot for slot in reversed(range(SLOTS)) if slot not in taken.values()]
@@ -58,7 +58,7 @@ def names(figure: Figure, comparison: Comparison) -> list[str]:
 
 
 def loss(comparison: Comparison, colours: dict[str, int]) -> Figure:
-    """The loss by step, the median of a precision's trials in the band of its seeds; below, less the baseline."""
+    """The loss by step: the median of a precision's trials, and the band of its seeds; below, minus the baseline's."""
     baseline = comparison.baseline
     base = _losses(comparison, baseline)
     data: list[Figure] = _noise(base, baseline)
@@ -84,7 +84,7 @@ def loss(comparison: Comparison, colours: dict[str, int]) -> Figure:
 
 
 def over_run(comparison: Comparison, colours: dict[str, int]) -> Figure:
-    """The run in parts: a precision's mean difference of the loss in each with its band, beside the grey margin."""
+    """The run in parts: in each a precision's mean difference of the loss with its band, over the grey margin."""
     over = {row.precision: row.loss.over_run for row in comparison.verdicts if row.loss and row.loss.over_run}
     rows = {name: run for name, run in over.items() if run.parts}
     last = max((part.last for run in rows.values() for part in run.parts), default=1.0)
@@ -113,7 +113,7 @@ def _losses(comparison: Comparison, name: str) -> Seeded:
 
 
 def _curves(own: Seeded, name: str, colour: str, axis: str = "y") -> list[Figure]:
-    """The median as a line; around it the range of the seeds, or each trial where there is one seed only."""
+    """The median as a line, with the range of the seeds, or with each trial if there is only one seed."""
     curves = [curve for _, curve in own]
     several = len({seed for seed, _ in own}) > 1
     data = traces.band(*extent(curves), name, colour, axis) if several else []
@@ -126,7 +126,7 @@ def _curves(own: Seeded, name: str, colour: str, axis: str = "y") -> list[Figure
 
 
 def _noise(base: Seeded, baseline: str) -> list[Figure]:
-    """How far the baseline's own seeds lie from their median: what a difference has to leave to be seen."""
+    """The range of the baseline's seeds around their median: a difference within it is noise."""
     if len({seed for seed, _ in base}) < 2:
         return []
     middle = median_curve([curve for _, curve in base])
@@ -135,7 +135,7 @@ def _noise(base: Seeded, baseline: str) -> list[Figure]:
 
 
 def extent(curves: Sequence[Curve]) -> tuple[list[float | None], list[float | None]]:
-    """The lowest and the highest of the curves at every step, of those that are finite there."""
+    """The lowest and the highest finite value of the curves at every step."""
     columns = [[x for x in column if x is not None] for column in zip_longest(*curves)]
     return [min(c, default=None) for c in columns], [max(c, default=None) for c in columns]
 
@@ -209,7 +209,7 @@ def logged(comparison: Comparison, colours: dict[str, int], name: str) -> Figure
 
 
 def median_curve(curves: Sequence[Curve]) -> list[float | None]:
-    """The median over the curves at every step, of those that are finite there; None where none is."""
+    """The median of the finite values of the curves at every step; None if there is none."""
     columns = [[x for x in column if x is not None] for column in zip_longest(*curves)]
     return [statistics.median(column) if column else None for column in columns]
 

@@ -1,4 +1,4 @@
-"""Trials as they run: live bars on a terminal, elsewhere a plain line at the beginning and the end of each."""
+"""Shows trials while they run: as bars on a terminal, elsewhere as one line at the start and the end of each."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from halfstep.report.layout import brief
 from halfstep.report.words.budget import open_words
 from halfstep.words.plural import count
 
-#: columns of a terminal from which on it has room for a bar and the time left, and for all
+#: a terminal with so many columns has room for a bar and the time left, or for everything
 _WIDE, _WIDEST = 80, 110
 
 
-class Display(Protocol):
-    """Where the progress of trials is shown."""
+class _Display(Protocol):
+    """How progress is shown: as bars, or as lines."""
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
@@ -43,7 +43,7 @@ class Progress:
     """
 
     def __init__(self, console: Console) -> None:
-        self._display: Display = Live(console) if console.is_terminal else Lines(console)
+        self._display: _Display = Live(console) if console.is_terminal else Lines(console)
         self._open = ""
 
     def __enter__(self) -> Progress:
@@ -56,26 +56,26 @@ class Progress:
         self._display.stop()
 
     def plan(self, trials: int | Sized) -> None:
-        """Say how many trials there are in all, their number or a list; again when one is added."""
+        """Set how many trials there are, by number or as a list; again when one is added."""
         self._display.plan(trials if isinstance(trials, int) else len(trials))
 
     def begin(self, trial_label: str, steps: int | None) -> None:
-        """A trial begins; `steps` is how many it will take, None where nobody knows."""
+        """A trial begins; `steps` is how many it will make, None if that is not known."""
         self._display.begin(clean(trial_label), steps)
 
     def advance(self, label: str, step: int, loss: float | None, seconds: float | None) -> None:
-        """A trial has done `step` steps; the last had this loss and took this many seconds."""
+        """A trial has made `step` steps; the last had this loss and took so many seconds."""
         said = "" if loss is None else f"loss {units.number(loss)}"
         if seconds is not None:
             said += f"{'  ' if said else ''}{units.seconds(seconds)} per step"
         self._display.advance(clean(label), step, said)
 
     def finish(self, label: str, status: str, words: str) -> None:
-        """A trial has ended with a status of the comparison and a few words on it."""
+        """A trial has ended, with its status and a few words."""
         self._display.finish(clean(label), clean(status), brief(clean(words)))
 
     def stand(self, budget: Budget, prefer: Prefer) -> None:
-        """Say what is still open, where that has changed."""
+        """Show what is still open, if that has changed."""
         words = open_words(budget, prefer)
         if words and words != self._open:
             self._display.note(clean(words))
@@ -109,7 +109,7 @@ class Lines:
     def begin(self, label: str, steps: int | None) -> None:
         """Print that a trial begins."""
         self._begun += 1
-        # Trials that look for the largest batch come on top of the plan: nobody knows how many.
+        # The plan does not count the trials that search the largest batch.
         planned = self._begun <= self._trials
         number = f"{self._begun} of {self._trials}" if planned else f"{self._begun}"
         self._say(f"trial {number}: {label}" + ("" if steps is None else f", {count(steps, 'step')}"))
@@ -136,7 +136,7 @@ class Live:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        # A time cut short to one digit says nothing, so a narrow terminal is shown fewer columns.
+        # A narrow terminal gets fewer columns instead of truncated ones.
         wide, widest = console.width >= _WIDE, console.width >= _WIDEST
         label = Column(no_wrap=True, overflow="ellipsis", max_width=max(20, console.width // 4))
         self._bars = Bars(

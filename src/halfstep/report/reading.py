@@ -1,4 +1,4 @@
-"""A comparison as every report draws it: its values, each absent one with its reason, and what it says of itself."""
+"""Reads a comparison for reports: its values, a reason for each absent one, and sentences about the whole."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from halfstep.words.plural import count
 
 NOT_RECORDED = "not recorded"
 _NO_ADVICE = "No precision is recommended: the comparison gives no advice."
-#: of a trial's figures that have a reason beside them
-_TOLD = ("peak_memory", "memory", "energy", "time_shares", "matmul_share")
+#: figures of a trial for which a field says why they are absent
+_WITH_REASON = ("peak_memory", "memory", "energy", "time_shares", "matmul_share")
 #: a trial's figures by part, where a negative one is damage
 _BY_PART = ("memory", "time_shares", "matmul_share")
 
@@ -36,8 +36,8 @@ _BY_PART = ("memory", "time_shares", "matmul_share")
 def read(raw: Mapping[str, Any]) -> Comparison:
     """Read the object of `halfstep compare --json`; parts that are missing or of another type are absent.
 
-    Every figure that is absent has its reason in the field with ``_absent`` behind its name; precisions and statuses
-    that are missing have a name.
+    Every absent figure has a reason in the field with ``_absent`` behind its name. Missing precisions and statuses are
+    ``unnamed`` and ``not recorded``.
     """
     found = codec.read(Comparison, raw)
     advice, trials = found.recommendation, tuple(map(_trial, found.trials))
@@ -73,14 +73,14 @@ def _trial(row: TrialRow) -> TrialRow:
     row = replace(row, precision=row.precision or "unnamed", status=row.status or NOT_RECORDED)
     why, warmup, times = why_absent(row), row.warmup_steps or 0, row.step_times
     no_energy = row.energy_absent or why
-    told: Keywords = {f"{name}_absent": getattr(row, f"{name}_absent") or why for name in _TOLD}
+    changes: Keywords = {f"{name}_absent": getattr(row, f"{name}_absent") or why for name in _WITH_REASON}
     for name in _BY_PART:
-        told[name] = {part: x for part, x in (getattr(row, name) or {}).items() if x >= 0} or None
+        changes[name] = {part: x for part, x in (getattr(row, name) or {}).items() if x >= 0} or None
     return replace(
         row,
-        **told,
+        **changes,
         step_seconds_absent=why,
-        # Else the record has left the warm-up out already.
+        # In other cases the warm-up is left out already.
         step_times=times[warmup:] if len(times) + warmup > (row.steps or 0) else times,
         joules_per_step_absent=row.joules_per_step_absent or no_energy,
         joules_per_sample_absent=row.joules_per_sample_absent or no_energy,
@@ -89,16 +89,16 @@ def _trial(row: TrialRow) -> TrialRow:
 
 
 def why_absent(row: PrecisionRow | TrialRow) -> str:
-    """Why a figure of a row may be missing, in the words nearest to the cause."""
+    """Why a figure of a row may be absent, as exactly as is known."""
     if row.emulated:
         return EMULATED
     return NOT_RECORDED if row.status in ("ok", "dropped") else row.reason or units.status(row.status)
 
 
 def no_interval(row: PrecisionRow, figure: Spread | Ratio) -> str:
-    """Why a figure of this row has no interval: one trial; and of final values one seed, one training repeated.
+    """Why a figure of this row has no interval: one trial; or, for a final value, one seed.
 
-    A step time has an interval in one trial, too; where steps are few, neither it nor a ratio of speeds has one.
+    A step time has an interval in one trial, too; with few steps, neither it nor a ratio of speeds has one.
     """
     least = enough_steps(FEWEST_STEPS)
     few = f"fewer than {least} steps" if row.steps is not None and row.steps < least else ""
@@ -118,7 +118,7 @@ def no_interval(row: PrecisionRow, figure: Spread | Ratio) -> str:
 
 
 def loss_words(row: PrecisionRow) -> str:
-    """What the comparison says of a precision's quality, other figures included."""
+    """The verdict on a precision's quality, logged figures included."""
     loss = row.loss or FigureRow()
     if row.is_baseline or (row.quality.kind == "not_known" and not row.ended_well):
         return ""
@@ -127,7 +127,7 @@ def loss_words(row: PrecisionRow) -> str:
     return verdict_words(judged(row), of_loss=False)
 
 
-#: verdicts that are made of those on the loss and on logged figures
+#: verdicts on a precision that are made from those on its figures
 _OF_FIGURES = ("one_seed", "no_difference_seen", "equivalent", *DIFFERENCES)
 
 
@@ -138,7 +138,7 @@ def nonfinite_words(found: NonFinite) -> str:
 
 
 def unfinished(missing: Sequence[str]) -> str:
-    """What a comparison that was not run to its end lacks, in a sentence; empty where it lacks nothing."""
+    """A sentence about the trials that were not run; empty if all were."""
     if not missing:
         return ""
     lacking, more = ", ".join(missing[:3]), ", …" * (len(missing) > 3)
@@ -146,7 +146,7 @@ def unfinished(missing: Sequence[str]) -> str:
 
 
 def budget_words(comparison: Comparison) -> list[str]:
-    """Of a comparison with a budget: why it ended, what is open, and for how many steps its verdicts hold."""
+    """Sentences for a comparison with a budget: why it ended, what is open, for how many steps its verdicts hold."""
     budget, prefer = comparison.budget, comparison.recommendation.prefer
     if budget is None:
         return []
@@ -157,7 +157,7 @@ def budget_words(comparison: Comparison) -> list[str]:
 
 
 def offers_budget(comparison: Comparison) -> bool:
-    """Whether more time would tell more: the advice is open, and so is a verdict that more trials can close."""
+    """Whether more time would help: the advice is open, and more trials can decide it."""
     if comparison.budget is not None:
         lacks = bool(comparison.budget.not_run) or any(s.open for s in comparison.budget.standings)
         return comparison.budget.end != "certain" and lacks
@@ -175,7 +175,7 @@ _OPEN = (
 
 
 def budget_to_give(comparison: Comparison) -> str:
-    """How much time to give: what is known to be needed with half as much again, or 20 minutes."""
+    """How much time to give: one and a half times what is needed, if that is known; else 20 minutes."""
     seconds = None if comparison.budget is None else more_time(comparison.budget)
     return "20m" if seconds is None else f"{max(1, math.ceil(seconds * 1.5 / 60))}m"
 

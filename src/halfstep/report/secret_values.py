@@ -1,4 +1,4 @@
-"""Values of arguments that are secrets: a page is made to be shown to others, and has none of them."""
+"""Masks the values of secret arguments, as a page may be shown to others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 #: what stands in place of a secret
 MASK = "***"
 
-#: the end of an option's name whose value is a secret: ``--api-key``, ``--hf_token``, ``wandb.password``
+#: the value of an option is a secret if its name ends so: ``--api-key``, ``--hf_token``, ``wandb.password``
 _SECRET = re.compile(
     r"(^|[-_.])(api)?(token|key|password|passwd|passphrase|pwd|pass|secret|credentials?|auth|bearer)$",
     re.IGNORECASE,
@@ -20,7 +20,7 @@ _IN_ADDRESS = re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]*@")
 
 
 def masked(value: Any) -> Any:
-    """A comparison or diagnosis as it stands in JSON, with the secrets in its commands masked."""
+    """The JSON of a comparison or diagnosis, with the secrets in its commands masked."""
     if isinstance(value, Mapping):
         return {
             key: mask(found) if key == "command" and _is_command(found) else masked(found)

@@ -1,4 +1,4 @@
-"""What a row holds in memory, in words: said where something else than fp32 is stored."""
+"""In which formats a row stores weights, gradients and optimizer state, in words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from halfstep.report import units
 
 
 def words(stored: Stored) -> str:
-    """``weights bf16 2.10 GiB + fp32 12.0 MiB``: the parts that are not all fp32; empty where all are."""
+    """``weights bf16 2.10 GiB + fp32 12.0 MiB``: the parts that are not all fp32; empty if all are."""
     return ", ".join(
         f"{part} {' + '.join(f'{f} {units.bytes_(held[f])}' for f in formats)}"
         for part in PARTS

@@ -1,4 +1,4 @@
-"""The comparison as text: one row per precision, whole figures at any width, plain words on any terminal."""
+"""The comparison as text for a terminal of any width: one row per precision, then warnings and advice."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from halfstep.report.reading import budget_to_give, budget_words, offers_budget,
 from halfstep.words.fit import did_not_fit
 
 _INDENT = 4
-#: a ratio below this is a loss of speed, whatever its interval would be
+#: a ratio without an interval that is below this is called slower
 PLAINLY_SLOWER = 0.9
 #: how many shares of a step are shown here; the page has them all
 _SHARES = 3
@@ -30,7 +30,7 @@ _SHARES = 3
 
 @dataclass(frozen=True)
 class Summary:
-    """What `halfstep compare` prints at its end; rich asks it for lines that fit the console."""
+    """What `halfstep compare` prints at its end, as lines that fit the console."""
 
     comparison: Comparison
     page: Path | None = None
@@ -41,7 +41,7 @@ class Summary:
         yield from self.lines(Sheet(options.max_width, options.ascii_only))
 
     def lines(self, sheet: Sheet) -> Iterator[Text]:
-        """The lines of the summary, each at most as wide as the sheet but for what is to be copied."""
+        """The lines of the summary, each at most as wide as the sheet, except those to be copied."""
         yield from grid(self.comparison, sheet)
         yield from _fit(self.comparison, sheet)
         yield from _warnings(self.comparison, sheet)
@@ -55,25 +55,21 @@ class Summary:
         command = self._next() if self.next_command is None else self.next_command
         page = "" if self.page is None else str(self.page)
         output = "" if self.output is None else str(self.output)
-        told = [
-            (name, said) for name, said in (("output", output), ("page", page), ("next", command)) if said
-        ]
-        yield from [Text()] * bool(told)
-        for name, said in told:
-            yield sheet.whole(name, clean(said), "cyan")
+        last = {"output": output, "page": page, "next": command}
+        yield from [Text()] * any(last.values())
+        for name, text in last.items():
+            if text:
+                yield sheet.whole(name, clean(text), "cyan")
 
     def _next(self) -> str:
-        """What to type next, to be copied into a shell: begun elsewhere, a comparison goes on there."""
+        """The command to type next; in the folder that the comparison was started in, if that is another one."""
         directory = Path(self.comparison.program.cwd)
         elsewhere = directory.is_absolute() and directory.is_dir() and not directory.samefile(".")
         command = run_command(self.comparison)
-        if self.comparison.missing and self.page is not None:
+        if self.page is not None and (self.comparison.missing or offers_budget(self.comparison)):
             folder = self.page.parent.absolute() if elsewhere else self.page.parent
-            command = join_words(["halfstep", "compare", "--resume", str(folder)])
-        elif self.page is not None and offers_budget(self.comparison):
-            folder = self.page.parent.absolute() if elsewhere else self.page.parent
-            time = budget_to_give(self.comparison)
-            command = join_words(["halfstep", "compare", "--resume", str(folder), "--budget", time])
+            budget = [] if self.comparison.missing else ["--budget", budget_to_give(self.comparison)]
+            command = join_words(["halfstep", "compare", "--resume", str(folder), *budget])
         return f"cd {join_words([str(directory)])} && {command}" if elsewhere and command else command
 
 
@@ -82,8 +78,8 @@ def table(
 ) -> Summary:
     """A rich renderable of the comparison: rows, what ran, advice, the page's path and the next command.
 
-    Where a trial failed, also the file that holds what the first such trial printed. The next command is, unless
-    given, the program in the advised precision; an empty one is left out.
+    If a trial failed, also the file with the output of the first such trial. Unless ``next_command`` is given, halfstep
+    chooses it; an empty one is left out.
     """
     return Summary(
         read(comparison), page, next_command, None if page is None else _output(comparison, page.parent)
@@ -91,7 +87,7 @@ def table(
 
 
 def _output(comparison: Mapping[str, Any], folder: Path) -> Path | None:
-    """What the first trial that failed has printed."""
+    """The file with the output of the first trial that failed."""
     trials = comparison.get("trials")
     for trial in trials if isinstance(trials, list) else []:
         if isinstance(trial, dict) and trial.get("status") == "failed" and isinstance(trial.get("log"), str):
@@ -141,21 +137,21 @@ def _fit(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
         ratio = "" if row.ratio is None or row is fit.rows[0] else f", {units.ratio(row.ratio)}"
         found = "none" if row.largest is None else f"{row.largest:,} {fit.name}{ratio}"
         failed = did_not_fit(row.fails_at) if row.fails_at and row.largest else ""
-        told = "; ".join(part for part in (failed, row.reason) if part)
+        why_not = "; ".join(part for part in (failed, row.reason) if part)
         lead = Text(sheet.spell(f"{row.precision:<{widest}} "))
         yield from sheet.flow(
-            [lead, *sheet.words(found), *sheet.words(f"({told})" if told else "", "dim")], _INDENT, 2
+            [lead, *sheet.words(found), *sheet.words(f"({why_not})" if why_not else "", "dim")], _INDENT, 2
         )
 
 
 def _warnings(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
     """Each warning once, with the precisions that it is about."""
-    told: dict[str, list[str]] = {}
+    about: dict[str, list[str]] = {}
     for row in comparison.verdicts:
         for warning in row.warnings:
-            told.setdefault(warning, []).append(row.precision)
-    yield from [Text()] * bool(told)
-    for warning, precisions in told.items():
+            about.setdefault(warning, []).append(row.precision)
+    yield from [Text()] * bool(about)
+    for warning, precisions in about.items():
         lead = [Text("warning:", "yellow"), *sheet.words(f"{', '.join(dict.fromkeys(precisions))}:", "bold")]
         yield from sheet.flow([*lead, *sheet.words(warning)], _INDENT)
 
@@ -169,11 +165,11 @@ def _unfinished(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
 def _budget(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
     """What was dropped and why, why a comparison with a budget ended, and what is open."""
     dropped = [(row.precision, row.reason) for row in comparison.verdicts if row.status == "dropped"]
-    told = budget_words(comparison)
-    yield from [Text()] * bool(told)
+    sentences = budget_words(comparison)
+    yield from [Text()] * bool(sentences)
     for name, reason in dropped:
         yield from sheet.flow([*sheet.words(f"{name} dropped:", "bold"), *sheet.words(reason)], _INDENT)
-    for words in told:
+    for words in sentences:
         yield from sheet.flow(sheet.words(words), _INDENT)
 
 
@@ -181,7 +177,7 @@ def _advice(comparison: Comparison, sheet: Sheet) -> Iterator[Text]:
     yield Text()
     advice = comparison.recommendation
     yield from sheet.flow(sheet.words(advice.text, "bold" if advice.decided else "bold yellow"))
-    # Why a precision is no faster stands in full below.
+    # The reasons why a precision is no faster are all listed below.
     for reason in advice.reasons:
         if reason.evidence.field != "why_no_faster":
             yield from sheet.flow([Text("-"), *sheet.words(brief(reason.text))], _INDENT, 2)

@@ -1,17 +1,17 @@
-"""Numbers to stand at an axis: round ones, evenly apart, written so that neighbours differ."""
+"""Numbers for an axis: round, evenly spaced, and written so that neighbours differ."""
 
 from __future__ import annotations
 
 import math
 
-#: below it powers of ten lose their digits: they become subnormal
+#: powers of ten below this are subnormal, and lose digits
 _NARROWEST = 1e-300
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """The multiples from ``low`` to ``high`` of the smallest 1, 2 or 5 times a power of ten that has ``most`` or fewer.
+    """The multiples of a step between ``low`` and ``high``: at most ``most``, by the smallest such step.
 
-    Of a range without extent, too narrow for numbers between, or wider than the largest number, its lower end.
+    The step is 1, 2 or 5 times a power of ten. Only the lower end, if the range is empty, too narrow or too wide.
     """
     span = high - low
     if not max(8 * math.ulp(max(abs(low), abs(high))), _NARROWEST) < span < math.inf:
@@ -28,7 +28,7 @@ def _between(low: float, high: float, step: float) -> int:
 
 
 def labels(values: list[float]) -> list[str]:
-    """The values in as few digits as tell them apart."""
+    """The values, in as few digits as make them differ."""
     if len(values) < 2:
         return [f"{value:.4g}" for value in values]
     step = math.floor(math.log10(values[1] - values[0]) + 1e-9)

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from halfstep.codec import JsonObject
 from halfstep.comparison.model.quality import RunPart
 
-POINTS = 1500  # a line longer than this is drawn from its lows and highs
+POINTS = 1500  # points that a line may have; of a longer one the lows and highs are drawn
 FEWEST = 100  # points that a line may have however many lines there are
 ALL = 48_000  # points that all lines of a page share: about 1 MB of it
 DOTS = 300
-_GOLDEN = 0.6180339887  # steps of this spread dots evenly over a band, the same way every time
+_GOLDEN = 0.6180339887  # multiples of this, modulo 1, spread dots evenly over a band
 
 Figure = JsonObject
 Curve = Sequence[float | None]
@@ -22,9 +22,9 @@ Curve = Sequence[float | None]
 def thinned(
     points: Sequence[tuple[float, float | None]], most: int = POINTS
 ) -> list[tuple[float, float | None]]:
-    """At most so many of the points, in order: the first, the last, and what stands out of each stretch between.
+    """At most ``most`` of the points, in order: the first, the last, and up to three of each part between them.
 
-    A stretch keeps its lowest point, its highest and, where one has no value, a gap.
+    A part keeps its lowest and highest point and, if one has no value, a gap.
     """
     if len(points) <= most:
         return list(points)
@@ -40,7 +40,7 @@ def thinned(
 
 
 def thin(figures: Iterable[Figure]) -> None:
-    """Leave of every long line what a screen can show, in six digits: the fewer points, the more lines there are."""
+    """Reduce every long line to what a screen can show, in six digits; with more lines, each gets fewer points."""
     lines = [trace for figure in figures for trace in figure["data"] if trace["mode"] == "lines"]
     most = max(FEWEST, min(POINTS, ALL // max(len(lines), 1)))
     for trace in (trace for trace in lines if len(trace["x"]) > most):
@@ -54,17 +54,24 @@ def steps(curve: Curve) -> list[tuple[float, float | None]]:
     return list(enumerate(curve))
 
 
+def _trace(mode: str, points: Sequence[tuple[float, float | None]], name: str) -> Figure:
+    """What lines and dots of a precision have in common; a click on its name in the legend hides them."""
+    named = {"name": plain(name), "legendgroup": plain(name)}
+    return {
+        "type": "scatter",
+        "mode": mode,
+        "x": [x for x, _ in points],
+        "y": [y for _, y in points],
+        **named,
+    }
+
+
 def line(
     points: Sequence[tuple[float, float | None]], name: str, colour: str, thin: bool = False, axis: str = "y"
 ) -> Figure:
-    """A line through the points; a thin one is a single trial's and stays out of the hover."""
+    """A line through the points; a thin one is a single trial, which the hover text leaves out."""
     return {
-        "type": "scatter",
-        "mode": "lines",
-        "x": [x for x, _ in points],
-        "y": [y for _, y in points],
-        "name": plain(name),
-        "legendgroup": plain(name),
+        **_trace("lines", points, name),
         "yaxis": axis,
         "line": {"color": colour, "width": 0.8 if thin else 2},
         "opacity": 0.4 if thin else 1,
@@ -73,14 +80,14 @@ def line(
 
 
 def band(low: Curve, high: Curve, name: str, colour: str, axis: str = "y", shade: str = "22") -> list[Figure]:
-    """The area between two curves, where both are there; it stays out of the hover.
+    """The area between two curves, where both have values; the hover text leaves it out.
 
     Args:
         low, high: by step.
-        name: of the precision, so that the area leaves with its line.
-        colour: a colour's name; ``shade`` is its opacity in hexadecimal.
+        name: the precision, so that the area is hidden together with its line.
+        colour: a colour's name.
         axis: the vertical axis.
-        shade: how dense.
+        shade: the opacity in hexadecimal.
     """
     both = [
         (i, a, b) for i, (a, b) in enumerate(zip(low, high, strict=False)) if a is not None and b is not None
@@ -97,7 +104,7 @@ def band(low: Curve, high: Curve, name: str, colour: str, axis: str = "y", shade
 
 
 def margin(edge: Sequence[float], size: float) -> list[Figure]:
-    """The area from -size to size, the whole plot wide: what is too little to matter."""
+    """The area from -size to size over the whole width: differences that are too small to matter."""
     common: Figure = {"type": "scatter", "mode": "lines", "x": list(edge), "hoverinfo": "skip"}
     common |= {"line": {"width": 0, "color": "@soft"}}
     return [
@@ -107,21 +114,16 @@ def margin(edge: Sequence[float], size: float) -> list[Figure]:
 
 
 def intervals(at: Sequence[float], parts: Sequence[RunPart], name: str, colour: str) -> Figure:
-    """One dot per part with its band; hollow where the band holds zero: no difference is seen there."""
+    """One dot per part with its band; hollow if the band includes zero, so that no difference is seen."""
     arms = {"array": [p.high - p.value for p in parts], "arrayminus": [p.value - p.low for p in parts]}
-    told = [
+    texts = [
         f"steps {p.first:,.0f} to {p.last:,.0f}: {p.value:+.3g} ({p.low:+.3g} to {p.high:+.3g})"
         for p in parts
     ]
     symbols = ["circle" if p.apart else "circle-open" for p in parts]
     return {
-        "type": "scatter",
-        "mode": "markers",
-        "x": list(at),
-        "y": [p.value for p in parts],
-        "name": plain(name),
-        "legendgroup": plain(name),
-        "text": told,
+        **_trace("markers", [(x, p.value) for x, p in zip(at, parts, strict=True)], name),
+        "text": texts,
         "hovertemplate": "%{text}",
         "error_y": arms | {"type": "data", "symmetric": False, "color": colour, "thickness": 1.5, "width": 0},
         "marker": {"size": 8, "color": colour, "symbol": symbols, "line": {"width": 2, "color": colour}},
@@ -129,7 +131,7 @@ def intervals(at: Sequence[float], parts: Sequence[RunPart], name: str, colour: 
 
 
 def holes(curve: Curve, name: str, colour: str) -> Figure:
-    """A cross where the loss was not finite, at the height of the last loss that was."""
+    """A cross where the loss was not finite, at the height of the last finite loss."""
     at, last = [], 0.0
     for step, value in enumerate(curve):
         last = last if value is None else value
@@ -137,19 +139,14 @@ def holes(curve: Curve, name: str, colour: str) -> Figure:
             at.append((step, last))
     at = [*at[: -1 : -(-len(at) // DOTS)], at[-1]] if at else []
     return {
-        "type": "scatter",
-        "mode": "markers",
-        "x": [x for x, _ in at],
-        "y": [y for _, y in at],
-        "name": plain(name),
-        "legendgroup": plain(name),
+        **_trace("markers", at, name),
         "marker": {"symbol": "x-thin", "size": 9, "color": colour, "line": {"width": 2, "color": colour}},
         "hovertemplate": "not finite",
     }
 
 
 def spread(name: str, values: list[float], place: float, colour: str, unit: str) -> list[Figure]:
-    """Ordered values about one height: a dot each, a bar over the middle half, a mark at the median."""
+    """Ordered values around one height: a dot each, a bar over the middle half, a mark at the median."""
     shown = values[:: -(-len(values) // DOTS)]
     lower, middle, upper = (quantile(values, q) for q in (0.25, 0.5, 0.75))
     common: Figure = {"type": "scatter", "name": plain(name)}
@@ -177,17 +174,12 @@ def quantile(ordered: Sequence[float], q: float) -> float:
 
 
 def layout(height: int, top: int = 12) -> Figure:
-    """What all plots look like, `height` pixels high with `top` of them above the axes.
+    """The layout of all plots, `height` pixels high with `top` of them above the axes.
 
-    The legend is the page's own, above the plot: plotly's is set over what else stands there where names are many.
+    The page has its own legend above the plot, as plotly's covers other things if there are many names.
     """
-    axis = {
-        "gridcolor": "@line",
-        "zeroline": False,
-        "linecolor": "@line",
-        "tickfont": {"size": 12, "color": "@soft"},
-    }
-    axis |= {"automargin": True}
+    lines = {"gridcolor": "@line", "zeroline": False, "linecolor": "@line"}
+    axis = lines | {"tickfont": {"size": 12, "color": "@soft"}, "automargin": True}
     return {
         "height": height,
         "margin": {"l": 8, "r": 8, "t": top, "b": 8},
@@ -203,17 +195,9 @@ def layout(height: int, top: int = 12) -> Figure:
 
 
 def caption(text: str, y: float) -> Figure:
-    """The name of a vertical axis, level above it."""
-    place = {
-        "xref": "paper",
-        "x": 0,
-        "xanchor": "left",
-        "yref": "paper",
-        "y": y,
-        "yanchor": "bottom",
-        "yshift": 6,
-    }
-    return place | {"text": text, "showarrow": False, "font": {"size": 12, "color": "@soft"}}
+    """The name of a vertical axis, written horizontally above it."""
+    place = {"xref": "paper", "x": 0, "xanchor": "left", "yref": "paper", "y": y, "yanchor": "bottom"}
+    return place | {"yshift": 6, "text": text, "showarrow": False, "font": {"size": 12, "color": "@soft"}}
 
 
 def title(text: str) -> Figure:
@@ -222,11 +206,11 @@ def title(text: str) -> Figure:
 
 
 def plain(text: str) -> str:
-    """The text as plotly shows it letter by letter."""
+    """The text, escaped so that plotly shows it as it is."""
     return html.escape(text)
 
 
 def lines(name: str) -> str:
-    """A precision's name beside an axis, where a phone has room for 20 letters: broken between its options."""
+    """A precision's name beside an axis, broken between its options: a phone has room for 20 letters."""
     broken = textwrap.wrap(name.replace(":", ": "), 20, max_lines=3, placeholder="…")
     return "<br>".join(plain(part.replace(": ", ":")) for part in broken)

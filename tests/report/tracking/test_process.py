@@ -159,7 +159,7 @@ def test_a_package_that_cannot_be_imported_is_said_before_any_trial(
     monkeypatch.setenv("PLAYED_FAULT", "import")
     monkeypatch.chdir(tmp_path)
     Path("idle.py").write_text("print('idle')\n")
-    said = r"--track wandb does not work here \(ImportError: no module named protobuf\); mend that, or leave it out."
+    said = r"--track wandb does not work here \(ImportError: no module named protobuf\); fix that, or leave it out."
     with pytest.raises(UsageError, match=said):
         halfstep.compare("idle.py", precisions="fp32", out="out", track="wandb")
     assert list(tmp_path.glob("out/trials/*")) == []

@@ -5,12 +5,12 @@
   const figures = JSON.parse(byId("figures").textContent);
   const plots = [...document.querySelectorAll("[data-figure]")];
   const touch = matchMedia("(pointer: coarse)").matches;
-  // Pixels: about a sheet of A4 or Letter without its margins; nothing tells how wide it will be.
+  // Pixels: about a sheet of A4 or Letter without margins; the real width is not known.
   const SHEET = 700;
   let printing = false;
   const config = { displayModeBar: false, scrollZoom: false };
 
-  // Colours are names, "@p2" or, with an opacity, "@p2:22": look them up in the theme that the page has now.
+  // Colours are names, "@p2" or, with an opacity, "@p2:22": replace them by the colours of the current theme.
   const colour = (name, style) => {
     const [slot, shade = ""] = name.slice(1).split(":");
     return style.getPropertyValue("--" + slot).trim() + shade;
@@ -46,7 +46,7 @@
   };
   const widthOf = (plot) => (!printing && plot.clientWidth) || SHEET;
   const namesOf = (plot) => [...plot.parentElement.querySelectorAll(".names button")];
-  // On paper the style sets the width; with a box of its own the drawing follows.
+  // In print the style sets the width; with a viewBox the drawing scales with it.
   const scalable = (plot, on) => {
     const whole = plot.querySelector(".svg-container");
     if (!whole) return;

@@ -1,7 +1,7 @@
-"""Where teams look: a comparison as runs of TensorBoard, MLflow or Weights & Biases, one per trial.
+"""Sends a comparison to TensorBoard, MLflow or Weights & Biases, as one run per trial.
 
-``trackers.py`` reads ``--track`` and finds what can be wrong before a trial; ``runs.py`` is what a tracker gets;
-``process.py`` tells it in a process of its own, ``child.py``, which alone imports a tracker's file and package.
+``trackers.py`` reads ``--track`` and checks it before a trial; ``runs.py`` is what a tracker gets; ``process.py``
+starts a separate process, ``child.py``, and only that one imports a tracker's file and package.
 """
 
 from halfstep.report.tracking.process import NotTracked as NotTracked

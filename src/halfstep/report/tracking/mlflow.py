@@ -1,4 +1,4 @@
-"""MLflow: an experiment, in it a run per comparison with the page, and below that one per trial."""
+"""MLflow: an experiment with a run per comparison, which has the page, and below it a run per trial."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from halfstep.report.tracking import runs
 from halfstep.report.tracking.runs import Tracked
 
-#: what a request may hold
+#: limits of a request: metrics, parameters, characters of a value
 _METRICS, _PARAMS, _LONGEST = 1000, 100, 500
 
-#: characters that no name may have
+#: characters that a name must not have
 _FORBIDDEN = re.compile(r"[^\w\-. /]")
 
 _ID, _TRIAL, _STATUS = "halfstep.comparison", "halfstep.trial", "halfstep.status"
@@ -26,46 +26,53 @@ _ID, _TRIAL, _STATUS = "halfstep.comparison", "halfstep.trial", "halfstep.status
 _STATES = {"ok": "FINISHED", "interrupted": "KILLED"}
 
 
-def write(told: Tracked, place: str) -> str:
+def write(comparison: Tracked, place: str) -> str:
     """Write the comparison to the server or database ``place``, or into the folder; returns how to see it."""
     address, artifacts = _address(place)
     client = MlflowClient(tracking_uri=address)
     experiment = _experiment(client, artifacts)
-    for old in client.search_runs([experiment], f"tags.`{_ID}` = '{told.id}'"):
+    for old in client.search_runs([experiment], f"tags.`{_ID}` = '{comparison.id}'"):
         client.delete_run(old.info.run_id)
     parent = client.create_run(
-        experiment, run_name=told.name, tags={_ID: told.id, "mlflow.note.content": told.table}
+        experiment,
+        run_name=comparison.name,
+        tags={_ID: comparison.id, "mlflow.note.content": comparison.table},
     )
-    _parameters(client, parent, told.parameters)
-    if told.page:
-        client.log_artifact(parent.info.run_id, told.page)
-    for trial in told.runs:
-        _trial(client, experiment, parent, trial, told)
+    _parameters(client, parent, comparison.parameters)
+    if comparison.page:
+        client.log_artifact(parent.info.run_id, comparison.page)
+    for trial in comparison.runs:
+        _trial(client, experiment, parent, trial, comparison)
     client.set_terminated(parent.info.run_id, "FINISHED")
     return place if artifacts is None else f"mlflow ui --backend-store-uri {address}"
 
 
 def _address(place: str) -> tuple[str, str | None]:
-    """The address of the store, and where its files go; None where that is for the store to say."""
+    """The address of the store, and where its files go; None if the store decides that."""
     if not os.path.isabs(place):
         return place, None
     return f"sqlite:///{Path(place) / 'mlflow.db'}", (Path(place) / "artifacts").as_uri()
 
 
 def _experiment(client: MlflowClient, artifacts: str | None) -> str:
-    """The experiment's id: that of the environment's name, or else halfstep's own, made where it is not there."""
+    """The id of the experiment that the environment names, or else of ``halfstep``; made if it does not exist."""
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "halfstep")
     found = client.get_experiment_by_name(name)
     return str(found.experiment_id if found else client.create_experiment(name, artifact_location=artifacts))
 
 
-def _parameters(client: MlflowClient, run: Run, told: Mapping[str, str]) -> None:
-    params = [Param(name, value[:_LONGEST]) for name, value in told.items()]
+def _parameters(client: MlflowClient, run: Run, parameters: Mapping[str, str]) -> None:
+    params = [Param(name, value[:_LONGEST]) for name, value in parameters.items()]
     client.log_batch(run.info.run_id, params=params[:_PARAMS])
 
 
-def _trial(client: MlflowClient, experiment: str, parent: Run, trial: runs.Run, told: Tracked) -> None:
-    tags = {_ID: told.id, _TRIAL: trial.name, _STATUS: trial.status, "mlflow.parentRunId": parent.info.run_id}
+def _trial(client: MlflowClient, experiment: str, parent: Run, trial: runs.Run, comparison: Tracked) -> None:
+    tags = {
+        _ID: comparison.id,
+        _TRIAL: trial.name,
+        _STATUS: trial.status,
+        "mlflow.parentRunId": parent.info.run_id,
+    }
     run = client.create_run(experiment, run_name=trial.name, tags=tags)
     _parameters(client, run, trial.parameters)
     now, last = int(time.time() * 1000), 0

@@ -1,7 +1,7 @@
-"""Sends a comparison to a tracker in a process of its own: whatever becomes of that, the comparison is there.
+"""Sends a comparison to a tracker in a separate process, so that the comparison is safe whatever happens there.
 
 A tracker's package starts threads and services, handles signals and the end of the process, and reads dozens of
-variables; a process of its own keeps all that from this one, which may be a notebook.
+variables. A separate process keeps all that out of this one, which may be a notebook.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ class NotTracked(HalfstepError):
 
 
 def check(target: Target, out: Path) -> None:
-    """See that a tracker can be reached, before any trial is run: import its package, and make its folder.
+    """Check before any trial that a tracker works: import its package, and make its folder.
 
     Raises:
         UsageError: its package cannot be imported, or its folder not written.
     """
     try:
-        _told(target, out, {})
+        _answer(target, out, {})
     except _Failed as failed:
         name = target.tracker.name
         raise UsageError(
-            f"--track {name} does not work here ({failed}); mend that, or leave it out."
+            f"--track {name} does not work here ({failed}); fix that, or leave it out."
         ) from None
 
 
@@ -66,7 +66,7 @@ def track(target: Target, comparison: Mapping[str, Any], folder: Path, page: Pat
     where = f"{name}={given}" if given else name
     again = f"`{join_words(['halfstep', 'report', str(folder), '--track', where])}` sends it again"
     try:
-        return _told(target, folder, codec.write(tracked(comparison, folder, page)))
+        return _answer(target, folder, codec.write(tracked(comparison, folder, page)))
     except _Failed as failed:
         why = str(failed)
     except KeyboardInterrupt:
@@ -75,17 +75,17 @@ def track(target: Target, comparison: Mapping[str, Any], folder: Path, page: Pat
 
 
 class _Failed(Exception):
-    """Why the process did not do it."""
+    """Why the process failed."""
 
 
-def _told(target: Target, out: Path, told: JsonObject) -> str:
-    """The answer of the process to what it is sent; an empty object only tries whether it could."""
+def _answer(target: Target, out: Path, sent: JsonObject) -> str:
+    """The answer of the process to what it is sent; an empty object only checks that it works."""
     place = target.place(out)
     words = command("-m", "halfstep.report.tracking.child", target.tracker.name, place)
     try:
         done = subprocess.run(
             words,
-            input=json.dumps(told),
+            input=json.dumps(sent),
             capture_output=True,
             text=True,
             encoding="utf-8",
@@ -103,6 +103,6 @@ def _told(target: Target, out: Path, told: JsonObject) -> str:
         return clean(answer[0])
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     said = clean(lines[-1])[:300] if lines else ""
-    if done.returncode == 1 and said:  # in the words of the process itself
+    if done.returncode == 1 and said:  # the message of the process itself
         raise _Failed(said)
     raise _Failed(f"its process ended with {exit_words(done.returncode)}{said and f', and printed {said!r}'}")

@@ -1,4 +1,4 @@
-"""What a tracker gets of a comparison: a run per trial, with its parameters, its figures and its values by step."""
+"""What a tracker gets: a run per trial, with its parameters, its figures and its values by step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from halfstep.comparison.model.comparison import Comparison
 from halfstep.comparison.model.trials import TrialRow
 from halfstep.processes import join_words
 from halfstep.report.markdown import markdown
@@ -20,7 +19,7 @@ from halfstep.trials.job import Trial
 #: [step from 0, value]
 Series = tuple[tuple[int, float], ...]
 
-#: a trial's figures that are one number, and the units that their names in a tracker end with
+#: figures of a trial that are one number -> their names in a tracker, which end with the unit
 _FIGURES = {
     "steps": "steps",
     "skipped_steps": "skipped_steps",
@@ -35,11 +34,11 @@ _FIGURES = {
 
 @dataclass(frozen=True)
 class Run:
-    """A trial.
+    """A trial, as a tracker's run.
 
     Attributes:
-        name: of the trial, e.g. ``bf16-seed0-repeat1``.
-        id: the same for the same trial of the same comparison with the same values; a file's name.
+        name: the trial's name, e.g. ``bf16-seed0-repeat1``.
+        id: equal for the same trial of the same comparison with the same values; a file's name.
         status: how it ended: ``ok``, ``diverged``, ``failed`` …
         parameters: what was asked and what ran.
         figures: by name, with the unit at its end.
@@ -64,11 +63,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Tracked:
-    """A comparison.
+    """A comparison, as a tracker gets it.
 
     Attributes:
-        name: of its folder.
-        id: the same however often it is sent.
+        name: the folder's name.
+        id: the same each time the comparison is sent.
         started: when it began, as ISO 8601 has it.
         parameters: the program and the machine.
         table: as Markdown.
@@ -91,26 +90,22 @@ def tracked(comparison: Mapping[str, Any], folder: Path, page: Path | None) -> T
     environment = {
         name: getattr(found.environment, name) for name in ("started", "cpu", "python", "halfstep")
     }
-    name, program = folder.absolute().name, command_line(found.program)
+    name, program, launch = folder.absolute().name, command_line(found.program), found.program.launch
     id = _digest(environment["started"], program, found.program.cwd)
-    told = {name: str(value) for name, value in environment.items() if value is not None}
+    machine = {name: str(value) for name, value in environment.items() if value is not None}
     return Tracked(
         name=name,
         id=id,
-        started=told.get("started", ""),
-        parameters={"program": program, **_launch(found), **told},
+        started=machine.get("started", ""),
+        parameters={"program": program} | ({"launch": launch} if launch else {}) | machine,
         table=markdown(comparison),
         page="" if page is None else str(page.absolute()),
         runs=tuple(_run(row, id, program) for row in found.trials),
     )
 
 
-def _launch(found: Comparison) -> dict[str, str]:
-    return {"launch": found.program.launch} if found.program.launch else {}
-
-
 def _run(row: TrialRow, comparison: str, program: str) -> Run:
-    told = {
+    parameters = {
         "precision": row.precision,
         "seed": row.seed,
         "repeat": row.repeat,
@@ -128,7 +123,7 @@ def _run(row: TrialRow, comparison: str, program: str) -> Run:
         name=name,
         id=f"{comparison[:8]}{_digest(name, row.status, figures, series)[:16]}",
         status=row.status,
-        parameters={name: str(value) for name, value in told.items() if value not in (None, "")},
+        parameters={name: str(value) for name, value in parameters.items() if value not in (None, "")},
         figures=figures,
         series=series,
     )
@@ -147,7 +142,7 @@ def _figures(row: TrialRow) -> Iterator[tuple[str, float]]:
 
 def _series(row: TrialRow) -> Iterator[tuple[str, Series]]:
     yield "loss", tuple((step, loss) for step, loss in enumerate(row.losses) if loss is not None)
-    # The first steps have no time: there is no step before the first, and a damaged record may lack others.
+    # The first step has no time, as there is no step before it; a damaged record may lack more times.
     first = len(row.losses) - len(row.step_times)
     yield "step_seconds", tuple((first + i, seconds) for i, seconds in enumerate(row.step_times))
     yield "loss_scale", tuple((int(step), scale) for step, scale in row.loss_scale)
@@ -155,5 +150,5 @@ def _series(row: TrialRow) -> Iterator[tuple[str, Series]]:
         yield f"logged/{name}", tuple((int(step), value) for step, value in points if value is not None)
 
 
-def _digest(*told: object) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

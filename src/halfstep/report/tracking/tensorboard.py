@@ -1,4 +1,4 @@
-"""TensorBoard's files of events: a folder per comparison, in it one per trial, written without TensorFlow."""
+"""TensorBoard: a folder per comparison with a folder of event files per trial, written without TensorFlow."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from halfstep.processes import join_words
 from halfstep.report.tracking.runs import Run, Tracked
 
-#: the end of the names of the files that are written here: a comparison that is sent again takes their place
+#: the ending of the files written here; a comparison that is sent again replaces them
 _OURS = ".halfstep"
 
 #: parameters that TensorBoard's table of hyperparameters shows
 _HPARAMS = ("precision", "seed", "repeat", "status")
 
 
-def write(told: Tracked, place: str) -> str:
+def write(comparison: Tracked, place: str) -> str:
     """Write the comparison below the folder ``place``; returns the command that shows it."""
-    folder, started = Path(place) / told.name, _seconds(told.started)
+    folder, started = Path(place) / comparison.name, _seconds(comparison.started)
     folder.mkdir(parents=True, exist_ok=True)
-    page = f"\n\nThe page: {_page(told, folder)}" if told.page else ""
-    _write(folder, started, [_text("comparison", told.table + page), _hparams(told)])
-    for run in told.runs:
-        _write(folder / run.name, started, _start(run, told), steps=run)
+    page = f"\n\nThe page: {_page(comparison, folder)}" if comparison.page else ""
+    _write(folder, started, [_text("comparison", comparison.table + page), _hparams(comparison)])
+    for run in comparison.runs:
+        _write(folder / run.name, started, _start(run, comparison), steps=run)
     return join_words(["tensorboard", "--logdir", place])
 
 
-def _page(told: Tracked, folder: Path) -> Path:
-    """TensorBoard stores no files of others, so the page is put beside its own files."""
-    return Path(shutil.copyfile(told.page, folder / "report.html"))
+def _page(comparison: Tracked, folder: Path) -> Path:
+    """TensorBoard stores no other files, so the page is put beside its own files."""
+    return Path(shutil.copyfile(comparison.page, folder / "report.html"))
 
 
 def _seconds(started: str) -> float:
@@ -58,7 +58,7 @@ def _seconds(started: str) -> float:
 
 
 def _write(folder: Path, started: float, first: list[Summary.Value], steps: Run | None = None) -> None:
-    """One file of events; it replaces those that were written here before."""
+    """Write one event file; it replaces those that were written here before."""
     folder.mkdir(parents=True, exist_ok=True)
     old = list(folder.glob(f"events.out.tfevents.*{_OURS}"))
     new = folder / f"events.out.tfevents.{int(time.time())}.{os.getpid()}{_OURS}"
@@ -75,7 +75,7 @@ def _write(folder: Path, started: float, first: list[Summary.Value], steps: Run 
 
 
 def _events(run: Run, started: float) -> Iterator[Event]:
-    """Values by step, at the times at which the steps ended, counted from the comparison's beginning; then figures."""
+    """Values by step, at the times at which the steps ended after the comparison's start; then the figures."""
     at, last = started, 0
     for step, values in run.by_step():
         at, last = at + values.get("step_seconds", 0.0), step
@@ -108,10 +108,10 @@ def _of_hparams(tag: str, data: plugin_data_pb2.HParamsPluginData) -> Summary.Va
     return Summary.Value(tag=tag, metadata=create_summary_metadata(data))
 
 
-def _hparams(told: Tracked) -> Summary.Value:
-    """The columns of the table of hyperparameters: what tells trials apart, and the figures."""
+def _hparams(comparison: Tracked) -> Summary.Value:
+    """The columns of the table of hyperparameters: what distinguishes trials, and the figures."""
     experiment = api_pb2.Experiment(
-        name=told.name,
+        name=comparison.name,
         hparam_infos=[api_pb2.HParamInfo(name=name, type=api_pb2.DATA_TYPE_STRING) for name in _HPARAMS],
         metric_infos=[
             api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag))
@@ -121,9 +121,9 @@ def _hparams(told: Tracked) -> Summary.Value:
     return _of_hparams(EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=experiment))
 
 
-def _start(run: Run, told: Tracked) -> list[Summary.Value]:
-    """What the trial was: parameters as a table, and as hyperparameters."""
-    start = plugin_data_pb2.SessionStartInfo(group_name=told.name)
+def _start(run: Run, comparison: Tracked) -> list[Summary.Value]:
+    """The trial's parameters, as hyperparameters and as a table."""
+    start = plugin_data_pb2.SessionStartInfo(group_name=comparison.name)
     for name in _HPARAMS:
         start.hparams[name].string_value = run.parameters.get(name, "")
     rows = "\n".join(f"| {name} | {value.replace('|', ' ')} |" for name, value in run.parameters.items())

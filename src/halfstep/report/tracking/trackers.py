@@ -16,9 +16,9 @@ class Tracker:
     """A tracker.
 
     Attributes:
-        name: as ``--track`` and the extra of halfstep call it, and the package too.
-        variable: of the environment, by which its users say where it writes; empty where it has none.
-        takes_address: whether it may be told an address such as ``http://host:5000`` in the place of a folder.
+        name: for ``--track``; also the name of the package, and of halfstep's extra.
+        variable: the environment variable that says where it writes; empty if it has none.
+        takes_address: whether it accepts an address such as ``http://host:5000`` instead of a folder.
     """
 
     name: str
@@ -35,7 +35,7 @@ TRACKERS = {
     )
 }
 
-#: what keeps a tracker from reporting to its makers
+#: variables that keep a tracker from reporting to its makers
 _QUIET = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -43,8 +43,8 @@ _QUIET = {
     "WANDB_SILENT": "true",
 }
 
-#: where wandb keeps what does not lie beside its runs, by its variable; the last only where it is offline, as it holds
-#: what the user's runs online are configured by
+#: variable -> the folder of wandb's other files; the last one is set only if wandb is offline, as online it has to find
+#: the user's own configuration
 _WANDB = {
     "WANDB_DATA_DIR": "data",
     "WANDB_CACHE_DIR": "cache",
@@ -54,9 +54,9 @@ _WANDB = {
 
 
 def environment(tracker: Tracker, place: str, given: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment of a tracker's process: what is ``given`` stays, and what it lacks is added.
+    """The environment of a tracker's process: ``given``, and variables that it lacks.
 
-    A tracker writes below ``place`` alone, and wandb sends nothing unless WANDB_API_KEY or WANDB_MODE is given.
+    With these a tracker writes only below ``place``, and wandb sends nothing without WANDB_API_KEY or WANDB_MODE.
     """
     added = dict(_QUIET)
     if tracker.name == "wandb":
@@ -69,20 +69,20 @@ def environment(tracker: Tracker, place: str, given: Mapping[str, str] = os.envi
 
 @dataclass(frozen=True)
 class Target:
-    """A tracker, and the folder or address that was given for it; empty where none was."""
+    """A tracker, and the folder or address that was given for it; empty if none was."""
 
     tracker: Tracker
     given: str = ""
 
     def place(self, out: Path, environment: Mapping[str, str] = os.environ) -> str:
         """Where it writes: what was given, else what its variable names, else the comparison's folder ``out``."""
-        told = self.given or environment.get(self.tracker.variable, "")
-        if told and self.tracker.takes_address and ":" in told:
-            return told
-        return str(Path(told).absolute() if told else out.absolute() / "tracking" / self.tracker.name)
+        named = self.given or environment.get(self.tracker.variable, "")
+        if named and self.tracker.takes_address and ":" in named:
+            return named
+        return str(Path(named).absolute() if named else out.absolute() / "tracking" / self.tracker.name)
 
     def is_inside(self, out: Path) -> bool:
-        """Whether it writes into the comparison's folder, as nobody has named another place."""
+        """Whether it writes into the comparison's folder, as no other place is named."""
         return self.place(out) == Target(self.tracker).place(out, {})
 
 
@@ -111,6 +111,6 @@ def parse_targets(texts: Sequence[str]) -> tuple[Target, ...]:
 
 
 def _is_installed(package: str) -> bool:
-    """Whether there is such a package. A folder of that name, as wandb leaves one, is a package without a file."""
+    """Whether there is such a package; a mere folder of that name, as wandb leaves one, has no origin."""
     spec = find_spec(package)
     return spec is not None and spec.origin is not None

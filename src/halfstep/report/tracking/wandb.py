@@ -1,4 +1,4 @@
-"""Weights & Biases: a group per comparison, in it a run per trial, and one that has the table and the page.
+"""Weights & Biases: a group per comparison, with a run per trial, and a run that has the table and the page.
 
 :func:`halfstep.report.tracking.trackers.environment` keeps it offline and in its place.
 """
@@ -15,32 +15,43 @@ from halfstep.processes import join_words
 from halfstep.report.tracking.runs import Run, Tracked
 
 
-def write(told: Tracked, place: str) -> str:
+def write(comparison: Tracked, place: str) -> str:
     """Write the comparison below the folder ``place``, or send it; returns how to see it."""
-    _forget(told, Path(place))
-    for trial in told.runs:
-        with _begun(told, place, trial.name, trial.id, "trial", {**trial.parameters}) as run:
+    _forget(comparison, Path(place))
+    for trial in comparison.runs:
+        with _begun(comparison, place, trial.name, trial.id, "trial", {**trial.parameters}) as run:
             _trial(run, trial)
             run.finish(exit_code=0 if trial.status == "ok" else 1)
-    with _begun(told, place, told.name, f"{told.id[:8]}comparison", "comparison", {**told.parameters}) as run:
+    with _begun(
+        comparison,
+        place,
+        comparison.name,
+        f"{comparison.id[:8]}comparison",
+        "comparison",
+        {**comparison.parameters},
+    ) as run:
         address = str(run.url or "")
-        run.notes = told.table
-        if told.page:
-            page = wandb.Artifact(f"page-{told.id[:8]}", type="report")
-            page.add_file(told.page, name="report.html")
+        run.notes = comparison.table
+        if comparison.page:
+            page = wandb.Artifact(f"page-{comparison.id[:8]}", type="report")
+            page.add_file(comparison.page, name="report.html")
             run.log_artifact(page)
     wandb.teardown()
-    return address or f"wandb sync {join_words([str(Path(place, 'wandb'))])}/offline-run-*-{told.id[:8]}*"
+    return (
+        address or f"wandb sync {join_words([str(Path(place, 'wandb'))])}/offline-run-*-{comparison.id[:8]}*"
+    )
 
 
-def _forget(told: Tracked, place: Path) -> None:
-    """Take away what was written offline when the same comparison was sent before."""
-    for folder in place.glob(f"wandb/offline-run-*-{told.id[:8]}*"):
+def _forget(comparison: Tracked, place: Path) -> None:
+    """Remove what was written offline when the same comparison was sent before."""
+    for folder in place.glob(f"wandb/offline-run-*-{comparison.id[:8]}*"):
         shutil.rmtree(folder)
 
 
-def _begun(told: Tracked, place: str, name: str, id: str, kind: str, config: dict[str, str]) -> wandb.Run:
-    """A run that has nothing of this process: the trial is over, and ran in another."""
+def _begun(
+    comparison: Tracked, place: str, name: str, id: str, kind: str, config: dict[str, str]
+) -> wandb.Run:
+    """Start a run that records nothing of this process, as the trial ran in another one."""
     settings = wandb.Settings(
         console="off",
         disable_code=True,
@@ -56,7 +67,7 @@ def _begun(told: Tracked, place: str, name: str, id: str, kind: str, config: dic
         dir=place,
         id=id,
         name=name,
-        group=f"{told.name}-{told.id[:8]}",
+        group=f"{comparison.name}-{comparison.id[:8]}",
         job_type=kind,
         config=config,
         resume="allow",
