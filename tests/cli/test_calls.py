@@ -293,13 +293,13 @@ def test_a_script_needs_no_guard_and_a_trial_starts_no_trials(folder: Path) -> N
         for name in ("script.py", "itself.py")
     ]
     assert printed[0] == "failed\n"
-    assert "A trial of a comparison or a diagnosis was about to start one of its own" in printed[1]
+    assert "A trial of a comparison or a diagnosis was about to start another one" in printed[1]
 
 
 def test_a_trial_is_refused_trials_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(MARK, "1")
     for call in (halfstep.compare, halfstep.diagnose):
-        with pytest.raises(halfstep.HalfstepError, match="about to start one of its own"):
+        with pytest.raises(halfstep.HalfstepError, match="about to start another one"):
             call("idle.py")
 
 

@@ -66,7 +66,7 @@ def test_a_file_that_a_copy_of_the_folder_does_not_hold_has_a_cure_of_its_own() 
     assert recommend(told_rows(trials, rows))["text"] == (
         "No verdict: bf16 went on from /train/last.pt, which an earlier trial wrote, and made 30 of 40 steps; it names "
         "that file by an absolute path, which leads out of the copy that --fresh makes; name it relative to the working "
-        "folder, or give each trial a folder of its own, which HALFSTEP_TRIAL in its environment names."
+        "folder, or give each trial its own folder, named after HALFSTEP_TRIAL in its environment."
     )
 
 

@@ -65,7 +65,7 @@ def _parse() -> Callable[[], None] | int | None:
         _exit(error)
     except BrokenPipeError:
         _forget_stdout()
-        sys.exit(1)  # whoever read has read enough
+        sys.exit(1)  # the reader of stdout has ended
     except OSError as error:
         _forget_stdout()
         _exit(HalfstepError(f"{error.filename or 'The output'} cannot be used: {error.strerror}."))

@@ -181,7 +181,7 @@ def _folder(given: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Calla
     """
     if MARK in os.environ:
         raise UsageError(
-            "A trial of a comparison or a diagnosis was about to start one of its own; do that only where "
+            "A trial of a comparison or a diagnosis was about to start another one; do that only where "
             "HALFSTEP_TRIAL is not in the environment, or from another file."
         )
     if given.get("out") is not None or given.get("resume") is not None:

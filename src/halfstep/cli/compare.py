@@ -193,10 +193,10 @@ def perform(task: Task, display: Display) -> Done:
 
 
 def _begun(folder: Path) -> Stored:
-    """The comparison that is to be resumed.
+    """The comparison to resume.
 
     Raises:
-        UsageError: nothing was begun there, or not by this user.
+        UsageError: none was started there, or another user started it.
     """
     check_owner(folder)
     return stored(folder)

@@ -122,7 +122,7 @@ class HalfstepMagics(Magics):
                 "There is no cell to run: write %%halfstep above one, or run the cells that train before %halfstep."
             )
         print(
-            f"halfstep: the program is {'this cell' if only_cell else 'what follows'}, each in a process of its own:"
+            f"halfstep: the program is {'this cell' if only_cell else 'what follows'}, each in a separate process:"
         )
         for part in program:
             name = "this cell" if cell is not None and part is program[-1] else f"In [{part.number}]"

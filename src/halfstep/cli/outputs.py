@@ -182,7 +182,7 @@ def print_required(comparison: JsonObject, terms: Sequence[Term], console: Conso
 
 
 def print_tracked(targets: Sequence[Target], comparison: JsonObject, folder: Path, page: Path | None) -> None:
-    """Write to the trackers, and say on stderr how to see it, or why one failed; everything else is written by then."""
+    """Write to the trackers, and say on stderr how to see it, or why one failed; everything else is written before."""
     for target in targets:
         name = target.tracker.name
         try:

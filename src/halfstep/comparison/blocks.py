@@ -66,7 +66,7 @@ class Runner(Protocol):
     """Runs the trials of blocks in one place, one at a time."""
 
     def run(self, job: Job, trial: Trial, on_step: OnStep, stop: Stop) -> Outcome:
-        """As :func:`~halfstep.trials.run_trial`, in a thread of its own.
+        """As :func:`~halfstep.trials.run_trial`, in its own thread.
 
         Raises:
             PlaceLost: the machine is gone, and the trial with it.
@@ -94,7 +94,7 @@ class Here:
 
 
 class SideBySide:
-    """Blocks side by side, each in a place of its own and in a thread that waits for its trials.
+    """Blocks side by side, each in its own place, and with a thread that waits for its trials.
 
     The threads report through a queue; this thread handles Ctrl-C and the display. A block whose place is lost is run
     again from its beginning in another place, so that all its trials run on one device.

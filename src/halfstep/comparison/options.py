@@ -13,14 +13,14 @@ from halfstep.trials.progress import CallOptions
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonOptions(CallOptions):
-    """What is to be compared, as it was given: a list may also be a text with commas, a path a text."""
+    """What to compare, as it was given: a list may also be a text with commas, and a path a text."""
 
     program: StrPath | None = field(default=None, kw_only=False)
     precisions: str | Sequence[str] | None = field(
         default=None,
         metadata=option_help(
             "Separated by commas, e.g. fp32,bf16,fp16:loss_scale=1024. Default: what this hardware can do, and as-is "
-            "if the program has mixed precision of its own.",
+            "if the program has its own mixed precision.",
             metavar="LIST",
         ),
     )
@@ -136,7 +136,7 @@ class ComparisonOptions(CallOptions):
     parallel: str | int = field(
         default="",
         metadata=option_help(
-            "Run N blocks side by side: a block is one seed and repeat in all precisions, on a GPU of its own, or on "
+            "Run N blocks side by side: a block is one seed and repeat in all precisions, on its own GPU, or on "
             "1/N of a CPU's cores. devices: as many as there are GPUs.",
             metavar="N|devices",
         ),

@@ -23,7 +23,7 @@ from halfstep.comparison.statistics.sequential import LOOKS, Levels, next_look
 
 @dataclass(frozen=True)
 class State:
-    """What is known when the next trial is to be chosen.
+    """What is known when the next trial is chosen.
 
     Attributes:
         precisions: those to compare, in their order.

@@ -12,10 +12,10 @@ from typing import Any
 
 from halfstep import codec
 from halfstep.codec import JsonObject
-from halfstep.comparison.advice.evidence import PREFER, Prefer
 from halfstep.comparison.cluster.resources import parse_on, parse_resources
 from halfstep.comparison.fit import FitOption
 from halfstep.comparison.model.environment import Environment
+from halfstep.comparison.model.recommendation import PREFER, Prefer
 from halfstep.comparison.slots import parse_parallel
 from halfstep.comparison.statistics.tolerance import Tolerance, parse_tolerance
 from halfstep.errors import UsageError

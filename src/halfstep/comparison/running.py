@@ -161,7 +161,7 @@ def _check_limit(request: Request, environment: Environment) -> None:
     on_cpu = len(environment.devices) < 2
     if request.memory_limit is not None and not on_cpu:
         raise UsageError(
-            f"--memory-limit was given, but {environment.devices[-1].name} has memory of its own that "
+            f"--memory-limit was given, but {environment.devices[-1].name} has its own memory, which "
             "--fit-batch fills; leave the limit out."
         )
     if request.fit is not None and request.memory_limit is None and on_cpu:

@@ -189,5 +189,5 @@ def devices_used(cuda: Any) -> list[int]:
 
 
 def _has_graphs(cuda: Any) -> bool:
-    """Whether there is memory of CUDA graphs, which have pools of their own."""
+    """Whether there is memory of CUDA graphs, which use separate pools."""
     return any(tuple(segment.get("segment_pool_id", (0, 0))) != (0, 0) for segment in cuda.memory_snapshot())

@@ -70,7 +70,7 @@ class _Watch:
             return None
         spec = self._ask_the_others(name, path, target)
         # Set on the instance, so that the loader is the real one in every other respect: its type, get_data,
-        # get_resource_reader. Whoever only looks (importlib.util.find_spec) sees nothing else.
+        # get_resource_reader. A caller that only searches (importlib.util.find_spec) sees no difference.
         if spec is not None and hasattr(spec.loader, "__dict__") and not isinstance(spec.loader, type):
             vars(spec.loader)["exec_module"] = functools.partial(_exec_module, self, spec.loader, name)
         return spec
@@ -125,7 +125,7 @@ def _exec_module(watch: _Watch, loader: Any, name: str, module: ModuleType) -> N
 
 
 # The interpreter leaves frames of its import machinery out of tracebacks, and `warnings` passes over them when
-# it counts `stacklevel`. This one stands among them, so it bears their file's name and is left out likewise.
+# it counts `stacklevel`. This one stands among them, so it gets their file name, and is left out, too.
 _exec_module.__code__ = _exec_module.__code__.replace(co_filename="<frozen importlib._bootstrap>")
 
 _WATCH = _Watch()

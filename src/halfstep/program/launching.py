@@ -62,7 +62,7 @@ def rank(environment: Mapping[str, str] = os.environ) -> int:
     """This process's rank among those that a launcher started; 0 without one.
 
     torchrun sets ``RANK``; a program that starts its own copies, as Lightning does, sets ``LOCAL_RANK`` only; MPI and
-    Slurm have names of their own.
+    Slurm use other names.
     """
     return _first(_RANK, environment, 0)
 

@@ -1,7 +1,7 @@
 """Runs a program in this process, exactly as `python` would.
 
 Known differences, all that were found: `sys.orig_argv`; frames of halfstep lie below the program's first, seen by
-whoever walks the stack (`inspect.stack()`, `warnings.warn` from more than three levels beyond its top, logging from
+code that walks the stack (`inspect.stack()`, `warnings.warn` from more than three levels beyond its top, logging from
 any) and counted in the recursion limit (some 10 of 1000); `sys.modules` also has what halfstep imported; a script that
 cannot be decoded fails in the words of `compile`.
 """

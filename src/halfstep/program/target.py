@@ -1,4 +1,4 @@
-"""What is to be run: a file, a module, a directory or a zip, and its arguments."""
+"""What to run: a file, a module, a directory or a zip, and its arguments."""
 
 from __future__ import annotations
 

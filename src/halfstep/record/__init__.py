@@ -7,7 +7,7 @@ Events, in the order in which they appear (every one has ``event`` and ``at``, s
   as values: ``asked`` and ``asked_weights`` (formats), ``described``, ``emulated``, ``fp32_units`` (kinds of product),
   ``lists`` (a device), ``software`` (a framework); later ones have the framework that drives the training, where it is
   not PyTorch itself, and whether the script clips and accumulates
-- ``own_amp``: the script has mixed precision of its own (``autocast``, ``GradScaler``, a framework's flag), and
+- ``own_amp``: the script has its own mixed precision (``autocast``, ``GradScaler``, a framework's flag), and
   the format that its words ask for
 - ``step``: index from 0, loss, seconds since the step before, skipped, loss_scale, sampled
 - ``skip``: a step that was left out: step, scale, reason

@@ -72,7 +72,7 @@ class Takeover(TypedDict, total=False):
 
 
 class OwnAmp(TypedDict):
-    """The script has lower precision of its own."""
+    """The script itself uses lower precision."""
 
     what: str
 
@@ -278,7 +278,7 @@ def cleaned(value: Any) -> Any:
     if isinstance(value, str):
         return clean(value, lines=True)[:LONGEST]
     if isinstance(value, dict):
-        # A number needs no call of its own, and most of a record are numbers.
+        # Most values of a record are numbers, and these need no call.
         return {
             cleaned(key): cleaned(item) if isinstance(item, str | dict | list) else item
             for key, item in value.items()

@@ -40,7 +40,7 @@ def _row(texts: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text that Markdown shows as it is: no markup, entity or link of its own, no end of a cell."""
+    """The text, escaped so that Markdown shows it as it is, within one cell."""
     text = clean(text).replace("\n", " ")
     text = "".join(f"\\{c}" if c in "\\`*_{}[]<>|#&~$@" else c for c in text)
     # What looks like an address becomes a link by itself.

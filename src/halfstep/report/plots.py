@@ -52,7 +52,7 @@ def logged_names(comparison: Comparison) -> list[str]:
 
 
 def names(figure: Figure, comparison: Comparison) -> list[str]:
-    """The precisions that a figure's legend names, in order: those that have a line or dots of their own in it."""
+    """The precisions that a figure's legend names, in order: those that have lines or dots in it."""
     drawn = {trace.get("legendgroup") for trace in figure["data"]}
     return [name for name in comparison.precisions if traces.plain(name) in drawn]
 

@@ -109,7 +109,7 @@ class Job:
         environment = {**CONSOLE, **os.environ}
         environment.setdefault("PYTHONHASHSEED", "0")
         environment["PYTHONUNBUFFERED"] = "1"
-        if self.launch:  # which starts an interpreter of its own
+        if self.launch:  # the launcher starts another interpreter
             given = {
                 "PYTHONOPTIMIZE": str(sys.flags.optimize or ""),
                 "PYTHONWARNINGS": ",".join(sys.warnoptions),

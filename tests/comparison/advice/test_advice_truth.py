@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from halfstep import codec
-from halfstep.comparison.advice.evidence import AS_GOOD, CLOSE, PREFER, RATIOS, Prefer, standing
+from halfstep.comparison.advice.evidence import AS_GOOD, CLOSE, RATIOS, standing
 from halfstep.comparison.fit import Search
 from halfstep.comparison.model.quality import Difference, FinalDifference
+from halfstep.comparison.model.recommendation import PREFER, Prefer
 from halfstep.comparison.model.trials import TrialRow
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.statistics.intervals import Interval

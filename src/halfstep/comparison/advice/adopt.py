@@ -17,14 +17,14 @@ _ONE_LINE = 'import halfstep; halfstep.enable("{recipe}")   # the first line of 
 
 @dataclass(frozen=True)
 class Script:
-    """What is known about the script that is to be changed.
+    """What is known about the script that the lines are for.
 
     Attributes:
         framework: what drives its training: a key of :data:`OWN_WORDS`.
         device: ``cpu`` or the accelerator's type.
         clipping: how it clips gradients, ``norm`` or ``value``; None if it does not.
         passes: backward passes per step; more than one is accumulation.
-        loop: whether it trains with an optimizer of Keras's in a loop of its own, without compile and fit.
+        loop: whether it trains with an optimizer of Keras's in its own loop, without compile and fit.
         held: the 16-bit format of the weights that it loads or makes itself; empty where they are wider.
     """
 
@@ -217,7 +217,7 @@ OWN_WORDS: dict[str, dict[str, Words]] = {
     "keras": {
         "fp32": _always(_POLICY.format("float32")),
         "bf16": _always(_POLICY.format("mixed_bfloat16")),
-        # compile() adds the loss scale; a loop with PyTorch's or JAX's gradients has none of its own
+        # compile() adds the loss scale; a loop with PyTorch's or JAX's gradients has no loss scale
         "fp16": lambda script: None if script.loop else _POLICY.format("mixed_float16"),
         "bf16-true": _always(_POLICY.format("bfloat16")),
     },

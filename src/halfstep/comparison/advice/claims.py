@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from halfstep.comparison.advice.evidence import RATIOS, Evidence, Prefer, Row, ratio_name
+from halfstep.comparison.advice.evidence import RATIOS, Evidence, Row, ratio_name
+from halfstep.comparison.model.recommendation import Prefer
 from halfstep.comparison.model.references import EvidenceRef
 from halfstep.comparison.model.verdicts import Explanation
 

@@ -10,8 +10,7 @@ from typing import Literal
 from halfstep.comparison.advice.batches import NO_BATCHES, Batches
 from halfstep.comparison.model.figures import Ratio
 from halfstep.comparison.model.quality import FinalDifference
-from halfstep.comparison.model.recommendation import PREFER as PREFER
-from halfstep.comparison.model.recommendation import Prefer as Prefer
+from halfstep.comparison.model.recommendation import Prefer
 from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.statistics.intervals import Interval, runs_to_tell
 from halfstep.precisions.recipes import parse

@@ -47,7 +47,7 @@ class Answer:
 def _stay(
     evidence: Evidence, found: Sequence[Claim], decided: bool = True, about: Row | None = None
 ) -> Answer:
-    """The baseline is to be used."""
+    """The answer to use the baseline."""
     return Answer(evidence.base[1].precision, found, decided, about)
 
 

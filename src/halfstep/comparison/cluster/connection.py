@@ -113,7 +113,7 @@ def _connect(ray: Any, on: str, address: str, folder: Path) -> None:
         how |= {"address": "local", "include_dashboard": False}
     try:
         ray.init(**how)
-    except Exception as error:  # Ray has no class of its own for this
+    except Exception as error:  # Ray has no special class for this
         raise UsageError(
             f"--on {on}: Ray could not be used at {address or 'this machine'} ({_first_line(error)}); check that "
             "`ray status` works there, and that both have the same versions of Ray and Python."

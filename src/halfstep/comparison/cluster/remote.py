@@ -20,7 +20,7 @@ from halfstep.trials.run import OnStep
 #: seconds that a lost place may take to be ready again, as others may use the resources that it needs
 READY_AGAIN = 20.0
 
-#: seconds between two looks whether a trial is to be stopped
+#: seconds between two checks whether to stop a trial
 _POLL = 1.0
 
 

@@ -65,9 +65,8 @@ class Comparison:
     trials: tuple[TrialRow, ...] = ()
     missing: tuple[str, ...] = ()  #: names of trials that were asked for and did not run
     verdicts: tuple[PrecisionRow, ...] = ()
-    speed_drift: Drift = (
-        Drift()
-    )  #: whether the machine became slower or faster: `across_trials`, `within_trials`
+    #: whether the machine became slower or faster: `across_trials`, `within_trials`
+    speed_drift: Drift = Drift()
     recommendation: Recommendation = field(default_factory=Recommendation)
     method: tuple[Method, ...] = ()  #: for each figure how it was measured or computed
     fit_batch: Fit | None = None  #: with `--fit-batch`: the largest batches; otherwise there is no such field

@@ -79,8 +79,8 @@ class PrecisionRow:
     energy_absent: str | None = None  #: why there is none
     #: how many times as fast as the baseline: `value`, `low`, `high`, `significant`, `words`
     speed_ratio: Ratio | None = None
-    memory_ratio: Ratio | None = None  #: its peak over the baseline's, likewise
-    energy_ratio: Ratio | None = None  #: its joules per step over the baseline's, likewise
+    memory_ratio: Ratio | None = None  #: its peak over the baseline's, with the same fields
+    energy_ratio: Ratio | None = None  #: its joules per step over the baseline's, with the same fields
     same_as_baseline: Cause | None = None  #: why it ran the same as the baseline; `null` where it did not
     #: how far its loss fell and the baseline's, where only the baseline's fell
     stands_still: StandsStill | None = None
@@ -88,7 +88,7 @@ class PrecisionRow:
     work_ratio: float | None = None
     speed_bound: float | None = None  #: how many times as fast the hardware's units could make it at most
     why_no_faster: tuple[Explanation, ...] = ()  #: `text`, `share` and `evidence` of each reason
-    why_memory: tuple[Explanation, ...] = ()  #: likewise
+    why_memory: tuple[Explanation, ...] = ()  #: the same for memory
     #: final value, direction, difference to the baseline, verdict, and the same over the whole run
     loss: FigureRow | None = None
     fall: float | None = None  #: how far its loss fell
@@ -96,9 +96,7 @@ class PrecisionRow:
     logged: Mapping[str, FigureRow] = field(default_factory=dict)
     diverged: Diverged | None = None  #: in how many trials, their seeds and steps; `null` where none did
     quality: Quality = field(default_factory=Quality)  #: the verdict: `kind`, `words`, `seeds`
-    went_on: WentOn | None = (
-        None  #: files of an earlier trial that its trials continued from; otherwise `null`
-    )
+    went_on: WentOn | None = None  #: files of an earlier trial that its trials continued from, or `null`
 
     @property
     def is_baseline(self) -> bool:

@@ -68,7 +68,7 @@ class Tracked:
     Attributes:
         name: the folder's name.
         id: the same each time the comparison is sent.
-        started: when it began, as ISO 8601 has it.
+        started: when it began, in ISO 8601.
         parameters: the program and the machine.
         table: as Markdown.
         page: the file of the page; empty where there is none.

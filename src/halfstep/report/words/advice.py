@@ -9,7 +9,6 @@ from halfstep.comparison.advice.evidence import (
     AS_GOOD,
     FEW_RUNS,
     Evidence,
-    Prefer,
     Row,
     enough_repeats,
     gain,
@@ -26,7 +25,7 @@ from halfstep.comparison.advice.evidence import (
 from halfstep.comparison.advice.recommend import Advice
 from halfstep.comparison.advice.rules import Answer
 from halfstep.comparison.model.figures import Ratio
-from halfstep.comparison.model.recommendation import Reason, Recommendation
+from halfstep.comparison.model.recommendation import Prefer, Reason, Recommendation
 from halfstep.comparison.model.verdicts import Cause, PrecisionRow
 from halfstep.comparison.rows import enough_steps
 from halfstep.comparison.statistics.intervals import FEWEST_STEPS, MOST_RUNS
@@ -77,7 +76,7 @@ _HEADS = {
 def headline(advice: Advice) -> str:
     """``Use bf16``, ``Stay with fp32 for now``, ``Undecided``: what to do, without the reasons."""
     precision, baseline = advice.answer.precision, advice.evidence.baseline
-    # A script with its own precision, which is a row of its own, cannot "stay with" the baseline.
+    # A script with its own precision, which is another row, cannot "stay with" the baseline.
     elsewhere = any(row.precision == "as-is" for _, row in advice.evidence.ran)
     keep = "Use" if elsewhere and precision != "as-is" else "Stay with"
     if advice.rule in _HEADS:

@@ -13,10 +13,12 @@ from halfstep.comparison.model.verdicts import PrecisionRow, StandsStill, WentOn
 from halfstep.comparison.stillness import lost_constants, sixteen_bits
 from halfstep.words.plural import count
 
-_CURE = "compare with --fresh, or give each trial a folder of its own, which HALFSTEP_TRIAL in its environment names"
+_CURE = (
+    "compare with --fresh, or give each trial its own folder, named after HALFSTEP_TRIAL in its environment"
+)
 _CURE_OUTSIDE = (
     "it names that file by an absolute path, which leads out of the copy that --fresh makes; name it relative to the "
-    "working folder, or give each trial a folder of its own, which HALFSTEP_TRIAL in its environment names"
+    "working folder, or give each trial its own folder, named after HALFSTEP_TRIAL in its environment"
 )
 
 
@@ -111,7 +113,7 @@ def side_by_side(environment: Environment) -> str:
     at_once = environment.side_by_side
     if at_once is None or at_once.blocks is None:
         return ""
-    where = f"each on {count(at_once.cores, 'core')}" if at_once.cores else "each on a GPU of its own"
+    where = f"each on {count(at_once.cores, 'core')}" if at_once.cores else "each on its own GPU"
     shared = "memory and caches" if at_once.cores else "processors and memory of the CPU"
     alone = "without --parallel it is measured alone"
     if environment.cluster is not None:
