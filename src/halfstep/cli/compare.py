@@ -147,8 +147,11 @@ def prepare(options: ComparisonOptions, given: Collection[str], project: Sequenc
         resources=resources,
         budget=budget,
     )
-    old = None if resume is None else _begun(Path(resume))
-    request = request if old is None else resumed(old, _given_again(request, given))
+    old: Stored | None = None
+    if resume is not None:
+        check_owner(Path(resume))
+        old = stored(Path(resume))
+        request = resumed(old, _given_again(request, given))
     check_launcher(request.launch, there=bool(request.on))
     if old is not None and request.on:
         check_cluster(request.on, "" if request.module else request.program)
@@ -190,16 +193,6 @@ def perform(task: Task, display: Display) -> Done:
     )
     unwritten = [text_or_reason(text, path, "the comparison", target.parent) for path, text in texts]
     return Done(comparison, page, next(filter(None, unwritten), None))
-
-
-def _begun(folder: Path) -> Stored:
-    """The comparison to resume.
-
-    Raises:
-        UsageError: none was started there, or another user started it.
-    """
-    check_owner(folder)
-    return stored(folder)
 
 
 def _given_again(request: Request, given: Collection[str]) -> Keywords:

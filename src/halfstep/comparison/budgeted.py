@@ -102,6 +102,7 @@ class Budgeted:
 
     def _state(self, seen: Seen, left: float) -> State:
         ended = archive.done(seen.outcomes)
+        new = [name for name in seen.recipes if all(o.trial.precision != name for o in ended)]
         return State(
             precisions=tuple(seen.recipes),
             ran=frozenset((o.trial.precision, o.trial.seed) for o in ended),
@@ -111,14 +112,9 @@ class Budgeted:
             seconds=seconds_of(ended),
             left=left,
             # The script's own precision joins the block if it was found meanwhile.
-            members=self._members and tuple(dict.fromkeys([*self._members, *_new(seen, ended)])),
+            members=self._members and tuple(dict.fromkeys([*self._members, *new])),
             places=self._places or 1,
         )
-
-
-def _new(seen: Seen, ended: Sequence[Outcome]) -> list[str]:
-    """Precisions that have not run."""
-    return [name for name in seen.recipes if all(o.trial.precision != name for o in ended)]
 
 
 def levels(request: Request, recipes: Sequence[str]) -> Levels | None:

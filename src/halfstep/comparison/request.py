@@ -119,7 +119,7 @@ _ALLOWED: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("program", "launch"), lambda value: isinstance(value, str)),
     "arguments": _texts,
     "module": lambda value: type(value) is bool,
-    "fresh": lambda value: value is None or type(value) is bool,
+    **dict.fromkeys(("fresh", "looked_at"), lambda value: value is None or type(value) is bool),
     "parallel": lambda value: value is None or (isinstance(value, str) and parse_parallel(value) == value),
     "on": lambda value: value is None or (isinstance(value, str) and parse_on(value) == value),
     "resources": lambda value: value is None or (isinstance(value, str) and parse_resources(value) == value),
@@ -128,7 +128,6 @@ _ALLOWED: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("repeats", "seeds"), lambda value: _whole(value, MOST)),
     "time_limit": lambda value: value is None or (type(value) in (int, float) and 0 < value < math.inf),
     "budget": lambda value: value is None or (type(value) in (int, float) and 0 < value < math.inf),
-    "looked_at": lambda value: value is None or type(value) is bool,
     "prefer": lambda value: value in PREFER,
 }
 

@@ -123,9 +123,6 @@ def judge(
         if one.end.get("status") not in (None, "ok") or (not one.end and record.end.get("status") != "ok"):
             return _of_rank(one, exit_code)
     status, reason = record.end.get("status"), record.end.get("reason", "")
-    since = diverged_from(record)
-    if status in (None, "ok") and since is not None:
-        return "diverged", f"the loss was {record.losses[since]} from step {since + 1} on{_origin(record)}"
     diverged = divergence_words(record)
     if status in (None, "ok") and diverged:
         return "diverged", f"{diverged}{_origin(record)}"
@@ -134,8 +131,7 @@ def judge(
     if status == "ok" and exit_code not in (0, None):
         return "failed", f"exit code {exit_code}"
     if status == "failed":
-        words = hint(record)
-        reason = f"{reason.rstrip('.')}{words}" if words else reason
+        reason = f"{reason.rstrip('.')}{words}" if (words := hint(record)) else reason
     return status, f"{reason}{_origin(record)}" if status == "diverged" else reason
 
 
@@ -188,13 +184,15 @@ def diverged_from(record: Record) -> int | None:
 
 
 def divergence_words(record: Record) -> str:
-    """Why a training that ran to its end has diverged, although its last loss is finite; empty where it has not.
+    """Why a training has diverged; empty if it has not.
 
-    Either the loss was not finite in :data:`MANY_LOSSES` of the steps or more, and in at least :data:`FEW`; or at least
-    :data:`FEW` steps were skipped, and :data:`MOST_SKIPPED` of the run's last quarter: skips at the start only find the
-    loss scale.
+    Its loss was not finite from some step on; or in :data:`MANY_LOSSES` of the steps or more, and in at least
+    :data:`FEW`; or at least :data:`FEW` steps were skipped, and :data:`MOST_SKIPPED` of the run's last quarter: skips
+    at the start only find the loss scale.
     """
-    steps = len(record.steps)
+    steps, since = len(record.steps), diverged_from(record)
+    if since is not None:
+        return f"the loss was {record.losses[since]} from step {since + 1} on"
     bad = sum(loss is not None and not math.isfinite(loss) for loss in record.losses)
     if bad >= max(FEW, MANY_LOSSES * steps):
         return f"the loss was not finite in {bad} of {steps} steps"

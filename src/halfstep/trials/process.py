@@ -125,17 +125,15 @@ class Tree:
 
     def resident(self) -> int:
         """Bytes that they hold in physical memory."""
-        self._look_below()
+        with contextlib.suppress(
+            psutil.Error
+        ):  # descendants by their parents only: quick, as this is called often
+            self._known.update(psutil.Process(self.pid).children(recursive=True))
         total = 0
         for process in self._known:
             with contextlib.suppress(psutil.Error):
                 total += int(process.memory_info().rss)
         return total
-
-    def _look_below(self) -> None:
-        """Search for descendants by their parents only: this is quick, and memory is checked often."""
-        with contextlib.suppress(psutil.Error):
-            self._known.update(psutil.Process(self.pid).children(recursive=True))
 
     def end(self, first: signal.Signals | None = None) -> None:
         """Ask all to end, and kill those that still run after :data:`GRACE` seconds.
