@@ -99,7 +99,7 @@ def test_disturbed_trials_are_left_out_of_the_speed_and_of_energy() -> None:
     assert advice["precision"] == "bf16"
     assert found[0]["warnings"] == [
         "disturbed in 1 of 3 trials: other processes took 3.0 of 4 cores, and it waited 60% of its time for a processor; "
-        "the step times of disturbed trials do not count"
+        "such step times do not count for the verdict on speed"
     ]
 
 

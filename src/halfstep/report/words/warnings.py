@@ -43,7 +43,7 @@ def _disturbed(trials: Sequence[TrialRow]) -> list[str]:
         return []
     worst = max(found, key=lambda each: each.waited_share or 0.0)
     which = "" if len(trials) == 1 else f" in {len(found)} of {len(trials)} trials"
-    return [f"disturbed{which}: {disturbed(worst)}; the step times of disturbed trials do not count"]
+    return [f"disturbed{which}: {disturbed(worst)}; such step times do not count for the verdict on speed"]
 
 
 def went_on(found: WentOn) -> str:
