@@ -135,6 +135,7 @@ def turns(backend: str, folder: Path) -> list[tuple[str, str, str]]:
         ("boundaries", "bf16", boundaries),
         ("looks", "fp32", _path("steps_for_looks")),
         ("looks fail", "fp32", _path("looks_fail")),
+        *([("watching fails", "fp32", _path("watching_fails"))] if backend == "torch" else []),
         ("own losses", "bf16", _path("own_losses")),
         *([("torch.optim", "bf16:keep=head", _path("torch_optim"))] if backend == "torch" else []),
         *([("operands", "bf16", operands)] if backend == "tensorflow" else []),

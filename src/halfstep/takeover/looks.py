@@ -20,6 +20,9 @@ Result = TypeVar("Result")
 #: the attribute in which an object with looks of its own has its :class:`Looks`
 ATTRIBUTE = "_looks"
 
+#: the looks that every framework has
+LOSSES, SECONDS, METERS = "losses", "seconds per step", "peak memory and energy"
+
 
 class Looks:
     """The looks of one takeover.

@@ -17,12 +17,18 @@ from halfstep.precisions.recipes import parse
 from halfstep.record import SCHEMA, Writer
 from halfstep.takeover.base import Options
 
+
+def fail():
+    raise RuntimeError("planted")
+
+
+MORE = {"looks fail": {"warm": fail, "tick": fail}, "watching fails": {"watch": True}}
 facts = {}
 jobs = Path(sys.argv[1])
 for name, recipe, program in json.loads(jobs.read_text()):
     writer = Writer(str(jobs.with_name(f"{name}.jsonl")))
     writer.write("start", schema=SCHEMA, precision=recipe)
-    options = Options(parse(recipe), writer=writer)
+    options = Options(parse(recipe), writer=writer, **MORE.get(name, {}))
     beneath = []
     if keras.backend.backend() == "torch":
         from halfstep.pytorch.takeover import Takeover as PyTorch

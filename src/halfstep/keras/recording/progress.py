@@ -22,6 +22,7 @@ from halfstep.takeover.base import (
     Options,
     overflow_sentence,
 )
+from halfstep.takeover.looks import METERS, Looks, look
 
 
 class Progress:
@@ -51,7 +52,8 @@ class Progress:
         announce: Callable[[], None],
     ) -> None:
         self.sample = sample
-        self._recorder = Recorder(options.writer, on_accelerator, self._read, wait)
+        self._looks = Looks(options.writer.write)
+        self._recorder = Recorder(options.writer, on_accelerator, self._read, wait, self._looks)
         self._options = options
         self.check_kept = check_kept
         self._announce = announce
@@ -112,9 +114,9 @@ class Progress:
             self._write_sample(held, samples)
         self._recorder.step(seen, sampled, share)
         if sampled:
-            self._options.warm()
+            self._meter(self._options.warm)
         elif self.steps > SAMPLED_STEP:
-            self._options.tick()
+            self._meter(self._options.tick)
         if self.steps == 1:
             try:
                 self.check_kept()
@@ -123,6 +125,10 @@ class Progress:
         if self._ending is None and self._most is not None and self.steps >= self._most:
             self._ending = EnoughSteps()
         self._recorder.resume()
+
+    @look(METERS)
+    def _meter(self, read: Callable[[], None]) -> None:
+        read()
 
     def _write_sample(self, held: Callable[[], Held], samples: Any) -> None:
         """Write what was seen of the sampled step; what could not be seen is absent with the reason."""

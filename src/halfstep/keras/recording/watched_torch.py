@@ -13,7 +13,8 @@ from torch import nn
 
 from halfstep.keras.runtime import Runtime
 from halfstep.pytorch.watching.modules import Part, named_parts
-from halfstep.pytorch.watching.watch import Watch
+from halfstep.pytorch.watching.watch import TRIES, Watch
+from halfstep.takeover.looks import look
 from halfstep.takeover.patches import Method, Patches
 
 
@@ -51,7 +52,7 @@ class WatchedSteps:
     """
 
     def __init__(self, watch: Watch, runtime: Runtime) -> None:
-        self._watch, self._runtime = watch, runtime
+        self._watch, self._runtime, self._looks = watch, runtime, watch.looks
         self._inside = False
         self._first: weakref.ref[Any] | None = None
         self._seen: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
@@ -68,8 +69,11 @@ class WatchedSteps:
                 return
             grads = list(grads)
             variables = None if trainable_variables is None else list(trainable_variables)
-            finite = bool(self._runtime.all_finite(grads))
-            seen = self._as_torch(optimizer, variables or optimizer._trainable_variables)
+            read = self._read(optimizer, grads, variables)
+            if read is None:
+                original(optimizer, grads, variables)
+                return
+            seen, finite = read
             self._inside = True
             self._watch.before_step(seen)
             try:
@@ -79,6 +83,12 @@ class WatchedSteps:
                 self._watch.after_step(seen, finite, self._is_first(optimizer))
 
         return apply
+
+    @look("watching: optimizers", TRIES)
+    def _read(self, optimizer: Any, grads: Sequence[Any], variables: Any) -> tuple[Any, bool]:
+        """The optimizer as the watch reads it, and whether its gradients are finite."""
+        finite = bool(self._runtime.all_finite(grads))
+        return self._as_torch(optimizer, variables or optimizer._trainable_variables), finite
 
     def _as_torch(self, optimizer: Any, variables: Sequence[Any]) -> Any:
         """As the watch reads it, the same for every step; its class has the optimizer's own name, which is shown."""

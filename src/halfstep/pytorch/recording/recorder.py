@@ -21,14 +21,14 @@ from halfstep.pytorch.loss_scaling.pending_flag import Verdict
 from halfstep.pytorch.recording.arriving import CudaClock, Figure, HostClock, Pending, known, now, read
 from halfstep.pytorch.recording.counted_optimizer import CountedOptimizer
 from halfstep.record import NullWriter, StepLines, Writer
-from halfstep.takeover.looks import Looks, look
+from halfstep.takeover.looks import LOSSES, SECONDS, Looks, look
 
 CAPTURED = (
     "the program captures its steps into a CUDA graph: the graph's replays are not seen, so they are neither counted "
     "nor timed"
 )
 
-_LOSSES, _SECONDS, _LINES = "losses", "seconds per step", "steps"
+_LINES, _CLOSE_LOOK = "steps", "the close look at a step"
 _LOGGED = "figures of the script's own"
 
 
@@ -131,7 +131,7 @@ class Recorder(NullRecorder):
         self._figures: deque[tuple[str, int, Figure]] = deque()
         self._warned = False
 
-    @look(_LOSSES)
+    @look(LOSSES)
     def backward(self, outputs: Sequence[Tensor]) -> None:
         if not self._closed:
             # The gradients of several passes add up to the gradient of the summed losses, so their sum is the step's
@@ -142,7 +142,7 @@ class Recorder(NullRecorder):
             for loss in losses:
                 self._add(loss.detach())
 
-    @look(_LOSSES)
+    @look(LOSSES)
     def scaled(self, losses: Sequence[Tensor], by_script: Sequence[Tensor]) -> None:
         # The record gets the loss, not the loss times 65536.
         pairs = zip(by_script, losses, strict=False)
@@ -181,26 +181,29 @@ class Recorder(NullRecorder):
     def step(self, skipped: bool | Verdict, loss_scale: float) -> None:
         index = self.steps
         self.steps += 1
-        losses = self._of_the_step()
+        losses = self._looks.run(LOSSES, 1, self._of_the_step) or []
         self._closed = False
         seconds = self._seconds(losses)
         loss = self._loss(losses)
-        sampled = self._on_step(index)
-        self._line(Line(index, loss, seconds, known(skipped), loss_scale, sampled))
+        sampled = bool(self._looks.run(_CLOSE_LOOK, 1, self._on_step, index))
+        self._line(index, loss, seconds, skipped, loss_scale, sampled)
         self._resume(sampled)
 
-    @look(_SECONDS)
+    @look(SECONDS)
     def _seconds(self, losses: list[Tensor]) -> Figure:
         if losses and losses[-1].is_cuda and not isinstance(self._clock, CudaClock):
             self._clock = CudaClock(losses[-1].device)
         return self._clock.lap()
 
-    @look(_SECONDS)
+    @look(SECONDS)
     def _resume(self, sampled: bool) -> None:
         self._clock.resume(sampled)
 
     @look(_LINES)
-    def _line(self, line: Line) -> None:
+    def _line(
+        self, index: int, loss: Figure, seconds: Figure, skipped: bool | Verdict, scale: float, sampled: bool
+    ) -> None:
+        line = Line(index, loss, seconds, known(skipped), scale, sampled)
         if self._waiting or any(callable(part) for part in (line.loss, line.seconds, line.skipped)):
             self._waiting.append(line)
             self._flush(wait=False)
@@ -211,7 +214,7 @@ class Recorder(NullRecorder):
         self._lines.write(line.step, loss, seconds, bool(skipped), line.scale, line.sampled)
         self._done(line.step)
 
-    @look(_LOSSES)
+    @look(LOSSES)
     def _loss(self, losses: list[Tensor]) -> Figure:
         return read(losses)
 

@@ -17,14 +17,13 @@ from halfstep.pytorch.recording.stored import StoredMeter
 from halfstep.pytorch.unseen import unseen_look
 from halfstep.record.stored import PARTS
 from halfstep.takeover.base import PROFILED_STEP, SAMPLED_STEP, Options
-from halfstep.takeover.looks import Looks, look
+from halfstep.takeover.looks import METERS, Looks, look
 
 if TYPE_CHECKING:
     from halfstep.pytorch.loss_scaling.manual_updates import ManualUpdates
 
 
-_STORED, _METERS = "what is stored", "peak memory and energy"
-_UNITS = "products in fp32 units"
+_STORED, _UNITS = "what is stored", "products in fp32 units"
 
 
 class StepSampler:
@@ -98,13 +97,13 @@ class StepSampler:
             self._warm()
         return looked
 
-    @look(_METERS)
+    @look(METERS)
     def done(self, index: int) -> None:
         """The work of step ``index`` is done."""
         if index > PROFILED_STEP:
             self._options.tick()
 
-    @look(_METERS)
+    @look(METERS)
     def _warm(self) -> None:
         self._options.warm()
 

@@ -100,6 +100,11 @@ class Watch(NullWatch):
         self._register: Callable[..., Any] = Tensor.register_hook
 
     @property
+    def looks(self) -> Looks:
+        """Where what looks for the watch asks whether to, and tells of a failure."""
+        return self._looks
+
+    @property
     def sampled(self) -> bool:
         """Whether this step's numbers are counted."""
         return self.step < FIRST or self.step % EVERY == 0
