@@ -13,6 +13,7 @@ the scale S and divide what comes out by it. S is a power of two, so in fp32 bot
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,7 @@ def install(parts: Parts, patches: Patches) -> None:
     if parts.recipe.loss_scale.guards:
         parallel.install(patches)
         hooks.install(parts.scaling, patches)
+        parts.scaling.selective_checkpoints.install(patches)
 
 
 def _backward(
@@ -111,6 +113,39 @@ def _backward(
         if made and parts.statistics.kept:
             parts.statistics.came_by(leaves)
         return made
+
+    def once(
+        outputs: tuple[Any, ...],
+        seeds: Any,
+        retain_graph: bool | None,
+        create_graph: bool,
+        inputs: Any,
+        by_script: bool,
+        checked: bool,
+    ) -> None:
+        """Make the pass under the loss scale."""
+        sharded.follow()
+        scaling, given = parts.scaling, given_seeds(outputs, seeds)
+        pass_gradients = scaling.pass_gradients
+        own = scaling.beside(by_script)
+        with scaling.running(lambda: _targets(outputs, inputs)[0], ceiling_of(outputs), own) as scale:
+            _reach(pass_gradients, parallel, outputs, inputs, create_graph)
+            try:
+                scaled = scaled_seeds(outputs, given, scale)
+                if checked:
+                    keeps = create_graph if retain_graph is None else retain_graph
+                    unchecked = anomaly.Unchecked(scaling, grad, outputs, given, keeps)
+                    with unchecked:
+                        original(outputs, scaled, True, create_graph, None, inputs)
+                else:
+                    original(outputs, scaled, retain_graph, create_graph, None, inputs)
+                pass_gradients.began()
+            finally:
+                _unscale(pass_gradients, 1.0 / scale, create_graph)
+                parts.moments.passed_by(pass_gradients)
+                handed_out.overflowed(pass_gradients.leaves(wanted=False))
+        if checked:
+            unchecked.look()
 
     def backward(
         tensors: Any,
@@ -148,28 +183,9 @@ def _backward(
                 repeats(outputs, inputs, create_graph, checked)
                 and repeated(outputs, seeds, retain_graph, inputs)
             ):
-                sharded.follow()
-                scaling, given = parts.scaling, given_seeds(outputs, seeds)
-                pass_gradients = scaling.pass_gradients
-                own = scaling.beside(by_script)
-                with scaling.running(lambda: _targets(outputs, inputs)[0], ceiling_of(outputs), own) as scale:
-                    _reach(pass_gradients, parallel, outputs, inputs, create_graph)
-                    try:
-                        scaled = scaled_seeds(outputs, given, scale)
-                        if checked:
-                            keeps = create_graph if retain_graph is None else retain_graph
-                            unchecked = anomaly.Unchecked(scaling, grad, outputs, given, keeps)
-                            with unchecked:
-                                original(outputs, scaled, True, create_graph, None, inputs)
-                        else:
-                            original(outputs, scaled, retain_graph, create_graph, None, inputs)
-                        pass_gradients.began()
-                    finally:
-                        _unscale(pass_gradients, 1.0 / scale, create_graph)
-                        parts.moments.passed_by(pass_gradients)
-                        handed_out.overflowed(pass_gradients.leaves(wanted=False))
-                if checked:
-                    unchecked.look()
+                again = parts.scaling.selective_checkpoints.repeatable() if checked else nullcontext()
+                with again:
+                    once(outputs, seeds, retain_graph, create_graph, inputs, by_script, checked)
         parts.moments.after_backward()
 
     return never_traced(backward)

@@ -15,6 +15,7 @@ from torch import Tensor
 from halfstep.pytorch.devices import has_ranks
 from halfstep.pytorch.loss_scaling.answers import Answers, Overflowed
 from halfstep.pytorch.loss_scaling.gradient_pass import GivenAway, given_away, release_graph
+from halfstep.pytorch.loss_scaling.pass_scales import PassScale
 from halfstep.pytorch.loss_scaling.repeats import Attempts, RandomState
 from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.loss_scaling.seeds import ceiling_of, scaled_seeds
@@ -74,14 +75,19 @@ class BackwardPass:
 
     def made(self) -> bool:
         """Make the pass; returns False if it was not made: then nothing has changed, and the caller has to make it."""
-        scales = self._scaling.pass_scales
-        line = scales.here(self._scaling.value, "backward")
+        line = self._scaling.pass_scales.here(self._scaling.value, "backward")
         if not line.repeatable:
             return False
+        with self._scaling.selective_checkpoints.repeatable():
+            return self._made(line)
+
+    def _made(self, line: PassScale) -> bool:
+        scales = self._scaling.pass_scales
         try:
             found = Attempts(line, scales, self._attempt, scales.searches, _given).made()
         except (GivenAway, Unrepeatable):
             line.repeatable = False
+            self._scaling.selective_checkpoints.put_back()
             return False
         finally:
             self._let_have(self._before)

@@ -79,7 +79,8 @@ class GradientPass:
         scales = self._scaling.pass_scales
         line = scales.here(self._scaling.value, self._create)
         try:
-            return self._repeated(line)
+            with self._scaling.selective_checkpoints.repeatable():
+                return self._repeated(line)
         finally:
             if line.hopeless and finite(o for o in self._outputs if isinstance(o, Tensor)):
                 scales.lower_graphs(but=line)

@@ -21,6 +21,7 @@ from halfstep.pytorch.loss_scaling.pass_gradients import PassGradients
 from halfstep.pytorch.loss_scaling.pass_scales import PassScales
 from halfstep.pytorch.loss_scaling.pending_flag import Verdict, refuse_dynamic
 from halfstep.pytorch.loss_scaling.scaled_pass import NoScaledPass, scaled_pass
+from halfstep.pytorch.loss_scaling.selective_checkpoints import SelectiveCheckpoints
 
 #: after this many finite steps in a row the next is likely to be finite, too, and its verdict may be read late
 CALM = 8
@@ -75,6 +76,7 @@ class Scaling:
         pass_gradients: knows which tensors the running pass accumulates into.
         answers: what the script's code has returned in a pass that may be repeated; None in any other pass.
         pass_scales: the scales of lines that ask for gradients themselves.
+        selective_checkpoints: lets a graph with selective checkpoints be run again.
         factor_above: gives the factor by which a framework on top of PyTorch has scaled the loss of the next pass;
             None if there is no such framework.
     """
@@ -85,6 +87,7 @@ class Scaling:
         self.answers: Answers | None = None
         dynamic = isinstance(loss_scale, DynamicScale)
         self.pass_scales = PassScales(searches=dynamic and in_fp16, grows=dynamic)
+        self.selective_checkpoints = SelectiveCheckpoints()
         self._under = self._before = loss_scale.value
         self.active = False
         self.factor_above: Callable[[], Any] | None = None
