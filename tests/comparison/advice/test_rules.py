@@ -324,6 +324,11 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
         "Stay with fp32: bf16 is perhaps faster, but worse.",
     ),
     (
+        "gains_but_worse", "speed",
+        [FP32, verdict("as-is", 0.44, "worse", speed_ratio=noisy(0.44, None, None) | {"disturbed": True})], "fp32",
+        "as-is is worse, and the data cannot tell whether it is faster (0.44×).",
+    ),
+    (
         "gain_cannot_be_told", "speed", [FP32, verdict("bf16", 0.95, speed_ratio=noisy(0.95, None, None, 1))], "fp32",
         "the data cannot tell whether bf16 is faster (0.95×); run with --repeats 3.",
     ),

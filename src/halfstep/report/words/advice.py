@@ -196,6 +196,11 @@ def _gain_cannot_be_told(answer: Answer, evidence: Evidence) -> str:
 
 def _gains_but_worse(answer: Answer, evidence: Evidence) -> str:
     row, prefer = _about(answer), evidence.prefer
+    if not is_gain(row, prefer) and gain(row, prefer) < 1:
+        return (
+            f"{row.precision} is worse, and the data cannot tell whether it is {_FASTER[prefer]} "
+            f"({_seen(row, prefer)})."
+        )
     gains = _cost(row, evidence) if is_gain(row, prefer) else f"perhaps {_FASTER[prefer]}"
     return f"{row.precision} is {gains}, but worse."
 
