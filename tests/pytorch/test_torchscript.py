@@ -74,6 +74,49 @@ def test_a_model_trains(begin, recipe: str, dtype: torch.dtype) -> None:
     assert found == pytest.approx(expected, rel=1e-6 if exact else 0.02)
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize(
+    ("recipe", "dtype"),
+    [
+        ("fp32", torch.float32),
+        ("bf16", torch.bfloat16),
+        ("bf16-true", torch.bfloat16),
+        ("bf16-lean", torch.bfloat16),
+    ],
+)
+def test_a_method_runs_in_the_recipe(
+    begin, tmp_path: Path, recipe: str, dtype: torch.dtype, loaded: bool
+) -> None:
+    """Its layers are called in C++, where no call of a module is seen."""
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x)
+
+        @torch.jit.export
+        def encode(self, x: Tensor) -> tuple[Tensor, int]:
+            out = self.layer(x)
+            return out, out.element_size()
+
+    begin(recipe)
+    net, x = torch.jit.script(Encoder()), torch.randn(3, 8)
+    if loaded:
+        net.save(str(tmp_path / "net"))
+        net = torch.jit.load(str(tmp_path / "net"))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(2):
+        out, size = net.encode(x)
+        assert out.dtype is torch.float32
+        assert size == dtype.itemsize
+        (out @ out.T).mean().backward()
+        optimizer.step()
+    assert "self.layer" in net.encode.code
+
+
 def test_a_skipped_step_leaves_its_running_statistics_as_they_were(begin) -> None:
     begin("fp16:init_scale=1024")
     net = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))

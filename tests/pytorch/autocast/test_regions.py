@@ -315,6 +315,21 @@ def test_a_region_of_an_evaluation_takes_nothings_place(kinds) -> None:
     assert kinds() == ["model"]
 
 
+def test_a_region_of_a_librarys_takes_nothings_place(kinds, tmp_path: Path) -> None:
+    """An installed package computes a part of the loss in a region of its own."""
+    source = "def part(model, x):\n  with torch.autocast('cpu', dtype=torch.bfloat16):\n    return model(x)"
+    library: dict[str, Any] = {"torch": torch, "__name__": "library"}
+    exec(compile(source, str(tmp_path / "site-packages" / "library.py"), "exec"), library)
+    model, other, x = Net(), Net(), torch.randn(3, 8)
+
+    def loss() -> Tensor:
+        return library["part"](other, x).float().square().mean() + model(x).square().mean()
+
+    train(loss, torch.optim.SGD([*model.parameters(), *other.parameters()], 0.1))
+    assert model.seen == other.seen == [BF16] * 4
+    assert kinds() == ["model"]
+
+
 def test_a_switch_that_is_off_around_a_forward_pass_is_no_wish(kinds) -> None:
     """`autocast(enabled=args.amp)` with the switch off: the recipe rules."""
     model, x = Net(), torch.randn(3, 8)
@@ -481,6 +496,26 @@ def test_building_a_model_is_outside(begin) -> None:
     weight = layer.weight
     assert weight.dtype is torch.float32
     assert torch.allclose(weight @ weight.T, torch.eye(4), atol=1e-5)
+
+
+class Symmetric(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight.triu() + weight.triu(1).T
+
+
+@pytest.mark.parametrize("recipe", ["bf16", "bf16-true", "fp16-true", "bf16-lean"])
+def test_a_parametrization_is_registered_outside(begin, recipe: str) -> None:
+    """It may not change the dtype of the weight; with 16-bit weights, the model's first call does."""
+    begin(recipe)
+    layer, x = nn.Linear(4, 4), torch.randn(3, 4)
+    nn.utils.parametrize.register_parametrization(layer, "weight", Symmetric())
+    original = layer.parametrizations.weight.original
+    assert raw_data(original).dtype is torch.float32
+    model = nn.Sequential(layer, nn.Linear(4, 2))
+    before = original.detach().clone()
+    train(lambda: model(x).square().mean(), torch.optim.SGD(model.parameters(), 0.1))
+    assert not torch.equal(layer.parametrizations.weight.original.float(), before.float())
+    assert torch.equal(layer.weight, layer.weight.T)
 
 
 @pytest.mark.parametrize("recipe", ["fp32", "tf32", "bf16", "fp16"])

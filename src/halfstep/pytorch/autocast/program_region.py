@@ -17,8 +17,10 @@ from typing import Any, Literal
 import torch
 import torch.utils.checkpoint
 from torch import clear_autocast_cache, get_autocast_dtype, is_grad_enabled, nn
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 
+from halfstep.pytorch import torchscript
 from halfstep.pytorch.autocast import custom_functions, leaving_pytorch
 from halfstep.pytorch.autocast.around import Around, Outer
 from halfstep.pytorch.autocast.no_regions import Entered, NoRegions
@@ -82,16 +84,19 @@ class ProgramRegion(NoRegions, ABC):
         """
         return self._around.promotes
 
-    @property
-    def _promotes_models(self) -> bool:
-        """Whether a model that is called outside of the recipe's regions has its 16-bit operands promoted."""
-        return self.promotes or self._narrow_weights
+    def _promotes_at(self, where: torch.dtype) -> bool:
+        """Whether 16-bit and mixed operands are promoted at a place where the program computes outside of ``dtype``.
+
+        In calls of models they are also where only the recipe has made weights 16-bit.
+        """
+        return self.promotes or (self._narrow_weights and where is not OUTSIDE)
 
     def install(self, patches: Patches) -> None:
         """Wrap the call of modules."""
         own = inspect.unwrap(nn.Module.__call__)
         patches.when_imported("torch._dynamo.utils", lambda utils: _let_compilers_trace(utils, own))
         patches.wrap(nn.Module, "__call__", self._call)
+        torchscript.call_methods(self._method_called, patches)
         self._roles.install(patches)
         keep_cache_whole(patches)
         custom_functions.install(self.devices, self.region, lambda: self.promotes, patches)
@@ -99,6 +104,7 @@ class ProgramRegion(NoRegions, ABC):
             leaving_pytorch.widen(self.dtype, self._holds_its_tensors, patches)
         patches.wrap(torch.utils.checkpoint, "_get_autocast_kwargs", recompute_in_place)
         patches.wrap(threading.Thread, "_bootstrap_inner", self._in_thread)
+        patches.wrap(ParametrizationList, "__init__", self._building)
 
     def adopt(self, optimizers: Iterable[Optimizer]) -> None:
         """Take in optimizers that the program made before."""
@@ -215,7 +221,7 @@ class ProgramRegion(NoRegions, ABC):
         """
         if dtype is not None:
             switch_on(in_use(self.devices), dtype)
-        elif self.promotes or (self._narrow_weights and outer.place is not OUTSIDE):
+        elif self._promotes_at(outer.place):
             switch_on(self.devices, torch.float32)
         elif outer.place is not OUTSIDE:
             for device in self.devices:
@@ -284,6 +290,12 @@ class ProgramRegion(NoRegions, ABC):
         device_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
         return device_of
 
+    def _method_called(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """A method of a model that TorchScript has compiled."""
+        if place() is INSIDE or torch.compiler.is_compiling():
+            return original(module, *args, **kwargs)
+        return self._outermost(original, module, args, kwargs)
+
     @abstractmethod
     def _outermost(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Make a call that no other module's call encloses."""
@@ -291,6 +303,15 @@ class ProgramRegion(NoRegions, ABC):
     def _open(self) -> None:
         if self.wanted:
             self._around.open()
+
+    def _building(self, original: Callable[..., None]) -> Callable[..., None]:
+        """A layer calls a parametrization when it gets it, to compare the weight before and after."""
+
+        def __init__(parametrizations: ParametrizationList, *args: Any, **kwargs: Any) -> None:
+            with self.aside():
+                original(parametrizations, *args, **kwargs)
+
+        return __init__
 
     def _in_thread(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def _bootstrap_inner(thread: threading.Thread) -> None:
