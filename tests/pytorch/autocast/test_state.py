@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -344,3 +346,51 @@ def test_make_graphed_callables_finds_no_cache_of_casts(begin, monkeypatch: pyte
     torch.cuda.make_graphed_callables(nn.Linear(2, 2), ())
     assert seen == [False]
     assert torch.is_autocast_cache_enabled()
+
+
+@pytest.fixture
+def operation() -> Iterator[tuple[Callable[[Tensor, Tensor], Tensor], list[torch.dtype]]]:
+    """A product that a script has made an operation of PyTorch's, and the dtypes that its backward has returned."""
+    seen: list[torch.dtype] = []
+    operation = torch.library.custom_op("halfstep_tests::product", mutates_args=())(_product)
+
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        seen.append((gradient @ weight).dtype)
+        return gradient @ weight, gradient.T @ x
+
+    operation.register_autograd(
+        backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs)
+    )
+    yield operation, seen
+    operation._lib._destroy()
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    return x @ weight.T
+
+
+@pytest.mark.parametrize("recipe", ["bf16", "fp16"])
+def test_the_backward_of_a_scripts_own_operation_is_in_the_region(begin, operation, recipe: str) -> None:
+    """As that of its own Function: fp32 weights that its forward saved meet 16-bit gradients there, and it runs once."""
+    product, seen = operation
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer, self.weight = nn.Linear(8, 8), nn.Parameter(torch.randn(4, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return product(self.layer(x), self.weight)
+
+    def gradient() -> Tensor:
+        x = torch.linspace(-1, 1, 24).reshape(3, 8).requires_grad_()
+        return torch.autograd.grad(Net()(x).square().sum() * 2.0**-14, x)[0]
+
+    plain = gradient()
+    seen.clear()
+    takeover = begin(recipe)
+    found = gradient()
+    assert torch.allclose(found, plain, rtol=0.02, atol=0.02 * float(plain.abs().max()))
+    assert seen == [takeover.regions.dtype]

@@ -28,6 +28,11 @@ from halfstep.pytorch.patches import Patches
 _IN_REGION = "_halfstep_in_region"
 
 
+def is_scripts(function: type) -> bool:
+    """Whether the backward of a Function is the script's code: of its own class, or of an operation that it made."""
+    return not function.__module__.startswith("torch.") or function.__module__ == "torch._library.autograd"
+
+
 def install(
     devices: tuple[str, ...],
     region: Callable[[], AbstractContextManager[None]],
@@ -69,7 +74,7 @@ def _uncached(
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if not any(is_autocast_enabled(device) for device in devices):
             return function(cls, *args, **kwargs)
-        theirs = not cls.__module__.startswith("torch.")
+        theirs = is_scripts(cls)
         samples = cls.__module__.startswith("torch.distributions.")
         cached = torch.is_autocast_cache_enabled()
         set_autocast_cache_enabled(False)

@@ -17,6 +17,7 @@ from torch.autograd.function import BackwardCFunction
 from halfstep.passed_on import StateDict
 from halfstep.pytorch.already_made import AlreadyMade, replace_hooks
 from halfstep.pytorch.autocast import gradient_hooks
+from halfstep.pytorch.autocast.custom_functions import is_scripts
 from halfstep.pytorch.autocast.gradient_hooks import InItsDtype, in_its_dtype
 from halfstep.pytorch.devices import has_ranks
 from halfstep.pytorch.loss_scaling.engine import inside_backward
@@ -105,7 +106,7 @@ def _applying(scaling: Scaling, original: Callable[..., Any]) -> Callable[..., A
             return original(node, *gradients)
         if answers.muted:
             return (None,) * len(node.needs_input_grad)
-        if not answers.of_functions or node._forward_cls.__module__.startswith("torch."):
+        if not answers.of_functions or not is_scripts(node._forward_cls):
             return original(node, *gradients)
         scale = scaling.last_value
         return answers.ask(node, gradients, scale, lambda: original(node, *gradients), _map)
