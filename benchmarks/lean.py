@@ -21,7 +21,8 @@ of workspace, as a whole tensor is fp32 at once, and its gradient. Every figure 
 take turns, and ratios are taken round by round: their median, lowest and highest. Peers (torchao's AdamW with
 stochastic rounding, optimi's with Kahan sums) take part where they are installed.
 
-    python benchmarks/lean.py [--rounds 5] [--optimizers AdamW,SGD,Adafactor] [--small] [--no-compile] [--json FILE]
+    python benchmarks/lean.py [--rounds 5] [--optimizers AdamW,SGD,Adafactor] [--small] [--no-compile] \\
+        [--parts memory,special,speed,distance] [--json FILE]
 """
 
 from __future__ import annotations
@@ -62,7 +63,14 @@ VARIANTS = {
 #: whose memory is measured
 MEASURED = ("bf16-lean", "bf16 states", "bf16-sr, bf16 states", "bf16", "by hand")
 SPECIAL = ("bf16-lean", "bf16-sr, bf16 states", "bf16", "by hand")
-PEERS = {"torchao": Variant(None, "none", "torchao"), "optimi": Variant(None, "none", "optimi")}
+#: package -> what is measured where it is installed
+PEERS = {
+    "torchao": {
+        "8-bit states": Variant("bf16-lean:states=8bit"),
+        "torchao": Variant(None, "none", "torchao"),
+    },
+    "optimi": {"optimi": Variant(None, "none", "optimi")},
+}
 
 
 def run(
@@ -197,9 +205,12 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
 def distances(options: argparse.Namespace) -> dict[str, Any]:
     """Bytes, seconds and the largest distance of a loss from fp32's, of every variant and of the peers here."""
     network = "small" if options.small else "large"
-    variants = VARIANTS | {
-        name: peer for name, peer in PEERS.items() if importlib.util.find_spec(name) is not None
-    }
+    variants = dict(VARIANTS)
+    for package, peers in PEERS.items():
+        if importlib.util.find_spec(package) is None:
+            print(f"{package}: not installed here")
+        else:
+            variants |= peers
     found = {name: run(variant, network, "AdamW", "freed", 64, 20) for name, variant in variants.items()}
     results = {}
     for name, one in found.items():
@@ -210,9 +221,10 @@ def distances(options: argparse.Namespace) -> dict[str, Any]:
         print(
             f"{name}: {size:.1f} bytes per parameter, {milliseconds:.0f} ms, loss off fp32's by {off:.1e} at most"
         )
-    for name in PEERS.keys() - found.keys():
-        print(f"{name}: not installed here")
     return results
+
+
+PARTS = {"memory": memory, "special": special, "speed": speed, "distance": distances}
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
@@ -223,14 +235,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         "--small", action="store_true", help="layers so small that nothing is measured: a test"
     )
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--parts", default=",".join(PARTS), help="which of them; all by default")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args(arguments)
-    results = {
-        "memory": memory(options),
-        "special": special(options),
-        "speed": speed(options),
-        "distance": distances(options),
-    }
+    results = {name: PARTS[name](options) for name in options.parts.split(",")}
     write(options.json, options.rounds, results)
     return results
 
