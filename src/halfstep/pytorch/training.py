@@ -17,6 +17,7 @@ from halfstep.pytorch import devices
 from halfstep.pytorch.arithmetic import Arithmetic
 from halfstep.pytorch.autocast.no_regions import NoRegions
 from halfstep.pytorch.autocast.own_precision import OwnPrecision
+from halfstep.pytorch.identity import IdentitySet
 from halfstep.pytorch.loss_scaling.engine import inside_backward
 from halfstep.pytorch.loss_scaling.manual_updates import ManualUpdates
 from halfstep.pytorch.loss_scaling.outcomes import Outcomes
@@ -68,7 +69,7 @@ class Training(Moments):
     _on_backward: Callable[[Sequence[Tensor]], None]
 
     def __init__(self) -> None:
-        self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._optimizers: IdentitySet[Optimizer] = IdentitySet()
         self._stepped_last: Callable[[], Optimizer | None] | None = None
         self._passes = StepsInside()
 

@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 
 from halfstep.passed_on import StateDict
 from halfstep.pytorch.dtypes import KEPT, SIXTEEN_BIT, format_name
+from halfstep.pytorch.identity import IdentitySet
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.weights import module_casts
 from halfstep.pytorch.weights.copies import Copies
@@ -41,7 +42,7 @@ class SixteenBitWeights:
         self._note = note
         self._look = look
         self._converted: weakref.WeakKeyDictionary[nn.Module, Counted] = weakref.WeakKeyDictionary()
-        self._resumed: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._resumed: IdentitySet[Optimizer] = IdentitySet()
         self._copies = Copies()
         self._16_bit: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 

@@ -13,6 +13,7 @@ from torch.nn.modules.loss import _Loss
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 
+from halfstep.pytorch.identity import IdentitySet
 from halfstep.pytorch.nested import tensors_of
 from halfstep.pytorch.patches import Patches
 
@@ -36,7 +37,7 @@ class Roles:
 
     def __init__(self) -> None:
         self._known: weakref.WeakKeyDictionary[nn.Module, Role] = weakref.WeakKeyDictionary()
-        self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._optimizers: IdentitySet[Optimizer] = IdentitySet()
         self._reached: set[int] | None = set()
         self._called: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._swapped = False

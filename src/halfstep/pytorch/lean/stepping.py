@@ -8,7 +8,6 @@ every one with a closure or with hooks, is called once, with all its parameters 
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as optimizers
 
 from halfstep.passed_on import Keywords, StateDict
+from halfstep.pytorch.identity import IdentitySet
 from halfstep.pytorch.lean.master import Master
 from halfstep.pytorch.lean.masters import Masters
 from halfstep.pytorch.lean.memory import Memories, Memory
@@ -75,7 +75,7 @@ class Stepping:
         self._states = states or Fp32States()
         self._told: set[str] = set()
         #: those whose state may be narrow
-        self._stepped: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._stepped: IdentitySet[Optimizer] = IdentitySet()
         self.active = True
 
     def install(self, patches: Patches) -> None:

@@ -8,12 +8,12 @@ only the look-up of its line.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from halfstep.pytorch.identity import IdentitySet
 from halfstep.pytorch.loss_scaling.pass_gradients import PassGradients
 from halfstep.pytorch.loss_scaling.pass_scales import Line, here
 
@@ -26,7 +26,7 @@ class HandedOut:
         pass_gradients: knows the tensors that passes reach.
     """
 
-    def __init__(self, optimizers: weakref.WeakSet[Optimizer], pass_gradients: PassGradients) -> None:
+    def __init__(self, optimizers: IdentitySet[Optimizer], pass_gradients: PassGradients) -> None:
         self._optimizers, self._pass_gradients = optimizers, pass_gradients
         self._lines: dict[Line, bool] = {}
         self._line: Line = ()

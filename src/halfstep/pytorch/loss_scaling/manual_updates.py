@@ -7,7 +7,6 @@ skipped either: where bad steps are to change nothing, gradients that are not fi
 from __future__ import annotations
 
 import functools
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from torch.autograd.graph import GradientEdge
 from torch.optim import Optimizer
 
 from halfstep.passed_on import ParamGroup
+from halfstep.pytorch.identity import IdentitySet
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
 from halfstep.pytorch.loss_scaling.pass_scales import Line, here
 from halfstep.pytorch.loss_scaling.values import differentiated_further, innermost, layers
@@ -76,7 +76,7 @@ class ManualUpdates:
         self._watches = watches
         self._moments = moments
         self.active = True
-        self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self.optimizers: IdentitySet[Optimizer] = IdentitySet()
         self.parameters: list[Tensor] = []
         self._graph_gradients: GraphGradients | None = None
         self._steps_of: Counter[Line] = Counter()

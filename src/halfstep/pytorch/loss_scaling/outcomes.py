@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import NoReturn
 
 from torch.optim import Optimizer
+from torch.utils.weak import WeakIdKeyDictionary
 
 from halfstep.errors import HalfstepError
 from halfstep.precisions.loss_scale import Skip
@@ -44,7 +44,7 @@ class Outcomes:
         self._statistics = statistics
         self._recorder = recorder
         self._stop = stop
-        self._bad_in_a_row: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
+        self._bad_in_a_row = WeakIdKeyDictionary()
 
     def stepped(self, finite: bool, counts: bool, by: object) -> None:
         """A step was made or skipped; ``counts``: it is one of the program's steps.

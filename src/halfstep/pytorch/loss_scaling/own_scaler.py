@@ -12,13 +12,13 @@ PyTorch's.
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.weak import WeakIdKeyDictionary
 
 from halfstep.passed_on import StateDict
 from halfstep.precisions.loss_scale import DynamicScale
@@ -54,7 +54,7 @@ class OwnScalers:
     def __init__(self, scaling: Scaling) -> None:
         self._scaling = scaling
         #: the scalers that are switched off
-        self._told: weakref.WeakKeyDictionary[Scaler, _Told] = weakref.WeakKeyDictionary()
+        self._told = WeakIdKeyDictionary()
 
     def install(self, patches: Patches) -> None:
         """Wrap the methods by which scalers report, save and load."""

@@ -8,7 +8,6 @@ were read at once.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
+from torch.utils.weak import WeakIdKeyDictionary
 
 from halfstep.errors import HalfstepError
 from halfstep.precisions.loss_scale import DynamicScale, LossScale
@@ -105,7 +105,7 @@ class Readiness:
     """
 
     def __init__(self) -> None:
-        self._made: weakref.WeakKeyDictionary[Optimizer, tuple[Any, ...]] = weakref.WeakKeyDictionary()
+        self._made = WeakIdKeyDictionary()
 
     def made(self, optimizer: Optimizer, gradients: Sequence[Tensor]) -> None:
         """A step with ``gradients`` was made."""

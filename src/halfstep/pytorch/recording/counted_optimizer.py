@@ -7,6 +7,7 @@ import threading
 import weakref
 
 from torch.optim import Optimizer
+from torch.utils.weak import WeakIdKeyDictionary
 
 #: how often Python's garbage collector is called to find optimizers that nobody uses any more
 _COLLECTIONS = 32
@@ -27,7 +28,7 @@ class CountedOptimizer:
         self._thread = 0
         self._before = 0  # how many steps were counted before its first one
         # other optimizer -> how many steps it made in another thread while the counted one lived
-        self._others: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+        self._others = WeakIdKeyDictionary()
         self._collections = 0
 
     def counts(self, optimizer: Optimizer, steps: int) -> tuple[bool, bool]:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from halfstep.pytorch.dtypes import format_name
+from halfstep.pytorch.identity import IdentitySet
 from halfstep.pytorch.lean import registry
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.recording.sample import parameters_of
@@ -27,7 +28,7 @@ class StoredMeter:
 
     def __init__(self) -> None:
         self._called: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-        self._made: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._made: IdentitySet[Optimizer] = IdentitySet()
 
     def install(self, patches: Patches) -> None:
         """Wrap what gives optimizers their parameters."""
@@ -48,12 +49,16 @@ class StoredMeter:
     def end(self, trained: Sequence[Tensor], optimizers: Iterable[Optimizer]) -> Mapping[str, object]:
         """The step is over; returns the fields of the record's ``stored`` event. It raises nothing."""
         try:
-            modules, stepped = list(self._called), set(optimizers)
+            modules, stepped = list(self._called), {id(o): o for o in optimizers}
             called = {id(p) for module in modules for p in module.parameters()}
             used = [
-                o for o in self._made if o in stepped or not called.isdisjoint(map(id, parameters_of([o])))
+                o
+                for o in self._made
+                if id(o) in stepped or not called.isdisjoint(map(id, parameters_of([o])))
             ]
-            return stored_in([*trained, *parameters_of(used)], modules, {*stepped, *used})
+            return stored_in(
+                [*trained, *parameters_of(used)], modules, (stepped | {id(o): o for o in used}).values()
+            )
         except Exception as error:
             reason = f"a tensor could not be looked at: {str(error).partition(chr(10))[0]}"
             return {"absent": dict.fromkeys(PARTS, reason)}

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from halfstep.pytorch.callers import asked_by_script, asked_to_load
 from halfstep.pytorch.dtypes import KEPT, SIXTEEN_BIT, format_name
+from halfstep.pytorch.identity import IdentitySet
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.weights import module_casts
 from halfstep.pytorch.weights.before import Before
@@ -67,7 +68,7 @@ class Fp32Weights:
         self._read: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._stepped = False
         self._held = Before(self._only_saved, self._trained, self.found)
-        self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._optimizers: IdentitySet[Optimizer] = IdentitySet()
         self._narrow_inputs = tuple(dtype for dtype in SIXTEEN_BIT if dtype is not compute)
 
     def install(self, patches: Patches) -> None:

@@ -1,0 +1,85 @@
+"""Optimizers are told apart by identity: those of a program may be equal to each other, and have no hash."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from halfstep.pytorch.identity import IdentitySet
+from halfstep.record import Writer, read
+
+from .conftest import Begin
+
+
+class Equal(torch.optim.SGD):
+    """Equal to all that have its settings."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Equal) and other.defaults == self.defaults
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Scaler(torch.amp.GradScaler):
+    """Has no hash."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Scaler)
+
+
+def trained(cls: type[torch.optim.SGD], own_amp: bool) -> list[float]:
+    """Losses of two networks in turn, each with its own optimizer; the settings of both are the same."""
+    torch.manual_seed(0)
+    networks = [nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8)) for _ in range(2)]
+    optimizers = [cls(network.parameters(), lr=0.1, momentum=0.9) for network in networks]
+    scaler: Any = Scaler("cpu", enabled=own_amp)
+    losses = []
+    for _ in range(4):
+        for network, optimizer in zip(networks, optimizers, strict=True):
+            x = torch.randn(4, 8)
+            with torch.autocast("cpu", torch.bfloat16, enabled=own_amp):
+                loss = (network(x) - x).square().mean()
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("own_amp", [False, True])
+@pytest.mark.parametrize("recipe", ["as-is", "fp32", "bf16", "fp16", "bf16-true", "bf16-lean:states=bf16"])
+def test_they_train_as_others_do(begin: Begin, tmp_path: Path, recipe: str, own_amp: bool) -> None:
+    found = []
+    for cls in (torch.optim.SGD, Equal):
+        writer = Writer(tmp_path / f"{cls.__name__}.jsonl")
+        takeover = begin(recipe, writer)
+        found.append(trained(cls, own_amp))
+        takeover.close()
+        takeover.remove()
+    assert found[0] == found[1]
+    stepped, equal = (read(tmp_path / f"{cls.__name__}.jsonl") for cls in (torch.optim.SGD, Equal))
+    assert [step["loss"] for step in equal.steps] == [step["loss"] for step in stepped.steps]
+    assert len(equal.steps) == 4
+    assert equal.stored == stepped.stored
+    assert equal.stored.measured
+
+
+def test_a_set_holds_its_members_weakly() -> None:
+    weight = [nn.Parameter(torch.zeros(1))]
+    held: IdentitySet[Equal] = IdentitySet()
+    first, second = Equal(weight, lr=0.1), Equal(weight, lr=0.1)
+    assert first == second
+    held.update([first, second, first])
+    assert [id(one) for one in held] == [id(first), id(second)]
+    del first
+    gc.collect()
+    assert [id(one) for one in held] == [id(second)]
+    assert len(held) == 1
