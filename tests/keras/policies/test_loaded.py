@@ -21,6 +21,9 @@ def test_every_precision_goes_on_with_the_weights_and_slots_of_the_one_before(
     runs = [in_turn(backend)[f"{index}-{recipe}"] for index, recipe in enumerate(GOING_ON)]
     for before, after in pairwise(runs):
         assert after.facts["found"] == before.facts["left"]
+        assert after.facts["found in HDF5"] == before.facts["left"][:6], (
+            "the weights: of slots Keras restores none"
+        )
     iterations = [run.facts["left"][6] for run in runs]  # after three kernels and three biases
     assert iterations == [3, 6, 9, 12], "no step was skipped, and each goes on counting"
 

@@ -44,6 +44,11 @@ def scaled(optimizer: Any) -> Any:
     return made(optimizer, name=optimizer.name)
 
 
+def inside(optimizer: Any) -> Any:
+    """The script's own optimizer of what :func:`scaled` made; any other as it is."""
+    return optimizer.inner_optimizer if isinstance(optimizer, _Scaled) else optimizer
+
+
 class _Scaled(LossScaleOptimizer):  # type: ignore[misc]
     """Works as a LossScaleOptimizer, looks like the optimizer inside."""
 

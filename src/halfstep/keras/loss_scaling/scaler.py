@@ -15,10 +15,11 @@ from typing import Any
 import keras
 from keras import ops
 from keras.optimizers import LossScaleOptimizer
+from keras.src.legacy.saving import legacy_h5_format
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.trainers.trainer import Trainer
 
-from halfstep.keras.loss_scaling.compiled_optimizer import scaled
+from halfstep.keras.loss_scaling.compiled_optimizer import inside, scaled
 from halfstep.keras.loss_scaling.statistics import NullStatistics
 from halfstep.keras.notices import Notices
 from halfstep.keras.runtime import Runtime
@@ -64,6 +65,7 @@ class Scaler:
         if self._recipe.guards:
             patches.wrap(LossScaleOptimizer, "apply", self._apply)
             patches.wrap(LossScaleOptimizer, "stateless_apply", self._stateless_apply)
+            patches.wrap(legacy_h5_format, "save_optimizer_weights_to_hdf5_group", _save_inside)
 
     def scale_of(self, optimizer: Any, state: Sequence[Any] | None = None) -> Any:
         """The scale of ``optimizer``'s next step, or None if it has none.
@@ -180,6 +182,15 @@ class Scaler:
         if isinstance(recipe, DynamicScale):
             return ops.clip(scale, recipe.floor, recipe.ceiling)
         return ops.ones_like(scale) * optimizer.initial_scale
+
+
+def _save_inside(original: Method) -> Method:
+    """HDF5 knows variables by their paths, of which the scaling optimizer and the one inside share some."""
+
+    def save(group: Any, optimizer: Any) -> None:
+        original(group, inside(optimizer))
+
+    return save
 
 
 def _index(optimizer: Any) -> int:
