@@ -369,6 +369,12 @@ def of_higher_order(net: nn.Module, weight: Tensor) -> Tensor:
     return net(attended * weight).sum()
 
 
+def of_a_condition(net: nn.Module, weight: Tensor) -> Tensor:
+    """PyTorch compiles its branches, and computes no gradient of what is not compiled."""
+    torch.compile(net, backend="eager")(weight)
+    return net(torch.cond(weight.sum() > 9, torch.sin, torch.square, (weight,))).sum()
+
+
 def in_autocast(net: nn.Module, weight: Tensor) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16):
         return net(nn.functional.linear(weight, torch.ones(4, 4)) * 1e3).float().sum()
@@ -388,6 +394,7 @@ PROGRAMS = [
     fake,
     own_modes,
     of_higher_order,
+    of_a_condition,
     in_autocast,
 ]
 

@@ -15,6 +15,7 @@ It writes everything into the record at once, as events ``watch`` with a field `
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from halfstep.precisions.formats import get_scalar
+from halfstep.pytorch.callers import Caller
 from halfstep.pytorch.dtypes import SIXTEEN_BIT, format_name
 from halfstep.pytorch.loss_scaling.engine import inside_backward
 from halfstep.pytorch.loss_scaling.gradients import all_finite
@@ -41,6 +43,20 @@ from halfstep.takeover.looks import Looks
 FIRST, EVERY = 2, 16
 #: after this many failures a look is given up
 TRIES = 16
+
+
+#: PyTorch's modules that compile what they are given, without which they compute no gradients
+_HIGHER_ORDER = ("torch._higher_order_ops.", "torch.nn.attention.")
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let ``function`` be compiled where compilers were told not to compile."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with torch.compiler.set_stance("default"):
+            return function(*args, **kwargs)
+
+    return call
 
 
 class NullWatch:
@@ -132,6 +148,8 @@ class Watch(NullWatch):
 
     def _compile(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def compile(*args: Any, **kwargs: Any) -> Any:
+            if Caller.of(sys._getframe(1)).module.startswith(_HIGHER_ORDER):
+                return _compiled(original(*args, **kwargs))
             self._eager = True
             torch.compiler.set_stance("force_eager")
             self._write("eager")
