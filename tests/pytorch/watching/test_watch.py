@@ -244,3 +244,61 @@ def test_numbers_of_8_bits_are_looked_at(begin: Begin, tmp_path: Path, dtype: to
     origins = [e for e in record.watched if e["what"] == "origin"]
     overflowing = {("_to_copy", 0, 8)} if dtype is torch.float8_e5m2 else set()
     assert {(e["operation"], e["nan"], e["infinite"]) for e in origins} == overflowing
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize("recipe", ["fp32", "bf16", "fp16"])
+def test_operations_of_the_script_compute_as_where_nobody_watches(
+    begin: Begin, tmp_path: Path, recipe: str, by_name: bool
+) -> None:
+    """Inside autocast, and outside of it; in bf16 a 16-bit number meets an fp32 weight there."""
+    seen: list[torch.dtype] = []
+
+    def product(x: Tensor, weight: Tensor) -> Tensor:
+        result = x @ weight.T
+        seen.append(result.dtype)
+        return result
+
+    operation = torch.library.custom_op("halfstep_watched::product", mutates_args=())(product)
+    operation.register_autograd(
+        lambda ctx, g: (g @ ctx.saved_tensors[1], g.T @ ctx.saved_tensors[0]),
+        setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+    )
+    called = torch.ops.halfstep_watched.product if by_name else operation
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.weight = nn.Linear(8, 8), nn.Parameter(torch.randn(8, 8) / 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", enabled=False):
+                x = called(x, self.weight)
+            result: Tensor = called(called(self.layer(x), self.weight), torch.eye(8))
+            return result
+
+    def trained(watch: bool) -> tuple[list[float], list[torch.dtype]]:
+        torch.manual_seed(0)
+        seen.clear()
+        takeover = begin(recipe, Writer(tmp_path / f"{watch}.jsonl"), watch=watch)
+        net = Net()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        losses = []
+        for _ in range(3):
+            x = torch.randn(4, 8)
+            loss = called(net(x), torch.eye(8)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        takeover.close()
+        takeover.remove()
+        return losses, list(seen)
+
+    try:
+        expected = trained(watch=False)
+        assert trained(watch=True) == expected
+    finally:
+        operation._lib._destroy()
+    narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe, torch.float32)
+    assert expected[1][:4] == [torch.float32, narrow, narrow, torch.float32]

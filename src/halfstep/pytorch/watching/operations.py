@@ -23,6 +23,7 @@ from halfstep.pytorch.loss_scaling.engine import inside_backward, tracing
 from halfstep.pytorch.unseen import unseen_look
 from halfstep.pytorch.watching.domain import outside_domain
 from halfstep.pytorch.watching.modules import Modules
+from halfstep.pytorch.watching.script_operations import ScriptOperations
 from halfstep.pytorch.watching.source import Line, described, user_line
 from halfstep.pytorch.watching.sums import Sums
 from halfstep.pytorch.watching.tensors import (
@@ -148,6 +149,7 @@ class Operations(TorchDispatchMode):
         self.clean = True
         self.in_pass = False
         self.sums = Sums(write)
+        self.of_script = ScriptOperations()
 
     def let_go(self, tensor: Tensor) -> None:
         """Drop the weak references to ``tensor``."""
@@ -158,7 +160,8 @@ class Operations(TorchDispatchMode):
         if tracing() or not isinstance(func, torch._ops.OpOverload):
             return func(*args, **kwargs)
         call = self._about_to(func, args)
-        result = func(*args, **kwargs)
+        with self.of_script.as_called(func):
+            result = func(*args, **kwargs)
         if call is not None and call.plan.looks:
             self._done(call, func, args, kwargs, result)
         return result

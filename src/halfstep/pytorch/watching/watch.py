@@ -133,6 +133,7 @@ class Watch(NullWatch):
         self._register = Tensor.register_hook
         self._modules.install(patches)
         patches.wrap(torch, "compile", self._compile)
+        self._operations.of_script.install(patches)
         before_swap(self._operations.let_go, patches)
         self._operations.__enter__()  # type: ignore[no-untyped-call]
         self._looking = True
