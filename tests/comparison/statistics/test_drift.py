@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -108,3 +109,20 @@ def test_a_trial_shows_a_trend_within_it_from_six_steps_that_count_on() -> None:
         found = drift.speed_drift(trials)
         assert (found.within_trials is not None) is told
         assert (found.across_trials is not None) is told
+
+
+def test_a_large_rise_that_chance_may_make_is_not_significant() -> None:
+    found = trend([[1.0, 1.1, 1.2]])
+    assert found is not None
+    assert found.p == pytest.approx(1 / 3)
+    assert found.rise == pytest.approx(0.2, abs=1e-3)
+    assert not found.significant
+
+
+def test_within_a_trial_the_medians_of_sixths_are_compared() -> None:
+    """Of 16 steps four are warm-up; of the others each sixth has two."""
+    seconds = np.random.default_rng(0).lognormal(0, 0.5, 16)
+    times, ends = seconds[4:], [2 * i for i in range(7)]
+    medians = [float(np.median(times[a:b])) for a, b in itertools.pairwise(ends)]
+    trial = outcome("fp32", [1.0] * 16, seconds=list(seconds))
+    assert drift.speed_drift([trial]).within_trials == trend([medians])
