@@ -45,9 +45,10 @@ def test_products_of_tensorflow_itself_leave_nothing_to_choose(tmp_path: Path) -
 @pytest.mark.long
 def test_the_example_is_compared_end_to_end(example: str, tmp_path: Path) -> None:
     skip_without("keras", "torch")
+    # With 4 channels PyTorch 2.13 itself aborts in a backward pass on some CPUs, also of plain python.
     done = halfstep(
         *("compare", "--precisions", "fp32,bf16,fp16", "--steps", "30", "--out", "out", "--json", "c.json"),
-        *(example, "--width", "4", "--epochs", "2"),
+        *(example, "--width", "8", "--epochs", "2"),
         cwd=tmp_path,
         env=environment("torch"),
     )
