@@ -15,8 +15,8 @@ over that by hand 0.884 where gradients are freed, 0.789 where they live, 0.895 
 0.47 bytes per parameter, that of AdamW by hand 6.5.
 
 Seen on 2 cores of an AMD EPYC without 16-bit units, a step over bf16's, 2 or 3 rounds: large layers with 8192 rows
-0.979 (0.937 to 1.020), with 8 rows 0.935 (0.862 to 0.936); 300 small tensors 1.163 (1.067 to 1.251), compiled 1.039
-(0.925 to 1.153). Large layers that are compiled were not measured.
+0.979 (0.937 to 1.020); with 8 rows 0.935 (0.862 to 0.936), compiled 0.983 (0.978 to 0.988); 300 small tensors 1.163
+(1.067 to 1.251), compiled 1.039 (0.925 to 1.153). Compiled with 8192 rows it was not measured.
 
 Memory is the largest resident set of any phase of a step, less that of the same process after it trained one layer and
 gave its memory back. Beside the peak: the bytes of each part by what is stored, and the workspace of the step, which is
