@@ -17,7 +17,7 @@ from torch import Tensor
 
 from halfstep.errors import UsageError
 from halfstep.pytorch.lean.split import CHUNK
-from halfstep.pytorch.lean.states import Fp32States
+from halfstep.pytorch.lean.states import NarrowStates
 
 #: state that 8 bits can hold, by the names of torch.optim, and whether it has a sign: sums that only grow would stop
 MOMENTS = {
@@ -31,7 +31,7 @@ BLOCK = 256
 SMALLEST = 4096
 
 
-class EightBitStates(Fp32States):
+class EightBitStates(NarrowStates):
     """Keeps moments in 8 bits between steps.
 
     Raises:
@@ -57,16 +57,15 @@ class EightBitStates(Fp32States):
 
     def narrow(self, key: str, wide: Tensor, like: Tensor) -> Tensor | None:
         """8-bit memory for the moments of a weight that is large enough."""
-        if key not in MOMENTS or wide.dtype is not torch.float32 or like.numel() < SMALLEST:
-            return None
-        if like.numel() % BLOCK:
+        fits = like.numel() >= SMALLEST and like.numel() % BLOCK == 0
+        if key not in MOMENTS or wide.dtype is not torch.float32 or not fits:
             return None
         made: Tensor = _kind().zeros(like.shape, MOMENTS[key], BLOCK, device=like.device)
         return made
 
-    def read(self, state: Tensor, begin: int, end: int) -> Tensor:
-        """Some rows as fp32."""
-        return state[begin:end].dequantize() if self.is_narrow(state) else state[begin:end]
+    def wide(self, state: Tensor) -> Tensor:
+        """What torchao makes of the 8-bit numbers and their scales."""
+        return state.dequantize()
 
     def write(self, wide: Tensor, weight: Tensor, state: Tensor, key: str, begin: int) -> None:
         """Round fp32 rows, some at a time: torchao's rounding takes many times their memory."""

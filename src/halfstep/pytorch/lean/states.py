@@ -7,6 +7,7 @@ of squares.
 from __future__ import annotations
 
 import zlib
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -19,7 +20,7 @@ from halfstep.pytorch.lean.stochastic import round_stochastically
 
 
 class Fp32States:
-    """Leaves state as the optimizer makes it. Other classes narrow it between steps."""
+    """Leaves state as the optimizer makes it."""
 
     #: an optimizer's state dict has narrow state as it is; otherwise as fp32
     saved_narrow = True
@@ -47,7 +48,7 @@ class Fp32States:
         return state[begin:end]
 
     def write(self, wide: Tensor, weight: Tensor, state: Tensor, key: str, begin: int) -> None:
-        """Write fp32 rows into a narrow state.
+        """Write fp32 rows into a narrow state: here there is none.
 
         Args:
             wide: the rows.
@@ -56,13 +57,35 @@ class Fp32States:
             key: its name.
             begin: its first row that is written.
         """
-        raise NotImplementedError
+
+    def widened(self, value: object) -> object:
+        """A value of an optimizer's state dict, as fp32 where it is narrow state."""
+        return value
+
+    def widen_all(self, optimizer: Optimizer, masters: Iterable[Master]) -> None:
+        """An optimizer is about to step these parameters: make their state fp32, 4 bytes per number."""
+
+    def narrow_all(self, optimizer: Optimizer, masters: Iterable[Master]) -> None:
+        """They have been stepped, and are still fp32."""
+
+
+class NarrowStates(Fp32States):
+    """Narrows state between steps."""
+
+    @abstractmethod
+    def wide(self, state: Tensor) -> Tensor:
+        """Narrow state, or some rows of it, as fp32."""
+
+    def read(self, state: Tensor, begin: int, end: int) -> Tensor:
+        """Some rows of a state for a step: fp32 of a narrow one, else the same memory."""
+        rows = state[begin:end]
+        return self.wide(rows) if self.is_narrow(rows) else rows
 
     def widened(self, value: object) -> object:
         """A value of an optimizer's state dict, as fp32 where it is narrow state."""
         if not isinstance(value, Tensor) or not self.is_narrow(local := local_of(value)):
             return value
-        wide = self.read(local, 0, local.shape[0])
+        wide = self.wide(local)
         return wide if local is value else alike(value, wide)
 
     def widen_all(self, optimizer: Optimizer, masters: Iterable[Master]) -> None:
@@ -71,7 +94,7 @@ class Fp32States:
             for state, key, value, master in _shaped(optimizer, masters):
                 local = local_of(value)
                 if self.is_narrow(local):
-                    state[key] = master.like_parameter(self.read(local, 0, local.shape[0]))
+                    state[key] = master.like_parameter(self.wide(local))
 
     def narrow_all(self, optimizer: Optimizer, masters: Iterable[Master]) -> None:
         """They have been stepped, and are still fp32."""
@@ -84,7 +107,7 @@ class Fp32States:
                     state[key] = master.like_parameter(narrow)
 
 
-class Bf16States(Fp32States):
+class Bf16States(NarrowStates):
     """Keeps state in bf16 between steps, rounded stochastically.
 
     Each number x becomes one of its two bf16 neighbours, the upper one with probability
@@ -105,9 +128,9 @@ class Bf16States(Fp32States):
         """bf16 memory for fp32 state."""
         return torch.empty_like(like, dtype=torch.bfloat16) if wide.dtype is torch.float32 else None
 
-    def read(self, state: Tensor, begin: int, end: int) -> Tensor:
-        """Some rows as fp32."""
-        return state[begin:end].float() if self.is_narrow(state) else state[begin:end]
+    def wide(self, state: Tensor) -> Tensor:
+        """The same numbers."""
+        return state.float()
 
     def write(self, wide: Tensor, weight: Tensor, state: Tensor, key: str, begin: int) -> None:
         """Round fp32 rows."""
