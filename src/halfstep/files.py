@@ -201,9 +201,5 @@ else:
         return bool(os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0))
 
     def link_folder(link: Path, target: Path) -> None:
-        """Make ``link`` lead to a folder.
-
-        Raises:
-            OSError: the file system has no links.
-        """
+        """Make ``link`` lead to a folder. Raises OSError if the file system has no links."""
         link.symlink_to(target, target_is_directory=True)

@@ -53,8 +53,6 @@ def start_apart(
     """Start a process that Ctrl-C on this one's terminal or console does not reach.
 
     Args:
-        command: its words.
-        stdin, stdout, stderr: as for ``subprocess.Popen``.
         folder: where it begins; None for the current one.
         environment: None for this process's own.
         outlives_console: on Windows, it is not ended when the console's window is closed. (On POSIX none is.)
@@ -218,9 +216,7 @@ else:
         """Ask each to end, by a signal; one that is gone, or another user's, is passed over.
 
         Args:
-            processes: all that are to end.
             leader: the number of the one that was started by :func:`start_apart`, where it is known.
-            number: the signal.
         """
         import psutil
 
@@ -229,11 +225,7 @@ else:
                 process.send_signal(number)
 
     def in_session_of(pid: int, leaders: Container[int]) -> bool:
-        """Whether a process is in the session that one of these processes began.
-
-        Raises:
-            OSError: it is gone.
-        """
+        """Whether a process is in the session that one of these processes began. Raises OSError if it is gone."""
         import os
 
         return os.getsid(pid) in leaders
@@ -283,11 +275,7 @@ else:
         return code & 0xFF
 
     def split_words(text: str) -> list[str]:
-        """The words of a command, as a shell reads them.
-
-        Raises:
-            ValueError: a quote is left open.
-        """
+        """The words of a command, as a shell reads them. Raises ValueError if a quote is left open."""
         return shlex.split(text)
 
     def join_words(words: Iterable[str]) -> str:

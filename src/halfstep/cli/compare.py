@@ -196,11 +196,7 @@ def perform(task: Task, display: Display) -> Done:
 
 
 def _given_again(request: Request, given: Collection[str]) -> Keywords:
-    """The fields of the request that were given again on resuming it.
-
-    Raises:
-        UsageError: --out was given, too.
-    """
+    """The fields of the request that were given again on resuming it. Raises UsageError if --out was given, too."""
     if "out" in given:
         raise UsageError("--resume DIR goes on in DIR itself; leave --out out.")
     names = {"precisions": "recipes", "fit_batch": "fit"}

@@ -12,11 +12,7 @@ from halfstep.program.cells import Cell
 
 
 class History:
-    """Follows the cells of a kernel: IPython remembers their texts, but not which cell of the notebook each one is.
-
-    Args:
-        shell: IPython's.
-    """
+    """Follows the cells of a kernel: IPython remembers their texts, but not which cell of the notebook each one is."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell

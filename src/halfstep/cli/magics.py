@@ -109,11 +109,7 @@ class HalfstepMagics(Magics):
         return found
 
     def _program(self, cell: str | None, only_cell: bool) -> list[Cell]:
-        """The cells that are the program; prints a list of them.
-
-        Raises:
-            UsageError: there is none.
-        """
+        """The cells that are the program; prints a list of them. Raises UsageError if there is none."""
         own = [] if cell is None else [Cell(self._history.number, cell)]
         looked = [] if only_cell else self._history.looked()
         program = own if only_cell else [*self._history.program(looked), *own]
@@ -135,11 +131,7 @@ class HalfstepMagics(Magics):
 
 
 def _words(line: str) -> list[str]:
-    """The words of a magic's line.
-
-    Raises:
-        UsageError: a quote is left open.
-    """
+    """The words of a magic's line. Raises UsageError if a quote is left open."""
     try:
         return shlex.split(line)
     except ValueError:
@@ -147,11 +139,7 @@ def _words(line: str) -> list[str]:
 
 
 def _written(path: Path, program: list[Cell]) -> Path:
-    """Write the notebook that is run.
-
-    Raises:
-        UsageError: it cannot be written, or there is no folder to run it in.
-    """
+    """Write the notebook that is run. Raises UsageError if it cannot be written, or there is no folder to run it in."""
     check_current_folder()
     try:
         return write(path, program, os.getcwd())

@@ -55,9 +55,6 @@ def new_folder(out: StrPath | None, program: str) -> Path:
 def held(folder: Path) -> Iterator[None]:
     """Lock the folder for this process, until the context is left or the process ends, however it ends.
 
-    Args:
-        folder: where records are to be written.
-
     Raises:
         UsageError: another halfstep holds it.
     """
@@ -170,11 +167,7 @@ def json_path_of(json_file: StrPath | None, option: str = "--json") -> Path | No
 
 
 def print_required(comparison: JsonObject, terms: Sequence[Term], console: Console) -> None:
-    """Print whether each requirement holds.
-
-    Raises:
-        Unmet: one does not, or the data cannot tell.
-    """
+    """Print whether each requirement holds. Raises Unmet if one does not, or the data cannot tell."""
     from halfstep.report.loading import Comparison
 
     for sentence in Comparison(comparison, Path()).require(*terms):

@@ -28,9 +28,6 @@ _MOST_LOSSES = 3
 class InTurn:
     """One trial after the other, on the whole machine.
 
-    Args:
-        run: runs one.
-
     Attributes:
         interrupted: whether Ctrl-C, or another signal that ends a trial, came during a trial or between two.
     """

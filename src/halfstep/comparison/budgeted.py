@@ -24,11 +24,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smh]?)")
 
 
 def parse_budget(text: str) -> float:
-    """Seconds of ``20m``, ``90s``, ``2h`` or ``90``.
-
-    Raises:
-        UsageError: not of that form, or not above zero.
-    """
+    """Seconds of ``20m``, ``90s``, ``2h`` or ``90``. Raises UsageError for another form, or zero."""
     found = _DURATION.fullmatch(text.strip())
     seconds = float(found[1]) * _UNITS[found[2] or "s"] if found else 0.0
     if not 0 < seconds < 1e9:
@@ -61,9 +57,6 @@ class Budgeted:
     A block is a seed.
 
     Args:
-        request: what was asked for.
-        work: shows the progress.
-        pending: the list that the chosen trials are put into.
         places: how many blocks can run side by side; None: trials run one after the other.
     """
 
@@ -77,7 +70,6 @@ class Budgeted:
         """Put the planner's next trials into the list of pending ones; none if the planner has ended.
 
         Args:
-            seen: what has ended.
             running: how many trials still run; the next wave is chosen when all of them have ended.
         """
         left = (self._request.budget or 0.0) - seen.spent

@@ -20,7 +20,6 @@ def files_of_earlier_trials(records: Sequence[Record], fresh: bool = False) -> l
     another trial. A cache of data, which is written once, does not count.
 
     Args:
-        records: the trials' records.
         fresh: whether each trial ran in a copy of the folder; the files then lie outside of it, and are named by paths.
     """
     starts = [begun for record in records if (begun := _begun(record)) is not None]

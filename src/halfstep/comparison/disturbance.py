@@ -21,7 +21,6 @@ def disturbances(records: Sequence[Record], siblings: bool = False) -> list[Dist
     """For each trial what other processes took; None if nothing disturbed it, or that is not known.
 
     Args:
-        records: the trials' records.
         siblings: whether other trials ran on the same processors; what others took may then be theirs, and is ignored.
     """
     found = [_measured(record) for record in records]

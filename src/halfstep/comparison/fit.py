@@ -56,11 +56,7 @@ class FitOption:
 
 
 def parse_fit(text: str) -> FitOption:
-    """``images=--batch-size`` or, without a name, ``--batch-size``.
-
-    Raises:
-        UsageError: no option is named.
-    """
+    """``images=--batch-size`` or, without a name, ``--batch-size``. Raises UsageError if no option is named."""
     name, equals, argument = text.partition("=")
     if text.startswith("-") or not equals:
         name, argument = "batch", text
@@ -73,11 +69,7 @@ def parse_fit(text: str) -> FitOption:
 
 
 def parse_size(text: str) -> int:
-    """``2GiB``, ``800MB`` or ``2G`` (binary, as ``2GiB``) in bytes.
-
-    Raises:
-        UsageError: not a size.
-    """
+    """``2GiB``, ``800MB`` or ``2G`` (binary, as ``2GiB``) in bytes. Raises UsageError if it is no size."""
     found = _SIZE.match(text.strip())
     if not found or float(found[1]) == 0:
         raise UsageError(f"--memory-limit was given {text!r}; give a size such as 2GiB or 800MB.")
@@ -119,10 +111,6 @@ def fit_batch(
 
     Args:
         job: what to run; a batch must fit into its memory limit, or into the GPU's own memory if that is None.
-        option: the program's option for the batch.
-        precisions: the precisions to try.
-        display: shows every trial.
-        run: runs a trial.
     """
     rows: list[FitRow] = []
     for precision in precisions:

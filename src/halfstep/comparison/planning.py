@@ -30,7 +30,6 @@ class State:
         ran: the trials that have ended, as (precision, block).
         rows: their verdicts, made with the same levels.
         levels: the share of the significance level that each figure may use.
-        prefer: the objective.
         seconds: how long a trial of each precision takes, where that is known.
         left: seconds until the time is used up.
         members: the precisions of the current block; empty: all that are open.
@@ -50,13 +49,7 @@ class State:
 
 @dataclass(frozen=True)
 class Next:
-    """The trial to run now.
-
-    Attributes:
-        precision, block: which it is.
-        members: the precisions of its block.
-        more: how many trials follow before the next look.
-    """
+    """The trial to run now."""
 
     precision: str
     block: int
@@ -99,7 +92,6 @@ class _Open:
     Attributes:
         standings: those that have run.
         fresh: those that have not run yet.
-        baseline: the baseline's name; None if no trial has ended well.
     """
 
     standings: list[Standing]

@@ -164,11 +164,7 @@ def save(request: Request, environment: Environment, cwd: str | None = None) -> 
 
 
 def stored(folder: Path) -> Stored:
-    """The request that was written into ``folder``.
-
-    Raises:
-        UsageError: none is there, or it cannot be read.
-    """
+    """The request that was written into ``folder``. Raises UsageError if none is there, or it cannot be read."""
     path = folder.absolute() / "request.json"
     try:
         raw = read_json(path)
@@ -211,7 +207,6 @@ def resumed(old: Stored, given: Mapping[str, Any]) -> Request:
     """The stored request, changed by what the user gave on resuming it.
 
     Args:
-        old: the request as it was stored.
         given: options (by the names of the request's fields) that were given again.
 
     Raises:

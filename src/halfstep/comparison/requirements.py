@@ -35,7 +35,6 @@ class Term:
     """One thing that a precision has to show.
 
     Attributes:
-        precision: its recipe's name.
         what: ``no worse``, or ``speed``, ``memory`` or ``energy``.
         sign, bound: for a ratio, ``>=`` or ``<=`` and the number.
     """
@@ -62,11 +61,7 @@ class Judged:
 
 
 def parse_requirements(texts: Iterable[str]) -> tuple[Term, ...]:
-    """The terms of ``PRECISION: TERM, TERM, ...``, each text one precision.
-
-    Raises:
-        UsageError: not of that form.
-    """
+    """The terms of ``PRECISION: TERM, TERM, ...``, each text one precision. Raises UsageError for another form."""
     return tuple(term for text in texts for term in _of_one(text))
 
 

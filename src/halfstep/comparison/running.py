@@ -52,8 +52,6 @@ def run_comparison(
     """Run all trials and return the comparison, without words; Ctrl-C ends it early, with the trials so far.
 
     Args:
-        request: what to compare.
-        display: shows the progress.
         write: writes the comparison, after every trial.
         resume: the stored request, if the comparison is resumed: trials that are done are not run again.
 
@@ -229,9 +227,6 @@ def assemble(
     """The comparison as values: :mod:`halfstep.report.words` makes its words from them.
 
     Args:
-        request: what was asked for.
-        outcomes: how its trials ended.
-        environment: the machine.
         cwd: the folder it was started in; None: the current one.
         fit: the largest batches, where they were searched.
         end: why a comparison with a budget ended; None: it has not ended, or that is not known.

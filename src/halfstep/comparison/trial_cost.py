@@ -22,7 +22,6 @@ def with_energy(row: TrialRow, end: End, samples: int) -> TrialRow:
     """With the joules of the run, of a step and of a sample; absent with the reason.
 
     Args:
-        row: the trial.
         end: the record's last event.
         samples: how many a step takes, over all ranks; 0 if that is not known.
     """

@@ -45,7 +45,6 @@ def verdicts(
     """One row per precision, the baseline first: ratios to it with intervals, and quality against noise.
 
     Args:
-        outcomes: how the trials ended.
         rows: the trials' rows, in the same order.
         tolerance: margins that the user gave.
         levels: the significance levels of repeated looks; None: there is one look.

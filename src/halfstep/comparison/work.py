@@ -48,7 +48,6 @@ class Work:
     """Shows each trial, and keeps what it wrote.
 
     Args:
-        request: what is compared.
         pending: the trials that have not begun.
         display, disk: where they are shown and kept.
         known_steps: how many steps a trial will make; None if that is not known.

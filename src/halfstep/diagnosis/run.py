@@ -110,11 +110,7 @@ def _run(question: Question, precision: str, display: Display, repeat: int = 0) 
 
 
 def _require_steps(question: Question, tried: Outcome, display: Display) -> None:
-    """There has to be a step to diagnose, of a framework that can be watched.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """There has to be a step to diagnose, of a framework that can be watched. Raises UsageError if there is none."""
     record, log = tried.record, question.job.log(tried.trial)
     if tried.status == "unsupported":
         raise UsageError(tried.reason)

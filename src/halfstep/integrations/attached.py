@@ -22,7 +22,6 @@ def resting_scaler(device: str, **options: Any) -> GradScaler:
     """The scaler that a framework makes for fp16. It rests, as any that a program makes under a recipe.
 
     Args:
-        device: the device type.
         options: what the program has given for it, such as ``init_scale``.
     """
     from torch.amp import GradScaler
@@ -35,7 +34,6 @@ class Attached:
     """A takeover of PyTorch, as the adapters of the frameworks on top of it see it.
 
     Attributes:
-        takeover: the recipe in force.
         relaunch: how to start the program again under halfstep (an interpreter and our options; the program
             follows), or None where the script itself enables halfstep and a copy of it will do the same.
         scaler_expected: whether the program has asked for fp16 in words that its framework makes a scaler of.

@@ -46,10 +46,7 @@ def choosing(
     """Wrap the choice of a precision plugin: under a recipe it leaves formats and loss scaling to PyTorch.
 
     Args:
-        original: the connector's method.
-        attached: the recipe in force.
         what: ``Trainer`` or ``Fabric``, for words.
-        package: the framework's module.
         flag: name of the connector's attribute with the precision's name.
         plugin: name of its attribute with a plugin that the script made, or None.
     """

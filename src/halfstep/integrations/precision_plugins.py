@@ -26,8 +26,6 @@ def plugin_for_flag(asked: str, precision: ModuleType, device: str) -> Any:
 
     Args:
         asked: as in ``Trainer(precision=…)``.
-        precision: the module of the plugins.
-        device: the device type.
 
     Returns:
         None where it is the plain one, or one that the recipe does not rule.
@@ -45,13 +43,7 @@ def scaler_for_flag(asked: str, device: str) -> torch.amp.GradScaler | None:
 
 
 def let_yield(plugin: Any, precision: ModuleType, attached: Attached) -> None:
-    """Leave what Lightning's own methods of ``plugin`` do with formats to the recipe.
-
-    Args:
-        plugin: what trains.
-        precision: the module of the plugins.
-        attached: the recipe in force.
-    """
+    """Leave what Lightning's own methods of ``plugin`` do with formats to the recipe."""
     if isinstance(plugin, (precision.MixedPrecision, precision.HalfPrecision, precision.FSDPPrecision)):
         sharded = isinstance(plugin, precision.FSDPPrecision)
         recipe = attached.takeover.recipe

@@ -23,9 +23,5 @@ def format_name(dtype: str) -> str:
 
 
 def dtype_name(dtype: Any) -> str:
-    """Keras's name for a dtype of any framework.
-
-    Raises:
-        ValueError: Keras has no such dtype.
-    """
+    """Keras's name for a dtype of any framework. Raises ValueError if Keras has no such dtype."""
     return str(keras.backend.standardize_dtype(dtype))

@@ -9,11 +9,7 @@ from halfstep.takeover.base import Options
 
 
 class Notices:
-    """Each is given once.
-
-    Args:
-        options: how the recipe is put into force.
-    """
+    """Each is given once."""
 
     def __init__(self, options: Options) -> None:
         self._options = options

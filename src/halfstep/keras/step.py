@@ -36,7 +36,6 @@ class TrainStep(threading.local):
     Attributes:
         seen: what was seen of it; None outside.
         optimizer: the one with which the model was compiled; None outside, or if it has none.
-        trace: what JAX traces in it.
     """
 
     seen: Seen | None = None
@@ -47,15 +46,11 @@ class TrainStep(threading.local):
 class StepState:
     """What is known about the running step. Only this class assigns to its attributes.
 
-    Args:
-        runtime: the backend's values.
-
     Attributes:
         training: whether a model's train function is running, or being traced.
         busy: whether a pass or a step is running, to which every gradient and step that is met belongs.
         loss_scaled: Keras has scaled the loss, and its gradients have not been applied yet.
         finite: whether Keras found the gradients finite; None before it looked.
-        within: the running train_step.
     """
 
     def __init__(self, runtime: Runtime) -> None:

@@ -33,7 +33,6 @@ class Takeover(Face):
     """A recipe in force in Keras, in this process.
 
     Args:
-        options: how it is put into force.
         others: takeovers of frameworks that were imported before; PyTorch's works below Keras's on that backend.
     """
 

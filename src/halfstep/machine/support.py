@@ -15,7 +15,6 @@ class Support:
     """How a precision's products are computed on a device.
 
     Attributes:
-        kind: see :data:`Kind`.
         reason: why, in words that can follow a colon.
         slower: kinds of products that the native units compute more slowly than fp32.
     """

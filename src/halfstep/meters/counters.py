@@ -58,7 +58,6 @@ class CounterMeter(EnergyMeter):
         how: the counters' origin, for people.
         counters: each returns its present value in joules, or raises OSError.
         update_seconds: how often the counters move.
-        clock: seconds, monotonic.
     """
 
     def __init__(

@@ -70,11 +70,7 @@ def _open_amd() -> EnergyMeter | None:
 
 
 class _Gpus(CounterMeter):
-    """The GPUs that the program uses when the window opens; all that it sees where that is not known.
-
-    Args:
-        visible: the counters of the GPUs that this process sees.
-    """
+    """The GPUs that the program uses when the window opens; all that it sees where that is not known."""
 
     def __init__(self, visible: Sequence[_NvmlCounter]) -> None:
         self._visible = visible

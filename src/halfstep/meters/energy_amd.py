@@ -13,11 +13,7 @@ _UPDATE_SECONDS = 0.1
 
 
 def open_amd(amdsmi: Any) -> EnergyMeter:
-    """The meter of the GPUs that this process sees.
-
-    Args:
-        amdsmi: the module, or one with its functions.
-    """
+    """The meter of the GPUs that this process sees."""
     try:
         amdsmi.amdsmi_init()
         handles = _visible(list(amdsmi.amdsmi_get_processor_handles()))
@@ -40,11 +36,7 @@ class _Counter:
         self._handle = handle
 
     def joules(self) -> float:
-        """Joules since some fixed point.
-
-        Raises:
-            OSError: the driver does not tell.
-        """
+        """Joules since some fixed point. Raises OSError if the driver does not tell."""
         try:
             found = self._amdsmi.amdsmi_get_energy_count(self._handle)
             return float(found["energy_accumulator"]) * float(found["counter_resolution"]) / 1e6

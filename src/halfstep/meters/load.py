@@ -42,11 +42,7 @@ class Load:
 
 
 class LoadMeter:
-    """What other processes took of the machine between :meth:`start` and the last :meth:`mark`.
-
-    Args:
-        proc: the folder in which the kernel reports this.
-    """
+    """What other processes took of the machine between :meth:`start` and the last :meth:`mark`."""
 
     def __init__(self, proc: Path = _PROC) -> None:
         self._proc = proc

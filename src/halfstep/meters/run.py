@@ -21,7 +21,6 @@ class RunMeters:
 
     Args:
         energy: the energy meters; None opens this machine's.
-        clock: seconds, monotonic.
     """
 
     def __init__(self, energy: Sequence[EnergyMeter] | None = None, clock: Callable[[], float] = now) -> None:
@@ -93,7 +92,6 @@ def _sum(meters: Sequence[EnergyMeter], steps: int = 0) -> tuple[float | None, s
     """(joules of all meters with a counter, or None; where they came from; why there are none).
 
     Args:
-        meters: with a counter or without.
         steps: made while they were read; 0 where there were none.
 
     Where a meter has a counter but no reading there is no sum: the others alone are not what the training took.

@@ -265,11 +265,7 @@ def get_scalar(format: str | Format | BlockFormat) -> Format:
 
 
 def get_block(format: str | Format | BlockFormat) -> BlockFormat:
-    """The block format of that name.
-
-    Raises:
-        UsageError: an unknown name, or a format without blocks.
-    """
+    """The block format of that name. Raises UsageError for an unknown name, or a format without blocks."""
     row = get(format) if isinstance(format, str) else format
     if isinstance(row, Format):
         known = ", ".join(block.name for block in _BLOCKS)

@@ -152,9 +152,7 @@ class DynamicScale(LossScale):
 
         Args:
             ops: ``where``, ``minimum`` and ``maximum`` for the arrays that are given.
-            value: the scale.
             finite_steps: how many were finite in a row.
-            finite: whether this step's gradients were.
             counts: whether this step counts towards growth.
 
         Returns:

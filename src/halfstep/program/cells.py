@@ -75,11 +75,7 @@ def check(given: str, path: str) -> None:
 
 
 def read(given: str, path: str) -> Notebook:
-    """A notebook's code.
-
-    Raises:
-        UsageError: the file is no notebook, or its kernel is not Python.
-    """
+    """A notebook's code. Raises UsageError if the file is no notebook, or its kernel is not Python."""
     import nbformat
 
     try:

@@ -26,7 +26,6 @@ class Arithmetic:
     """The arithmetic of one recipe on one type of device.
 
     Args:
-        options: how the recipe is put into force.
         moved: called when the program turns out to train on another type of device.
 
     Attributes:

@@ -60,7 +60,6 @@ class Cpu:
         architecture: ``x86_64``, ``aarch64``, ``arm64``, as the system names it.
         flags: the instruction sets that PyTorch sees, by cpuinfo's names.
         onednn: the 16-bit precisions that PyTorch would give to oneDNN here.
-        model: the maker's name for it.
     """
 
     architecture: str
@@ -94,7 +93,6 @@ def support(precision_compute: str, device: str = "cpu") -> Support:
     """How products in ``precision_compute`` (``fp32``, ``tf32``, ``bf16`` or ``fp16``) are computed on ``device``.
 
     Args:
-        precision_compute: the format of the products' operands.
         device: ``cpu``, ``cuda``, or another accelerator by PyTorch's name for it.
 
     Raises:

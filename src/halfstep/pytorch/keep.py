@@ -36,8 +36,6 @@ class Keep:
     """Marks the modules that match and runs their ``forward`` outside autocast, on fp32 inputs.
 
     Args:
-        patterns: name patterns of modules.
-        patches: where the wrapped ``forward`` of their classes are remembered.
         back_to: the dtype that their results are cast to; None where autocast casts them.
     """
 

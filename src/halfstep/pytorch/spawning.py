@@ -40,12 +40,7 @@ class _Lookout:
 
 
 def refuse(stop: Callable[[Unsupported], NoReturn], patches: Patches) -> None:
-    """End the program when a process that it spawned was about to train.
-
-    Args:
-        stop: ends the program with an error.
-        patches: where the replaced functions are remembered.
-    """
+    """End the program when a process that it spawned was about to train."""
     folder, refused = functools.cache(_temporary_folder), threading.Event()
 
     def starting(original: Callable[..., None]) -> Callable[..., None]:

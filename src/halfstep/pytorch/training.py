@@ -39,13 +39,7 @@ from halfstep.takeover.base import EnoughSteps, Options
 
 
 class Training(Moments):
-    """The moments, at which it calls the parts that :class:`~halfstep.pytorch.takeover.Takeover` makes.
-
-    Attributes:
-        recorder: counts the steps and records them.
-        scaling: the loss scale in force.
-        statistics: what a skipped step leaves as it was, beside weights and optimizer state.
-    """
+    """The moments, at which it calls the parts that :class:`~halfstep.pytorch.takeover.Takeover` makes."""
 
     options: Options
     recipe: Recipe

@@ -17,7 +17,6 @@ def watch_gradients(jax: ModuleType, called: Callable[[], None]) -> Patches:
     """Call ``called`` before a function that ``jax.grad`` or ``jax.value_and_grad`` has made is called.
 
     Args:
-        jax: the module, as the program has just imported it.
         called: raises where the program is to end.
     """
     patches = Patches()

@@ -26,11 +26,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """The recipe of this process, in force as soon as the program imports its framework.
-
-    Attributes:
-        own_wish: what the script itself asks for.
-    """
+    """The recipe of this process, in force as soon as the program imports its framework."""
 
     current: Session | None = None
 

@@ -17,7 +17,6 @@ class Settings:
 
     Attributes:
         precision: a recipe's text, or ``auto``: the fastest that is native here.
-        options: the options of the run.
         seed: shift every seed by this; None to leave seeds alone.
         record: file to write the record to.
         command: the program and its arguments, for the record.

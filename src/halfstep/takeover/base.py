@@ -40,8 +40,6 @@ class Options:
     """How a recipe is put into force.
 
     Attributes:
-        recipe: the precision.
-        run: the options of the run.
         writer: the record, or a :class:`~halfstep.record.NullWriter`.
         warm: called once, when the steps that are looked at are over and meters should start.
         tick: called at the end of every step after that.

@@ -25,11 +25,7 @@ LOSSES, SECONDS, METERS = "losses", "seconds per step", "peak memory and energy"
 
 
 class Looks:
-    """The looks of one takeover.
-
-    Args:
-        write: writes an event to the record.
-    """
+    """The looks of one takeover."""
 
     def __init__(self, write: Callable[..., None]) -> None:
         self._write = write
@@ -46,7 +42,6 @@ class Looks:
         """``function(*args, **kwargs)``, or None where it fails or the look has been given up.
 
         Args:
-            look: its name.
             tries: after so many failures it is given up.
 
         Raises:

@@ -50,11 +50,8 @@ class Job:
     """What every trial of a comparison has in common.
 
     Attributes:
-        program: the program, as given.
-        arguments: its own arguments.
         module: whether ``program`` is a module's name.
         folder: where records and logs go (absolute).
-        options: the options of every run.
         time_limit: seconds that a trial may take; None for no limit.
         launch: a launcher such as ``torchrun --nproc-per-node 2``; empty for none.
         memory_limit: end a trial whose processes hold more bytes than this in physical memory; None for no limit.

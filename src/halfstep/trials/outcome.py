@@ -81,7 +81,6 @@ def outcome_of(job: Job, trial: Trial, exit_code: int | None, stopped: Status | 
     """How a trial ended, once its process is gone.
 
     Args:
-        job, trial: what was run.
         exit_code: of the process, as ``subprocess`` gives it.
         stopped: why halfstep ended it; None where it ended by itself.
         by: who interrupted it.

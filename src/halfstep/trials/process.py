@@ -183,10 +183,6 @@ class Guard:
     It starts before the trial, so that the trial never runs without it. It waits at a pipe that only this process
     holds: the system closes the pipe, however this process ends. It then writes that into the trial's record, where a
     program that ends well on SIGTERM may have written "ok".
-
-    Args:
-        mark: of the trial's processes.
-        record: the trial's record.
     """
 
     def __init__(self, mark: str, record: Path) -> None:

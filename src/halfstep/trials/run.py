@@ -34,8 +34,6 @@ def run_trial(
     """Run a trial to its end, and leave no process of it running. Whatever the program does, this raises nothing.
 
     Args:
-        job: what to run.
-        trial: in which precision, seed and repeat.
         on_step: called with (steps so far, last loss, seconds of the last step) now and then.
         place: where it runs; this thread runs there already.
         stop: ends it, where it does not run in the main thread.

@@ -201,7 +201,6 @@ def format_error(message: str, compute: str, code: str = "") -> FormatError | No
     """What an error is, by the framework's message; None where the number format did not cause it.
 
     Args:
-        message: the exception's.
         compute: the format that the precision computes in, as ``bf16``.
         code: the program's line that raised it.
     """

@@ -44,11 +44,7 @@ class _Stderr(io.TextIOBase):
         return self._file is not None and self._file.isatty()
 
     def fileno(self) -> int:
-        """Its descriptor.
-
-        Raises:
-            OSError: it has none.
-        """
+        """Its descriptor. Raises OSError if it has none."""
         return -1 if self._file is None else self._file.fileno()
 
     @property

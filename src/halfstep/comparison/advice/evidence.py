@@ -46,7 +46,6 @@ class Evidence:
     """The rows that the rules ask for.
 
     Attributes:
-        prefer: the objective.
         baseline: the row that the others are compared with.
         ran: the other precisions, if all their trials ran to the end, except those of ``same`` and ``continued``.
         failed: the other precisions with a trial that did not run to its end.

@@ -31,8 +31,6 @@ def advise(
     """The advice for a comparison.
 
     Args:
-        rows: its precisions.
-        prefer: the objective.
         fit: the largest batches, where they were searched.
         by_budget: whether the comparison decides on seeds and repeats itself.
     """
@@ -49,14 +47,7 @@ def recommend(
     prefer: Prefer = "speed",
     fit: Fit | None = None,
 ) -> Recommendation:
-    """The recommendation for a comparison's rows, and the lines to adopt it; without words.
-
-    Args:
-        rows: the comparison's.
-        script: what the lines are to suit.
-        prefer: the objective.
-        fit: the largest batches, where they were searched.
-    """
+    """The recommendation for a comparison's rows, and the lines to adopt it; without words."""
     advice, script = advise(rows, prefer, fit), script or Script()
     precision = advice.answer.precision
     # What the script does by itself needs no lines.

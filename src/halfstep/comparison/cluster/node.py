@@ -70,7 +70,6 @@ class Node:
 
         Args:
             job: what to run; its folder is on the other machine, so a temporary folder of this one is used.
-            trial: which one.
         """
         self._stop, self._outcome, self._sent = Stop(), None, {}
         self._folder = Path(tempfile.mkdtemp(prefix="halfstep-"))

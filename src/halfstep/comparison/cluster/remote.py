@@ -28,7 +28,6 @@ class Remote:
     """A place on a machine of the cluster, where one block runs at a time.
 
     Args:
-        ray: the package.
         node: the machine's name in Ray.
         want: the resources that it gets, by Ray's names.
     """

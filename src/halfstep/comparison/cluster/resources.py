@@ -16,11 +16,7 @@ _KNOWN = {"cpu": "CPU", "gpu": "GPU"}
 
 
 def parse_on(text: str) -> str:
-    """``--on`` as it was given; empty where it was not.
-
-    Raises:
-        UsageError: it names no Ray cluster.
-    """
+    """``--on`` as it was given; empty where it was not. Raises UsageError if it names no Ray cluster."""
     if text and not _ADDRESS.fullmatch(text):
         raise UsageError(
             f"--on was given {text!r}; give ray for this machine, or ray://HOST or ray://HOST:PORT for a cluster."
@@ -38,11 +34,7 @@ def parse_resources(text: str) -> str:
 
 
 def amounts(text: str) -> dict[str, float]:
-    """How much of each resource a block gets, by the name that was given.
-
-    Raises:
-        UsageError: it cannot be read.
-    """
+    """How much of each resource a block gets, by the name that was given. Raises UsageError if it cannot be read."""
     found = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = part.partition("=")

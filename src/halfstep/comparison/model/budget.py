@@ -22,7 +22,6 @@ class Standing:
     """Where a precision stands.
 
     Attributes:
-        precision: its name.
         open: the open questions: ``gain``, by the objective, and ``quality``.
         drop: why it is not run again, although it ran well; None if it was not dropped.
         pairs: how many pairs of trials it has, each with one of the baseline.

@@ -33,11 +33,7 @@ class EvidenceRef:
 
     @classmethod
     def from_text(cls, text: str) -> EvidenceRef:
-        """The inverse of :meth:`as_text`.
-
-        Raises:
-            ValueError: the text is no reference.
-        """
+        """The inverse of :meth:`as_text`. Raises ValueError if the text is no reference."""
         if not text:
             return cls()
         found = _REFERENCE.fullmatch(text)

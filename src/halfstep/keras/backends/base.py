@@ -25,7 +25,6 @@ class Backend(Runtime, ABC):
     Attributes:
         name: Keras's name for it.
         title: its own name.
-        version: its own version.
         emulated: whether the recipe's format is rounded to inside of fp32 tensors.
         product_fields: the fields of a record's ``takeover`` event about products in fp32 units.
     """

@@ -26,7 +26,6 @@ class TorchLoop(OwnLoop):
     """Steps that are made eagerly.
 
     Args:
-        parts: what it works with.
         scaling: the loss scale of PyTorch's takeover.
         recorder: counts the steps of ``torch.optim``, and collects losses for them.
         watch: looks at the numbers of a training.

@@ -20,13 +20,7 @@ from halfstep.takeover.patches import Method, Patches
 
 
 class Loaded:
-    """What ``load_model`` gives the program.
-
-    Args:
-        recipe: the precision.
-        policies: counts how often a file names a policy of 16 bits.
-        warn: tells the user a sentence.
-    """
+    """What ``load_model`` gives the program."""
 
     def __init__(self, recipe: Recipe, policies: Policies, warn: Callable[[str], None]) -> None:
         self._mixed = recipe.mixed

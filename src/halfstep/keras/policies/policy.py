@@ -65,7 +65,6 @@ class Policies:
     """Every place where a script names a policy or a dtype.
 
     Args:
-        recipe: the precision.
         note: called with each of the script's requests for 16 bits.
 
     Attributes:
@@ -201,7 +200,6 @@ class Keep:
 
     Args:
         patterns: name patterns (``fnmatch``) of layers: ``head``, ``batch_normalization*``.
-        patches: where the wrapped constructor is remembered.
     """
 
     def __init__(self, patterns: tuple[str, ...], patches: Patches) -> None:

@@ -29,7 +29,6 @@ class Progress:
     """The steps of the program.
 
     Args:
-        options: how the recipe is put into force.
         sample: looks closely at one step.
         on_accelerator: whether the numbers of a step are read some steps later.
         wait: returns when a value has been computed.

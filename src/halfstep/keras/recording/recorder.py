@@ -19,11 +19,9 @@ class Recorder:
     """Counts steps and writes them to a record.
 
     Args:
-        writer: the record.
         on_accelerator: lines wait for :data:`LAG` steps.
         read: called with (finite, scale) of each step when its line is written.
         wait: returns when a loss has been computed; a step's time is taken then.
-        looks: decides whether a look is made; a look that fails does not end the program.
     """
 
     def __init__(

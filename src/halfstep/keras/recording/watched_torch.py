@@ -48,7 +48,6 @@ class WatchedSteps:
 
     Args:
         watch: the watch.
-        runtime: the backend's values.
     """
 
     def __init__(self, watch: Watch, runtime: Runtime) -> None:

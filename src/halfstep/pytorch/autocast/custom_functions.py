@@ -45,7 +45,6 @@ def install(
         devices: the device types that autocast is on inside a region.
         region: makes the region that a backward is run in.
         wants_one: tells whether Functions may want one dtype of all their tensors.
-        patches: where the replaced functions are remembered.
     """
     apply = torch.autograd.Function.apply
     patches.set(torch.autograd.Function, "apply", classmethod(_uncached(apply, devices, wants_one)))

@@ -34,7 +34,6 @@ def outside(regions: NoRegions, patches: Patches) -> None:
 
     Args:
         regions: the recipe's autocast.
-        patches: where the replaced functions are remembered.
     """
     if regions.dtype is None:
         return

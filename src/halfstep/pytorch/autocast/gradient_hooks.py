@@ -62,7 +62,6 @@ def install(patches: Patches, wrapped: Callable[[Hook], Hook] = InItsDtype) -> N
     """Wrap the ways to register a hook that may return another gradient.
 
     Args:
-        patches: where the replaced functions are remembered.
         wrapped: makes of a hook what is called in its place.
     """
 

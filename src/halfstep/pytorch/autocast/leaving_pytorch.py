@@ -30,7 +30,6 @@ def widen(dtype: torch.dtype, made_here: Callable[[], bool], patches: Patches) -
     Args:
         dtype: the recipe's 16-bit dtype.
         made_here: tells whether 16-bit tensors that this thread holds may be the recipe's.
-        patches: where the replaced methods are remembered.
     """
 
     def widening(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -43,7 +43,6 @@ def yield_to(regions: NoRegions, note: Note, promote: Callable[[], None], patche
         note: called with ``"autocast"`` or ``"GradScaler"`` when the script uses one.
         promote: called when the script's region asks for another 16-bit format than the recipe's: its other code may
             hold tensors of that format, which meet what its region gave.
-        patches: where the replaced functions are remembered.
     """
     patches.wrap(
         torch.amp.autocast,
@@ -86,7 +85,6 @@ def watch_only(note: Note, scaled: Scaled, patches: Patches) -> None:
     Args:
         note: as in :func:`yield_to`.
         scaled: called with what the script's scaler was given and what it returned.
-        patches: where the replaced functions are remembered.
     """
 
     def watching(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

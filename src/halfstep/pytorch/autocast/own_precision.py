@@ -12,7 +12,6 @@ class OwnPrecision:
     """The script's own mixed precision: if there is any, ``as-is`` becomes a row of a comparison.
 
     Args:
-        write: writes an event to the record.
         want: called where the script has asked for regions.
         on_gpu: tells whether the program trains on a GPU of CUDA.
     """

@@ -21,7 +21,6 @@ def unscale_gradients(
     """Unscale in place; device -> 1 where a gradient there is not finite, else 0.
 
     Args:
-        optimizer: whose gradients.
         inverse: 1 / scale, on any device.
         found_inf: 1 where something else was found not to be finite, else 0.
         allow_fp16: whether parameters may be in fp16.

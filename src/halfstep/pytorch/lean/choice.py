@@ -23,7 +23,6 @@ def can_be_held(parameter: Tensor, shared: bool = False) -> bool:
     """Whether a parameter is to be bf16 with a remainder: trained, fp32, plain, alone in its memory, with rows.
 
     Args:
-        parameter: any.
         shared: whether it may be, although other tensors share its memory.
     """
     if type(parameter) is not nn.Parameter or is_lazy(parameter):

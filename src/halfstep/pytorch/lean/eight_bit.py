@@ -32,11 +32,7 @@ SMALLEST = 4096
 
 
 class EightBitStates(NarrowStates):
-    """Keeps moments in 8 bits between steps.
-
-    Raises:
-        UsageError: torchao is not installed.
-    """
+    """Keeps moments in 8 bits between steps. Raises UsageError if torchao is not installed."""
 
     saved_narrow = False
 

@@ -213,7 +213,6 @@ class Masters:
         """Make their parameters fp32, with all their numbers, until :meth:`narrow`: 4 bytes per number.
 
         Args:
-            masters: any.
             memory: makes an fp32 tensor like some parts; its numbers are not set.
 
         Returns:

@@ -45,14 +45,7 @@ def can_be_cut(optimizer: Optimizer, master: Master) -> bool:
 
 
 class Cut:
-    """One weight in pieces of some rows, of which one at a time is fp32.
-
-    Args:
-        optimizer: holds the weight's state.
-        master: of the weight.
-        masters: knows how numbers are stored.
-        states: stores an optimizer's state between steps.
-    """
+    """One weight in pieces of some rows, of which one at a time is fp32."""
 
     def __init__(self, optimizer: Optimizer, master: Master, masters: Masters, states: Fp32States) -> None:
         master.follow()

@@ -31,10 +31,8 @@ class Replicas:
 
     Args:
         name: of the precision.
-        masters: the parameters that are bf16 with a remainder.
         split: splits the parameters of a module that are to be split.
         keep: called with parameters that stay fp32 from now on.
-        stop: called with an error that ends the program.
 
     Attributes:
         any_made: whether DDP holds parameters of bf16.

@@ -32,7 +32,6 @@ class Shards:
     """Splits the shards of modules that FSDP2 was given.
 
     Args:
-        masters: the parameters that are bf16 with a remainder.
         refuse: ends the program; called with what it does that halfstep cannot follow.
     """
 

@@ -52,7 +52,6 @@ class Stepping:
     """What happens around every ``optimizer.step()``.
 
     Args:
-        masters: the parameters that are bf16 with a remainder.
         hold: called with parameters that are about to be stepped; splits those that are to be split.
         tell: called with a sentence, without its full stop, where a step needs much more memory than others do.
         states: stores an optimizer's state between steps.

@@ -58,10 +58,8 @@ class LeanWeights:
     """Splits the weights of every model that is trained.
 
     Args:
-        recipe: what is in force.
         fp32: widens what the program holds in 16 bits, before it is split.
         look: called with a model before its weights are looked at; it marks what ``keep=`` names.
-        stop: called with an error that ends the program.
         tell: called with a sentence for the user about costs.
     """
 

@@ -65,11 +65,7 @@ _READS = (
 
 
 class Writes:
-    """The replaced methods.
-
-    Args:
-        masters: the parameters that are bf16 with a remainder.
-    """
+    """The replaced methods."""
 
     def __init__(self, masters: Masters) -> None:
         self._masters = masters

@@ -35,9 +35,6 @@ class Unchecked:
     """Switches anomaly mode's look for NaN off for one pass that keeps its graph; :meth:`look` does it afterwards.
 
     Args:
-        scaling: the loss scale in force.
-        grad: PyTorch's own ``torch.autograd.grad``.
-        outputs: the tensors that the pass starts from.
         given: the gradients that the script gives for them.
         keeps: whether the script keeps the graph.
     """

@@ -51,16 +51,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts that a backward pass uses.
-
-    Attributes:
-        recipe: what is in force.
-        scaling: the loss scale.
-        statistics: what a skipped step leaves as it was.
-        regions: where autocast is.
-        manual_updates: steps without an optimizer.
-        moments: called before and after passes.
-    """
+    """The parts that a backward pass uses."""
 
     recipe: Recipe
     scaling: Scaling

@@ -30,13 +30,8 @@ class BackwardPass:
     """One call of ``torch.autograd.backward``.
 
     Args:
-        scaling: the loss scale in force.
-        original: PyTorch's function.
-        grad: PyTorch's ``torch.autograd.grad``.
-        outputs: tensors that the pass starts from.
         given: the gradients that the script gives for them.
         keeps: whether the script keeps the graph.
-        inputs: as the script gives them.
         targets: tensors that the pass accumulates into.
     """
 

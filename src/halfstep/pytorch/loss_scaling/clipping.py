@@ -15,7 +15,6 @@ class Clipping(NamedTuple):
     """A call of one of PyTorch's two clipping functions.
 
     Attributes:
-        function: its name.
         limit: the name of the argument that would have to be scaled, too.
         parameter: the id of a parameter whose gradient was clipped; PyTorch would not swap one with a weak reference.
     """

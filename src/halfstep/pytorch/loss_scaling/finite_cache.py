@@ -106,8 +106,6 @@ class FiniteCache:
         """The gradients of ``tensors`` were clipped: their ``norm`` is finite only if each of them was.
 
         Args:
-            tensors: parameters.
-            norm: the norm of their gradients.
             known: the value of :attr:`unchanged` before.
         """
         if known and norm.is_cpu:

@@ -40,13 +40,9 @@ class GradientPass:
     """One call of ``torch.autograd.grad``.
 
     Args:
-        scaling: the loss scale in force.
-        original: PyTorch's function.
         outputs: tensors or gradient edges.
         inputs: likewise, in the form in which the script gives them.
         grad_outputs: the gradients that the script gives for ``outputs``, or None.
-        retain_graph, create_graph: as PyTorch's.
-        rest: other arguments, by name.
     """
 
     def __init__(

@@ -34,7 +34,6 @@ class Values:
 
     Attributes:
         tensors: of a sparse gradient, its values; of a complex one, its real and imaginary parts.
-        dtypes: the dtypes that occur.
         on_cpu: whether all lie in host memory.
     """
 
@@ -128,7 +127,6 @@ def unscale_(tensors: list[Tensor], factor: Tensor, found: Tensor, test_result: 
 
     Args:
         tensors: of one device.
-        factor: a float32 scalar.
         found: float32 of shape [1].
         test_result: test the products and not the tensors, at the cost of a second pass. It is needed if the factor is
             above 1: 3e38 * 2^10 overflows although 3e38 is finite.

@@ -23,7 +23,6 @@ class HandedOut:
 
     Args:
         optimizers: all optimizers that the program has made.
-        pass_gradients: knows the tensors that passes reach.
     """
 
     def __init__(self, optimizers: IdentitySet[Optimizer], pass_gradients: PassGradients) -> None:

@@ -67,7 +67,6 @@ class ManualUpdates:
     Args:
         guards: whether bad steps are to change nothing.
         watches: whether every step is looked at.
-        moments: called for each step.
     """
 
     def __init__(self, guards: bool, watches: bool, moments: Moments) -> None:

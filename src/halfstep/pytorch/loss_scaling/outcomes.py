@@ -21,15 +21,7 @@ from halfstep.takeover.base import HOPELESS, GradientsOverflow, overflow_sentenc
 
 
 class Outcomes:
-    """Notes that weights were updated, or that a step was skipped because gradients were not finite.
-
-    Args:
-        recipe: what is in force.
-        scaling: the loss scale.
-        statistics: what a skipped step leaves as it was.
-        recorder: counts the steps and records them.
-        stop: ends the program with an error.
-    """
+    """Notes that weights were updated, or that a step was skipped because gradients were not finite."""
 
     def __init__(
         self,

@@ -45,11 +45,7 @@ class _Told:
 
 
 class OwnScalers:
-    """The scalers of the script, which are switched off.
-
-    Args:
-        scaling: the loss scale of the recipe.
-    """
+    """The scalers of the script, which are switched off."""
 
     def __init__(self, scaling: Scaling) -> None:
         self._scaling = scaling

@@ -19,12 +19,7 @@ from halfstep.pytorch.loss_scaling.scaled_pass import NoScaledPass
 
 
 class PassGradients:
-    """The tensors that one pass accumulates into: leaves, and tensors inside the graph whose ``.grad`` is kept.
-
-    Args:
-        in_cpp: follows leaves on a CPU.
-        finite_cache: remembers what unscaling has found.
-    """
+    """The tensors that one pass accumulates into: leaves, and tensors inside the graph whose ``.grad`` is kept."""
 
     def __init__(self, in_cpp: NoScaledPass, finite_cache: FiniteCache) -> None:
         self._in_cpp = in_cpp
@@ -138,7 +133,6 @@ class PassGradients:
         """The pass will accumulate into ``tensors``: multiply the gradients that they already have by its scale.
 
         Args:
-            tensors: leaves.
             create: the pass creates a graph: then PyTorch accumulates out of place.
         """
         new = self._new(tensors)

@@ -65,7 +65,6 @@ class PassScales:
         """The scale of the line outside PyTorch and halfstep that is running; ``start`` if it has none yet.
 
         Args:
-            start: the loss scale.
             kind: distinguishes passes of one line.
         """
         return self._scales.setdefault((here(), kind), PassScale(start))

@@ -167,7 +167,6 @@ class ScaledPass(NoScaledPass):
         """Whether :meth:`unscale` has found all of them finite, and none was written to since.
 
         Args:
-            gradients: the gradients in question.
             exposed: memory that may have been written to, uncounted by PyTorch.
         """
         return self._holds(array("Q", [gradient._cdata for gradient in gradients]), False, exposed)
@@ -220,7 +219,6 @@ def release(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> bool:
     """Free the buffers of the graph from ``outputs`` to ``inputs``, as a pass that does not keep it does at its end.
 
     Args:
-        outputs: the outputs of the graph.
         inputs: tensors in the graph; none for the whole graph.
 
     Returns:

@@ -56,7 +56,6 @@ class ScriptScale:
         It does not synchronise, so a factor on a GPU stays unknown.
 
         Args:
-            outputs: what the pass starts from.
             seeds: the gradients that the script gives for them, in its own form.
         """
         if len(outputs) != 1 or not isinstance(outputs[0], Tensor) or outputs[0].numel() != 1:

@@ -55,17 +55,7 @@ class _Thread(threading.local):
 
 
 class Steps:
-    """What happens around every ``optimizer.step()``.
-
-    Args:
-        recipe: what is in force.
-        scaling: the loss scale.
-        statistics: what a skipped step leaves as it was.
-        regions: where autocast is.
-        recorder: counts the steps.
-        moments: called before and after each step.
-        watched: whether every step is looked at.
-    """
+    """What happens around every ``optimizer.step()``."""
 
     def __init__(
         self,

@@ -26,11 +26,7 @@ class Unusable(Exception):
 
 
 def folder() -> Path:
-    """The folder, made if it is missing.
-
-    Raises:
-        Unusable: it cannot be made, or others can write it.
-    """
+    """The folder, made if it is missing. Raises Unusable if it cannot be made, or others can write it."""
     try:
         place = platformdirs.user_cache_path("halfstep", appauthor=False)
     except RuntimeError:

@@ -24,9 +24,6 @@ class BriefLook:
 
     Args:
         parameters: gives the weights after the first step.
-        write: writes an event.
-        emulated: the recipe's name, by which emulated products are counted.
-        looks: decides whether a look is made; a look that fails does not end the program.
     """
 
     def __init__(

@@ -35,7 +35,6 @@ class CountedOptimizer:
         """Whether this step of ``optimizer`` counts, and whether it is made beside the steps of another thread.
 
         Args:
-            optimizer: the optimizer that is stepping.
             steps: how many steps have been counted so far.
         """
         if self._current() is optimizer:

@@ -23,7 +23,6 @@ class Product:
     Attributes:
         name: the name of its operator, ``aten::mm``.
         operands: shape and type (the profiler's name for it) of its tensors, in order.
-        flops: its FLOPs.
     """
 
     name: str

@@ -78,11 +78,7 @@ class Counted:
 
 
 class ProductCounter:
-    """Counts the FLOPs of matrix products between :meth:`begin` and :meth:`end`, or as a context.
-
-    Args:
-        emulated: the recipe's name, by which emulated products are counted.
-    """
+    """Counts the FLOPs of matrix products between :meth:`begin` and :meth:`end`, or as a context."""
 
     def __init__(self, emulated: str = "emulated") -> None:
         self._emulated = emulated
@@ -134,8 +130,6 @@ def count(
     """Count the products among Kineto's events, which have shapes.
 
     Args:
-        events: of the profiler.
-        emulated: the name under which emulated products are counted.
         units: the format of the units in which a product of fp32 numbers runs, by its operator's name.
     """
     events = list(events)

@@ -34,12 +34,7 @@ _SAMPLED, _BEGIN, _END = "halfstep: sampled step begins", "halfstep: step begins
 
 
 class Profile:
-    """Profiles two steps: :meth:`begin`, :meth:`next_step` and :meth:`end` are called at the ends of steps.
-
-    Args:
-        looks: decides whether a look is made; a look that fails does not end the program.
-        emulated: the recipe's name, by which emulated products are counted.
-    """
+    """Profiles two steps: :meth:`begin`, :meth:`next_step` and :meth:`end` are called at the ends of steps."""
 
     def __init__(self, looks: Looks, emulated: str = "emulated") -> None:
         self._looks = looks

@@ -103,10 +103,8 @@ class Recorder(NullRecorder):
     """Writes each step to a record.
 
     Args:
-        writer: writes the record.
         on_step: called at the end of each step with its index; returns whether the step was sampled.
         done: called with a step's index when its work is done, on a GPU possibly later.
-        looks: decides whether a look is made; if recording fails, steps are still counted.
     """
 
     def __init__(

@@ -19,11 +19,7 @@ _LEAVING = "activations, at the end"
 
 
 class Sample:
-    """Looks at the step between :meth:`begin` and :meth:`end`, which are called at the ends of steps.
-
-    Args:
-        looks: decides whether a look is made; a look that fails does not end the program.
-    """
+    """Looks at the step between :meth:`begin` and :meth:`end`, which are called at the ends of steps."""
 
     def __init__(self, looks: Looks) -> None:
         self._looks = looks

@@ -18,7 +18,6 @@ class ScriptTraits:
 
     Args:
         write: writes an event; called once.
-        looks: decides whether a look is made; a look that fails does not end the program.
     """
 
     def __init__(self, write: Callable[..., None], looks: Looks) -> None:

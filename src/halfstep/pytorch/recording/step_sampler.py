@@ -30,10 +30,8 @@ class StepSampler:
     """Begins and ends the samples, at the ends of steps.
 
     Args:
-        optimizers: the optimizers that have stepped so far.
         manual_updates: knows the parameters if there is no optimizer.
         options: the takeover's; it is called when training runs as it will from now on, and at every step after that.
-        looks: decides whether a look is made; a look that fails does not end the program.
     """
 
     def __init__(

@@ -24,13 +24,7 @@ Graph = Callable[..., Any]
 
 
 class Graphs:
-    """Writes a ``watch`` event for each graph that the program compiles.
-
-    Args:
-        write: the record's.
-        step: the step under way.
-        looks: decides whether a look is made; a look that fails does not end the program.
-    """
+    """Writes a ``watch`` event for each graph that the program compiles."""
 
     def __init__(self, write: Callable[..., None], step: Callable[[], int], looks: Looks) -> None:
         self._write, self._step, self._looks = write, step, looks

@@ -32,7 +32,6 @@ class Call:
 
     Attributes:
         path: its name in the outermost module; the name of its class if it is the outermost module itself.
-        kind: its class.
         in_pass: the backward pass that it runs in, where checkpointing runs modules again; -1 for none.
         children: ids of the tensors that the modules inside it have returned.
     """
@@ -49,7 +48,6 @@ class Modules:
     Args:
         entered: called with the arguments of each outermost call.
         left: called with a module's call and its output, if no module inside has returned that same tensor.
-        looks: decides whether a look is made; a look that fails does not end the program.
 
     Attributes:
         parts_of: gives the parts of a model; a framework on top of PyTorch may have its own names for them.

@@ -67,13 +67,7 @@ class NullNanOrigin:
 
 
 class NanOrigin(NullNanOrigin):
-    """Writes a ``nonfinite`` event with the module in which values first were not finite.
-
-    Args:
-        write: the record's.
-        step: the step under way.
-        looks: decides whether a look is made; a look that fails does not end the program.
-    """
+    """Writes a ``nonfinite`` event with the module in which values first were not finite."""
 
     def __init__(self, write: Callable[..., None], step: Callable[[], int], looks: Looks) -> None:
         self._write, self._step, self._looks = write, step, looks

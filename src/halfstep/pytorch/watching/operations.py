@@ -114,7 +114,6 @@ class Operations(TorchDispatchMode):
         in_step: tells whether an optimizer's arithmetic is running.
         scale: gives the loss scale in force.
         rounded: called with an emulated product's operand: module, tensor, format, axis, and whether it is a gradient.
-        looks: decides whether a look is made; a look that fails does not end the program.
     """
 
     #: without this, attention with the script's own function, and other operations of higher order, raise

@@ -85,11 +85,9 @@ class Watch(NullWatch):
     """Looks at every operation; counts the numbers of the sampled steps.
 
     Args:
-        writer: writes the record.
         in_step: tells whether an optimizer's arithmetic is running.
         scale: gives the factor by which a backward pass multiplies gradients.
         in_grad: gives the factor of gradients in ``.grad``, where a framework on top of PyTorch scales the loss.
-        looks: decides whether a look is made; a look that fails does not end the program.
     """
 
     def __init__(

@@ -102,7 +102,6 @@ class FromNothing:
 
     Args:
         found: called with a 16-bit dtype that a model names, until the program is found to hold 16-bit numbers.
-        patches: where a replaced function is remembered.
     """
 
     def __init__(self, found: Callable[[torch.dtype], None], patches: Patches) -> None:

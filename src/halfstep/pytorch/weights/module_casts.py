@@ -24,7 +24,6 @@ def keep_values(
 
     Args:
         asked: called with the dtype of a cast that is not applied.
-        patches: where the replaced method is remembered.
         applied: the dtype of weights in the recipe, where that has 16 bits.
     """
 

@@ -21,7 +21,6 @@ class OnlyFp32:
     """The kernels and functions, until :meth:`remove`.
 
     Args:
-        patches: where replaced functions are remembered.
         found: called with a 16-bit dtype that a model names.
         saves: tells whether a tensor that the script casts, outside of models, is a weight.
     """

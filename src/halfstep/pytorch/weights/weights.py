@@ -25,14 +25,8 @@ class Weights:
     """Weights of models and optimizers, and the modules that stay in fp32 by ``keep=``.
 
     Args:
-        recipe: what is in force.
         dtype: the 16-bit dtype that it computes in, if it is one.
-        regions: where autocast is.
-        operands: casts operands where the program holds 16-bit numbers.
         note: called with the lower precision that the script itself asks for.
-        stop: called with an error that ends the program.
-        tell: called with a sentence for the user.
-        patches: where replaced functions are remembered.
 
     Attributes:
         hold: makes the weights of a module fp32, where the recipe says so, before they are sharded or replicated.

@@ -72,7 +72,6 @@ def narrow_tensors(module: nn.Module, only_used_by_products: bool) -> dict[str, 
     into them.
 
     Args:
-        module: any module.
         only_used_by_products: autocast is to 16 bits: leave out frozen weights that only matrix products use.
     """
     frozen_stay = only_used_by_products and type(module) in _PRODUCTS
