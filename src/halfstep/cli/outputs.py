@@ -110,17 +110,11 @@ def _unwritable(folder: Path, error: OSError) -> UsageError:
 
 @dataclass(frozen=True)
 class Done:
-    """What a command found, and what it wrote.
+    """What a command found, and what it wrote."""
 
-    Attributes:
-        found: the comparison or the diagnosis as JSON has it.
-        page: its page, or why the page could not be drawn or written.
-        unwritten: why another file could not be written.
-    """
-
-    found: JsonObject
-    page: Path | HalfstepError
-    unwritten: UsageError | None = None
+    found: JsonObject  #: the comparison or the diagnosis as JSON has it
+    page: Path | HalfstepError  #: its page, or why the page could not be drawn or written
+    unwritten: UsageError | None = None  #: why another file could not be written
 
     def check(self) -> None:
         """Raise UsageError where the page or another file could not be written."""

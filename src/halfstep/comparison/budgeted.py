@@ -36,19 +36,12 @@ def parse_budget(text: str) -> float:
 
 @dataclass(frozen=True)
 class Seen:
-    """What is known when the next trial is chosen.
+    """What is known when the next trial is chosen."""
 
-    Attributes:
-        outcomes: the trials that have ended, including those before a resume.
-        comparison: the comparison of these trials.
-        recipes: the precisions to compare.
-        spent: seconds so far, including those before a resume.
-    """
-
-    outcomes: Sequence[Outcome]
-    comparison: Comparison
-    recipes: Sequence[str]
-    spent: float
+    outcomes: Sequence[Outcome]  #: the trials that have ended, including those before a resume
+    comparison: Comparison  #: the comparison of these trials
+    recipes: Sequence[str]  #: the precisions to compare
+    spent: float  #: seconds so far, including those before a resume
 
 
 class Budgeted:

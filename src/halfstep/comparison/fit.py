@@ -25,14 +25,10 @@ _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMGT]i?)?B?$", re.IGNOR
 
 @dataclass(frozen=True)
 class FitOption:
-    """The program's own option for the batch, and what it counts.
+    """The program's own option for the batch, and what it counts."""
 
-    Attributes:
-        name: what is counted, for people: ``images``.
-        argument: the option as the program takes it: ``--batch-size``, or ``train.batch`` for ``train.batch=8``.
-    """
-
-    name: str
+    name: str  #: what is counted, for people: ``images``
+    #: the option as the program takes it: ``--batch-size``, or ``train.batch`` for ``train.batch=8``
     argument: str
 
     def given(self, arguments: Sequence[str]) -> int | None:

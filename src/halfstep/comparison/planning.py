@@ -23,28 +23,17 @@ from halfstep.comparison.statistics.sequential import LOOKS, Levels, next_look
 
 @dataclass(frozen=True)
 class State:
-    """What is known when the next trial is chosen.
+    """What is known when the next trial is chosen."""
 
-    Attributes:
-        precisions: those to compare, in their order.
-        ran: the trials that have ended, as (precision, block).
-        rows: their verdicts, made with the same levels.
-        levels: the share of the significance level that each figure may use.
-        seconds: how long a trial of each precision takes, where that is known.
-        left: seconds until the time is used up.
-        members: the precisions of the current block; empty: all that are open.
-        places: how many blocks can run side by side.
-    """
-
-    precisions: tuple[str, ...]
-    ran: Collection[tuple[str, int]]
-    rows: Sequence[PrecisionRow]
-    levels: Levels
+    precisions: tuple[str, ...]  #: those to compare, in their order
+    ran: Collection[tuple[str, int]]  #: the trials that have ended, as (precision, block)
+    rows: Sequence[PrecisionRow]  #: their verdicts, made with the same levels
+    levels: Levels  #: the share of the significance level that each figure may use
     prefer: Prefer
-    seconds: Mapping[str, float]
-    left: float
-    members: tuple[str, ...] = ()
-    places: int = 1
+    seconds: Mapping[str, float]  #: how long a trial of each precision takes, where that is known
+    left: float  #: seconds until the time is used up
+    members: tuple[str, ...] = ()  #: the precisions of the current block; empty: all that are open
+    places: int = 1  #: how many blocks can run side by side
 
 
 @dataclass(frozen=True)
@@ -87,15 +76,10 @@ def _drawn(name: str, block: int) -> float:
 
 @dataclass(frozen=True)
 class _Open:
-    """The open precisions.
+    """The open precisions."""
 
-    Attributes:
-        standings: those that have run.
-        fresh: those that have not run yet.
-    """
-
-    standings: list[Standing]
-    fresh: list[str]
+    standings: list[Standing]  #: those that have run
+    fresh: list[str]  #: those that have not run yet
     baseline: str | None
 
     @classmethod

@@ -32,31 +32,22 @@ _REFUTED = ("worse", "diverged")
 
 @dataclass(frozen=True)
 class Term:
-    """One thing that a precision has to show.
-
-    Attributes:
-        what: ``no worse``, or ``speed``, ``memory`` or ``energy``.
-        sign, bound: for a ratio, ``>=`` or ``<=`` and the number.
-    """
+    """One thing that a precision has to show."""
 
     precision: str
-    what: str
+    what: str  #: ``no worse``, or ``speed``, ``memory`` or ``energy``
+    #: sign, bound: for a ratio, ``>=`` or ``<=`` and the number
     sign: Literal[">=", "<="] = ">="
     bound: float = 1.0
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Whether a term holds.
+    """Whether a term holds."""
 
-    Attributes:
-        term: what was required.
-        answer: ``not_known`` where the data cannot tell.
-        evidence: the figure that the answer rests on; the empty reference if the precision was not compared.
-    """
-
-    term: Term
-    answer: Answer
+    term: Term  #: what was required
+    answer: Answer  #: ``not_known`` where the data cannot tell
+    #: the figure that the answer rests on; the empty reference if the precision was not compared
     evidence: EvidenceRef = field(default_factory=EvidenceRef)
 
 

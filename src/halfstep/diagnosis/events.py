@@ -45,28 +45,20 @@ class Domain:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin(Place):
-    """An operation with a result that is not finite, from inputs that held no NaN.
-
-    Attributes:
-        at: seconds since the start of the program.
-        of: of a backward pass, the forward operation whose gradient it computes.
-        from_infinity: whether an infinity was among the inputs.
-        exact: the largest magnitude of the same operation in fp32; None where it cannot be told.
-        inputs: of each, the ``largest`` finite magnitude.
-        scale: the loss scale that was in force.
-    """
+    """An operation with a result that is not finite, from inputs that held no NaN."""
 
     dtype: str
-    at: float
-    of: str = ""
-    from_infinity: bool
+    at: float  #: seconds since the start of the program
+    of: str = ""  #: of a backward pass, the forward operation whose gradient it computes
+    from_infinity: bool  #: whether an infinity was among the inputs
     infinite: int
     nan: int
     elements: int
+    #: the largest magnitude of the same operation in fp32; None where it cannot be told
     exact: float | None = None
     domain: Domain | None = None
-    inputs: tuple[Mapping[str, float | None], ...] = ()
-    scale: float = 1.0
+    inputs: tuple[Mapping[str, float | None], ...] = ()  #: of each, the ``largest`` finite magnitude
+    scale: float = 1.0  #: the loss scale that was in force
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,16 +133,11 @@ class Counted:
 
 @dataclass(frozen=True)
 class Graph:
-    """A compiled graph beside the same graph run eagerly, on the inputs of its first call.
+    """A compiled graph beside the same graph run eagerly, on the inputs of its first call."""
 
-    Attributes:
-        graph: its number, from 1, in the order of their first calls.
-        module, last: the first and the last layer whose operations it holds.
-        error: the largest difference of a result by that result's largest magnitude.
-    """
-
-    graph: int
-    error: float
+    graph: int  #: its number, from 1, in the order of their first calls
+    error: float  #: the largest difference of a result by that result's largest magnitude
+    #: module, last: the first and the last layer whose operations it holds
     module: str = ""
     last: str = ""
 

@@ -35,22 +35,14 @@ Fault = Literal["precision", "model", "data"]
 
 @dataclass(frozen=True)
 class NotFinite:
-    """Where infinities or NaN began.
-
-    Attributes:
-        of_scale: whether it is a gradient that the loss scale may have pushed beyond the format.
-        hidden: whether the loss stayed finite.
-        turned: where its infinities became NaN, in another operation.
-        lost: a constant that was to keep the argument from zero, and is zero itself.
-        in_fp32_too: whether fp32 does the same.
-    """
+    """Where infinities or NaN began."""
 
     origin: Origin
-    of_scale: bool = False
-    hidden: bool = False
-    turned: Origin | None = None
-    lost: Epsilon | None = None
-    in_fp32_too: bool = False
+    of_scale: bool = False  #: whether it is a gradient that the loss scale may have pushed beyond the format
+    hidden: bool = False  #: whether the loss stayed finite
+    turned: Origin | None = None  #: where its infinities became NaN, in another operation
+    lost: Epsilon | None = None  #: a constant that was to keep the argument from zero, and is zero itself
+    in_fp32_too: bool = False  #: whether fp32 does the same
 
 
 @dataclass(frozen=True)
@@ -86,31 +78,24 @@ class Operands:
 
 @dataclass(frozen=True)
 class CompiledRun:
-    """What the compiled program did, step by step beside the eager one.
+    """What the compiled program did, step by step beside the eager one."""
 
-    Attributes:
-        status: how its trial ended, and ``reason``.
-        losses: of its steps; None where there was none, or it was not finite.
-        first: the losses of the first step, compiled and eagerly; None where one of them is not known.
-        differs: whether they differ by more than rounding does; None where that is not known.
-        only_compiled: the first step at which the compiled loss is not finite and the eager one is; None for no step.
-        only_eager: the first at which it is the other way round.
-        began: where the compiled run's first loss that is not finite began, in words; empty where it is not known.
-        module: that module's path.
-        graphs: each compiled graph beside the same graph run eagerly, those that draw random numbers left out.
-        graph_differs: the number of the first that differs by more than rounding does; None for none.
-    """
-
-    status: str = ""
+    status: str = ""  #: how its trial ended, and ``reason``
     reason: str = ""
-    losses: tuple[float | None, ...] = ()
+    losses: tuple[float | None, ...] = ()  #: of its steps; None where there was none, or it was not finite
+    #: the losses of the first step, compiled and eagerly; None where one of them is not known
     first: tuple[float, float] | None = None
+    #: whether they differ by more than rounding does; None where that is not known
     differs: bool | None = None
+    #: the first step at which the compiled loss is not finite and the eager one is; None for no step
     only_compiled: int | None = None
-    only_eager: int | None = None
+    only_eager: int | None = None  #: the first at which it is the other way round
+    #: where the compiled run's first loss that is not finite began, in words; empty where it is not known
     began: str = ""
-    module: str = ""
+    module: str = ""  #: that module's path
+    #: each compiled graph beside the same graph run eagerly, those that draw random numbers left out
     graphs: tuple[Graph, ...] = ()
+    #: the number of the first that differs by more than rounding does; None for none
     graph_differs: int | None = None
 
 
@@ -132,25 +117,17 @@ Change = Literal[
 
 @dataclass(frozen=True)
 class Remedy:
-    """A way to mend a finding.
+    """A way to mend a finding."""
 
-    Attributes:
-        text: the change in words.
-        recipe: the precision to run with; None for a change of the program.
-        works: whether it does; None where it was not tried.
-        outcome: what was seen when it was tried, in words.
-        change: what is to be changed, with the ``names`` and the ``figure`` that it needs.
-        tried: what was seen, as a value.
-    """
-
-    text: str = ""
-    recipe: str | None = None
-    works: bool | None = None
-    outcome: str = ""
+    text: str = ""  #: the change in words
+    recipe: str | None = None  #: the precision to run with; None for a change of the program
+    works: bool | None = None  #: whether it does; None where it was not tried
+    outcome: str = ""  #: what was seen when it was tried, in words
+    #: what is to be changed, with the ``names`` and the ``figure`` that it needs
     change: Change | None = field(default=None, metadata=UNWRITTEN)
     names: tuple[str, ...] = field(default=(), metadata=UNWRITTEN)
     figure: float = field(default=0.0, metadata=UNWRITTEN)
-    tried: Tried | None = field(default=None, metadata=UNWRITTEN)
+    tried: Tried | None = field(default=None, metadata=UNWRITTEN)  #: what was seen, as a value
 
 
 @dataclass(frozen=True)
@@ -206,27 +183,21 @@ class Tried:
 
 @dataclass(frozen=True)
 class LayerPart:
-    """The numbers of one kind in one layer, and what a format does to them.
+    """The numbers of one kind in one layer, and what a format does to them."""
 
-    Attributes:
-        format: the format; ``scaled`` where its scales follow the numbers, so that its range lies nowhere for good.
-        scale: the loss scale that is on them.
-        flushed, subnormal, overflowing: shares of the numbers that are not zero.
-        lost: of the sum of magnitudes, what the flushed ones held.
-        headroom: powers of two from the largest number to the format's largest.
-        exponents: how many by binary exponent, the loss scale taken off; -127 for zeros, 128 for what is not finite.
-    """
-
+    #: the format; ``scaled`` where its scales follow the numbers, so that its range lies nowhere for good
     format: str = ""
     scaled: bool = False
-    scale: float | None = None
+    scale: float | None = None  #: the loss scale that is on them
+    #: flushed, subnormal, overflowing: shares of the numbers that are not zero
     flushed: float | None = None
     subnormal: float | None = None
     overflowing: float | None = None
-    lost: float | None = None
-    headroom: float | None = None
+    lost: float | None = None  #: of the sum of magnitudes, what the flushed ones held
+    headroom: float | None = None  #: powers of two from the largest number to the format's largest
     largest: float | None = None
     zeros: float | None = None
+    #: how many by binary exponent, the loss scale taken off; -127 for zeros, 128 for what is not finite
     exponents: Mapping[int, int] = field(default_factory=dict)
     elements: int | None = None
     counted: int | None = None

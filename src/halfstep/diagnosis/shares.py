@@ -14,20 +14,13 @@ _ZERO, _NOT_FINITE = -127, 128
 
 @dataclass(frozen=True)
 class Shares:
-    """Shares of the numbers that are not zero, from 0 to 1.
+    """Shares of the numbers that are not zero, from 0 to 1."""
 
-    Attributes:
-        flushed: become zero.
-        subnormal: keep fewer significant bits.
-        overflowing: lie beyond the largest number.
-        lost: of the sum of magnitudes, what the flushed ones held: what a sum or a norm would miss.
-        headroom: powers of two from the largest number here to the format's largest; None where all are zero.
-    """
-
-    flushed: float
-    subnormal: float
-    overflowing: float
-    lost: float
+    flushed: float  #: become zero
+    subnormal: float  #: keep fewer significant bits
+    overflowing: float  #: lie beyond the largest number
+    lost: float  #: of the sum of magnitudes, what the flushed ones held: what a sum or a norm would miss
+    #: powers of two from the largest number here to the format's largest; None where all are zero
     headroom: float | None
 
 

@@ -31,16 +31,13 @@ def resting_scaler(device: str, **options: Any) -> GradScaler:
 
 @dataclass
 class Attached:
-    """A takeover of PyTorch, as the adapters of the frameworks on top of it see it.
-
-    Attributes:
-        relaunch: how to start the program again under halfstep (an interpreter and our options; the program
-            follows), or None where the script itself enables halfstep and a copy of it will do the same.
-        scaler_expected: whether the program has asked for fp16 in words that its framework makes a scaler of.
-    """
+    """A takeover of PyTorch, as the adapters of the frameworks on top of it see it."""
 
     takeover: Takeover
+    #: how to start the program again under halfstep (an interpreter and our options; the program follows), or None
+    #: where the script itself enables halfstep and a copy of it will do the same
     relaunch: Sequence[str] | None = None
+    #: whether the program has asked for fp16 in words that its framework makes a scaler of
     scaler_expected: bool = False
 
     @property

@@ -15,19 +15,12 @@ from halfstep.keras.runtime import Runtime
 
 @dataclass
 class Seen:
-    """What was seen of a step; scalars of the backend, or plain numbers.
+    """What was seen of a step; scalars of the backend, or plain numbers."""
 
-    Attributes:
-        loss: the loss before any scaling; None if none was seen.
-        scale: the factor that the loss was multiplied by; None for none.
-        finite: whether the gradients were finite; None if nobody looked.
-        samples: the size of the batch.
-    """
-
-    loss: Any = None
-    scale: Any = None
-    finite: Any = None
-    samples: Any = None
+    loss: Any = None  #: the loss before any scaling; None if none was seen
+    scale: Any = None  #: the factor that the loss was multiplied by; None for none
+    finite: Any = None  #: whether the gradients were finite; None if nobody looked
+    samples: Any = None  #: the size of the batch
 
 
 class TrainStep(threading.local):

@@ -10,19 +10,12 @@ from halfstep.errors import Unsupported
 
 @dataclass(frozen=True)
 class Framework:
-    """One framework.
+    """One framework."""
 
-    Attributes:
-        module: what a program imports.
-        oldest: the oldest version that halfstep's tests run with, as numbers.
-        taken_over: in words, what halfstep does in it.
-        distributions: the names under which it may be installed.
-    """
-
-    module: str
-    oldest: tuple[int, ...]
-    taken_over: str
-    distributions: tuple[str, ...] = ()
+    module: str  #: what a program imports
+    oldest: tuple[int, ...]  #: the oldest version that halfstep's tests run with, as numbers
+    taken_over: str  #: in words, what halfstep does in it
+    distributions: tuple[str, ...] = ()  #: the names under which it may be installed
 
     @property
     def oldest_version(self) -> str:

@@ -12,33 +12,21 @@ Kind = Literal["native", "fp32_units", "emulated", "impossible"]
 
 @dataclass(frozen=True)
 class Support:
-    """How a precision's products are computed on a device.
-
-    Attributes:
-        reason: why, in words that can follow a colon.
-        slower: kinds of products that the native units compute more slowly than fp32.
-    """
+    """How a precision's products are computed on a device."""
 
     kind: Kind
-    reason: str = ""
-    slower: tuple[str, ...] = ()
+    reason: str = ""  #: why, in words that can follow a colon
+    slower: tuple[str, ...] = ()  #: kinds of products that the native units compute more slowly than fp32
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device that a program may train on.
+    """A device that a program may train on."""
 
-    Attributes:
-        device: ``cpu``, ``cuda:0``, or as its framework calls it.
-        name: the maker's name for it.
-        capability: the compute capability of an NVIDIA GPU, as ``9.0``.
-        precisions: what it can do in each precision.
-    """
-
-    device: str = ""
-    name: str = ""
-    capability: str | None = None
-    precisions: Mapping[str, Support] = field(default_factory=dict)
+    device: str = ""  #: ``cpu``, ``cuda:0``, or as its framework calls it
+    name: str = ""  #: the maker's name for it
+    capability: str | None = None  #: the compute capability of an NVIDIA GPU, as ``9.0``
+    precisions: Mapping[str, Support] = field(default_factory=dict)  #: what it can do in each precision
 
 
 @dataclass(frozen=True)

@@ -22,23 +22,14 @@ _IDLE = (3, 4)
 
 @dataclass(frozen=True)
 class Load:
-    """Seconds since some moment of the past; only differences mean anything.
+    """Seconds since some moment of the past; only differences mean anything."""
 
-    Attributes:
-        wall: on a monotonic clock.
-        busy: of all processors that this process may run on, summed.
-        own: processor time of this process, all threads.
-        children: processor time of the processes that it has started, and theirs.
-        waited: how long its threads stood ready while other work ran, summed over threads.
-        switches: how often a thread lost its processor although it had work to do.
-    """
-
-    wall: float
-    busy: float
-    own: float
-    children: float
-    waited: float
-    switches: int
+    wall: float  #: on a monotonic clock
+    busy: float  #: of all processors that this process may run on, summed
+    own: float  #: processor time of this process, all threads
+    children: float  #: processor time of the processes that it has started, and theirs
+    waited: float  #: how long its threads stood ready while other work ran, summed over threads
+    switches: int  #: how often a thread lost its processor although it had work to do
 
 
 class LoadMeter:

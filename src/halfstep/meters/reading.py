@@ -7,31 +7,21 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Reading:
-    """A measured figure.
+    """A measured figure."""
 
-    Attributes:
-        value: the figure, in ``unit``.
-        unit: ``s``, ``bytes`` or ``J``.
-        how: where it came from, as a phrase, e.g. ``VmHWM of /proc/self/status``.
-        tensors_alone: for a peak of memory, whether it counts tensors only (an allocator's), not the whole process.
-    """
-
-    value: float
-    unit: str
-    how: str
+    value: float  #: the figure, in ``unit``
+    unit: str  #: ``s``, ``bytes`` or ``J``
+    how: str  #: where it came from, as a phrase, e.g. ``VmHWM of /proc/self/status``
+    #: for a peak of memory, whether it counts tensors only (an allocator's), not the whole process
     tensors_alone: bool = False
 
 
 @dataclass(frozen=True)
 class Absent:
-    """What could not be measured, and why; never a zero and never a guess.
+    """What could not be measured, and why; never a zero and never a guess."""
 
-    Attributes:
-        reason: in words.
-        windows: how many times as long the window would have to be; 0 where a longer one would not help.
-    """
-
-    reason: str
+    reason: str  #: in words
+    #: how many times as long the window would have to be; 0 where a longer one would not help
     windows: float = field(default=0.0, compare=False)
 
 

@@ -26,19 +26,12 @@ from halfstep.precisions.formats import BlockFormat, Format, get_block, get_scal
 
 @dataclass(frozen=True)
 class RoundedBlocks:
-    """A tensor (a row of numbers) in a block format.
+    """A tensor (a row of numbers) in a block format."""
 
-    Attributes:
-        values: the numbers after rounding: element * scale (* tensor scale).
-        elements: the elements, one a number; NaN in a block whose scale is NaN.
-        scales: the scales, one a block; the last block may be short.
-        tensor_scale: NVFP4's second scale; 1 elsewhere.
-    """
-
-    values: tuple[float, ...]
-    elements: tuple[float, ...]
-    scales: tuple[float, ...]
-    tensor_scale: float
+    values: tuple[float, ...]  #: the numbers after rounding: element * scale (* tensor scale)
+    elements: tuple[float, ...]  #: the elements, one a number; NaN in a block whose scale is NaN
+    scales: tuple[float, ...]  #: the scales, one a block; the last block may be short
+    tensor_scale: float  #: NVFP4's second scale; 1 elsewhere
 
 
 def round_tensor_exact(

@@ -17,21 +17,14 @@ Outcome = Literal["exact", "rounded", "subnormal", "flushed to zero", "overflow"
 
 @dataclass(frozen=True)
 class Rounded:
-    """What a number became in a format.
+    """What a number became in a format."""
 
-    Attributes:
-        value: the number in the format (in a block format: element times scale).
-        code: its bit pattern (in a block format: the element's); None where the format has none for it.
-        outcome: one word or two for what happened.
-        relative_error: (value - x) / x; None where x is zero or either is not finite.
-        scale: the block's scale, None outside block formats.
-    """
-
-    value: float
+    value: float  #: the number in the format (in a block format: element times scale)
+    #: its bit pattern (in a block format: the element's); None where the format has none for it
     code: int | None
-    outcome: Outcome
-    relative_error: float | None
-    scale: float | None = None
+    outcome: Outcome  #: one word or two for what happened
+    relative_error: float | None  #: (value - x) / x; None where x is zero or either is not finite
+    scale: float | None = None  #: the block's scale, None outside block formats
 
 
 def explain(x: Fraction | float, format: Format | BlockFormat) -> Rounded:

@@ -25,28 +25,19 @@ OVERFLOWS: tuple[Overflow, ...] = ("saturate", "infinity", "nan")
 
 @dataclass(frozen=True)
 class Format:
-    """How one number is stored.
+    """How one number is stored."""
 
-    Attributes:
-        name: halfstep's name.
-        standard: the standard's name.
-        exponent_bits: width of the exponent field.
-        significand_bits: p, the significant bits of a normal number, its leading 1 included.
-        bias: what is subtracted from the exponent field.
-        nan: which codes are NaN: ``ieee`` (exponent all ones; fraction 0 is infinity), ``all_ones`` (exponent
-            and fraction all ones, no infinity) or ``none``.
-        overflow: what becomes of numbers beyond the largest unless the caller says otherwise.
-        scale: a scale holds powers of two only: no sign, no zero, no subnormals.
-    """
-
-    name: str
-    standard: str
-    exponent_bits: int
-    significand_bits: int
-    bias: int
+    name: str  #: halfstep's name
+    standard: str  #: the standard's name
+    exponent_bits: int  #: width of the exponent field
+    significand_bits: int  #: p, the significant bits of a normal number, its leading 1 included
+    bias: int  #: what is subtracted from the exponent field
+    #: which codes are NaN: ``ieee`` (exponent all ones; fraction 0 is infinity), ``all_ones`` (exponent and fraction
+    #: all ones, no infinity) or ``none``
     nan: Literal["ieee", "all_ones", "none"] = "ieee"
+    #: what becomes of numbers beyond the largest unless the caller says otherwise
     overflow: Overflow = "infinity"
-    scale: bool = False
+    scale: bool = False  #: a scale holds powers of two only: no sign, no zero, no subnormals
 
     @property
     def infinities(self) -> bool:
@@ -157,23 +148,14 @@ class Format:
 
 @dataclass(frozen=True)
 class BlockFormat:
-    """Numbers that share a scale: value = element * scale of its block (* scale of the tensor).
+    """Numbers that share a scale: value = element * scale of its block (* scale of the tensor)."""
 
-    Attributes:
-        name: halfstep's name.
-        standard: the standard's name.
-        element: the format of one element.
-        scale: the format of a block's scale.
-        block: elements that share a scale.
-        tensor_scale: the format of a second scale, one for the whole tensor, or None.
-    """
-
-    name: str
-    standard: str
-    element: Format
-    scale: Format
-    block: int
-    tensor_scale: Format | None = None
+    name: str  #: halfstep's name
+    standard: str  #: the standard's name
+    element: Format  #: the format of one element
+    scale: Format  #: the format of a block's scale
+    block: int  #: elements that share a scale
+    tensor_scale: Format | None = None  #: the format of a second scale, one for the whole tensor, or None
 
     @property
     def bits(self) -> float:

@@ -97,10 +97,6 @@ class DynamicScale(LossScale):
     what it fell too far it regains in the next steps, a doubling per finite step, up to half the lowest scale that
     overflowed. Every step that this saves is a batch that the program trains on.
 
-    Attributes:
-        falls: overflows so far, while the scale is being found; None afterwards.
-        overflowed: the scale that overflowed last, while the scale is being found and regained; 0 afterwards.
-
     Source: Micikevicius et al. 2018, section 3.2; the defaults are those of torch.amp.GradScaler, with a floor.
     """
 
@@ -111,7 +107,9 @@ class DynamicScale(LossScale):
     floor: float = 2.0**-24
     ceiling: float = 2.0**24
     finite_steps: int = 0
+    #: overflows so far, while the scale is being found; None afterwards
     falls: int | None = field(default=0, compare=False)
+    #: the scale that overflowed last, while the scale is being found and regained; 0 afterwards
     overflowed: float = field(default=0.0, compare=False)
 
     guards = True
@@ -185,32 +183,21 @@ class DynamicScale(LossScale):
 
 @dataclass(frozen=True)
 class Skip:
-    """A step that was left out.
+    """A step that was left out."""
 
-    Attributes:
-        step: its number, from 0.
-        scale: the loss scale that it was made under.
-        reason: what was wrong with its gradients.
-        counts: whether it is one of the program's steps: of several optimizers, those of the first are.
-    """
-
-    step: int
-    scale: float
-    reason: str
+    step: int  #: its number, from 0
+    scale: float  #: the loss scale that it was made under
+    reason: str  #: what was wrong with its gradients
+    #: whether it is one of the program's steps: of several optimizers, those of the first are
     counts: bool = True
 
 
 @dataclass(frozen=True)
 class Skips:
-    """What was skipped so far, when and why.
+    """What was skipped so far, when and why."""
 
-    Attributes:
-        before: how many steps were skipped before the checkpoint that the program has gone on from.
-        since: those skipped since, oldest first.
-    """
-
-    before: int = 0
-    since: tuple[Skip, ...] = ()
+    before: int = 0  #: how many steps were skipped before the checkpoint that the program has gone on from
+    since: tuple[Skip, ...] = ()  #: those skipped since, oldest first
 
     @property
     def count(self) -> int:

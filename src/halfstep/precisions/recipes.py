@@ -21,19 +21,14 @@ from halfstep.precisions.loss_scale import DynamicScale, LossScale, NoScale, Sta
 
 @dataclass(frozen=True)
 class _Row:
-    """A precision's formats by name.
-
-    Attributes:
-        gradients: of the gradients that go into products, where it is another.
-        remainder: whether the bits of fp32 weights that 16-bit ones lack are kept beside them.
-        stochastic: whether fp32 weights are rounded up or down at random to 16-bit ones after each step.
-    """
+    """A precision's formats by name."""
 
     weights: str
     compute: str
     dynamic: bool = False
-    gradients: str | None = None
-    remainder: bool = False
+    gradients: str | None = None  #: of the gradients that go into products, where it is another
+    remainder: bool = False  #: whether the bits of fp32 weights that 16-bit ones lack are kept beside them
+    #: whether fp32 weights are rounded up or down at random to 16-bit ones after each step
     stochastic: bool = False
 
 
@@ -85,20 +80,13 @@ _EXAMPLES = "for example fp16:loss_scale=1024 or bf16:keep=*.norm,lm_head"
 
 @dataclass(frozen=True)
 class Recipe:
-    """One precision with its options.
+    """One precision with its options."""
 
-    Attributes:
-        name: the precision, one of :data:`PRECISIONS`.
-        loss_scale: where the loss scale starts and how it moves.
-        keep: name patterns (``fnmatch``) of modules that compute in fp32.
-        skip_nonfinite: skip steps with gradients that are not finite although nothing is scaled.
-        states: the format of the optimizers' state, one of :data:`STATES`; another than fp32 where :attr:`lean`.
-    """
-
-    name: str
-    loss_scale: LossScale = field(default_factory=NoScale)
-    keep: tuple[str, ...] = ()
-    skip_nonfinite: bool = False
+    name: str  #: the precision, one of :data:`PRECISIONS`
+    loss_scale: LossScale = field(default_factory=NoScale)  #: where the loss scale starts and how it moves
+    keep: tuple[str, ...] = ()  #: name patterns (``fnmatch``) of modules that compute in fp32
+    skip_nonfinite: bool = False  #: skip steps with gradients that are not finite although nothing is scaled
+    #: the format of the optimizers' state, one of :data:`STATES`; another than fp32 where :attr:`lean`
     states: str = "fp32"
 
     @property

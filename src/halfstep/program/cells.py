@@ -24,28 +24,18 @@ _OURS = "halfstep"
 
 @dataclass(frozen=True)
 class Cell:
-    """A code cell.
+    """A code cell."""
 
-    Attributes:
-        number: as a traceback shows it.
-        code: its text, with its magics.
-    """
-
-    number: int
-    code: str
+    number: int  #: as a traceback shows it
+    code: str  #: its text, with its magics
 
 
 @dataclass(frozen=True)
 class Notebook:
-    """The part of a notebook that is run.
+    """The part of a notebook that is run."""
 
-    Attributes:
-        cells: the code cells that are not empty, in order.
-        folder: whose modules the cells may import; empty for the notebook's own.
-    """
-
-    cells: tuple[Cell, ...]
-    folder: str = ""
+    cells: tuple[Cell, ...]  #: the code cells that are not empty, in order
+    folder: str = ""  #: whose modules the cells may import; empty for the notebook's own
 
 
 def is_cell(file: str) -> bool:

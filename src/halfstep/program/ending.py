@@ -35,24 +35,18 @@ OUT_OF_MEMORY_TYPES = {"MemoryError", "OutOfMemoryError", "ResourceExhaustedErro
 
 @dataclass(frozen=True)
 class Ending:
-    """How the program ended.
+    """How the program ended."""
 
-    Attributes:
-        status: `"ok"` (it ran to its end, or `sys.exit(0)`), `"failed"` (an exception, or another exit code),
-            `"interrupted"` (an uncaught KeyboardInterrupt), `"terminated"` (SIGTERM).
-        exit_code: as `subprocess` gives it: minus the signal's number where one ended the program. None if the
-            program was not run by `halfstep.program.run`, where a `sys.exit` cannot be seen.
-        reason: one line, such as `RuntimeError: boom`; empty for `"ok"`.
-        exception: the qualified name of the uncaught exception's type.
-        out_of_memory: an allocator ran out, the host's or the device's.
-        raised_at: the line of the program that the exception came from.
-    """
-
+    #: `"ok"` (it ran to its end, or `sys.exit(0)`), `"failed"` (an exception, or another exit code), `"interrupted"`
+    #: (an uncaught KeyboardInterrupt), `"terminated"` (SIGTERM)
     status: Literal["ok", "failed", "interrupted", "terminated"]
+    #: as `subprocess` gives it: minus the signal's number where one ended the program. None if the program was not run
+    #: by `halfstep.program.run`, where a `sys.exit` cannot be seen
     exit_code: int | None
-    reason: str = ""
-    exception: str | None = None
-    out_of_memory: bool = False
+    reason: str = ""  #: one line, such as `RuntimeError: boom`; empty for `"ok"`
+    exception: str | None = None  #: the qualified name of the uncaught exception's type
+    out_of_memory: bool = False  #: an allocator ran out, the host's or the device's
+    #: the line of the program that the exception came from
     raised_at: RaisedAt = field(default_factory=RaisedAt, compare=False, repr=False)
 
     @classmethod

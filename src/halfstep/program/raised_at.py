@@ -27,17 +27,12 @@ _WRAPPERS = ("_orig_mod", "module")
 
 @dataclass(frozen=True)
 class RaisedAt:
-    """The innermost line that belongs to no framework.
+    """The innermost line that belongs to no framework."""
 
-    Attributes:
-        place: ``train.py:30``; empty where no line is the user's.
-        code: the text of that line.
-        modules: names, within the model that was called, of the modules whose results the line uses; where there are
-            none, the module whose code the line is, unless that is the whole model.
-    """
-
-    place: str = ""
-    code: str = ""
+    place: str = ""  #: ``train.py:30``; empty where no line is the user's
+    code: str = ""  #: the text of that line
+    #: names, within the model that was called, of the modules whose results the line uses; where there are none, the
+    #: module whose code the line is, unless that is the whole model
     modules: tuple[str, ...] = ()
 
     @classmethod

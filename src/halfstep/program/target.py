@@ -18,19 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """A program as the user named it.
+    """A program as the user named it."""
 
-    Attributes:
-        kind: `"file"`, `"notebook"`, `"module"` (`python -m`), `"directory"` or `"zip"` (both hold a `__main__.py`).
-        given: the path or the module's name, as typed.
-        path: the absolute path, spelled as the interpreter spells `__file__`; None for a module.
-        args: the program's own arguments.
-    """
-
+    #: `"file"`, `"notebook"`, `"module"` (`python -m`), `"directory"` or `"zip"` (both hold a `__main__.py`)
     kind: Literal["file", "notebook", "module", "directory", "zip"]
-    given: str
-    path: str | None
-    args: tuple[str, ...]
+    given: str  #: the path or the module's name, as typed
+    path: str | None  #: the absolute path, spelled as the interpreter spells `__file__`; None for a module
+    args: tuple[str, ...]  #: the program's own arguments
 
     @classmethod
     def parse(cls, program: str, args: Sequence[str], *, module: bool) -> Target:

@@ -20,24 +20,17 @@ Hooks = dict[int, Callable[..., Any]]
 
 @dataclass(frozen=True)
 class AlreadyMade:
-    """The objects of this process that hold a part of the recipe, or that have to.
+    """The objects of this process that hold a part of the recipe, or that have to."""
 
-    Attributes:
-        optimizers: those of ``torch.optim``.
-        norms: layers with running statistics.
-        kept: modules that a recipe's ``keep=`` has marked.
-        scalers: gradient scalers.
-        autocasts: autocast regions that the program keeps as objects.
-        hooks: hooks of backward passes, which may return another gradient.
-        accumulated_hooks: hooks that are called when a gradient has been accumulated.
-    """
-
-    optimizers: list[Optimizer] = field(default_factory=list)
-    norms: list[_NormBase] = field(default_factory=list)
-    kept: list[nn.Module] = field(default_factory=list)
-    scalers: list[torch.amp.GradScaler] = field(default_factory=list)
+    optimizers: list[Optimizer] = field(default_factory=list)  #: those of ``torch.optim``
+    norms: list[_NormBase] = field(default_factory=list)  #: layers with running statistics
+    kept: list[nn.Module] = field(default_factory=list)  #: modules that a recipe's ``keep=`` has marked
+    scalers: list[torch.amp.GradScaler] = field(default_factory=list)  #: gradient scalers
+    #: autocast regions that the program keeps as objects
     autocasts: list[torch.amp.autocast] = field(default_factory=list)
+    #: hooks of backward passes, which may return another gradient
     hooks: list[Hooks] = field(default_factory=list)
+    #: hooks that are called when a gradient has been accumulated
     accumulated_hooks: list[Hooks] = field(default_factory=list)
 
     @classmethod

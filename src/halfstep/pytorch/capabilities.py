@@ -54,17 +54,11 @@ _SLOWER = {
 
 @dataclass(frozen=True)
 class Cpu:
-    """The evidence about a CPU.
+    """The evidence about a CPU."""
 
-    Attributes:
-        architecture: ``x86_64``, ``aarch64``, ``arm64``, as the system names it.
-        flags: the instruction sets that PyTorch sees, by cpuinfo's names.
-        onednn: the 16-bit precisions that PyTorch would give to oneDNN here.
-    """
-
-    architecture: str
-    flags: frozenset[str]
-    onednn: frozenset[str]
+    architecture: str  #: ``x86_64``, ``aarch64``, ``arm64``, as the system names it
+    flags: frozenset[str]  #: the instruction sets that PyTorch sees, by cpuinfo's names
+    onednn: frozenset[str]  #: the 16-bit precisions that PyTorch would give to oneDNN here
     model: str = ""
 
 

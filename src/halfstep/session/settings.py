@@ -13,26 +13,16 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user asked for.
+    """What the user asked for."""
 
-    Attributes:
-        precision: a recipe's text, or ``auto``: the fastest that is native here.
-        seed: shift every seed by this; None to leave seeds alone.
-        record: file to write the record to.
-        command: the program and its arguments, for the record.
-        repeat: which repeat of a comparison this is.
-        watch: look at every operation, for a diagnosis.
-        graphs: compare each compiled graph with the same graph run eagerly.
-    """
-
-    precision: str = AUTO
+    precision: str = AUTO  #: a recipe's text, or ``auto``: the fastest that is native here
     options: RunOptions = DEFAULTS
-    seed: int | None = None
-    record: str | None = None
-    command: tuple[str, ...] = ()
-    repeat: int = 0
-    watch: bool = False
-    graphs: bool = False
+    seed: int | None = None  #: shift every seed by this; None to leave seeds alone
+    record: str | None = None  #: file to write the record to
+    command: tuple[str, ...] = ()  #: the program and its arguments, for the record
+    repeat: int = 0  #: which repeat of a comparison this is
+    watch: bool = False  #: look at every operation, for a diagnosis
+    graphs: bool = False  #: compare each compiled graph with the same graph run eagerly
 
 
 def say(text: str) -> None:

@@ -37,26 +37,20 @@ class GradientsOverflow(HalfstepError):
 
 @dataclass(frozen=True)
 class Options:
-    """How a recipe is put into force.
-
-    Attributes:
-        writer: the record, or a :class:`~halfstep.record.NullWriter`.
-        warm: called once, when the steps that are looked at are over and meters should start.
-        tick: called at the end of every step after that.
-        halt: called with an error that ends the program, before it is raised; may end it in its own way.
-        say: shows the user a sentence while the program runs.
-        watch: look at every operation, for a diagnosis.
-        graphs: compare each compiled graph with the same graph run eagerly.
-    """
+    """How a recipe is put into force."""
 
     recipe: Recipe
     run: RunOptions = DEFAULTS
+    #: the record, or a :class:`~halfstep.record.NullWriter`
     writer: Writer | NullWriter = field(default_factory=NullWriter)
+    #: called once, when the steps that are looked at are over and meters should start
     warm: Callable[[], None] = field(default=lambda: None)
-    tick: Callable[[], None] = field(default=lambda: None)
+    tick: Callable[[], None] = field(default=lambda: None)  #: called at the end of every step after that
+    #: called with an error that ends the program, before it is raised; may end it in its own way
     halt: Callable[[HalfstepError], None] = field(default=lambda error: None)
-    watch: bool = False
-    graphs: bool = False
+    watch: bool = False  #: look at every operation, for a diagnosis
+    graphs: bool = False  #: compare each compiled graph with the same graph run eagerly
+    #: shows the user a sentence while the program runs
     say: Callable[[str], None] = field(default=lambda text: None)
 
     def stop(self, error: HalfstepError) -> NoReturn:

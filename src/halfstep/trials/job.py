@@ -47,30 +47,20 @@ def safe(precision: str) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """What every trial of a comparison has in common.
-
-    Attributes:
-        module: whether ``program`` is a module's name.
-        folder: where records and logs go (absolute).
-        time_limit: seconds that a trial may take; None for no limit.
-        launch: a launcher such as ``torchrun --nproc-per-node 2``; empty for none.
-        memory_limit: end a trial whose processes hold more bytes than this in physical memory; None for no limit.
-        watch: look at every operation, for a diagnosis.
-        graphs: compare each compiled graph with the same graph run eagerly.
-        fresh: run each trial in a copy of the current folder.
-    """
+    """What every trial of a comparison has in common."""
 
     program: str
     arguments: tuple[str, ...]
-    module: bool
-    folder: Path
+    module: bool  #: whether ``program`` is a module's name
+    folder: Path  #: where records and logs go (absolute)
     options: RunOptions = DEFAULTS
-    time_limit: float | None = None
-    launch: str = ""
+    time_limit: float | None = None  #: seconds that a trial may take; None for no limit
+    launch: str = ""  #: a launcher such as ``torchrun --nproc-per-node 2``; empty for none
+    #: end a trial whose processes hold more bytes than this in physical memory; None for no limit
     memory_limit: int | None = None
-    watch: bool = False
-    graphs: bool = False
-    fresh: bool = False
+    watch: bool = False  #: look at every operation, for a diagnosis
+    graphs: bool = False  #: compare each compiled graph with the same graph run eagerly
+    fresh: bool = False  #: run each trial in a copy of the current folder
 
     def command(self, trial: Trial, copy: Path | None = None) -> list[str]:
         """The command line of a trial; absolute paths in the current folder are replaced by those in its ``copy``."""

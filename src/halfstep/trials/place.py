@@ -12,17 +12,13 @@ from halfstep.trials.process import Tree
 
 @dataclass(frozen=True)
 class Place:
-    """A part of the machine.
+    """A part of the machine."""
 
-    Attributes:
-        environment: variables for a trial; the user's own environment wins.
-        forced: variables for a trial that win over the user's own.
-        cores: the processors that it runs on; empty for all that this process may use.
-    """
-
+    #: variables for a trial; the user's own environment wins
     environment: Mapping[str, str] = field(default_factory=dict)
+    #: variables for a trial that win over the user's own
     forced: Mapping[str, str] = field(default_factory=dict)
-    cores: tuple[int, ...] = ()
+    cores: tuple[int, ...] = ()  #: the processors that it runs on; empty for all that this process may use
 
     def around(self, environment: Mapping[str, str]) -> dict[str, str]:
         """The environment of a trial that runs here."""

@@ -9,16 +9,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FormatError:
-    """One kind of error: what the framework's message contains, what has happened, and what to write instead.
-
-    Attributes:
-        sure: whether no other error has such a message.
-    """
+    """One kind of error: what the framework's message contains, what has happened, and what to write instead."""
 
     message: str
     happened: str
     change: str
-    sure: bool = True
+    sure: bool = True  #: whether no other error has such a message
 
 
 _MEET = "16-bit and fp32 numbers meet"

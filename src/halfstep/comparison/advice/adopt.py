@@ -17,22 +17,15 @@ _ONE_LINE = 'import halfstep; halfstep.enable("{recipe}")   # the first line of 
 
 @dataclass(frozen=True)
 class Script:
-    """What is known about the script that the lines are for.
+    """What is known about the script that the lines are for."""
 
-    Attributes:
-        framework: what drives its training: a key of :data:`OWN_WORDS`.
-        device: ``cpu`` or the accelerator's type.
-        clipping: how it clips gradients, ``norm`` or ``value``; None if it does not.
-        passes: backward passes per step; more than one is accumulation.
-        loop: whether it trains with an optimizer of Keras's in its own loop, without compile and fit.
-        held: the 16-bit format of the weights that it loads or makes itself; empty where they are wider.
-    """
-
-    framework: str = "pytorch"
-    device: str = "cpu"
-    clipping: str | None = None
-    passes: int = 1
+    framework: str = "pytorch"  #: what drives its training: a key of :data:`OWN_WORDS`
+    device: str = "cpu"  #: ``cpu`` or the accelerator's type
+    clipping: str | None = None  #: how it clips gradients, ``norm`` or ``value``; None if it does not
+    passes: int = 1  #: backward passes per step; more than one is accumulation
+    #: whether it trains with an optimizer of Keras's in its own loop, without compile and fit
     loop: bool = False
+    #: the 16-bit format of the weights that it loads or makes itself; empty where they are wider
     held: str = ""
 
     @classmethod

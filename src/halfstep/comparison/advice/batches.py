@@ -11,15 +11,10 @@ from halfstep.comparison.model.references import EvidenceRef
 
 @dataclass(frozen=True)
 class Batches:
-    """What ``--fit-batch`` has found; empty without it.
+    """What ``--fit-batch`` has found; empty without it."""
 
-    Attributes:
-        name: what is counted: ``images``; ``batch`` where the user gave no name.
-        rows: precision -> (its place in the comparison's list, its row).
-    """
-
-    name: str
-    rows: Mapping[str, tuple[int, FitRow]]
+    name: str  #: what is counted: ``images``; ``batch`` where the user gave no name
+    rows: Mapping[str, tuple[int, FitRow]]  #: precision -> (its place in the comparison's list, its row)
 
     @classmethod
     def of(cls, fit: Fit | None) -> Batches:

@@ -43,26 +43,19 @@ RATIOS: Mapping[str, RatioName] = {"speed": "speed_ratio", "memory": "memory_rat
 
 @dataclass(frozen=True)
 class Evidence:
-    """The rows that the rules ask for.
-
-    Attributes:
-        baseline: the row that the others are compared with.
-        ran: the other precisions, if all their trials ran to the end, except those of ``same`` and ``continued``.
-        failed: the other precisions with a trial that did not run to its end.
-        batches: the largest batches, where they were searched.
-        same: the other precisions that ran the same as the baseline, so that there is nothing to choose.
-        continued: the other precisions whose trials continued from an earlier trial's files: they have no verdict.
-        by_budget: whether the comparison decides on seeds and repeats itself.
-    """
+    """The rows that the rules ask for."""
 
     prefer: Prefer
-    baseline: Row | None
+    baseline: Row | None  #: the row that the others are compared with
+    #: the other precisions, if all their trials ran to the end, except those of ``same`` and ``continued``
     ran: list[Row]
-    failed: list[Row]
-    batches: Batches = NO_BATCHES
+    failed: list[Row]  #: the other precisions with a trial that did not run to its end
+    batches: Batches = NO_BATCHES  #: the largest batches, where they were searched
+    #: the other precisions that ran the same as the baseline, so that there is nothing to choose
     same: tuple[Row, ...] = ()
+    #: the other precisions whose trials continued from an earlier trial's files: they have no verdict
     continued: tuple[Row, ...] = ()
-    by_budget: bool = False
+    by_budget: bool = False  #: whether the comparison decides on seeds and repeats itself
 
     @classmethod
     def of(

@@ -29,19 +29,12 @@ from halfstep.comparison.advice.evidence import (
 
 @dataclass(frozen=True)
 class Answer:
-    """What a rule says.
+    """What a rule says."""
 
-    Attributes:
-        precision: the one to use; None where none is named.
-        claims: what the answer rests on.
-        decided: whether the data are enough for it.
-        about: the row that the answer is about, where it is about one.
-    """
-
-    precision: str | None
-    claims: Sequence[Claim] = ()
-    decided: bool = True
-    about: Row | None = None
+    precision: str | None  #: the one to use; None where none is named
+    claims: Sequence[Claim] = ()  #: what the answer rests on
+    decided: bool = True  #: whether the data are enough for it
+    about: Row | None = None  #: the row that the answer is about, where it is about one
 
 
 def _stay(

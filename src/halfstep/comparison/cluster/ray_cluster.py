@@ -31,15 +31,10 @@ _KIND = (*SAME, "cores")
 
 @dataclass(frozen=True)
 class Cluster:
-    """The machines of one kind that a comparison uses.
+    """The machines of one kind that a comparison uses."""
 
-    Attributes:
-        environment: the description of one of them; its ``cluster`` says how many there are.
-        runners: a place for each block that runs at the same time.
-    """
-
-    environment: Environment
-    runners: list[Remote]
+    environment: Environment  #: the description of one of them; its ``cluster`` says how many there are
+    runners: list[Remote]  #: a place for each block that runs at the same time
 
 
 @contextlib.contextmanager

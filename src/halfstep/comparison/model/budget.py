@@ -19,24 +19,18 @@ End = Literal["certain", "time", "out_of_reach", "plan", "interrupted"]
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a precision stands.
-
-    Attributes:
-        open: the open questions: ``gain``, by the objective, and ``quality``.
-        drop: why it is not run again, although it ran well; None if it was not dropped.
-        pairs: how many pairs of trials it has, each with one of the baseline.
-        needed: how many pairs would answer all open questions, at the noise seen; None: more than the largest plan.
-        hope: how many might answer one of them, at the least noise that is plausible; None: all are out of reach.
-        seconds: how long the trials from ``pairs`` to ``needed`` take, the baseline's included.
-    """
+    """Where a precision stands."""
 
     OMITTED: ClassVar = ("seconds",)
     precision: str = ""
-    open: tuple[Question, ...] = ()
-    drop: Drop | None = None
-    pairs: int = 0
+    open: tuple[Question, ...] = ()  #: the open questions: ``gain``, by the objective, and ``quality``
+    drop: Drop | None = None  #: why it is not run again, although it ran well; None if it was not dropped
+    pairs: int = 0  #: how many pairs of trials it has, each with one of the baseline
+    #: how many pairs would answer all open questions, at the noise seen; None: more than the largest plan
     needed: int | None = None
+    #: how many might answer one of them, at the least noise that is plausible; None: all are out of reach
     hope: int | None = None
+    #: how long the trials from ``pairs`` to ``needed`` take, the baseline's included
     seconds: float | None = None
 
 

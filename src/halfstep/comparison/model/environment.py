@@ -11,17 +11,12 @@ from halfstep.meters import Absent, Reading
 
 @dataclass(frozen=True)
 class Cluster:
-    """The machines of a Ray cluster on which blocks ran.
+    """The machines of a Ray cluster on which blocks ran."""
 
-    Attributes:
-        machines: how many.
-        other_machines: the names of those that were not used because they are of another kind.
-        busy_machines: how many were not used because others used them.
-    """
-
-    machines: int | None = None
+    machines: int | None = None  #: how many
+    #: the names of those that were not used because they are of another kind
     other_machines: tuple[str, ...] = ()
-    busy_machines: int | None = None
+    busy_machines: int | None = None  #: how many were not used because others used them
 
 
 @dataclass(frozen=True)

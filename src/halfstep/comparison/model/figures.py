@@ -24,20 +24,13 @@ class Spread:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio to the baseline with its 95 % interval.
-
-    Attributes:
-        significant: whether the interval excludes 1.
-        words: the same in words.
-        runs: how many runs it rests on, the baseline's first.
-        disturbed: whether there is no interval because other work disturbed too many runs.
-    """
+    """A ratio to the baseline with its 95 % interval."""
 
     OMITTED: ClassVar = ("runs", "disturbed")
     value: float
     low: float | None = None
     high: float | None = None
-    significant: bool | None = None
-    words: str = ""
-    runs: tuple[int, ...] | None = None
-    disturbed: bool | None = None
+    significant: bool | None = None  #: whether the interval excludes 1
+    words: str = ""  #: the same in words
+    runs: tuple[int, ...] | None = None  #: how many runs it rests on, the baseline's first
+    disturbed: bool | None = None  #: whether there is no interval because other work disturbed too many runs

@@ -21,19 +21,14 @@ class FitTrial:
 
 @dataclass(frozen=True)
 class FitRow:
-    """The largest batch that fitted a precision, and the smallest that did not; None if there was none.
-
-    Attributes:
-        reason: why there is no answer.
-        ratio: the largest over the first precision's.
-    """
+    """The largest batch that fitted a precision, and the smallest that did not; None if there was none."""
 
     precision: str = ""
     largest: int | None = None
     fails_at: int | None = None
-    reason: str = ""
+    reason: str = ""  #: why there is no answer
     trials: tuple[FitTrial, ...] = ()
-    ratio: float | None = None
+    ratio: float | None = None  #: the largest over the first precision's
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,35 +26,30 @@ DIFFERENCES: tuple[Kind, ...] = ("worse", "better", "different")
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure minus the baseline's, over the seeds that both ran with.
+    """A figure minus the baseline's, over the seeds that both ran with."""
 
-    Attributes:
-        value, low, high: the mean difference with its 95 % interval, by paired t over ``seeds``.
-        p, p_holm: two-sided p values of no difference, by paired t; ``p_holm`` is adjusted for all precisions.
-        p_exact, exact_low, exact_high: the same by sign flips, from 6 seeds to 14.
-        detectable: the difference that would have been seen with the probability ``power``.
-        bound: the largest distance in the 90 % interval, which belongs to two one-sided tests at 5 %.
-        margin: smaller differences do not matter; ``margin_from`` says where it is from, ``tolerance`` or ``seeds``.
-        p_equivalence: the p value of a difference beyond the margin.
-        significant: ``different``, for the JSON.
-    """
-
+    #: value, low, high: the mean difference with its 95 % interval, by paired t over ``seeds``
     value: float | None = None
     low: float | None = None
     high: float | None = None
     seeds: int | None = None
+    #: p, p_holm: two-sided p values of no difference, by paired t; ``p_holm`` is adjusted for all precisions
     p: float | None = None
     p_holm: float | None = None
+    #: p_exact, exact_low, exact_high: the same by sign flips, from 6 seeds to 14
     p_exact: float | None = None
     exact_low: float | None = None
     exact_high: float | None = None
+    #: the difference that would have been seen with the probability ``power``
     detectable: float | None = None
     power: float | None = None
+    #: the largest distance in the 90 % interval, which belongs to two one-sided tests at 5 %
     bound: float | None = None
+    #: smaller differences do not matter; ``margin_from`` says where it is from, ``tolerance`` or ``seeds``
     margin: float | None = None
     margin_from: str | None = None
-    p_equivalence: float | None = None
-    significant: bool | None = None
+    p_equivalence: float | None = None  #: the p value of a difference beyond the margin
+    significant: bool | None = None  #: ``different``, for the JSON
 
     @property
     def different(self) -> bool:
@@ -98,19 +93,14 @@ class RunPart:
 
 @dataclass(frozen=True)
 class RunDifference:
-    """The difference over the whole run: its mean over all steps, and the run in parts.
-
-    Attributes:
-        apart: first and last step of the parts where the band excludes zero.
-        method: how the band was made.
-    """
+    """The difference over the whole run: its mean over all steps, and the run in parts."""
 
     difference: Difference | None = None
     kind: Kind | None = None
     words: str = ""
     parts: tuple[RunPart, ...] = ()
-    apart: tuple[tuple[int, int], ...] = ()
-    method: str | None = None
+    apart: tuple[tuple[int, int], ...] = ()  #: first and last step of the parts where the band excludes zero
+    method: str | None = None  #: how the band was made
 
 
 @dataclass(frozen=True)

@@ -38,20 +38,17 @@ class NonFinite:
 
 @dataclass(frozen=True)
 class Disturbed:
-    """What disturbed a trial: other processes, or files of an earlier trial that it read.
-
-    Attributes:
-        cores: how many processors there are; ``others_cores`` how many of them other processes took, on average.
-        waited_share: the share of the time with work to do in which its threads waited for a processor.
-        involuntary_switches_per_second: how often a thread lost its processor although it had work to do.
-        files: names of files of an earlier trial that it continued from; paths, if it ran in a copy of the folder.
-    """
+    """What disturbed a trial: other processes, or files of an earlier trial that it read."""
 
     OMITTED: ClassVar = ("cores", "others_cores", "waited_share", "involuntary_switches_per_second", "files")
+    #: how many processors there are; ``others_cores`` how many of them other processes took, on average
     cores: int | None = None
     others_cores: float | None = None
+    #: the share of the time with work to do in which its threads waited for a processor
     waited_share: float | None = None
+    #: how often a thread lost its processor although it had work to do
     involuntary_switches_per_second: float | None = None
+    #: names of files of an earlier trial that it continued from; paths, if it ran in a copy of the folder
     files: tuple[str, ...] | None = None
 
 

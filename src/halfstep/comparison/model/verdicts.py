@@ -37,18 +37,13 @@ class WentOn:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One entry of why a precision is no faster, or no smaller.
-
-    Attributes:
-        share: of the step, or of the peak; None for a fact.
-        evidence: the figure that it rests on.
-        share_low, share_high: the lowest and the highest, if there are several trials.
-    """
+    """One entry of why a precision is no faster, or no smaller."""
 
     OMITTED: ClassVar = ("share_low", "share_high")
     text: str = ""
-    share: float | None = None
-    evidence: EvidenceRef = field(default_factory=EvidenceRef)
+    share: float | None = None  #: of the step, or of the peak; None for a fact
+    evidence: EvidenceRef = field(default_factory=EvidenceRef)  #: the figure that it rests on
+    #: share_low, share_high: the lowest and the highest, if there are several trials
     share_low: float | None = None
     share_high: float | None = None
 

@@ -27,15 +27,10 @@ LARGEST = 1e150
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Values of a figure at some steps.
+    """Values of a figure at some steps."""
 
-    Attributes:
-        steps: in order, each once.
-        values: float64, shape [steps].
-    """
-
-    steps: tuple[int, ...]
-    values: Any
+    steps: tuple[int, ...]  #: in order, each once
+    values: Any  #: float64, shape [steps]
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[int, float]]) -> Curve:

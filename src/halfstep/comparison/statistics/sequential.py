@@ -40,17 +40,11 @@ Pairs = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Levels:
-    """The significance level of each figure of each precision; they sum to 5 % for the comparison.
+    """The significance level of each figure of each precision; they sum to 5 % for the comparison."""
 
-    Attributes:
-        precisions: how many are compared with the baseline.
-        prefer: the objective; its ratio gets as much as the first figure of quality.
-        alpha: the level of the whole comparison.
-    """
-
-    precisions: int
-    prefer: Prefer = "speed"
-    alpha: float = ALPHA
+    precisions: int  #: how many are compared with the baseline
+    prefer: Prefer = "speed"  #: the objective; its ratio gets as much as the first figure of quality
+    alpha: float = ALPHA  #: the level of the whole comparison
 
     def of_ratio(self, measure: str) -> float:
         """The level of a ratio: ``speed``, ``memory`` or ``energy``."""
@@ -73,23 +67,17 @@ class Levels:
 
 @dataclass(frozen=True)
 class Look:
-    """One look at the differences of the first ``pairs`` pairs.
+    """One look at the differences of the first ``pairs`` pairs."""
 
-    Attributes:
-        pairs: how many.
-        level: the two-sided level that it spends.
-        value, error: the mean difference and its standard error.
-        low, high: what the intervals of this and all earlier looks have in common.
-        known: whether the figure has no spread at all, so that only equality counts.
-    """
-
-    pairs: int
-    level: float
+    pairs: int  #: how many
+    level: float  #: the two-sided level that it spends
+    #: value, error: the mean difference and its standard error
     value: float
     error: float
+    #: low, high: what the intervals of this and all earlier looks have in common
     low: float
     high: float
-    known: bool = False
+    known: bool = False  #: whether the figure has no spread at all, so that only equality counts
 
     @property
     def half(self) -> float:

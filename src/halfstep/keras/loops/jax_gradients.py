@@ -27,20 +27,14 @@ _SCALAR = jax.ShapeDtypeStruct((), jnp.float32)
 
 @dataclass(eq=False)
 class Gradients:
-    """Every gradient that Keras does not compute itself.
-
-    Attributes:
-        ask: called when the program makes a pass; gives the scale.
-        add_loss: called when the program has made a pass, with its loss.
-        passes: how many passes of the script's own loops were made eagerly, or traced.
-    """
+    """Every gradient that Keras does not compute itself."""
 
     _guards: bool
     _step: StepState
     _runtime: Runtime
-    ask: Callable[[], Any]
-    add_loss: Callable[[Any], None]
-    passes: int = 0
+    ask: Callable[[], Any]  #: called when the program makes a pass; gives the scale
+    add_loss: Callable[[Any], None]  #: called when the program has made a pass, with its loss
+    passes: int = 0  #: how many passes of the script's own loops were made eagerly, or traced
     _own_scale: bool = False
     _statistics: list[tuple[Any, Any]] = field(default_factory=list)
 

@@ -16,16 +16,11 @@ from halfstep.pytorch.devices import in_use
 
 @dataclass(frozen=True)
 class Outer:
-    """How a thread was before a ``torch.autocast`` was entered.
+    """How a thread was before a ``torch.autocast`` was entered."""
 
-    Attributes:
-        place: where it was.
-        opened: whether a region to the backward pass was open.
-        states: for each device type, whether autocast was on, and its dtype.
-    """
-
-    place: torch.dtype
-    opened: bool
+    place: torch.dtype  #: where it was
+    opened: bool  #: whether a region to the backward pass was open
+    #: for each device type, whether autocast was on, and its dtype
     states: tuple[tuple[str, bool, torch.dtype], ...]
 
 

@@ -24,17 +24,11 @@ from halfstep.pytorch.emulation.library import ops as _ops
 
 @dataclass(frozen=True)
 class Emulation:
-    """The formats to which operands are rounded.
+    """The formats to which operands are rounded."""
 
-    Attributes:
-        precision: the recipe's name.
-        forward: the format of operands in the forward pass; empty if they are already rounded.
-        gradients: the format of the gradients that products get in the backward pass.
-    """
-
-    precision: str
-    forward: str
-    gradients: str
+    precision: str  #: the recipe's name
+    forward: str  #: the format of operands in the forward pass; empty if they are already rounded
+    gradients: str  #: the format of the gradients that products get in the backward pass
 
     @property
     def blocks(self) -> bool:

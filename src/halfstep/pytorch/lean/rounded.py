@@ -44,15 +44,10 @@ class Count:
 
 @dataclass(frozen=True, eq=False)
 class Rounded(Parts):
-    """Parts whose weight is a bf16 tensor; the remainder is empty.
+    """Parts whose weight is a bf16 tensor; the remainder is empty."""
 
-    Attributes:
-        count: of steps.
-        begin: how many of the weight's numbers lie before these.
-    """
-
-    count: Count
-    begin: int = 0
+    count: Count  #: of steps
+    begin: int = 0  #: how many of the weight's numbers lie before these
 
 
 class StochasticRounding(Remainders):

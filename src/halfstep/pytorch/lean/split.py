@@ -30,15 +30,10 @@ _HALF, _QUIET = 0x8000, 0x40
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """A tensor's numbers in two tensors of 16 bits, of one shape and with the same strides.
+    """A tensor's numbers in two tensors of 16 bits, of one shape and with the same strides."""
 
-    Attributes:
-        weight: bf16.
-        remainder: int16.
-    """
-
-    weight: Tensor
-    remainder: Tensor
+    weight: Tensor  #: bf16
+    remainder: Tensor  #: int16
 
     @classmethod
     def like(cls, weight: Tensor) -> Parts:

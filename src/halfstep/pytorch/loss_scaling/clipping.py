@@ -12,15 +12,11 @@ from torch.optim import Optimizer
 
 
 class Clipping(NamedTuple):
-    """A call of one of PyTorch's two clipping functions.
-
-    Attributes:
-        limit: the name of the argument that would have to be scaled, too.
-        parameter: the id of a parameter whose gradient was clipped; PyTorch would not swap one with a weak reference.
-    """
+    """A call of one of PyTorch's two clipping functions."""
 
     function: str
-    limit: str
+    limit: str  #: the name of the argument that would have to be scaled, too
+    #: the id of a parameter whose gradient was clipped; PyTorch would not swap one with a weak reference
     parameter: int
 
 

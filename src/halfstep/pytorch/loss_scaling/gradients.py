@@ -30,16 +30,11 @@ _CONSTANTS: dict[tuple[torch.device, float], Tensor] = {}
 
 @dataclass(frozen=True)
 class Values:
-    """The numbers of gradients, as dense real tensors that share their memory.
+    """The numbers of gradients, as dense real tensors that share their memory."""
 
-    Attributes:
-        tensors: of a sparse gradient, its values; of a complex one, its real and imaginary parts.
-        on_cpu: whether all lie in host memory.
-    """
-
-    tensors: list[Tensor]
+    tensors: list[Tensor]  #: of a sparse gradient, its values; of a complex one, its real and imaginary parts
     dtypes: frozenset[torch.dtype]
-    on_cpu: bool
+    on_cpu: bool  #: whether all lie in host memory
 
     @classmethod
     def of(cls, gradients: Iterable[Tensor], own_part: bool = True) -> Values:

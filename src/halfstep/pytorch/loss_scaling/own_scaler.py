@@ -31,17 +31,11 @@ Scaler = torch.amp.GradScaler
 
 @dataclass
 class _Told:
-    """What a scaler has seen last.
+    """What a scaler has seen last."""
 
-    Attributes:
-        skipped: how many steps had been skipped when it got a loss.
-        skips_in_a_row: how many of its updates directly before had a skipped step.
-        updated: whether ``update()`` has been called since.
-    """
-
-    skipped: int
-    skips_in_a_row: int
-    updated: bool = False
+    skipped: int  #: how many steps had been skipped when it got a loss
+    skips_in_a_row: int  #: how many of its updates directly before had a skipped step
+    updated: bool = False  #: whether ``update()`` has been called since
 
 
 class OwnScalers:

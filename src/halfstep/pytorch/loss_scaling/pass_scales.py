@@ -25,22 +25,14 @@ _level = torch._C._functorch.maybe_current_level
 
 @dataclass
 class PassScale:
-    """The scale of one line that asks for gradients.
+    """The scale of one line that asks for gradients."""
 
-    Attributes:
-        value: a power of two.
-        finite: how many passes in a row were finite.
-        largest: the largest scaled magnitude for which it was found by a search; 0 if it was not.
-        new: whether it has never been used.
-        hopeless: whether the last pass was not finite under any scale.
-        repeatable: whether its pass can be repeated; compiled code may overwrite its saved tensors.
-    """
-
-    value: float
-    finite: int = 0
-    largest: float = 0.0
-    new: bool = True
-    hopeless: bool = False
+    value: float  #: a power of two
+    finite: int = 0  #: how many passes in a row were finite
+    largest: float = 0.0  #: the largest scaled magnitude for which it was found by a search; 0 if it was not
+    new: bool = True  #: whether it has never been used
+    hopeless: bool = False  #: whether the last pass was not finite under any scale
+    #: whether its pass can be repeated; compiled code may overwrite its saved tensors
     repeatable: bool = True
 
     def lower(self) -> None:

@@ -32,20 +32,13 @@ _TORCH = Path(torch.__file__).parent
 
 
 class _Language(NamedTuple):
-    """How to compile and link.
+    """How to compile and link."""
 
-    Attributes:
-        variable: the environment variable that may name a compiler.
-        compilers: the compilers that are looked for otherwise.
-        flags: the compiler's flags.
-        libraries: the libraries for the linker.
-        tries: further flags for compiler and linker, tried in turn until one set works.
-    """
-
-    variable: str
-    compilers: Sequence[str]
-    flags: Sequence[str]
-    libraries: Sequence[str]
+    variable: str  #: the environment variable that may name a compiler
+    compilers: Sequence[str]  #: the compilers that are looked for otherwise
+    flags: Sequence[str]  #: the compiler's flags
+    libraries: Sequence[str]  #: the libraries for the linker
+    #: further flags for compiler and linker, tried in turn until one set works
     tries: Sequence[tuple[Sequence[str], Sequence[str]]]
 
 

@@ -31,16 +31,11 @@ class Variant:
     """Calls of an operation that are a separate kind of product, recognised by their arguments.
 
     Units that are fast for other calls may be slow for them; see ``slower`` in :mod:`halfstep.pytorch.capabilities`.
-
-    Attributes:
-        kind: the name of the kind, for the user.
-        position: the place of the argument that decides: a flag that is set, or a tensor.
-        shorter_than: the tensor's last dimension but one is smaller than this.
     """
 
-    kind: str
-    position: int
-    shorter_than: int | None = None
+    kind: str  #: the name of the kind, for the user
+    position: int  #: the place of the argument that decides: a flag that is set, or a tensor
+    shorter_than: int | None = None  #: the tensor's last dimension but one is smaller than this
 
     def holds(self, args: Sequence[Any]) -> bool:
         """Whether the call with ``args`` is of this kind."""
@@ -50,23 +45,14 @@ class Variant:
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation of the dispatcher that computes products.
+    """An operation of the dispatcher that computes products."""
 
-    Attributes:
-        name: the overload's name under ``aten``, such as ``mm`` or ``addmm.out``.
-        kind: the kind of product, for the user and for :func:`halfstep.pytorch.products.products.choose`.
-        tensors: how many leading arguments are operands (some may be None).
-        rounded: how many leading results are 16-bit; attention's logsumexp, its second, stays fp32.
-        writes: a new tensor, the ``out=`` argument or the first operand.
-        variant: calls that are of another kind.
-    """
-
-    name: str
-    kind: str
-    tensors: int
-    rounded: int = 1
-    writes: Writes = "new"
-    variant: Variant | None = None
+    name: str  #: the overload's name under ``aten``, such as ``mm`` or ``addmm.out``
+    kind: str  #: the kind of product, for the user and for :func:`halfstep.pytorch.products.products.choose`
+    tensors: int  #: how many leading arguments are operands (some may be None)
+    rounded: int = 1  #: how many leading results are 16-bit; attention's logsumexp, its second, stays fp32
+    writes: Writes = "new"  #: a new tensor, the ``out=`` argument or the first operand
+    variant: Variant | None = None  #: calls that are of another kind
 
     @property
     def base(self) -> str:

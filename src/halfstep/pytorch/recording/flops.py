@@ -18,14 +18,10 @@ Values = Sequence[Any]
 
 @dataclass(frozen=True)
 class Product:
-    """A product that ran.
+    """A product that ran."""
 
-    Attributes:
-        name: the name of its operator, ``aten::mm``.
-        operands: shape and type (the profiler's name for it) of its tensors, in order.
-    """
-
-    name: str
+    name: str  #: the name of its operator, ``aten::mm``
+    #: shape and type (the profiler's name for it) of its tensors, in order
     operands: Sequence[tuple[Shape, str]]
     flops: int
 

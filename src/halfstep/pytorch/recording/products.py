@@ -60,21 +60,16 @@ TEMPLATES = (
 
 @dataclass
 class Counted:
-    """The products of a step.
+    """The products of a step."""
 
-    Attributes:
-        flops: FLOPs by the format of the operands.
-        odd: FLOPs of products whose sizes do not suit matrix units.
-        optimizer: FLOPs by format inside an optimizer's step (Muon's), which are not in the two others.
-        reduced: bytes that ranks have summed (gradients), by the format of the sum.
-        absent: why they could not be counted; empty if they were.
-    """
-
+    #: FLOPs by the format of the operands
     flops: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    odd: int = 0
+    odd: int = 0  #: FLOPs of products whose sizes do not suit matrix units
+    #: FLOPs by format inside an optimizer's step (Muon's), which are not in the two others
     optimizer: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    #: bytes that ranks have summed (gradients), by the format of the sum
     reduced: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    absent: str = ""
+    absent: str = ""  #: why they could not be counted; empty if they were
 
 
 class ProductCounter:

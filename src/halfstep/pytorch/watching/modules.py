@@ -28,17 +28,12 @@ _NAME, TRIES = "watching: the module that runs", 16
 
 @dataclass
 class Call:
-    """A module that is running.
+    """A module that is running."""
 
-    Attributes:
-        path: its name in the outermost module; the name of its class if it is the outermost module itself.
-        in_pass: the backward pass that it runs in, where checkpointing runs modules again; -1 for none.
-        children: ids of the tensors that the modules inside it have returned.
-    """
-
-    path: str
+    path: str  #: its name in the outermost module; the name of its class if it is the outermost module itself
     kind: str
-    in_pass: int
+    in_pass: int  #: the backward pass that it runs in, where checkpointing runs modules again; -1 for none
+    #: ids of the tensors that the modules inside it have returned
     children: set[int] = field(default_factory=set)
 
 

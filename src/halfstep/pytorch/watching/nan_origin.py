@@ -41,19 +41,12 @@ Node = Any
 
 @dataclass(frozen=True)
 class Origin:
-    """Where values first were not finite.
+    """Where values first were not finite."""
 
-    Attributes:
-        module: the module's path; empty for code outside of modules.
-        operation: PyTorch's name of the operation, as far as it is known.
-        direction: ``forward`` or ``backward``.
-        words: what is known, for people: ``in blocks.3.attn (softmax, forward)``.
-    """
-
-    module: str
-    operation: str
-    direction: str
-    words: str
+    module: str  #: the module's path; empty for code outside of modules
+    operation: str  #: PyTorch's name of the operation, as far as it is known
+    direction: str  #: ``forward`` or ``backward``
+    words: str  #: what is known, for people: ``in blocks.3.attn (softmax, forward)``
 
 
 class NullNanOrigin:

@@ -31,16 +31,13 @@ _EDGES = ((), ("powers",), ("bf16",), ("bf16", "fp16"))
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts by binary exponent.
+    """Counts by binary exponent."""
 
-    Attributes:
-        exponents: counts by the exponent field of binary32, if not zero: 0 stands for zeros (and subnormal numbers of
-            binary32), 255 for infinities and NaN, e + 127 for the numbers in [2^e, 2^(e+1)).
-        edges: by exponent, how many numbers are powers of two (``powers``), such as half of the smallest subnormal
-            number, and how many round up out of their binade in a format (by its name): there rounding decides.
-    """
-
+    #: counts by the exponent field of binary32, if not zero: 0 stands for zeros (and subnormal numbers of binary32),
+    #: 255 for infinities and NaN, e + 127 for the numbers in [2^e, 2^(e+1))
     exponents: dict[int, int]
+    #: by exponent, how many numbers are powers of two (``powers``), such as half of the smallest subnormal number, and
+    #: how many round up out of their binade in a format (by its name): there rounding decides
     edges: dict[str, dict[int, int]]
 
 

@@ -57,18 +57,12 @@ _GUARDING = ("add", "sub", "clamp", "clamp_min", "maximum")
 
 @dataclass(frozen=True)
 class Plan:
-    """How to look at the result of an operation.
+    """How to look at the result of an operation."""
 
-    Attributes:
-        name: the operation's name without its overload, ``_to_copy``.
-        looks: whether it makes new numbers; views do not.
-        writes: it writes into its first argument.
-        emulated: it is an emulated product, which runs inside its own autograd function, without grad mode.
-    """
-
-    name: str
-    looks: bool
-    writes: bool
+    name: str  #: the operation's name without its overload, ``_to_copy``
+    looks: bool  #: whether it makes new numbers; views do not
+    writes: bool  #: it writes into its first argument
+    #: it is an emulated product, which runs inside its own autograd function, without grad mode
     emulated: bool = False
 
 
