@@ -106,13 +106,4 @@ def _products(row: TrialRow) -> float:
 
 def without_energy(row: TrialRow, reason: str) -> TrialRow:
     """The row without energy, for a reason that its own record cannot know."""
-    return replace(
-        row,
-        energy_joules=None,
-        energy_absent=reason,
-        energy_how=None,
-        joules_per_step=None,
-        joules_per_step_absent=reason,
-        joules_per_sample=None,
-        joules_per_sample_absent=reason,
-    )
+    return with_energy(row, {"energy_absent": reason}, 0)

@@ -7,7 +7,7 @@ that a script may hand their outputs to NumPy.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -33,7 +33,7 @@ def install(fabric: ModuleType, attached: Attached) -> None:
             lightning.choosing(original, attached, "Fabric", name, *flags), name, attached
         ),
     )
-    patches.wrap(fabric.Fabric, "log_dict", lambda original: _logging(original, attached))
+    patches.wrap(fabric.Fabric, "log_dict", lambda original: lightning.logging(original, attached))
     _relaunch(f"{name}.strategies.launchers.subprocess_script", attached)
     if not attached.as_is:
         mixin = import_module(f"{name}.utilities.device_dtype_mixin")._DeviceDtypeModuleMixin
@@ -62,14 +62,6 @@ def _choosing(original: Callable[..., Any], name: str, attached: Attached) -> Ca
         return plugin
 
     return _check_and_init_precision
-
-
-def _logging(original: Callable[..., None], attached: Attached) -> Callable[..., None]:
-    def log_dict(fabric: Any, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        attached.logged(metrics)
-        original(fabric, metrics, step)
-
-    return log_dict
 
 
 def _relaunch(module: str, attached: Attached) -> None:

@@ -37,7 +37,7 @@ def install(lightning: ModuleType, attached: Attached) -> None:
         lambda original: choosing(original, attached, "Trainer", name, *flags),
     )
     loggers = import_module(f"{connectors}.logger_connector.logger_connector")._LoggerConnector
-    patches.wrap(loggers, "log_metrics", lambda original: _logging(original, attached))
+    patches.wrap(loggers, "log_metrics", lambda original: logging(original, attached))
 
 
 def choosing(
@@ -100,9 +100,11 @@ def _refuse_what_cannot_yield(attached: Attached, asked: str, kinds: set[str], s
         )
 
 
-def _logging(original: Callable[..., None], attached: Attached) -> Callable[..., None]:
-    def log_metrics(connector: Any, metrics: Mapping[str, Any], step: int | None = None) -> None:
+def logging(original: Callable[..., None], attached: Attached) -> Callable[..., None]:
+    """Wrap a method that logs: its figures go into the record, too."""
+
+    def log_metrics(owner: Any, metrics: Mapping[str, Any], step: int | None = None) -> None:
         attached.logged(metrics)
-        original(connector, metrics, step)
+        original(owner, metrics, step)
 
     return log_metrics

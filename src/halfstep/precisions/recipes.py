@@ -32,10 +32,10 @@ class _Row:
     stochastic: bool = False
 
 
-#: None where the script decides. fp8 is the hybrid of Micikevicius et al. 2022 (arXiv 2209.05433): E4M3's digits
+#: Under ``as-is`` the script decides. fp8 is the hybrid of Micikevicius et al. 2022 (arXiv 2209.05433): E4M3's digits
 #: forward, E5M2's range for gradients; mxfp6 does likewise. The other block formats scale finely enough for one.
-_PRECISIONS: dict[str, _Row | None] = {
-    "as-is": None,
+_PRECISIONS: dict[str, _Row] = {
+    "as-is": _Row("as-is", "as-is"),
     "fp32": _Row("fp32", "fp32"),
     "tf32": _Row("fp32", "tf32"),
     "bf16": _Row("fp32", "bf16"),
@@ -92,25 +92,26 @@ class Recipe:
     @property
     def as_is(self) -> bool:
         """Whether the script's own precision stays in force."""
-        return _PRECISIONS[self.name] is None
+        return self.name == "as-is"
+
+    @property
+    def _row(self) -> _Row:
+        return _PRECISIONS[self.name]
 
     @property
     def weights(self) -> str:
         """The format that weights are stored in: ``fp32``, ``bf16`` or ``fp16``."""
-        row = _PRECISIONS[self.name]
-        return row.weights if row else "as-is"
+        return self._row.weights
 
     @property
     def compute(self) -> str:
         """The format of matrix products' operands, e.g. ``fp32``, ``bf16`` or ``fp8_e4m3``."""
-        row = _PRECISIONS[self.name]
-        return row.compute if row else "as-is"
+        return self._row.compute
 
     @property
     def gradients(self) -> str:
         """The format of the gradients that matrix products are given in the backward pass."""
-        row = _PRECISIONS[self.name]
-        return (row.gradients or row.compute) if row else "as-is"
+        return self._row.gradients or self.compute
 
     @property
     def only_emulated(self) -> bool:
@@ -133,14 +134,12 @@ class Recipe:
     @property
     def remainder(self) -> bool:
         """Whether weights are 16-bit with a remainder beside them, together exactly fp32."""
-        row = _PRECISIONS[self.name]
-        return row is not None and row.remainder
+        return self._row.remainder
 
     @property
     def stochastic(self) -> bool:
         """Whether weights are 16-bit alone, rounded up or down at random after each step."""
-        row = _PRECISIONS[self.name]
-        return row is not None and row.stochastic
+        return self._row.stochastic
 
     @property
     def lean(self) -> bool:
@@ -157,8 +156,7 @@ class Recipe:
 
 
 def _default_scale(name: str) -> LossScale:
-    row = _PRECISIONS[name]
-    return DynamicScale() if row and row.dynamic else NoScale()
+    return DynamicScale() if _PRECISIONS[name].dynamic else NoScale()
 
 
 def _options(recipe: Recipe) -> Iterable[str]:
@@ -301,7 +299,8 @@ def _states(recipe: Recipe, text: str, value: str) -> Recipe:
             "bf16-lean:states=bf16 or bf16-sr:states=bf16."
         )
     if value not in STATES:
-        raise UsageError(f"Option 'states' in {text!r} is {value!r}; it must be fp32, bf16 or 8bit.")
+        allowed = f"{', '.join(STATES[:-1])} or {STATES[-1]}"
+        raise UsageError(f"Option 'states' in {text!r} is {value!r}; it must be {allowed}.")
     return replace(recipe, states=value)
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from halfstep.pytorch.loss_scaling.values import finite
+from halfstep.pytorch.nested import tensors_of
 
 Answer = TypeVar("Answer")
 
@@ -72,10 +73,10 @@ class Answers:
         if key in self._answers:
             found, unit = self._answers[key]
             return rescaled(found, scale / unit) if scale != unit else found
-        if self._refuses and not finite(_tensors(given)):
+        if self._refuses and not finite(tensors_of((given,))):
             raise Overflowed
         found = answer()
-        if not self._refuses or finite(_tensors(found)):
+        if not self._refuses or finite(tensors_of((found,))):
             self._askers.append(asker)  # else another object may get its id
             self._answers[key] = found, scale
         return found
@@ -94,11 +95,3 @@ class Silent(Muted):
     """For a pass in which no hook runs, but the whole graph is executed."""
 
     muted = of_functions = False
-
-
-def _tensors(value: Any) -> Iterable[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _tensors(item)
