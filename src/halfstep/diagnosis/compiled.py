@@ -1,7 +1,7 @@
-"""A compiled program, beside the eager one that was watched: whether they differ, and where what is not finite began.
+"""Compares a compiled program with the eager one that was watched: do they differ, and where did NaN begin?
 
 Watching needs eager code: inside a compiled graph no operation can be seen. So the program runs once more in the same
-precision, compiled as its author has it and unwatched. The first step of both has the same weights and inputs.
+precision, compiled as its author wrote it, and unwatched. The first step of both has the same weights and inputs.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from halfstep.record.events import NonFinite
 
 #: losses of the first step that differ by fewer roundings of the format than this are the same
 ROUNDINGS = 64
-#: the largest relative error of one rounding
+#: the relative error of one rounding; of bf16 and fp16 half of the largest, so that a whole loss is not "the same"
 _ROUNDING = {"fp64": 2.0**-53, "fp32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-9, "fp16": 2.0**-12}
 
 
 def beside(compiled: Record, eager: Record, precision: str, status: str, reason: str) -> CompiledRun:
-    """The compiled run's record beside the eager one's."""
+    """What the compiled run did, compared with the eager one."""
     ours, theirs = compiled.losses, eager.losses
     pairs = [(a, b) for a, b in zip(ours[:1], theirs[:1], strict=False) if a is not None and b is not None]
     first = pairs[0] if pairs else None
@@ -59,7 +59,7 @@ def _differ(a: float, b: float, rounding: float) -> bool:
 
 
 def _first_bad(losses: Sequence[float | None], others: Sequence[float | None]) -> int | None:
-    """The first step at which a loss is there and not finite, and the other's is finite."""
+    """The first step at which the loss is not finite and that of the other run is."""
     for index, (loss, other) in enumerate(zip(losses, others, strict=False)):
         if loss is not None and not math.isfinite(loss) and _finite(other):
             return index
@@ -67,7 +67,7 @@ def _first_bad(losses: Sequence[float | None], others: Sequence[float | None]) -
 
 
 def findings_of(run: CompiledRun) -> list[Finding]:
-    """NaN or an infinity that compiled code alone makes."""
+    """NaN or an infinity that only the compiled code makes."""
     if run.only_compiled is None:
         return []
     place = Place(step=run.only_compiled, module=run.module, operation="compiled code", direction="forward")

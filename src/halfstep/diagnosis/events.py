@@ -1,4 +1,4 @@
-"""What a watch wrote into a record, as values; :mod:`halfstep.pytorch.watching.watch` says when it writes which."""
+"""The events that a watch wrote into a record, as values; :mod:`halfstep.pytorch.watching.watch` says when."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS: tuple[NumberKind, ...] = get_args(NumberKind)
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where and when something was seen; the names are those of a finding, but for ``module``."""
+    """Where and when something was seen; a finding has the same fields, with ``where`` for ``module``."""
 
     step: int
     module: str = ""
@@ -31,13 +31,13 @@ class Place:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What tells one place from another, whatever the step."""
+        """What identifies the place; the step does not matter."""
         return self.module, self.operation, self.direction
 
 
 @dataclass(frozen=True)
 class Domain:
-    """What an operation was asked to compute that has no finite result, in words, and in how many places."""
+    """A computation that has no finite result, in words, and for how many elements."""
 
     words: str
     count: int
@@ -63,7 +63,7 @@ class Origin(Place):
 
 @dataclass(frozen=True, kw_only=True)
 class Given(Place):
-    """Numbers that came in and were not finite: ``count`` of a model's inputs; None: an operation's."""
+    """Inputs that were not finite: ``count`` of a model's inputs, or (None) those of an operation."""
 
     count: int | None = None
     elements: int = 0
@@ -115,7 +115,7 @@ class Update:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """Gradients were not finite: of which parameters, the last ones, and whether the weights were still finite."""
+    """Gradients that were not finite: the last parameters that had some, and whether the weights were still finite."""
 
     step: int
     weights: bool = True
@@ -150,7 +150,7 @@ _KINDS: Mapping[str, type[Seen]] = {
 
 
 def seen(events: Iterable[Watched]) -> Iterator[Seen]:
-    """The events of a watch that say what was seen; an event that lacks a field which all have is left out."""
+    """The events of a watch that say what was seen; an event that lacks a required field is left out."""
     for event in events:
         kind = _KINDS.get(event["what"])
         if kind is not None:

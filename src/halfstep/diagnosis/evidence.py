@@ -56,7 +56,7 @@ def _add(counts: dict[int, int], more: Mapping[int, int]) -> None:
 
 @dataclass
 class Rounding(OperandCounts):
-    """What an emulated format did to the operands of one kind in one layer, over the sampled steps from ``step`` on."""
+    """What an emulated format did to the operands of one kind in one layer, in the sampled steps from ``step`` on."""
 
     step: int = 0
 
@@ -114,7 +114,7 @@ class Evidence:
 
     @property
     def skipped(self) -> list[bool]:
-        """Of every step, whether it was skipped."""
+        """For every step, whether it was skipped."""
         return [bool(step.get("skipped")) for step in self.record.steps]
 
     @property
@@ -129,9 +129,9 @@ class Evidence:
 
     @property
     def scale(self) -> float:
-        """The loss scale of the last step that was made; of the first step where none was.
+        """The loss scale of the last step that was made, or of the first step if none was.
 
-        Where every step is skipped the scale falls to its floor, and judges no gradient there.
+        If every step is skipped, the scale ends at its floor, which says nothing about the gradients.
         """
         made = [s for s in self.record.steps if not s.get("skipped")] or self.record.steps[:1]
         return float(made[-1].get("loss_scale", 1.0)) if made else 1.0
@@ -145,8 +145,8 @@ class Evidence:
     def roots(self) -> list[Origin]:
         """The origins of bad steps.
 
-        Left out are those that only turned an earlier infinity of the step into NaN, and those that did no harm in
-        other steps: the slope of a norm at zero, say, which PyTorch masks.
+        This leaves out origins that only turned an earlier infinity of the step into NaN, and those that did no harm
+        in other steps, such as the slope of a norm at zero, which PyTorch masks.
         """
         found: list[Origin] = []
         infinite: set[int] = set()
@@ -195,7 +195,7 @@ class Case:
         return {**self.tried.numbers, **(self.reference.numbers if self.reference else {})}
 
     def format_of(self, module: str, kind: NumberKind) -> str:
-        """The format that a layer's numbers meet: of its activations, where they are 16-bit, else as stored."""
+        """The format that limits a layer's numbers: its activations' if that has 16 bits, else their own."""
         keys: tuple[Key, Key] = (module, "activations"), (module, kind)
         results, own = (numbers.dtype if (numbers := self.tried.numbers.get(key)) else "fp32" for key in keys)
         return results if results in SIXTEEN_BIT else own
@@ -203,7 +203,7 @@ class Case:
     def in_fp32_too(self, event: Origin) -> bool:
         """Whether the same place of the program goes wrong in fp32 as well.
 
-        What the reference computed there in 16 bits, whatever was asked of it, says nothing of fp32.
+        A result that the reference itself computed in 16 bits says nothing about fp32.
         """
         if self.reference is None:
             return self.recipe.name == "fp32" and event.dtype not in SIXTEEN_BIT

@@ -1,4 +1,4 @@
-"""One row per layer: for weights, activations, gradients and updates, exponents and what the precision does."""
+"""One row per layer: the exponents of its weights, activations, gradients and updates, and what the precision does."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _has_scales(format: str) -> bool:
 def _range(case: Case, module: str) -> ScaleRange | None:
     """The loss scales that serve this layer's gradients in the format they have.
 
-    Those of its weights count, too: they are products, whose results are rounded to that format before they are stored.
+    The gradients of its weights count, too: products give them, whose results are rounded to that format first.
     """
     format = case.format_of(module, "gradients")
     if format not in SIXTEEN_BIT:
@@ -69,7 +69,7 @@ def _range(case: Case, module: str) -> ScaleRange | None:
 
 
 def overall(case: Case, rows: Sequence[LayerRow]) -> OverallScale | None:
-    """The loss scale that serves every layer: a power of two below the highest that all bear, for growth."""
+    """The loss scale that serves every layer: half of the highest that all of them bear, so that it can grow."""
     ranges = [row.loss_scale for row in rows if row.loss_scale]
     if not ranges or (isinstance(case.recipe.loss_scale, NoScale) and case.recipe.compute != "fp16"):
         return None

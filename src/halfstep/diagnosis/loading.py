@@ -20,12 +20,12 @@ def holds_comparison(folder: Path) -> bool:
 
 
 def place_in(folder: Path, precision: str) -> Path:
-    """Where a comparison's folder keeps the diagnosis of a precision: its trials have the names of the comparison's."""
+    """Where a comparison's folder keeps the diagnosis of a precision, whose trials have the same names."""
     return folder / "diagnosis" / safe(precision)
 
 
 def stored(folder: Path) -> list[JsonObject]:
-    """The diagnoses in a folder: its own, and those of precisions that were diagnosed into it.
+    """The diagnoses in a folder: its own, and those of precisions of a comparison.
 
     Raises:
         UsageError: one cannot be read, or is of another schema.

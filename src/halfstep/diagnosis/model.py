@@ -132,7 +132,7 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing seen to be wrong; of ``evidence`` the value is ``seen``."""
+    """One thing that is wrong; ``seen`` is the value that the sentence ``evidence`` is made from."""
 
     kind: str = ""
     severity: int = 0  #: 0 to 100
@@ -170,7 +170,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Tried:
-    """A run with a remedy: why it did not end well, else what is found there, else its last loss and its steps."""
+    """A run with a remedy: why it did not end well; or the finding that is left; or its last loss and its steps."""
 
     reason: str = ""
     found: Finding | None = None
@@ -185,7 +185,7 @@ class Tried:
 class LayerPart:
     """The numbers of one kind in one layer, and what a format does to them."""
 
-    #: the format; ``scaled`` where its scales follow the numbers, so that its range lies nowhere for good
+    #: the format; ``scaled`` where its scales follow the numbers, so that it has no fixed range
     format: str = ""
     scaled: bool = False
     scale: float | None = None  #: the loss scale that is on them
@@ -264,8 +264,8 @@ class Program:
     cwd: str = ""
 
 
-#: what holds of how the numbers were seen: of large tensors only a part was counted; a compiled model ran eagerly;
-#: operands of emulated products were counted; there is no reference although there should be one
+#: what a reader has to know of how the numbers were seen: of large tensors only a part was counted; a compiled model
+#: ran eagerly; operands of emulated products were counted; the reference is missing
 Note = Literal["in_part", "eager", "emulated", "no_reference"]
 
 
@@ -281,7 +281,7 @@ class Looked:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything that was found; ``notes`` are made of ``looked`` and ``compiled``."""
+    """Everything that was found; ``notes`` are made from ``looked`` and ``compiled``."""
 
     schema: str = SCHEMA  #: `halfstep/diagnosis/1`
     program: Program = Program()  #: `command` and `cwd`

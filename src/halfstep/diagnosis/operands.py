@@ -16,8 +16,8 @@ LOST = 0.1
 def operands_vanish(case: Case) -> Iterator[Finding]:
     """Numbers too small for the scale that the largest of their tensor or block sets.
 
-    Forward, each vector counts alike, for a dot product that has lost a factor is lost whatever the others are.
-    A gradient counts by magnitude: the small ones of a batch add little to the sum.
+    In the forward pass all vectors count the same: a dot product that has lost a factor is wrong, however large others
+    are. Gradients count by magnitude: the small ones of a batch add little to the sum.
     """
 
     def share(kind: NumberKind, seen: Rounding) -> float:
@@ -29,7 +29,7 @@ def operands_vanish(case: Case) -> Iterator[Finding]:
 
 
 def operands_are_clamped(case: Case) -> Iterator[Finding]:
-    """Numbers beyond the format's largest at their scale: MX scales are powers of two, which need not hold it."""
+    """Numbers beyond the format's largest at their scale: an MX scale is a power of two, and may be too small."""
 
     def share(kind: NumberKind, seen: Rounding) -> float:
         return seen.clamped / (seen.magnitude or 1.0)

@@ -1,4 +1,4 @@
-"""Where what is not finite began: in the data, in the model, or in the precision."""
+"""Where infinities and NaN began: in the data, in the model, or in the precision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from halfstep.precisions.formats import get_scalar
 
 
 def from_the_data(case: Case) -> Iterator[Finding]:
-    """The model was given what is not finite."""
+    """The model was given infinities or NaN."""
     given = case.tried.all(Given)
     inputs = [event for event in given if event.count is not None]
     if inputs:
@@ -29,9 +29,9 @@ def origins(case: Case) -> Iterator[Finding]:
     forward = {(root.module, root.source) for root in roots if root.direction == "forward"}
     for root in roots:
         if root.direction == "backward" and root.domain is None:
-            continue  # may be the loss scale's: judged by the rules of the scale
+            continue  # the loss scale may be the cause: its own rules judge that
         if root.direction == "backward" and (root.module, root.source) in forward:
-            continue  # the slope of a function at the very place where it has no value
+            continue  # the slope of a function where the function itself has no value
         yield _at_an_origin(case, root)
 
 

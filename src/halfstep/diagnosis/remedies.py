@@ -51,7 +51,7 @@ _FINER: Mapping[str, tuple[str, ...]] = {
 
 
 def finer(case: Case) -> list[Remedy]:
-    """For an emulated precision: scales of blocks instead of one of the tensor, more bits, or 16 bits."""
+    """For an emulated precision: a scale for each block instead of one for the tensor, more bits, or 16 bits."""
     blocks = [Remedy(recipe=name, change="block_scales") for name in _FINER.get(case.recipe.name, ())]
     return [*blocks, Remedy(recipe="bf16", change="range_of_fp32")]
 

@@ -37,7 +37,7 @@ REPEATED = 2
 
 
 def scale_never_settles(case: Case) -> Iterator[Finding]:
-    """A dynamic loss scale falls and falls, and steps are skipped to the end."""
+    """A dynamic loss scale keeps falling, and steps are skipped up to the end."""
     tried, roots = case.tried, case.tried.roots()
     skipped = tried.skipped_at_the_end
     if not isinstance(case.recipe.loss_scale, DynamicScale) or skipped < COLLAPSED:
@@ -59,7 +59,7 @@ def _nearest_to_the_loss(case: Case) -> Place:
 
 
 def gradients_overflow(case: Case) -> Iterator[Finding]:
-    """Gradients overflow under a fixed scale, or under none; a dynamic scale that overflows is only being found."""
+    """Gradients overflow under a fixed scale, or under none; a dynamic scale that overflows is still being found."""
     tried = case.tried
     repeated = sum(tried.skipped) >= REPEATED or not case.recipe.guards
     if isinstance(case.recipe.loss_scale, DynamicScale) or not repeated:
@@ -87,7 +87,7 @@ def _serving(case: Case, otherwise: float) -> float:
 
 
 def gradients_vanish(case: Case) -> Iterator[Finding]:
-    """A layer loses a part of its gradient to zero: small numbers weigh little, so the sum of magnitudes counts."""
+    """A part of a layer's gradient becomes zero. Small numbers matter little, so the sum of magnitudes counts."""
     found: dict[str, tuple[float, NumberKind]] = {}
     for (module, kind), numbers in case.numbers.items():
         format = case.format_of(module, kind)

@@ -93,7 +93,7 @@ def run_diagnosis(question: Question, display: Display) -> Diagnosis:
 
 
 def _compiled(question: Question, tried: Outcome, display: Display) -> CompiledRun | None:
-    """A program that compiles is watched in eager mode; then it runs once more, compiled and unwatched."""
+    """A program that compiles was watched in eager mode: it runs once more, compiled and unwatched."""
     if not any(event["what"] == "eager" for event in tried.record.watched):
         return None
     unwatched = replace(question, job=replace(question.job, watch=False, graphs=True))
@@ -133,7 +133,7 @@ def _require_steps(question: Question, tried: Outcome, display: Display) -> None
 
 
 def _kept(question: Question, record: Record, display: Display) -> str:
-    """What the program does with the modules kept in fp32 whose results meet other numbers; the end of a sentence."""
+    """What the program does if modules whose results meet other numbers are kept in fp32; the end of a sentence."""
     recipe, modules = parse(question.precision), modules_to_keep(record)
     if not modules or recipe.keep or recipe.compute not in ("bf16", "fp16"):
         return ""
@@ -219,7 +219,7 @@ def _kept_beside(
     reference: Outcome | None,
     display: Display,
 ) -> list[Remedy]:
-    """Where a module kept in fp32 leaves the same finding in a later one: keep both, and so on, until that works."""
+    """If the same finding is left in a later module, keep both in fp32, and so on, until that works."""
     failing = [
         way for way in finding.remedies if way.works is False and way.recipe and parse(way.recipe).keep
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from halfstep.diagnosis.evidence import Numbers, Rounding
@@ -27,8 +26,8 @@ class Shares:
 def shares(numbers: Numbers, format: str, scale: float = 1.0) -> Shares:
     """What ``format`` does to ``numbers * scale``.
 
-    Counts are exact: half the smallest subnormal itself becomes zero (a tie, to even), the lowest number of its bin
-    [2^e, 2^(e+1)); in the highest bin overflows what rounds up out of it. Magnitudes are those of the bins' lower ends.
+    Counts are exact. Half the smallest subnormal, the lowest number of its bin [2^e, 2^(e+1)), becomes zero (a tie, to
+    even). Numbers of the highest bin overflow if they round up out of it. Magnitudes are those of the bins' lower ends.
     """
     row = get_scalar(format)
     shift = round(math.log2(scale))
@@ -75,8 +74,5 @@ def serving(numbers: Numbers, format: str) -> tuple[float, float] | None:
         return None
     row: Format = get_scalar(format)
     highest = math.floor(math.log2(row.largest) - math.log2(numbers.largest))
-    return 2.0 ** next(k for k in _powers() if shares(numbers, format, 2.0**k).lost <= _LOST), 2.0**highest
-
-
-def _powers() -> Iterator[int]:
-    yield from range(-24, 400)
+    lowest = next(k for k in range(-24, 400) if shares(numbers, format, 2.0**k).lost <= _LOST)
+    return 2.0**lowest, 2.0**highest
