@@ -28,11 +28,10 @@ ADAPTERS = {
     "deepspeed": "deepspeed",
     "torch.distributed.checkpoint.default_planner": "distributed_checkpoint",
     "torch.distributed.checkpoint.state_dict": "distributed_checkpoint",
-    "torch.distributed.fsdp": "fsdp_policies",
-    "torch.distributed.fsdp.fully_sharded_data_parallel": "fsdp1",
+    "torch.distributed.fsdp": "fsdp",
     "torch.distributed.launcher.api": "launchers",
-    "transformers.training_args": "transformers_arguments",
-    "transformers.trainer": "transformers_trainer",
+    "transformers.training_args": "transformers",
+    "transformers.trainer": "transformers",
 }
 
 __all__ = ["ADAPTERS", "Attached", "watch"]

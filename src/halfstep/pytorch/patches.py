@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch._C._dynamo import eval_frame
 from torch.utils._device import _device_constructors
 
@@ -102,3 +103,17 @@ def _let_compilers_trace(rules: Any, made: dict[Any, Any], patches: Patches) -> 
         return get_torch_obj_rule_map
 
     patches.wrap(rules, "get_torch_obj_rule_map", wrap)
+
+
+def before_swap(let_go: Callable[[Tensor], object], patches: Patches) -> None:
+    """Call ``let_go``, which drops weak references, with both tensors of a swap, which refuses any that has some."""
+
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        def swap_tensors(t1: Tensor, t2: Tensor) -> Any:
+            let_go(t1)
+            let_go(t2)
+            return original(t1, t2)
+
+        return swap_tensors
+
+    patches.wrap(torch.utils, "swap_tensors", wrap)

@@ -18,7 +18,7 @@ from halfstep.pytorch.arithmetic import Arithmetic
 from halfstep.pytorch.autocast.no_regions import NoRegions
 from halfstep.pytorch.autocast.own_precision import OwnPrecision
 from halfstep.pytorch.identity import IdentitySet
-from halfstep.pytorch.loss_scaling.engine import inside_backward
+from halfstep.pytorch.loss_scaling.engine import StepsInside, inside_backward
 from halfstep.pytorch.loss_scaling.manual_updates import ManualUpdates
 from halfstep.pytorch.loss_scaling.outcomes import Outcomes
 from halfstep.pytorch.loss_scaling.pass_gradients import PassGradients
@@ -26,7 +26,6 @@ from halfstep.pytorch.loss_scaling.pending_flag import Verdict
 from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.loss_scaling.statistics import Statistics
 from halfstep.pytorch.loss_scaling.step import Steps
-from halfstep.pytorch.loss_scaling.steps_inside import StepsInside
 from halfstep.pytorch.moments import Moments
 from halfstep.pytorch.recording.recorder import NullRecorder, Recorder
 from halfstep.pytorch.recording.sample import parameters_of

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from halfstep.pytorch.recording.flops import odd_sizes
 from halfstep.pytorch.recording.profile import Profile
 from halfstep.pytorch.recording.sample import Sample
-from halfstep.pytorch.recording.shapes import odd_sizes
 
 from ..no_looks import NoLooks
 

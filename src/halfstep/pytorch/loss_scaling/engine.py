@@ -23,3 +23,23 @@ def tracing() -> bool:
         return False
     mode = torch._C._get_dispatch_mode
     return mode(_FAKE) is not None or mode(_PROXY) is not None or mode(_FUNCTIONAL) is not None
+
+
+class StepsInside:
+    """Counts steps that hooks make inside a backward pass: all those of one pass are one step of the program.
+
+    Attributes:
+        stepped_inside: whether the optimizer that counts has ever stepped inside a pass.
+    """
+
+    def __init__(self) -> None:
+        self.stepped_inside = False
+        self._last = -1
+
+    def steps_once(self) -> bool:
+        """Whether a step made now is the first one inside the running pass, or outside of any pass."""
+        task = _task()
+        if task == -1:
+            return True
+        first, self._last, self.stepped_inside = task != self._last, task, True
+        return first

@@ -1,4 +1,4 @@
-"""FLOPs of a product, computed from the shapes of its operands, which the profiler gives.
+"""FLOPs of a product, computed from the shapes of its operands, and whether these shapes suit matrix units.
 
 The formulas are those of ``torch.utils.flop_counter``: 2 m k n for (m, k) by (k, n); rounding does not count.
 """
@@ -185,3 +185,27 @@ EMULATED: dict[str, Callable[[Values], int]] = {
     "halfstep::convolution": _convolution,
     "halfstep::convolution_backward": _emulated_backward,
 }
+
+#: matrix units take 16-bit operands in tiles whose sides are multiples of 8; other sizes are padded or run elsewhere
+TILE = 8
+
+
+def odd_sizes(operation: str, operands: Sequence[Sequence[int]]) -> bool:
+    """Whether a side of the product is no multiple of 8.
+
+    Args:
+        operation: its name, e.g. ``addmm``.
+        operands: the shapes of its tensors, in order; for ``addmm`` and similar operations the bias comes first.
+    """
+    return any(side % TILE for side in _sides(operation, operands))
+
+
+def _sides(operation: str, operands: Sequence[Sequence[int]]) -> Sequence[int]:
+    """The sizes that the unit sees: m, k and n of a product, channels of a convolution, the width of a head."""
+    if "attention" in operation:
+        return operands["backward" in operation][-1:]
+    if "convolution" in operation:
+        weight = operands[2 if "backward" in operation else 1]
+        return weight[:2]
+    *_, a, b = operands
+    return (*a[-2:], b[-1]) if len(a) > 1 and len(b) > 1 else ()

@@ -21,10 +21,8 @@ import torch
 
 from halfstep.pytorch.dtypes import format_name
 from halfstep.pytorch.fp32_units import units_of
-from halfstep.pytorch.recording.beside import of_the_step
-from halfstep.pytorch.recording.flops import EMULATED, FORMULAS, Product
-from halfstep.pytorch.recording.profiler import Profiler
-from halfstep.pytorch.recording.shapes import odd_sizes
+from halfstep.pytorch.recording.flops import EMULATED, FORMULAS, Product, odd_sizes
+from halfstep.pytorch.recording.profiler import Profiler, of_the_step
 from halfstep.pytorch.recording.timeline import CAST, CLOSURE, LOOK, OPTIMIZER_STEP
 
 #: the profiler's name of a dtype -> the dtype

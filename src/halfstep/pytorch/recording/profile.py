@@ -18,9 +18,8 @@ from torch.autograd.profiler import record_function
 from halfstep.pytorch import devices
 from halfstep.pytorch.fp32_units import sums_of
 from halfstep.pytorch.recording import timeline
-from halfstep.pytorch.recording.beside import of_the_step
 from halfstep.pytorch.recording.products import Counted, count
-from halfstep.pytorch.recording.profiler import Profiler
+from halfstep.pytorch.recording.profiler import Profiler, of_the_step
 from halfstep.pytorch.recording.timeline import Event
 from halfstep.takeover.looks import Looks, look
 

@@ -28,8 +28,7 @@ from halfstep.pytorch.callers import Caller
 from halfstep.pytorch.dtypes import SIXTEEN_BIT, format_name
 from halfstep.pytorch.loss_scaling.engine import inside_backward
 from halfstep.pytorch.loss_scaling.gradients import all_finite
-from halfstep.pytorch.patches import Patches
-from halfstep.pytorch.swapped import before_swap
+from halfstep.pytorch.patches import Patches, before_swap
 from halfstep.pytorch.unseen import unseen_look
 from halfstep.pytorch.watching.modules import Call, Modules, Part, tensors_in
 from halfstep.pytorch.watching.numbers import Tally

@@ -25,9 +25,8 @@ from halfstep.pytorch.autocast.state import OUTSIDE, place
 from halfstep.pytorch.callers import asked_by_script
 from halfstep.pytorch.devices import device_types
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
-from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.patches import Patches, before_swap
 from halfstep.pytorch.products.dispatcher import Overrides, exists, overload, own_kernel
-from halfstep.pytorch.swapped import before_swap
 from halfstep.pytorch.weights.named import (
     each,
     is_below_autograd,

@@ -2,6 +2,8 @@
 
 ``MixedPrecisionPolicy`` (FSDP2) and ``MixedPrecision`` (FSDP1) name dtypes for computing, for communicating gradients,
 for buffers and outputs. Under a recipe those of 16 bits are as if they had not been given.
+
+FSDP1 keeps gradients aside where a loss scale and a skipped step cannot follow them: it is refused where there is one.
 """
 
 from __future__ import annotations
@@ -50,6 +52,12 @@ def _making(original: Callable[..., None], attached: Attached) -> Callable[..., 
 def _wrapping(original: Callable[..., None], attached: Attached) -> Callable[..., None]:
     def __init__(sharded: torch.nn.Module, module: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
         attached.takeover.weights.shard(module, flat=True)
+        if (recipe := attached.takeover.recipe).guards:
+            attached.refuse(
+                f"FullyShardedDataParallel (FSDP1) was asked for under {recipe}, but it puts gradients aside where a "
+                "loss scale and a skipped step cannot follow; shard by torch.distributed.fsdp.fully_shard (FSDP2), "
+                "or use bf16, which needs neither."
+            )
         original(sharded, module, *args, **kwargs)
 
     return __init__
