@@ -19,12 +19,9 @@ from halfstep.program.sigterm import before_sigterm
 from halfstep.words.stderr import tell
 
 ALLOCATOR_RAN_OUT = (
-    "out of memory",
-    "not enough memory",
-    "can't allocate memory",
-    "cannot allocate memory",
+    "out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory",
     "cublas_status_alloc_failed",
-)
+)  # fmt: skip
 #: what Keras puts in the first line of a message, before what the error says
 _KERAS_LEAD = "Exception encountered when calling"
 #: what TensorFlow puts before the frames of a traced function; the error stands below them: `    TypeError: boom`

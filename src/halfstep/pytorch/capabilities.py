@@ -26,15 +26,8 @@ ROCM = "ROCm"
 
 #: CPU flags that show arithmetic on 16-bit numbers, or its absence.
 _FLAGS = (
-    "avx2",
-    "avx_ne_convert",
-    "avx512_f",
-    "avx512_bf16",
-    "avx512_fp16",
-    "amx_bf16",
-    "amx_fp16",
-    "amx_tile",
-)
+    "avx2", "avx_ne_convert", "avx512_f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16", "amx_tile",
+)  # fmt: skip
 _ARM_FLAGS = ("neon", "bf16", "fp16_arith", "sve", "sve2", "sve_bf16", "sme", "sme2")
 
 #: What computes products of 16-bit numbers faster than fp32. AVX-512 alone does not: there oneDNN's bf16 took 1.2

@@ -27,12 +27,9 @@ from torch._C import (
 from halfstep.pytorch.patches import Patches
 
 _SETTERS = (
-    "_set_float32_matmul_precision",
-    "_set_cublas_allow_tf32",
-    "_set_cudnn_allow_tf32",
-    "_set_onednn_allow_tf32",
+    "_set_float32_matmul_precision", "_set_cublas_allow_tf32", "_set_cudnn_allow_tf32", "_set_onednn_allow_tf32",
     "_set_fp32_precision_setter",
-)
+)  # fmt: skip
 #: backends whose ``allow_tf32`` keeps its setter itself, instead of looking it up in ``torch._C``
 _ALLOWING = {"cudnn": "_set_cudnn_allow_tf32", "mkldnn": "_set_onednn_allow_tf32"}
 

@@ -14,14 +14,8 @@ from halfstep.codec import JsonObject
 
 #: the attributes of the LossScaleOptimizer itself; every other public name is the inner optimizer's
 _OWN = {
-    "inner_optimizer",
-    "initial_scale",
-    "dynamic_growth_steps",
-    "dynamic_scale",
-    "step_counter",
-    "built",
-    "name",
-}
+    "inner_optimizer", "initial_scale", "dynamic_growth_steps", "dynamic_scale", "step_counter", "built", "name",
+}  # fmt: skip
 
 #: attributes of every optimizer, with the values that a LossScaleOptimizer has while it is built, and only then
 _SHARED = {

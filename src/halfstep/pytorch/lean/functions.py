@@ -24,34 +24,13 @@ _LIKE = ("empty_like", "full_like", "ones_like", "rand_like", "randn_like", "zer
 #: functions with which programs average and check weights, and those that PyTorch lacks for bf16
 _READS = ("abs", "allclose", "equal", "isclose", "lerp", "norm", "quantile", "topk")
 _LINALG = (
-    "cond",
-    "eigh",
-    "eigvalsh",
-    "matrix_norm",
-    "matrix_rank",
-    "norm",
-    "pinv",
-    "qr",
-    "svd",
-    "svdvals",
-    "vector_norm",
-)
+    "cond", "eigh", "eigvalsh", "matrix_norm", "matrix_rank", "norm", "pinv", "qr", "svd", "svdvals", "vector_norm",
+)  # fmt: skip
 
 #: methods of a tensor that take a parameter as an argument
 _METHODS = (
-    "__iadd__",
-    "__isub__",
-    "add",
-    "add_",
-    "allclose",
-    "copy_",
-    "dot",
-    "equal",
-    "lerp",
-    "lerp_",
-    "sub",
-    "sub_",
-)
+    "__iadd__", "__isub__", "add", "add_", "allclose", "copy_", "dot", "equal", "lerp", "lerp_", "sub", "sub_",
+)  # fmt: skip
 
 
 def install(masters: Masters, patches: Patches) -> None:

@@ -59,7 +59,6 @@ class StochasticRounding(Remainders):
         self._made = itertools.count()
 
     def parts(self, weight: Tensor) -> Parts:
-        """Parts around an empty bf16 tensor."""
         count = Count(next(self._made) * _A_WEIGHT)
         return Rounded(weight, weight.new_empty(0, dtype=torch.int16), count)
 

@@ -34,17 +34,14 @@ class Shard(Master):
 
     @property
     def pieces(self) -> tuple[Tensor, ...]:
-        """The tensors in which the weight is stored, without the remainders."""
         return (self.parts.weight,)
 
     @property
     def numbers(self) -> Tensor:
-        """The tensor that the parameter looks at, in this process."""
         return self.parts.weight if self._wide is None else self._wide
 
     @property
     def size(self) -> int:
-        """How many of its numbers are fp32 at once in a step; the same in every process."""
         return self._size
 
     def like_parameter(self, local: Tensor) -> Tensor:
@@ -52,7 +49,6 @@ class Shard(Master):
         return of_local(self._fsdp(), local)
 
     def put_up(self, wide: Tensor) -> None:
-        """Let the parameter look at ``wide``."""
         self._wide = wide
 
     def put_down(self) -> None:

@@ -77,19 +77,16 @@ class NarrowStates(Fp32States):
         """Narrow state, or some rows of it, as fp32."""
 
     def read(self, state: Tensor, begin: int, end: int) -> Tensor:
-        """Some rows of a state for a step: fp32 of a narrow one, else the same memory."""
         rows = state[begin:end]
         return self.wide(rows) if self.is_narrow(rows) else rows
 
     def widened(self, value: object) -> object:
-        """A value of an optimizer's state dict, as fp32 where it is narrow state."""
         if not isinstance(value, Tensor) or not self.is_narrow(local := local_of(value)):
             return value
         wide = self.wide(local)
         return wide if local is value else alike(value, wide)
 
     def widen_all(self, optimizer: Optimizer, masters: Iterable[Master]) -> None:
-        """An optimizer is about to step these parameters: make their state fp32, 4 bytes per number."""
         with torch.no_grad():
             for state, key, value, master in _shaped(optimizer, masters):
                 local = local_of(value)
@@ -97,7 +94,6 @@ class NarrowStates(Fp32States):
                     state[key] = master.like_parameter(self.wide(local))
 
     def narrow_all(self, optimizer: Optimizer, masters: Iterable[Master]) -> None:
-        """They have been stepped, and are still fp32."""
         with torch.inference_mode(False), torch.no_grad():
             for state, key, value, master in _shaped(optimizer, masters):
                 wide = local_of(value)

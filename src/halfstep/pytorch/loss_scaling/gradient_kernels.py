@@ -22,13 +22,8 @@ SOURCE = FOLDER / "gradient_kernels.c"
 #: functions of PyTorch's stable C interface that ``torch_t`` of the source holds, in its order
 _QUESTIONS = ("data_ptr", "numel", "dim", "sizes", "strides", "dtype", "device_type", "layout")
 _CODES = (
-    "device_type_cpu",
-    "layout_strided",
-    "dtype_float32",
-    "dtype_float64",
-    "dtype_bfloat16",
-    "dtype_float16",
-)
+    "device_type_cpu", "layout_strided", "dtype_float32", "dtype_float64", "dtype_bfloat16", "dtype_float16",
+)  # fmt: skip
 
 
 class _Torch(ctypes.Structure):

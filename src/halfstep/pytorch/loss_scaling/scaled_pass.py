@@ -172,7 +172,6 @@ class ScaledPass(NoScaledPass):
         return self._holds(array("Q", [gradient._cdata for gradient in gradients]), False, exposed)
 
     def holds_of(self, optimizer: Optimizer, exposed: Iterable[UntypedStorage] = ()) -> bool:
-        """As :meth:`holds`, for all gradients that ``optimizer`` is about to use."""
         parameters = [p._cdata for group in optimizer.param_groups for p in group["params"]]
         return self._holds(array("Q", parameters), True, exposed)
 
@@ -186,7 +185,6 @@ class ScaledPass(NoScaledPass):
         )  # fmt: skip
 
     def unchanged(self) -> bool:
-        """Whether some gradients were found finite, and none of them was written to since."""
         return self.remembers and bool(self._library.hs_unchanged(self._pass))
 
     def written(self) -> None:

@@ -20,14 +20,9 @@ from halfstep.pytorch.patches import Patches
 
 #: collectives that communication hooks call; not every version of PyTorch has all of them
 _COLLECTIVES = (
-    "all_reduce",
-    "all_gather",
-    "all_gather_into_tensor",
-    "all_gather_single",
-    "all_to_all_single",
-    "reduce_scatter_tensor",
-    "reduce_scatter_single",
-)
+    "all_reduce", "all_gather", "all_gather_into_tensor", "all_gather_single", "all_to_all_single",
+    "reduce_scatter_tensor", "reduce_scatter_single",
+)  # fmt: skip
 
 
 class Communicated:
