@@ -70,8 +70,6 @@ SYNONYMS: dict[str, str] = {
     "mixed_float16": "fp16",
 }
 
-OPTIONS = ("loss_scale", "init_scale", "growth_interval", "keep", "skip_nonfinite", "states")
-
 #: formats that an optimizer's state can have between steps
 STATES = ("fp32", "bf16", "8bit")
 
@@ -217,7 +215,7 @@ def _with_option(recipe: Recipe, text: str, key: str, value: str) -> Recipe:
     apply = _APPLY.get(key)
     if apply is None:
         raise UsageError(
-            f"Unknown option {key!r} in precision {text!r}; allowed are {', '.join(OPTIONS)}, {_EXAMPLES}."
+            f"Unknown option {key!r} in precision {text!r}; allowed are {', '.join(_APPLY)}, {_EXAMPLES}."
         )
     if recipe.as_is:
         raise UsageError(f"Precision 'as-is' takes no options, but {text!r} gives {key!r}; remove it.")
@@ -304,6 +302,7 @@ def _states(recipe: Recipe, text: str, value: str) -> Recipe:
     return replace(recipe, states=value)
 
 
+#: the options; :func:`_options` writes what these read
 _APPLY: dict[str, Callable[[Recipe, str, str], Recipe]] = {
     "loss_scale": _loss_scale,
     "init_scale": _init_scale,

@@ -19,22 +19,13 @@ from halfstep.processes import join_words
 from halfstep.report import units
 from halfstep.report.diagnosis_spark import LEGEND, ruler, spark
 from halfstep.report.layout import Sheet
+from halfstep.report.words.diagnosis import KIND_WORDS
 from halfstep.words.module_names import shown
 from halfstep.words.plural import capitalized, count
 
 _INDENT = 3
 #: layers shown at most; all are in the JSON
 _SHOWN = 14
-KIND_WORDS = {
-    "overflow": "overflow",
-    "underflow": "underflow",
-    "nan_source": "NaN begins",
-    "domain_error": "outside its domain",
-    "epsilon_lost": "epsilon lost",
-    "lost_update": "lost updates",
-    "saturated_sum": "a sum that stops growing",
-    "scale_collapse": "loss scale collapses",
-}
 #: the name of what was computed outside of every module
 OUTSIDE = "(outside)"
 

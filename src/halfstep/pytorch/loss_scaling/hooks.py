@@ -1,7 +1,7 @@
 """Hooks of the script in a backward pass under a loss scale get true gradients.
 
 What they return is multiplied by the scale and goes back into the pass. The same holds for what the script's own
-``autograd.Function`` classes return in a pass that may be repeated.
+``autograd.Function`` classes return in a pass that may be repeated. A hook that clips gradients clips true ones, too.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def install(scaling: Scaling, patches: Patches) -> None:
     patches.wrap(torch.Tensor, "retain_grad", scaling.pass_gradients.retaining)
     scaling.finite_cache.install(patches)
     for home in (torch.nn.utils, torch.nn.utils.clip_grad):
-        patches.wrap(home, "clip_grad_norm_", scaling.clipping)
+        patches.wrap(home, "clip_grad_norm_", lambda original: _clipping(scaling, original))
     patches.wrap(BackwardCFunction, "apply", lambda original: _applying(scaling, original))
     patches.wrap(torch.nn.Module, "__setstate__", lambda original: _unpickling(original, through))
     module = torch.nn.modules.module
@@ -95,6 +95,39 @@ class _Through(InItsDtype):
 
     def _of(self, hook: Callable[..., Any]) -> _Through:
         return _Through(self._scaling, hook)
+
+
+def _clipping(scaling: Scaling, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Wrap ``clip_grad_norm_``, so that clipped gradients need not be read again.
+
+    The norm, which is computed anyway, is finite only if every gradient is (for a positive ``norm_type``; a norm of
+    order 0 counts a NaN as 1), and then the coefficient lies between 0 and 1. It does not synchronise.
+    """
+
+    def clip_grad_norm_(
+        parameters: Any,
+        max_norm: float,
+        norm_type: float = 2.0,
+        error_if_nonfinite: bool = False,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        if torch.compiler.is_compiling():
+            return original(parameters, max_norm, norm_type, error_if_nonfinite, *args, **kwargs)
+        tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+        given = tensors or parameters  # PyTorch warns about an empty generator
+        # A scale that is too high is no error of the script: the step is skipped, and the next scale is lower.
+        error = error_if_nonfinite and scaling.stuck
+        known = scaling.finite_cache.unchanged
+        if scaling.active:
+            with scaling.pass_gradients.in_true_unit(tensors):
+                return original(given, max_norm, norm_type, error, *args, **kwargs)
+        norm = original(given, max_norm, norm_type, error, *args, **kwargs)
+        if max_norm >= 0 and float(norm_type) > 0:
+            scaling.finite_cache.clipped(tensors, norm, known)
+        return norm
+
+    return clip_grad_norm_
 
 
 def _applying(scaling: Scaling, original: Callable[..., Any]) -> Callable[..., Any]:

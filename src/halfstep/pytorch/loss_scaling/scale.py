@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from halfstep.errors import HalfstepError
@@ -224,38 +223,6 @@ class Scaling:
         reached = self.pass_gradients.tensors()
         if any(id(tensor) in reached for tensor in tensors):
             raise SharedGradients
-
-    def clipping(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """Wrap ``clip_grad_norm_``, so that clipped gradients need not be read again.
-
-        The norm, which is computed anyway, is finite only if every gradient is (for a positive ``norm_type``; a norm of
-        order 0 counts a NaN as 1), and then the coefficient lies between 0 and 1. It does not synchronise.
-        """
-
-        def clip_grad_norm_(
-            parameters: Any,
-            max_norm: float,
-            norm_type: float = 2.0,
-            error_if_nonfinite: bool = False,
-            *args: Any,
-            **kwargs: Any,
-        ) -> Tensor:
-            if torch.compiler.is_compiling():
-                return original(parameters, max_norm, norm_type, error_if_nonfinite, *args, **kwargs)
-            tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-            given = tensors or parameters  # PyTorch warns about an empty generator
-            # A scale that is too high is no error of the script: the step is skipped, and the next scale is lower.
-            error = error_if_nonfinite and self.stuck
-            known = self.finite_cache.unchanged
-            if self.active:
-                with self.pass_gradients.in_true_unit(tensors):
-                    return original(given, max_norm, norm_type, error, *args, **kwargs)
-            norm = original(given, max_norm, norm_type, error, *args, **kwargs)
-            if max_norm >= 0 and float(norm_type) > 0:
-                self.finite_cache.clipped(tensors, norm, known)
-            return norm
-
-        return clip_grad_norm_
 
     def scaled_elsewhere(self, scale: float) -> None:
         """A framework has multiplied the loss of the last pass by ``scale``, instead of the recipe."""

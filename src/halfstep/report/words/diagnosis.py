@@ -36,6 +36,18 @@ from halfstep.words.module_names import shown
 from halfstep.words.plural import count
 from halfstep.words.ran import words as ran_words
 
+#: the heading of each kind of finding
+KIND_WORDS: Mapping[str, str] = {
+    "overflow": "overflow",
+    "underflow": "underflow",
+    "nan_source": "NaN begins",
+    "domain_error": "outside its domain",
+    "epsilon_lost": "epsilon lost",
+    "lost_update": "lost updates",
+    "saturated_sum": "a sum that stops growing",
+    "scale_collapse": "loss scale collapses",
+}
+
 _OPERANDS: Mapping[NumberKind, str] = {
     "inputs": "the inputs of its products", "weights": "its weights", "gradients": "its gradients",
 }  # fmt: skip
