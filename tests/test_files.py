@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from halfstep.errors import UsageError
-from halfstep.files import json_text, read_json, write_whole
+from halfstep.files import json_text, parsed, read_json, write_whole
 from halfstep.record import read
 from halfstep.trials import records_at
 
@@ -56,3 +56,21 @@ def test_what_would_never_end_is_not_read(tmp_path: Path, kind: str) -> None:
     with pytest.raises(UsageError, match="Cannot read the record"):
         read(path)
     assert "Cannot read the record" in records_at(path)[0].damage
+
+
+def test_only_what_is_nested_too_deeply_is_refused() -> None:
+    """Many arrays beside each other are not deep, nor are brackets in a text."""
+    for value in (
+        [[1]] * 100,
+        {"a": "[" * 100, '"': '\\"' + "[{" * 60, "b": "]" * 100},
+        json.loads("[" * 50 + "]" * 50),
+    ):
+        assert parsed(json.dumps(value)) == value
+    for text in (
+        "[" * 51 + "]" * 51,
+        "[" * 100_000,
+        '["]]]]]]", ' * 60 + "1" + "]" * 60,
+        '{"\\"":' * 51 + "1" + "}" * 51,
+    ):
+        with pytest.raises(ValueError, match="nested too deeply"):
+            parsed(text)

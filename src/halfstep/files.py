@@ -9,15 +9,20 @@ import errno
 import json
 import math
 import os
+import re
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
 #: no file of halfstep's own is nested half as deeply
 _DEEPEST = 50
+#: what JSON text has beside its brackets, once it has no escapes
+_NO_BRACKET = re.compile(r'"[^"]*"|[^][{}"]+')
+_ESCAPE = re.compile(r"\\.")
 
 #: as `json.loads` has it, which takes twice as long for a line of a record
 _DECODER = json.JSONDecoder()
@@ -71,20 +76,15 @@ def parsed(text: str) -> Any:
         raise ValueError("nested too deeply") from None
     if end != len(text):
         raise ValueError(f"more than one value: {text[end : end + 20]!r} comes after the first")
-    if text.count("[") + text.count("{") < _DEEPEST:
-        return value
-    level = [value]
-    for _ in range(_DEEPEST):
-        level = [item for part in level for item in _items(part)]
-        if not level:
-            return value
-    raise ValueError("nested too deeply")
+    if text.count("[") + text.count("{") > _DEEPEST and _depth(text) > _DEEPEST:
+        raise ValueError("nested too deeply")
+    return value
 
 
-def _items(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+def _depth(text: str) -> int:
+    """How deeply arrays and objects are nested in JSON text."""
+    brackets = _NO_BRACKET.sub("", _ESCAPE.sub("", text))
+    return max(accumulate(1 if bracket in "[{" else -1 for bracket in brackets), default=0)
 
 
 def without_nan(value: Any) -> Any:

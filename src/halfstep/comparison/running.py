@@ -194,7 +194,8 @@ def rebuilt(folder: str | Path) -> Comparison:
     found = archive.outcomes(old.request)
     if not found:
         raise UsageError(f"No trial in {str(folder)!r} has left a record yet; resume it with `--resume`.")
-    return assemble(old.request, found, old.environment, old.cwd, _batches(Path(folder)))
+    fit = _batches(Path(folder)) if old.request.fit is not None else None
+    return assemble(old.request, found, old.environment, old.cwd, fit)
 
 
 def _batches(folder: Path) -> Fit | None:

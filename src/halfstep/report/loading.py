@@ -62,6 +62,8 @@ class Comparison:
         terms = [
             t for each in required for t in (parse_requirements([each]) if isinstance(each, str) else (each,))
         ]
+        if not terms:
+            return []
         found = codec.read(model.Comparison, self.data)
         judged = judge(terms, found)
         said = {each: requirement_words(each, found) for each in judged}

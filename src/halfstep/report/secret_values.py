@@ -26,8 +26,9 @@ def masked(value: Any) -> Any:
             key: mask(found) if key == "command" and _is_command(found) else masked(found)
             for key, found in value.items()
         }
-    if isinstance(value, list):
-        return [masked(found) if isinstance(found, Mapping | list) else found for found in value]
+    # The many numbers of a long run need no call each.
+    if isinstance(value, list) and not {dict, list}.isdisjoint(map(type, value)):
+        return [masked(found) for found in value]
     return value
 
 

@@ -151,7 +151,7 @@ def _curve(outcome: Outcome, name: str) -> Curve:
 
 @once
 def _has_losses(outcome: Outcome) -> bool:
-    return any(loss is not None for loss in outcome.record.losses)
+    return any(step.get("loss") is not None for step in outcome.record.steps)
 
 
 def _mean(curves: Sequence[Curve]) -> Curve:

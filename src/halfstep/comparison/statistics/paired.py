@@ -74,28 +74,15 @@ def _upper_tail(value: float, error: float, freedom: int) -> float:
     return float(stdtr(freedom, -value / error))
 
 
-def power(shift: float, n: int, alpha: float = ALPHA) -> float:
-    """The power of the two-sided paired t test of ``n`` pairs, ``shift`` standard errors from no difference.
-
-    The noncentral t distribution is computed as the mean of normal ones over the quantiles of chi, as SciPy's own
-    lower tail is NaN for some arguments.
-    """
-    import numpy as np
-    from scipy.special import gammaincinv, ndtr
-
-    quantiles = (np.arange(4000) + 0.5) / 4000
-    critical = t_quantile(n - 1, 1 - alpha / 2) * np.sqrt(gammaincinv((n - 1) / 2, quantiles) * 2 / (n - 1))
-    return float(np.mean(ndtr(shift - critical) + ndtr(-shift - critical)))
-
-
 @functools.lru_cache
 def noncentrality(n: int, alpha: float) -> float:
-    """The difference, in standard errors, that a two-sided paired t test of ``n`` pairs sees at :data:`POWER`."""
-    from scipy.optimize import brentq
+    """The difference, in standard errors, that a two-sided paired t test of ``n`` pairs sees at :data:`POWER`.
 
-    # The power is about a half at the critical value, and about 1 at 4 times that.
-    high = 4 * t_quantile(n - 1, 1 - alpha / 2)
-    return float(brentq(lambda shift: power(shift, n, alpha) - POWER, 0.0, high))
+    To see it is to reject on the side where it is: at this power the other side is next to impossible.
+    """
+    from scipy.special import nctdtrinc
+
+    return float(nctdtrinc(n - 1, 1 - POWER, t_quantile(n - 1, 1 - alpha / 2)))
 
 
 def _with_exact(found: Difference, differences: Sequence[float]) -> Difference:
