@@ -70,11 +70,7 @@ class SixteenBitWeights:
         self._note(f"{format_name(dtype)} weights", format_name(dtype))
 
     def entered(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        """``module`` is about to be called from outside of every other model's call.
-
-        Returns:
-            What to call it with.
-        """
+        """``module`` is about to be called, with no other model's call around it; returns what to call it with."""
         known = self._converted.get(module)
         if known is None or not known.is_as_it_was():
             self._convert(module)

@@ -40,11 +40,7 @@ WRITES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 
 
 def hold(devices: Iterable[str]) -> Overrides:
-    """Put the kernels at autocast's key of ``devices``.
-
-    Returns:
-        What takes them away again.
-    """
+    """Put the kernels at autocast's key of ``devices``; returns what takes them away again."""
     overrides = Overrides()
     for key in (KEYS[device] for device in devices if device in KEYS):
         for name, (tensors, numbers) in WRITES.items():

@@ -108,11 +108,7 @@ class TrueRegions(ProgramRegion):
 
 
 def pass_by(devices: tuple[str, ...]) -> Overrides:
-    """Reduce autocast's lists to products, losses and operations without a 16-bit kernel on a CPU.
-
-    Returns:
-        What puts them back.
-    """
+    """Reduce autocast's lists to products, losses and what has no 16-bit kernel on a CPU; returns what undoes that."""
     overrides = Overrides("16-bit weights")
     ours = lists.listed("cpu")
     for device in (device for device in devices if device in ("cpu", "cuda")):

@@ -20,11 +20,7 @@ _EMBEDDING = torch.ops.aten.embedding.default
 
 
 def in_fp32(devices: Iterable[str]) -> Overrides:
-    """Put the kernel at autocast's key of ``devices``.
-
-    Returns:
-        What takes it away again.
-    """
+    """Put the kernel at autocast's key of ``devices``; returns what takes it away again."""
     overrides = Overrides("rows of bf16 embeddings in fp32")
     for key in (KEYS[device] for device in devices if device in KEYS):
         overrides.put("embedding", key, _kernel(key))

@@ -154,11 +154,7 @@ class ScaledPass(NoScaledPass):
         self._rest = None
 
     def unscale(self, factor: float) -> bool:
-        """Multiply the gradients of the listed leaves by ``factor``, and test the products.
-
-        Returns:
-            Whether it was done.
-        """
+        """Multiply the listed leaves' gradients by ``factor`` and test the products; returns whether it was done."""
         done = bool(self._library.hs_unscale(self._pass, factor))
         self.remembers = self.remembers or done
         return done

@@ -27,11 +27,7 @@ def listen(function: Callable[[str], None] | None) -> None:
 
 
 def put(operations: Sequence[Operation], planned: Plan) -> Callable[[], None]:
-    """Put it before PyTorch's own kernels for the CPU.
-
-    Returns:
-        A function that takes it away.
-    """
+    """Put it before PyTorch's own kernels for the CPU; returns a function that takes it away."""
     own = {name: own_kernel(name, "CPU") for op in operations for name in (op.name, op.base)}
     overrides = Overrides()
     for operation in operations:
