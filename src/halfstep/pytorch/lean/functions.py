@@ -36,30 +36,22 @@ _METHODS = (
 def install(masters: Masters, patches: Patches) -> None:
     """Replace them; to be called before the parameter's own methods are replaced, which call a tensor's."""
 
-    def of_fp32(original: Callable[..., Any]) -> Callable[..., Any]:
+    def of_fp32(original: Callable[..., Any], first: int = 0) -> Callable[..., Any]:
+        """Show the arguments from place ``first`` on as fp32."""
+
         def function(*args: Any, **kwargs: Any) -> Any:
-            if not kwargs and nn.Parameter not in map(type, args):  # most calls, and fast
+            if not kwargs and nn.Parameter not in map(type, args[first:]):  # most calls, and fast
                 return original(*args)
             if is_compiling() or masters.stepping or place() is not OUTSIDE:
                 return original(*args, **kwargs)
-            shown = [_fp32(masters, value) for value in args]
+            shown = [value if i < first else _fp32(masters, value) for i, value in enumerate(args)]
             return original(*shown, **{name: _fp32(masters, value) for name, value in kwargs.items()})
 
         return function
 
     wrap_functions((*_LIKE, *_READS), of_fp32, patches)
     patches.wrap_each(torch.linalg, _LINALG, of_fp32)
-    patches.wrap_each(Tensor, _METHODS, lambda original: _of_operands(original, of_fp32(original)))
-
-
-def _of_operands(original: Callable[..., Any], of_fp32: Callable[..., Any]) -> Callable[..., Any]:
-    """The method in place of a tensor's; a parameter's own methods do not pass it."""
-
-    def method(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        own = type(tensor) is nn.Parameter and tensor.dtype is torch.bfloat16
-        return (original if own else of_fp32)(tensor, *args, **kwargs)
-
-    return method
+    patches.wrap_each(Tensor, _METHODS, lambda original: of_fp32(original, first=1))
 
 
 def _fp32(masters: Masters, value: Any) -> Any:

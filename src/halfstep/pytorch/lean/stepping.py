@@ -265,17 +265,26 @@ class _Wide:
         """The optimizer's arithmetic is about to start."""
         self._made = self._masters.widen(self._some, self._memory_of_weights)
         self._outer, self._masters.stepping = self._masters.stepping, True
+        made: list[tuple[Tensor, Tensor, Tensor]] = []
+        copies: list[Tensor] = []
+        narrow: list[Tensor] = []
         for master in self._made:
             parameter = master.parameter
             gradient = parameter.grad
-            if gradient is not None and gradient.dtype is not torch.float32:
-                if gradient.layout is torch.strided:
-                    local = self._memory_of_gradients(master.parts).copy_(local_of(gradient.detach()))
-                    wide = master.like_parameter(local)
-                else:
-                    wide = gradient.detach().to(torch.float32)
-                parameter.grad = wide
-                self._gradients.append((parameter, gradient, wide, wide._version))
+            if gradient is None or gradient.dtype is torch.float32:
+                continue
+            if gradient.layout is torch.strided:
+                local = self._memory_of_gradients(master.parts)
+                copies.append(local)
+                narrow.append(local_of(gradient.detach()))
+                wide = master.like_parameter(local)
+            else:
+                wide = gradient.detach().to(torch.float32)
+            parameter.grad = wide
+            made.append((parameter, gradient, wide))
+        if narrow:
+            torch._foreach_copy_(copies, narrow)
+        self._gradients = [(*each, each[2]._version) for each in made]
 
     def end(self) -> None:
         """The arithmetic is over, or interrupted by a closure."""

@@ -25,7 +25,8 @@ from halfstep.pytorch.lean.masters import Masters
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.raw_data import raw_data, set_raw_data
 
-_DTYPE: Any = torch._C.TensorBase.dtype
+#: the dtype that a tensor has, whatever a parameter says
+_dtype_of: Callable[[Tensor], torch.dtype] = vars(torch._C.TensorBase)["dtype"].__get__
 
 #: methods that end in _ but change no number: they set flags, names, shapes and memory
 _NOT_NUMBERS = frozenset(
@@ -110,7 +111,7 @@ class Writes:
 
     def _get_dtype(self, parameter: nn.Parameter) -> torch.dtype:
         """float32 for a program that asks for the dtype of its weights, as in ``x.to(layer.weight.dtype)``."""
-        dtype: torch.dtype = _DTYPE.__get__(parameter)
+        dtype = _dtype_of(parameter)
         if dtype is not torch.bfloat16 or self._bf16(parameter) is None:
             return dtype
         asks = sys._getframe(1).f_globals.get("__name__", "").partition(".")[0]
@@ -193,7 +194,9 @@ class Writes:
         name = original.__name__
 
         def write(parameter: nn.Parameter, *args: Any, **kwargs: Any) -> Any:
-            master = None if is_compiling() else self._bf16(parameter)
+            if is_compiling() or _dtype_of(parameter) is not torch.bfloat16:  # most calls, and fast
+                return original(parameter, *args, **kwargs)
+            master = self._bf16(parameter)
             if master is None or (torch.is_grad_enabled() and parameter.requires_grad):
                 return original(parameter, *args, **kwargs)  # in grad mode PyTorch refuses it
             wide = self._masters.wide(master)
