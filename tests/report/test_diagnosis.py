@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from halfstep import codec
-from halfstep.diagnosis.model import Diagnosis, LayerPart
+from halfstep.diagnosis.model import Change, Diagnosis, Kind, LayerPart
 from halfstep.report import diagnosis, diagnosis_page
 from halfstep.report.diagnosis_spark import HIGH, LOW, binned, spark
+from halfstep.report.words import diagnosis as words
 
 from .sample import DROPPED, damaged, paths
 
@@ -56,6 +57,11 @@ def printed(raw: dict[str, Any], width: int) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(diagnosis.view(raw, Path("out/diagnosis.html")))
     return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_every_kind_of_finding_and_every_change_has_its_words() -> None:
+    assert set(get_args(Kind)) == set(words.KIND_WORDS)
+    assert set(get_args(Change)) == set(words._CHANGES)
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 160])
