@@ -29,36 +29,28 @@ NOT_REACHED = "products are counted in the second step, which was not reached"
 
 @dataclass(frozen=True)
 class Ran:
-    """What was measured of a trial, and what had been asked of it.
+    """What was measured of a trial, and what had been asked of it."""
 
-    Attributes:
-        asked: the format that products were to run in, by the name under which they are counted; empty for ``as-is``.
-        asked_weights: the format that weights were to be stored in; empty for ``as-is``.
-        products: format -> share of the FLOPs of matrix products; empty where there were none, or see ``unknown``.
-        unknown: why the products were not counted; empty where they were.
-        weights: the formats that weights are stored in, the largest first; empty where that was not measured.
-        summed: the formats in which ranks sum gradients, the largest first; empty where there is one rank.
-        sums: on a GPU, the settings of PyTorch that let the 16-bit products that ran be summed in fewer bits than fp32
-            has.
-        fp32_units: the kinds of 16-bit product that were computed in fp32 units.
-        emulated: how an emulated precision is described; empty where nothing is emulated.
-        lists: the device whose autocast lists were applied instead of this one's; empty for this one's, and if no
-            product ran in 16 bits.
-        software: the framework that computed 16-bit products in software; empty if units did, and if none ran.
-        region: the kind of region in which the precision held, as in the record; empty where the record has none.
-    """
-
+    #: the format that products were to run in, by the name under which they are counted; empty for ``as-is``
     asked: str = ""
-    asked_weights: str = ""
+    asked_weights: str = ""  #: the format that weights were to be stored in; empty for ``as-is``
+    #: format -> share of the FLOPs of matrix products; empty where there were none, or see ``unknown``
     products: Mapping[str, float] = field(default_factory=dict)
-    unknown: str = ""
+    unknown: str = ""  #: why the products were not counted; empty where they were
+    #: the formats that weights are stored in, the largest first; empty where that was not measured
     weights: tuple[str, ...] = ()
+    #: the formats in which ranks sum gradients, the largest first; empty where there is one rank
     summed: tuple[str, ...] = ()
+    #: on a GPU, the settings of PyTorch that let the 16-bit products that ran be summed in fewer bits than fp32 has
     sums: tuple[str, ...] = ()
-    fp32_units: tuple[str, ...] = ()
-    emulated: str = ""
+    fp32_units: tuple[str, ...] = ()  #: the kinds of 16-bit product that were computed in fp32 units
+    emulated: str = ""  #: how an emulated precision is described; empty where nothing is emulated
+    #: the device whose autocast lists were applied instead of this one's; empty for this one's, and if no product ran
+    #: in 16 bits
     lists: str = ""
+    #: the framework that computed 16-bit products in software; empty if units did, and if none ran
     software: str = ""
+    #: the kind of region in which the precision held, as in the record; empty where the record has none
     region: str = ""
 
     @classmethod

@@ -30,13 +30,7 @@ from halfstep.words.plural import count
 
 @dataclass
 class Record:
-    """A record read back: events by kind, steps in order.
-
-    Attributes:
-        end: empty if the process was killed.
-        damage: why no figure may be taken from it, as the end of a sentence; empty where the record is whole or only
-            cut short.
-    """
+    """A record read back: events by kind, steps in order."""
 
     path: Path
     start: Start = field(default_factory=Start)
@@ -52,7 +46,8 @@ class Record:
     warnings: list[str] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     watched: list[Watched] = field(default_factory=list)
-    end: End = field(default_factory=End)
+    end: End = field(default_factory=End)  #: empty if the process was killed
+    #: why no figure may be taken from it, as the end of a sentence; empty where the record is whole or only cut short
     damage: str = ""
 
     def without_figures(self) -> Record:

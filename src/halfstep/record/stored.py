@@ -22,19 +22,14 @@ WORTH_NAMING = 0.01
 
 @dataclass(frozen=True)
 class Stored:
-    """What was held at the end of the sampled step; a part that was not measured is None, and ``absent`` says why.
+    """What was held at the end of the sampled step; a part that was not measured is None, and ``absent`` says why."""
 
-    Attributes:
-        weights: parameters that are trained, and the frozen ones of the modules that were called.
-        gradients: those of the weights at the end of the step; empty where the step left none.
-        optimizer: the tensors of the optimizers' state.
-        absent: part -> the reason why it was not measured.
-    """
-
+    #: parameters that are trained, and the frozen ones of the modules that were called
     weights: Bytes | None = None
+    #: those of the weights at the end of the step; empty where the step left none
     gradients: Bytes | None = None
-    optimizer: Bytes | None = None
-    absent: Mapping[str, str] = field(default_factory=dict)
+    optimizer: Bytes | None = None  #: the tensors of the optimizers' state
+    absent: Mapping[str, str] = field(default_factory=dict)  #: part -> the reason why it was not measured
 
     @classmethod
     def of(cls, event: Mapping[str, Any]) -> Stored:

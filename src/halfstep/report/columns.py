@@ -15,21 +15,14 @@ from halfstep.report.reading import why_absent
 
 @dataclass(frozen=True)
 class Column:
-    """A figure of each precision.
+    """A figure of each precision."""
 
-    Attributes:
-        name: the heading.
-        unit: the figure's unit; ``×`` for a ratio to the baseline.
-        figure: gives the figure of a row; None if it is absent.
-        absent: gives the reason why it is absent.
-        higher_is_better: for a ratio, whether more is better.
-    """
-
-    name: str
-    unit: str
+    name: str  #: the heading
+    unit: str  #: the figure's unit; ``×`` for a ratio to the baseline
+    #: gives the figure of a row; None if it is absent
     figure: Callable[[PrecisionRow], Spread | Ratio | None]
-    absent: Callable[[PrecisionRow], str | None]
-    higher_is_better: bool = False
+    absent: Callable[[PrecisionRow], str | None]  #: gives the reason why it is absent
+    higher_is_better: bool = False  #: for a ratio, whether more is better
 
     @property
     def is_ratio(self) -> bool:

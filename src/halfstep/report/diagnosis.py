@@ -37,17 +37,11 @@ PARTS: dict[NumberKind, str] = {
 
 @dataclass(frozen=True)
 class View:
-    """What ``halfstep diagnose`` prints at its end.
+    """What ``halfstep diagnose`` prints at its end."""
 
-    Attributes:
-        diagnosis: what was found.
-        page: where it is drawn.
-        commands: whether to print the next command to type.
-    """
-
-    diagnosis: Diagnosis
-    page: Path | None = None
-    commands: bool = True
+    diagnosis: Diagnosis  #: what was found
+    page: Path | None = None  #: where it is drawn
+    commands: bool = True  #: whether to print the next command to type
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield from self.lines(Sheet(options.max_width, options.ascii_only))

@@ -64,15 +64,10 @@ class FormatTable:
 
 @dataclass(frozen=True)
 class ValueTable:
-    """What one number becomes in each format.
+    """What one number becomes in each format."""
 
-    Attributes:
-        given: the number as the user wrote it.
-        x: the number.
-    """
-
-    given: str
-    x: Fraction | float
+    given: str  #: the number as the user wrote it
+    x: Fraction | float  #: the number
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         rows = list(FORMATS.values())

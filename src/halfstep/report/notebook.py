@@ -98,17 +98,12 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Chart:
-    """The loss curves for an SVG.
+    """The loss curves for an SVG."""
 
-    Attributes:
-        curves: for each precision the mean loss (``line``) and the range over its trials (``band``), as points.
-        steps: (place from the left, words) of the numbers below.
-        losses: (place from above, words) of the numbers at the side.
-    """
-
+    #: for each precision the mean loss (``line``) and the range over its trials (``band``), as points
     curves: dict[str, dict[str, str]]
-    steps: list[tuple[float, str]]
-    losses: list[tuple[float, str]]
+    steps: list[tuple[float, str]]  #: (place from the left, words) of the numbers below
+    losses: list[tuple[float, str]]  #: (place from above, words) of the numbers at the side
 
     @property
     def left(self) -> float:

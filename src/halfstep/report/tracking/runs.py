@@ -34,22 +34,14 @@ _FIGURES = {
 
 @dataclass(frozen=True)
 class Run:
-    """A trial, as a tracker's run.
+    """A trial, as a tracker's run."""
 
-    Attributes:
-        name: the trial's name, e.g. ``bf16-seed0-repeat1``.
-        id: equal for the same trial of the same comparison with the same values; a file's name.
-        status: how it ended: ``ok``, ``diverged``, ``failed`` …
-        parameters: what was asked and what ran.
-        figures: by name, with the unit at its end.
-        series: by name: the loss, the seconds of each step, the loss scale, and what the program logged.
-    """
-
-    name: str
-    id: str
-    status: str
-    parameters: Mapping[str, str]
-    figures: Mapping[str, float]
+    name: str  #: the trial's name, e.g. ``bf16-seed0-repeat1``
+    id: str  #: equal for the same trial of the same comparison with the same values; a file's name
+    status: str  #: how it ended: ``ok``, ``diverged``, ``failed`` …
+    parameters: Mapping[str, str]  #: what was asked and what ran
+    figures: Mapping[str, float]  #: by name, with the unit at its end
+    #: by name: the loss, the seconds of each step, the loss scale, and what the program logged
     series: Mapping[str, Series]
 
     def by_step(self) -> Iterator[tuple[int, dict[str, float]]]:
@@ -63,25 +55,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Tracked:
-    """A comparison, as a tracker gets it.
+    """A comparison, as a tracker gets it."""
 
-    Attributes:
-        name: the folder's name.
-        id: the same each time the comparison is sent.
-        started: when it began, in ISO 8601.
-        parameters: the program and the machine.
-        table: as Markdown.
-        page: the file of the page; empty where there is none.
-        runs: one per trial.
-    """
-
-    name: str
-    id: str
-    started: str
-    parameters: Mapping[str, str]
-    table: str = field(metadata={"lines": True})
-    page: str = ""
-    runs: tuple[Run, ...] = ()
+    name: str  #: the folder's name
+    id: str  #: the same each time the comparison is sent
+    started: str  #: when it began, in ISO 8601
+    parameters: Mapping[str, str]  #: the program and the machine
+    table: str = field(metadata={"lines": True})  #: as Markdown
+    page: str = ""  #: the file of the page; empty where there is none
+    runs: tuple[Run, ...] = ()  #: one per trial
 
 
 def tracked(comparison: Mapping[str, Any], folder: Path, page: Path | None) -> Tracked:

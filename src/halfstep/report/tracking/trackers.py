@@ -13,16 +13,11 @@ from halfstep.errors import UsageError
 
 @dataclass(frozen=True)
 class Tracker:
-    """A tracker.
+    """A tracker."""
 
-    Attributes:
-        name: for ``--track``; also the name of the package, and of halfstep's extra.
-        variable: the environment variable that says where it writes; empty if it has none.
-        takes_address: whether it accepts an address such as ``http://host:5000`` instead of a folder.
-    """
-
-    name: str
-    variable: str = ""
+    name: str  #: for ``--track``; also the name of the package, and of halfstep's extra
+    variable: str = ""  #: the environment variable that says where it writes; empty if it has none
+    #: whether it accepts an address such as ``http://host:5000`` instead of a folder
     takes_address: bool = False
 
 
