@@ -202,6 +202,39 @@ def test_a_region_inside_a_model_that_is_off_is_respected(begin, device: str) ->
     assert torch.equal(x.grad, plain.grad)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("recipe", ["bf16", "fp16"])
+def test_a_region_that_is_off_computes_in_fp32_with_what_the_region_around_gave(
+    begin, recipe: str, compiled: bool, device: str
+) -> None:
+    """In plain Python all operands are fp32; here PyTorch raised "expected m1 and m2 to have the same dtype"."""
+
+    class Part(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.norm = nn.Linear(4, 4), nn.LayerNorm(4)
+            self.matrix = nn.Parameter(torch.randn(4, 4))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            h = self.inner(x)
+            with torch.autocast(device, enabled=False):
+                return h, h @ self.matrix, h @ h.T, self.norm(h), torch.linalg.qr(h)[1].abs()
+
+    begin(recipe)
+    model = Part()
+    results = (torch.compile(model, backend="aot_eager") if compiled else model)(torch.randn(4, 4))
+    h, *found = (result.detach().double() for result in results)
+    matrix = model.matrix.detach().double()
+    norm = nn.functional.layer_norm(h, (4,))
+    wanted = h @ matrix, h @ h.T, norm, torch.linalg.qr(h)[1].abs()
+    assert torch.equal(h, h.to(BF16 if recipe == "bf16" else torch.float16).double()), "it is 16-bit"
+    for got, exact in zip(found, wanted, strict=True):
+        torch.testing.assert_close(got, exact, rtol=1e-4, atol=1e-5)  # 16 bits are off by 1e-3
+    sum(result.sum() for result in results).backward()
+    assert model.matrix.grad.dtype is model.inner.weight.grad.dtype is torch.float32
+
+
 def test_the_backward_pass_of_an_fp32_region_is_fp32(begin) -> None:
     """Its matrix products have fp32 operands; an autocast still in force would round them to bf16."""
     x = torch.randn(64, 64, requires_grad=True)

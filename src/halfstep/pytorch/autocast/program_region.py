@@ -221,11 +221,9 @@ class ProgramRegion(NoRegions, ABC):
         """
         if dtype is not None:
             switch_on(in_use(self.devices), dtype)
-        elif self._promotes_at(outer.place):
+        elif self.promotes or outer.place is not OUTSIDE:
+            # not off: what the region around gave is 16-bit, and in the script's own code all operands are fp32
             switch_on(self.devices, torch.float32)
-        elif outer.place is not OUTSIDE:
-            for device in self.devices:
-                torch.set_autocast_enabled(device, False)
         if (dtype is not None or where is not AROUND) and outer.place is OUTSIDE:
             set_place(where)
         own = dtype is not None and where is AROUND and is_grad_enabled()
