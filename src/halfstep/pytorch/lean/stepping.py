@@ -24,9 +24,8 @@ from halfstep.pytorch.lean.master import Master
 from halfstep.pytorch.lean.masters import Masters
 from halfstep.pytorch.lean.memory import Memories, Memory
 from halfstep.pytorch.lean.pieces import Cut, can_be_cut
-from halfstep.pytorch.lean.shard import local_of
-from halfstep.pytorch.lean.split import Parts
 from halfstep.pytorch.lean.states import Fp32States
+from halfstep.pytorch.lean.widened import Widened
 from halfstep.pytorch.loss_scaling.step_wrappers import classes_with_a_wrapped_step
 from halfstep.pytorch.patches import Patches, itself_not_traced, outside_compiler
 
@@ -162,7 +161,7 @@ class Stepping:
         if not why:
             return self._by_groups(stepping, optimizer, masters)
         self._tell_cost(type(optimizer).__name__, why, masters)
-        wide = _Wide(self._masters, masters)
+        wide = Widened(self._masters, masters)
         if callable(closure):
             instead = wide.around(closure)
             args, kwargs = ((), kwargs | {"closure": instead}) if not args else ((instead, *args[1:]), kwargs)
@@ -210,7 +209,7 @@ class Stepping:
                 gradients.start(master.parts for master in some)
                 for group, every in zip(optimizer.param_groups, before, strict=True):
                     group["params"] = [p for p in every if in_a_group.get(id(p), 0) == i]
-                wide = _Wide(self._masters, some, weights.like, gradients.like)
+                wide = Widened(self._masters, some, weights.like, gradients.like)
                 wide.begin()
                 self._states.widen_all(optimizer, some)
                 try:
@@ -243,75 +242,6 @@ class Stepping:
         Cut(optimizer, master, self._masters, self._states).step(most, call, memory)
         self._masters.form.advance([master.parts])
         master.agrees()
-
-
-class _Wide:
-    """Makes some parameters and their gradients fp32 from :meth:`begin` to :meth:`end`."""
-
-    def __init__(
-        self,
-        masters: Masters,
-        some: list[Master],
-        weights: Callable[[Parts], Tensor] = Parts.empty,
-        gradients: Callable[[Parts], Tensor] = Parts.empty,
-    ) -> None:
-        self._masters, self._some = masters, some
-        self._memory_of_weights, self._memory_of_gradients = weights, gradients
-        self._made: list[Master] = []
-        self._outer = False
-        self._gradients: list[tuple[Tensor, Tensor, Tensor, int]] = []
-
-    def begin(self) -> None:
-        """The optimizer's arithmetic is about to start."""
-        self._made = self._masters.widen(self._some, self._memory_of_weights)
-        self._outer, self._masters.stepping = self._masters.stepping, True
-        made: list[tuple[Tensor, Tensor, Tensor]] = []
-        copies: list[Tensor] = []
-        narrow: list[Tensor] = []
-        for master in self._made:
-            parameter = master.parameter
-            gradient = parameter.grad
-            if gradient is None or gradient.dtype is torch.float32:
-                continue
-            if gradient.layout is torch.strided:
-                local = self._memory_of_gradients(master.parts)
-                copies.append(local)
-                narrow.append(local_of(gradient.detach()))
-                wide = master.like_parameter(local)
-            else:
-                wide = gradient.detach().to(torch.float32)
-            parameter.grad = wide
-            made.append((parameter, gradient, wide))
-        if narrow:
-            torch._foreach_copy_(copies, narrow)
-        self._gradients = [(*each, each[2]._version) for each in made]
-
-    def end(self) -> None:
-        """The arithmetic is over, or interrupted by a closure."""
-        gradients, self._gradients = self._gradients, []
-        with torch.no_grad():
-            for parameter, gradient, wide, version in gradients:
-                if parameter.grad is wide:
-                    if wide._version != version:
-                        gradient.copy_(wide)
-                    parameter.grad = gradient
-        self._masters.stepping = self._outer
-        self._masters.narrow(self._made)
-        self._masters.form.advance(master.parts for master in self._made)
-
-    def around(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """``closure``, in which the parameters are bf16."""
-
-        @functools.wraps(closure)
-        def evaluate() -> Any:
-            self.end()
-            try:
-                return closure()
-            finally:
-                self._masters.flush()
-                self.begin()
-
-        return evaluate
 
 
 def _most(masters: list[Master]) -> int:
