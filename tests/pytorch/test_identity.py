@@ -1,7 +1,8 @@
-"""Optimizers are told apart by identity: those of a program may be equal to each other, and have no hash."""
+"""Optimizers and models are told apart by identity: those of a program may be equal to each other."""
 
 from __future__ import annotations
 
+import copy
 import gc
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from halfstep.pytorch.identity import IdentitySet
 from halfstep.record import Writer, read
+from halfstep.takeover.identity import IdentitySet
 
 from .conftest import Begin
 
@@ -69,6 +70,52 @@ def test_they_train_as_others_do(begin: Begin, tmp_path: Path, recipe: str, own_
     assert [step["loss"] for step in equal.steps] == [step["loss"] for step in stepped.steps]
     assert len(equal.steps) == 4
     assert equal.stored == stepped.stored
+    assert equal.stored.measured
+
+
+class EqualNet(nn.Sequential):
+    """Equal to all of its class, as a dataclass with the same settings is."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EqualNet)
+
+    def __hash__(self) -> int:
+        return 1
+
+
+def trained_in_turn(cls: type[nn.Sequential]) -> list[float]:
+    """Losses of two models loaded in 16 bits, and of a copy of the second one."""
+    torch.manual_seed(0)
+    models = [cls(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8)).to(torch.bfloat16) for _ in range(2)]
+    models.append(copy.deepcopy(models[1]))
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
+    losses = []
+    for _ in range(4):
+        x = torch.randn(4, 8).to(torch.bfloat16)
+        for model, optimizer in zip(models, optimizers, strict=True):
+            loss = (model(x).float() - x.float()).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    return [*losses, *(float(p.detach().double().sum()) for model in models for p in model.parameters())]
+
+
+@pytest.mark.parametrize("watch", [False, True])
+@pytest.mark.parametrize("recipe", ["as-is", "fp32", "bf16", "fp16", "bf16-true", "bf16-lean"])
+def test_equal_models_are_trained_as_others_are(
+    begin: Begin, tmp_path: Path, recipe: str, watch: bool
+) -> None:
+    found = []
+    for cls in (nn.Sequential, EqualNet):
+        writer = Writer(tmp_path / f"{cls.__name__}.jsonl")
+        takeover = begin(recipe, writer, watch=watch)
+        found.append(trained_in_turn(cls))
+        takeover.close()
+        takeover.remove()
+    assert found[0] == found[1]
+    others, equal = (read(tmp_path / f"{cls.__name__}.jsonl") for cls in (nn.Sequential, EqualNet))
+    assert equal.stored == others.stored
     assert equal.stored.measured
 
 

@@ -7,7 +7,6 @@ outermost module is empty. Patterns are those of ``fnmatch``: ``*.norm``, ``bloc
 from __future__ import annotations
 
 import re
-import weakref
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import Any
@@ -21,6 +20,7 @@ from halfstep.pytorch.devices import device_types
 from halfstep.pytorch.dtypes import KEPT, SIXTEEN_BIT
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.true_16bit import cast
+from halfstep.takeover.identity import IdentitySet
 
 #: prefixes that torch.compile, DataParallel and DistributedDataParallel put before the names of a model's parts
 WRAPPERS = re.compile(r"^((_orig_mod|module)(\.|$))+")
@@ -45,7 +45,7 @@ class Keep:
         self._patterns = patterns
         self._patches = patches
         self._back_to = back_to
-        self._seen: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._seen: IdentitySet[nn.Module] = IdentitySet()
         self._wrapped: set[type] = set()
         self._missing = set(patterns)
         self._names: list[str] = []

@@ -17,7 +17,6 @@ from halfstep.pytorch import devices
 from halfstep.pytorch.arithmetic import Arithmetic
 from halfstep.pytorch.autocast.no_regions import NoRegions
 from halfstep.pytorch.autocast.own_precision import OwnPrecision
-from halfstep.pytorch.identity import IdentitySet
 from halfstep.pytorch.loss_scaling.engine import StepsInside, inside_backward
 from halfstep.pytorch.loss_scaling.manual_updates import ManualUpdates
 from halfstep.pytorch.loss_scaling.outcomes import Outcomes
@@ -35,6 +34,7 @@ from halfstep.pytorch.watching.nan_origin import NanOrigin, NullNanOrigin
 from halfstep.pytorch.watching.watch import NullWatch, Watch
 from halfstep.pytorch.weights.weights import Weights
 from halfstep.takeover.base import EnoughSteps, Options
+from halfstep.takeover.identity import IdentitySet
 
 
 class Training(Moments):

@@ -10,7 +10,6 @@ transform hands to a model (``functional_call`` inside of ``grad``) are cast for
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,12 +22,12 @@ from torch.optim import Optimizer
 
 from halfstep.passed_on import StateDict
 from halfstep.pytorch.dtypes import KEPT, SIXTEEN_BIT, format_name
-from halfstep.pytorch.identity import IdentitySet
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.weights import module_casts
 from halfstep.pytorch.weights.copies import Copies
 from halfstep.pytorch.weights.counted import Counted
 from halfstep.pytorch.weights.widening import narrow_tensors, plainly, widen
+from halfstep.takeover.identity import IdentityDict, IdentitySet
 
 
 class SixteenBitWeights:
@@ -41,10 +40,10 @@ class SixteenBitWeights:
         self._source = sources_of(dtype)
         self._note = note
         self._look = look
-        self._converted: weakref.WeakKeyDictionary[nn.Module, Counted] = weakref.WeakKeyDictionary()
+        self._converted: IdentityDict[nn.Module, Counted] = IdentityDict()
         self._resumed: IdentitySet[Optimizer] = IdentitySet()
         self._copies = Copies()
-        self._16_bit: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._16_bit: IdentitySet[nn.Module] = IdentitySet()
 
     def install(self, patches: Patches) -> None:
         """Notice new parameters, copies of models, casts, and state that is loaded."""

@@ -9,7 +9,6 @@ graph. One of them holds a row of numbers per step until the call of the graph h
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from halfstep.keras.dtypes import LARGEST_FP16
 from halfstep.keras.loops.base import OwnLoop, Parts
 from halfstep.keras.step import Seen
 from halfstep.precisions.loss_scale import DynamicScale, LossScale
+from halfstep.takeover.identity import IdentitySet
 from halfstep.takeover.patches import Method, Patches
 
 #: how many rows one call of a graph can leave; a longer loop inside of a graph leaves its last rows
@@ -71,7 +71,7 @@ class TapeLoop(OwnLoop):
         self._made_state: State | None = None
         self._has_loss = False
         self._calls: list[Any] = []
-        self._training: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._training: IdentitySet[Any] = IdentitySet()
         self._written = 0
 
     def install(self, patches: Patches) -> None:

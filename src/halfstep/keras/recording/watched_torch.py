@@ -14,6 +14,7 @@ from torch import nn
 from halfstep.keras.runtime import Runtime
 from halfstep.pytorch.watching.modules import Part, named_parts
 from halfstep.pytorch.watching.watch import TRIES, Watch
+from halfstep.takeover.identity import IdentityDict
 from halfstep.takeover.looks import look
 from halfstep.takeover.patches import Method, Patches
 
@@ -54,7 +55,7 @@ class WatchedSteps:
         self._watch, self._runtime, self._looks = watch, runtime, watch.looks
         self._inside = False
         self._first: weakref.ref[Any] | None = None
-        self._seen: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+        self._seen: IdentityDict[Any, Any] = IdentityDict()
 
     def install(self, patches: Patches) -> None:
         """See the steps of all optimizers."""

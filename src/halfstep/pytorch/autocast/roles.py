@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import re
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -13,9 +12,9 @@ from torch.nn.modules.loss import _Loss
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 
-from halfstep.pytorch.identity import IdentitySet
 from halfstep.pytorch.nested import tensors_of
 from halfstep.pytorch.patches import Patches
+from halfstep.takeover.identity import IdentityDict, IdentitySet
 
 _NAMED_AS_A_LOSS = re.compile(r"loss|criterion|objective", re.IGNORECASE)
 
@@ -36,10 +35,10 @@ class Roles:
     """Tells the role of a module, and which parameters calls have reached so far."""
 
     def __init__(self) -> None:
-        self._known: weakref.WeakKeyDictionary[nn.Module, Role] = weakref.WeakKeyDictionary()
+        self._known: IdentityDict[nn.Module, Role] = IdentityDict()
         self._optimizers: IdentitySet[Optimizer] = IdentitySet()
         self._reached: set[int] | None = set()
-        self._called: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._called: IdentitySet[nn.Module] = IdentitySet()
         self._swapped = False
 
     def install(self, patches: Patches) -> None:
@@ -107,7 +106,7 @@ class Roles:
         although no optimizer holds them.
         """
         reached, self._reached = self._reached or set(), None
-        called, self._called = list(self._called), weakref.WeakSet()
+        called, self._called = list(self._called), IdentitySet()
         if self._swapped:
             return True
         held = {id(p): p.numel() for o in optimizers for p in _parameters(o) if p.requires_grad}

@@ -11,7 +11,6 @@ the dtype of its data changes, as it does around a step; a function in C++ chang
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -24,6 +23,7 @@ from halfstep.pytorch.lean.data_setter import SOURCE, data_setter
 from halfstep.pytorch.lean.masters import Masters
 from halfstep.pytorch.native.builder import prepare
 from halfstep.pytorch.patches import Patches
+from halfstep.takeover.identity import IdentitySet
 
 
 class Replicas:
@@ -49,7 +49,7 @@ class Replicas:
         self._name = name
         self._masters, self._split, self._keep, self._stop = masters, split, keep, stop
         self.any_made = False
-        self._made: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._made: IdentitySet[nn.Module] = IdentitySet()
 
     def install(self, patches: Patches) -> None:
         """Wrap what makes replicas."""

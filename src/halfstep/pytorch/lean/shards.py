@@ -24,6 +24,7 @@ from halfstep.pytorch.lean.masters import Masters
 from halfstep.pytorch.lean.shard import Gathered, Shard, of_local, padded, put
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.weights.widening import is_alone, is_dtensor
+from halfstep.takeover.identity import IdentitySet
 
 _FSDP = "torch.distributed.fsdp._fully_shard"
 
@@ -37,7 +38,7 @@ class Shards:
 
     def __init__(self, masters: Masters, refuse: Callable[[str], None]) -> None:
         self._masters, self._refuse = masters, refuse
-        self._modules: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._modules: IdentitySet[nn.Module] = IdentitySet()
         self._known: dict[int, weakref.ref[Any]] = {}
         self._slot: Any = None
 

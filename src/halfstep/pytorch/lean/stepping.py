@@ -19,7 +19,6 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as optimizers
 
 from halfstep.passed_on import Keywords, StateDict
-from halfstep.pytorch.identity import IdentitySet
 from halfstep.pytorch.lean.master import Master
 from halfstep.pytorch.lean.masters import Masters
 from halfstep.pytorch.lean.memory import Memories, Memory
@@ -28,6 +27,7 @@ from halfstep.pytorch.lean.states import Fp32States
 from halfstep.pytorch.lean.widened import Widened
 from halfstep.pytorch.loss_scaling.step_wrappers import classes_with_a_wrapped_step
 from halfstep.pytorch.patches import Patches, itself_not_traced, outside_compiler
+from halfstep.takeover.identity import IdentitySet
 
 #: optimizers of torch.optim that treat each parameter by itself; tests hold each to one call for all its parameters
 PER_PARAMETER = frozenset(

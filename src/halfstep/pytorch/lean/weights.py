@@ -9,7 +9,6 @@ fp32 parameters are split when a model is called for training for the first time
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -38,6 +37,7 @@ from halfstep.pytorch.lean.writes import Writes
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.weights.fp32_weights import Fp32Weights
 from halfstep.pytorch.weights.widening import is_dtensor
+from halfstep.takeover.identity import IdentitySet
 from halfstep.takeover.patches import descendants
 
 #: modules whose weights stay fp32: autocast computes with these in fp32, or another weight is computed from them first
@@ -79,9 +79,9 @@ class LeanWeights:
         self._stop = stop
         self._replicas = Replicas(recipe.name, self.masters, self._split_anew, self._keep, stop)
         self._shards = Shards(self.masters, self._refuse)
-        self._held: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._held: IdentitySet[nn.Module] = IdentitySet()
         self._kept = WeakIdKeyDictionary()
-        self._asked: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._asked: IdentitySet[nn.Module] = IdentitySet()
         self._in_framework = False
 
     def install(self, devices: Sequence[str], patches: Patches) -> None:

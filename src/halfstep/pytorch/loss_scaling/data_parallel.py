@@ -7,7 +7,6 @@ as writes.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.nested import tensors_of
 from halfstep.pytorch.patches import Patches
+from halfstep.takeover.identity import IdentitySet
 
 #: collectives that write into their arguments; not every version of PyTorch has all of them
 _WRITING = (
@@ -32,7 +32,7 @@ class DataParallel:
 
     def __init__(self, scaling: Scaling) -> None:
         self._scaling = scaling
-        self._partly_used: weakref.WeakSet[DistributedDataParallel] = weakref.WeakSet()
+        self._partly_used: IdentitySet[DistributedDataParallel] = IdentitySet()
 
     def install(self, patches: Patches) -> None:
         """Wrap what makes replicas, and collectives."""

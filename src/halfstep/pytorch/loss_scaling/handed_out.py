@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from halfstep.pytorch.identity import IdentitySet
 from halfstep.pytorch.loss_scaling.pass_gradients import PassGradients
 from halfstep.pytorch.loss_scaling.pass_scales import Line, here
+from halfstep.takeover.identity import IdentitySet
 
 
 class HandedOut:

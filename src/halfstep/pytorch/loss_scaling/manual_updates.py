@@ -18,13 +18,13 @@ from torch.autograd.graph import GradientEdge
 from torch.optim import Optimizer
 
 from halfstep.passed_on import ParamGroup
-from halfstep.pytorch.identity import IdentitySet
 from halfstep.pytorch.loss_scaling.leaves import leaves_of
 from halfstep.pytorch.loss_scaling.pass_scales import Line, here
 from halfstep.pytorch.loss_scaling.values import differentiated_further, innermost, layers
 from halfstep.pytorch.loss_scaling.values import finite as all_finite
 from halfstep.pytorch.patches import Patches, not_compiled_alone
 from halfstep.takeover.base import PROFILED_STEP
+from halfstep.takeover.identity import IdentitySet
 
 if TYPE_CHECKING:
     from halfstep.pytorch.moments import Moments

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,11 +12,11 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from halfstep.pytorch.dtypes import format_name
-from halfstep.pytorch.identity import IdentitySet
 from halfstep.pytorch.lean import registry
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.recording.sample import parameters_of
 from halfstep.record.stored import PARTS, REMAINDER
+from halfstep.takeover.identity import IdentitySet
 
 
 class StoredMeter:
@@ -27,7 +26,7 @@ class StoredMeter:
     """
 
     def __init__(self) -> None:
-        self._called: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._called: IdentitySet[nn.Module] = IdentitySet()
         self._made: IdentitySet[Optimizer] = IdentitySet()
 
     def install(self, patches: Patches) -> None:

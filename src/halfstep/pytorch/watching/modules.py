@@ -17,6 +17,7 @@ from halfstep.pytorch.loss_scaling.engine import inside_backward
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.unseen import unseen_look
 from halfstep.pytorch.watching.tensors import plain
+from halfstep.takeover.identity import IdentityDict
 from halfstep.takeover.looks import Looks
 
 OUTSIDE = ""
@@ -55,7 +56,7 @@ class Modules:
         looks: Looks,
     ) -> None:
         self._entered, self._left, self._looks = entered, left, looks
-        self._names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+        self._names: IdentityDict[nn.Module, str] = IdentityDict()
         # By identity: PyTorch swaps no parameter that has a weak reference.
         self._parameters: dict[int, tuple[weakref.ref[nn.Module], str, str]] = {}
         self._local = threading.local()

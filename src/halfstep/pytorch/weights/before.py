@@ -20,6 +20,7 @@ from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.weights.counted import Counted
 from halfstep.pytorch.weights.narrowed import is_wide, put_back
 from halfstep.pytorch.weights.widening import is_alone, not_trained
+from halfstep.takeover.identity import IdentityDict, IdentitySet
 
 
 class Before:
@@ -38,9 +39,9 @@ class Before:
         found: Callable[[torch.dtype], None],
     ) -> None:
         self._only_saved, self._trained, self._found = only_saved, trained, found
-        self._held: weakref.WeakKeyDictionary[nn.Module, _Model] = weakref.WeakKeyDictionary()
-        self._parts: weakref.WeakKeyDictionary[nn.Module, _Part] = weakref.WeakKeyDictionary()
-        self._wide: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._held: IdentityDict[nn.Module, _Model] = IdentityDict()
+        self._parts: IdentityDict[nn.Module, _Part] = IdentityDict()
+        self._wide: IdentitySet[nn.Module] = IdentitySet()
 
     def __contains__(self, module: nn.Module) -> bool:
         """Whether ``module`` has been looked at and still holds the same tensors; new fp32 ones do not matter.

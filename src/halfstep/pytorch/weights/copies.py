@@ -7,7 +7,6 @@ of the model. If only the model were converted later, the update of the average 
 from __future__ import annotations
 
 import copy
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,15 +14,14 @@ from torch import nn
 
 from halfstep.pytorch.dtypes import KEPT
 from halfstep.pytorch.patches import Patches
+from halfstep.takeover.identity import IdentityDict, IdentitySet
 
 
 class Copies:
     """Remembers which module was copied from which."""
 
     def __init__(self) -> None:
-        self._of: weakref.WeakKeyDictionary[nn.Module, weakref.WeakSet[nn.Module]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._of: IdentityDict[nn.Module, IdentitySet[nn.Module]] = IdentityDict()
 
     def install(self, patches: Patches) -> None:
         """Note every ``copy.deepcopy`` of a module, unless its class defines its own.
@@ -36,7 +34,7 @@ class Copies:
             def _reconstruct(value: Any, memo: dict[int, Any] | None, *parts: Any, **more: Any) -> Any:
                 made = original(value, memo, *parts, **more)
                 if memo is not None and isinstance(value, nn.Module):
-                    self._of.setdefault(value, weakref.WeakSet()).add(made)
+                    self._of.setdefault(value, IdentitySet()).add(made)
                 return made
 
             return _reconstruct

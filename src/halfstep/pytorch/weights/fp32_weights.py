@@ -8,7 +8,6 @@ that holds no 16-bit number nothing is changed.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
@@ -21,7 +20,6 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from halfstep.pytorch.callers import asked_by_script, asked_to_load
 from halfstep.pytorch.dtypes import KEPT, SIXTEEN_BIT, format_name
-from halfstep.pytorch.identity import IdentitySet
 from halfstep.pytorch.patches import Patches
 from halfstep.pytorch.weights import module_casts
 from halfstep.pytorch.weights.before import Before
@@ -29,6 +27,7 @@ from halfstep.pytorch.weights.copies import Copies
 from halfstep.pytorch.weights.entering import entering
 from halfstep.pytorch.weights.narrowed import Narrowed
 from halfstep.pytorch.weights.widening import is_alone, is_narrow, narrow_tensors, widen
+from halfstep.takeover.identity import IdentitySet
 
 _WIDE = (torch.float32, torch.float64)
 
@@ -65,7 +64,7 @@ class Fp32Weights:
         self._without_modules = without_modules
         self._copies = Copies()
         self._holds_16_bits = False
-        self._read: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._read: IdentitySet[nn.Module] = IdentitySet()
         self._stepped = False
         self._held = Before(self._only_saved, self._trained, self.found)
         self._optimizers: IdentitySet[Optimizer] = IdentitySet()
