@@ -6,6 +6,7 @@ Compilers are kept out of some functions, and some functions PyTorch finds by id
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import CodeType
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,9 @@ from torch.utils._device import _device_constructors
 
 from halfstep.takeover.patches import Method
 from halfstep.takeover.patches import Patches as Patches
+
+#: halfstep's, as its code objects have it
+_FOLDER = (lambda: None).__code__.co_filename[: -len("pytorch/patches.py")]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Result = TypeVar("Result")
@@ -33,15 +37,24 @@ def itself_not_traced(function: Function) -> Function:
     return _not_traced(function, eval_frame._FrameAction.DEFAULT)
 
 
-def not_compiled_alone(function: Function) -> Function:
-    """Let compilers trace ``function`` where compiled code calls it; elsewhere they start with the functions it calls.
+def compile_nothing_alone(patches: Patches) -> None:
+    """Let compilers trace halfstep's functions where compiled code calls them; elsewhere they pass them by.
 
-    A compiler counts recompilations per function. In a function through which every module's call goes, those of all
-    compiled modules of a program would add up, and soon exceed the limit.
+    PyTorch's own, in whose place most stand, are in C, or are passed by as well. A compiler that meets ours behind a
+    graph break would compile them: graphs that the program does not have under python, and if the compiled code calls
+    the function, as it calls ``torch.as_tensor`` for each number, it has no end. A compiler also counts recompilations
+    per function: in one through which every module's call goes they would soon exceed the limit.
     """
-    skip, default = eval_frame._FrameAction.SKIP, eval_frame._FrameAction.DEFAULT
-    eval_frame.set_code_exec_strategy(function.__code__, eval_frame._FrameExecStrategy(skip, default))
-    return function
+
+    def passing_by(original: Callable[..., bool]) -> Callable[..., bool]:
+        def check(obj: Any, *args: Any, **kwargs: Any) -> bool:
+            if isinstance(obj, CodeType) and obj.co_filename.startswith(_FOLDER):
+                return True
+            return original(obj, *args, **kwargs)
+
+        return check
+
+    patches.when_imported("torch._dynamo.trace_rules", lambda rules: patches.wrap(rules, "check", passing_by))
 
 
 def _not_traced(function: Function, what_it_calls: eval_frame._FrameAction) -> Function:

@@ -26,7 +26,7 @@ from halfstep.pytorch.loss_scaling.own_scaler import OwnScalers
 from halfstep.pytorch.loss_scaling.scale import Scaling
 from halfstep.pytorch.loss_scaling.statistics import Statistics
 from halfstep.pytorch.loss_scaling.step import Steps
-from halfstep.pytorch.patches import Patches
+from halfstep.pytorch.patches import Patches, compile_nothing_alone
 from halfstep.pytorch.recording.brief_look import BriefLook
 from halfstep.pytorch.recording.communicated import Communicated
 from halfstep.pytorch.recording.recorder import NullRecorder, Recorder
@@ -145,6 +145,7 @@ class Takeover(Training, Face):
         """Replace what has to be replaced, and nothing that the recipe does not need."""
         recipe, patches, note = self.recipe, self.patches, self.own_precision.note
         fewer_bits = self.own_precision.asks_for_fewer_bits
+        compile_nothing_alone(patches)
         torchscript.find_originals(patches)
         if recipe.as_is:
             own_amp.watch_only(note, self.recorder.scaled, patches)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,18 @@ def many_modules(backend: Counting) -> list[float]:
     return trained(net, net, backend, lambda step: torch.ones(4, 8))
 
 
+def one_function_for_many_models(backend: Counting) -> list[float]:
+    """A graph takes the weights of each as its inputs."""
+    nets = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(10))
+    run = torch.compile(lambda net, x: net(x), backend=backend)
+    return trained(
+        nets,
+        lambda x: torch.stack([run(net, x) for net in nets]),
+        backend,
+        lambda step: torch.ones(4, 8),
+    )
+
+
 def scaled_linear(factor: float) -> nn.Module:
     """Of a class whose ``forward`` is a function of its own."""
     names: dict[str, Any] = {"nn": nn}
@@ -180,6 +193,7 @@ def run_program(program: Program) -> tuple[list[float], Counting]:
         with_a_graph_break,
         several_models,
         many_modules,
+        one_function_for_many_models,
         a_compiled_optimizer,
         a_fused_update,
         a_whole_step,
@@ -202,13 +216,71 @@ def test_as_many_calls_and_compilations_as_under_python(
 
 
 @pytest.mark.parametrize("recipe", ["bf16", "fp16:init_scale=256"])
-@pytest.mark.parametrize("program", [one_model, many_modules, a_compiled_optimizer])
+@pytest.mark.parametrize(
+    "program", [one_model, many_modules, one_function_for_many_models, a_compiled_optimizer]
+)
 def test_as_many_calls_in_sixteen_bits(begin: Begin, tmp_path: Path, program: Program, recipe: str) -> None:
     _, plain = run_program(program)
     begin(recipe, Writer(tmp_path / "record"))
     _, backend = run_program(program)
     assert backend.calls == plain.calls
     assert set(read(tmp_path / "record").sample["matmul_flops"]) == {recipe[:4]}
+
+
+def trained_by(
+    run: Callable[[nn.Module, Tensor], Tensor], backend: Counting | None, dtype: torch.dtype
+) -> list[float]:
+    """Losses of a model that is loaded in ``dtype``; ``run`` is compiled unless there is no backend."""
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    net = nn.Linear(8, 4).to(dtype)
+    call = run if backend is None else torch.compile(run, backend=backend)
+    return trained(
+        net,
+        lambda x: call(net, x).float(),
+        backend or Counting(),
+        lambda step: torch.full((2 + step, 8), 1.0 + step, dtype=dtype),
+    )
+
+
+def by_a_number(net: nn.Module, x: Tensor) -> Tensor:
+    """Dynamo gives a number that changes to its graphs by ``torch.as_tensor``."""
+    found: Tensor = net(x)
+    return found * found.detach().float().mean().item()
+
+
+def test_a_program_in_16_bits_has_the_graphs_of_one_in_fp32(begin: Begin) -> None:
+    plain, backend = Counting(), Counting()
+    losses = trained_by(by_a_number, plain, torch.float32)
+    begin("fp32")
+    assert trained_by(by_a_number, backend, torch.bfloat16) == losses
+    assert backend.calls == plain.calls
+    assert backend.compiled == plain.compiled
+
+
+def test_a_cast_of_a_model_in_compiled_code_is_not_applied(begin: Begin) -> None:
+    def losses(dtype: torch.dtype) -> list[float]:
+        def run(net: nn.Module, x: Tensor) -> Tensor:
+            found = net(x)
+            torch._dynamo.graph_break()
+            net.to(dtype)
+            return found + net(x)
+
+        return trained_by(run, Counting(), dtype)
+
+    plain = losses(torch.float32)
+    begin("fp32")
+    assert losses(torch.bfloat16) == plain
+
+
+def test_weights_with_a_remainder_are_copied_between_two_graphs(begin: Begin) -> None:
+    def run(net: nn.Module, x: Tensor) -> Tensor:
+        other = copy.deepcopy(net)
+        found: Tensor = net(x) + other(x).detach()
+        return found
+
+    begin("bf16-lean")
+    assert trained_by(run, Counting(), torch.float32) == trained_by(run, None, torch.float32)
 
 
 def test_where_nan_began_in_compiled_code_is_told_by_graph(begin: Begin, tmp_path: Path) -> None:

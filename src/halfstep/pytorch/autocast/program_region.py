@@ -40,7 +40,7 @@ from halfstep.pytorch.autocast.state import (
     switch_on,
 )
 from halfstep.pytorch.devices import device_types, in_use
-from halfstep.pytorch.patches import Patches, not_compiled_alone, outside_compiler
+from halfstep.pytorch.patches import Patches, outside_compiler
 
 #: the kinds of regions: the outermost call of a model, from a layer to the backward pass, the script's own, a
 #: framework's, or (bare parameters) from a step to the next backward pass
@@ -246,7 +246,7 @@ class ProgramRegion(NoRegions, ABC):
                 self._told(kind)
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        inside, device_of = INSIDE, self._device_in_compiled_code()
+        inside, (note_device, noted_device) = INSIDE, self._device_in_compiled_code()
         is_own = original is nn.Module._wrapped_call_impl
 
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -257,36 +257,53 @@ class ProgramRegion(NoRegions, ABC):
                 return original(module, *args, **kwargs)
             if not torch.compiler.is_compiling():
                 return outside_compiler(self._outermost, original, module, args, kwargs)
-            device = device_of(module)
+            from torch._dynamo.comptime import comptime
+
+            comptime(note_device)
+            device = noted_device()
             if not device:
                 return original(module, *args, **kwargs)
             with torch.autocast(device, cache_enabled=OURS):  # type: ignore[arg-type]
                 result = original(module, *args, **kwargs)
             return to_fp32(result)
 
-        return not_compiled_alone(__call__)
+        return __call__
 
-    def _device_in_compiled_code(self) -> Callable[[nn.Module], str]:
-        """Tells a compiler, when it traces a module's call, the device of the region around it; empty for no region."""
+    def _device_in_compiled_code(self) -> tuple[Callable[[Any], None], Callable[[], str]]:
+        """Tells a compiler, when it traces a module's call, the device of the region around it; empty for no region.
 
-        def device_of(module: nn.Module) -> str:
-            role = self._roles.of(module, ())
-            if role is Role.NONE or self._around.gone or torch.compiler.is_exporting():
-                return ""
-            self._entry(module, (), {})
-            if place() is AROUND:
-                if is_grad_enabled() and not self._around.is_open:
-                    self._become("own")
-                return ""
-            if not self.wanted or self._kind in ("own", "framework"):
-                return ""
-            if is_grad_enabled():
-                self._become("model")
-            return self._devices_of(module)[-1]
+        Returns:
+            What Dynamo is to call with its context, and a constant for it afterwards: the device. Given the module, a
+            constant would hold for that one alone, and code through which several models go would be compiled for each.
+        """
+        device = ""
+
+        def note(context: Any) -> None:
+            nonlocal device
+            variable = context.get_local("module")._i_will_not_complain_if_bc_breaks_VariableTracker()
+            device = self._device_of_compiled(variable.realize().value)
+
+        def noted() -> str:
+            return device
 
         # As torch.compiler.assume_constant_result does, which imports the compiler.
-        device_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
-        return device_of
+        noted._dynamo_marked_constant = True  # type: ignore[attr-defined]
+        return note, noted
+
+    def _device_of_compiled(self, module: nn.Module) -> str:
+        role = self._roles.of(module, ())
+        if role is Role.NONE or self._around.gone or torch.compiler.is_exporting():
+            return ""
+        self._entry(module, (), {})
+        if place() is AROUND:
+            if is_grad_enabled() and not self._around.is_open:
+                self._become("own")
+            return ""
+        if not self.wanted or self._kind in ("own", "framework"):
+            return ""
+        if is_grad_enabled():
+            self._become("model")
+        return self._devices_of(module)[-1]
 
     def _method_called(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         """A method of a model that TorchScript has compiled."""

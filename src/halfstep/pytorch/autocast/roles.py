@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 from torch.nn.utils.parametrize import ParametrizationList
@@ -40,6 +41,7 @@ class Roles:
         self._reached: set[int] | None = set()
         self._called: IdentitySet[nn.Module] = IdentitySet()
         self._swapped = False
+        self._compiled: set[torch.Size] = set()
 
     def install(self, patches: Patches) -> None:
         """Notice it when optimizers are given their parameters."""
@@ -98,22 +100,27 @@ class Roles:
         for parameter in module.parameters():
             self._reached.add(id(parameter))
             self._swapped = self._swapped or not isinstance(parameter, nn.Parameter)
+            if torch.compiler.is_compiling():
+                self._compiled.add(parameter.shape)
 
     def reached_most(self, optimizers: Iterable[Optimizer]) -> bool:
         """Whether calls of modules have reached at least half of what is optimized; asked once, after a first step.
 
         An optimizer may hold copies of the reached parameters (a script's own fp32 weights): then these have gradients
-        although no optimizer holds them.
+        although no optimizer holds them. A compiler traces one call for all models whose parameters have the same
+        shapes.
         """
         reached, self._reached = self._reached or set(), None
         called, self._called = list(self._called), IdentitySet()
         if self._swapped:
             return True
-        held = {id(p): p.numel() for o in optimizers for p in _parameters(o) if p.requires_grad}
+        held = {id(p): p for o in optimizers for p in _parameters(o) if p.requires_grad}
         others = {id(p): p for module in called for p in module.parameters() if id(p) not in held}
         copied = sum(p.numel() for p in others.values() if p.grad is not None)
-        found = copied + sum(size for name, size in held.items() if name in reached)
-        return 2 * found >= sum(held.values())
+        found = copied + sum(
+            p.numel() for name, p in held.items() if name in reached or p.shape in self._compiled
+        )
+        return 2 * found >= sum(p.numel() for p in held.values())
 
 
 def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:

@@ -22,7 +22,7 @@ from halfstep.pytorch.loss_scaling.leaves import leaves_of
 from halfstep.pytorch.loss_scaling.pass_scales import Line, here
 from halfstep.pytorch.loss_scaling.values import differentiated_further, innermost, layers
 from halfstep.pytorch.loss_scaling.values import finite as all_finite
-from halfstep.pytorch.patches import Patches, not_compiled_alone
+from halfstep.pytorch.patches import Patches
 from halfstep.takeover.base import PROFILED_STEP
 from halfstep.takeover.identity import IdentitySet
 
@@ -122,7 +122,7 @@ class ManualUpdates:
                 self.outside()
             return found
 
-        return not_compiled_alone(transform)
+        return transform
 
     @property
     def param_groups(self) -> list[ParamGroup]:

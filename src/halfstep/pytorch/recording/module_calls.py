@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.compiler import is_compiling
 
-from halfstep.pytorch.patches import Patches, never_traced, not_compiled_alone
+from halfstep.pytorch.patches import Patches, never_traced
 
 Note = Callable[[nn.Module, tuple[Any, ...]], None]
 
@@ -37,7 +37,7 @@ class ModuleCalls:
                 _tell(self._notes, module, (*args, *kwargs.values()))
             return original(module, *args, **kwargs)
 
-        return not_compiled_alone(__call__)
+        return __call__
 
 
 @never_traced
