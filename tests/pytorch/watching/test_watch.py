@@ -302,3 +302,41 @@ def test_operations_of_the_script_compute_as_where_nobody_watches(
         operation._lib._destroy()
     narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe, torch.float32)
     assert expected[1][:4] == [torch.float32, narrow, narrow, torch.float32]
+
+
+@pytest.mark.parametrize("layer", ["encoder", "attention"])
+@pytest.mark.parametrize("recipe", ["fp32", "bf16", "fp16", "bf16-true", "bf16-lean"])
+def test_a_fused_layer_computes_as_where_nobody_watches(
+    begin: Begin, tmp_path: Path, recipe: str, layer: str
+) -> None:
+    """PyTorch calls one operation for the whole layer in an evaluation."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.attention(x, x, x, need_weights=False)[0]
+            return found
+
+    def evaluated(watch: bool) -> list[list[float]]:
+        torch.manual_seed(0)
+        takeover = begin(recipe, Writer(tmp_path / f"{watch}.jsonl"), watch=watch)
+        encoder = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        net = nn.Sequential(encoder if layer == "encoder" else Attention(), nn.Linear(16, 4))
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        found = []
+        for _ in range(2):
+            net.train()
+            x = torch.randn(2, 5, 16)
+            net(x).square().mean().backward()
+            optimizer.step()
+            net.eval()
+            with torch.no_grad():
+                found.append(net(x).flatten().tolist())
+        takeover.close()
+        takeover.remove()
+        return found
+
+    assert evaluated(watch=True) == evaluated(watch=False)
