@@ -19,6 +19,10 @@ class IdentityDict(MutableMapping[T, V]):
     def __getitem__(self, key: T) -> V:
         return self._held[id(key)][1]
 
+    def get(self, key: T, default: Any = None) -> Any:
+        """As of every mapping; without an exception, which a miss would cost 2 us."""
+        return self._held.get(id(key), (None, default))[1]
+
     def __setitem__(self, key: T, value: V) -> None:
         held, number = self._held, id(key)
         known = held.get(number)
