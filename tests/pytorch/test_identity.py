@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,41 @@ def test_equal_models_are_trained_as_others_are(
     others, equal = (read(tmp_path / f"{cls.__name__}.jsonl") for cls in (nn.Sequential, EqualNet))
     assert equal.stored == others.stored
     assert equal.stored.measured
+
+
+class EqualNorm(nn.BatchNorm1d):
+    """Equal to all of its class."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EqualNorm)
+
+    def __hash__(self) -> int:
+        return 1
+
+
+def statistics_after_a_skipped_step(cls: type[nn.BatchNorm1d]) -> list[list[float]]:
+    torch.manual_seed(0)
+    norms = [cls(8), cls(8)]
+    model = nn.Sequential(nn.Linear(4, 8), norms[0], nn.ReLU(), nn.Linear(8, 8), norms[1], nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    found = []
+    for factor in (1.0, math.inf):
+        optimizer.zero_grad()
+        (model(torch.randn(6, 4)).square().mean() * factor).backward()
+        optimizer.step()
+        # PyTorch's `buffers` lists those of equal modules once.
+        found.append([buffer.tolist() for norm in norms for buffer in norm.buffers()])
+    assert found[0] == found[1], "the skipped step has changed nothing"
+    return found[1]
+
+
+def test_equal_norm_layers_have_their_own_statistics(begin: Begin) -> None:
+    found = []
+    for cls in (nn.BatchNorm1d, EqualNorm):
+        takeover = begin("fp16")
+        found.append(statistics_after_a_skipped_step(cls))
+        takeover.remove()
+    assert found[0] == found[1]
 
 
 def test_a_set_holds_its_members_weakly() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,6 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from halfstep.passed_on import StateDict
 from halfstep.pytorch.patches import Patches
+from halfstep.takeover.identity import IdentitySet
 from halfstep.takeover.patches import descendants
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -94,8 +94,8 @@ class Statistics:
     """
 
     def __init__(self) -> None:
-        self._made: weakref.WeakSet[_NormBase] = weakref.WeakSet()
-        self._seen: weakref.WeakSet[_NormBase] = weakref.WeakSet()
+        self._made: IdentitySet[_NormBase] = IdentitySet()
+        self._seen: IdentitySet[_NormBase] = IdentitySet()
         self._copies = self._of_pass = self._spare = Copies()
         self._changing = False
         self._compiled_calls = 0

@@ -159,7 +159,7 @@ class Fp32Weights:
         if torch.compiler.is_compiling() or sys._getframe(2).f_code.co_filename.startswith("<eval_with_key>"):
             return False
         memory = tensor.data_ptr() if _has_memory(tensor) else 0
-        known = (p for module in {*self._held, *self._read} for p in module.parameters())
+        known = (p for module in (*self._held, *self._read) for p in module.parameters())
         weights = chain(self._trained(), known)
         return memory != 0 and any(_has_memory(p) and p.data_ptr() == memory for p in weights)
 
