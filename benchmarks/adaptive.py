@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import chdtri
 from scipy.stats import binomtest
 
@@ -39,7 +38,7 @@ from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.planning import PlanEnd, State
 from halfstep.comparison.standing import stand
 from halfstep.comparison.statistics.intervals import t_quantile
-from halfstep.comparison.statistics.paired import noncentrality, power
+from halfstep.comparison.statistics.paired import noncentrality
 from halfstep.comparison.statistics.quality import kind_of
 from halfstep.comparison.statistics.sequential import LOOKS, Levels, critical, level
 from halfstep.record.ran import EVERY_PRODUCT, Ran
@@ -277,7 +276,7 @@ def effect(pairs: int, count: int) -> dict[str, Any]:
     often it was seen.
     """
     alpha = Levels(1).of_ratio("speed")
-    designed = brentq(lambda size: power(size * math.sqrt(pairs), pairs, alpha) - 0.8, 0.05, 100.0)
+    designed = noncentrality(pairs, alpha) / math.sqrt(pairs)
     random = np.random.default_rng([3, pairs])
     found: dict[str, Any] = {"fixed_pairs": pairs, "effect": designed}
     for name, times in (("designed", 1.0), ("twice", 2.0)):
