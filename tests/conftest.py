@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -48,6 +49,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker("long")
         elif item.get_closest_marker("long") is not None:
             item.add_marker(pytest.mark.skip(reason="takes minutes: make test-long runs it"))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of later garbage collections, and of halfstep's looks at all that is there."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
