@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from halfstep.record import Writer, read
+from halfstep.record import Record, Writer, read
 from halfstep.takeover.identity import IdentitySet
 
 from .conftest import Begin
@@ -56,22 +57,38 @@ def trained(cls: type[torch.optim.SGD], own_amp: bool) -> list[float]:
     return losses
 
 
+def both(
+    begin: Begin,
+    folder: Path,
+    recipe: str,
+    train: Callable[[Any], list[float]],
+    *classes: type,
+    watch: bool = False,
+) -> list[Record]:
+    """Train with each of two classes, which must give the same numbers and store the same; returns the records."""
+    found, records = [], []
+    for cls in classes:
+        path = folder / f"{cls.__name__}.jsonl"
+        takeover = begin(recipe, Writer(path), watch=watch)
+        found.append(train(cls))
+        takeover.close()
+        takeover.remove()
+        records.append(read(path))
+    assert found[0] == found[1]
+    assert records[0].stored == records[1].stored
+    assert records[1].stored.measured
+    return records
+
+
 @pytest.mark.parametrize("own_amp", [False, True])
 @pytest.mark.parametrize("recipe", ["as-is", "fp32", "bf16", "fp16", "bf16-true", "bf16-lean:states=bf16"])
 def test_they_train_as_others_do(begin: Begin, tmp_path: Path, recipe: str, own_amp: bool) -> None:
-    found = []
-    for cls in (torch.optim.SGD, Equal):
-        writer = Writer(tmp_path / f"{cls.__name__}.jsonl")
-        takeover = begin(recipe, writer)
-        found.append(trained(cls, own_amp))
-        takeover.close()
-        takeover.remove()
-    assert found[0] == found[1]
-    stepped, equal = (read(tmp_path / f"{cls.__name__}.jsonl") for cls in (torch.optim.SGD, Equal))
+    def train(cls: type[torch.optim.SGD]) -> list[float]:
+        return trained(cls, own_amp)
+
+    stepped, equal = both(begin, tmp_path, recipe, train, torch.optim.SGD, Equal)
     assert [step["loss"] for step in equal.steps] == [step["loss"] for step in stepped.steps]
     assert len(equal.steps) == 4
-    assert equal.stored == stepped.stored
-    assert equal.stored.measured
 
 
 class EqualNet(nn.Sequential):
@@ -107,17 +124,7 @@ def trained_in_turn(cls: type[nn.Sequential]) -> list[float]:
 def test_equal_models_are_trained_as_others_are(
     begin: Begin, tmp_path: Path, recipe: str, watch: bool
 ) -> None:
-    found = []
-    for cls in (nn.Sequential, EqualNet):
-        writer = Writer(tmp_path / f"{cls.__name__}.jsonl")
-        takeover = begin(recipe, writer, watch=watch)
-        found.append(trained_in_turn(cls))
-        takeover.close()
-        takeover.remove()
-    assert found[0] == found[1]
-    others, equal = (read(tmp_path / f"{cls.__name__}.jsonl") for cls in (nn.Sequential, EqualNet))
-    assert equal.stored == others.stored
-    assert equal.stored.measured
+    both(begin, tmp_path, recipe, trained_in_turn, nn.Sequential, EqualNet, watch=watch)
 
 
 class EqualNorm(nn.BatchNorm1d):

@@ -84,12 +84,10 @@ class ProgramRegion(NoRegions, ABC):
         """
         return self._around.promotes
 
-    def _promotes_at(self, where: torch.dtype) -> bool:
-        """Whether 16-bit and mixed operands are promoted at a place where the program computes outside of ``dtype``.
-
-        In calls of models they are also where only the recipe has made weights 16-bit.
-        """
-        return self.promotes or (self._narrow_weights and where is not OUTSIDE)
+    @property
+    def _promotes_inside(self) -> bool:
+        """Likewise in calls of models: there also where only the recipe has made weights 16-bit."""
+        return self.promotes or self._narrow_weights
 
     def install(self, patches: Patches) -> None:
         """Wrap the call of modules."""
@@ -222,7 +220,7 @@ class ProgramRegion(NoRegions, ABC):
         if dtype is not None:
             switch_on(in_use(self.devices), dtype)
         elif self.promotes or outer.place is not OUTSIDE:
-            # not off: what the region around gave is 16-bit, and in the script's own code all operands are fp32
+            # Not off: what the region around gave is 16-bit, and in the script's own code all operands are fp32.
             switch_on(self.devices, torch.float32)
         if (dtype is not None or where is not AROUND) and outer.place is OUTSIDE:
             set_place(where)

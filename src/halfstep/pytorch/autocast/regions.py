@@ -80,7 +80,7 @@ class Regions(ProgramRegion):
         if where is AROUND:
             return self._inside_another(original, module, args, kwargs, role)
         if not self.wanted or self._kind in ("own", "framework"):
-            run = self._promoted if self._promotes_at(INSIDE) else self._as_a_part
+            run = self._promoted if self._promotes_inside else self._as_a_part
             return run(original, module, args, kwargs)
         narrow = self.dtype is not torch.float32
         if role is Role.LAYER and narrow and is_grad_enabled() and self._kind in (None, "layers"):
@@ -95,7 +95,7 @@ class Regions(ProgramRegion):
 
     def _promoted(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Make a call outside of the recipe's regions: 16-bit operands that meet fp32 ones are promoted."""
-        if not self._promotes_at(INSIDE) or place() is not OUTSIDE:
+        if not self._promotes_inside or place() is not OUTSIDE:
             return original(module, *args, **kwargs)
         with Region(self.devices, torch.float32, INSIDE):
             return original(module, *args, **kwargs)

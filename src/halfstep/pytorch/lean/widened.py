@@ -60,7 +60,7 @@ class Widened:
             made.append((parameter, gradient, wide))
         if narrow:
             torch._foreach_copy_(copies, narrow)
-        self._gradients = [(*each, each[2]._version) for each in made]
+        self._gradients = [(parameter, gradient, wide, wide._version) for parameter, gradient, wide in made]
 
     def end(self) -> None:
         """The arithmetic is over, or interrupted by a closure."""
