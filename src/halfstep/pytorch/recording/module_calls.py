@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_dynamo_compiling
 
 from halfstep.pytorch.patches import Patches, never_traced
 
@@ -31,10 +31,15 @@ class ModuleCalls:
         self._notes = notes
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        is_own = original is nn.Module._wrapped_call_impl
+
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            # In this order a compiler sees a constant, and nothing that changes.
-            if not is_compiling() and self._notes:
+            # In this order a compiler sees a constant, and nothing that changes. ``is_compiling`` calls once more.
+            if not is_dynamo_compiling() and self._notes and not is_compiling():
                 _tell(self._notes, module, (*args, *kwargs.values()))
+            if is_own:  # do here what it does: saves a frame in every call
+                compiled: Any = module._compiled_call_impl
+                return (compiled or module._call_impl)(*args, **kwargs)
             return original(module, *args, **kwargs)
 
         return __call__
