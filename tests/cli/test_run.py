@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from halfstep.pytorch import capabilities
 from halfstep.record import read
+from halfstep.record.ran import Ran
+from halfstep.words.ran import words
 
 from .running import PROGRAMS, halfstep, python
 
@@ -223,6 +226,24 @@ def test_the_last_words_are_the_same_without_a_record(tmp_path: Path) -> None:
     assert said("s.py") == "halfstep: ran as bf16, products in fp32 units: 4 steps"
     assert said("s.py", "early") == "halfstep: precision bf16 was in force: 1 step"
     assert said("s.py", "own") == said("--record", "r", "s.py", "own")
+
+
+@pytest.mark.parametrize("options", [("as-is",), ("bf16", "--products", "native")])
+def test_products_that_pytorch_computes_in_software_are_told(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "s.py").write_text(
+        "import torch\n"
+        "net = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 1))\n"
+        "optimizer = torch.optim.SGD(net.parameters(), 0.1)\n"
+        "for step in range(3):\n"
+        "    with torch.autocast('cpu', torch.bfloat16):\n"
+        "        loss = net(torch.ones(2, 8)).square().mean()\n"
+        "    optimizer.zero_grad(); loss.backward(); optimizer.step()\n"
+    )
+    halfstep("run", "--precision", *options, "--record", "r", "s.py", cwd=tmp_path)
+    software = ", PyTorch's own products in software" * capabilities.in_software("bf16", "cpu")
+    assert words(Ran.of(read(tmp_path / "r"))) == f"bf16{software}"
 
 
 def test_training_in_processes_that_the_program_forks_is_said(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from halfstep import codec
 from halfstep.comparison.model.trials import TrialRow
+from halfstep.comparison.model.verdicts import PrecisionRow
 from halfstep.comparison.trial_cost import with_energy, with_memory, with_time_shares, work_ratio
 from halfstep.record import Record
 from halfstep.report.words import warnings
@@ -98,3 +100,15 @@ def test_a_step_that_computes_several_times_the_products_is_told() -> None:
     assert work_ratio([row(420, moved_at=2)], base) is None
     assert work_ratio([TrialRow(seed=0)], base) is None
     assert warnings.work_ratio(4.2, "fp32").startswith("a step computes 4.2× the products of fp32's: ")
+
+
+def test_a_program_that_ends_by_its_own_loss_is_told_by_its_number_of_steps() -> None:
+    base = PrecisionRow(precision="fp32", status="ok", trials=1, steps=830)
+    found = [warnings.of_row(replace(base, precision="bf16", steps=n), base, []) for n in (830, 1879)]
+    why = "the program itself decides when to end, so final losses are of different steps"
+    assert found == [[], [f"made 1,879 steps, and fp32 830: {why}"]]
+    several = replace(base, trials=3)
+    assert warnings.of_row(replace(several, steps=1), several, []) == [
+        f"made at least 1 step, and fp32 at least 830: {why}"
+    ]
+    assert warnings.of_row(replace(base, status="failed", steps=3), base, []) == []

@@ -98,11 +98,20 @@ def test_amdahls_law_says_what_could_be_had() -> None:
 
 def test_odd_sizes_missing_units_and_small_operations_are_said_where_they_are() -> None:
     own = [(1, trial({"products": 0.6, "host": 0.4}, odd_size_share=0.375))]
+    odd = "38% of the products' FLOPs have a side that is no multiple of 8, which matrix units pad."
+    said = texts(why(verdict(), own, BASE)["why_no_faster"])
+    assert odd in said
+    assert "Small operations: 900 in a step, 4.00 µs each at the median" in said
     slow = verdict() | {"ran": codec.write(Ran(products={"bf16": 1.0}, fp32_units=("product",)))}
     said = texts(why(slow, own, BASE)["why_no_faster"])
-    assert "38% of the products' FLOPs have a side that is no multiple of 8, which matrix units pad." in said
     assert "No units for it here: products in fp32 units, which take as long as in fp32." in said
-    assert "Small operations: 900 in a step, 4.00 µs each at the median" in said
+    software = verdict() | {"ran": codec.write(Ran(products={"bf16": 1.0}, software="PyTorch"))}
+    slower = texts(why(software, own, BASE)["why_no_faster"])
+    assert (
+        "No units for it here: PyTorch computes these products in software, more slowly than in fp32."
+        in slower
+    )
+    assert odd not in said + slower
     quiet = texts(why(verdict(), [(1, trial({"products": 0.9, "host": 0.1}))], BASE)["why_no_faster"])
     assert not any(word in quiet for word in ("multiple of 8", "No units", "Small operations"))
 

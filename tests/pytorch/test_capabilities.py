@@ -53,6 +53,17 @@ def test_cpu(here: Cpu, bf16: str, fp16: str) -> None:
     assert cpu_support("tf32", here) == Support("impossible", "a CPU has no TF32 units")
 
 
+@pytest.mark.parametrize(
+    ("here", "expected"),
+    [(ZEN3, ["bf16", "fp16"]), (ZEN5, ["fp16"]), (SAPPHIRE_RAPIDS, []), (MACBOOK, [])],
+)
+def test_pytorchs_own_products_are_software_where_a_cpu_has_no_units(
+    here: Cpu, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capabilities, "cpu", lambda: here)
+    assert [p for p in ("bf16", "fp16") if capabilities.in_software(p, "cpu")] == expected
+
+
 def test_reasons_name_the_evidence() -> None:
     assert cpu_support("bf16", ZEN5) == Support(
         "native", "the CPU has bf16 units (avx512_bf16) and oneDNN uses them", SLOWER

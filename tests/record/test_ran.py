@@ -65,6 +65,11 @@ def trial(
             "fp16, TensorFlow's own products in software",
         ),
         (
+            trial("", {"fp16": 7}, {"fp32": 4}, software="PyTorch", software_formats=["fp16"]),
+            "fp16, PyTorch's own products in software",
+        ),
+        (trial("", {"bf16": 7}, {"fp32": 4}, software="PyTorch", software_formats=["fp16"]), "bf16"),
+        (
             trial(
                 "fp8", {"fp8": 7}, {"fp32": 4}, emulated=True, described="fp8 (e4m3 forward, e5m2 backward)"
             ),
@@ -142,8 +147,8 @@ def test_an_event_is_not_taken_on_trust() -> None:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("layers", "bf16, the loss too, as no model is called around the layers"),
-        ("parameters", "bf16, the loss too, as no module is called"),
+        ("layers", "bf16; the precision held for the loss too, as no model is called around the layers"),
+        ("parameters", "bf16; the precision held for the loss too, as no module is called"),
         ("model", "bf16"),
         ("own", "bf16"),
         ("another", "bf16"),

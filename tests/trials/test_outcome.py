@@ -253,6 +253,25 @@ def test_the_reason_of_a_trial_that_never_began_is_the_end_of_its_log(tmp_path: 
     assert outcome_of(job, Trial("fp32"), 1, None, "Ctrl-C").reason == "short"
 
 
+def test_a_program_that_leaves_with_an_exit_code_is_told_by_its_last_line(tmp_path: Path) -> None:
+    """As argparse does, which writes its error and raises SystemExit."""
+    job = Job("train.py", (), False, tmp_path)
+    job.log(Trial("fp32")).parent.mkdir()
+    start = '{"event":"start","schema":"halfstep/record/1","precision":"fp32"}\n'
+    end = '{"event":"end","status":"failed","reason":"exit code 2","exit_code":2,"exception":null}\n'
+    job.record(Trial("fp32")).write_text(start + end)
+    assert outcome_of(job, Trial("fp32"), 2, None, "Ctrl-C").reason == "exit code 2"
+    job.log(Trial("fp32")).write_text(
+        "usage: train.py [--lr LR]\ntrain.py: error: unrecognized arguments: --rl\n"
+    )
+    said = outcome_of(job, Trial("fp32"), 2, None, "Ctrl-C").reason
+    assert said == "exit code 2; it said last: train.py: error: unrecognized arguments: --rl"
+    job.record(Trial("fp32")).write_text(
+        start + end.replace("null", '"RuntimeError"').replace("exit code 2", "boom")
+    )
+    assert outcome_of(job, Trial("fp32"), 1, None, "Ctrl-C").reason == "boom"
+
+
 def test_a_record_that_is_gone_is_no_failure_of_the_program(tmp_path: Path) -> None:
     job = Job("train.py", (), False, tmp_path, time_limit=5)
     found = outcome_of(job, Trial("fp32"), 0, None, "Ctrl-C")

@@ -94,7 +94,7 @@ def _lost(row: PrecisionRow, prefer: Prefer) -> Drop | None:
     """Why it cannot win by the objective; None if it still may, or if the objective is accuracy."""
     if prefer == "accuracy" or row.emulated:
         return None
-    if prefer == "speed" and row.ran.in_fp32_units:
+    if prefer == "speed" and row.ran.without_units:
         return "no_units"
     high = _gain(row, prefer)[1]
     return "loses" if high < 1 else "no_gain" if high < 1 / AS_GOOD else None

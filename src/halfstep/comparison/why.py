@@ -77,11 +77,12 @@ def _why_no_faster(row: PrecisionRow, own: Trials, base: Trials) -> list[Explana
 
 def _facts(row: PrecisionRow, own: Trials, base: Trials) -> list[Explanation]:
     """What the shares do not show: units, sizes, the largest possible gain, launches of small operations."""
-    return [*_units(row, own), *_sizes(own), *_at_most(base), *_launches(own)]
+    sizes = [] if row.ran.without_units else _sizes(own)
+    return [*_units(row, own), *sizes, *_at_most(base), *_launches(own)]
 
 
 def _units(row: PrecisionRow, own: Trials) -> list[Explanation]:
-    return [_entry(None, own[0][0], "ran_as")] if row.ran.fp32_units and own else []
+    return [_entry(None, own[0][0], "ran_as")] if (row.ran.fp32_units or row.ran.software) and own else []
 
 
 def _sizes(own: Trials) -> list[Explanation]:

@@ -132,6 +132,7 @@ class Takeover(Face):
             backend_version=self._backend.version,
             ran_as=self.ran_as,
             software=self._backend.software(self._recipe),
+            software_formats=self._backend.software_formats(self._recipe),
             **self._backend.product_fields,
             **asked_of(self._recipe),
             emulated=self._backend.emulated,

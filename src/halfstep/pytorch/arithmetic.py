@@ -12,7 +12,7 @@ from halfstep.errors import Unsupported
 from halfstep.machine.support import Support
 from halfstep.pytorch import devices
 from halfstep.pytorch.autocast import lists
-from halfstep.pytorch.capabilities import support
+from halfstep.pytorch.capabilities import in_software, support
 from halfstep.pytorch.dtypes import DTYPES
 from halfstep.pytorch.loss_scaling import scaled_pass
 from halfstep.pytorch.native import builder as native
@@ -99,6 +99,13 @@ class Arithmetic:
             text = f"the kernels in C and C++ cannot be had ({why}): PyTorch's operations do their work, more slowly"
             self._options.say(text)
             self._options.writer.write("warning", text=text)
+
+    @property
+    def software_formats(self) -> list[str]:
+        """The 16-bit formats whose products PyTorch computes in software here."""
+        sixteen = ("bf16", "fp16")
+        planned = self.fp32_units.get("product", frozenset())
+        return [f for f in sixteen if DTYPES[f] not in planned and in_software(f, self.device)]
 
     @property
     def to_emulate(self) -> bool:

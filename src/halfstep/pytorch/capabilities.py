@@ -28,6 +28,7 @@ ROCM = "ROCm"
 _FLAGS = (
     "avx2", "avx_ne_convert", "avx512_f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16", "amx_tile",
 )  # fmt: skip
+_ARM = ("aarch64", "arm64")
 _ARM_FLAGS = ("neon", "bf16", "fp16_arith", "sve", "sve2", "sve_bf16", "sme", "sme2")
 
 #: What computes products of 16-bit numbers faster than fp32. AVX-512 alone does not: there oneDNN's bf16 took 1.2
@@ -106,7 +107,7 @@ def cpu_support(precision: str, machine: Cpu) -> Support:
     if precision == "tf32":
         return Support("impossible", "a CPU has no TF32 units")
     wanted = _UNITS[precision]
-    if machine.architecture in ("aarch64", "arm64"):
+    if machine.architecture in _ARM:
         unknown = (
             f"whether PyTorch's own {precision} trains as fast as fp32 on an ARM CPU has not been measured"
         )
@@ -123,6 +124,15 @@ def cpu_support(precision: str, machine: Cpu) -> Support:
     return Support(
         "native", f"the CPU has {precision} units ({', '.join(units)}) and oneDNN uses them", slower
     )
+
+
+def in_software(precision: str, device: str) -> bool:
+    """Whether PyTorch's own products in ``bf16`` or ``fp16`` are software on ``device``, slower than those in fp32.
+
+    Of an ARM CPU without measurements that is not known, and the answer is no.
+    """
+    kind = support(precision, device).kind
+    return kind == "emulated" or (kind == "fp32_units" and device == "cpu" and cpu().architecture not in _ARM)
 
 
 def cuda_support(precision: str, capability: tuple[int, int]) -> Support:

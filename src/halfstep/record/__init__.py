@@ -5,8 +5,9 @@ Events, in the order in which they appear (every one has ``event`` and ``at``, s
 - ``start``: schema, halfstep's version, precision, seed, repeat, rank, world size, command, environment
 - ``takeover``: framework, version, device, seconds it took, ``ran_as`` (what was put into force, in words) and the same
   as values: ``asked`` and ``asked_weights`` (formats), ``described``, ``emulated``, ``fp32_units`` (kinds of product),
-  ``lists`` (a device), ``software`` (a framework); later ones have the framework that drives the training, where it is
-  not PyTorch itself, and whether the script clips and accumulates
+  ``lists`` (a device), ``software`` (a framework) and ``software_formats`` (which of its products are meant; without
+  it, all 16-bit ones); later ones have the framework that drives the training, where it is not PyTorch itself, and
+  whether the script clips and accumulates
 - ``own_amp``: the script has its own mixed precision (``autocast``, ``GradScaler``, a framework's flag), and
   the format that its words ask for
 - ``step``: index from 0, loss, seconds since the step before, skipped, loss_scale, sampled

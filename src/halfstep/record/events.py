@@ -59,6 +59,7 @@ class Takeover(TypedDict, total=False):
     described: str
     fp32_units: list[str]
     software: str | None
+    software_formats: list[str]
     lists: str | None
     emulated: bool
     device: str

@@ -63,7 +63,9 @@ class Ran:
         used = _texts(sample["fp32_units"]) if "fp32_units" in sample else planned
         # Where only some kinds were planned and none was recorded, it is not known whether the program has any of them.
         known = "fp32_units" in sample or EVERY_PRODUCT in planned
+        named = [name for name in ("bf16", "fp16") if name in worth_naming(shares or {})]
         sixteen = any(name in ("bf16", "fp16") for name in shares or {})
+        in_software = set(named) & {*_texts(takeover.get("software_formats", named))}
         return cls(
             asked=_text(takeover.get("asked")),
             asked_weights=_text(takeover.get("asked_weights")),
@@ -77,7 +79,7 @@ class Ran:
             else (),
             emulated=_text(takeover.get("described")) if takeover.get("emulated") is True else "",
             lists=_text(takeover.get("lists")) if sixteen else "",
-            software=_text(takeover.get("software")) if sixteen else "",
+            software=_text(takeover.get("software")) if in_software else "",
             region=_text(record.region.get("kind")),
         )
 
@@ -105,6 +107,11 @@ class Ran:
     def in_fp32_units(self) -> bool:
         """Whether all its 16-bit products were computed in fp32 units, which take as long as in fp32."""
         return EVERY_PRODUCT in self.fp32_units
+
+    @property
+    def without_units(self) -> bool:
+        """Whether no units of the device are faster than fp32's for its 16-bit products."""
+        return self.in_fp32_units or bool(self.software)
 
     def same_as(self, other: Ran) -> bool:
         """Whether both ran the same: identical formats of products and of weights, in the same units."""

@@ -91,6 +91,9 @@ def outcome_of(job: Job, trial: Trial, exit_code: int | None, stopped: Status | 
         status, reason = "damaged", "its record is gone: the program, or somebody else, has removed it"
     if status == "failed" and not record.start:
         reason = _last_line(job.log(trial)) or reason
+    elif status == "failed" and record.end.get("status") == "failed" and not record.end.get("exception"):
+        # It ended by sys.exit, as argparse does: what it said last tells why.
+        reason = f"{reason}; it said last: {line}" if (line := _last_line(job.log(trial))) else reason
     return Outcome(trial, status, reason, exit_code, record, ranks).trusted()
 
 

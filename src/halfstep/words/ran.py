@@ -8,8 +8,8 @@ from halfstep.record.ran import EVERY_PRODUCT, FP16_SUMS, NOT_REACHED, Ran, wort
 
 #: what is said of regions that hold more than the calls of a model: the loss is computed in them, too
 _INSIDE = {
-    "layers": "the loss too, as no model is called around the layers",
-    "parameters": "the loss too, as no module is called",
+    "layers": "the precision held for the loss too, as no model is called around the layers",
+    "parameters": "the precision held for the loss too, as no module is called",
 }
 
 
@@ -54,7 +54,7 @@ def _products(ran: Ran) -> str:
     if ran.software:
         text += f", {ran.software}'s own products in software"
     return text + (
-        f", {inside}" if ran.main in ("bf16", "fp16") and (inside := _INSIDE.get(ran.region)) else ""
+        f"; {inside}" if ran.main in ("bf16", "fp16") and (inside := _INSIDE.get(ran.region)) else ""
     )
 
 

@@ -94,6 +94,10 @@ NO_UNITS = {
     "ran_as": "bf16, products in fp32 units",
     "ran": codec.write(Ran(asked="bf16", products={"bf16": 1.0}, fp32_units=("product",))),
 }
+SOFTWARE = {
+    "ran_as": "bf16, PyTorch's own products in software",
+    "ran": codec.write(Ran(products={"bf16": 1.0}, software="PyTorch")),
+}
 FP32 = verdict("fp32")
 WENT_ON = {"files": ["last.pt"], "steps": 30, "of": 40}
 SMALL, SMALLER = (ratio(x, "", "") | {"words": f"{x:.2f}× memory"} for x in (0.8, 0.6))
@@ -339,6 +343,15 @@ CASES: list[tuple[str, str, list[dict[str, Any]], str | None, str]] = [
     (
         "no_units", "speed", [FP32, verdict("bf16", 1.0, **NO_UNITS, speed_ratio=noisy(1.0, 0.9, 1.1))], "fp32",
         "this device has no units for bf16.",
+    ),
+    (
+        "no_units", "speed",
+        [FP32, verdict("as-is", 0.4, **SOFTWARE, speed_ratio=noisy(0.4, None, None) | {"disturbed": True})], "fp32",
+        "this device has no units for bf16.",
+    ),
+    (
+        "impossible_gain", "speed", [FP32, verdict("as-is", 1.9, **SOFTWARE)], "fp32",
+        "as-is was measured at 1.90× the speed, but its products ran in software, which is slower: something else",
     ),
     ("no_gain", "speed", [FP32, verdict("bf16", 1.0, speed_ratio=noisy(1.0, 0.96, 1.04))], "fp32",
      "no other precision was faster by 5 % or more here."),

@@ -69,7 +69,6 @@ def test_worse_and_better_by_how_much() -> None:
     ("value", "said"),
     [
         (-2e-5, "-2e-05 (under 0.1% of the fall)"),
-        (0.0, "+0 (under 0.1% of the fall)"),
         (0.01, "+0.01 (+1.0% of the fall)"),
         (0.004499, "+0.0045 (+0.4% of the fall)"),
         (-123.4, "-120"),
@@ -78,6 +77,12 @@ def test_worse_and_better_by_how_much() -> None:
 def test_a_small_share_of_the_fall_is_not_written_as_none(value: float, said: str) -> None:
     words = figure_words(Difference(value, seeds=1), "one_seed", 1.0, False)
     assert words == f"{said}; one seed cannot tell it from noise"
+
+
+def test_the_same_value_is_no_difference_that_could_be_noise() -> None:
+    assert figure_words(Difference(0.0, seeds=1), "one_seed", 1.0, False) == "the same (one seed)"
+    said = "the same (the seeds changed nothing, so noise is not known)"
+    assert figure_words(Difference(0.0, seeds=3), "one_seed", 1.0, True) == said
 
 
 def test_equivalent_within_the_seeds_or_the_tolerance() -> None:

@@ -76,8 +76,8 @@ def skipped(row: Row) -> list[Claim]:
 
 
 def units(row: Row) -> list[Claim]:
-    """That the hardware has no units for its format, where its products ran in fp32 units."""
-    return [claim("no_units", row, "ran_as")] if row[1].ran.in_fp32_units else []
+    """That the hardware has no units for its format, where its products ran in fp32 units or in software."""
+    return [claim("no_units", row, "ran_as")] if row[1].ran.without_units else []
 
 
 _WHY: dict[Prefer, Literal["why_no_faster", "why_memory"]] = {

@@ -178,9 +178,10 @@ def is_gain(row: PrecisionRow, prefer: Prefer) -> bool:
 def units_can_gain(row: PrecisionRow) -> bool:
     """Whether the hardware's units can explain a difference of speed.
 
-    They cannot if all products ran in fp32 units, or if the ratio is beyond what the fastest units could reach.
+    They cannot if all products ran in fp32 units or in software, or if the ratio is beyond what the fastest units could
+    reach.
     """
-    return not row.ran.in_fp32_units and not beyond_units(row)
+    return not row.ran.without_units and not beyond_units(row)
 
 
 def measured_faster(row: PrecisionRow) -> bool:

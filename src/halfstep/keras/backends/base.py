@@ -79,8 +79,12 @@ class Backend(Runtime, ABC):
 
     def software(self, recipe: Recipe) -> str | None:
         """The name of the backend if it computes the recipe's products in software here; else None."""
-        slow = not recipe.as_is and self.support(recipe.compute).kind == "emulated"
-        return self.title if slow else None
+        return self.title if self.software_formats(recipe) else None
+
+    def software_formats(self, recipe: Recipe) -> list[str]:
+        """The 16-bit formats whose products the backend computes in software here; under ``as-is`` any may run."""
+        formats = ("bf16", "fp16") if recipe.as_is else (recipe.compute,)
+        return [f for f in formats if self.support(f).kind == "emulated"]
 
     def _refuse_pytorch_only(self, options: Options) -> None:
         """Raise for options that work in PyTorch alone."""

@@ -47,8 +47,8 @@ class PyTorch(Backend):
     def ran_as(self, options: Options) -> str:
         return self._below.arithmetic.ran_as
 
-    def software(self, recipe: Recipe) -> str | None:
-        return None
+    def software_formats(self, recipe: Recipe) -> list[str]:
+        return self._below.arithmetic.software_formats
 
     def sample(self) -> Sample:
         return Sample(ProductCounter)

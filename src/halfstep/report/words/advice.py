@@ -207,7 +207,9 @@ def _gains_but_worse(answer: Answer, evidence: Evidence) -> str:
 
 def _impossible_gain(answer: Answer, evidence: Evidence) -> str:
     row = _about(answer)
-    if row.ran.in_fp32_units or row.speed_bound is None:
+    if row.ran.software:
+        why = "its products ran in software, which is slower"
+    elif row.ran.in_fp32_units or row.speed_bound is None:
         why = "its products ran in fp32 units, which are no faster"
     else:
         why = f"no units can make this program more than {row.speed_bound:.1f}× faster"
@@ -220,7 +222,8 @@ def _impossible_gain(answer: Answer, evidence: Evidence) -> str:
 
 
 def _no_units(answer: Answer, evidence: Evidence) -> str:
-    lacking = _names(evidence.real)
+    formats = [v.ran.main if v.precision == "as-is" else v.precision for _, v in evidence.real]
+    lacking = _joined(list(dict.fromkeys(formats)))
     return f"this device has no units for {lacking}.{_smaller_one(evidence)}"
 
 
@@ -333,5 +336,9 @@ def _smaller_one(evidence: Evidence) -> str:
 
 def _names(rows: Sequence[Row]) -> str:
     """``bf16 and fp16``, or ``fp32, bf16 and fp16``."""
-    *others, last = [v.precision for _, v in rows] or [""]
+    return _joined([v.precision for _, v in rows])
+
+
+def _joined(names: Sequence[str]) -> str:
+    *others, last = names or [""]
     return f"{', '.join(others)} and {last}" if others else last

@@ -31,7 +31,7 @@ def drop_words(row: PrecisionRow, drop: Drop, prefer: Prefer) -> str:
     if drop == "stands_still":
         return "its loss stands still while the baseline's falls"
     if drop == "no_units":
-        return "cannot be faster: its products are computed in fp32 units here"
+        return f"cannot be faster: its products are computed in {'software' if row.ran.software else 'fp32 units'} here"
     said = {
         "loses": "certainly loses",
         "no_gain": "certainly gains too little to matter",

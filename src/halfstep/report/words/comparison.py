@@ -88,7 +88,7 @@ def _worded(row: PrecisionRow, base: PrecisionRow, trials: Sequence[TrialRow]) -
         logged={name: _figure(figure, unseeded) for name, figure in row.logged.items()},
         why_no_faster=_explained(row.why_no_faster, no_faster_words, row, own, theirs),
         why_memory=_explained(row.why_memory, no_smaller_words, row, own, theirs),
-        warnings=(*row.warnings, *warnings.of_row(row, [trial for _, trial in own])),
+        warnings=(*row.warnings, *warnings.of_row(row, base, [trial for _, trial in own])),
     )
     return replace(row, quality=replace(row.quality, words=quality_words(row, base)))
 

@@ -39,6 +39,8 @@ def no_faster_words(entry: Explanation, row: PrecisionRow, own: Trials, base: Tr
     if trial is not None and entry.share is not None:
         return _work(str(entry.evidence.path[-1]), entry.share, row, trial, own, base)
     if field == "ran_as":
+        if software := row.ran.software:
+            return f"no units for it here: {software} computes these products in software, more slowly than in fp32"
         where = f"{kinds_of_product(row.ran.fp32_units)} in fp32 units"
         if row.ran.in_fp32_units:
             return f"no units for it here: {where}, which take as long as in fp32"

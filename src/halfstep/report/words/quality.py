@@ -40,6 +40,8 @@ def figure_words(found: Difference, kind: Kind, fall: float | None, unseeded: bo
     )  # with repeated looks, before the first one
     if early or kind == "one_seed":
         one = "the seeds changed nothing, so noise is not known" * unseeded
+        if value == 0 and not early:
+            return f"the same ({one or 'one seed'})"
         why = f"{seeds}, and the first look needs {LOOKS[0]}" if early else one or _ONE_SEED
         return f"{'-' if value < 0 else '+'}{_two_digits(abs(value))}{share}; {why}"
     if kind == "no_difference_seen":

@@ -22,11 +22,11 @@ _CURE_OUTSIDE = (
 )
 
 
-def of_row(row: PrecisionRow, trials: Sequence[TrialRow]) -> list[str]:
-    """The warnings of a precision, from its row and its trials."""
+def of_row(row: PrecisionRow, base: PrecisionRow, trials: Sequence[TrialRow]) -> list[str]:
+    """The warnings of a precision, from its row, the baseline's, and its trials."""
     still = [] if row.stands_still is None else [stands_still(row.stands_still, row)]
     work = [] if row.work_ratio is None else [work_ratio(row.work_ratio, row.baseline or "the baseline")]
-    return [*_disturbed(trials), *still, *work]
+    return [*_disturbed(trials), *still, *work, *_length(row, base)]
 
 
 def disturbed(found: Disturbed) -> str:
@@ -34,6 +34,15 @@ def disturbed(found: Disturbed) -> str:
     cores, others, waited = found.cores or 1, found.others_cores or 0.0, found.waited_share or 0.0
     took = f"other processes took {others:.1f} of {cores} cores, and " if others >= OTHERS * cores else ""
     return f"{took}it waited {waited:.0%} of its time for a processor"
+
+
+def _length(row: PrecisionRow, base: PrecisionRow) -> list[str]:
+    """A warning if trials made another number of steps than the baseline's, as where a program ends by its loss."""
+    if row.steps == base.steps or row.went_on or not (row.ended_well and base.ended_well):
+        return []
+    least = "at least " * ((row.trials or 1) > 1)
+    made = f"made {least}{count(row.steps or 0, 'step')}, and {base.precision} {least}{base.steps or 0:,}"
+    return [f"{made}: the program itself decides when to end, so final losses are of different steps"]
 
 
 def _disturbed(trials: Sequence[TrialRow]) -> list[str]:
