@@ -19,6 +19,9 @@ Bytes = Mapping[str, int]
 #: a format with a smaller share of a part's bytes is not named: Adam keeps an fp32 counter of 4 bytes beside any state
 WORTH_NAMING = 0.01
 
+#: they hold counters (of Keras's optimizers) and indices (of sparse gradients), which no precision is about
+_INTEGERS = ("int32", "int64")
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -51,8 +54,8 @@ class Stored:
         return any(self.part(name) is not None for name in PARTS)
 
     def formats(self, name: Part) -> tuple[str, ...]:
-        """The formats that hold :data:`WORTH_NAMING` of a part or more, the largest first."""
-        held = self.part(name) or {}
+        """The formats that hold :data:`WORTH_NAMING` of a part or more, the largest first; integers are left out."""
+        held = {f: size for f, size in (self.part(name) or {}).items() if f not in _INTEGERS}
         whole = sum(held.values())
         named = [f for f, size in held.items() if size >= WORTH_NAMING * whole and size]
         return tuple(sorted(named, key=lambda f: -held[f]))

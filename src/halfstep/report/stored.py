@@ -11,7 +11,7 @@ def words(stored: Stored) -> str:
     return ", ".join(
         f"{part} {' + '.join(f'{f} {units.bytes_(held[f])}' for f in formats)}"
         for part in PARTS
-        if (held := stored.part(part)) and (formats := stored.formats(part)) != ("fp32",)
+        if (held := stored.part(part)) and (formats := stored.formats(part)) not in ((), ("fp32",))
     )
 
 
