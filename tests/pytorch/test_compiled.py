@@ -152,6 +152,39 @@ def test_a_compiled_optimizer_stays_compiled_and_its_steps_are_counted(
         assert all(map(torch.equal, ours, plain))
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_graph_of_a_compiled_optimizer_is_no_model(begin, wrapped: bool) -> None:
+    """It holds weights and the count of steps, and a rate that is a tensor enters it: they keep their dtypes."""
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]):
+        def run(*args):
+            return graph(*args)
+
+        return run if wrapped else graph
+
+    def losses(dtype: torch.dtype) -> list[float]:
+        torch.manual_seed(0)
+        torch.compiler.reset()
+        net = nn.Linear(8, 4).to(dtype)
+        optimizer = torch.optim.Adam(net.parameters(), lr=torch.tensor(0.01))
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        step = torch.compile(optimizer.step, backend=backend)
+        found = []
+        for _ in range(4):
+            loss = net(torch.ones(4, 8, dtype=dtype)).float().square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            step()
+            schedule.step()
+            found.append(loss.item())
+        return found
+
+    by_hand = losses(torch.bfloat16)
+    assert by_hand[-1] < by_hand[0]
+    begin("bf16-true")
+    assert losses(torch.float32) == by_hand
+
+
 @pytest.mark.slow
 def test_a_compiled_backward_pass_adds_to_true_gradients(begin) -> None:
     """``torch.compile`` of the pass itself, which meets gradients that are there already."""

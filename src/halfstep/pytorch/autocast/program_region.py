@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 import torch.utils.checkpoint
-from torch import clear_autocast_cache, get_autocast_dtype, is_grad_enabled, nn
+from torch import clear_autocast_cache, fx, get_autocast_dtype, is_grad_enabled, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 
@@ -254,6 +254,8 @@ class ProgramRegion(NoRegions, ABC):
                     return (compiled or module._call_impl)(*args, **kwargs)
                 return original(module, *args, **kwargs)
             if not torch.compiler.is_compiling():
+                if _is_compiled_graph(module):
+                    return original(module, *args, **kwargs)
                 return outside_compiler(self._outermost, original, module, args, kwargs)
             from torch._dynamo.comptime import comptime
 
@@ -335,6 +337,17 @@ class ProgramRegion(NoRegions, ABC):
             original(thread)
 
         return _bootstrap_inner
+
+
+def _is_compiled_graph(module: nn.Module) -> bool:
+    """Whether Dynamo gave ``module`` to a backend, which calls it: its regions are inside it.
+
+    The graph of a compiled optimizer holds weights and state, and must not be taken for a model. Where the backend
+    returns the graph itself, Dynamo calls it through a module that keeps compilers out.
+    """
+    parts = module.__dict__.get("_modules")
+    graph = parts.get("_orig_mod", module) if isinstance(parts, dict) else module
+    return isinstance(graph, fx.GraphModule) and "backend_id" in graph.meta
 
 
 def _let_compilers_trace(utils: Any, own: Callable[..., Any]) -> None:
