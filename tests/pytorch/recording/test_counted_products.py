@@ -106,15 +106,22 @@ def test_all_threads_count() -> None:
     assert counted(both) == {"fp32": 2 * 3 * 4 * 5}
 
 
-def test_products_of_an_optimizer_are_counted_apart(begin: Begin, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor:UserWarning"
+)  # while Dynamo wraps tensors
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # PyTorch's own, on import of Inductor
+@pytest.mark.parametrize("compiled", [False, True])
+def test_products_of_an_optimizer_are_counted_apart(begin: Begin, tmp_path: Path, compiled: bool) -> None:
     """Muon's Newton-Schulz iteration runs in bf16, whatever the precision of training."""
+    torch.compiler.reset()
     takeover = begin("fp32", Writer(tmp_path / "record"))
     net = nn.Linear(16, 8, bias=False)
     optimizer = torch.optim.Muon(net.parameters(), lr=0.01)
+    step = torch.compile(optimizer.step, backend="eager") if compiled else optimizer.step
     for _ in range(4):
         optimizer.zero_grad()
         net(torch.randn(32, 16)).square().mean().backward()
-        optimizer.step()
+        step()
     takeover.close()
     sample = read(tmp_path / "record").sample
     assert sample["matmul_flops"] == {"fp32": 2 * 2 * 32 * 16 * 8}

@@ -30,7 +30,7 @@ from halfstep.pytorch.loss_scaling.sharded import agreed
 from halfstep.pytorch.loss_scaling.snapshot import is_lbfgs, may_evaluate_again, snapshot
 from halfstep.pytorch.loss_scaling.step_wrappers import classes_with_a_wrapped_step, let_schedulers_call
 from halfstep.pytorch.patches import Patches, itself_not_traced, outside_compiler
-from halfstep.pytorch.recording.timeline import CLOSURE
+from halfstep.pytorch.recording.timeline import CLOSURE, OPTIMIZER_STEP
 
 if TYPE_CHECKING:
     from halfstep.precisions.recipes import Recipe
@@ -140,6 +140,7 @@ class Steps:
 
     def _step(self, step: Callable[..., Any], optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         self._moments.before_step(optimizer)
+        step = _named_by(optimizer, step)
         self._thread.inside = True
         try:
             with self._regions.paused():
@@ -255,7 +256,7 @@ class Steps:
         """Run the program's ``closure`` under the recipe; returns its result."""
         self._thread.inside = False
         try:
-            with self._regions.resumed(), _named():
+            with self._regions.resumed(), _named(CLOSURE):
                 loss = closure()
         finally:
             self._thread.inside = True
@@ -284,7 +285,19 @@ def _skipping_by_itself(
         del optimizer.grad_scale, optimizer.found_inf
 
 
-def _named() -> AbstractContextManager[Any]:
-    """A context that names a closure's work for the profiler: it is not the optimizer's."""
+def _named(work: str) -> AbstractContextManager[Any]:
+    """A context that names work for the profiler: that of a closure is not the optimizer's."""
     named = autograd_profiler._is_profiler_enabled
-    return torch.profiler.record_function(CLOSURE) if named else nullcontext()
+    return torch.profiler.record_function(work) if named else nullcontext()
+
+
+def _named_by(optimizer: Optimizer, step: Callable[..., Any]) -> Callable[..., Any]:
+    """``step``, named for the profiler as PyTorch names it, which compilers leave out."""
+    if not autograd_profiler._is_profiler_enabled:
+        return step
+
+    def named(*args: Any, **kwargs: Any) -> Any:
+        with _named(f"{OPTIMIZER_STEP}step#{type(optimizer).__name__}.step"):
+            return step(*args, **kwargs)
+
+    return named
