@@ -123,6 +123,19 @@ def a_compiled_optimizer(backend: Counting) -> list[float]:
     return trained(net, net, backend, lambda step: torch.ones(4, 8), step)
 
 
+def a_clipped_step(backend: Counting) -> list[float]:
+    net = nn.Linear(8, 4)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+
+    @torch.compile(backend=backend)
+    def step() -> None:
+        nn.utils.clip_grad_norm_(net.parameters(), 0.01)
+        nn.utils.clip_grad_value_(net.parameters(), 0.01)
+        optimizer.step()
+
+    return trained(net, net, backend, lambda step: torch.ones(4, 8), step)
+
+
 def a_fused_update(backend: Counting) -> list[float]:
     net = nn.Linear(8, 4)
 
@@ -195,6 +208,7 @@ def run_program(program: Program) -> tuple[list[float], Counting]:
         many_modules,
         one_function_for_many_models,
         a_compiled_optimizer,
+        a_clipped_step,
         a_fused_update,
         a_whole_step,
     ],
@@ -217,7 +231,7 @@ def test_as_many_calls_and_compilations_as_under_python(
 
 @pytest.mark.parametrize("recipe", ["bf16", "fp16:init_scale=256"])
 @pytest.mark.parametrize(
-    "program", [one_model, many_modules, one_function_for_many_models, a_compiled_optimizer]
+    "program", [one_model, many_modules, one_function_for_many_models, a_compiled_optimizer, a_clipped_step]
 )
 def test_as_many_calls_in_sixteen_bits(begin: Begin, tmp_path: Path, program: Program, recipe: str) -> None:
     _, plain = run_program(program)

@@ -25,7 +25,6 @@ class ScriptTraits:
         self._looks = looks
         self._passes = 0
         self._clipping: str | None = None
-        self._told = False
 
     def install(self, patches: Patches) -> None:
         """Follow PyTorch's two clipping functions."""
@@ -35,8 +34,7 @@ class ScriptTraits:
 
     def _noting(self, original: Callable[..., Any], kind: str) -> Callable[..., Any]:
         def clip(*args: Any, **kwargs: Any) -> Any:
-            if not self._told:
-                self._clipping = kind
+            self._clipping = kind  # nothing is read here: a compiler would compile anew when it changes
             return original(*args, **kwargs)
 
         return clip
@@ -49,5 +47,4 @@ class ScriptTraits:
     @look(_NAME)
     def stepped(self) -> None:
         """An optimizer has stepped for the first time."""
-        self._told = True
         self._write("takeover", clipping=self._clipping, passes=self._passes)
