@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from halfstep.pytorch.autocast import beyond_range, mixed_operands
+from halfstep.pytorch.autocast import beyond_range, exported, mixed_operands
 from halfstep.pytorch.autocast.no_regions import NoRegions
 from halfstep.pytorch.autocast.program_region import ProgramRegion
 
@@ -18,10 +18,14 @@ class Operands:
         self._undo: list[Callable[[], None]] = []
 
     def install(self) -> None:
-        """In regions operands are promoted, and numbers beyond the format's range are held."""
+        """In regions operands are promoted, and numbers beyond the format's range are held.
+
+        Exported models assert no format.
+        """
         if self._regions is not None:
             self._undo.append(mixed_operands.promote(self._regions.devices).remove)
             self._undo.append(beyond_range.hold(self._regions.devices).remove)
+            self._undo.append(exported.accept_formats().remove)
 
     def let_meet(self) -> None:
         """16-bit numbers may meet fp32 ones outside of regions. By PyTorch's own kernels: ours take time per call."""
