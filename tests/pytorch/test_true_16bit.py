@@ -110,6 +110,33 @@ def test_optimizers_hold_the_weights_where_casts_are_to_make_new_parameters(begi
     assert net.weight.dtype is torch.bfloat16
 
 
+def test_a_script_may_cast_tensors_of_its_own_with_its_module(begin) -> None:
+    """Its ``_apply`` takes a function alone, and so casts the parts of the module as well."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.kept = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.scale = torch.full((4,), 0.5)
+
+        def _apply(self, fn):  # type: ignore[override]
+            super()._apply(fn)
+            self.scale = fn(self.scale)
+            return self
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen = (self.layer(x) * self.scale).dtype
+            return self.kept(self.layer(x) * self.scale)
+
+    begin("bf16-true:keep=kept")
+    net = Scaled()
+    before = net.kept.weight.detach().clone()
+    net(torch.ones(2, 4)).sum().backward()
+    net(torch.ones(2, 4))
+    assert net.seen is net.scale.dtype is net.layer.weight.dtype is torch.bfloat16
+    assert torch.equal(net.kept.weight, before)
+
+
 def test_lazy_layers_draw_the_numbers_that_they_draw_in_fp32(begin) -> None:
     def made() -> nn.Module:
         torch.manual_seed(0)

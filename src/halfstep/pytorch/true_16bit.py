@@ -10,6 +10,7 @@ transform hands to a model (``functional_call`` inside of ``grad``) are cast for
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -90,12 +91,24 @@ class SixteenBitWeights:
                 widen(narrow_tensors(part, only_used_by_products=False).values())
             else:
                 with _in_place():
-                    part._apply(self._cast, recurse=False)
+                    self._cast_part(part)
         if not later:
             self._16_bit.add(module)
             self._converted[module] = Counted(module, self._source)
         for optimizer in self._resumed:
             _follow_parameters(optimizer)
+
+    def _cast_part(self, part: nn.Module) -> None:
+        """Cast what ``part`` holds; an ``_apply`` of the script's that takes a function alone casts its parts, too."""
+        try:
+            inspect.signature(part._apply).bind(self._cast, recurse=False)
+        except TypeError:
+            kept = {
+                id(tensor) for inner in part.modules() if KEPT in inner.__dict__ for tensor in _tensors(inner)
+            }
+            part._apply(lambda tensor: tensor if id(tensor) in kept else self._cast(tensor))
+        else:
+            part._apply(self._cast, recurse=False)
 
     def _register_parameter(self, original: Callable[..., None]) -> Callable[..., None]:
         """Look again at models that were called before: one may have a new layer or weight."""
@@ -125,6 +138,15 @@ def _in_place() -> Iterator[None]:
             yield
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(makes_new)
+
+
+def _tensors(part: nn.Module) -> Iterator[Tensor]:
+    """The parameters, gradients and buffers of ``part`` itself."""
+    for tensor in (*part._parameters.values(), *part._buffers.values()):
+        if tensor is not None:
+            yield tensor
+            if tensor.grad is not None:
+                yield tensor.grad
 
 
 def sources_of(dtype: torch.dtype) -> tuple[torch.dtype, ...]:
