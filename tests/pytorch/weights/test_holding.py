@@ -144,6 +144,23 @@ def test_weights_that_are_made_by_the_first_call(begin, recipe: str) -> None:
     assert {p.dtype for p in net.parameters()} == {net[1].running_mean.dtype} == {FP32}
 
 
+@pytest.mark.parametrize("recipe", ["fp32", "bf16"])
+def test_a_lazy_model_may_be_cast_before_its_first_call(begin, recipe: str) -> None:
+    """There are no numbers to keep yet; those that are drawn later are those of an fp32 model."""
+
+    def weights(dtype: torch.dtype) -> list[Tensor]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d()).to(dtype)
+        net(torch.ones(3, 5, dtype=dtype)).float().sum().backward()
+        return [p.detach() for p in net.parameters()]
+
+    plain = weights(FP32)
+    begin(recipe)
+    ours = weights(BF16)
+    assert {p.dtype for p in ours} == {FP32}
+    assert all(map(torch.equal, ours, plain))
+
+
 def test_weights_that_a_functional_call_swaps_in(begin) -> None:
     begin("fp32")
     net = nn.Linear(4, 4, dtype=BF16)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from halfstep.pytorch.dtypes import SIXTEEN_BIT
 from halfstep.pytorch.patches import Patches
@@ -66,6 +67,8 @@ class _Unnarrowed:
         if made.dtype not in self._refused or made.dtype is tensor.dtype or not tensor.is_floating_point():
             return made
         self._asked(made.dtype)
+        if is_lazy(tensor):
+            return made.to(torch.float32)  # its numbers will be drawn in float32
         if tensor.dtype is torch.float32 and _same_place(made, tensor):
             return tensor
         return torch.empty_like(made, dtype=torch.float32).copy_(tensor)
