@@ -90,7 +90,8 @@ class SixteenBitWeights:
             elif KEPT in part.__dict__:
                 widen(narrow_tensors(part, only_used_by_products=False).values())
             else:
-                with _in_place():
+                made = {tensor.is_inference() for tensor in _tensors(part)}
+                with _in_place(inference=made == {True}):
                     self._cast_part(part)
         if not later:
             self._16_bit.add(module)
@@ -129,12 +130,16 @@ class SixteenBitWeights:
 
 
 @contextmanager
-def _in_place() -> Iterator[None]:
-    """Parameters stay the objects that optimizers hold, also where the program has casts make new ones."""
+def _in_place(inference: bool) -> Iterator[None]:
+    """Parameters stay the objects that optimizers hold, also where the program has casts make new ones.
+
+    Args:
+        inference: whether they were made in ``inference_mode``; PyTorch cannot use them with data made outside of it.
+    """
     makes_new = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(False)
     try:
-        with plainly():
+        with plainly(), torch.inference_mode(inference):
             yield
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(makes_new)

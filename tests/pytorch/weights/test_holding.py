@@ -161,6 +161,26 @@ def test_a_lazy_model_may_be_cast_before_its_first_call(begin, recipe: str) -> N
     assert all(map(torch.equal, ours, plain))
 
 
+@pytest.mark.parametrize(("recipe", "held"), [("fp32", BF16), ("bf16", BF16), ("bf16-true", FP32)])
+def test_frozen_weights_may_be_made_in_inference_mode(begin, recipe: str, held: torch.dtype) -> None:
+    """As a teacher's are: ``with torch.inference_mode(): teacher = load()``."""
+    x = torch.ones(2, 4, dtype=held)
+
+    def results() -> Tensor:
+        torch.manual_seed(0)
+        with torch.inference_mode():
+            teacher = nn.Sequential(nn.Linear(4, 4, dtype=held), nn.LayerNorm(4, dtype=held))
+            teacher.requires_grad_(False)
+        with torch.no_grad():
+            found: Tensor = teacher(x).float()
+        return found
+
+    exact = results()
+    begin(recipe)
+    # bf16 rounds each of the few numbers by at most 2^-9 of the largest, some times
+    assert torch.allclose(results(), exact, rtol=0, atol=8 * 2.0**-9 * float(exact.abs().max()))
+
+
 def test_weights_that_a_functional_call_swaps_in(begin) -> None:
     begin("fp32")
     net = nn.Linear(4, 4, dtype=BF16)

@@ -100,7 +100,9 @@ def widen(tensors: Iterable[Tensor]) -> None:
         for tensor in tensors:
             gradient, tensor.grad = tensor.grad, None
             if _is_plain(tensor):
-                tensor.data = _shared(tensor.data, wide)
+                # PyTorch cannot use a parameter from inference mode with data from outside of it.
+                with torch.inference_mode(not is_lazy(tensor) and tensor.is_inference()):
+                    tensor.data = _shared(tensor.data, wide)
             else:
                 torch.utils.swap_tensors(tensor, _like(tensor, tensor.detach().to(torch.float32)))
             if gradient is not None:
