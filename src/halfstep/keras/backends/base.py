@@ -113,7 +113,7 @@ class Backend(Runtime, ABC):
         """Let fp32 products use TF32 units, or forbid it."""
 
     def mix_operands(self, narrow: str, patches: Patches) -> None:
-        """Let one operation take operands of the dtype ``narrow`` beside float32 ones, where the backend does not."""
+        """Let operations compute in the dtype ``narrow``, beside float32 operands too, where the backend does not."""
 
     @abstractmethod
     def sample(self) -> Sample:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from keras.src.backend.torch import numpy as operations
+from keras.src.backend.torch.core import convert_to_tensor
 
 from halfstep.keras.backends.base import Backend
 from halfstep.keras.recording.sample import Sample
@@ -17,6 +19,7 @@ from halfstep.pytorch import capabilities
 from halfstep.pytorch.recording.products import ProductCounter
 from halfstep.pytorch.takeover import Takeover as TakeoverBelow
 from halfstep.takeover.base import Options, Takeover
+from halfstep.takeover.patches import Patches
 
 if TYPE_CHECKING:
     from halfstep.keras.loops.base import OwnLoop, Parts
@@ -49,6 +52,11 @@ class PyTorch(Backend):
 
     def software_formats(self, recipe: Recipe) -> list[str]:
         return self._below.arithmetic.software_formats
+
+    def mix_operands(self, narrow: str, patches: Patches) -> None:
+        """Multiply fp16 matrices as such: on a CPU Keras widens them, as for versions of PyTorch without a kernel."""
+        if narrow == "float16" and "fp16" not in self._below.arithmetic.software_formats:
+            patches.wrap(operations, "matmul", _matmul_of_halves)
 
     def sample(self) -> Sample:
         return Sample(ProductCounter)
@@ -89,3 +97,12 @@ class PyTorch(Backend):
     def stepped(self) -> None:
         """PyTorch's recorder keeps losses for a step of ``torch.optim``; the passes so far were not for one."""
         self._below.recorder.forget_passes()
+
+
+def _matmul_of_halves(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def matmul(x1: Any, x2: Any) -> Any:
+        x1, x2 = convert_to_tensor(x1), convert_to_tensor(x2)
+        halves = x1.dtype is x2.dtype is torch.float16 and x1.device.type == x2.device.type == "cpu"
+        return torch.matmul(x1, x2) if halves else original(x1, x2)
+
+    return matmul
