@@ -1,13 +1,14 @@
 """Compares each compiled graph with the same graph run eagerly, on the inputs of its first call.
 
-Only the forward pass of a graph is compared, as the program compiles it. Its inputs are copied, so nothing changes for
-the program. A graph that draws random numbers cannot be compared: compiled code draws other numbers.
+Only the forward pass of a graph is compared, as the program compiles it: its results, and what it writes into its
+inputs and weights, as a compiled optimizer does. Both are copied, so nothing changes for the program. A graph that
+draws random numbers cannot be compared: compiled code draws other numbers.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from halfstep.takeover.looks import Looks
 _NAME = "compiled graphs beside eager ones"
 
 Graph = Callable[..., Any]
+#: tensors of compiled code, each with what eager code gives
+Pairs = Sequence[tuple[Tensor, Tensor]]
 
 
 class Graphs:
@@ -49,7 +52,9 @@ class Graphs:
     @unseen_look(_NAME)
     def _copied(self, graph: fx.GraphModule) -> fx.GraphModule:
         """A copy of the graph with the same parameters: a backend may rewrite the graph that it is given."""
-        return fx.GraphModule(graph, copy.deepcopy(graph.graph))
+        made = fx.GraphModule(graph, copy.deepcopy(graph.graph))
+        made.meta.update(graph.meta)  # it is still a compiled one, and no model of the script's
+        return made
 
     def _compared(self, compiled: Graph, eager: fx.GraphModule) -> Graph:
         first = True
@@ -63,20 +68,22 @@ class Graphs:
             expected = self._eagerly(eager, args)
             results = compiled(*args)
             if expected is not None:
-                self._tell(eager, tensors_of(results), expected)
+                self._tell(eager, results, *expected)
             return results
 
         return call
 
-    def _eagerly(self, eager: fx.GraphModule, args: Sequence[Any]) -> list[Tensor] | None:
-        """The graph's results, or None if eager results cannot be expected to be the same."""
+    def _eagerly(self, eager: fx.GraphModule, args: Sequence[Any]) -> tuple[list[Tensor], Pairs] | None:
+        """The graph's results, and the tensors of the program that it writes, each with what it is to hold.
+
+        None if eager results cannot be expected to be the same.
+        """
         return self._looks.run(_NAME, 1, _run, eager, args)
 
     @unseen_look(_NAME)
-    def _tell(self, eager: fx.GraphModule, results: Iterator[Tensor], expected: list[Tensor]) -> None:
-        errors = [
-            _error(a.detach(), b) for a, b in zip(results, expected, strict=True) if b.is_floating_point()
-        ]
+    def _tell(self, eager: fx.GraphModule, results: Any, outputs: list[Tensor], written: Pairs) -> None:
+        found = [*zip(tensors_of(results), outputs, strict=True), *written]
+        errors = [_error(a.detach(), b) for a, b in found if b.is_floating_point()]
         layers = _layers(eager)
         self._count += 1
         self._write(
@@ -91,14 +98,27 @@ class Graphs:
 
 
 @torch.no_grad()
-def _run(eager: fx.GraphModule, args: Sequence[Any]) -> list[Tensor] | None:
+def _run(eager: fx.GraphModule, args: Sequence[Any]) -> tuple[list[Tensor], Pairs] | None:
+    graph = copy.deepcopy(eager)
     copied = [
         a.detach().clone().requires_grad_(a.requires_grad) if isinstance(a, Tensor) else a for a in args
     ]
+    given = [(a, c) for a, c in zip(args, copied, strict=True) if isinstance(a, Tensor)]
+    pairs = [*given, *zip(_held(eager), _held(graph), strict=True)]
+    versions = [c._version for _, c in pairs]
     with torch.random.fork_rng():
         before = torch.get_rng_state()
-        results = [result.detach() for result in tensors_of(eager(*copied))]
-        return results if torch.equal(torch.get_rng_state(), before) else None
+        results = [result.detach() for result in tensors_of(graph(*copied))]
+        if not torch.equal(torch.get_rng_state(), before):
+            return None
+    written = [
+        (a, c.detach()) for (a, c), version in zip(pairs, versions, strict=True) if c._version != version
+    ]
+    return results, written
+
+
+def _held(graph: fx.GraphModule) -> list[Tensor]:
+    return [*graph.parameters(), *graph.buffers()]
 
 
 def _error(result: Tensor, expected: Tensor) -> float:
