@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from halfstep.pytorch.loss_scaling.gradient_kernels import SOURCE
+from halfstep.pytorch.loss_scaling.scaled_pass import SOURCES
 from halfstep.pytorch.native import builder as native
 from halfstep.pytorch.native import kernel_cache
 from halfstep.record import read
@@ -204,6 +206,34 @@ def test_ctrl_c_while_kernels_are_compiled_is_said_as_such_and_leaves_no_folder(
     assert (end["status"], end["steps"]) == ("interrupted", 0)
     assert "kernels in C" not in stderr
     assert [each.name for each in (tmp_path / "cache" / "halfstep").rglob("*") if each.is_dir()] == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the compiler is a shell script")
+def test_an_interrupt_ends_compilers_and_none_begins_after_it(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text("#!/bin/sh\nexec sleep 100\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setenv("CXX", str(compiler))
+    made: list[threading.Thread] = []
+
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            made.append(self)
+            super().start()
+
+        def join(self, timeout: float | None = None) -> None:
+            raise KeyboardInterrupt
+
+    wait = threading.Thread.join
+    monkeypatch.setattr(threading, "Thread", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        native.prepare(SOURCES)
+    for thread in made:
+        wait(thread, 50)
+    assert [thread.is_alive() for thread in made] == [False] * len(SOURCES)
 
 
 def test_a_run_without_kernels_says_so_once(tmp_path: Path) -> None:

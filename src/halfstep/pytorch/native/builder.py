@@ -102,11 +102,16 @@ def prepare(sources: Iterable[Path]) -> str:
         except Missing as error:
             reasons.append(str(error))
 
+    _compilers.begin()
     threads = [threading.Thread(target=build, args=(source,)) for source in sources]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    except BaseException:  # Ctrl-C reaches this thread alone
+        _compilers.stop()
+        raise
     return min(reasons, default="")
 
 
@@ -221,12 +226,60 @@ def _run(command: list[str]) -> bool:
     try:
         # In English, so that its messages can be recognised.
         plain = {**os.environ, "LC_ALL": "C"}
-        done = subprocess.run(command, capture_output=True, check=False, env=plain)
+        returncode, stderr = _compilers.run(command, plain)
     except OSError:  # no such compiler
         return False
-    if done.returncode < 0:
+    if returncode < 0:
         raise _NotItsFault("the compiler was ended by a signal")
-    said = done.stderr.decode(errors="replace")
-    if done.returncode and (why := next((w for words, w in _FOUND_NO_ROOM.items() if words in said), "")):
+    said = stderr.decode(errors="replace")
+    if returncode and (why := next((w for words, w in _FOUND_NO_ROOM.items() if words in said), "")):
         raise _NotItsFault(why)
-    return done.returncode == 0
+    return returncode == 0
+
+
+class _Compilers:
+    """The compilers that run now: an interrupt ends them all, and none begins after it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+
+    def begin(self) -> None:
+        """Compilers may begin."""
+        self._stopped = False
+
+    def run(self, command: list[str], environment: dict[str, str]) -> tuple[int, bytes]:
+        """The exit code of a compiler, as ``subprocess`` gives it, and what it wrote to stderr.
+
+        Raises:
+            OSError: there is no such compiler.
+        """
+        with self._lock:
+            if self._stopped:
+                raise _NotItsFault("an interrupt came while they were compiled")
+            compiler = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+            )
+            self._running.add(compiler)
+        try:
+            with compiler:
+                try:
+                    _, stderr = compiler.communicate()
+                except BaseException:  # Ctrl-C, where this is the main thread
+                    compiler.kill()
+                    raise
+            return compiler.returncode, stderr
+        finally:
+            with self._lock:
+                self._running.discard(compiler)
+
+    def stop(self) -> None:
+        """End them all."""
+        with self._lock:
+            self._stopped = True
+            for compiler in self._running:
+                compiler.kill()
+
+
+_compilers = _Compilers()
