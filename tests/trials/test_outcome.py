@@ -263,6 +263,7 @@ def test_a_program_that_leaves_with_an_exit_code_is_told_by_its_last_line(tmp_pa
     assert outcome_of(job, Trial("fp32"), 2, None, "Ctrl-C").reason == "exit code 2"
     job.log(Trial("fp32")).write_text(
         "usage: train.py [--lr LR]\ntrain.py: error: unrecognized arguments: --rl\n"
+        "halfstep: the program ended without an optimizer step; precision fp16 was in force\n"
     )
     said = outcome_of(job, Trial("fp32"), 2, None, "Ctrl-C").reason
     assert said == "exit code 2; it said last: train.py: error: unrecognized arguments: --rl"

@@ -91,9 +91,10 @@ def outcome_of(job: Job, trial: Trial, exit_code: int | None, stopped: Status | 
         status, reason = "damaged", "its record is gone: the program, or somebody else, has removed it"
     if status == "failed" and not record.start:
         reason = _last_line(job.log(trial)) or reason
-    elif status == "failed" and record.end.get("status") == "failed" and not record.end.get("exception"):
+    elif status == record.end.get("status") == "failed" and exit_code and not record.end.get("exception"):
         # It ended by sys.exit, as argparse does: what it said last tells why.
-        reason = f"{reason}; it said last: {line}" if (line := _last_line(job.log(trial))) else reason
+        line = _last_line(job.log(trial), by_program=True)
+        reason = f"{reason}; it said last: {line}" if line else reason
     return Outcome(trial, status, reason, exit_code, record, ranks).trusted()
 
 
@@ -208,10 +209,17 @@ def divergence_words(record: Record) -> str:
     return ""
 
 
-def _last_line(path: Path) -> str:
-    """The last line of a log that is not blank, safe to show."""
+def _last_line(path: Path, by_program: bool = False) -> str:
+    """The last line of a log that is not blank, safe to show.
+
+    Args:
+        by_program: leave out what halfstep said.
+    """
     with suppress(OSError), open(path, "rb") as file:
         file.seek(max(0, file.seek(0, 2) - _END_OF_LOG))
         lines = [clean(line).strip() for line in file.read().decode(errors="replace").splitlines()]
-        return next((line for line in reversed(lines) if line), "")[:_LONGEST_LINE]
+        left_out = "halfstep: " if by_program else "\n"
+        return next((line for line in reversed(lines) if line and not line.startswith(left_out)), "")[
+            :_LONGEST_LINE
+        ]
     return ""
