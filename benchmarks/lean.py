@@ -18,9 +18,9 @@ Seen on 2 cores of an AMD EPYC, 1 round, freed, live and added up: SGD with mome
 0.714, 0.857); Adafactor 0.769, 0.619, 0.811 (ideal 0.750, 0.600, 0.800). The step's workspace is 0.19 to 0.30 bytes per
 parameter, that of the optimizer itself included; by hand it is 0.13 to 0.18.
 
-Seen on 2 cores of an AMD EPYC without 16-bit units, a step over bf16's: large layers with 8192 rows 0.979 (0.937 to
-1.020; 2 rounds), with 8 rows 0.876 (0.796 to 0.893; 3 rounds), compiled 0.983 (0.978 to 0.988); 300 small tensors 1.082
-(0.938 to 1.189; 5 rounds), compiled 1.142 (1.134 to 1.245; 3 rounds). Compiled with 8192 rows it was not measured.
+Seen on 2 cores of an AMD EPYC without 16-bit units, a step over bf16's, 3 rounds (results/lean-amd-epyc.json): large
+layers with 8192 rows 0.989 (0.924 to 1.000), compiled 0.969 (0.937 to 1.018), with 8 rows 0.880 (0.849 to 0.920),
+compiled 0.956 (0.945 to 1.023); 300 small tensors 0.997 (0.922 to 1.241), compiled 1.039 (0.928 to 1.107).
 
 Memory is the largest resident set of any phase of a step, less that of the same process after it trained one layer and
 gave its memory back. Beside the peak: the bytes of each part by what is stored, and the workspace of the step, which is
@@ -102,9 +102,9 @@ def run(
 
 
 def ratios(found: list[float], beside: list[float]) -> dict[str, float]:
-    """Of each round's figures: the median, the lowest and the highest."""
+    """Of each round's figures: the median, the lowest and the highest; and how many rounds there were."""
     each = [a / b for a, b in zip(found, beside, strict=True)]
-    return {"median": median(each), "low": min(each), "high": max(each)}
+    return {"median": median(each), "low": min(each), "high": max(each), "rounds": len(each)}
 
 
 def words(found: dict[str, float]) -> str:
@@ -212,22 +212,30 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
 
 def distances(options: argparse.Namespace) -> dict[str, Any]:
     """Bytes, seconds and the largest distance of a loss from fp32's, of every variant and of the peers here."""
-    network = "small" if options.small else "large"
+    network = "small" if options.small else "middle"
     variants = dict(VARIANTS)
     for package, peers in PEERS.items():
         if importlib.util.find_spec(package) is None:
             print(f"{package}: not installed here")
         else:
             variants |= peers
-    found = {name: run(variant, network, "AdamW", "freed", 64, 20) for name, variant in variants.items()}
+    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
+    for _ in range(options.rounds):
+        for name, found in rounds.items():
+            found.append(run(variants[name], network, "AdamW", "freed", 64, 12))
     results = {}
-    for name, one in found.items():
-        off = max(abs(a - b) / b for a, b in zip(one["losses"], found["fp32"]["losses"], strict=True))
-        results[name] = {"bytes": one["bytes"], "seconds": one["seconds"], "largest_distance": off}
-        size = one["bytes"] / one["parameters"]
-        milliseconds = 1e3 * one["seconds"]
+    for name, found in rounds.items():
+        sizes = [one["bytes"] / one["parameters"] for one in found]
+        told = ratios([one["seconds"] for one in found], [one["seconds"] for one in rounds["bf16"]])
+        off = max(
+            abs(a - b) / b
+            for one, reference in zip(found, rounds["fp32"], strict=True)
+            for a, b in zip(one["losses"], reference["losses"], strict=True)
+        )
+        results[name] = {"bytes_per_parameter": sizes, "over_bf16": told, "largest_distance": off}
         print(
-            f"{name}: {size:.1f} bytes per parameter, {milliseconds:.0f} ms, loss off fp32's by {off:.1e} at most"
+            f"{name}: {median(sizes):.1f} bytes per parameter, a step over bf16's {words(told)}, "
+            f"loss off fp32's by {off:.1e} at most"
         )
     return results
 
@@ -244,9 +252,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     )
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--parts", default=",".join(PARTS), help="which of them; all by default")
-    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument(
+        "--json", metavar="FILE", help="where results go; parts that FILE has from before stay"
+    )
     options = parser.parse_args(arguments)
     results = {name: PARTS[name](options) for name in options.parts.split(",")}
+    earlier = Path(options.json) if options.json else None
+    if earlier is not None and earlier.exists():
+        results = json.loads(earlier.read_text())["results"] | results
     write(options.json, options.rounds, results)
     return results
 

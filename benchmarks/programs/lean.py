@@ -1,6 +1,6 @@
 """Trains layers whose parameters dominate, and prints what that took, as JSON.
 
-python lean.py deep|large|small|many|embedding OPTIMIZER freed|live|accumulated none|hand ROWS STEPS [--compile]
+python lean.py deep|large|middle|small|many|embedding OPTIMIZER freed|live|accumulated none|hand ROWS STEPS [--compile]
     [--shard: by fully_shard, over the processes of torchrun; by hand is then FSDP2's own policy]
 
 Bytes are the largest resident set of a phase over a baseline: the process after it has trained one layer of the same
@@ -29,6 +29,7 @@ from halfstep.pytorch.recording.stored import stored_in
 NETWORKS = {
     "deep": (1024, 64, 0),
     "large": (2048, 8, 0),
+    "middle": (1024, 4, 0),
     "small": (512, 8, 0),
     "many": (64, 150, 0),
     "embedding": (1024, 8, 32768),

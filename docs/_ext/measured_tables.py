@@ -104,6 +104,31 @@ def watching() -> Rows:
         yield [model, f"`{precision}`", told["recorded"], told["diagnosed"]]
 
 
+def lean_speed() -> Rows:
+    yield ["`bf16-lean` / `bf16`, AdamW", "step"]
+    for case, row in result("lean-amd-epyc")["results"]["speed"].items():
+        yield [case, ratio(row)]
+
+
+def lean_memory() -> Rows:
+    yield [
+        "optimizer, gradients",
+        "`bf16-lean`",
+        "`bf16`",
+        "hand-written AMP",
+        "`bf16-lean` / hand-written",
+        "ideal",
+    ]
+    for case, row in result("lean-amd-epyc")["results"]["memory"].items():
+        each = row["bytes_per_parameter"]
+        yield [
+            case,
+            *(f"{each[name]:.1f}" for name in ("bf16-lean", "bf16", "by hand")),
+            ratio(row["over_by_hand"]),
+            f"{row['ideal']:.3f}",
+        ]
+
+
 def products() -> Rows:
     found = result("products-amd-epyc")["results"]
     variants = [v for v in next(iter(found.values())) if v != "fp32"]
@@ -222,7 +247,8 @@ def times(row: Row) -> str:
 TABLES: dict[str, Callable[[], Rows]] = {
     made.__name__: made
     for made in (
-        beside_amp, regions, overhead, startup, recording, watching, products, loss_scaling, rounding,
+        beside_amp, regions, overhead, startup, recording, watching, lean_speed, lean_memory, products,
+        loss_scaling, rounding,
         rounding_16bit, emulated, verdicts, budget,
         budget_trials, gallery, method,
     )

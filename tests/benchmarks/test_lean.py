@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -21,7 +22,18 @@ def test_it_measures_bytes_speed_and_distance(capsys: pytest.CaptureFixture[str]
 
 
 def test_ratios_are_taken_round_by_round() -> None:
-    assert lean.ratios([1.0, 4.0, 3.0], [2.0, 4.0, 2.0]) == {"median": 1.0, "low": 0.5, "high": 1.5}
+    found = lean.ratios([1.0, 4.0, 3.0], [2.0, 4.0, 2.0])
+    assert found == {"median": 1.0, "low": 0.5, "high": 1.5, "rounds": 3}
+
+
+def test_parts_that_are_not_run_stay_in_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        lean, "PARTS", {"memory": lambda options: {"a": 1}, "speed": lambda options: {"b": 2}}
+    )
+    written = tmp_path / "lean.json"
+    for part in ("memory", "speed"):
+        lean.main(["--parts", part, "--json", str(written)])
+    assert json.loads(written.read_text())["results"] == {"memory": {"a": 1}, "speed": {"b": 2}}
 
 
 def test_the_ideal_of_adamw_and_bytes_by_part() -> None:
