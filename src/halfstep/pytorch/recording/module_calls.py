@@ -31,15 +31,10 @@ class ModuleCalls:
         self._notes = notes
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        is_own = original is nn.Module._wrapped_call_impl
-
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             # In this order a compiler sees a constant, and nothing that changes. ``is_compiling`` calls once more.
             if not is_dynamo_compiling() and self._notes and not is_compiling():
                 _tell(self._notes, module, (*args, *kwargs.values()))
-            if is_own:  # do here what it does: saves a frame in every call
-                compiled: Any = module._compiled_call_impl
-                return (compiled or module._call_impl)(*args, **kwargs)
             return original(module, *args, **kwargs)
 
         return __call__
