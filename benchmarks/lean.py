@@ -257,9 +257,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     )
     options = parser.parse_args(arguments)
     results = {name: PARTS[name](options) for name in options.parts.split(",")}
-    earlier = Path(options.json) if options.json else None
-    if earlier is not None and earlier.exists():
-        results = json.loads(earlier.read_text())["results"] | results
+    if options.json and Path(options.json).exists():
+        results = json.loads(Path(options.json).read_text())["results"] | results
     write(options.json, options.rounds, results)
     return results
 

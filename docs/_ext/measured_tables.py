@@ -247,10 +247,8 @@ def times(row: Row) -> str:
 TABLES: dict[str, Callable[[], Rows]] = {
     made.__name__: made
     for made in (
-        beside_amp, regions, overhead, startup, recording, watching, lean_speed, lean_memory, products,
-        loss_scaling, rounding,
-        rounding_16bit, emulated, verdicts, budget,
-        budget_trials, gallery, method,
+        beside_amp, regions, overhead, startup, recording, watching, lean_speed, lean_memory, products, loss_scaling,
+        rounding, rounding_16bit, emulated, verdicts, budget, budget_trials, gallery, method,
     )
 }  # fmt: skip
 

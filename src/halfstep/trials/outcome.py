@@ -218,8 +218,6 @@ def _last_line(path: Path, by_program: bool = False) -> str:
     with suppress(OSError), open(path, "rb") as file:
         file.seek(max(0, file.seek(0, 2) - _END_OF_LOG))
         lines = [clean(line).strip() for line in file.read().decode(errors="replace").splitlines()]
-        left_out = "halfstep: " if by_program else "\n"
-        return next((line for line in reversed(lines) if line and not line.startswith(left_out)), "")[
-            :_LONGEST_LINE
-        ]
+        said = [line for line in lines if line and not (by_program and line.startswith("halfstep: "))]
+        return said[-1][:_LONGEST_LINE] if said else ""
     return ""

@@ -256,7 +256,7 @@ class Steps:
         """Run the program's ``closure`` under the recipe; returns its result."""
         self._thread.inside = False
         try:
-            with self._regions.resumed(), _named(CLOSURE):
+            with self._regions.resumed(), _named():
                 loss = closure()
         finally:
             self._thread.inside = True
@@ -285,10 +285,10 @@ def _skipping_by_itself(
         del optimizer.grad_scale, optimizer.found_inf
 
 
-def _named(work: str) -> AbstractContextManager[Any]:
-    """A context that names work for the profiler: that of a closure is not the optimizer's."""
+def _named() -> AbstractContextManager[Any]:
+    """A context that names a closure's work for the profiler: it is not the optimizer's."""
     named = autograd_profiler._is_profiler_enabled
-    return torch.profiler.record_function(work) if named else nullcontext()
+    return torch.profiler.record_function(CLOSURE) if named else nullcontext()
 
 
 def _named_by(optimizer: Optimizer, step: Callable[..., Any]) -> Callable[..., Any]:
@@ -297,7 +297,7 @@ def _named_by(optimizer: Optimizer, step: Callable[..., Any]) -> Callable[..., A
         return step
 
     def named(*args: Any, **kwargs: Any) -> Any:
-        with _named(f"{OPTIMIZER_STEP}step#{type(optimizer).__name__}.step"):
+        with torch.profiler.record_function(f"{OPTIMIZER_STEP}step#{type(optimizer).__name__}.step"):
             return step(*args, **kwargs)
 
     return named

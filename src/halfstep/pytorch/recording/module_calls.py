@@ -32,7 +32,8 @@ class ModuleCalls:
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            # In this order a compiler sees a constant, and nothing that changes. ``is_compiling`` calls once more.
+            # In this order a compiler sees a constant, and nothing that changes. ``is_compiling`` is asked last, as it
+            # takes one more call.
             if not is_dynamo_compiling() and self._notes and not is_compiling():
                 _tell(self._notes, module, (*args, *kwargs.values()))
             return original(module, *args, **kwargs)
